@@ -1,0 +1,388 @@
+//! The engine port: what a container engine must do for us, and nothing more. Reads are free; every method that changes the world
+//! takes a [`Permit`], which only the gate can make. Deliberately absent: anything about stacks, releases or policy.
+
+pub mod docker;
+pub mod fake;
+
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, ImageRef};
+use crate::model::observed::*;
+use crate::model::spec::{DeviceSpec, Healthcheck, Logging, Restart};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures_util::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What an engine answered when it did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// No such container, image, network or volume.
+    #[error("{what} not found: {detail}")]
+    NotFound {
+        /// Kind of object.
+        what: &'static str,
+        /// Engine's text.
+        detail: String,
+    },
+    /// Name taken, state does not allow it, or already so.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The engine refused the request (bad parameter, port taken, mount refused, ...).
+    #[error("{0}")]
+    Refused(String),
+    /// A registry asked for credentials.
+    #[error("registry {registry} refused access to {image}: {detail}")]
+    Unauthorized {
+        /// Registry host.
+        registry: String,
+        /// Reference.
+        image: String,
+        /// Registry's text.
+        detail: String,
+    },
+    /// The engine does not answer.
+    #[error("the engine at {endpoint} does not answer: {detail}")]
+    Unreachable {
+        /// Address.
+        endpoint: String,
+        /// Cause.
+        detail: String,
+    },
+    /// No answer within the time given.
+    #[error("the engine did not finish {what} within {after:?}")]
+    Timeout {
+        /// What was asked for.
+        what: &'static str,
+        /// Time given.
+        after: Duration,
+    },
+    /// An answer we do not understand.
+    #[error("unexpected answer of the engine: {0}")]
+    Protocol(String),
+}
+
+/// Result of an engine call.
+pub type EngineResult<T> = Result<T, EngineError>;
+
+/// A container to be created, in engine terms: everything is resolved.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ContainerSpec {
+    /// Name.
+    pub name: EngineName,
+    /// Image id (`sha256:...`) or reference.
+    pub image: ImageRef,
+    /// `None` = the image's.
+    pub command: Option<Vec<String>>,
+    /// `None` = the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// `KEY=value`, or `KEY` to unset.
+    pub env: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// User.
+    pub user: Option<String>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// Host name.
+    pub hostname: Option<String>,
+    /// Domain name.
+    pub domainname: Option<String>,
+    /// Health check; `None` = the image's.
+    pub healthcheck: Option<Healthcheck>,
+    /// Exposed ports, `8080/tcp`.
+    pub exposed: Vec<String>,
+    /// Published ports.
+    pub ports: Vec<PortBinding>,
+    /// Mounts.
+    pub mounts: Vec<EngineMount>,
+    /// Networks in order of attachment; the first is the primary. Empty with `network_mode`.
+    pub networks: Vec<NetworkAttachment>,
+    /// `host`, `none`, `container:<id>`; `None` = by `networks`.
+    pub network_mode: Option<String>,
+    /// Restart policy.
+    pub restart: Restart,
+    /// CPU limit in billionths of a CPU.
+    pub nano_cpus: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory: Option<u64>,
+    /// Memory reservation in bytes.
+    pub memory_reservation: Option<u64>,
+    /// Memory plus swap.
+    pub memswap: Option<i64>,
+    /// Process limit.
+    pub pids: Option<i64>,
+    /// CPU shares.
+    pub cpu_shares: Option<i64>,
+    /// CPU set.
+    pub cpuset: Option<String>,
+    /// CPU quota and period in microseconds.
+    pub cpu_quota: Option<i64>,
+    /// See `cpu_quota`.
+    pub cpu_period: Option<i64>,
+    /// Privileged.
+    pub privileged: bool,
+    /// Capabilities added.
+    pub cap_add: Vec<String>,
+    /// Capabilities dropped.
+    pub cap_drop: Vec<String>,
+    /// Security options.
+    pub security_opt: Vec<String>,
+    /// Devices.
+    pub devices: Vec<DeviceSpec>,
+    /// Device cgroup rules.
+    pub device_cgroup_rules: Vec<String>,
+    /// PID mode.
+    pub pid_mode: Option<String>,
+    /// IPC mode.
+    pub ipc_mode: Option<String>,
+    /// UTS mode.
+    pub uts_mode: Option<String>,
+    /// User namespace mode.
+    pub userns_mode: Option<String>,
+    /// Cgroup namespace mode.
+    pub cgroupns_mode: Option<String>,
+    /// Cgroup parent.
+    pub cgroup_parent: Option<String>,
+    /// Sysctls.
+    pub sysctls: BTreeMap<String, String>,
+    /// Ulimits: name -> (soft, hard).
+    pub ulimits: BTreeMap<String, (i64, i64)>,
+    /// Shared memory in bytes.
+    pub shm_size: Option<u64>,
+    /// `host:address`.
+    pub extra_hosts: Vec<String>,
+    /// DNS servers.
+    pub dns: Vec<String>,
+    /// DNS search domains.
+    pub dns_search: Vec<String>,
+    /// DNS options.
+    pub dns_opt: Vec<String>,
+    /// Extra groups.
+    pub group_add: Vec<String>,
+    /// Run an init as PID 1.
+    pub init: Option<bool>,
+    /// Read-only root file system.
+    pub read_only: bool,
+    /// Keep stdin open.
+    pub stdin_open: bool,
+    /// Terminal.
+    pub tty: bool,
+    /// Stop signal.
+    pub stop_signal: Option<String>,
+    /// Stop time-out in seconds.
+    pub stop_timeout_s: Option<u64>,
+    /// Logging.
+    pub logging: Option<Logging>,
+    /// OOM score adjustment.
+    pub oom_score_adj: Option<i64>,
+    /// Runtime.
+    pub runtime: Option<String>,
+    /// Files put into the container before it starts: path -> content (configs and secrets given inline).
+    pub files: Vec<InjectedFile>,
+}
+
+/// A file copied into a created container.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InjectedFile {
+    /// Absolute path inside.
+    pub path: String,
+    /// Content.
+    pub content: Vec<u8>,
+    /// Mode bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u64,
+    /// Group.
+    pub gid: u64,
+}
+
+/// A published port in engine terms.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PortBinding {
+    /// Host address; empty = all.
+    pub host_ip: String,
+    /// Host port; `None` = the engine chooses. May be a range `8000-8010`.
+    pub host_port: Option<String>,
+    /// Port inside.
+    pub container_port: u16,
+    /// Protocol.
+    pub protocol: String,
+}
+
+/// A mount in engine terms.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct EngineMount {
+    /// Kind.
+    pub kind: crate::model::spec::MountKind,
+    /// Host path or volume name; `None` for anonymous volumes and tmpfs.
+    pub source: Option<String>,
+    /// Path inside.
+    pub target: String,
+    /// Read-only.
+    pub read_only: bool,
+    /// Propagation of a bind.
+    pub propagation: Option<String>,
+    /// Do not copy the image's content into a new volume.
+    pub nocopy: bool,
+    /// Sub-path of a volume.
+    pub subpath: Option<String>,
+    /// Size of a tmpfs in bytes.
+    pub tmpfs_size: Option<u64>,
+    /// Mode of a tmpfs.
+    pub tmpfs_mode: Option<u32>,
+}
+
+/// Attachment to a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct NetworkAttachment {
+    /// Network name.
+    pub network: String,
+    /// Aliases.
+    pub aliases: Vec<String>,
+    /// Fixed IPv4 address.
+    pub ipv4_address: Option<String>,
+    /// Fixed IPv6 address.
+    pub ipv6_address: Option<String>,
+    /// Link-local addresses.
+    pub link_local_ips: Vec<String>,
+    /// MAC address.
+    pub mac_address: Option<String>,
+    /// Driver options.
+    pub driver_opts: BTreeMap<String, String>,
+}
+
+/// A network to be created.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct NetworkCreate {
+    /// Name.
+    pub name: EngineName,
+    /// Specification.
+    pub spec: crate::model::spec::NetworkSpec,
+    /// Labels (ours and the file's).
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A volume to be created.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct VolumeCreate {
+    /// Name.
+    pub name: EngineName,
+    /// Driver; `None` = local.
+    pub driver: Option<String>,
+    /// Driver options.
+    pub driver_opts: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecSpec {
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// User; `None` = the container's.
+    pub user: Option<String>,
+    /// Environment additions.
+    pub env: Vec<String>,
+    /// Time limit; after it the exec is left behind and `exit_code` is `None`.
+    pub timeout: Duration,
+    /// Output kept, bytes.
+    pub max_output: usize,
+}
+
+/// Which log lines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogQuery {
+    /// Last lines; `None` = all within the bounds.
+    pub tail: Option<usize>,
+    /// Not before.
+    pub since: Option<DateTime<Utc>>,
+    /// Most bytes read.
+    pub max_bytes: usize,
+}
+
+/// What to prune. Never volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneKind {
+    /// Dangling images only.
+    DanglingImages,
+    /// Build cache.
+    BuildCache,
+}
+
+/// A container engine. Implemented by `engine::docker` and `engine::fake`.
+#[async_trait]
+pub trait Engine: Send + Sync + std::fmt::Debug {
+    // ---- reads ------------------------------------------------------------------------------------------------------------
+    /// Version, capacity. Also serves as the liveness check.
+    async fn info(&self) -> EngineResult<EngineInfo>;
+    /// Containers, running or not, that carry all of `labels` (`key=value` or `key`).
+    async fn containers(&self, labels: &[String]) -> EngineResult<Vec<ContainerSummary>>;
+    /// A container, or `None` when there is none of that name or id.
+    async fn container(&self, id: &EngineName) -> EngineResult<Option<ContainerDetail>>;
+    /// An image, or `None` when it is not on the engine.
+    async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>>;
+    /// All images.
+    async fn images(&self) -> EngineResult<Vec<ImageInfo>>;
+    /// Networks that carry all of `labels`; all with an empty list.
+    async fn networks(&self, labels: &[String]) -> EngineResult<Vec<NetworkInfo>>;
+    /// A network by name or id.
+    async fn network(&self, name: &EngineName) -> EngineResult<Option<NetworkInfo>>;
+    /// Volumes that carry all of `labels`; all with an empty list.
+    async fn volumes(&self, labels: &[String]) -> EngineResult<Vec<VolumeInfo>>;
+    /// A volume by name.
+    async fn volume(&self, name: &EngineName) -> EngineResult<Option<VolumeInfo>>;
+    /// Log lines in order.
+    async fn logs(&self, id: &EngineName, query: &LogQuery) -> EngineResult<Vec<LogLine>>;
+    /// One sample of use.
+    async fn stats(&self, id: &EngineName) -> EngineResult<StatsSample>;
+    /// Container events (start, die, oom, kill, stop, destroy, health_status) of containers carrying all of `labels`, from `since` on. Ends when the connection ends.
+    async fn events(&self, labels: &[String], since: Option<DateTime<Utc>>) -> EngineResult<BoxStream<'static, EngineResult<EngineEvent>>>;
+    /// A tar stream of a path inside a container.
+    async fn download(&self, id: &EngineName, path: &str) -> EngineResult<BoxStream<'static, EngineResult<bytes::Bytes>>>;
+
+    // ---- changes ----------------------------------------------------------------------------------------------------------
+    /// Pulls an image with the credentials of the Docker client configuration; progress lines go to `progress`.
+    async fn pull(&self, permit: &Permit, image: &ImageRef, platform: Option<&str>, progress: &(dyn Fn(String) + Send + Sync)) -> EngineResult<()>;
+    /// Tags an image.
+    async fn tag(&self, permit: &Permit, image: &ImageRef, target: &ImageRef) -> EngineResult<()>;
+    /// Removes an image (or one tag of it).
+    async fn remove_image(&self, permit: &Permit, image: &ImageRef) -> EngineResult<()>;
+    /// Creates a container (not started), `files` already inside. A taken name is `Conflict`.
+    async fn create_container(&self, permit: &Permit, spec: &ContainerSpec) -> EngineResult<EngineName>;
+    /// Starts; already running is fine.
+    async fn start(&self, permit: &Permit, id: &EngineName) -> EngineResult<()>;
+    /// Stops with a grace time; already stopped is fine.
+    async fn stop(&self, permit: &Permit, id: &EngineName, grace: Duration) -> EngineResult<()>;
+    /// Restarts with a grace time.
+    async fn restart(&self, permit: &Permit, id: &EngineName, grace: Duration) -> EngineResult<()>;
+    /// Pauses or resumes.
+    async fn pause(&self, permit: &Permit, id: &EngineName, paused: bool) -> EngineResult<()>;
+    /// Removes a container by force; already gone is fine. `volumes` also removes its anonymous volumes.
+    async fn remove_container(&self, permit: &Permit, id: &EngineName, volumes: bool) -> EngineResult<()>;
+    /// Renames.
+    async fn rename(&self, permit: &Permit, id: &EngineName, name: &EngineName) -> EngineResult<()>;
+    /// Changes the restart policy in place.
+    async fn set_restart(&self, permit: &Permit, id: &EngineName, restart: Restart) -> EngineResult<()>;
+    /// Runs a command in a running container.
+    async fn exec(&self, permit: &Permit, id: &EngineName, spec: &ExecSpec) -> EngineResult<ExecOutcome>;
+    /// Creates a network; `Conflict` when one of that name exists.
+    async fn create_network(&self, permit: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName>;
+    /// Attaches a container; already attached is fine.
+    async fn connect(&self, permit: &Permit, id: &EngineName, attachment: &NetworkAttachment) -> EngineResult<()>;
+    /// Detaches a container; not attached is fine.
+    async fn disconnect(&self, permit: &Permit, id: &EngineName, network: &EngineName) -> EngineResult<()>;
+    /// Removes a network; already gone is fine.
+    async fn remove_network(&self, permit: &Permit, name: &EngineName) -> EngineResult<()>;
+    /// Creates a volume; existing with the same driver is fine.
+    async fn create_volume(&self, permit: &Permit, spec: &VolumeCreate) -> EngineResult<()>;
+    /// Removes a volume; already gone is fine, in use is `Conflict`.
+    async fn remove_volume(&self, permit: &Permit, name: &EngineName) -> EngineResult<()>;
+    /// Unpacks a tar stream at a path inside a container.
+    async fn upload(&self, permit: &Permit, id: &EngineName, path: &str, tar: BoxStream<'static, bytes::Bytes>) -> EngineResult<()>;
+    /// Imports a tar as an image with the given tag and returns its id.
+    async fn import_image(&self, permit: &Permit, tag: &ImageRef, tar: bytes::Bytes) -> EngineResult<String>;
+    /// Prunes; returns bytes freed.
+    async fn prune(&self, permit: &Permit, what: PruneKind) -> EngineResult<u64>;
+}

@@ -1,0 +1,142 @@
+//! The gate: decides each call per agent, tool, stack and environment, and each plan by what would really be sent to the engine.
+//! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
+
+pub mod call;
+pub mod manifest;
+pub mod plan;
+pub mod policy;
+pub mod request;
+
+use crate::model::agent::Agent;
+use crate::model::ids::{CallId, ServiceName, StackName};
+use crate::model::verdict::{Finding, Verdict};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything the gate decides by: agents and policy, loaded together, replaced together.
+#[derive(Debug, Clone)]
+pub struct Rulebook {
+    /// Agents by name.
+    pub agents: BTreeMap<String, Arc<Agent>>,
+    /// Policy.
+    pub policy: Arc<crate::model::policy::Policy>,
+    /// Hash over policy.toml and every agent's grants: part of each digest.
+    pub version: String,
+}
+
+/// A call as the call gate sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallFacts {
+    /// Who calls.
+    pub agent: String,
+    /// Tool, a name of the catalogue.
+    pub tool: String,
+    /// Whether the tool changes the world.
+    pub mutates: bool,
+    /// Stack, when the call names one.
+    pub stack: Option<StackName>,
+    /// Environment of that stack, resolved.
+    pub environment: Option<String>,
+    /// Service, when the call names one.
+    pub service: Option<ServiceName>,
+}
+
+/// What the call gate says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Strictest verdict; `Deny` when no rule grants the call.
+    pub verdict: Verdict,
+    /// Every rule that matched, or the default deny.
+    pub findings: Vec<Finding>,
+    /// Rate limit to count under: (counter key, most per window, window in seconds).
+    pub limits: Vec<RateLimit>,
+    /// For `Approval`: how many, how long, by which channels.
+    pub approval: Option<ApprovalTerms>,
+    /// What to do to get a denied call through, for the caller.
+    pub hint: Option<String>,
+}
+
+/// A counter that the intent transaction raises and checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Key, e.g. `deployer/web-staging`.
+    pub key: String,
+    /// Most in the window.
+    pub max: u32,
+    /// Window in seconds.
+    pub window_s: u32,
+}
+
+/// Terms of an approval.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ApprovalTerms {
+    /// Approvals needed.
+    pub count: u32,
+    /// Life in seconds.
+    pub ttl_s: u64,
+    /// `operator`, `client`.
+    pub channels: Vec<String>,
+}
+
+/// Proof that the gate allowed an effect. Only this module can make one; every method that changes the world takes one.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    call: CallId,
+    agent: String,
+    tool: String,
+    stack: Option<StackName>,
+}
+
+impl Permit {
+    /// Call it was given for.
+    pub fn call(&self) -> &CallId {
+        &self.call
+    }
+    /// Agent it was given to.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+    /// Tool it was given for.
+    pub fn tool(&self) -> &str {
+        &self.tool
+    }
+    /// Stack it is limited to.
+    pub fn stack(&self) -> Option<&StackName> {
+        self.stack.as_ref()
+    }
+}
+
+/// Why no permit was given.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("not permitted: {verdict:?}")]
+pub struct Refusal {
+    /// Verdict that stood in the way.
+    pub verdict: Verdict,
+    /// The findings behind it.
+    pub findings: Vec<Finding>,
+}
+
+/// Gives a permit for a call whose intent is in the audit log. `plan` is the plan gate's verdict (`Allow` for calls without a plan);
+/// `approved` says that the needed approvals were given for exactly this plan digest.
+///
+/// # Errors
+/// A `Refusal` when either gate denies, or asks for an approval that was not given.
+pub fn permit(call: &CallId, facts: &CallFacts, decision: &Decision, plan: Verdict, findings: &[Finding], approved: bool) -> Result<Permit, Refusal> {
+    let verdict = decision.verdict.max(plan);
+    let ok = match verdict {
+        Verdict::Allow | Verdict::Warn => true,
+        Verdict::Approval => approved,
+        Verdict::Deny => false,
+    };
+    if !ok {
+        let findings = decision.findings.iter().chain(findings).filter(|f| f.verdict == verdict).cloned().collect();
+        return Err(Refusal { verdict, findings });
+    }
+    Ok(Permit { call: call.clone(), agent: facts.agent.clone(), tool: facts.tool.clone(), stack: facts.stack.clone() })
+}
+
+/// Gives a permit to go on with an operation that a permit once started and a restart interrupted: taking it over is not a new
+/// decision, leaving it half-done is never right.
+pub fn permit_takeover(op: &crate::model::operation::Operation) -> Permit {
+    Permit { call: op.call.clone(), agent: op.agent.clone(), tool: op.verb.clone(), stack: op.stack.clone() }
+}

@@ -1,0 +1,8 @@
+//! dockwarden: an autonomous agent supervisor for Docker hosts. This page is the tour of one call; see ARCHITECTURE.md for the map.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod engine;
+pub mod gate;
+pub mod model;
+pub mod store;

@@ -1,0 +1,12 @@
+//! Plain data shared by every layer: what a stack is, what a plan says, what an agent may do.
+//! No I/O, no clocks, no policy: types, their validation and their wire forms only.
+
+pub mod agent;
+pub mod ids;
+pub mod observed;
+pub mod operation;
+pub mod plan;
+pub mod policy;
+pub mod release;
+pub mod spec;
+pub mod verdict;

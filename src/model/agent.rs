@@ -1,0 +1,115 @@
+//! An agent manifest as loaded: identity, grants, limits, prompt. `gate::manifest` parses and checks the files.
+
+use super::ids::AgentName;
+use super::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+
+/// Tier: the widest default grants an agent may have; the file narrows, a label never widens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Tier {
+    /// Reads.
+    #[serde(rename = "tier_1_read")]
+    Tier1Read,
+    /// Plan, backup, own memory, staging.
+    #[serde(rename = "tier_2_write_limited")]
+    Tier2WriteLimited,
+    /// With approval in production.
+    #[serde(rename = "tier_3_write_elevated")]
+    Tier3WriteElevated,
+    /// Writes policy, never executes.
+    #[serde(rename = "tier_4_policy")]
+    Tier4Policy,
+}
+
+/// A loaded agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Name.
+    pub name: AgentName,
+    /// What it is for.
+    pub description: String,
+    /// Tools it may name at all; empty = none.
+    pub tools: Vec<String>,
+    /// `model` of the front matter.
+    pub model: Option<String>,
+    /// Tier.
+    pub tier: Tier,
+    /// Rules in file order.
+    pub rules: Vec<Rule>,
+    /// Limits.
+    pub limits: Limits,
+    /// Prompt: the file's text after the front matter.
+    pub prompt: String,
+    /// File it came from, for messages.
+    pub source: String,
+}
+
+/// One rule of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Id, unique within the agent.
+    pub id: String,
+    /// What it says: `allow`, `approval` or `deny`.
+    pub effect: Verdict,
+    /// Tools it speaks of.
+    pub tools: Vec<String>,
+    /// Stack globs; empty = any stack and none.
+    #[serde(default)]
+    pub stacks: Vec<String>,
+    /// Environments; empty = any.
+    #[serde(default)]
+    pub environments: Vec<String>,
+    /// Service globs; empty = any.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Calls per hour by this agent under this rule.
+    #[serde(default)]
+    pub max_per_hour: Option<u32>,
+    /// Number of approvals for `effect: approval`; 1 by default.
+    #[serde(default)]
+    pub approvals: Option<u32>,
+    /// Life of an approval, e.g. `30m`.
+    #[serde(default)]
+    pub ttl: Option<String>,
+    /// Ways an approval may come: `operator` (default), `client`.
+    #[serde(default)]
+    pub channels: Vec<String>,
+    /// Why the rule is there; said in replies.
+    pub because: String,
+    /// Calls that must match.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<RuleExample>,
+    /// Calls that must not match.
+    #[serde(default)]
+    pub not_match: Vec<RuleExample>,
+}
+
+/// An example call of a rule, checked when the file is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleExample {
+    /// Tool.
+    pub tool: String,
+    /// Stack.
+    #[serde(default)]
+    pub stack: Option<String>,
+    /// Environment.
+    #[serde(default)]
+    pub environment: Option<String>,
+    /// Service.
+    #[serde(default)]
+    pub service: Option<String>,
+}
+
+/// Limits of an agent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Calls per minute over all tools.
+    pub calls_per_minute: Option<u32>,
+    /// US dollars per month for LLM calls.
+    pub usd_per_month: Option<f64>,
+}

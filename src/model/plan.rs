@@ -1,0 +1,156 @@
+//! A plan: what would be done, as data, with a digest. Shown, judged, approved, then applied unchanged.
+
+use super::ids::{PlanId, ServiceName, StackName};
+use super::observed::ImageIdentity;
+use super::spec::StackSpec;
+use super::verdict::{Finding, Verdict};
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PlanKind {
+    /// A new release of the stack.
+    Deploy,
+    /// An older release again.
+    Rollback,
+    /// Restart of services in place.
+    Restart,
+    /// Stop of the stack (and removal of its containers and networks).
+    Stop,
+    /// Another number of containers of a service.
+    Scale,
+}
+
+/// What happens to one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Action {
+    /// First containers.
+    Create,
+    /// Replaced by new containers.
+    Update,
+    /// More or fewer containers of the same kind.
+    Scale,
+    /// Restarted or started in place.
+    Restart,
+    /// Stopped in place.
+    Stop,
+    /// Containers removed: the service is no longer in the file.
+    Remove,
+    /// Nothing.
+    Unchanged,
+}
+
+/// How a service is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Strategy {
+    /// Nothing runs yet: created, started, probed.
+    Start,
+    /// A canary proves the new version beside the old one, then a pre-created container takes over: about 0.2 s.
+    Handover,
+    /// Old stopped, new started and probed, old started again on failure: planned downtime.
+    Recreate,
+    /// Runs once to its end and must exit 0.
+    RunOnce,
+    /// Nothing is replaced.
+    InPlace,
+}
+
+/// One line of a diff. Environment values are never text: `set`, `changed`, `unset` with a keyed hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct DiffLine {
+    /// Path within the service, e.g. `image`, `environment.TOKEN`, `ports[0]`.
+    pub path: String,
+    /// Before; absent when it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// After; absent when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// What happens to a service, how, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct Change {
+    /// Service.
+    pub service: ServiceName,
+    /// Action.
+    pub action: Action,
+    /// Strategy.
+    pub strategy: Strategy,
+    /// What clients of the service lose while it happens, in words.
+    pub expected_loss: String,
+    /// Why.
+    pub diff: Vec<DiffLine>,
+}
+
+/// A whole plan. `desired` is what the new release will be; it carries secret values and is stored encrypted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Id.
+    pub id: PlanId,
+    /// Kind.
+    pub kind: PlanKind,
+    /// Stack.
+    pub stack: StackName,
+    /// Environment, e.g. `production`.
+    pub environment: String,
+    /// Release that runs now.
+    pub from_release: Option<u32>,
+    /// Release number this makes (or, for a rollback, a new number with the old content; see `content_of`).
+    pub to_release: u32,
+    /// For a rollback: the release whose content runs again.
+    pub content_of: Option<u32>,
+    /// The stack as it shall be.
+    pub desired: StackSpec,
+    /// Identity of every image at planning time.
+    pub images: BTreeMap<ServiceName, ImageIdentity>,
+    /// Services in levels: a level starts when the ones before are ready.
+    pub levels: Vec<Vec<ServiceName>>,
+    /// What happens.
+    pub changes: Vec<Change>,
+    /// Replica counts or services for scale and restart; stop with removal.
+    #[serde(default)]
+    pub remove: bool,
+    /// Findings of the plan gate and the planner.
+    pub findings: Vec<Finding>,
+    /// Strictest of the findings.
+    pub verdict: Verdict,
+    /// Project directory, where one is registered.
+    pub project_dir: Option<String>,
+    /// Git commit of the directory and whether it had uncommitted changes.
+    pub git: Option<GitState>,
+    /// Hash over what the plan was made against (release, spec hashes, replica counts, image ids, volume and network names).
+    pub fingerprint: String,
+    /// Keyed hash over agent-independent content: kind, stack, environment, desired, images, fingerprint, policy version.
+    pub digest: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Git state of a project directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct GitState {
+    /// Commit hash.
+    pub commit: String,
+    /// Uncommitted changes.
+    pub dirty: bool,
+}
+
+impl Plan {
+    /// Whether anything would be done.
+    pub fn is_noop(&self) -> bool {
+        self.changes.iter().all(|c| c.action == Action::Unchanged)
+    }
+}

@@ -1,0 +1,544 @@
+//! The resolved stack: a closed, typed form of a compose file after interpolation, merging and defaults. The gate judges it, the
+//! planner diffs it, the executor turns it into engine requests, a release stores it. Units: bytes, nanoseconds of CPU (1e9 = one
+//! CPU), milliseconds. Maps are ordered, so the canonical JSON of a value is stable.
+
+use super::ids::{ImageRef, ServiceName, StackName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A whole stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StackSpec {
+    /// Project name.
+    pub name: StackName,
+    /// All services, also those whose profile is not active (`ServiceSpec::active` tells).
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+    /// Networks by key in the file; `default` is present when a service uses it.
+    pub networks: BTreeMap<String, NetworkSpec>,
+    /// Volumes by key in the file.
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    /// Configs by key.
+    pub configs: BTreeMap<String, FileObject>,
+    /// Secrets by key.
+    pub secrets: BTreeMap<String, FileObject>,
+    /// `x-dockwarden` at the top of the file.
+    #[serde(default)]
+    pub settings: StackSettings,
+    /// What the file asks for and we do not do, by path; shown in the plan, never dropped silently.
+    #[serde(default)]
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// Something in the file that has no effect here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsupported {
+    /// Path, e.g. `services.web.build`.
+    pub path: String,
+    /// Why, and what to do instead.
+    pub reason: String,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceSpec {
+    /// Whether an active profile (or none) selects it.
+    pub active: bool,
+    /// Profiles as written.
+    pub profiles: Vec<String>,
+    /// Image; `None` only with `build`.
+    pub image: Option<ImageRef>,
+    /// Build section as canonical JSON, when there is one.
+    pub build: Option<serde_json::Value>,
+    /// Command; `None` = the image's; `Some(vec![])` = cleared.
+    pub command: Option<Vec<String>>,
+    /// Entrypoint; `None` = the image's; `Some(vec![])` = cleared.
+    pub entrypoint: Option<Vec<String>>,
+    /// Environment; `None` = named without a value and unset.
+    pub environment: BTreeMap<String, Option<String>>,
+    /// Labels of the container.
+    pub labels: BTreeMap<String, String>,
+    /// Dependencies.
+    pub depends_on: BTreeMap<ServiceName, Dependency>,
+    /// Health check of the file; `None` = the image's, if it has one.
+    pub healthcheck: Option<Healthcheck>,
+    /// Published ports, one entry per port (ranges expanded).
+    pub ports: Vec<PortSpec>,
+    /// Ports only exposed, e.g. `8080/tcp`.
+    pub expose: Vec<String>,
+    /// Mounts: binds, volumes, tmpfs (the `tmpfs:` key included).
+    pub mounts: Vec<MountSpec>,
+    /// Networks by key in the file; empty with `network_mode`.
+    pub networks: BTreeMap<String, ServiceNetwork>,
+    /// `network_mode`, e.g. `host`, `none`, `service:db`, `container:x`.
+    pub network_mode: Option<String>,
+    /// Restart policy.
+    pub restart: Restart,
+    /// Number of containers (`scale`, `deploy.replicas`); 1 by default.
+    pub replicas: u32,
+    /// Limits and reservations.
+    pub resources: Resources,
+    /// `user`.
+    pub user: Option<String>,
+    /// `working_dir`.
+    pub working_dir: Option<String>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `domainname`.
+    pub domainname: Option<String>,
+    /// `container_name`.
+    pub container_name: Option<String>,
+    /// `privileged`.
+    pub privileged: bool,
+    /// `cap_add`, as written.
+    pub cap_add: Vec<String>,
+    /// `cap_drop`, as written.
+    pub cap_drop: Vec<String>,
+    /// `security_opt`.
+    pub security_opt: Vec<String>,
+    /// Devices.
+    pub devices: Vec<DeviceSpec>,
+    /// `device_cgroup_rules`.
+    pub device_cgroup_rules: Vec<String>,
+    /// GPUs and reserved devices (`gpus`, `deploy.resources.reservations.devices`) as canonical JSON.
+    pub device_requests: Vec<serde_json::Value>,
+    /// `pid`.
+    pub pid: Option<String>,
+    /// `ipc`.
+    pub ipc: Option<String>,
+    /// `uts`.
+    pub uts: Option<String>,
+    /// `userns_mode`.
+    pub userns_mode: Option<String>,
+    /// `cgroup` (`host` or `private`).
+    pub cgroup: Option<String>,
+    /// `cgroup_parent`.
+    pub cgroup_parent: Option<String>,
+    /// `isolation`.
+    pub isolation: Option<String>,
+    /// `sysctls`.
+    pub sysctls: BTreeMap<String, String>,
+    /// `ulimits`: name -> (soft, hard).
+    pub ulimits: BTreeMap<String, (i64, i64)>,
+    /// `shm_size` in bytes.
+    pub shm_size: Option<u64>,
+    /// `extra_hosts`: `host:address` entries.
+    pub extra_hosts: Vec<String>,
+    /// `dns`.
+    pub dns: Vec<String>,
+    /// `dns_search`.
+    pub dns_search: Vec<String>,
+    /// `dns_opt`.
+    pub dns_opt: Vec<String>,
+    /// `group_add`.
+    pub group_add: Vec<String>,
+    /// `init`.
+    pub init: Option<bool>,
+    /// `read_only`.
+    pub read_only: bool,
+    /// `stdin_open`.
+    pub stdin_open: bool,
+    /// `tty`.
+    pub tty: bool,
+    /// `stop_signal`.
+    pub stop_signal: Option<String>,
+    /// `stop_grace_period` in milliseconds.
+    pub stop_grace_period_ms: Option<u64>,
+    /// Logging driver and options.
+    pub logging: Option<Logging>,
+    /// Configs mounted.
+    pub configs: Vec<FileMount>,
+    /// Secrets mounted.
+    pub secrets: Vec<FileMount>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: Option<i64>,
+    /// `oom_kill_disable`.
+    pub oom_kill_disable: bool,
+    /// `runtime`.
+    pub runtime: Option<String>,
+    /// `platform`.
+    pub platform: Option<String>,
+    /// `pull_policy`.
+    pub pull_policy: Option<String>,
+    /// `volumes_from`, as written.
+    pub volumes_from: Vec<String>,
+    /// `links`, as written.
+    pub links: Vec<String>,
+    /// `external_links`, as written.
+    pub external_links: Vec<String>,
+    /// `mac_address`.
+    pub mac_address: Option<String>,
+    /// `storage_opt`.
+    pub storage_opt: BTreeMap<String, String>,
+    /// `annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `use_api_socket`: asks for the engine's socket.
+    pub use_api_socket: bool,
+    /// `x-dockwarden` of the service.
+    pub settings: ServiceSettings,
+    /// Every other key that compose knows, as canonical JSON, so that a diff and the gate still see it.
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// When a dependency counts as met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum DependencyCondition {
+    /// Started.
+    #[default]
+    ServiceStarted,
+    /// Its health check passes.
+    ServiceHealthy,
+    /// It ended with exit code 0.
+    ServiceCompletedSuccessfully,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// Condition.
+    pub condition: DependencyCondition,
+    /// Whether a missing dependency is an error.
+    pub required: bool,
+    /// Restart with the dependency.
+    pub restart: bool,
+}
+
+/// Health check.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", ...]` or `["CMD-SHELL", "..."]`; empty = the image's.
+    pub test: Vec<String>,
+    /// Interval in ms.
+    pub interval_ms: Option<u64>,
+    /// Time-out in ms.
+    pub timeout_ms: Option<u64>,
+    /// Retries.
+    pub retries: Option<u32>,
+    /// Start period in ms.
+    pub start_period_ms: Option<u64>,
+    /// Interval within the start period in ms.
+    pub start_interval_ms: Option<u64>,
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    /// Port inside.
+    pub target: u16,
+    /// Host port or range (`8080`, `8080-8090`), `None` = the engine chooses.
+    pub published: Option<String>,
+    /// Host address; `None` = all.
+    pub host_ip: Option<String>,
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: String,
+    /// `ingress` or `host`.
+    pub mode: String,
+    /// Path in the file, e.g. `services.web.ports[0]`.
+    #[serde(default)]
+    pub path: String,
+}
+
+/// Kind of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// Host path.
+    Bind,
+    /// Named (or, with no source, anonymous) volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+    /// Named pipe (Windows).
+    Npipe,
+    /// Cluster volume.
+    Cluster,
+    /// Content of an image.
+    Image,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Kind.
+    pub kind: MountKind,
+    /// Absolute host path for binds; key of the volume in the file for volumes; `None` for anonymous volumes and tmpfs.
+    pub source: Option<String>,
+    /// Path inside.
+    pub target: String,
+    /// Read-only.
+    pub read_only: bool,
+    /// `bind.propagation`.
+    pub propagation: Option<String>,
+    /// `bind.selinux` (`z`, `Z`).
+    pub selinux: Option<String>,
+    /// `bind.create_host_path` (only ever reported; we never create one).
+    pub create_host_path: bool,
+    /// `volume.nocopy`.
+    pub nocopy: bool,
+    /// `volume.subpath` or `image.subpath`.
+    pub subpath: Option<String>,
+    /// `tmpfs.size` in bytes.
+    pub tmpfs_size: Option<u64>,
+    /// `tmpfs.mode`.
+    pub tmpfs_mode: Option<u32>,
+    /// Options of the short `tmpfs:` form beyond size and mode.
+    #[serde(default)]
+    pub tmpfs_options: Vec<String>,
+    /// Path in the file, e.g. `services.web.volumes[0]`.
+    #[serde(default)]
+    pub path: String,
+}
+
+/// A service's attachment to a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceNetwork {
+    /// Extra aliases.
+    pub aliases: Vec<String>,
+    /// Fixed IPv4 address.
+    pub ipv4_address: Option<String>,
+    /// Fixed IPv6 address.
+    pub ipv6_address: Option<String>,
+    /// Link-local addresses.
+    pub link_local_ips: Vec<String>,
+    /// MAC address.
+    pub mac_address: Option<String>,
+    /// Order of attachment, higher first.
+    pub priority: Option<i64>,
+    /// Driver options.
+    pub driver_opts: BTreeMap<String, String>,
+}
+
+/// Restart policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Never (Compose's default).
+    #[default]
+    No,
+    /// Always.
+    Always,
+    /// On a non-zero exit, at most so often (0 = without bound).
+    OnFailure(u32),
+    /// Always unless stopped by hand.
+    UnlessStopped,
+}
+
+/// Limits and reservations.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// CPU limit in billionths of a CPU.
+    pub nano_cpus: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory: Option<u64>,
+    /// Process limit.
+    pub pids: Option<i64>,
+    /// Reserved memory in bytes.
+    pub memory_reservation: Option<u64>,
+    /// Reserved CPU in billionths.
+    pub nano_cpus_reservation: Option<u64>,
+    /// Memory plus swap in bytes, -1 = no limit.
+    pub memswap: Option<i64>,
+    /// Swappiness 0..100.
+    pub swappiness: Option<i64>,
+    /// `cpu_shares`.
+    pub cpu_shares: Option<i64>,
+    /// `cpuset`.
+    pub cpuset: Option<String>,
+    /// `cpu_quota`, `cpu_period` in microseconds.
+    pub cpu_quota: Option<i64>,
+    /// see `cpu_quota`.
+    pub cpu_period: Option<i64>,
+    /// `blkio_config` as canonical JSON.
+    pub blkio: Option<serde_json::Value>,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Host path (or CDI name).
+    pub source: String,
+    /// Path inside.
+    pub target: String,
+    /// `rwm` subset.
+    pub permissions: String,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Logging {
+    /// Driver; empty = the engine's default.
+    pub driver: String,
+    /// Options.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A config or secret mounted into a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMount {
+    /// Key of the config or secret.
+    pub source: String,
+    /// Absolute path inside (`/run/secrets/<source>` and `/<source>` by default).
+    pub target: String,
+    /// Owner.
+    pub uid: Option<String>,
+    /// Group.
+    pub gid: Option<String>,
+    /// Mode, e.g. 0o444.
+    pub mode: Option<u32>,
+}
+
+/// Where a config's or secret's content comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileObject {
+    /// Engine name (`name:` or `<stack>_<key>`).
+    pub name: String,
+    /// Kept outside of this stack.
+    pub external: bool,
+    /// Absolute host path, when `file:`.
+    pub file: Option<String>,
+    /// Literal content: `content:`, or read from `file:`/`environment:` by the loader. Encrypted at rest, never shown.
+    pub content: Option<String>,
+    /// Name of the variable, when `environment:`.
+    pub environment: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver or template driver asked for.
+    pub driver: Option<String>,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSpec {
+    /// Name on the engine (`name:` or `<stack>_<key>`).
+    pub name: String,
+    /// Kept outside of this stack.
+    pub external: bool,
+    /// Driver; `None` = bridge.
+    pub driver: Option<String>,
+    /// Driver options.
+    pub driver_opts: BTreeMap<String, String>,
+    /// No route out.
+    pub internal: bool,
+    /// Attachable.
+    pub attachable: bool,
+    /// IPv6.
+    pub enable_ipv6: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// IPAM driver.
+    pub ipam_driver: Option<String>,
+    /// IPAM pools.
+    pub ipam: Vec<IpamPool>,
+}
+
+/// One IPAM pool.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IpamPool {
+    /// CIDR.
+    pub subnet: Option<String>,
+    /// CIDR.
+    pub ip_range: Option<String>,
+    /// Address.
+    pub gateway: Option<String>,
+    /// Reserved addresses.
+    pub aux_addresses: BTreeMap<String, String>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeSpec {
+    /// Name on the engine (`name:` or `<stack>_<key>`).
+    pub name: String,
+    /// Kept outside of this stack.
+    pub external: bool,
+    /// Driver; `None` = local.
+    pub driver: Option<String>,
+    /// Driver options.
+    pub driver_opts: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `x-dockwarden` at the top of a file. Closed: an unknown key is an error with its path.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StackSettings {
+    /// Watch window after a deploy in seconds before the release counts as good; 10 by default.
+    pub monitor_s: Option<u64>,
+    /// Scheduled backups of all volumes of the stack.
+    pub backup: Option<BackupSettings>,
+    /// Whether the supervisor heals services: `off`, `restart` (default).
+    pub heal: Option<HealMode>,
+}
+
+/// `x-dockwarden` of a service. Closed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceSettings {
+    /// Two copies may run at once although it writes data.
+    pub concurrent: bool,
+    /// Strategy asked for; the planner chooses otherwise.
+    pub strategy: Option<super::plan::Strategy>,
+    /// Time for a new container to become healthy, in seconds; 60 by default.
+    pub start_timeout_s: Option<u64>,
+    /// Healing of this service.
+    pub heal: Option<HealMode>,
+    /// Backups of the service's volumes.
+    pub backup: Option<BackupSettings>,
+}
+
+/// How far the supervisor goes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum HealMode {
+    /// Reports only.
+    Off,
+    /// Restarts.
+    Restart,
+}
+
+/// Backup settings.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupSettings {
+    /// `false` = no scheduled backup.
+    pub enable: Option<bool>,
+    /// Cron expression with five fields, in the supervisor's time zone.
+    pub schedule: Option<String>,
+    /// `none`, `pause` or `stop` while the data is read.
+    pub quiesce: Option<Quiesce>,
+}
+
+/// What happens to the containers that write a volume while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Quiesce {
+    /// Nothing.
+    #[default]
+    None,
+    /// Paused.
+    Pause,
+    /// Stopped and started again.
+    Stop,
+}
+
+impl ServiceSpec {
+    /// Whether two copies of it could write the same data, or claim the same device or host network: then two never run at once.
+    pub fn single_writer(&self) -> bool {
+        if self.settings.concurrent {
+            return false;
+        }
+        self.mounts.iter().any(|m| !m.read_only && matches!(m.kind, MountKind::Bind | MountKind::Volume | MountKind::Cluster))
+            || !self.devices.is_empty()
+            || self.network_mode.as_deref() == Some("host")
+    }
+}
