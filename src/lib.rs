@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod call;
 pub mod engine;
+pub mod executor;
 pub mod gate;
 pub mod model;
+pub mod planner;
 pub mod store;
+pub mod tools;
