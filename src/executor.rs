@@ -229,7 +229,14 @@ impl Executor {
         Ok(())
     }
 
-    async fn spawn(self: &Arc<Self>, op: Operation, plan: Plan, permit: Permit, steps: Vec<StepRecord>, takeover: Takeover) -> Result<(), ExecutorError> {
+    async fn spawn(
+        self: &Arc<Self>,
+        op: Operation,
+        plan: Plan,
+        permit: Permit,
+        steps: Vec<StepRecord>,
+        takeover: Takeover,
+    ) -> Result<(), ExecutorError> {
         let current = match plan.from_release {
             Some(number) => self.store.release(&plan.stack, number).await?,
             None => None,

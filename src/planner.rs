@@ -254,7 +254,8 @@ fn release_changes(
 ) -> Vec<Change> {
     let mut changes: Vec<Change> =
         levels.iter().flatten().map(|service| service_change(input, desired, images.get(service), service)).collect();
-    let gone = input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
+    let gone =
+        input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
     for service in gone {
         let stays = desired.services.get(&service).is_some_and(|s| s.active);
         if !stays && !changes.iter().any(|c| c.service == service) {
@@ -301,7 +302,11 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             lines.push(DiffLine { path: "image.id".into(), from: Some(short(&first.image_id)), to: Some(short(new)) });
         }
         if lines.is_empty() {
-            lines.push(DiffLine { path: "containers".into(), from: Some("differ from the release".into()), to: Some("as the release says".into()) });
+            lines.push(DiffLine {
+                path: "containers".into(),
+                from: Some("differ from the release".into()),
+                to: Some("as the release says".into()),
+            });
         }
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
         let strategy = match () {
@@ -337,7 +342,9 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
         (Action::Create, _) | (Action::Unchanged, _) => "none",
         (_, Strategy::RunOnce) => "none: it runs once to its end",
         (Action::Update, Strategy::Handover) => "about 0.2 s while the port and name change hands; a failing version never takes over",
-        (Action::Update, Strategy::Recreate) => "down from the stop of the old to the first passed probe of the new; the old starts again on failure",
+        (Action::Update, Strategy::Recreate) => {
+            "down from the stop of the old to the first passed probe of the new; the old starts again on failure"
+        }
         (Action::Restart, _) => "down while it restarts",
         (Action::Stop, _) => "down until it is started again",
         (Action::Scale, _) => "none when adding; open connections of the removed copies when reducing",
@@ -356,7 +363,13 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));
             let nothing = running.is_empty() || (action == Action::Stop && idle);
             let action = if nothing && !matches!(input.want, Want::Stop { remove: true }) { Action::Unchanged } else { action };
-            Change { service: service.clone(), action, strategy: Strategy::InPlace, expected_loss: expected_loss(action, Strategy::InPlace).into(), diff: vec![] }
+            Change {
+                service: service.clone(),
+                action,
+                strategy: Strategy::InPlace,
+                expected_loss: expected_loss(action, Strategy::InPlace).into(),
+                diff: vec![],
+            }
         })
         .collect();
     if action == Action::Stop {

@@ -138,13 +138,17 @@ impl Run {
             Act::Claim { image } => self.claim(image).await,
             Act::Network { key, name } => self.ensure_network(key, name).await,
             Act::Volume { key, name } => self.ensure_volume(key, name).await,
-            Act::Create { service, number, canary, inherits, name } => self.create(service, *number, *canary, inherits.as_ref(), name).await,
+            Act::Create { service, number, canary, inherits, name } => {
+                self.create(service, *number, *canary, inherits.as_ref(), name).await
+            }
             Act::Start { id } => Ok(engine.start(permit, id).await.map(|()| Value::Null)?),
             Act::Stop { id, grace_ms } => match engine.stop(permit, id, Duration::from_millis(*grace_ms)).await {
                 Ok(()) | Err(EngineError::NotFound { .. }) => Ok(Value::Null),
                 Err(e) => Err(e.into()),
             },
-            Act::Restart { id, grace_ms } => Ok(engine.restart(permit, id, Duration::from_millis(*grace_ms)).await.map(|()| Value::Null)?),
+            Act::Restart { id, grace_ms } => {
+                Ok(engine.restart(permit, id, Duration::from_millis(*grace_ms)).await.map(|()| Value::Null)?)
+            }
             Act::SetRestart { id, to, .. } => Ok(engine.set_restart(permit, id, *to).await.map(|()| Value::Null)?),
             Act::Rename { id, to, .. } => self.rename(id, to).await,
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
@@ -161,11 +165,7 @@ impl Run {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
         let made_here = done.is_none_or(|d| d["made"] != json!(false));
         match act {
-            Act::Switch
-            | Act::Pull { .. }
-            | Act::Restart { .. }
-            | Act::Remove { .. }
-            | Act::RemoveNetwork { .. } => Ok(()),
+            Act::Switch | Act::Pull { .. } | Act::Restart { .. } | Act::Remove { .. } | Act::RemoveNetwork { .. } => Ok(()),
             Act::Start { id } => {
                 if self.is_mine(id).await? {
                     engine.stop(permit, id, Duration::from_secs(2)).await?;

@@ -193,7 +193,14 @@ impl Run {
         }
     }
 
-    async fn create_step(&self, phase: Phase, service: &ServiceName, number: u32, canary: bool, inherits: Option<&EngineName>) -> Result<EngineName, Halt> {
+    async fn create_step(
+        &self,
+        phase: Phase,
+        service: &ServiceName,
+        number: u32,
+        canary: bool,
+        inherits: Option<&EngineName>,
+    ) -> Result<EngineName, Halt> {
         let (key, name) = if canary {
             (format!("create:{service}:canary"), names::canary(self.operation_id(), service))
         } else {
@@ -204,7 +211,14 @@ impl Run {
         self.created(&key).ok_or_else(|| failed(format!("step {key} recorded no container")))
     }
 
-    async fn start_serving(&self, phase: Phase, service: &ServiceName, spec: &ServiceSpec, number: u32, inherits: Option<&EngineName>) -> Result<(), Halt> {
+    async fn start_serving(
+        &self,
+        phase: Phase,
+        service: &ServiceName,
+        spec: &ServiceSpec,
+        number: u32,
+        inherits: Option<&EngineName>,
+    ) -> Result<(), Halt> {
         let id = self.create_step(phase, service, number, false, inherits).await?;
         self.step(phase, format!("start:{service}:{number}"), Act::Start { id: id.clone() }).await?;
         self.say(format!("probing {service}"));
@@ -313,7 +327,9 @@ impl Run {
     async fn stop_old(&self) {
         let observed = match self.observe().await {
             Ok(observed) => observed,
-            Err(e) => return tracing::warn!(operation = %self.operation_id(), error = ?e, "retiring the old release is left to the next operation"),
+            Err(e) => {
+                return tracing::warn!(operation = %self.operation_id(), error = ?e, "retiring the old release is left to the next operation");
+            }
         };
         for change in &self.plan.changes {
             if let Err(e) = self.retire_service(change, &observed).await {
@@ -397,7 +413,10 @@ impl Run {
                         if let Err(reason) = probe::alive(&seen)
                             && !ended_well
                         {
-                            let error = probe::ProbeError::Failed { reason: format!("in the watch window: {reason}"), output: seen.last_health_output };
+                            let error = probe::ProbeError::Failed {
+                                reason: format!("in the watch window: {reason}"),
+                                output: seen.last_health_output,
+                            };
                             return Err(self.probe_halt(id, service, error).await);
                         }
                     }
@@ -425,7 +444,8 @@ impl Run {
                     continue;
                 }
                 let key = format!("remove:{}:{}", change.service, c.id.short());
-                if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: c.id.clone(), volumes: false }).await {
+                if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: c.id.clone(), volumes: false }).await
+                {
                     return Err(Halt::Interrupted(why));
                 }
             }

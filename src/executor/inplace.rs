@@ -33,11 +33,8 @@ impl Run {
                     self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
                 }
                 self.say(format!("restarting {service}"));
-                let act = if up(c) {
-                    Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) }
-                } else {
-                    Act::Start { id: c.id.clone() }
-                };
+                let act =
+                    if up(c) { Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) } } else { Act::Start { id: c.id.clone() } };
                 self.step(Phase::StartNew, format!("restart:{service}:{short}"), act).await?;
                 if let Err(e) = probe::healthy(&*self.exec.engine, &self.permit, &c.id, spec).await {
                     return Err(self.probe_halt(&c.id, service, e).await);

@@ -55,9 +55,10 @@ fn taken_ports(run: &Run, service: &str, spec: &ServiceSpec, containers: &[Conta
     let mut out = vec![];
     for port in &spec.ports {
         let Some(number) = port.published.as_deref().and_then(|p| p.parse::<u16>().ok()).filter(|p| *p != 0) else { continue };
-        let holder = containers.iter().filter(|c| c.state == RunState::Running).find(|c| {
-            c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port))
-        });
+        let holder = containers
+            .iter()
+            .filter(|c| c.state == RunState::Running)
+            .find(|c| c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port)));
         match holder {
             Some(c) if ours(run, c) => {}
             Some(c) => out.push(format!("port.free: port {number}/{} of service {service} is held by container {}", port.protocol, c.name)),

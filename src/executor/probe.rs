@@ -65,13 +65,17 @@ pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec
         if seen.health == HealthState::Healthy {
             return Ok(());
         }
-        let timeout = spec.healthcheck.as_ref().and_then(|h| h.timeout_ms).filter(|ms| *ms > 0).map_or(PROBE_TIMEOUT, Duration::from_millis);
+        let timeout =
+            spec.healthcheck.as_ref().and_then(|h| h.timeout_ms).filter(|ms| *ms > 0).map_or(PROBE_TIMEOUT, Duration::from_millis);
         let began = Instant::now();
         let run = ExecSpec { command: test, user: None, env: vec![], timeout, max_output: PROBE_OUTPUT };
         match engine.exec(permit, id, &run).await {
             Ok(outcome) if outcome.exit_code == Some(0) => return Ok(()),
             Ok(outcome) if matches!(outcome.exit_code, Some(126 | 127)) => {
-                return Err(failed(format!("its health check cannot run (exit code {})", outcome.exit_code.unwrap_or(0)), Some(outcome.output)));
+                return Err(failed(
+                    format!("its health check cannot run (exit code {})", outcome.exit_code.unwrap_or(0)),
+                    Some(outcome.output),
+                ));
             }
             Ok(outcome) => last = Some(outcome.output),
             // It ended between the look and the probe: the next look says how.
@@ -115,7 +119,9 @@ pub fn alive(seen: &ContainerDetail) -> Result<(), String> {
         RunState::Exited | RunState::Dead if seen.oom_killed => Err("it was killed for want of memory".into()),
         RunState::Exited | RunState::Dead => Err(format!("it ended with exit code {}", seen.exit_code)),
         RunState::Restarting => Err(format!("it keeps restarting (exit code {})", seen.exit_code)),
-        RunState::Created => Err(format!("it did not start{}", if seen.error.is_empty() { String::new() } else { format!(": {}", seen.error) })),
+        RunState::Created => {
+            Err(format!("it did not start{}", if seen.error.is_empty() { String::new() } else { format!(": {}", seen.error) }))
+        }
         RunState::Paused | RunState::Removing => Err("it is paused or being removed".into()),
     }
 }

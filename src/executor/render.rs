@@ -257,7 +257,8 @@ fn files(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Ve
     let configs = spec.configs.iter().map(|m| ("config", m, r.stack.configs.get(&m.source)));
     let secrets = spec.secrets.iter().map(|m| ("secret", m, r.stack.secrets.get(&m.source)));
     for (kind, wanted, object) in configs.chain(secrets) {
-        let object = object.ok_or_else(|| format!("service {} names {kind} {}, which the file does not define", r.service, wanted.source))?;
+        let object =
+            object.ok_or_else(|| format!("service {} names {kind} {}, which the file does not define", r.service, wanted.source))?;
         match deliver(wanted, object, spec.read_only) {
             Some(Delivery::Copy(file)) => copies.push(file),
             Some(Delivery::Mount(m)) => mounts.push(m),
@@ -266,7 +267,11 @@ fn files(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Ve
                     "{kind} {} of service {} cannot be delivered: {}",
                     wanted.source,
                     r.service,
-                    if object.external { "external ones need a swarm" } else { "a read_only service takes only configs and secrets with `file:`" }
+                    if object.external {
+                        "external ones need a swarm"
+                    } else {
+                        "a read_only service takes only configs and secrets with `file:`"
+                    }
                 ));
             }
         }

@@ -95,7 +95,19 @@ impl Run {
     ) -> Self {
         let journal = steps.into_iter().map(|s| (s.key.clone(), s)).collect();
         let (id, epoch) = (op.id.clone(), op.epoch);
-        Self { exec, plan, permit, current, epoch, op: Mutex::new(op), journal: Mutex::new(journal), standing, cancel: tokens.0, conclude: tokens.1, id }
+        Self {
+            exec,
+            plan,
+            permit,
+            current,
+            epoch,
+            op: Mutex::new(op),
+            journal: Mutex::new(journal),
+            standing,
+            cancel: tokens.0,
+            conclude: tokens.1,
+            id,
+        }
     }
 
     pub(super) fn operation_id(&self) -> &OperationId {
@@ -160,7 +172,9 @@ impl Run {
                 Ok(())
             }
             Err(Halt::Failed { message: why, .. }) => {
-                let message = format!("{message}; undoing it failed too: {why}. What is healthy keeps the traffic; deploy, rollback or stop supersedes this");
+                let message = format!(
+                    "{message}; undoing it failed too: {why}. What is healthy keeps the traffic; deploy, rollback or stop supersedes this"
+                );
                 self.settle(OperationState::NeedsAttention, Some(message), evidence).await
             }
             Err(Halt::Cancelled) => Ok(()),
@@ -231,7 +245,9 @@ impl Run {
         self.exec.may_go_on()?;
         let (seq, act) = match &known {
             // The intent as it was written decides: what it undoes must match what was done.
-            Some(step) => (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| Halt::Interrupted(format!("journal step {key}: {e}")))?),
+            Some(step) => {
+                (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| Halt::Interrupted(format!("journal step {key}: {e}")))?)
+            }
             None => {
                 let intent = serde_json::to_value(&act).expect("an act is plain data");
                 let now = Utc::now();
@@ -288,7 +304,13 @@ impl Run {
     }
 
     /// The engine request for one container of the new release.
-    pub(super) async fn render(&self, service: &ServiceName, number: u32, canary: bool, inherited: &[MountInfo]) -> Result<ContainerSpec, Fail> {
+    pub(super) async fn render(
+        &self,
+        service: &ServiceName,
+        number: u32,
+        canary: bool,
+        inherited: &[MountInfo],
+    ) -> Result<ContainerSpec, Fail> {
         let image = self.image_id(service).await?;
         let spec = self.plan.desired.services.get(service).ok_or_else(|| Fail::Refused(format!("the release has no service {service}")))?;
         let joined = match spec.network_mode.as_deref().and_then(|m| m.strip_prefix("service:")) {

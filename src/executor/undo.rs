@@ -29,7 +29,11 @@ impl Run {
             let seq = match known {
                 Some(seq) => seq,
                 None => {
-                    let seq = self.exec.store.step_intent(self.operation_id(), self.epoch, Phase::Finished, &key, &step.intent, Utc::now()).await?;
+                    let seq = self
+                        .exec
+                        .store
+                        .step_intent(self.operation_id(), self.epoch, Phase::Finished, &key, &step.intent, Utc::now())
+                        .await?;
                     self.exec.recorded()?;
                     seq
                 }
@@ -48,7 +52,9 @@ impl Run {
                 Ok(()) => return Ok(()),
                 Err(super::run::Fail::Store(e)) => return Err(e.into()),
                 Err(e) if tries >= TRIES => return Err(failed(format!("{key}: {e}"))),
-                Err(e) => tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again"),
+                Err(e) => {
+                    tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again")
+                }
             }
             self.exec.may_go_on()?;
             tries += 1;
