@@ -10,6 +10,8 @@ pub mod probe;
 mod recover;
 pub mod render;
 mod run;
+#[cfg(test)]
+mod tests;
 mod undo;
 
 use crate::engine::{Engine, EngineError};
