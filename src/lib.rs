@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod call;
+pub mod demo;
 pub mod engine;
 pub mod executor;
 pub mod gate;
