@@ -12,6 +12,8 @@ use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{Restart, ServiceSpec};
 use crate::planner::Observed;
 use chrono::Utc;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::time::{Duration, Instant};
 
 /// Default watch window after a deploy.
@@ -133,10 +135,15 @@ impl Run {
     async fn start_new(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
         for level in &self.plan.levels {
-            let work = self.changes().filter(|c| level.contains(&c.service)).map(|c| self.start_service(c, &observed));
-            for result in futures_util::future::join_all(work).await {
-                result?;
+            let mut work = FuturesUnordered::new();
+            for change in self.changes().filter(|c| level.contains(&c.service)) {
+                work.push(self.start_service(change, &observed));
             }
+            let mut first = Ok(());
+            while let Some(result) = work.next().await {
+                first = first.and(result);
+            }
+            first?;
         }
         Ok(())
     }
