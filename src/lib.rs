@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod engine;
+pub mod executor;
 pub mod gate;
 pub mod model;
 pub mod store;
