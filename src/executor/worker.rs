@@ -15,6 +15,8 @@ mod repo;
 mod source;
 #[cfg(feature = "backup")]
 mod tarball;
+#[cfg(feature = "backup")]
+mod walk;
 #[cfg(all(test, feature = "backup"))]
 mod tests;
 

@@ -135,7 +135,7 @@ pub(super) fn verify(opened: Opened, snapshot: &SnapshotFile, root: &Node, again
         Source::Dir(path) => Tree::Dir(path.clone()),
         Source::Tar(path) => Tree::Tar(TarIndex::read(path)?),
     };
-    let Opened { repo, counter, _lock, .. } = opened;
+    let Opened { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
     let mut found = Vec::new();
     let mut left = tree.names()?;

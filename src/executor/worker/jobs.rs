@@ -1,19 +1,20 @@
 //! The jobs themselves, one function each, on an opened repository. Deliberately absent: the protocol and the process around them.
 
 use super::repo::{Opened, init, io, one_line, open, repository_failure};
-use super::source::{Watched, root_node};
+use super::source::{ReadLog, Watched, root_node};
 use super::tarball::{TarIndex, TarSource, TarWriter};
+use super::walk::Walk;
 use super::{Failure, Job, Output, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare};
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
 use rustic_core::{
-    BackupOptions, CheckOptions, Excludes, LocalDestination, LocalSource, LocalSourceFilterOptions, LocalSourceSaveOptions, LsOptions, ReadSource,
-    RestoreOptions, SnapshotOptions,
+    BackupOptions, CheckOptions, LocalDestination, LsOptions, ReadSource, RestoreOptions, SnapshotOptions,
 };
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Path under which volumes appear in snapshots: the same whatever the host path, so that a snapshot finds its predecessor.
@@ -65,33 +66,33 @@ fn refuse_own_repository(repo: &Path, source: &Path) -> Result<(), Failure> {
 }
 
 fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure> {
+    let log = Arc::new(ReadLog::default());
     match source {
         Source::Dir(path) => {
             let root = root_node(path, volume)?;
-            let walk = LocalSource::new(LocalSourceSaveOptions::default(), &Excludes::default(), &LocalSourceFilterOptions::default(), &[path])
-                .map_err(repository_failure)?;
-            archive(opened, walk, path.clone(), root, volume, options)
+            let walk = Walk { root: path.clone(), log: log.clone() };
+            archive(opened, walk, path.clone(), root, log, options)
         }
         Source::Tar(path) => {
             let index = TarIndex::read(path)?;
             let root = index.root_node(volume);
             let base = PathBuf::from("/archive");
-            archive(opened, TarSource { index, root: base.clone() }, base, root, volume, options)
+            archive(opened, TarSource { index, root: base.clone() }, base, root, log, options)
         }
     }
 }
 
-fn archive<R>(opened: Opened, source: R, base: PathBuf, root: Node, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure>
+fn archive<R>(opened: Opened, source: R, base: PathBuf, root: Node, log: Arc<ReadLog>, options: &SnapshotOptions) -> Result<SnapshotReport, Failure>
 where
     R: ReadSource + 'static,
     R::Open: Send,
     R::Iter: Send,
 {
-    let Opened { repo, gate, counter, _lock } = opened;
+    let Opened { repo, gate, counter, lock: _held } = opened;
     let repo = repo.to_indexed_ids().map_err(repository_failure)?;
     let mut backup_options = BackupOptions::default().no_scan(true);
-    backup_options.as_path = Some(Path::new(VOLUMES).join(volume));
-    let (watched, log) = Watched::new(source, base.clone(), root, counter);
+    backup_options.as_path = Some(Path::new(VOLUMES).join(root.name()));
+    let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
     let snapshot = options.to_snapshot().map_err(repository_failure)?;
     gate.hold(true);
     let mut snapshot = repo.archive(&backup_options, &watched, snapshot, &[base]).map_err(repository_failure)?;
@@ -159,10 +160,10 @@ fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {
 /// The directory that is the root of a volume in a snapshot.
 fn root_of(opened: Opened, snapshot: &SnapshotFile) -> Result<(Opened, Node), Failure> {
     let path = snapshot.paths.iter().next().cloned().unwrap_or_default();
-    let Opened { repo, gate, counter, _lock } = opened;
+    let Opened { repo, gate, counter, lock } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
     let root = repo.node_from_snapshot_and_path(snapshot, &path).map_err(repository_failure)?;
-    Ok((Opened { repo: repo.drop_index(), gate, counter, _lock }, root))
+    Ok((Opened { repo: repo.drop_index(), gate, counter, lock }, root))
 }
 
 fn restore(opened: Opened, id: &SnapshotId, into: &Path) -> Result<RestoreReport, Failure> {
@@ -207,7 +208,7 @@ fn root_attributes(path: &Path, root: &Node) -> std::io::Result<()> {
 fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str) -> Result<RestoreReport, Failure> {
     let snapshot = find(&opened, id)?;
     let (opened, root) = root_of(opened, &snapshot)?;
-    let Opened { repo, counter, _lock, .. } = opened;
+    let Opened { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
     let file = File::options().write(true).create_new(true).open(tar).map_err(|e| io(tar, &e))?;
     let mut writer = TarWriter::new(file, top);

@@ -46,14 +46,14 @@ pub(super) struct Opened {
     pub(super) repo: Repository<OpenStatus>,
     pub(super) gate: Arc<SnapshotGate>,
     pub(super) counter: Counter,
-    _lock: File,
+    pub(super) lock: File,
 }
 
 /// Creates the repository, or opens the one that is there.
 pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
     let secret = read_key(&request.key_file)?;
     std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
-    let _lock = lock(&request.repo, true)?;
+    let _held = lock(&request.repo, true)?;
     let (repo, _gate, _) = unopened(request, sink)?;
     let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
         open_by(repo, request, &secret)?
@@ -84,7 +84,7 @@ pub(super) fn open(request: &Request, sink: ProgressSink) -> Result<Opened, Fail
         return Err(no_repository());
     }
     let repo = open_by(repo, request, &secret)?;
-    Ok(Opened { repo, gate, counter, _lock: lock })
+    Ok(Opened { repo, gate, counter, lock })
 }
 
 /// The master key derived from our key opens the repository without the scrypt step, which costs 135 MB and a third of a second on every

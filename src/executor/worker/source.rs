@@ -1,15 +1,14 @@
 //! What is fed into a snapshot: a wrapper around any source that remembers everything that could not be read. The library only logs such
 //! things and goes on; a snapshot must know that it is partial. Deliberately absent: deciding what a partial snapshot is good for.
 
-use super::mode::{Kind, to_go};
 use super::repo::{Counter, error_text, io};
+use super::walk::{attach, node_of, xattrs};
 use super::{Failure, SnapshotState};
 use rustic_core::jiff::Timestamp;
-use rustic_core::repofile::{Metadata, Node, NodeType};
+use rustic_core::repofile::Node;
 use rustic_core::{ReadSource, ReadSourceEntry, ReadSourceOpen, RusticResult};
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,9 +66,8 @@ pub(super) struct Watched<R> {
 
 impl<R> Watched<R> {
     /// `root` is the path all of `inner`'s entries lie under.
-    pub(super) fn new(inner: R, root: PathBuf, root_node: Node, counter: Counter) -> (Self, Arc<ReadLog>) {
-        let log = Arc::new(ReadLog::default());
-        (Self { inner, root, root_node, log: log.clone(), counter }, log)
+    pub(super) fn new(inner: R, root: PathBuf, root_node: Node, log: Arc<ReadLog>, counter: Counter) -> Self {
+        Self { inner, root, root_node, log, counter }
     }
 }
 
@@ -193,23 +191,14 @@ impl<R: Read> Read for WatchedReader<R> {
 
 /// The node of a directory that becomes the root of a snapshot, under the name `name`.
 pub(super) fn root_node(path: &Path, name: &str) -> Result<Node, Failure> {
-    let meta = std::fs::symlink_metadata(path).map_err(|e| io(path, &e))?;
-    if !meta.is_dir() {
+    let mut node = node_of(path, OsStr::new(name)).map_err(|e| io(path, &e))?;
+    if !node.is_dir() {
         return Err(Failure::Io { path: path.display().to_string(), detail: "is not a directory".to_owned() });
     }
+    attach(&mut node, xattrs(path).map_err(|e| io(path, &e))?);
     // Opening now turns "nothing can be read at all" into an error instead of an empty partial snapshot.
     std::fs::read_dir(path).map_err(|e| io(path, &e))?;
-    let node = Metadata {
-        mode: Some(to_go(meta.mode() & 0o7777, Kind::Dir)),
-        mtime: timestamp(meta.mtime(), meta.mtime_nsec()),
-        atime: timestamp(meta.mtime(), meta.mtime_nsec()),
-        ctime: timestamp(meta.ctime(), meta.ctime_nsec()),
-        uid: Some(meta.uid()),
-        gid: Some(meta.gid()),
-        inode: meta.ino(),
-        ..Metadata::default()
-    };
-    Ok(Node::new_node(OsStr::new(name), NodeType::Dir, node))
+    Ok(node)
 }
 
 /// Seconds and nanoseconds as the library's time; `None` beyond its range.

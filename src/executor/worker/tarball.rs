@@ -5,7 +5,7 @@
 use super::Failure;
 use super::mode::{Kind, permissions, to_go};
 use super::source::timestamp;
-use base64::Engine as _;
+use super::walk::attach;
 use rustic_core::jiff::Timestamp;
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustic_core::{ReadSource, ReadSourceEntry, ReadSourceOpen, RusticResult};
@@ -191,11 +191,6 @@ fn node(name: &OsStr, member: &Member) -> Node {
         Kind::Char => NodeType::Chardev { device: member.device },
         Kind::Block => NodeType::Dev { device: member.device },
     };
-    let xattrs: Vec<_> = member
-        .xattrs
-        .iter()
-        .map(|(name, value)| serde_json::json!({"name": name, "value": base64::engine::general_purpose::STANDARD.encode(value)}))
-        .collect();
     let meta = Metadata {
         mode: Some(to_go(member.permissions, member.kind)),
         mtime: member.mtime,
@@ -207,10 +202,11 @@ fn node(name: &OsStr, member: &Member) -> Node {
         // The pair names a file with several names within one snapshot; any numbers do that are not zero.
         inode: if member.links > 1 { member.inode } else { 0 },
         device_id: u64::from(member.links > 1),
-        extended_attributes: serde_json::from_value(serde_json::Value::Array(xattrs)).expect("built in the form the type reads"),
         ..Metadata::default()
     };
-    Node::new_node(name, kind, meta)
+    let mut node = Node::new_node(name, kind, meta);
+    attach(&mut node, member.xattrs.clone());
+    node
 }
 
 /// A tar file as the source of a snapshot; entries lie under `root`.

@@ -1,0 +1,261 @@
+//! The supervisor's side of the worker: starts `dockwarden worker` for each piece of repository work, gives it its request, follows its
+//! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
+
+use super::{BackupError, Failure, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
+use crate::executor::worker::{Job, Line, Output, Request, Source};
+use crate::model::ids::{EngineName, SnapshotId, StackName};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+/// End of the worker's error output that is kept for a report, bytes.
+const ERROR_TAIL: usize = 2000;
+
+/// The backup repository of one home.
+#[derive(Debug, Clone)]
+pub struct BackupHouse {
+    /// `<home>/backups`.
+    pub repo: PathBuf,
+    /// `<home>/keys/backup.key`: 256 random bits in hexadecimal, mode 0600, made on first use. Whoever loses it loses the backups.
+    pub key_file: PathBuf,
+    /// Our own binary.
+    pub exe: PathBuf,
+    /// Longest life of one worker.
+    pub time_limit: Duration,
+}
+
+/// One snapshot to be taken.
+#[derive(Clone)]
+pub struct BackupRequest {
+    /// Directory to read.
+    pub path: PathBuf,
+    /// Volume it belongs to.
+    pub volume: EngineName,
+    /// Stack.
+    pub stack: Option<StackName>,
+    /// Instance id.
+    pub instance: String,
+    /// Further tags, no commas.
+    pub tags: Vec<String>,
+    /// Takes progress.
+    pub progress: ProgressSink,
+}
+
+impl std::fmt::Debug for BackupRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupRequest").field("path", &self.path).field("volume", &self.volume).field("stack", &self.stack).finish_non_exhaustive()
+    }
+}
+
+impl BackupHouse {
+    /// The house of a home.
+    pub fn of(home: &Path, exe: PathBuf, time_limit: Duration) -> Self {
+        Self { repo: home.join("backups"), key_file: home.join("keys/backup.key"), exe, time_limit }
+    }
+
+    /// Makes key and repository on first use; afterwards checks that the one opens the other.
+    ///
+    /// # Errors
+    /// `Key` when a repository exists and its key does not: a new key could not open it.
+    pub async fn ensure(&self) -> Result<(), BackupError> {
+        let house = self.clone();
+        tokio::task::spawn_blocking(move || house.ensure_key())
+            .await
+            .map_err(|e| BackupError::WorkerLost { what: "could not prepare its key", detail: e.to_string() })??;
+        match self.run(Job::Init, Arc::new(|_| {})).await? {
+            Output::Ready => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes a snapshot of a directory.
+    ///
+    /// # Errors
+    /// A `Worker` failure, `WorkerLost` or `TimedOut`. Files that cannot be read are no error: the report is then `partial` and names them.
+    pub async fn backup_dir(&self, request: BackupRequest) -> Result<SnapshotReport, BackupError> {
+        let source = Source::Dir(request.path.clone());
+        self.backup(request, source).await
+    }
+
+    pub(super) async fn backup(&self, request: BackupRequest, source: Source) -> Result<SnapshotReport, BackupError> {
+        let BackupRequest { path: _, volume, stack, instance, tags, progress } = request;
+        let job = Job::Backup { source, volume: volume.into(), stack: stack.map(Into::into), instance, tags };
+        match self.run(job, progress).await? {
+            Output::Snapshot(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Snapshots in the repository, newest first, ours and others'.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn list(&self) -> Result<Vec<SnapshotInfo>, BackupError> {
+        match self.run(Job::List, Arc::new(|_| {})).await? {
+            Output::Snapshots(snapshots) => Ok(snapshots),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Checks the repository; what is wrong, in words, empty = sound. `read_data` also reads every pack.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn check(&self, read_data: bool) -> Result<Vec<String>, BackupError> {
+        self.findings(Job::Check { read_data }).await
+    }
+
+    /// Writes a snapshot's files into an empty directory.
+    ///
+    /// # Errors
+    /// `TargetNotEmpty`, `UnknownSnapshot`, and as for every piece of work.
+    pub async fn restore(&self, snapshot: &SnapshotId, into: &Path) -> Result<RestoreReport, BackupError> {
+        self.restored(Job::Restore { snapshot: snapshot.clone(), into: into.to_owned() }).await
+    }
+
+    /// Differences between a directory and a snapshot; empty = equal in every byte and attribute.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn verify(&self, snapshot: &SnapshotId, dir: &Path) -> Result<Vec<String>, BackupError> {
+        self.verify_source(snapshot, Source::Dir(dir.to_owned())).await
+    }
+
+    pub(crate) async fn verify_source(&self, snapshot: &SnapshotId, against: Source) -> Result<Vec<String>, BackupError> {
+        self.findings(Job::Verify { snapshot: snapshot.clone(), against }).await
+    }
+
+    pub(crate) async fn export(&self, snapshot: &SnapshotId, tar: &Path, top: &str) -> Result<RestoreReport, BackupError> {
+        self.restored(Job::Export { snapshot: snapshot.clone(), tar: tar.to_owned(), top: top.to_owned() }).await
+    }
+
+    /// Directory for archives on their way: beside the repository, beneath the home.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.repo.with_file_name("spool")
+    }
+
+    /// What restic needs to work on the repository.
+    pub fn restic_env(&self) -> Vec<(String, String)> {
+        vec![
+            ("RESTIC_REPOSITORY".to_owned(), self.repo.display().to_string()),
+            ("RESTIC_PASSWORD_FILE".to_owned(), self.key_file.display().to_string()),
+        ]
+    }
+
+    async fn findings(&self, job: Job) -> Result<Vec<String>, BackupError> {
+        match self.run(job, Arc::new(|_| {})).await? {
+            Output::Findings(found) => Ok(found),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn restored(&self, job: Job) -> Result<RestoreReport, BackupError> {
+        match self.run(job, Arc::new(|_| {})).await? {
+            Output::Restored(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ensure_key(&self) -> Result<(), BackupError> {
+        use std::io::Write;
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        let bad = |detail: String| BackupError::Key { path: self.key_file.display().to_string(), detail };
+        if self.key_file.exists() {
+            return Ok(());
+        }
+        if self.repo.join("config").exists() {
+            return Err(bad(format!(
+                "it is missing, and {} cannot be opened without it; put back the copy you keep, or move that repository away to start a new one",
+                self.repo.display()
+            )));
+        }
+        let directory = self.key_file.parent().ok_or_else(|| bad("has no directory".to_owned()))?;
+        let mut key = [0u8; 32];
+        getrandom::fill(&mut key).map_err(|e| bad(e.to_string()))?;
+        let text: String = key.iter().map(|b| format!("{b:02x}")).collect();
+        let written = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).and_then(|()| {
+            // Written aside and renamed: a crash must not leave half a key that a repository could then be made with.
+            let aside = self.key_file.with_extension("new");
+            let mut file = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            file.write_all(format!("{text}\n").as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&aside, &self.key_file)?;
+            std::fs::File::open(directory)?.sync_all()
+        });
+        written.map_err(|e| bad(e.to_string()))
+    }
+
+    async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
+        let request = Request { repo: self.repo.clone(), key_file: self.key_file.clone(), job };
+        match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
+            Ok(result) => result,
+            // The child was dropped with the future, and dies with it.
+            Err(_) => Err(BackupError::TimedOut { after: self.time_limit }),
+        }
+    }
+
+    async fn run_unlimited(&self, request: &Request, progress: ProgressSink) -> Result<Output, BackupError> {
+        let lost = |what: &'static str, detail: String| BackupError::WorkerLost { what, detail };
+        let mut line = serde_json::to_vec(request).map_err(|e| lost("was not asked", e.to_string()))?;
+        line.push(b'\n');
+        let mut child = tokio::process::Command::new(&self.exe)
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| lost("could not be started", format!("{}: {e}", self.exe.display())))?;
+        let mut stdin = child.stdin.take().expect("was piped");
+        let stdout = child.stdout.take().expect("was piped");
+        let stderr = child.stderr.take().expect("was piped");
+        let tail = tokio::spawn(error_tail(stderr));
+        let asked = stdin.write_all(&line).await;
+        let mut lines = BufReader::new(stdout).lines();
+        let mut answer = None;
+        while let Some(text) = lines.next_line().await.map_err(|e| lost("could not be read", e.to_string()))? {
+            // Anything that is not of the protocol was printed by a library; it is not an answer.
+            match serde_json::from_str::<Line>(&text) {
+                Ok(Line::Progress(p)) => progress(p),
+                Ok(Line::Done(output)) => answer = Some(Ok(output)),
+                Ok(Line::Failed(failure)) => answer = Some(Err(failure)),
+                Err(_) => tracing::debug!(line = %text, "worker printed"),
+            }
+            if answer.is_some() {
+                break;
+            }
+        }
+        // Closing its input is what ends a worker; until here it meant "go on".
+        drop(stdin);
+        let status = child.wait().await.map_err(|e| lost("could not be waited for", e.to_string()))?;
+        match answer {
+            Some(Ok(output)) => Ok(output),
+            Some(Err(failure)) => Err(failure.into()),
+            None => {
+                let tail = tail.await.unwrap_or_default();
+                let asked = asked.err().map(|e| format!("request not delivered: {e}; ")).unwrap_or_default();
+                Err(lost("ended without an answer", format!("{asked}{status}; {}", if tail.is_empty() { "it wrote no error" } else { tail.trim() })))
+            }
+        }
+    }
+}
+
+async fn error_tail(mut stderr: tokio::process::ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut chunk = [0u8; 4096];
+    while let Ok(n) = stderr.read(&mut chunk).await {
+        if n == 0 {
+            break;
+        }
+        kept.extend_from_slice(&chunk[..n]);
+        let surplus = kept.len().saturating_sub(ERROR_TAIL);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn unexpected(output: &Output) -> BackupError {
+    Failure::Protocol { detail: format!("unexpected answer {output:?}") }.into()
+}
