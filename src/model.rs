@@ -2,11 +2,14 @@
 //! No I/O, no clocks, no policy: types, their validation and their wire forms only.
 
 pub mod agent;
+pub mod config;
 pub mod ids;
+pub mod labels;
 pub mod observed;
 pub mod operation;
 pub mod plan;
 pub mod policy;
+pub mod prompt;
 pub mod release;
 pub mod spec;
 pub mod verdict;

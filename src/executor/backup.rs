@@ -158,7 +158,7 @@ pub async fn backup_volumes(
     progress: ProgressSink,
 ) -> Result<Vec<BackupRecord>, BackupError> {
     ctx.house.ensure().await?;
-    let held = quiesce::hold(ctx, permit, volumes, quiesce).await?;
+    let held = quiesce::hold(&ctx.engine, permit, volumes, quiesce).await?;
     let result = all(ctx, permit, reason, volumes, now, progress).await;
     held.release().await?;
     result

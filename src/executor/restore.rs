@@ -7,6 +7,7 @@ use super::worker::Source;
 use crate::engine::VolumeCreate;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId};
+use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::store::backup::BackupRecord;
 use std::collections::BTreeMap;
@@ -96,11 +97,11 @@ async fn free_name(ctx: &BackupContext, snapshot: &BackupRecord) -> Result<Engin
 }
 
 async fn create(ctx: &BackupContext, permit: &Permit, snapshot: &BackupRecord, name: EngineName) -> Result<VolumeInfo, BackupError> {
-    let labels = BTreeMap::from([
-        ("dockwarden.instance".to_owned(), ctx.instance.clone()),
+    let marks = BTreeMap::from([
+        (labels::INSTANCE.to_owned(), ctx.instance.clone()),
         ("dockwarden.restored_from".to_owned(), snapshot.snapshot_id.clone()),
     ]);
-    ctx.engine.create_volume(permit, &VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels }).await?;
+    ctx.engine.create_volume(permit, &VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels: marks }).await?;
     ctx.engine.volume(&name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })
 }
 

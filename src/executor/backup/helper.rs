@@ -5,8 +5,9 @@ use super::{BackupContext, BackupError};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef};
+use crate::model::labels;
 use crate::model::observed::VolumeInfo;
-use crate::model::spec::{MountKind, Restart};
+use crate::model::spec::MountKind;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ pub(crate) const TOP: &str = "volume";
 /// Bytes per message of an upload.
 const CHUNK: usize = 256 * 1024;
 
-fn labels(ctx: &BackupContext, what: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([("dockwarden.instance".to_owned(), ctx.instance.clone()), (HELPER_LABEL.to_owned(), what.to_owned())])
+fn helper_labels(ctx: &BackupContext, what: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(labels::INSTANCE.to_owned(), ctx.instance.clone()), (HELPER_LABEL.to_owned(), what.to_owned())])
 }
 
 fn fresh(what: &str) -> Result<EngineName, BackupError> {
@@ -37,7 +38,7 @@ pub(crate) async fn host_path(ctx: &BackupContext, permit: &Permit, volume: &Vol
         return Ok(None);
     }
     let name = fresh("probe")?;
-    let spec = VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels: labels(ctx, "probe") };
+    let spec = VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels: helper_labels(ctx, "probe") };
     ctx.engine.create_volume(permit, &spec).await?;
     let probe = ctx.engine.volume(&name).await;
     let here = probe.as_ref().is_ok_and(|p| {
@@ -62,7 +63,7 @@ async fn with_helper<T>(
         ctx.engine.import_image(permit, &image, bytes::Bytes::from(vec![0u8; 1024])).await?;
     }
     let name = fresh("volume")?;
-    let created = ctx.engine.create_container(permit, &helper_spec(name.clone(), image, labels(ctx, "volume"), volume, read_only)).await;
+    let created = ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), volume, read_only)).await;
     let result = match &created {
         Ok(id) => work(id).await,
         Err(e) => Err(e.clone().into()),
@@ -85,20 +86,9 @@ async fn with_helper<T>(
 
 fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, String>, volume: &EngineName, read_only: bool) -> ContainerSpec {
     ContainerSpec {
-        name,
-        image,
         // An image without a command cannot be created from; this one is never started.
         command: Some(vec!["never-started".to_owned()]),
-        entrypoint: None,
-        env: Vec::new(),
         labels,
-        user: None,
-        working_dir: None,
-        hostname: None,
-        domainname: None,
-        healthcheck: None,
-        exposed: Vec::new(),
-        ports: Vec::new(),
         mounts: vec![EngineMount {
             kind: MountKind::Volume,
             source: Some(volume.to_string()),
@@ -110,48 +100,10 @@ fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, Strin
             tmpfs_size: None,
             tmpfs_mode: None,
         }],
-        networks: Vec::new(),
         network_mode: Some("none".to_owned()),
-        restart: Restart::No,
-        nano_cpus: None,
-        memory: None,
-        memory_reservation: None,
-        memswap: None,
-        pids: None,
-        cpu_shares: None,
-        cpuset: None,
-        cpu_quota: None,
-        cpu_period: None,
-        privileged: false,
-        cap_add: Vec::new(),
         cap_drop: vec!["ALL".to_owned()],
         security_opt: vec!["no-new-privileges".to_owned()],
-        devices: Vec::new(),
-        device_cgroup_rules: Vec::new(),
-        pid_mode: None,
-        ipc_mode: None,
-        uts_mode: None,
-        userns_mode: None,
-        cgroupns_mode: None,
-        cgroup_parent: None,
-        sysctls: BTreeMap::new(),
-        ulimits: BTreeMap::new(),
-        shm_size: None,
-        extra_hosts: Vec::new(),
-        dns: Vec::new(),
-        dns_search: Vec::new(),
-        dns_opt: Vec::new(),
-        group_add: Vec::new(),
-        init: None,
-        read_only: false,
-        stdin_open: false,
-        tty: false,
-        stop_signal: None,
-        stop_timeout_s: None,
-        logging: None,
-        oom_score_adj: None,
-        runtime: None,
-        files: Vec::new(),
+        ..ContainerSpec::new(name, image)
     }
 }
 

@@ -260,8 +260,10 @@ fn unexpected(output: &Output) -> BackupError {
     Failure::Protocol { detail: format!("unexpected answer {output:?}") }.into()
 }
 
-#[cfg(all(test, feature = "backup"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(feature = "backup")]
+
     use super::*;
     use crate::executor::backup::{Progress, SnapshotState};
     use std::fs;

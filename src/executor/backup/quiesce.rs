@@ -1,7 +1,7 @@
 //! Holding the writers of a volume still while it is read: pause or stop, and always set going again. Deliberately absent: the journal
 //! record of it, which the caller writes before (`writers` tells what will be held) so that a crash leaves no container paused.
 
-use super::{BackupContext, BackupError};
+use super::BackupError;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::model::ids::EngineName;
@@ -112,18 +112,18 @@ impl Drop for Held {
 }
 
 /// Holds all writers of the volumes; all or none.
-pub(super) async fn hold(ctx: &BackupContext, permit: &Permit, volumes: &[EngineName], quiesce: Quiesce) -> Result<Held, BackupError> {
-    let mut held = Held { engine: ctx.engine.clone(), permit: permit.clone(), writers: Vec::new(), quiesce };
+pub(super) async fn hold(engine: &Arc<dyn Engine>, permit: &Permit, volumes: &[EngineName], quiesce: Quiesce) -> Result<Held, BackupError> {
+    let mut held = Held { engine: engine.clone(), permit: permit.clone(), writers: Vec::new(), quiesce };
     if quiesce == Quiesce::None {
         return Ok(held);
     }
-    for writer in writers(ctx.engine.as_ref(), volumes).await? {
+    for writer in writers(engine.as_ref(), volumes).await? {
         // Counted as held before it is: an unclear answer is resumed rather than left.
         held.writers.push(writer.clone());
         let (result, verb) = match quiesce {
             Quiesce::None => (Ok(()), "held"),
-            Quiesce::Pause => (ctx.engine.pause(permit, &writer.id, true).await, "paused"),
-            Quiesce::Stop => (ctx.engine.stop(permit, &writer.id, STOP_GRACE).await, "stopped"),
+            Quiesce::Pause => (engine.pause(permit, &writer.id, true).await, "paused"),
+            Quiesce::Stop => (engine.stop(permit, &writer.id, STOP_GRACE).await, "stopped"),
         };
         if let Err(cause) = result {
             held.release().await?;

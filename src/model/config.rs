@@ -1,0 +1,59 @@
+//! Configuration of a supervisor as plain data: where things are, which stacks are registered. Read and checked by `config`.
+
+use super::ids::StackName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// `dockwarden.toml`. Closed: an unknown key is an error.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address of the HTTP door; `127.0.0.1:7420` by default.
+    pub listen: Option<String>,
+    /// Engine endpoint; by default DOCKER_HOST, the client's context, the usual socket.
+    pub engine: Option<String>,
+    /// Registered stacks.
+    pub stacks: BTreeMap<StackName, StackSettingsEntry>,
+    /// Agent the command line acts as when `--agent` is not given; `stack-keeper` by default.
+    pub cli_agent: Option<String>,
+    /// Host names the HTTP door answers to beside loopback.
+    pub allowed_hosts: Vec<String>,
+    /// Origins the HTTP door accepts beside loopback.
+    pub allowed_origins: Vec<String>,
+    /// Scheduled backups of every stack with data unless its file says otherwise: cron with five fields; `17 3 * * *` by default, `off` for none.
+    pub backup_schedule: Option<String>,
+}
+
+/// A registered stack.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StackSettingsEntry {
+    /// Project directory, absolute; every relative path in the file means it.
+    pub dir: PathBuf,
+    /// Files in order; by default the first of compose.yaml, compose.yml, docker-compose.yaml, docker-compose.yml and its override file.
+    pub files: Vec<String>,
+    /// Environment; the policy's default when absent.
+    pub environment: Option<String>,
+    /// Active profiles.
+    pub profiles: Vec<String>,
+    /// Environment files for interpolation; `.env` of the directory by default.
+    pub env_files: Vec<String>,
+}
+
+/// Everything a running supervisor knows about its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// State directory (`$DOCKWARDEN_HOME`).
+    pub home: PathBuf,
+    /// Configuration directory (`$DOCKWARDEN_CONFIG`).
+    pub config_dir: PathBuf,
+    /// Memory directory (`$MCP_MEMORY_PATH`).
+    pub memory: PathBuf,
+    /// The file.
+    pub settings: Settings,
+    /// Host name shown to clients.
+    pub host_name: String,
+    /// When the supervisor runs in a container: container path prefix -> host path prefix of its own mounts.
+    pub path_map: Option<BTreeMap<PathBuf, PathBuf>>,
+}
