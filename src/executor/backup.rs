@@ -31,7 +31,9 @@ pub enum BackupError {
     #[error(transparent)]
     Worker(#[from] Failure),
     /// The worker could not be started, or ended without an answer.
-    #[error("the backup worker {what}: {detail}; the data is untouched, no snapshot was recorded; try again, and see the supervisor's log if it happens twice")]
+    #[error(
+        "the backup worker {what}: {detail}; the data is untouched, no snapshot was recorded; try again, and see the supervisor's log if it happens twice"
+    )]
     WorkerLost {
         /// What happened.
         what: &'static str,
@@ -100,7 +102,9 @@ pub enum BackupError {
         cause: EngineError,
     },
     /// Writers could not be set going again.
-    #[error("after the backup these containers could not be resumed: {containers}; unpause or start them (`restart`), their service is down")]
+    #[error(
+        "after the backup these containers could not be resumed: {containers}; unpause or start them (`restart`), their service is down"
+    )]
     NotResumed {
         /// Names with causes.
         containers: String,
@@ -127,6 +131,20 @@ pub struct BackupContext {
     pub house: BackupHouse,
     /// Instance id of the home; labels everything made here.
     pub instance: String,
+}
+
+/// What moves data, without what records it.
+#[derive(Debug, Clone)]
+pub(crate) struct Hands {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) house: BackupHouse,
+    pub(crate) instance: String,
+}
+
+impl BackupContext {
+    pub(crate) fn hands(&self) -> Hands {
+        Hands { engine: self.engine.clone(), house: self.house.clone(), instance: self.instance.clone() }
+    }
 }
 
 /// Who asked for a backup, and of which release.
@@ -172,10 +190,11 @@ async fn all(
     now: DateTime<Utc>,
     progress: ProgressSink,
 ) -> Result<Vec<BackupRecord>, BackupError> {
+    let hands = ctx.hands();
     let mut records = Vec::new();
     for name in volumes {
         let volume = ctx.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
-        let report = snapshot(ctx, permit, reason, &volume, progress.clone()).await?;
+        let report = snapshot(&hands, permit, reason, &volume, progress.clone()).await?;
         let record = BackupRecord {
             snapshot_id: report.snapshot_id.to_string(),
             stack: reason.stack.as_ref().map(ToString::to_string),
@@ -197,8 +216,8 @@ async fn all(
     Ok(records)
 }
 
-async fn snapshot(
-    ctx: &BackupContext,
+pub(crate) async fn snapshot(
+    ctx: &Hands,
     permit: &Permit,
     reason: &BackupReason,
     volume: &VolumeInfo,
@@ -219,4 +238,14 @@ async fn snapshot(
     let report = ctx.house.backup(request(spool.path().to_owned()), Source::Tar(spool.path().to_owned())).await;
     spool.remove()?;
     report
+}
+
+#[cfg(test)]
+pub(crate) fn test_permit() -> Permit {
+    use crate::gate::{CallFacts, Decision, permit};
+    use crate::model::ids::CallId;
+    use crate::model::verdict::Verdict;
+    let facts = CallFacts { agent: "tester".into(), tool: "backup".into(), mutates: true, stack: None, environment: None, service: None };
+    let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
+    permit(&CallId::new("call-1").expect("a valid id"), &facts, &decision, Verdict::Allow, &[], false).expect("allowed")
 }

@@ -15,10 +15,10 @@ mod repo;
 mod source;
 #[cfg(feature = "backup")]
 mod tarball;
-#[cfg(feature = "backup")]
-mod walk;
 #[cfg(all(test, feature = "backup"))]
 mod tests;
+#[cfg(feature = "backup")]
+mod walk;
 
 use crate::model::ids::SnapshotId;
 use chrono::{DateTime, Utc};
@@ -209,7 +209,9 @@ pub enum Failure {
         repo: String,
     },
     /// The key does not open it.
-    #[error("the key in {key_file} does not open the backup repository at {repo}: put back the key file that belongs to it (it cannot be made anew)")]
+    #[error(
+        "the key in {key_file} does not open the backup repository at {repo}: put back the key file that belongs to it (it cannot be made anew)"
+    )]
     WrongKey {
         /// Where.
         repo: String,
@@ -225,7 +227,9 @@ pub enum Failure {
         detail: String,
     },
     /// The repository would be backed up into itself.
-    #[error("the backup repository {repo} lies on the data to be backed up ({source_path}): move the repository (or the home) to another place")]
+    #[error(
+        "the backup repository {repo} lies on the data to be backed up ({source_path}): move the repository (or the home) to another place"
+    )]
     RepositoryOnSource {
         /// Repository.
         repo: String,

@@ -1,7 +1,7 @@
 //! How data leaves and enters a volume: the host path where it is proven to be the same data, otherwise the engine's archive calls on a
 //! created, never started container of an empty image. Archives pass through a spool file. Deliberately absent: what is in them.
 
-use super::{BackupContext, BackupError};
+use super::{BackupError, Hands};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef};
@@ -22,7 +22,7 @@ pub(crate) const TOP: &str = "volume";
 /// Bytes per message of an upload.
 const CHUNK: usize = 256 * 1024;
 
-fn helper_labels(ctx: &BackupContext, what: &str) -> BTreeMap<String, String> {
+fn helper_labels(ctx: &Hands, what: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(labels::INSTANCE.to_owned(), ctx.instance.clone()), (HELPER_LABEL.to_owned(), what.to_owned())])
 }
 
@@ -33,7 +33,7 @@ fn fresh(what: &str) -> Result<EngineName, BackupError> {
 /// The volume's directory on this host, if it is proven to be one: a scratch volume made through the engine must appear here, under the
 /// path the engine names. A socket path proves nothing (it may be forwarded), nor does an existing directory (another engine's, on this
 /// host). Only plain `local` volumes: one with options is mounted while a container uses it and an empty directory otherwise.
-pub(crate) async fn host_path(ctx: &BackupContext, permit: &Permit, volume: &VolumeInfo) -> Result<Option<PathBuf>, BackupError> {
+pub(crate) async fn host_path(ctx: &Hands, permit: &Permit, volume: &VolumeInfo) -> Result<Option<PathBuf>, BackupError> {
     if volume.driver != "local" || !volume.options.is_empty() || std::fs::read_dir(&volume.mountpoint).is_err() {
         return Ok(None);
     }
@@ -42,7 +42,9 @@ pub(crate) async fn host_path(ctx: &BackupContext, permit: &Permit, volume: &Vol
     ctx.engine.create_volume(permit, &spec).await?;
     let probe = ctx.engine.volume(&name).await;
     let here = probe.as_ref().is_ok_and(|p| {
-        p.as_ref().is_some_and(|p| Path::new(&p.mountpoint).is_dir() && p.mountpoint.replace(name.as_str(), volume.name.as_str()) == volume.mountpoint)
+        p.as_ref().is_some_and(|p| {
+            Path::new(&p.mountpoint).is_dir() && p.mountpoint.replace(name.as_str(), volume.name.as_str()) == volume.mountpoint
+        })
     });
     ctx.engine.remove_volume(permit, &name).await?;
     probe?;
@@ -51,7 +53,7 @@ pub(crate) async fn host_path(ctx: &BackupContext, permit: &Permit, volume: &Vol
 
 /// Creates the helper container and gives it to `work`; removes it whatever happens.
 async fn with_helper<T>(
-    ctx: &BackupContext,
+    ctx: &Hands,
     permit: &Permit,
     volume: &EngineName,
     read_only: bool,
@@ -63,7 +65,8 @@ async fn with_helper<T>(
         ctx.engine.import_image(permit, &image, bytes::Bytes::from(vec![0u8; 1024])).await?;
     }
     let name = fresh("volume")?;
-    let created = ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), volume, read_only)).await;
+    let created =
+        ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), volume, read_only)).await;
     let result = match &created {
         Ok(id) => work(id).await,
         Err(e) => Err(e.clone().into()),
@@ -113,7 +116,7 @@ pub(crate) struct Spool(PathBuf);
 
 impl Spool {
     /// A name that does not exist yet.
-    pub(crate) fn new(ctx: &BackupContext) -> Result<Self, BackupError> {
+    pub(crate) fn new(ctx: &Hands) -> Result<Self, BackupError> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = ctx.house.spool();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| BackupError::io(&dir, &e))?;
@@ -142,7 +145,7 @@ impl Drop for Spool {
 }
 
 /// A volume's content as a spooled tar file with the top directory `TOP`.
-pub(crate) async fn download(ctx: &BackupContext, permit: &Permit, volume: &EngineName) -> Result<Spool, BackupError> {
+pub(crate) async fn download(ctx: &Hands, permit: &Permit, volume: &EngineName) -> Result<Spool, BackupError> {
     let spool = Spool::new(ctx)?;
     let path = spool.path().to_owned();
     with_helper(ctx, permit, volume, true, async |id| {
@@ -159,7 +162,7 @@ pub(crate) async fn download(ctx: &BackupContext, permit: &Permit, volume: &Engi
 }
 
 /// Unpacks a tar file with the top directory `TOP` into a volume.
-pub(crate) async fn upload(ctx: &BackupContext, permit: &Permit, volume: &EngineName, tar: &Path) -> Result<(), BackupError> {
+pub(crate) async fn upload(ctx: &Hands, permit: &Permit, volume: &EngineName, tar: &Path) -> Result<(), BackupError> {
     with_helper(ctx, permit, volume, false, async |id| {
         let file = tokio::fs::File::open(tar).await.map_err(|e| BackupError::io(tar, &e))?;
         // The stream's items cannot carry an error; a read that fails ends it early, and the engine sees an archive without its end.

@@ -45,7 +45,11 @@ pub struct BackupRequest {
 
 impl std::fmt::Debug for BackupRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackupRequest").field("path", &self.path).field("volume", &self.volume).field("stack", &self.stack).finish_non_exhaustive()
+        f.debug_struct("BackupRequest")
+            .field("path", &self.path)
+            .field("volume", &self.volume)
+            .field("stack", &self.stack)
+            .finish_non_exhaustive()
     }
 }
 
@@ -236,7 +240,10 @@ impl BackupHouse {
             None => {
                 let tail = tail.await.unwrap_or_default();
                 let asked = asked.err().map(|e| format!("request not delivered: {e}; ")).unwrap_or_default();
-                Err(lost("ended without an answer", format!("{asked}{status}; {}", if tail.is_empty() { "it wrote no error" } else { tail.trim() })))
+                Err(lost(
+                    "ended without an answer",
+                    format!("{asked}{status}; {}", if tail.is_empty() { "it wrote no error" } else { tail.trim() }),
+                ))
             }
         }
     }
@@ -261,7 +268,7 @@ fn unexpected(output: &Output) -> BackupError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![cfg(feature = "backup")]
 
     use super::*;
@@ -280,11 +287,14 @@ mod tests {
     }
 
     /// A house whose binary is this test binary, run by `prefix` (another user, for example).
-    fn house(dir: &Path, prefix: &str) -> BackupHouse {
+    pub(crate) fn house(dir: &Path, prefix: &str) -> BackupHouse {
         let exe = dir.join("worker.sh");
         let me = std::env::current_exe().unwrap();
         let test = "executor::backup::house::tests::worker_process";
-        let script = format!("#!/bin/sh\nexport DOCKWARDEN_TEST_WORKER=1\necho noise\nexec {prefix} {} --exact {test} --ignored --nocapture\n", me.display());
+        let script = format!(
+            "#!/bin/sh\nexport DOCKWARDEN_TEST_WORKER=1\necho noise\nexec {prefix} {} --exact {test} --ignored --nocapture\n",
+            me.display()
+        );
         fs::write(&exe, script).unwrap();
         fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).unwrap();
         BackupHouse::of(&dir.join("home"), exe, Duration::from_secs(120))
@@ -327,7 +337,8 @@ mod tests {
         assert_eq!(house.verify(&report.snapshot_id, &into).await.unwrap(), Vec::<String>::new());
         let again = house.restore(&report.snapshot_id, &into).await.unwrap_err();
         assert!(matches!(&again, BackupError::Worker(Failure::TargetNotEmpty { path }) if *path == into.display().to_string()), "{again}");
-        let restic = std::process::Command::new("restic").args(["--no-cache", "check", "--read-data"]).envs(house.restic_env()).output().unwrap();
+        let restic =
+            std::process::Command::new("restic").args(["--no-cache", "check", "--read-data"]).envs(house.restic_env()).output().unwrap();
         assert!(restic.status.success(), "{}", String::from_utf8_lossy(&restic.stderr));
     }
 
@@ -381,7 +392,10 @@ mod tests {
         house.time_limit = Duration::from_secs(60);
         script("echo broken pipe dream >&2; exit 7");
         let died = house.list().await.unwrap_err().to_string();
-        assert!(died.contains("ended without an answer") && died.contains("exit status: 7") && died.contains("broken pipe dream"), "{died}");
+        assert!(
+            died.contains("ended without an answer") && died.contains("exit status: 7") && died.contains("broken pipe dream"),
+            "{died}"
+        );
         house.exe = dir.path().join("none");
         assert!(house.list().await.unwrap_err().to_string().contains("could not be started"));
     }

@@ -97,7 +97,8 @@ impl Drop for Held {
         if self.writers.is_empty() {
             return;
         }
-        let (engine, permit, writers, quiesce) = (self.engine.clone(), self.permit.clone(), std::mem::take(&mut self.writers), self.quiesce);
+        let (engine, permit, writers, quiesce) =
+            (self.engine.clone(), self.permit.clone(), std::mem::take(&mut self.writers), self.quiesce);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
                 runtime.spawn(async move {
@@ -131,4 +132,113 @@ pub(super) async fn hold(engine: &Arc<dyn Engine>, permit: &Permit, volumes: &[E
         }
     }
     Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::{Behaviour, FakeEngine};
+    use crate::engine::{ContainerSpec, EngineError, EngineMount};
+    use crate::executor::backup::test_permit;
+    use crate::model::ids::ImageRef;
+    use crate::model::spec::MountKind;
+
+    async fn container(engine: &FakeEngine, name: &str, volume: &str, read_only: bool, started: bool) {
+        let mount = EngineMount {
+            kind: MountKind::Volume,
+            source: Some(volume.to_owned()),
+            target: "/data".to_owned(),
+            read_only,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+        };
+        let name = EngineName::new(name).unwrap();
+        let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name.clone(), ImageRef::new("db:1").unwrap()) };
+        let id = engine.create_container(&test_permit(), &spec).await.unwrap();
+        if started {
+            engine.start(&test_permit(), &id).await.unwrap();
+        }
+    }
+
+    /// Two writers of `data`; a reader, a stopped writer and a writer of something else besides.
+    async fn world() -> Arc<FakeEngine> {
+        let engine = Arc::new(FakeEngine::new());
+        engine.add_image("db:1", Behaviour::running());
+        for (name, volume, read_only, started) in [
+            ("one", "data", false, true),
+            ("reader", "data", true, true),
+            ("off", "data", false, false),
+            ("other", "else", false, true),
+            ("two", "data", false, true),
+        ] {
+            container(&engine, name, volume, read_only, started).await;
+        }
+        engine
+    }
+
+    async fn states(engine: &FakeEngine) -> Vec<(String, RunState)> {
+        let mut all: Vec<_> = engine.containers(&[]).await.unwrap().into_iter().map(|c| (c.name, c.state)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    fn expected(one: RunState, two: RunState) -> Vec<(String, RunState)> {
+        use RunState::{Created, Running};
+        [("off", Created), ("one", one), ("other", Running), ("reader", Running), ("two", two)].map(|(n, s)| (n.to_owned(), s)).to_vec()
+    }
+
+    fn data() -> Vec<EngineName> {
+        vec![EngineName::new("data").unwrap()]
+    }
+
+    #[tokio::test]
+    async fn running_writers_are_held_and_resumed_and_nobody_else() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        for (quiesce, state) in [(Quiesce::None, RunState::Running), (Quiesce::Pause, RunState::Paused), (Quiesce::Stop, RunState::Exited)]
+        {
+            let held = hold(&port, &test_permit(), &data(), quiesce).await.unwrap();
+            assert_eq!(states(&engine).await, expected(state, state), "{quiesce:?}");
+            held.release().await.unwrap();
+            assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running), "{quiesce:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_held_sets_all_going_again() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        engine.fail_next("stop", EngineError::Refused("no".to_owned()));
+        let refused = hold(&port, &test_permit(), &data(), Quiesce::Stop).await.err().map(|e| e.to_string()).unwrap();
+        assert!(refused.contains("could not be stopped before the backup: no"), "{refused}");
+        assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_is_dropped_resumes() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        drop(hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap());
+        let running = expected(RunState::Running, RunState::Running);
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while states(&engine).await != running {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the drop must resume them");
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_resumed_is_named() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        let held = hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap();
+        engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
+        let error = held.release().await.unwrap_err().to_string();
+        assert!(error.contains("one (frozen)") ^ error.contains("two (frozen)"), "{error}");
+    }
 }

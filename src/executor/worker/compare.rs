@@ -200,11 +200,15 @@ fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>
         }
     }
     match &node.node_type {
-        NodeType::File if node.meta.size != actual.size => found.push(format!("{shown}: {} bytes instead of {}", actual.size, node.meta.size)),
+        NodeType::File if node.meta.size != actual.size => {
+            found.push(format!("{shown}: {} bytes instead of {}", actual.size, node.meta.size))
+        }
         NodeType::Symlink { .. } if actual.target.as_deref() != Some(node.node_type.to_link()) => {
             found.push(format!("{shown}: link to another target than {}", node.node_type.to_link().display()));
         }
-        NodeType::Chardev { device } | NodeType::Dev { device } if *device != actual.device => found.push(format!("{shown}: another device")),
+        NodeType::Chardev { device } | NodeType::Dev { device } if *device != actual.device => {
+            found.push(format!("{shown}: another device"))
+        }
         _ => {}
     }
 }

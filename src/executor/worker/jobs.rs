@@ -8,9 +8,7 @@ use super::{Failure, Job, Output, ProgressSink, Request, RestoreReport, Snapshot
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
-use rustic_core::{
-    BackupOptions, CheckOptions, LocalDestination, LsOptions, ReadSource, RestoreOptions, SnapshotOptions,
-};
+use rustic_core::{BackupOptions, CheckOptions, LocalDestination, LsOptions, ReadSource, RestoreOptions, SnapshotOptions};
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -82,7 +80,14 @@ fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptio
     }
 }
 
-fn archive<R>(opened: Opened, source: R, base: PathBuf, root: Node, log: Arc<ReadLog>, options: &SnapshotOptions) -> Result<SnapshotReport, Failure>
+fn archive<R>(
+    opened: Opened,
+    source: R,
+    base: PathBuf,
+    root: Node,
+    log: Arc<ReadLog>,
+    options: &SnapshotOptions,
+) -> Result<SnapshotReport, Failure>
 where
     R: ReadSource + 'static,
     R::Open: Send,
@@ -145,7 +150,11 @@ fn info(snapshot: &SnapshotFile) -> Result<SnapshotInfo, Failure> {
 
 fn check(opened: &Opened, read_data: bool) -> Result<Vec<String>, Failure> {
     let results = opened.repo.check(CheckOptions::default().read_data(read_data)).map_err(repository_failure)?;
-    Ok(results.0.iter().map(|(level, error)| format!("{}: {}", format!("{level:?}").to_lowercase(), one_line(&error.to_string()))).collect())
+    Ok(results
+        .0
+        .iter()
+        .map(|(level, error)| format!("{}: {}", format!("{level:?}").to_lowercase(), one_line(&error.to_string())))
+        .collect())
 }
 
 fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {
@@ -173,7 +182,8 @@ fn restore(opened: Opened, id: &SnapshotId, into: &Path) -> Result<RestoreReport
     let snapshot = find(&opened, id)?;
     let (opened, root) = root_of(opened, &snapshot)?;
     let repo = opened.repo.to_indexed().map_err(repository_failure)?;
-    let target = into.to_str().ok_or_else(|| Failure::Io { path: into.display().to_string(), detail: "the path must be UTF-8".to_owned() })?;
+    let target =
+        into.to_str().ok_or_else(|| Failure::Io { path: into.display().to_string(), detail: "the path must be UTF-8".to_owned() })?;
     let destination = LocalDestination::new(target, false, false).map_err(repository_failure)?;
     let mut options = RestoreOptions::default().numeric_id(true);
     // Whole chunks of zeros become holes. The option's type is not exported; its words are.
@@ -220,7 +230,8 @@ fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str) -> Result<Rest
         for chunk in node.content.iter().flatten() {
             size += u64::from(repo.get_index_entry(chunk).map_err(repository_failure)?.data_length());
         }
-        let dump = |mut out: &mut dyn std::io::Write| repo.dump(&node, &mut out).map_err(|e| std::io::Error::other(one_line(&e.display_log())));
+        let dump =
+            |mut out: &mut dyn std::io::Write| repo.dump(&node, &mut out).map_err(|e| std::io::Error::other(one_line(&e.display_log())));
         writer.add(&path, &node, size, dump).map_err(|e| io(tar, &e))?;
         if !node.is_dir() {
             report.files += 1;

@@ -7,8 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use rustic_backend::BackendOptions;
 use rustic_core::repofile::{KeyId, MasterKey};
 use rustic_core::{
-    BytesList, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend, Repository, RepositoryBackends,
-    RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
+    BytesList, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend, Repository,
+    RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
 };
 use sha2::Sha256;
 use std::fs::File;
@@ -103,10 +103,10 @@ fn open_by(repo: Repository<()>, request: &Request, secret: &str) -> Result<Repo
 }
 
 fn unopened(request: &Request, sink: ProgressSink) -> Result<(Repository<()>, Arc<SnapshotGate>, Counter), Failure> {
-    let path = request
-        .repo
-        .to_str()
-        .ok_or_else(|| Failure::Io { path: request.repo.display().to_string(), detail: "the path of the repository must be UTF-8".to_owned() })?;
+    let path = request.repo.to_str().ok_or_else(|| Failure::Io {
+        path: request.repo.display().to_string(),
+        detail: "the path of the repository must be UTF-8".to_owned(),
+    })?;
     let plain = BackendOptions::default().repository(path).to_backends().map_err(repository_failure)?;
     let gate = Arc::new(SnapshotGate { inner: plain.repository(), hold: AtomicBool::new(false), written: Mutex::new(Vec::new()) });
     let counter = Counter::new(sink);

@@ -118,7 +118,9 @@ impl TarIndex {
             members.insert(name, member);
         }
         for (name, target) in hard_links {
-            let found = members.get_mut(&target).ok_or_else(|| bad(format!("{} is a link to {}, which is missing", name.display(), target.display())))?;
+            let found = members
+                .get_mut(&target)
+                .ok_or_else(|| bad(format!("{} is a link to {}, which is missing", name.display(), target.display())))?;
             let member = found.clone();
             members.insert(name, member);
         }
@@ -224,9 +226,9 @@ pub(super) struct TarOpen {
 impl ReadSourceOpen for TarOpen {
     type Reader = Take<File>;
     fn open(self) -> RusticResult<Self::Reader> {
-        self.index
-            .content(&self.member)
-            .map_err(|e| rustic_core::RusticError::with_source(rustic_core::ErrorKind::InputOutput, "the spooled archive cannot be read", e))
+        self.index.content(&self.member).map_err(|e| {
+            rustic_core::RusticError::with_source(rustic_core::ErrorKind::InputOutput, "the spooled archive cannot be read", e)
+        })
     }
 }
 

@@ -29,7 +29,13 @@ impl Lab {
         handle(&self.request(job), Arc::new(|_| {}))
     }
     fn backup(&self, source: Source) -> SnapshotReport {
-        match self.run(Job::Backup { source, volume: "shop_data".into(), stack: Some("shop".into()), instance: "01test".into(), tags: vec!["pre-update".into()] }) {
+        match self.run(Job::Backup {
+            source,
+            volume: "shop_data".into(),
+            stack: Some("shop".into()),
+            instance: "01test".into(),
+            tags: vec!["pre-update".into()],
+        }) {
             Ok(Output::Snapshot(report)) => report,
             other => panic!("{other:?}"),
         }
@@ -132,7 +138,9 @@ fn a_difficult_tree_survives_backup_and_restore_by_us_and_by_restic() {
 
     let into = lab.path("restored");
     fs::create_dir(&into).unwrap();
-    let Ok(Output::Restored(restored)) = lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone() }) else { panic!() };
+    let Ok(Output::Restored(restored)) = lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone() }) else {
+        panic!()
+    };
     assert_eq!(restored.files, files);
     assert_eq!(look(&into), before);
     assert!(fs::metadata(into.join("sparse")).unwrap().blocks() * 512 < 16 << 20, "holes stay holes");
@@ -191,7 +199,10 @@ fn verify_names_every_kind_of_difference() {
     )
     .unwrap();
     fs::write(data.join("new"), "").unwrap();
-    let Ok(Output::Findings(found)) = lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(data.clone()) }) else { panic!() };
+    let Ok(Output::Findings(found)) = lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(data.clone()) })
+    else {
+        panic!()
+    };
     let found: Vec<String> = found.into_iter().filter(|f| !f.starts_with(".:")).collect();
     let time = fs::metadata(data.join("mode")).unwrap().permissions().mode() & 0o777;
     assert_eq!(time, 0o600);
@@ -223,9 +234,17 @@ fn a_second_backup_adds_only_what_changed_and_both_are_listed_newest_first() {
     let second = lab.backup(Source::Dir(data.clone()));
     assert!(second.added < 8192 && second.added * 100 < first.added, "{first:?} {second:?}");
     let Ok(Output::Snapshots(listed)) = lab.run(Job::List) else { panic!() };
-    let rows: Vec<_> = listed.iter().map(|s| (s.snapshot_id.clone(), s.volume.clone(), s.stack.clone(), s.state, s.files, s.host.clone())).collect();
+    let rows: Vec<_> =
+        listed.iter().map(|s| (s.snapshot_id.clone(), s.volume.clone(), s.stack.clone(), s.state, s.files, s.host.clone())).collect();
     let row = |r: &SnapshotReport| {
-        (r.snapshot_id.clone(), Some("shop_data".to_owned()), Some("shop".to_owned()), SnapshotState::Complete, r.files, "dockwarden-01test".to_owned())
+        (
+            r.snapshot_id.clone(),
+            Some("shop_data".to_owned()),
+            Some("shop".to_owned()),
+            SnapshotState::Complete,
+            r.files,
+            "dockwarden-01test".to_owned(),
+        )
     };
     assert_eq!(rows, vec![row(&second), row(&first)]);
     assert_eq!(listed[0].tags, vec!["pre-update", "stack=shop", "volume=shop_data"]);
@@ -238,7 +257,13 @@ fn a_tar_stream_becomes_the_same_snapshot_and_leaves_as_a_tar_that_unpacks_to_th
     fs::create_dir(&data).unwrap();
     difficult(&data);
     let tar = lab.path("in.tar");
-    let status = Command::new("tar").args(["--format=posix", "--pax-option=delete=atime,delete=ctime", "-C"]).arg(lab.dir.path()).arg("-cf").arg(&tar).arg("data").status();
+    let status = Command::new("tar")
+        .args(["--format=posix", "--pax-option=delete=atime,delete=ctime", "-C"])
+        .arg(lab.dir.path())
+        .arg("-cf")
+        .arg(&tar)
+        .arg("data")
+        .status();
     assert!(status.unwrap().success());
     let report = lab.backup(Source::Tar(tar.clone()));
     assert_eq!((report.state, report.unreadable.clone()), (SnapshotState::Complete, vec![]));
@@ -247,7 +272,10 @@ fn a_tar_stream_becomes_the_same_snapshot_and_leaves_as_a_tar_that_unpacks_to_th
     assert_eq!(verify(Source::Dir(data.clone())), Ok(Output::Findings(vec![])));
 
     let out = lab.path("out.tar");
-    let Ok(Output::Restored(_)) = lab.run(Job::Export { snapshot: report.snapshot_id.clone(), tar: out.clone(), top: "volume".into() }) else { panic!() };
+    let Ok(Output::Restored(_)) = lab.run(Job::Export { snapshot: report.snapshot_id.clone(), tar: out.clone(), top: "volume".into() })
+    else {
+        panic!()
+    };
     assert_eq!(verify(Source::Tar(out.clone())), Ok(Output::Findings(vec![])));
     fs::create_dir(lab.path("unpacked")).unwrap();
     assert!(Command::new("tar").arg("-C").arg(lab.path("unpacked")).arg("-xpf").arg(&out).status().unwrap().success());
@@ -328,7 +356,8 @@ fn damage_in_the_repository_is_found_and_a_restore_from_it_fails_loudly() {
     fs::create_dir(lab.path("data")).unwrap();
     fs::write(lab.path("data/x"), (0u32..300_000).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect::<Vec<_>>()).unwrap();
     let report = lab.backup(Source::Dir(lab.path("data")));
-    let mut packs: Vec<_> = look(&lab.path("repo/data")).into_iter().filter(|(_, s)| s.content.is_some()).map(|(p, s)| (s.size, p)).collect();
+    let mut packs: Vec<_> =
+        look(&lab.path("repo/data")).into_iter().filter(|(_, s)| s.content.is_some()).map(|(p, s)| (s.size, p)).collect();
     packs.sort();
     let pack = lab.path("repo/data").join(&packs.last().unwrap().1);
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
