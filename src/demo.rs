@@ -216,7 +216,9 @@ impl App {
     /// Its own health only: a role that reported the next one's failure would have the supervisor restart the wrong service.
     fn health(&self) -> Response<Full<Bytes>> {
         match self.args.fail {
-            Failure::Health => self.reply(StatusCode::INTERNAL_SERVER_ERROR, format!("release {} is broken on purpose (FAIL=health)\n", self.args.release)),
+            Failure::Health => {
+                self.reply(StatusCode::INTERNAL_SERVER_ERROR, format!("release {} is broken on purpose (FAIL=health)\n", self.args.release))
+            }
             Failure::None | Failure::Start => self.reply(StatusCode::OK, format!("ok release {}\n", self.args.release)),
         }
     }
@@ -267,7 +269,8 @@ async fn hop(method: Method, authority: &str, path: &str) -> Result<String, Demo
     let fail = |e: String| DemoError::Hop(format!("http://{authority}{path}"), e);
     let exchange = async {
         let stream = TcpStream::connect(authority).await.map_err(|e| fail(e.to_string()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| fail(e.to_string()))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| fail(e.to_string()))?;
         // Its error is the request's error too, which is reported below.
         tokio::spawn(async move { drop(connection.await) });
         let request = Request::builder()

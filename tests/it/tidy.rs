@@ -68,12 +68,14 @@ struct Source {
 /// Lines before the test module. `#[cfg(test)]` on a single item inside does not end the file, a module of tests does.
 fn before_tests(text: &str) -> Vec<&str> {
     let lines: Vec<&str> = text.lines().collect();
-    let end = (0..lines.len()).find(|&i| lines[i] == "#[cfg(test)]" && lines.get(i + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{')));
+    let end = (0..lines.len())
+        .find(|&i| lines[i] == "#[cfg(test)]" && lines.get(i + 1).is_some_and(|l| l.starts_with("mod ") && l.ends_with('{')));
     lines[..end.unwrap_or(lines.len())].to_vec()
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_stem().is_some_and(|s| s == "tests" || s.to_string_lossy().ends_with("_tests")) || path.components().any(|c| c.as_os_str() == "tests")
+    path.file_stem().is_some_and(|s| s == "tests" || s.to_string_lossy().ends_with("_tests"))
+        || path.components().any(|c| c.as_os_str() == "tests")
 }
 
 fn sources() -> Vec<Source> {
@@ -127,7 +129,9 @@ fn uses(line: &str) -> Vec<String> {
                     .filter(|n| !n.is_empty()),
             );
         } else {
-            found.push(rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').next().unwrap_or("").trim_end_matches(':').to_owned());
+            found.push(
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').next().unwrap_or("").trim_end_matches(':').to_owned(),
+            );
         }
     }
     found
@@ -156,7 +160,8 @@ fn dependencies_point_down_only() {
         };
         for (n, line) in &s.code {
             for target in uses(line) {
-                let to_apart = APART.iter().any(|a| within(&target, a)) && !within(&target, s.module.split("::").next().expect("a first segment"));
+                let to_apart =
+                    APART.iter().any(|a| within(&target, a)) && !within(&target, s.module.split("::").next().expect("a first segment"));
                 if layer(&target).is_some_and(|l| l > own) || (to_apart && own < 6) {
                     broken.push(format!("{}:{n}: {} (L{own}) uses {target}", s.file, s.module));
                 }
@@ -174,7 +179,12 @@ fn every_vendor_crate_stays_in_its_place() {
             if places.iter().any(|p| within(&s.module, p)) {
                 continue;
             }
-            broken.extend(s.code.iter().filter(|(_, l)| names_crate(l, vendor)).map(|(n, _)| format!("{}:{n}: {vendor}, which belongs to {places:?}", s.file)));
+            broken.extend(
+                s.code
+                    .iter()
+                    .filter(|(_, l)| names_crate(l, vendor))
+                    .map(|(n, _)| format!("{}:{n}: {vendor}, which belongs to {places:?}", s.file)),
+            );
         }
     }
     none(&broken, "replacing a vendor crate must be a change in one place:");
@@ -294,7 +304,10 @@ fn every_direct_dependency_is_used() {
 #[test]
 fn documents_name_only_what_exists() {
     let mut broken = vec![];
-    let documents = files("docs", "md").into_iter().chain(["README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG", "memory/README", "examples/clients/README"].map(|n| root().join(format!("{n}.md"))));
+    let documents = files("docs", "md").into_iter().chain(
+        ["README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG", "memory/README", "examples/clients/README"]
+            .map(|n| root().join(format!("{n}.md"))),
+    );
     for document in documents {
         let text = std::fs::read_to_string(&document).unwrap_or_else(|e| panic!("{}: {e}", shown(&document)));
         for (at, _) in text.match_indices("scripts/") {
@@ -330,7 +343,10 @@ fn the_scan_itself_sees_what_it_is_for() {
     assert_eq!(uses("use crate::engine::docker::Docker;"), ["engine::docker::Docker"]);
     assert_eq!(uses("use crate::{gate, store::Store};"), ["gate", "store::Store"]);
     assert_eq!(uses("pub(crate) fn f() -> crate::model::Spec {"), ["model::Spec"]);
-    assert_eq!([layer("engine"), layer("engine::docker::map"), layer("engineering"), layer("call::dispatch")], [Some(1), Some(2), None, Some(4)]);
+    assert_eq!(
+        [layer("engine"), layer("engine::docker::map"), layer("engineering"), layer("call::dispatch")],
+        [Some(1), Some(2), None, Some(4)]
+    );
     assert!(names_crate("use bollard::Docker;", "bollard") && names_crate("fn f(d: &bollard::Docker)", "bollard"));
     assert!(!names_crate("let x = \"bollard::Docker\"; // bollard", "bollard") && !names_crate("use my_bollard::X;", "bollard"));
     assert_eq!(before_tests("a\n#[cfg(test)]\nmod tests {\nb\n}"), ["a"]);

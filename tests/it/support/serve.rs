@@ -1,7 +1,7 @@
 //! `dockwarden serve` as a process of its own, to be killed as an outage would: SIGKILL, no goodbye.
 
-use super::home::Home;
 use super::eventually;
+use super::home::Home;
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Stdio;
 use std::time::Duration;
