@@ -10,4 +10,5 @@ pub mod gate;
 pub mod model;
 pub mod planner;
 pub mod store;
+pub mod supervisor;
 pub mod tools;

@@ -13,6 +13,12 @@ pub struct Reply {
 }
 
 /// Runs one call. `progress` gets lines while a call waits; dropping this future never stops an operation.
-pub async fn dispatch(_house: &Arc<House>, _who: &Principal, _tool: &str, _input: Value, _progress: Option<Progress>) -> Result<Reply, CallError> {
+pub async fn dispatch(
+    _house: &Arc<House>,
+    _who: &Principal,
+    _tool: &str,
+    _input: Value,
+    _progress: Option<Progress>,
+) -> Result<Reply, CallError> {
     todo!()
 }
