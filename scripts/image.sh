@@ -46,12 +46,12 @@ case $kind in
     [ -r "$ca" ] || die "no CA bundle at $ca" "apt-get install ca-certificates"
     cp "$ca" "$context/ca-certificates.crt"
     home=$context/var/lib/dockwarden
-    mkdir -p "$home/backups" "$home/memory" "$context/etc/dockwarden" "$context/tmp"
-    chmod 1777 "$context/tmp"
+    mkdir -p "$home/backups" "$home/memory" "$context/root/etc/dockwarden" "$context/root/tmp"
+    chmod 1777 "$context/root/tmp"
     for agent in "$ROOT"/agents/*.md; do mkdir "$home/memory/$(basename "$agent" .md)"; done
     chmod -R go= "$home"
-    cp -r "$ROOT/agents" "$ROOT/prompts" "$context/etc/dockwarden/"
-    mv "$context/etc/dockwarden/agents/policy.toml" "$context/etc/dockwarden/policy.toml" ;;
+    cp -r "$ROOT/agents" "$ROOT/prompts" "$context/root/etc/dockwarden/"
+    mv "$context/root/etc/dockwarden/agents/policy.toml" "$context/root/etc/dockwarden/policy.toml" ;;
 esac
 # The classic builder needs no BuildKit plugin, which Debian's docker.io does not bring.
 DOCKER_BUILDKIT=0 docker build --quiet --network none --label "dockwarden.build=$kind-$hash" --tag "$tag" "$context" >/dev/null 2>"$context/build.log" ||
