@@ -3,9 +3,10 @@
 #   ./scripts/image.sh supervisor --tag dockwarden:local
 FROM scratch
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-# Agents, prompts and policy as shipped (mount your own over them), and the mount points of state, backups and memory: a new named volume
-# takes owner and mode from here.
-COPY --chown=10001:10001 rootfs/ /
+# Agents, prompts and policy as shipped, root's and so read-only for the supervisor; mount your own over them.
+COPY root/ /
+# The mount points of state, backups and memory: a new named volume takes owner and mode from here.
+COPY --chown=10001:10001 var/ /var/
 COPY dockwarden /dockwarden
 ENV DOCKWARDEN_HOME=/var/lib/dockwarden \
     DOCKWARDEN_CONFIG=/etc/dockwarden \

@@ -23,7 +23,10 @@ esac
 [ -n "${BIN:-}" ] || { prerequisites; build; }
 engine_answers || die "no engine answers" "scripts/start.sh --no-demo starts one or says what is in the way"
 
-hash=$(cat "$BIN" "$dockerfile" | sha256sum | cut -c1-12)
+# Everything that goes into the image counts, the configuration too.
+inputs=("$BIN" "$dockerfile")
+[ "$kind" = demo ] || inputs+=("$ROOT"/agents/* "$ROOT"/prompts/*)
+hash=$(cat "${inputs[@]}" | sha256sum | cut -c1-12)
 [ -n "$tag" ] || tag=$name:$hash
 if [ "$(docker image inspect --format '{{index .Config.Labels "dockwarden.build"}}' "$tag" 2>/dev/null)" = "$kind-$hash" ]; then
   echo "$tag"
@@ -42,14 +45,13 @@ case $kind in
     ca=/etc/ssl/certs/ca-certificates.crt
     [ -r "$ca" ] || die "no CA bundle at $ca" "apt-get install ca-certificates"
     cp "$ca" "$context/ca-certificates.crt"
-    mkdir -p "$context/rootfs/var/lib/dockwarden/backups" "$context/rootfs/var/lib/dockwarden/memory" "$context/rootfs/etc/dockwarden" "$context/rootfs/tmp"
-    chmod 700 "$context/rootfs/var/lib/dockwarden" "$context/rootfs/var/lib/dockwarden"/*
-    chmod 1777 "$context/rootfs/tmp"
-    for agent in "$ROOT"/agents/*.md; do
-      install -d -m 700 "$context/rootfs/var/lib/dockwarden/memory/$(basename "$agent" .md)"
-    done
-    cp -r "$ROOT/agents" "$ROOT/prompts" "$context/rootfs/etc/dockwarden/"
-    mv "$context/rootfs/etc/dockwarden/agents/policy.toml" "$context/rootfs/etc/dockwarden/policy.toml" ;;
+    home=$context/var/lib/dockwarden
+    mkdir -p "$home/backups" "$home/memory" "$context/root/etc/dockwarden" "$context/root/tmp"
+    chmod 1777 "$context/root/tmp"
+    for agent in "$ROOT"/agents/*.md; do mkdir "$home/memory/$(basename "$agent" .md)"; done
+    chmod -R go= "$home"
+    cp -r "$ROOT/agents" "$ROOT/prompts" "$context/root/etc/dockwarden/"
+    mv "$context/root/etc/dockwarden/agents/policy.toml" "$context/root/etc/dockwarden/policy.toml" ;;
 esac
 # The classic builder needs no BuildKit plugin, which Debian's docker.io does not bring.
 DOCKER_BUILDKIT=0 docker build --quiet --network none --label "dockwarden.build=$kind-$hash" --tag "$tag" "$context" >/dev/null 2>"$context/build.log" ||

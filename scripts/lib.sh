@@ -263,8 +263,8 @@ mcp_request() {
   printf '{"jsonrpc":"2.0","id":%d,"method":"%s","params":%s}\n' "$MCP_ID" "$1" "$2" >&"${MCP[1]}"
   while IFS= read -r -t 120 line <&"${MCP[0]}"; do
     case $line in
-      *'"method":'*'"jsonrpc"'* | *'"jsonrpc":"2.0","method":'*) continue ;;
-      *"\"id\":$MCP_ID,"* | *"\"id\":$MCP_ID}"*) MCP_REPLY=$line; return 0 ;;
+      '{"jsonrpc":"2.0","method":'*) ;;
+      *"\"id\":$MCP_ID,"*'"result":'* | *"\"id\":$MCP_ID,"*'"error":'* | *'"result":'*"\"id\":$MCP_ID}" | *'"error":'*"\"id\":$MCP_ID}") MCP_REPLY=$line; return 0 ;;
     esac
   done
   tail -n 5 "$DOCKWARDEN_HOME/mcp.log" >&2 2>/dev/null || true
@@ -286,7 +286,7 @@ mcp_tool() {
 mcp_close() {
   local pid=${MCP_PID:-}
   # End of input is how a stdio client says goodbye.
-  exec {MCP[1]}>&-
+  eval "exec ${MCP[1]}>&-"
   [ -z "$pid" ] || wait "$pid" 2>/dev/null || true
 }
 
