@@ -1,0 +1,1 @@
+//! The fake against the engine's known behaviour.
