@@ -177,7 +177,8 @@ impl World {
         let given: Vec<String> = spec.spec.ipam.iter().filter_map(|p| p.subnet.clone()).collect();
         let subnets = if given.is_empty() { vec![format!("172.{}.{}.0/24", 16 + (number / 256) % 16, number % 256)] } else { given };
         let driver = spec.spec.driver.clone().unwrap_or_else(|| "bridge".into());
-        let network = Network { id: id.clone(), driver, internal: spec.spec.internal, labels: spec.labels.clone(), subnets, number, hosts: 0 };
+        let network =
+            Network { id: id.clone(), driver, internal: spec.spec.internal, labels: spec.labels.clone(), subnets, number, hosts: 0 };
         self.networks.insert(name, network);
         Ok(id)
     }
@@ -188,7 +189,9 @@ impl World {
         let (cid, up, mode) = (c.id.clone(), c.is_up(), c.spec.network_mode.clone());
         let network = self.network_name(&a.network).ok_or_else(|| no_network(&a.network))?;
         if mode.is_some() {
-            return Err(EngineError::Refused("container sharing network namespace with another container or host cannot be connected to any other network".into()));
+            return Err(EngineError::Refused(
+                "container sharing network namespace with another container or host cannot be connected to any other network".into(),
+            ));
         }
         if self.find_mut(id)?.networks.contains_key(&network) {
             return Ok(());
@@ -254,7 +257,10 @@ impl World {
     pub fn pull(&mut self, image: &ImageRef) -> EngineResult<()> {
         let tag = world::with_tag(image.as_str());
         let Some(behaviour) = self.remote.get(&tag).cloned() else {
-            return Err(EngineError::NotFound { what: "image", detail: format!("manifest for {tag} not found: manifest unknown: manifest unknown") });
+            return Err(EngineError::NotFound {
+                what: "image",
+                detail: format!("manifest for {tag} not found: manifest unknown: manifest unknown"),
+            });
         };
         let same = self.image(&tag).is_some_and(|i| i.behaviour == behaviour && !i.repo_digests.is_empty());
         if !same {
@@ -284,7 +290,10 @@ impl World {
             return Err(EngineError::Conflict(text));
         }
         if let Some(c) = self.containers.values().find(|c| c.image_id == image.id) {
-            let text = format!("conflict: unable to remove repository reference \"{reference}\" (must force) - container {} is using its referenced image", c.id.short());
+            let text = format!(
+                "conflict: unable to remove repository reference \"{reference}\" (must force) - container {} is using its referenced image",
+                c.id.short()
+            );
             return Err(EngineError::Conflict(text));
         }
         self.images.retain(|i| i.id != image.id);

@@ -21,7 +21,11 @@ impl World {
     pub fn put_file(&mut self, id: &EngineName, path: &str, content: Vec<u8>) {
         let path = normal(path);
         let Some(c) = self.containers.get_mut(id) else { return };
-        let mount = c.mounts.iter().filter_map(|m| Some((m.name.clone()?, below(&path, &m.target)?))).max_by_key(|(_, rest)| usize::MAX - rest.len());
+        let mount = c
+            .mounts
+            .iter()
+            .filter_map(|m| Some((m.name.clone()?, below(&path, &m.target)?)))
+            .max_by_key(|(_, rest)| usize::MAX - rest.len());
         match mount {
             Some((volume, rest)) => {
                 if let Some(v) = self.volumes.get_mut(&volume) {

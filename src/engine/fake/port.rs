@@ -119,7 +119,13 @@ impl Engine for FakeEngine {
         Ok(futures_util::stream::iter([Ok(tar)]).boxed())
     }
 
-    async fn pull(&self, _: &Permit, image: &ImageRef, _platform: Option<&str>, progress: &(dyn Fn(String) + Send + Sync)) -> EngineResult<()> {
+    async fn pull(
+        &self,
+        _: &Permit,
+        image: &ImageRef,
+        _platform: Option<&str>,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> EngineResult<()> {
         self.change("pull", image.as_str(), |w| w.pull(image))?;
         progress(format!("Status: Downloaded newer image for {image}"));
         Ok(())

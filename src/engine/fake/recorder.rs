@@ -64,5 +64,8 @@ fn shared_writable<'a>(a: &'a Container, b: &'a Container) -> impl Iterator<Item
 /// Whether two bindings would hold the same port of the host.
 pub(super) fn overlap(a: &PublishedPort, b: &PublishedPort) -> bool {
     let any = |ip: &str| matches!(ip, "" | "0.0.0.0" | "::");
-    a.host_port != 0 && a.host_port == b.host_port && a.protocol == b.protocol && (a.host_ip == b.host_ip || any(&a.host_ip) || any(&b.host_ip))
+    a.host_port != 0
+        && a.host_port == b.host_port
+        && a.protocol == b.protocol
+        && (a.host_ip == b.host_ip || any(&a.host_ip) || any(&b.host_ip))
 }

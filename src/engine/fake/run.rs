@@ -1,9 +1,9 @@
 //! How fake containers live: start, exit, restart policy, stop, health. Everything happens at once; a process that always exits
 //! under a restarting policy ends up `restarting`, after as many rounds as [`RESTART_ROUNDS`] or as its policy allows.
 
+use super::FakeHealth;
 use super::recorder::overlap;
 use super::world::{Endpoint, World};
-use super::FakeHealth;
 use crate::engine::{EngineError, EngineResult, PortBinding};
 use crate::model::ids::EngineName;
 use crate::model::observed::{HealthState, LogLine, PublishedPort, RunState};
@@ -107,7 +107,8 @@ impl World {
             Some(range) => parse_range(range)?,
         };
         for host_port in low..=high {
-            let wanted = PublishedPort { host_ip: p.host_ip.clone(), host_port, container_port: p.container_port, protocol: p.protocol.clone() };
+            let wanted =
+                PublishedPort { host_ip: p.host_ip.clone(), host_port, container_port: p.container_port, protocol: p.protocol.clone() };
             let taken = self.containers.values().filter(|c| c.is_up()).flat_map(|c| &c.bound).chain(own).any(|q| overlap(&wanted, q));
             let outside = p.protocol == "tcp" && self.occupied.contains(&host_port);
             if !taken && !outside {
@@ -115,7 +116,11 @@ impl World {
             }
             if high == low {
                 let ip = if p.host_ip.is_empty() { "0.0.0.0" } else { &p.host_ip };
-                let why = if taken { format!("Bind for {ip}:{low} failed: port is already allocated") } else { format!("listen tcp4 {ip}:{low}: bind: address already in use") };
+                let why = if taken {
+                    format!("Bind for {ip}:{low} failed: port is already allocated")
+                } else {
+                    format!("listen tcp4 {ip}:{low}: bind: address already in use")
+                };
                 return Err(EngineError::Refused(format!("driver failed programming external connectivity on endpoint {name}: {why}")));
             }
         }
@@ -131,7 +136,8 @@ impl World {
     /// An address on one network.
     pub fn address_on(&mut self, id: &EngineName, network: &str, fixed: Option<&str>) -> EngineResult<String> {
         if let Some(ip) = fixed {
-            let held = self.containers.values().any(|c| c.id != *id && c.is_up() && c.networks.get(network).is_some_and(|e| e.address == ip));
+            let held =
+                self.containers.values().any(|c| c.id != *id && c.is_up() && c.networks.get(network).is_some_and(|e| e.address == ip));
             return if held { Err(EngineError::Refused("Address already in use".into())) } else { Ok(ip.to_owned()) };
         }
         let Some(n) = self.networks.get_mut(network) else { return Ok(String::new()) };

@@ -120,7 +120,11 @@ impl Container {
 /// `repo` becomes `repo:latest`; references with a tag, a digest or an id stay.
 pub(super) fn with_tag(reference: &str) -> String {
     let last = reference.rsplit('/').next().unwrap_or(reference);
-    if reference.contains('@') || reference.starts_with("sha256:") || last.contains(':') { reference.to_owned() } else { format!("{reference}:latest") }
+    if reference.contains('@') || reference.starts_with("sha256:") || last.contains(':') {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
 }
 
 /// Whether `labels` satisfies every filter, `key=value` or `key`.
