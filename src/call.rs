@@ -8,6 +8,7 @@ pub mod error;
 pub mod facts;
 pub mod git;
 pub mod observe;
+pub mod plan_facts;
 pub mod prepare;
 pub mod record;
 pub mod run;
