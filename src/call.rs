@@ -12,6 +12,7 @@ pub mod plan_facts;
 pub mod prepare;
 pub mod record;
 pub mod run;
+pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};
 pub use error::CallError;
