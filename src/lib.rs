@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod call;
+pub mod compose;
 pub mod demo;
 pub mod engine;
 pub mod executor;
