@@ -182,6 +182,70 @@ pub struct ContainerSpec {
     pub files: Vec<InjectedFile>,
 }
 
+impl ContainerSpec {
+    /// A container that takes everything from its image and the engine's defaults: no networks, no mounts, restart `no`.
+    pub fn new(name: EngineName, image: ImageRef) -> Self {
+        Self {
+            name,
+            image,
+            command: None,
+            entrypoint: None,
+            env: Vec::new(),
+            labels: BTreeMap::new(),
+            user: None,
+            working_dir: None,
+            hostname: None,
+            domainname: None,
+            healthcheck: None,
+            exposed: Vec::new(),
+            ports: Vec::new(),
+            mounts: Vec::new(),
+            networks: Vec::new(),
+            network_mode: None,
+            restart: Restart::No,
+            nano_cpus: None,
+            memory: None,
+            memory_reservation: None,
+            memswap: None,
+            pids: None,
+            cpu_shares: None,
+            cpuset: None,
+            cpu_quota: None,
+            cpu_period: None,
+            privileged: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            security_opt: Vec::new(),
+            devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            pid_mode: None,
+            ipc_mode: None,
+            uts_mode: None,
+            userns_mode: None,
+            cgroupns_mode: None,
+            cgroup_parent: None,
+            sysctls: BTreeMap::new(),
+            ulimits: BTreeMap::new(),
+            shm_size: None,
+            extra_hosts: Vec::new(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_opt: Vec::new(),
+            group_add: Vec::new(),
+            init: None,
+            read_only: false,
+            stdin_open: false,
+            tty: false,
+            stop_signal: None,
+            stop_timeout_s: None,
+            logging: None,
+            oom_score_adj: None,
+            runtime: None,
+            files: Vec::new(),
+        }
+    }
+}
+
 /// A file copied into a created container.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct InjectedFile {
@@ -344,7 +408,13 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 
     // ---- changes ----------------------------------------------------------------------------------------------------------
     /// Pulls an image with the credentials of the Docker client configuration; progress lines go to `progress`.
-    async fn pull(&self, permit: &Permit, image: &ImageRef, platform: Option<&str>, progress: &(dyn Fn(String) + Send + Sync)) -> EngineResult<()>;
+    async fn pull(
+        &self,
+        permit: &Permit,
+        image: &ImageRef,
+        platform: Option<&str>,
+        progress: &(dyn Fn(String) + Send + Sync),
+    ) -> EngineResult<()>;
     /// Tags an image.
     async fn tag(&self, permit: &Permit, image: &ImageRef, target: &ImageRef) -> EngineResult<()>;
     /// Removes an image (or one tag of it).

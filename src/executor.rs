@@ -1,15 +1,37 @@
 //! The imperative shell: the only code that changes the world. Runs a plan as a durable operation of journaled steps.
 
+mod acts;
+mod apply;
 pub mod backup;
+mod inplace;
+pub mod names;
+mod preflight;
+pub mod probe;
+mod recover;
+pub mod render;
+mod run;
+#[cfg(test)]
+mod tests;
+mod undo;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
+use crate::gate::request::RequestFacts;
 use crate::model::ids::*;
+use crate::model::labels;
 use crate::model::operation::*;
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlanKind};
+use crate::planner::Observed;
 use crate::store::Store;
-use std::sync::Arc;
+use chrono::Utc;
+use recover::Takeover;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]
@@ -74,49 +96,262 @@ pub struct Standing {
     pub message: String,
 }
 
-/// Runs operations. One per home.
+/// What is known here of an operation at work.
 #[derive(Debug)]
+struct Active {
+    stack: StackName,
+    standing: watch::Receiver<Standing>,
+    cancel: CancellationToken,
+    conclude: CancellationToken,
+}
+
+/// Says after a number of journal records whether to stop right there, as a crash would. Shutdown and crash tests use it.
+pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+
+/// What the second judgement allows, by plan.
+pub type FactsOf = Arc<dyn Fn(&Plan) -> RequestFacts + Send + Sync>;
+
+/// Runs operations. One per home.
 pub struct Executor {
     engine: Arc<dyn Engine>,
     store: Store,
+    facts: FactsOf,
+    stop_after: Option<StopAfter>,
+    host_ports: bool,
+    records: AtomicU64,
+    active: Mutex<BTreeMap<OperationId, Active>>,
+    submitting: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("active", &self.active()).finish_non_exhaustive()
+    }
+}
+
+/// How an executor differs from the ordinary one.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// See [`StopAfter`].
+    pub stop_after: Option<StopAfter>,
+    /// Host ports are tested by binding them: only where the engine's host is this one.
+    pub host_ports: bool,
 }
 
 impl Executor {
-    /// Makes an executor over an engine and a store.
-    pub fn new(engine: Arc<dyn Engine>, store: Store) -> Arc<Self> {
-        Arc::new(Self { engine, store })
+    /// Makes an executor over an engine and a store; `facts` tells what requests of a plan may contain.
+    pub fn new(engine: Arc<dyn Engine>, store: Store, facts: FactsOf, options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            store,
+            facts,
+            stop_after: options.stop_after,
+            host_ports: options.host_ports,
+            records: AtomicU64::new(0),
+            active: Mutex::default(),
+            submitting: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        })
     }
+
     /// Starts an operation for a plan; returns at once. The same idempotency key returns the earlier operation.
-    pub async fn submit(self: &Arc<Self>, _plan: Plan, _permit: Permit, _request: Request) -> Result<Operation, ExecutorError> {
-        let _ = (&self.engine, &self.store);
-        todo!()
+    ///
+    /// # Errors
+    /// `Busy` while another operation holds the stack (its watch window does not count: that is ended), `Closing`, `Store`.
+    pub async fn submit(self: &Arc<Self>, plan: Plan, permit: Permit, request: Request) -> Result<Operation, ExecutorError> {
+        let _one = self.submitting.lock().await;
+        if self.closing.is_cancelled() {
+            return Err(ExecutorError::Closing);
+        }
+        if let Some(known) = self.known_key(&plan.stack, &request).await? {
+            return Ok(known);
+        }
+        self.free_stack(&plan.stack).await?;
+        let now = Utc::now();
+        let noop = plan.is_noop();
+        let op = Operation {
+            id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
+            verb: request.verb,
+            stack: Some(plan.stack.clone()),
+            plan: Some(plan.id.clone()),
+            agent: request.agent,
+            call: request.call,
+            idempotency_key: request.idempotency_key,
+            state: if noop { OperationState::Done } else { OperationState::Queued },
+            phase: if noop { Phase::Finished } else { Phase::Queued },
+            epoch: 0,
+            release: Some(plan.to_release).filter(|r| *r > 0),
+            reason: request.reason,
+            message: noop.then(|| "nothing to do: the stack is as the plan says".to_owned()),
+            evidence: vec![],
+            approval: request.approval,
+            cancel_requested: false,
+            created_at: now,
+            settled_at: noop.then_some(now),
+        };
+        self.store.put_plan(&plan).await?;
+        let op = match self.store.begin_operation(op, &request.args_hash).await? {
+            Ok(op) => op,
+            Err(earlier) => return Ok(earlier),
+        };
+        if !noop {
+            if plan.kind != crate::model::plan::PlanKind::Stop {
+                self.store.set_stopped(&plan.stack, false).await?;
+            }
+            self.spawn(op.clone(), plan, permit, vec![], Takeover::None).await?;
+        } else if matches!(plan.kind, PlanKind::Stop) {
+            self.store.set_stopped(&plan.stack, true).await?;
+        }
+        Ok(op)
     }
+
+    /// An earlier operation of the same agent with the same key, while the stack is held by it.
+    async fn known_key(&self, stack: &StackName, request: &Request) -> Result<Option<Operation>, ExecutorError> {
+        let Some(key) = &request.idempotency_key else { return Ok(None) };
+        let Some(holder) = self.holding(stack) else { return Ok(None) };
+        let op = self.store.operation(&holder).await?;
+        Ok(op.filter(|o| o.agent == request.agent && o.idempotency_key.as_ref() == Some(key)))
+    }
+
+    /// Waits for a watch window to be concluded; any other operation on the stack is `Busy`.
+    async fn free_stack(&self, stack: &StackName) -> Result<(), ExecutorError> {
+        let Some(id) = self.holding(stack) else { return Ok(()) };
+        let Some(mut standing) = self.standing(&id) else { return Ok(()) };
+        if standing.borrow().state != OperationState::Monitoring {
+            return Err(ExecutorError::Busy { stack: stack.clone(), operation: id });
+        }
+        if let Some(active) = self.active.lock().expect("no panic while held").get(&id) {
+            active.conclude.cancel();
+        }
+        // The sender is dropped when the run has ended.
+        while standing.changed().await.is_ok() {}
+        Ok(())
+    }
+
+    async fn spawn(
+        self: &Arc<Self>,
+        op: Operation,
+        plan: Plan,
+        permit: Permit,
+        steps: Vec<StepRecord>,
+        takeover: Takeover,
+    ) -> Result<(), ExecutorError> {
+        let current = match plan.from_release {
+            Some(number) => self.store.release(&plan.stack, number).await?,
+            None => None,
+        };
+        let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "queued".into() };
+        let (send, receive) = watch::channel(standing);
+        let (cancel, conclude) = (CancellationToken::new(), CancellationToken::new());
+        let id = op.id.clone();
+        let active = Active { stack: plan.stack.clone(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
+        self.active.lock().expect("no panic while held").insert(id.clone(), active);
+        let exec = self.clone();
+        self.tasks.spawn(async move {
+            let run = run::Run::new(exec.clone(), plan, permit, current, op, steps, send, (cancel, conclude));
+            run.drive(takeover == Takeover::Forward, takeover == Takeover::Undo).await;
+            exec.active.lock().expect("no panic while held").remove(&id);
+        });
+        Ok(())
+    }
+
     /// Waits until the operation is settled (`monitoring` or terminal) or the time is over; returns it as it stands.
-    pub async fn wait(&self, _id: &OperationId, _timeout: Duration) -> Result<Operation, ExecutorError> {
-        todo!()
+    ///
+    /// # Errors
+    /// `Unknown`, `Store`.
+    pub async fn wait(&self, id: &OperationId, timeout: Duration) -> Result<Operation, ExecutorError> {
+        if let Some(mut standing) = self.standing(id) {
+            let settled = |s: &Standing| s.state == OperationState::Monitoring || s.state.is_terminal();
+            // A closed channel is as good as settled: the run has ended and stored its state.
+            let _ended_or_late = tokio::time::timeout(timeout, standing.wait_for(settled)).await;
+        }
+        self.store.operation(id).await?.ok_or_else(|| ExecutorError::Unknown(id.clone()))
     }
+
     /// Progress of a running operation; `None` when it is not running here.
-    pub fn standing(&self, _id: &OperationId) -> Option<tokio::sync::watch::Receiver<Standing>> {
-        todo!()
+    pub fn standing(&self, id: &OperationId) -> Option<watch::Receiver<Standing>> {
+        self.active.lock().expect("no panic while held").get(id).map(|a| a.standing.clone())
     }
-    /// Asks an operation to stop and undo; `TooLate` after the switch.
-    pub async fn cancel(&self, _id: &OperationId) -> Result<Operation, ExecutorError> {
-        todo!()
+
+    /// Asks an operation to stop and undo.
+    ///
+    /// # Errors
+    /// `TooLate` after the switch or when it has ended, `Unknown`, `Store`.
+    pub async fn cancel(&self, id: &OperationId) -> Result<Operation, ExecutorError> {
+        let op = self.store.operation(id).await?.ok_or_else(|| ExecutorError::Unknown(id.clone()))?;
+        let phase = self.standing(id).map(|s| s.borrow().phase);
+        match phase {
+            Some(phase) if phase < Phase::Switch => {}
+            _ => return Err(ExecutorError::TooLate(op.id)),
+        }
+        self.store.request_cancel(id).await?;
+        if let Some(active) = self.active.lock().expect("no panic while held").get(id) {
+            active.cancel.cancel();
+        }
+        Ok(op)
     }
-    /// Takes over every operation a restart interrupted: undoes before the switch, goes forward after it. Returns what was taken over.
-    pub async fn recover(self: &Arc<Self>) -> Result<Vec<OperationId>, ExecutorError> {
-        todo!()
-    }
+
     /// Stops at the next journal record and waits for running operations, at most so long.
-    pub async fn close(&self, _limit: Duration) {
-        todo!()
+    pub async fn close(&self, limit: Duration) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(active = self.active(), "operations did not stop in time; the next start takes them over");
+        }
     }
-    /// Operations at work now, by stack.
-    pub fn holding(&self, _stack: &StackName) -> Option<OperationId> {
-        todo!()
+
+    /// Operation at work on a stack.
+    pub fn holding(&self, stack: &StackName) -> Option<OperationId> {
+        self.active.lock().expect("no panic while held").iter().find(|(_, a)| a.stack == *stack).map(|(id, _)| id.clone())
     }
+
     /// How many operations are at work.
     pub fn active(&self) -> usize {
-        todo!()
+        self.active.lock().expect("no panic while held").len()
+    }
+
+    /// What is on the engine for a stack of ours.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn observe(&self, stack: &StackName) -> Result<Observed, EngineError> {
+        let filter = [labels::filter(labels::INSTANCE, self.store.instance()), labels::filter(labels::STACK, stack.as_str())];
+        let (containers, networks, volumes) =
+            tokio::try_join!(self.engine.containers(&filter), self.engine.networks(&filter), self.engine.volumes(&filter))?;
+        let wanted = containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM));
+        let details = futures_util::future::try_join_all(wanted.map(|c| self.engine.container(&c.id))).await?;
+        Ok(Observed {
+            containers: details.into_iter().flatten().collect(),
+            networks: networks.into_iter().map(|n| n.name).collect(),
+            volumes: volumes.into_iter().map(|v| v.name.to_string()).collect(),
+        })
+    }
+
+    fn request_facts(&self, plan: &Plan) -> RequestFacts {
+        (self.facts)(plan)
+    }
+    fn probes_host_ports(&self) -> bool {
+        self.host_ports
+    }
+    async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+    /// Checked before every act.
+    fn may_go_on(&self) -> Result<(), run::Halt> {
+        if self.closing.is_cancelled() { Err(run::Halt::Interrupted("the supervisor is shutting down".into())) } else { Ok(()) }
+    }
+    /// Called after every journal record.
+    fn recorded(&self) -> Result<(), run::Halt> {
+        let count = self.records.fetch_add(1, Ordering::Relaxed) + 1;
+        match &self.stop_after {
+            Some(stop) if stop(count) => {
+                self.closing.cancel();
+                Err(run::Halt::Interrupted("stopped after a journal record".into()))
+            }
+            _ => self.may_go_on(),
+        }
     }
 }

@@ -121,7 +121,14 @@ pub struct Refusal {
 ///
 /// # Errors
 /// A `Refusal` when either gate denies, or asks for an approval that was not given.
-pub fn permit(call: &CallId, facts: &CallFacts, decision: &Decision, plan: Verdict, findings: &[Finding], approved: bool) -> Result<Permit, Refusal> {
+pub fn permit(
+    call: &CallId,
+    facts: &CallFacts,
+    decision: &Decision,
+    plan: Verdict,
+    findings: &[Finding],
+    approved: bool,
+) -> Result<Permit, Refusal> {
     let verdict = decision.verdict.max(plan);
     let ok = match verdict {
         Verdict::Allow | Verdict::Warn => true,

@@ -3,10 +3,12 @@
 #![warn(missing_docs)]
 
 pub mod call;
+pub mod demo;
 pub mod engine;
 pub mod executor;
 pub mod gate;
 pub mod model;
 pub mod planner;
 pub mod store;
+pub mod supervisor;
 pub mod tools;

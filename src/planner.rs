@@ -1,4 +1,13 @@
-//! stub: pure planning
+//! Pure planning: (desired, observed, current release) -> [`Plan`]. Deliberately absent: I/O, clocks, policy; the caller adds the gate's findings.
+
+pub mod diff;
+pub mod hash;
+pub mod levels;
+
+use crate::model::labels;
+use crate::model::spec::{DependencyCondition, Restart, ServiceSpec};
+use serde_json::json;
+
 use crate::model::ids::*;
 use crate::model::observed::*;
 use crate::model::plan::*;
@@ -106,6 +115,285 @@ pub enum PlanError {
 }
 
 /// Makes a plan. Findings of the gate are added by the caller (`findings`, `verdict` hold only the planner's own).
-pub fn plan(_input: &PlanInput<'_>) -> Result<Plan, PlanError> {
-    todo!()
+///
+/// # Errors
+/// `NotDeployed`, `NoService`, `Cycle` or `Impossible`.
+pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    let (kind, desired, images, content_of) = want(input)?;
+    let levels = levels::levels(&desired)?;
+    let changes = match &input.want {
+        Want::Release { .. } | Want::Scale { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
+        Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
+    };
+    let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
+    let noop = changes.iter().all(|c| c.action == Action::Unchanged);
+    let current = input.current.map(|r| r.number);
+    let to_release = if new_release && !(noop && current.is_some()) { input.next_release } else { current.unwrap_or(0) };
+    let fingerprint = fingerprint(input);
+    let remove = matches!(input.want, Want::Stop { remove: true });
+    let digest = (input.digest)(
+        json!({"kind": kind, "stack": input.stack, "environment": input.environment, "desired": desired, "images": images, "changes": changes,
+            "remove": remove, "fingerprint": fingerprint, "policy": input.policy_version})
+        .to_string()
+        .as_bytes(),
+    );
+    Ok(Plan {
+        id: input.id.clone(),
+        kind,
+        stack: input.stack.clone(),
+        environment: input.environment.clone(),
+        from_release: current,
+        to_release,
+        content_of,
+        desired,
+        images,
+        levels,
+        changes,
+        remove,
+        findings: vec![],
+        verdict: Default::default(),
+        project_dir: input.project_dir.clone(),
+        git: input.git.clone(),
+        fingerprint,
+        digest,
+        created_at: input.now,
+    })
+}
+
+type Wanted = (PlanKind, StackSpec, BTreeMap<ServiceName, ImageIdentity>, Option<u32>);
+
+fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
+    let current = || input.current.ok_or_else(|| PlanError::NotDeployed(input.stack.clone()));
+    let known = |release: &Release, service: &ServiceName| {
+        if release.spec.services.contains_key(service) {
+            return Ok(());
+        }
+        let known = release.spec.services.keys().cloned().collect();
+        Err(PlanError::NoService { stack: input.stack.clone(), service: service.clone(), known })
+    };
+    Ok(match &input.want {
+        Want::Release { desired, images, content_of } => {
+            let kind = if content_of.is_some() { PlanKind::Rollback } else { PlanKind::Deploy };
+            (kind, (**desired).clone(), images.clone(), *content_of)
+        }
+        Want::Scale { service, replicas } => {
+            let release = current()?;
+            known(release, service)?;
+            let mut desired = release.spec.clone();
+            let spec = desired.services.get_mut(service).expect("checked above");
+            scalable(service, spec, *replicas)?;
+            spec.replicas = *replicas;
+            (PlanKind::Scale, desired, release.images.clone(), None)
+        }
+        Want::Restart { service } => {
+            let release = current()?;
+            if let Some(service) = service {
+                known(release, service)?;
+            }
+            (PlanKind::Restart, release.spec.clone(), release.images.clone(), None)
+        }
+        Want::Stop { .. } => {
+            let release = current()?;
+            (PlanKind::Stop, release.spec.clone(), release.images.clone(), None)
+        }
+    })
+}
+
+/// Several copies of a service that writes data, owns a fixed host port or has a fixed name cannot run.
+fn scalable(service: &ServiceName, spec: &ServiceSpec, replicas: u32) -> Result<(), PlanError> {
+    if replicas <= 1 {
+        return Ok(());
+    }
+    let fixed_port = spec.ports.iter().any(|p| p.published.as_deref().is_some_and(|r| port_range_len(r) < replicas));
+    let why = if spec.single_writer() {
+        "it writes data and two copies would write the same; set x-dockwarden.concurrent: true if that is safe"
+    } else if fixed_port {
+        "it publishes a fixed host port; publish a range or none"
+    } else if spec.container_name.is_some() {
+        "it has a fixed container_name"
+    } else {
+        return Ok(());
+    };
+    Err(PlanError::Impossible(format!("service {service} cannot run {replicas} copies: {why}")))
+}
+
+/// Number of ports in `8000` or `8000-8004`.
+fn port_range_len(range: &str) -> u32 {
+    let mut ends = range.splitn(2, '-').filter_map(|p| p.parse::<u32>().ok());
+    match (ends.next(), ends.next()) {
+        (Some(a), Some(b)) if b >= a => b - a + 1,
+        _ => 1,
+    }
+}
+
+/// Serving containers of a service, by number.
+pub fn serving<'a>(observed: &'a Observed, service: &ServiceName) -> Vec<&'a ContainerDetail> {
+    let label = |c: &'a ContainerDetail, key: &str| c.labels.get(key).map(String::as_str);
+    let mut found: Vec<&ContainerDetail> = observed
+        .containers
+        .iter()
+        .filter(|c| label(c, labels::SERVICE) == Some(service.as_str()) && label(c, labels::ROLE) == Some(labels::ROLE_SERVING))
+        .collect();
+    found.sort_by_key(|c| (c.labels.get(labels::NUMBER).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0), c.id.clone()));
+    found
+}
+
+/// Whether other services wait for this one to end with exit code 0.
+pub fn one_shot(spec: &StackSpec, service: &ServiceName) -> bool {
+    spec.services
+        .values()
+        .any(|s| s.depends_on.get(service).is_some_and(|d| d.condition == DependencyCondition::ServiceCompletedSuccessfully))
+}
+
+fn release_changes(
+    input: &PlanInput<'_>,
+    desired: &StackSpec,
+    images: &BTreeMap<ServiceName, ImageIdentity>,
+    levels: &[Vec<ServiceName>],
+) -> Vec<Change> {
+    let mut changes: Vec<Change> =
+        levels.iter().flatten().map(|service| service_change(input, desired, images.get(service), service)).collect();
+    let gone =
+        input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
+    for service in gone {
+        let stays = desired.services.get(&service).is_some_and(|s| s.active);
+        if !stays && !changes.iter().any(|c| c.service == service) {
+            let old = input.current.and_then(|r| r.spec.services.get(&service));
+            changes.push(Change {
+                diff: diff::diff(old, None, input.literal_keys, input.hash),
+                service,
+                action: Action::Remove,
+                strategy: Strategy::InPlace,
+                expected_loss: "the service ends".into(),
+            });
+        }
+    }
+    changes
+}
+
+fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&ImageIdentity>, service: &ServiceName) -> Change {
+    let spec = &desired.services[service];
+    let old = input.current.and_then(|r| r.spec.services.get(service));
+    let running = serving(input.observed, service);
+    let image_id = image.and_then(|i| i.id.as_deref());
+    let hash = image_id.map(|id| hash::spec_hash(desired, service, id, input.digest));
+    let same = |c: &&ContainerDetail| hash.is_some() && c.labels.get(labels::SPEC) == hash.as_ref();
+    let once = one_shot(desired, service);
+    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting);
+    let ended_well = |c: &&ContainerDetail| once && c.state == RunState::Exited && c.exit_code == 0;
+    let make = |action, strategy: Strategy, diff| Change {
+        service: service.clone(),
+        action,
+        strategy,
+        expected_loss: expected_loss(action, strategy).into(),
+        diff,
+    };
+    let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
+    if running.is_empty() {
+        let strategy = if once { Strategy::RunOnce } else { Strategy::Start };
+        return make(Action::Create, strategy, lines);
+    }
+    if !running.iter().all(same) {
+        if let (Some(first), Some(new)) = (running.first(), image_id)
+            && first.image_id != new
+            && !lines.iter().any(|l| l.path == "image")
+        {
+            lines.push(DiffLine { path: "image.id".into(), from: Some(short(&first.image_id)), to: Some(short(new)) });
+        }
+        if lines.is_empty() {
+            lines.push(DiffLine {
+                path: "containers".into(),
+                from: Some("differ from the release".into()),
+                to: Some("as the release says".into()),
+            });
+        }
+        let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
+        let strategy = match () {
+            () if once => Strategy::RunOnce,
+            () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,
+            () if spec.settings.strategy == Some(Strategy::Recreate) => Strategy::Recreate,
+            () => Strategy::Handover,
+        };
+        return make(Action::Update, strategy, lines);
+    }
+    if !once && running.len() != spec.replicas as usize {
+        lines.retain(|l| l.path == "replicas");
+        if lines.is_empty() {
+            lines.push(DiffLine { path: "replicas".into(), from: Some(running.len().to_string()), to: Some(spec.replicas.to_string()) });
+        }
+        return make(Action::Scale, Strategy::InPlace, lines);
+    }
+    let finished = spec.restart == Restart::No || matches!(spec.restart, Restart::OnFailure(_));
+    let down = running.iter().any(|c| !up(c) && !ended_well(c) && !(finished && c.state == RunState::Exited && c.exit_code == 0));
+    if down {
+        lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
+        return make(Action::Restart, Strategy::InPlace, lines);
+    }
+    make(Action::Unchanged, Strategy::InPlace, vec![])
+}
+
+fn short(id: &str) -> String {
+    id.trim_start_matches("sha256:").chars().take(12).collect()
+}
+
+fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
+    match (action, strategy) {
+        (Action::Create, _) | (Action::Unchanged, _) => "none",
+        (_, Strategy::RunOnce) => "none: it runs once to its end",
+        (Action::Update, Strategy::Handover) => "about 0.2 s while the port and name change hands; a failing version never takes over",
+        (Action::Update, Strategy::Recreate) => {
+            "down from the stop of the old to the first passed probe of the new; the old starts again on failure"
+        }
+        (Action::Restart, _) => "down while it restarts",
+        (Action::Stop, _) => "down until it is started again",
+        (Action::Scale, _) => "none when adding; open connections of the removed copies when reducing",
+        (Action::Remove, _) => "the service ends",
+        (Action::Update, Strategy::Start | Strategy::InPlace) => "none",
+    }
+}
+
+fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&ServiceName>, action: Action) -> Vec<Change> {
+    let mut changes: Vec<Change> = levels
+        .iter()
+        .flatten()
+        .filter(|s| only.is_none_or(|o| o == *s))
+        .map(|service| {
+            let running = serving(input.observed, service);
+            let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));
+            let nothing = running.is_empty() || (action == Action::Stop && idle);
+            let action = if nothing && !matches!(input.want, Want::Stop { remove: true }) { Action::Unchanged } else { action };
+            Change {
+                service: service.clone(),
+                action,
+                strategy: Strategy::InPlace,
+                expected_loss: expected_loss(action, Strategy::InPlace).into(),
+                diff: vec![],
+            }
+        })
+        .collect();
+    if action == Action::Stop {
+        changes.reverse();
+    }
+    changes
+}
+
+/// What the plan was made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or
+/// times, so that healing does not make a plan stale.
+pub fn fingerprint(input: &PlanInput<'_>) -> String {
+    let mut containers: Vec<_> = input
+        .observed
+        .containers
+        .iter()
+        .filter(|c| c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_SERVING))
+        .map(|c| (c.labels.get(labels::SERVICE), c.labels.get(labels::NUMBER), c.labels.get(labels::SPEC), &c.image_id))
+        .collect();
+    containers.sort();
+    let (mut networks, mut volumes) = (input.observed.networks.clone(), input.observed.volumes.clone());
+    networks.sort();
+    volumes.sort();
+    let whole = json!({"release": input.current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
+    let mut print = (input.digest)(whole.to_string().as_bytes());
+    print.truncate(32);
+    print
 }

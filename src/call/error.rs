@@ -96,9 +96,18 @@ impl From<crate::store::StoreError> for CallError {
     fn from(e: crate::store::StoreError) -> Self {
         use crate::store::StoreError as S;
         match &e {
-            S::Superseded { .. } => Self::new(ErrorCode::Busy, e.to_string(), "call `status` and `operation` to see what holds it, then try again"),
-            S::KeyReused { .. } => Self::new(ErrorCode::Conflict, e.to_string(), "use another idempotency_key, or repeat the call with the same arguments"),
-            _ => Self::new(ErrorCode::Internal, "the supervisor could not read or write its state", "run `dockwarden doctor`; nothing was changed after this point").detail(e.to_string()),
+            S::Superseded { .. } => {
+                Self::new(ErrorCode::Busy, e.to_string(), "call `status` and `operation` to see what holds it, then try again")
+            }
+            S::KeyReused { .. } => {
+                Self::new(ErrorCode::Conflict, e.to_string(), "use another idempotency_key, or repeat the call with the same arguments")
+            }
+            _ => Self::new(
+                ErrorCode::Internal,
+                "the supervisor could not read or write its state",
+                "run `dockwarden doctor`; nothing was changed after this point",
+            )
+            .detail(e.to_string()),
         }
     }
 }
@@ -115,8 +124,12 @@ impl From<crate::engine::EngineError> for CallError {
                 let hint = format!("an operator runs `docker login {registry}` as the user the supervisor runs as, then call again");
                 Self::new(ErrorCode::RegistryUnauthorized, text, hint)
             }
-            E::Unreachable { .. } | E::Timeout { .. } => Self::new(ErrorCode::EngineUnavailable, text, "check the engine (`dockwarden doctor`), then call again"),
-            E::Protocol(_) => Self::new(ErrorCode::Internal, "the engine's answer was not understood", "run `dockwarden doctor`").detail(text),
+            E::Unreachable { .. } | E::Timeout { .. } => {
+                Self::new(ErrorCode::EngineUnavailable, text, "check the engine (`dockwarden doctor`), then call again")
+            }
+            E::Protocol(_) => {
+                Self::new(ErrorCode::Internal, "the engine's answer was not understood", "run `dockwarden doctor`").detail(text)
+            }
         }
     }
 }

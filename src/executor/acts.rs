@@ -1,0 +1,327 @@
+//! The acts an operation is made of: each is idempotent, named in the journal before it is done, and has its undo beside it, even
+//! where that is "none".
+
+use super::run::{Fail, Run};
+use super::{names, render};
+use crate::engine::{EngineError, NetworkCreate, VolumeCreate};
+use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::labels;
+use crate::model::spec::Restart;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// One act, as the journal keeps it. Never carries a secret value: what a container is made of is rendered from the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "snake_case")]
+pub enum Act {
+    /// The switch begins: from here a crash goes forward. Undo: none.
+    Switch,
+    /// Image pulled. Undo: none (an image harms nobody).
+    Pull {
+        /// Service it is for.
+        service: ServiceName,
+        /// Reference.
+        image: ImageRef,
+    },
+    /// Image tagged for the release, so that a prune keeps it. Undo: tag removed.
+    Tag {
+        /// Image id.
+        image: ImageRef,
+        /// Tag.
+        target: ImageRef,
+    },
+    /// Claim of the stack on the engine. Undo: removed when this operation made it.
+    Claim {
+        /// Image the never started container is made of.
+        image: ImageRef,
+    },
+    /// Network made. Undo: removed when this operation made it.
+    Network {
+        /// Key in the file.
+        key: String,
+        /// Name on the engine.
+        name: EngineName,
+    },
+    /// Volume made. Undo: removed when this operation made it (nobody else can have written it).
+    Volume {
+        /// Key in the file.
+        key: String,
+        /// Name on the engine.
+        name: EngineName,
+    },
+    /// Container made. Undo: removed.
+    Create {
+        /// Service.
+        service: ServiceName,
+        /// Number from 1.
+        number: u32,
+        /// A canary rather than a serving container.
+        canary: bool,
+        /// Container it replaces, whose anonymous volumes it takes over.
+        inherits: Option<EngineName>,
+        /// Name.
+        name: EngineName,
+    },
+    /// Container started. Undo: stopped when this operation made it, so that its port and data are free before the old one starts; one
+    /// that was there before may stay up.
+    Start {
+        /// Container.
+        id: EngineName,
+    },
+    /// Container stopped. Undo: started again.
+    Stop {
+        /// Container.
+        id: EngineName,
+        /// Grace time in ms.
+        grace_ms: u64,
+    },
+    /// Container restarted in place. Undo: none.
+    Restart {
+        /// Container.
+        id: EngineName,
+        /// Grace time in ms.
+        grace_ms: u64,
+    },
+    /// Restart policy changed. Undo: changed back.
+    SetRestart {
+        /// Container.
+        id: EngineName,
+        /// Before.
+        from: Restart,
+        /// After.
+        to: Restart,
+    },
+    /// Container renamed. Undo: renamed back.
+    Rename {
+        /// Container.
+        id: EngineName,
+        /// Before.
+        from: EngineName,
+        /// After.
+        to: EngineName,
+    },
+    /// Container removed for good. Undo: none; only what no longer serves is removed.
+    Remove {
+        /// Container.
+        id: EngineName,
+        /// With its anonymous volumes.
+        volumes: bool,
+    },
+    /// Network removed. Undo: none.
+    RemoveNetwork {
+        /// Name.
+        name: EngineName,
+    },
+    /// Release made current. Undo: the one before is current again.
+    Current {
+        /// Release.
+        release: u32,
+        /// Before.
+        previous: Option<u32>,
+    },
+}
+
+impl Run {
+    /// Does an act; safe to repeat.
+    pub(super) async fn perform(&self, act: &Act) -> Result<Value, Fail> {
+        let (engine, permit) = (&*self.exec.engine, &self.permit);
+        match act {
+            Act::Switch => Ok(Value::Null),
+            Act::Pull { service, image } => {
+                let platform = self.plan.desired.services.get(service).and_then(|s| s.platform.as_deref());
+                let progress = |line: String| self.say(line);
+                engine.pull(permit, image, platform, &progress).await?;
+                Ok(Value::Null)
+            }
+            Act::Tag { image, target } => Ok(engine.tag(permit, image, target).await.map(|()| Value::Null)?),
+            Act::Claim { image } => self.claim(image).await,
+            Act::Network { key, name } => self.ensure_network(key, name).await,
+            Act::Volume { key, name } => self.ensure_volume(key, name).await,
+            Act::Create { service, number, canary, inherits, name } => {
+                self.create(service, *number, *canary, inherits.as_ref(), name).await
+            }
+            Act::Start { id } => Ok(engine.start(permit, id).await.map(|()| Value::Null)?),
+            Act::Stop { id, grace_ms } => match engine.stop(permit, id, Duration::from_millis(*grace_ms)).await {
+                Ok(()) | Err(EngineError::NotFound { .. }) => Ok(Value::Null),
+                Err(e) => Err(e.into()),
+            },
+            Act::Restart { id, grace_ms } => {
+                Ok(engine.restart(permit, id, Duration::from_millis(*grace_ms)).await.map(|()| Value::Null)?)
+            }
+            Act::SetRestart { id, to, .. } => Ok(engine.set_restart(permit, id, *to).await.map(|()| Value::Null)?),
+            Act::Rename { id, to, .. } => self.rename(id, to).await,
+            Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
+            Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
+            Act::Current { release, .. } => {
+                self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
+                Ok(Value::Null)
+            }
+        }
+    }
+
+    /// Takes an act back; safe to repeat, also when the act itself was never done.
+    pub(super) async fn take_back(&self, act: &Act, done: Option<&Value>) -> Result<(), Fail> {
+        let (engine, permit) = (&*self.exec.engine, &self.permit);
+        let made_here = done.is_none_or(|d| d["made"] != json!(false));
+        match act {
+            Act::Switch | Act::Pull { .. } | Act::Restart { .. } | Act::Remove { .. } | Act::RemoveNetwork { .. } => Ok(()),
+            Act::Start { id } => {
+                if self.is_mine(id).await? {
+                    engine.stop(permit, id, Duration::from_secs(2)).await?;
+                }
+                Ok(())
+            }
+            Act::Tag { target, .. } => match engine.remove_image(permit, target).await {
+                Ok(()) | Err(EngineError::NotFound { .. } | EngineError::Conflict(_)) => Ok(()),
+                Err(e) => Err(e.into()),
+            },
+            Act::Claim { .. } => {
+                let name = names::claim(&self.plan.stack);
+                if made_here && self.is_mine(&name).await? {
+                    engine.remove_container(permit, &name, true).await?;
+                }
+                Ok(())
+            }
+            Act::Network { name, .. } => {
+                let mine = engine.network(name).await?.is_some_and(|n| self.made_by_me(&n.labels));
+                if made_here && mine {
+                    engine.remove_network(permit, name).await?;
+                }
+                Ok(())
+            }
+            Act::Volume { name, .. } => {
+                let mine = engine.volume(name).await?.is_some_and(|v| self.made_by_me(&v.labels));
+                if made_here && mine {
+                    engine.remove_volume(permit, name).await?;
+                }
+                Ok(())
+            }
+            Act::Create { name, inherits, .. } => {
+                let id = done.and_then(|d| d["id"].as_str()).and_then(|id| EngineName::new(id).ok());
+                let target = id.as_ref().unwrap_or(name);
+                if self.is_mine(target).await? {
+                    // Anonymous volumes go with the container only when it brought none over from its predecessor.
+                    engine.remove_container(permit, target, inherits.is_none()).await?;
+                }
+                Ok(())
+            }
+            Act::Stop { id, .. } => match engine.start(permit, id).await {
+                Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
+                Err(e) => Err(e.into()),
+            },
+            Act::SetRestart { id, from, .. } => match engine.set_restart(permit, id, *from).await {
+                Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
+                Err(e) => Err(e.into()),
+            },
+            Act::Rename { id, from, .. } => match self.rename(id, from).await {
+                Ok(_) | Err(Fail::Engine(EngineError::NotFound { .. })) => Ok(()),
+                Err(e) => Err(e),
+            },
+            Act::Current { previous, .. } => {
+                self.exec.store.set_current(&self.plan.stack, *previous, self.epoch).await?;
+                Ok(())
+            }
+        }
+    }
+
+    fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
+        labels.get(labels::OPERATION).is_some_and(|o| *o == self.operation_id().to_string())
+            && labels.get(labels::INSTANCE).is_some_and(|i| i == self.exec.store.instance())
+    }
+
+    async fn is_mine(&self, name: &EngineName) -> Result<bool, Fail> {
+        Ok(self.exec.engine.container(name).await?.is_some_and(|c| self.made_by_me(&c.labels)))
+    }
+
+    /// Renames unless it already carries the name.
+    async fn rename(&self, id: &EngineName, to: &EngineName) -> Result<Value, Fail> {
+        let seen = self.exec.engine.container(id).await?;
+        if seen.as_ref().is_none_or(|c| c.name != to.as_str()) {
+            self.exec.engine.rename(&self.permit, id, to).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    /// A never started container with a fixed name: the engine's unique names are the only compare-and-swap it has.
+    async fn claim(&self, image: &ImageRef) -> Result<Value, Fail> {
+        let name = names::claim(&self.plan.stack);
+        let mut spec = render::claim(&name, image);
+        spec.labels = names::base(self.exec.store.instance(), &self.plan.stack, self.operation_id());
+        spec.labels.insert(labels::ROLE.into(), labels::ROLE_CLAIM.into());
+        match self.exec.engine.create_container(&self.permit, &spec).await {
+            Ok(_) => return Ok(json!({"made": true})),
+            Err(EngineError::Conflict(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let holder = self.exec.engine.container(&name).await?;
+        let instance = holder.as_ref().and_then(|c| c.labels.get(labels::INSTANCE)).map(String::as_str);
+        if instance == Some(self.exec.store.instance()) {
+            return Ok(json!({"made": holder.is_some_and(|c| self.made_by_me(&c.labels))}));
+        }
+        Err(Fail::Refused(format!(
+            "stack {} is claimed on this engine by another supervisor (instance {}); remove container {name} if that supervisor is gone for good",
+            self.plan.stack,
+            instance.unwrap_or("unknown")
+        )))
+    }
+
+    async fn ensure_network(&self, key: &str, name: &EngineName) -> Result<Value, Fail> {
+        if let Some(there) = self.exec.engine.network(name).await? {
+            return Ok(json!({"made": self.made_by_me(&there.labels)}));
+        }
+        let spec = self.plan.desired.networks.get(key).cloned().unwrap_or_default();
+        let mut labels = spec.labels.clone();
+        labels.extend(names::base(self.exec.store.instance(), &self.plan.stack, self.operation_id()));
+        labels.insert(labels::COMPOSE_PROJECT.into(), self.plan.stack.to_string());
+        labels.insert(labels::COMPOSE_NETWORK.into(), key.to_owned());
+        let request = NetworkCreate { name: name.clone(), spec, labels };
+        self.judge(crate::gate::request::assert_network(&request, &self.exec.request_facts(&self.plan)))?;
+        match self.exec.engine.create_network(&self.permit, &request).await {
+            Ok(_) => Ok(json!({"made": true})),
+            Err(EngineError::Conflict(_)) => Ok(json!({"made": false})),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn ensure_volume(&self, key: &str, name: &EngineName) -> Result<Value, Fail> {
+        if let Some(there) = self.exec.engine.volume(name).await? {
+            return Ok(json!({"made": self.made_by_me(&there.labels)}));
+        }
+        let spec = self.plan.desired.volumes.get(key).cloned().unwrap_or_default();
+        let mut labels = spec.labels.clone();
+        labels.extend(names::base(self.exec.store.instance(), &self.plan.stack, self.operation_id()));
+        labels.insert(labels::COMPOSE_PROJECT.into(), self.plan.stack.to_string());
+        labels.insert(labels::COMPOSE_VOLUME.into(), key.to_owned());
+        let request = VolumeCreate { name: name.clone(), driver: spec.driver, driver_opts: spec.driver_opts, labels };
+        self.judge(crate::gate::request::assert_volume(&request, &self.exec.request_facts(&self.plan)))?;
+        self.exec.engine.create_volume(&self.permit, &request).await?;
+        Ok(json!({"made": true}))
+    }
+
+    async fn create(
+        &self,
+        service: &ServiceName,
+        number: u32,
+        canary: bool,
+        inherits: Option<&EngineName>,
+        name: &EngineName,
+    ) -> Result<Value, Fail> {
+        if let Some(there) = self.exec.engine.container(name).await? {
+            // The request of an earlier run of this step arrived after all.
+            return if self.made_by_me(&there.labels) {
+                Ok(json!({"id": there.id}))
+            } else {
+                Err(Fail::Refused(format!("a container named {name} is in the way")))
+            };
+        }
+        let inherited = match inherits {
+            Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
+            None => vec![],
+        };
+        let spec = self.render(service, number, canary, &inherited).await?;
+        self.judge(crate::gate::request::assert_container(&spec, &self.exec.request_facts(&self.plan)))?;
+        let id = self.exec.engine.create_container(&self.permit, &spec).await?;
+        Ok(json!({"id": id}))
+    }
+}

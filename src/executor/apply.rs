@@ -1,0 +1,462 @@
+//! A release put in place: PREFLIGHT, PREPARE, START_NEW with probes, SWITCH, STOP_OLD, MONITOR. All changed services pass their probes
+//! before any is switched. Chooses nothing: strategies and order are the plan's.
+
+use super::acts::Act;
+use super::run::{Halt, Run, failed};
+use super::{names, preflight, probe};
+use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::operation::{OperationState, Phase};
+use crate::model::plan::{Action, Change, Strategy};
+use crate::model::release::{Release, ReleaseState};
+use crate::model::spec::{Restart, ServiceSpec};
+use crate::planner::Observed;
+use chrono::Utc;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::time::{Duration, Instant};
+
+/// Default watch window after a deploy.
+const MONITOR: Duration = Duration::from_secs(10);
+/// How often the watch window looks.
+const MONITOR_LOOK: Duration = Duration::from_millis(500);
+/// Grace time of a stop when the file sets none and the service writes data, or not.
+const GRACE_DATA: Duration = Duration::from_secs(10);
+const GRACE_PLAIN: Duration = Duration::from_secs(2);
+
+impl Run {
+    /// The whole way of a release. `forward` = a takeover after the switch began: what lies before it was done.
+    pub(super) async fn release(&self, forward: bool) -> Result<(), Halt> {
+        if !forward {
+            self.enter(Phase::Preflight, 2.0, "checking").await?;
+            preflight::check(self).await?;
+            self.record_release().await?;
+            self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
+            self.prepare().await?;
+            self.enter(Phase::StartNew, 20.0, "starting the new release").await?;
+            self.start_new().await?;
+        }
+        self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
+        self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
+        self.switch().await?;
+        self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
+        self.stop_old().await;
+        self.update(|op| {
+            op.state = OperationState::Monitoring;
+            op.phase = Phase::Monitor;
+            op.settled_at.get_or_insert_with(Utc::now);
+        })
+        .await?;
+        self.standing.send_modify(|s| {
+            s.percent = 95.0;
+            s.message = "watching the new release".into();
+        });
+        self.monitor().await?;
+        self.finish().await
+    }
+
+    /// The release's own record, before anything of it exists.
+    async fn record_release(&self) -> Result<(), Halt> {
+        let op = self.operation();
+        let plan = &self.plan;
+        self.exec
+            .store
+            .put_release(&Release {
+                stack: plan.stack.clone(),
+                number: plan.to_release,
+                state: ReleaseState::Pending,
+                environment: plan.environment.clone(),
+                spec: plan.desired.clone(),
+                images: plan.images.clone(),
+                agent: op.agent,
+                operation: op.id,
+                reason: op.reason,
+                content_of: plan.content_of,
+                project_dir: plan.project_dir.clone(),
+                git: plan.git.clone(),
+                created_at: Utc::now(),
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Services the plan changes with a new container, in level order.
+    fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.plan.changes.iter().filter(|c| !matches!(c.action, Action::Unchanged | Action::Remove))
+    }
+    fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Halt> {
+        self.plan.desired.services.get(service).ok_or_else(|| failed(format!("the release has no service {service}")))
+    }
+
+    async fn prepare(&self) -> Result<(), Halt> {
+        for (service, identity) in &self.plan.images {
+            if identity.id.is_none() {
+                self.say(format!("pulling {}", identity.reference));
+                let act = Act::Pull { service: service.clone(), image: identity.reference.clone() };
+                self.step(Phase::Prepare, format!("pull:{service}"), act).await?;
+            }
+        }
+        let mut pulled = self.plan.images.clone();
+        for (service, identity) in &mut pulled {
+            let id = self.image_id(service).await.map_err(|e| failed(e.to_string()))?;
+            let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);
+            if let Ok(target) = ImageRef::new(tag) {
+                self.step(Phase::Prepare, format!("tag:{service}"), Act::Tag { image: id.clone(), target }).await?;
+            }
+            identity.id = Some(id.to_string());
+        }
+        if pulled != self.plan.images
+            && let Some(mut release) = self.exec.store.release(&self.plan.stack, self.plan.to_release).await?
+        {
+            release.images = pulled.clone();
+            self.exec.store.put_release(&release).await?;
+        }
+        if let Some(image) = pulled.values().find_map(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) {
+            self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
+        }
+        let active = || self.plan.desired.services.values().filter(|s| s.active);
+        for (key, network) in self.plan.desired.networks.iter().filter(|(_, n)| !n.external) {
+            if active().any(|s| s.networks.contains_key(key)) {
+                let name = EngineName::new(network.name.as_str()).map_err(|e| failed(e.to_string()))?;
+                self.step(Phase::Prepare, format!("network:{key}"), Act::Network { key: key.clone(), name }).await?;
+            }
+        }
+        for (key, volume) in self.plan.desired.volumes.iter().filter(|(_, v)| !v.external) {
+            if active().any(|s| s.mounts.iter().any(|m| m.source.as_deref() == Some(key.as_str()))) {
+                let name = EngineName::new(volume.name.as_str()).map_err(|e| failed(e.to_string()))?;
+                self.step(Phase::Prepare, format!("volume:{key}"), Act::Volume { key: key.clone(), name }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Levels one after the other, the services of a level side by side. The first failure is reported when all of its level have ended,
+    /// so that nothing starts while it is undone.
+    async fn start_new(&self) -> Result<(), Halt> {
+        let observed = self.observe().await?;
+        for level in &self.plan.levels {
+            let mut work = FuturesUnordered::new();
+            for change in self.changes().filter(|c| level.contains(&c.service)) {
+                work.push(self.start_service(change, &observed));
+            }
+            let mut first = Ok(());
+            while let Some(result) = work.next().await {
+                first = first.and(result);
+            }
+            first?;
+        }
+        Ok(())
+    }
+
+    async fn start_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
+        let service = &change.service;
+        let spec = self.spec(service)?;
+        let old = self.old_ones(observed, service);
+        match (change.action, change.strategy) {
+            (Action::Restart, _) => {
+                for c in &old {
+                    self.step(Phase::StartNew, format!("start:{service}:{}", c.id.short()), Act::Start { id: c.id.clone() }).await?;
+                    self.probe(&c.id, service, spec).await?;
+                }
+                Ok(())
+            }
+            (Action::Scale, _) => {
+                let have = u32::try_from(old.len()).unwrap_or(u32::MAX);
+                for number in have + 1..=spec.replicas {
+                    self.start_serving(Phase::StartNew, service, spec, number, None).await?;
+                }
+                Ok(())
+            }
+            (_, Strategy::RunOnce) => {
+                let id = self.create_step(Phase::StartNew, service, 1, false, None).await?;
+                self.step(Phase::StartNew, format!("start:{service}:1"), Act::Start { id: id.clone() }).await?;
+                match probe::completed(&*self.exec.engine, &id, spec).await {
+                    Ok(()) => Ok(()),
+                    Err(e) => Err(self.probe_halt(&id, service, e).await),
+                }
+            }
+            (_, Strategy::Handover) => {
+                let id = self.create_step(Phase::StartNew, service, 1, true, None).await?;
+                self.step(Phase::StartNew, format!("start:{service}:canary"), Act::Start { id: id.clone() }).await?;
+                self.say(format!("probing the canary of {service}"));
+                self.probe(&id, service, spec).await
+            }
+            (_, Strategy::Recreate) => {
+                for c in &old {
+                    self.retire(Phase::StartNew, service, c).await?;
+                }
+                for number in 1..=spec.replicas {
+                    let inherits = old.get(number as usize - 1).map(|c| &c.id);
+                    self.start_serving(Phase::StartNew, service, spec, number, inherits).await?;
+                }
+                Ok(())
+            }
+            (_, Strategy::Start | Strategy::InPlace) => {
+                for number in 1..=spec.replicas {
+                    self.start_serving(Phase::StartNew, service, spec, number, None).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn create_step(
+        &self,
+        phase: Phase,
+        service: &ServiceName,
+        number: u32,
+        canary: bool,
+        inherits: Option<&EngineName>,
+    ) -> Result<EngineName, Halt> {
+        let (key, name) = if canary {
+            (format!("create:{service}:canary"), names::canary(self.operation_id(), service))
+        } else {
+            (format!("create:{service}:{number}"), names::working(self.operation_id(), service, number))
+        };
+        let act = Act::Create { service: service.clone(), number, canary, inherits: inherits.cloned(), name };
+        self.step(phase, key.clone(), act).await?;
+        self.created(&key).ok_or_else(|| failed(format!("step {key} recorded no container")))
+    }
+
+    async fn start_serving(
+        &self,
+        phase: Phase,
+        service: &ServiceName,
+        spec: &ServiceSpec,
+        number: u32,
+        inherits: Option<&EngineName>,
+    ) -> Result<(), Halt> {
+        let id = self.create_step(phase, service, number, false, inherits).await?;
+        self.step(phase, format!("start:{service}:{number}"), Act::Start { id: id.clone() }).await?;
+        self.say(format!("probing {service}"));
+        self.probe(&id, service, spec).await
+    }
+
+    async fn probe(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Halt> {
+        let probing = probe::healthy(&*self.exec.engine, &self.permit, id, spec);
+        let before_switch = self.operation().phase < Phase::Switch;
+        let outcome = tokio::select! {
+            outcome = probing => outcome,
+            () = self.cancel.cancelled(), if before_switch => return Err(Halt::Cancelled),
+            () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.probe_halt(id, service, e).await),
+        }
+    }
+
+    /// Stops an old container so that nothing starts it again: its restart policy goes first.
+    async fn retire(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
+        if !matches!(old.state, RunState::Running | RunState::Restarting | RunState::Paused) {
+            return Ok(());
+        }
+        let (id, short) = (&old.id, old.id.short());
+        let from = self.policy_of(service, old);
+        if from != Restart::No {
+            let act = Act::SetRestart { id: id.clone(), from, to: Restart::No };
+            self.step(phase, format!("unpolicy:{service}:{short}"), act).await?;
+        }
+        let act = Act::Stop { id: id.clone(), grace_ms: self.grace(service) };
+        self.step(phase, format!("stop:{service}:{short}"), act).await?;
+        Ok(())
+    }
+
+    /// Policy an old container has, for the way back: the release's text where we have it, since the engine's word loses the retry count.
+    pub(super) fn policy_of(&self, service: &ServiceName, old: &ContainerDetail) -> Restart {
+        let of_release = self.current.as_ref().and_then(|r| r.spec.services.get(service)).map(|s| s.restart);
+        let of_engine = match old.restart_policy.as_str() {
+            "always" => Restart::Always,
+            "unless-stopped" => Restart::UnlessStopped,
+            "on-failure" => Restart::OnFailure(0),
+            _ => Restart::No,
+        };
+        match (of_release, of_engine) {
+            (Some(Restart::OnFailure(n)), Restart::OnFailure(_)) => Restart::OnFailure(n),
+            (_, engine) => engine,
+        }
+    }
+
+    /// Grace time of a stop in ms: the file's, else by whether the service writes data.
+    pub(super) fn grace(&self, service: &ServiceName) -> u64 {
+        let of = |r: &crate::model::spec::StackSpec| r.services.get(service).cloned();
+        let spec = self.current.as_ref().and_then(|r| of(&r.spec)).or_else(|| of(&self.plan.desired));
+        let default = if spec.as_ref().is_some_and(ServiceSpec::single_writer) { GRACE_DATA } else { GRACE_PLAIN };
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        spec.and_then(|s| s.stop_grace_period_ms).unwrap_or(default)
+    }
+
+    async fn switch(&self) -> Result<(), Halt> {
+        let observed = self.observe().await?;
+        let order: Vec<&Change> = self.plan.levels.iter().flatten().filter_map(|s| self.changes().find(|c| c.service == *s)).collect();
+        for change in order {
+            self.switch_service(change, &observed).await?;
+        }
+        let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release };
+        self.step(Phase::Switch, "current".into(), act).await?;
+        Ok(())
+    }
+
+    async fn switch_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
+        let service = &change.service;
+        let spec = self.spec(service)?;
+        let old = self.old_ones(observed, service);
+        if change.strategy == Strategy::Handover && change.action == Action::Update {
+            // All successors exist before the first predecessor stops: the gap is one stop and one start.
+            for number in 1..=spec.replicas {
+                self.create_step(Phase::Switch, service, number, false, None).await?;
+            }
+            let pairs = old.len().max(spec.replicas as usize);
+            for i in 0..pairs {
+                if let Some(c) = old.get(i) {
+                    self.retire(Phase::Switch, service, c).await?;
+                }
+                if i < spec.replicas as usize {
+                    self.start_serving(Phase::Switch, service, spec, u32::try_from(i).unwrap_or(0) + 1, None).await?;
+                }
+            }
+        }
+        if change.strategy == Strategy::RunOnce || spec.restart == Restart::No {
+            return Ok(());
+        }
+        let new: Vec<(String, EngineName)> =
+            (1..=spec.replicas).filter_map(|n| self.created(&format!("create:{service}:{n}")).map(|id| (n.to_string(), id))).collect();
+        let revived = old.iter().filter(|_| change.action == Action::Restart).map(|c| (c.id.short().to_owned(), c.id.clone()));
+        for (tag, id) in new.into_iter().chain(revived) {
+            let act = Act::SetRestart { id, from: Restart::No, to: spec.restart };
+            self.step(Phase::Switch, format!("policy:{service}:{tag}"), act).await?;
+        }
+        Ok(())
+    }
+
+    /// Canaries go, services no longer in the file and surplus copies stop, names change hands. A failure here is reported, never an
+    /// undo: the new release already serves.
+    async fn stop_old(&self) {
+        let observed = match self.observe().await {
+            Ok(observed) => observed,
+            Err(e) => {
+                return tracing::warn!(operation = %self.operation_id(), error = ?e, "retiring the old release is left to the next operation");
+            }
+        };
+        for change in &self.plan.changes {
+            if let Err(e) = self.retire_service(change, &observed).await {
+                tracing::warn!(operation = %self.operation_id(), service = %change.service, error = ?e, "retiring is left to the next operation");
+                self.say(format!("{}: retiring the old container failed and is left to the next operation", change.service));
+            }
+        }
+    }
+
+    async fn retire_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
+        let service = &change.service;
+        let phase = Phase::StopOld;
+        if let Some(id) = self.created(&format!("create:{service}:canary")) {
+            self.step(phase, format!("remove:{service}:canary"), Act::Remove { id, volumes: true }).await?;
+        }
+        let old = self.old_ones(observed, service);
+        let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
+        match change.action {
+            Action::Remove => {
+                for c in &old {
+                    self.retire(phase, service, c).await?;
+                }
+            }
+            Action::Scale => {
+                for c in old.iter().skip(replicas) {
+                    self.retire(phase, service, c).await?;
+                }
+            }
+            Action::Update => {
+                for (i, c) in old.iter().enumerate() {
+                    let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
+                    self.rename_step(service, &c.id, &c.name, to).await?;
+                }
+            }
+            Action::Create | Action::Restart | Action::Stop | Action::Unchanged => {}
+        }
+        if let Ok(spec) = self.spec(service) {
+            for number in 1..=spec.replicas {
+                if let Some(id) = self.created(&format!("create:{service}:{number}")) {
+                    let from = names::working(self.operation_id(), service, number);
+                    let to = names::canonical(&self.plan.stack, service, spec, number);
+                    self.rename_step(service, &id, from.as_str(), to).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn rename_step(&self, service: &ServiceName, id: &EngineName, from: &str, to: EngineName) -> Result<(), Halt> {
+        if from == to.as_str() {
+            return Ok(());
+        }
+        let from = EngineName::new(from).map_err(|e| failed(e.to_string()))?;
+        self.step(Phase::StopOld, format!("rename:{service}:{}", id.short()), Act::Rename { id: id.clone(), from, to }).await?;
+        Ok(())
+    }
+
+    /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack.
+    async fn monitor(&self) -> Result<(), Halt> {
+        let window = self.plan.desired.settings.monitor_s.map_or(MONITOR, Duration::from_secs);
+        let start = Instant::now();
+        let watched: Vec<(&ServiceName, EngineName)> = self
+            .changes()
+            .filter(|c| c.strategy != Strategy::RunOnce)
+            .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
+            .collect();
+        while start.elapsed() < window {
+            tokio::select! {
+                () = tokio::time::sleep(MONITOR_LOOK.min(window.saturating_sub(start.elapsed()))) => {}
+                () = self.conclude.cancelled() => {
+                    self.say("the watch window was ended by a newer operation".into());
+                    return Ok(());
+                }
+                () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
+            }
+            for (service, id) in &watched {
+                let spec = self.spec(service)?;
+                match self.exec.engine.container(id).await {
+                    Ok(Some(seen)) => {
+                        let ended_well = spec.restart == Restart::No && seen.state == RunState::Exited && seen.exit_code == 0;
+                        if let Err(reason) = probe::alive(&seen)
+                            && !ended_well
+                        {
+                            let error = probe::ProbeError::Failed {
+                                reason: format!("in the watch window: {reason}"),
+                                output: seen.last_health_output,
+                            };
+                            return Err(self.probe_halt(id, service, error).await);
+                        }
+                    }
+                    Ok(None) => return Err(failed(format!("service {service}: its container disappeared in the watch window"))),
+                    // An engine that does not answer says nothing about the release.
+                    Err(e) => tracing::warn!(operation = %self.operation_id(), error = %e, "the watch window could not look"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The release is good: what it replaced is removed.
+    async fn finish(&self) -> Result<(), Halt> {
+        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
+        let observed = self.observe().await?;
+        for change in &self.plan.changes {
+            let replaced = match change.action {
+                Action::Update | Action::Remove => 0,
+                Action::Scale => self.plan.desired.services.get(&change.service).map_or(0, |s| s.replicas as usize),
+                Action::Create | Action::Restart | Action::Stop | Action::Unchanged => continue,
+            };
+            for c in self.old_ones(&observed, &change.service).into_iter().skip(replaced) {
+                if matches!(c.state, RunState::Running | RunState::Restarting) {
+                    continue;
+                }
+                let key = format!("remove:{}:{}", change.service, c.id.short());
+                if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: c.id.clone(), volumes: false }).await
+                {
+                    return Err(Halt::Interrupted(why));
+                }
+            }
+        }
+        Ok(())
+    }
+}

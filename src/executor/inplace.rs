@@ -1,0 +1,96 @@
+//! Restart and stop: the containers stay the same. No undo: the way back from a stop is a restart.
+
+use super::acts::Act;
+use super::run::{Halt, Run};
+use super::{names, probe};
+use crate::model::ids::{EngineName, ServiceName};
+use crate::model::labels;
+use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::operation::Phase;
+use crate::model::plan::Action;
+use crate::model::spec::Restart;
+use crate::planner;
+
+fn up(c: &ContainerDetail) -> bool {
+    matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused)
+}
+
+impl Run {
+    /// Restarts what runs and starts what does not, level by level, each probed before the next.
+    pub(super) async fn restart(&self) -> Result<(), Halt> {
+        self.enter(Phase::StartNew, 10.0, "restarting").await?;
+        let observed = self.observe().await?;
+        let changed = |s: &ServiceName| self.plan.changes.iter().any(|c| c.service == *s && c.action == Action::Restart);
+        for service in self.plan.levels.iter().flatten().filter(|s| changed(s)) {
+            let Some(spec) = self.plan.desired.services.get(service) else { continue };
+            for c in planner::serving(&observed, service) {
+                let short = c.id.short();
+                if planner::one_shot(&self.plan.desired, service) {
+                    continue;
+                }
+                if spec.restart != Restart::No && c.restart_policy == "no" {
+                    let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart };
+                    self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
+                }
+                self.say(format!("restarting {service}"));
+                let act =
+                    if up(c) { Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) } } else { Act::Start { id: c.id.clone() } };
+                self.step(Phase::StartNew, format!("restart:{service}:{short}"), act).await?;
+                if let Err(e) = probe::healthy(&*self.exec.engine, &self.permit, &c.id, spec).await {
+                    return Err(self.probe_halt(&c.id, service, e).await);
+                }
+            }
+        }
+        self.exec.store.set_stopped(&self.plan.stack, false).await?;
+        Ok(())
+    }
+
+    /// Stops in reverse dependency order; with `remove` also removes containers and networks, never volumes.
+    pub(super) async fn stop(&self) -> Result<(), Halt> {
+        self.enter(Phase::StopOld, 10.0, "stopping").await?;
+        // The loop must not heal what is being stopped, also after a crash in between.
+        self.exec.store.set_stopped(&self.plan.stack, true).await?;
+        let observed = self.observe().await?;
+        for service in self.plan.levels.iter().rev().flatten() {
+            for c in planner::serving(&observed, service) {
+                self.stop_one(service, c).await?;
+            }
+        }
+        if self.plan.remove { self.remove(&observed).await } else { Ok(()) }
+    }
+
+    async fn stop_one(&self, service: &ServiceName, c: &ContainerDetail) -> Result<(), Halt> {
+        let (id, short) = (&c.id, c.id.short());
+        let policy = self.policy_of(service, c);
+        if policy != Restart::No {
+            let act = Act::SetRestart { id: id.clone(), from: policy, to: Restart::No };
+            self.step(Phase::StopOld, format!("unpolicy:{service}:{short}"), act).await?;
+        }
+        if up(c) {
+            self.say(format!("stopping {service}"));
+            let act = Act::Stop { id: id.clone(), grace_ms: self.grace(service) };
+            self.step(Phase::StopOld, format!("stop:{service}:{short}"), act).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, observed: &planner::Observed) -> Result<(), Halt> {
+        for c in &observed.containers {
+            if up(c) && c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM) {
+                self.step(Phase::StopOld, format!("stop:{}", c.id.short()), Act::Stop { id: c.id.clone(), grace_ms: 2000 }).await?;
+            }
+            self.step(Phase::StopOld, format!("remove:{}", c.id.short()), Act::Remove { id: c.id.clone(), volumes: false }).await?;
+        }
+        for network in &observed.networks {
+            if let Ok(name) = EngineName::new(network.as_str()) {
+                self.step(Phase::StopOld, format!("remove-network:{name}"), Act::RemoveNetwork { name }).await?;
+            }
+        }
+        let claim = names::claim(&self.plan.stack);
+        if !observed.containers.iter().any(|c| c.name == claim.as_str()) {
+            self.step(Phase::StopOld, "remove:claim".into(), Act::Remove { id: claim, volumes: false }).await?;
+        }
+        self.exec.store.set_current(&self.plan.stack, None, self.epoch).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Names and labels of what an operation makes. Names are derived from (operation, service, number), so that a late duplicate of a
+//! request collides with the first instead of making a second container.
+
+use crate::model::ids::{EngineName, OperationId, ServiceName, StackName};
+use crate::model::labels;
+use crate::model::spec::ServiceSpec;
+use std::collections::BTreeMap;
+
+/// Last twelve characters of an operation id: its random part.
+fn tail(op: &OperationId) -> &str {
+    let s = op.as_str();
+    &s[s.len().saturating_sub(12)..]
+}
+
+fn name(text: String) -> EngineName {
+    EngineName::new(text).expect("made of validated names and at most 63 + 63 characters")
+}
+
+/// Cut so that the parts of a name fit the engine's limit.
+fn cut(service: &ServiceName) -> &str {
+    let s = service.as_str();
+    &s[..s.len().min(100)]
+}
+
+/// Name a serving container is created under, before it takes its canonical name.
+pub fn working(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
+    name(format!("dw-{}-{}-{number}", tail(op), cut(service)))
+}
+/// Name of a canary.
+pub fn canary(op: &OperationId, service: &ServiceName) -> EngineName {
+    name(format!("dw-{}-{}-canary", tail(op), cut(service)))
+}
+/// Name a replaced container is moved to until it is removed.
+pub fn retired(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
+    name(format!("dw-{}-{}-{number}-old", tail(op), cut(service)))
+}
+/// Name a serving container carries for people: `container_name`, or Compose's `stack-service-number`.
+pub fn canonical(stack: &StackName, service: &ServiceName, spec: &ServiceSpec, number: u32) -> EngineName {
+    let fixed = spec.container_name.as_deref().and_then(|n| EngineName::new(n).ok());
+    fixed.unwrap_or_else(|| name(format!("{stack}-{}-{number}", cut(service))))
+}
+/// Fixed name of the container whose existence claims a stack on an engine.
+pub fn claim(stack: &StackName) -> EngineName {
+    name(format!("dockwarden-claim-{stack}"))
+}
+
+/// Labels every object of a stack carries.
+pub fn base(instance: &str, stack: &StackName, op: &OperationId) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (labels::INSTANCE.into(), instance.into()),
+        (labels::STACK.into(), stack.to_string()),
+        (labels::OPERATION.into(), op.to_string()),
+    ])
+}

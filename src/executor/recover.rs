@@ -1,0 +1,71 @@
+//! Takeover on start: what a crash interrupted is undone before the switch and finished after it. An intent without a result means: look at
+//! the engine and decide; every act and every taking back does that by itself.
+
+use super::{Executor, ExecutorError};
+use crate::gate;
+use crate::model::ids::OperationId;
+use crate::model::operation::{Operation, OperationState, Phase, StepRecord};
+use crate::model::plan::PlanKind;
+use chrono::Utc;
+use std::sync::Arc;
+
+/// How an interrupted operation goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takeover {
+    /// It is new.
+    None,
+    /// After the switch: forward.
+    Forward,
+    /// Before the switch, or already undoing: back.
+    Undo,
+    /// Restart and stop: again from the start, done steps are skipped.
+    Again,
+}
+
+fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
+    let undoing = steps.iter().any(|s| s.key.starts_with("undo:"));
+    let switched = steps.iter().any(|s| s.key == "switch");
+    match plan_kind {
+        PlanKind::Restart | PlanKind::Stop => Takeover::Again,
+        PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale if switched && !undoing => Takeover::Forward,
+        PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale => Takeover::Undo,
+    }
+}
+
+impl Executor {
+    /// Takes over every operation a restart interrupted: undoes before the switch, goes forward after it. Returns what was taken over.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn recover(self: &Arc<Self>) -> Result<Vec<OperationId>, ExecutorError> {
+        let mut taken = vec![];
+        for op in self.store.open_operations().await? {
+            let plan = match &op.plan {
+                Some(id) => self.store.plan(id).await?,
+                None => None,
+            };
+            let steps = self.store.steps(&op.id).await?;
+            match plan {
+                Some(plan) => {
+                    let takeover = way(plan.kind, &steps);
+                    tracing::info!(operation = %op.id, stack = %plan.stack, ?takeover, "taking over an interrupted operation");
+                    taken.push(op.id.clone());
+                    let permit = gate::permit_takeover(&op);
+                    self.spawn(op, plan, permit, steps, takeover).await?;
+                }
+                None => self.close_planless(op, steps.is_empty()).await?,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// An operation whose plan is gone (it never had one, or it outlived its keeping) cannot go on.
+    async fn close_planless(&self, mut op: Operation, untouched: bool) -> Result<(), ExecutorError> {
+        op.state = if untouched { OperationState::Failed } else { OperationState::NeedsAttention };
+        op.phase = Phase::Finished;
+        op.message = Some("the supervisor was restarted while it ran".into());
+        op.settled_at.get_or_insert_with(Utc::now);
+        self.store.save_operation(&op).await?;
+        Ok(())
+    }
+}

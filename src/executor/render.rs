@@ -1,0 +1,316 @@
+//! A service of a release as one engine request. Chooses nothing: everything was decided by the plan. Pure.
+
+use super::names;
+use crate::engine::{ContainerSpec, EngineMount, InjectedFile, NetworkAttachment, PortBinding};
+use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
+use crate::model::labels;
+use crate::model::observed::MountInfo;
+use crate::model::spec::{FileMount, FileObject, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
+use std::collections::BTreeMap;
+
+/// What a container is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Holds the service's alias, ports and Compose labels.
+    Serving,
+    /// Proves a version beside the old one: no alias, no ports, no Compose labels.
+    Canary,
+}
+
+/// Everything one container needs beside the service's text.
+#[derive(Debug)]
+pub struct Rendering<'a> {
+    /// Instance of the home.
+    pub instance: &'a str,
+    /// Stack.
+    pub stack: &'a StackSpec,
+    /// Service.
+    pub service: &'a ServiceName,
+    /// Number from 1.
+    pub number: u32,
+    /// Role.
+    pub role: Role,
+    /// Operation.
+    pub operation: &'a OperationId,
+    /// Release it belongs to.
+    pub release: u32,
+    /// Image id.
+    pub image: ImageRef,
+    /// Spec hash.
+    pub hash: String,
+    /// Mounts of the container it replaces: anonymous volumes are carried over by name.
+    pub inherited: &'a [MountInfo],
+    /// `container:<id>` for `network_mode: service:x`.
+    pub joined: Option<EngineName>,
+}
+
+/// Default limits of a json-file log where a service has none.
+const LOG_MAX_SIZE: &str = "10m";
+const LOG_MAX_FILE: &str = "3";
+
+/// The request. Restart policy is `no`: a container gets the file's policy when it takes over.
+///
+/// # Errors
+/// A sentence when the service asks for something that cannot be expressed, e.g. an inline secret in a read-only container.
+pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
+    let spec = r.stack.services.get(r.service).ok_or_else(|| format!("the release has no service {}", r.service))?;
+    let serving = r.role == Role::Serving;
+    let (files, file_mounts) = files(r, spec)?;
+    let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
+    mounts.extend(file_mounts);
+    for old in r.inherited.iter().filter(|m| m.kind == "volume") {
+        let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
+        let carry = match anonymous {
+            None => true,
+            Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
+        };
+        if carry && let Some(name) = &old.name {
+            mounts.retain(|m| m.target != old.target);
+            mounts.push(volume(name, &old.target, !old.writable));
+        }
+    }
+    Ok(ContainerSpec {
+        name: if serving { names::working(r.operation, r.service, r.number) } else { names::canary(r.operation, r.service) },
+        image: r.image.clone(),
+        command: spec.command.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        env: spec.environment.iter().filter_map(|(k, v)| v.as_ref().map(|v| format!("{k}={v}"))).collect(),
+        labels: labels_of(r, spec),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        healthcheck: spec.healthcheck.clone(),
+        exposed: spec.expose.clone(),
+        ports: if serving { spec.ports.iter().map(|p| port(p, r.number)).collect() } else { vec![] },
+        mounts,
+        networks: if spec.network_mode.is_some() { vec![] } else { attachments(r, spec) },
+        network_mode: match (&spec.network_mode, &r.joined) {
+            (Some(mode), Some(id)) if mode.starts_with("service:") => Some(format!("container:{id}")),
+            (mode, _) => mode.clone(),
+        },
+        restart: Restart::No,
+        nano_cpus: spec.resources.nano_cpus,
+        memory: spec.resources.memory,
+        memory_reservation: spec.resources.memory_reservation,
+        memswap: spec.resources.memswap,
+        pids: spec.resources.pids,
+        cpu_shares: spec.resources.cpu_shares,
+        cpuset: spec.resources.cpuset.clone(),
+        cpu_quota: spec.resources.cpu_quota,
+        cpu_period: spec.resources.cpu_period,
+        privileged: spec.privileged,
+        cap_add: spec.cap_add.clone(),
+        cap_drop: spec.cap_drop.clone(),
+        security_opt: spec.security_opt.clone(),
+        devices: spec.devices.clone(),
+        device_cgroup_rules: spec.device_cgroup_rules.clone(),
+        pid_mode: spec.pid.clone(),
+        ipc_mode: spec.ipc.clone(),
+        uts_mode: spec.uts.clone(),
+        userns_mode: spec.userns_mode.clone(),
+        cgroupns_mode: spec.cgroup.clone(),
+        cgroup_parent: spec.cgroup_parent.clone(),
+        sysctls: spec.sysctls.clone(),
+        ulimits: spec.ulimits.clone(),
+        shm_size: spec.shm_size,
+        extra_hosts: spec.extra_hosts.clone(),
+        dns: spec.dns.clone(),
+        dns_search: spec.dns_search.clone(),
+        dns_opt: spec.dns_opt.clone(),
+        group_add: spec.group_add.clone(),
+        init: spec.init,
+        read_only: spec.read_only,
+        stdin_open: spec.stdin_open,
+        tty: spec.tty,
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout_s: spec.stop_grace_period_ms.map(|ms| ms.div_ceil(1000)),
+        logging: Some(logging(spec)),
+        oom_score_adj: spec.oom_score_adj,
+        runtime: spec.runtime.clone(),
+        files,
+    })
+}
+
+fn labels_of(r: &Rendering<'_>, spec: &ServiceSpec) -> BTreeMap<String, String> {
+    let mut map = spec.labels.clone();
+    map.extend(names::base(r.instance, &r.stack.name, r.operation));
+    let serving = r.role == Role::Serving;
+    map.extend([
+        (labels::SERVICE.to_owned(), r.service.to_string()),
+        (labels::RELEASE.to_owned(), r.release.to_string()),
+        (labels::NUMBER.to_owned(), r.number.to_string()),
+        (labels::SPEC.to_owned(), r.hash.clone()),
+        (labels::ROLE.to_owned(), if serving { labels::ROLE_SERVING } else { labels::ROLE_CANARY }.to_owned()),
+    ]);
+    if serving {
+        map.extend([
+            (labels::COMPOSE_PROJECT.to_owned(), r.stack.name.to_string()),
+            (labels::COMPOSE_SERVICE.to_owned(), r.service.to_string()),
+            (labels::COMPOSE_NUMBER.to_owned(), r.number.to_string()),
+            (labels::COMPOSE_HASH.to_owned(), r.hash.clone()),
+            (labels::COMPOSE_ONEOFF.to_owned(), "False".to_owned()),
+        ]);
+    }
+    map
+}
+
+fn logging(spec: &ServiceSpec) -> Logging {
+    let mut logging = spec.logging.clone().unwrap_or_default();
+    if logging.driver.is_empty() {
+        logging.driver = "json-file".into();
+    }
+    if logging.driver == "json-file" && !logging.options.contains_key("max-size") {
+        logging.options.insert("max-size".into(), LOG_MAX_SIZE.into());
+        logging.options.entry("max-file".into()).or_insert_with(|| LOG_MAX_FILE.into());
+    }
+    logging
+}
+
+/// The host port of the n-th copy: the n-th of a range, so that copies do not race for one.
+fn port(p: &PortSpec, number: u32) -> PortBinding {
+    let nth = |range: &str| {
+        let (first, last) = range.split_once('-')?;
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        Some((first + number - 1).min(last).to_string())
+    };
+    PortBinding {
+        host_ip: p.host_ip.clone().unwrap_or_default(),
+        host_port: p.published.as_ref().map(|range| nth(range).unwrap_or_else(|| range.clone())),
+        container_port: p.target,
+        protocol: p.protocol.clone(),
+    }
+}
+
+fn attachments(r: &Rendering<'_>, spec: &ServiceSpec) -> Vec<NetworkAttachment> {
+    let mut keys: Vec<_> = spec.networks.iter().collect();
+    keys.sort_by_key(|(key, n)| (std::cmp::Reverse(n.priority.unwrap_or(0)), (*key).clone()));
+    keys.into_iter()
+        .map(|(key, n)| {
+            let network = r.stack.networks.get(key).map_or_else(|| key.clone(), |s| s.name.clone());
+            let serving = r.role == Role::Serving;
+            let mut aliases = vec![];
+            if serving {
+                aliases.extend([r.service.to_string(), names::canonical(&r.stack.name, r.service, spec, r.number).to_string()]);
+                aliases.push(format!("{}-{}-{}", r.stack.name, r.service, r.number));
+                aliases.extend(n.aliases.iter().cloned());
+                aliases.sort();
+                aliases.dedup();
+            }
+            NetworkAttachment {
+                network,
+                aliases,
+                // A canary never takes a fixed address: the old container still holds it.
+                ipv4_address: n.ipv4_address.clone().filter(|_| serving),
+                ipv6_address: n.ipv6_address.clone().filter(|_| serving),
+                link_local_ips: if serving { n.link_local_ips.clone() } else { vec![] },
+                mac_address: n.mac_address.clone().or_else(|| spec.mac_address.clone()).filter(|_| serving),
+                driver_opts: n.driver_opts.clone(),
+            }
+        })
+        .collect()
+}
+
+fn mount(stack: &StackSpec, m: &MountSpec) -> EngineMount {
+    let source = match m.kind {
+        MountKind::Volume | MountKind::Cluster => {
+            m.source.as_ref().map(|key| stack.volumes.get(key).map_or_else(|| key.clone(), |v| v.name.clone()))
+        }
+        MountKind::Bind | MountKind::Npipe | MountKind::Image => m.source.clone(),
+        MountKind::Tmpfs => None,
+    };
+    EngineMount {
+        kind: m.kind,
+        source,
+        target: m.target.clone(),
+        read_only: m.read_only,
+        propagation: m.propagation.clone(),
+        nocopy: m.nocopy,
+        subpath: m.subpath.clone(),
+        tmpfs_size: m.tmpfs_size,
+        tmpfs_mode: m.tmpfs_mode,
+    }
+}
+
+fn volume(name: &str, target: &str, read_only: bool) -> EngineMount {
+    EngineMount { source: Some(name.to_owned()), ..plain(MountKind::Volume, target, read_only) }
+}
+
+fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
+    EngineMount {
+        kind,
+        source: None,
+        target: target.to_owned(),
+        read_only,
+        propagation: None,
+        nocopy: false,
+        subpath: None,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+    }
+}
+
+/// Configs and secrets: copied into the container before it starts. A read-only container takes no copies: there a file is mounted.
+fn files(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
+    let mut copies = vec![];
+    let mut mounts = vec![];
+    let configs = spec.configs.iter().map(|m| ("config", m, r.stack.configs.get(&m.source)));
+    let secrets = spec.secrets.iter().map(|m| ("secret", m, r.stack.secrets.get(&m.source)));
+    for (kind, wanted, object) in configs.chain(secrets) {
+        let object =
+            object.ok_or_else(|| format!("service {} names {kind} {}, which the file does not define", r.service, wanted.source))?;
+        match deliver(wanted, object, spec.read_only) {
+            Some(Delivery::Copy(file)) => copies.push(file),
+            Some(Delivery::Mount(m)) => mounts.push(m),
+            None => {
+                return Err(format!(
+                    "{kind} {} of service {} cannot be delivered: {}",
+                    wanted.source,
+                    r.service,
+                    if object.external {
+                        "external ones need a swarm"
+                    } else {
+                        "a read_only service takes only configs and secrets with `file:`"
+                    }
+                ));
+            }
+        }
+    }
+    Ok((copies, mounts))
+}
+
+enum Delivery {
+    Copy(InjectedFile),
+    Mount(EngineMount),
+}
+
+fn deliver(wanted: &FileMount, object: &FileObject, read_only: bool) -> Option<Delivery> {
+    let number = |id: &Option<String>| id.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
+    match (&object.content, &object.file) {
+        (_, Some(file)) if read_only => {
+            Some(Delivery::Mount(EngineMount { source: Some(file.clone()), ..plain(MountKind::Bind, &wanted.target, true) }))
+        }
+        (Some(content), _) if !read_only => Some(Delivery::Copy(InjectedFile {
+            path: wanted.target.clone(),
+            content: content.clone().into_bytes(),
+            mode: wanted.mode.unwrap_or(0o444),
+            uid: number(&wanted.uid),
+            gid: number(&wanted.gid),
+        })),
+        (None, Some(file)) => {
+            Some(Delivery::Mount(EngineMount { source: Some(file.clone()), ..plain(MountKind::Bind, &wanted.target, true) }))
+        }
+        (_, None) | (Some(_), Some(_)) => None,
+    }
+}
+
+/// The never started container that claims a stack. Its command never runs; an engine refuses a container without any.
+pub fn claim(name: &EngineName, image: &ImageRef) -> ContainerSpec {
+    ContainerSpec {
+        command: Some(vec!["dockwarden-claim".into()]),
+        network_mode: Some("none".into()),
+        cap_drop: vec!["ALL".into()],
+        read_only: true,
+        ..ContainerSpec::new(name.clone(), image.clone())
+    }
+}

@@ -1,0 +1,354 @@
+//! The executor against the in-memory engine and a real store: every way a deploy can go, and a stop of the supervisor after every
+//! journal record of each.
+
+use super::*;
+use crate::engine::fake::{Behaviour, FakeEngine};
+use crate::gate::{CallFacts, Decision};
+use crate::model::observed::{ImageIdentity, RunState};
+use crate::model::release::ReleaseState;
+use crate::model::spec::*;
+use crate::model::verdict::Verdict;
+use crate::planner::{self, PlanInput, Want};
+use std::collections::BTreeSet;
+use tempfile::TempDir;
+
+struct Rig {
+    engine: Arc<FakeEngine>,
+    store: Store,
+    exec: Arc<Executor>,
+    _dir: Arc<TempDir>,
+}
+
+fn executor(engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
+    let facts: FactsOf = Arc::new(|_| RequestFacts::default());
+    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, host_ports: false })
+}
+
+async fn rig() -> Rig {
+    let dir = Arc::new(TempDir::new().unwrap());
+    let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.unwrap();
+    let engine = Arc::new(FakeEngine::new());
+    for tag in ["web:1", "web:2", "db:1", "db:2", "job:1"] {
+        engine.add_image(tag, Behaviour::healthy());
+    }
+    engine.add_image("web:bad", Behaviour::unhealthy());
+    engine.add_image("db:bad", Behaviour::exits(3).with_logs(&["cannot open the data"]));
+    let exec = executor(&engine, &store, None);
+    Rig { engine, store, exec, _dir: dir }
+}
+
+fn name(s: &str) -> ServiceName {
+    ServiceName::new(s).unwrap()
+}
+fn shop() -> StackName {
+    StackName::new("shop").unwrap()
+}
+
+/// A web service with a published port and, when asked for, a database with a volume.
+fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
+    let network = || BTreeMap::from([("default".to_owned(), ServiceNetwork::default())]);
+    let service = |image: &str| ServiceSpec {
+        active: true,
+        image: Some(ImageRef::new(image).unwrap()),
+        replicas: 1,
+        restart: Restart::UnlessStopped,
+        networks: network(),
+        settings: ServiceSettings { start_timeout_s: Some(1), ..Default::default() },
+        ..Default::default()
+    };
+    let mut services = BTreeMap::new();
+    let mut front = service(web);
+    front.ports = vec![PortSpec {
+        target: 80,
+        published: Some("8080".into()),
+        host_ip: None,
+        protocol: "tcp".into(),
+        mode: "ingress".into(),
+        path: String::new(),
+    }];
+    if let Some(db) = db {
+        front.depends_on.insert(name("db"), Dependency { condition: DependencyCondition::ServiceHealthy, required: true, restart: false });
+        let mut data = service(db);
+        data.mounts = vec![MountSpec {
+            kind: MountKind::Volume,
+            source: Some("data".into()),
+            target: "/data".into(),
+            read_only: false,
+            propagation: None,
+            selinux: None,
+            create_host_path: false,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: vec![],
+            path: String::new(),
+        }];
+        services.insert(name("db"), data);
+    }
+    services.insert(name("web"), front);
+    for extra in extra {
+        services.insert(name(extra), service("web:1"));
+    }
+    StackSpec {
+        name: shop(),
+        services,
+        networks: BTreeMap::from([("default".into(), NetworkSpec { name: "shop_default".into(), ..Default::default() })]),
+        volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..Default::default() })]),
+        configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        settings: StackSettings { monitor_s: Some(0), ..Default::default() },
+        unsupported: vec![],
+    }
+}
+
+async fn plan_for(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Plan {
+    let observed = exec.observe(&shop()).await.unwrap();
+    let record = rig.store.stack(&shop()).await.unwrap();
+    let current = match record.as_ref().and_then(|r| r.current) {
+        Some(number) => rig.store.release(&shop(), number).await.unwrap(),
+        None => None,
+    };
+    let (hash, digest) = (|v: &str| rig.store.keyed_hash(v), |b: &[u8]| rig.store.keyed_digest(b));
+    planner::plan(&PlanInput {
+        id: PlanId::new(format!("plan-{}", ulid::Ulid::generate().to_string().to_lowercase())).unwrap(),
+        stack: shop(),
+        environment: "development".into(),
+        want,
+        observed: &observed,
+        current: current.as_ref(),
+        next_release: rig.store.last_release_number(&shop()).await.unwrap() + 1,
+        policy_version: "test",
+        project_dir: None,
+        git: None,
+        literal_keys: &[],
+        hash: &hash,
+        digest: &digest,
+        now: Utc::now(),
+    })
+    .unwrap()
+}
+
+async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
+    let mut images = BTreeMap::new();
+    for (service, s) in &spec.services {
+        let reference = s.image.clone().unwrap();
+        let id = rig.engine.image(&reference).await.unwrap().map(|i| i.id);
+        images.insert(service.clone(), ImageIdentity { reference, id, repo_digest: None });
+    }
+    Want::Release { desired: Box::new(spec), images, content_of: None }
+}
+
+fn permit(verb: &str) -> Permit {
+    let call = CallId::new("call-test").unwrap();
+    let facts =
+        CallFacts { agent: "tester".into(), tool: verb.into(), mutates: true, stack: Some(shop()), environment: None, service: None };
+    let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
+    crate::gate::permit(&call, &facts, &decision, Verdict::Allow, &[], false).unwrap()
+}
+
+fn request(verb: &str) -> Request {
+    Request {
+        verb: verb.into(),
+        agent: "tester".into(),
+        call: CallId::new("call-test").unwrap(),
+        idempotency_key: None,
+        args_hash: String::new(),
+        reason: None,
+        approval: None,
+    }
+}
+
+/// Submits and waits for the end, the watch window included.
+async fn run(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Operation {
+    let plan = plan_for(rig, exec, want).await;
+    let op = exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    ended(exec, &op.id).await;
+    rig.store.operation(&op.id).await.unwrap().unwrap()
+}
+
+async fn ended(exec: &Arc<Executor>, id: &OperationId) {
+    if let Some(mut standing) = exec.standing(id) {
+        while standing.changed().await.is_ok() {}
+    }
+}
+
+async fn deploy(rig: &Rig, spec: StackSpec) -> Operation {
+    let want = release_of(rig, spec).await;
+    run(rig, &rig.exec, want).await
+}
+
+/// Everything that must hold after every settled operation, whatever happened.
+async fn assert_one_release(rig: &Rig, context: &str) {
+    let observed = rig.exec.observe(&shop()).await.unwrap();
+    let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
+    assert_eq!(rig.engine.violations(), Vec::<String>::new(), "{context}: two writers or two holders of a port");
+    let expected: BTreeSet<String> = match current {
+        Some(n) => rig.store.release(&shop(), n).await.unwrap().unwrap().spec.services.keys().map(|s| format!("shop-{s}-1")).collect(),
+        None => BTreeSet::new(),
+    };
+    let seen: BTreeSet<String> = observed.containers.iter().map(|c| c.name.clone()).collect();
+    assert_eq!(seen, expected, "{context}: exactly the current release's containers, under their canonical names");
+    for c in &observed.containers {
+        assert_eq!(c.state, RunState::Running, "{context}: {} runs", c.name);
+        assert_eq!(c.restart_policy, "unless-stopped", "{context}: {} has the file's restart policy", c.name);
+    }
+    if current.is_none() {
+        let claim = rig.engine.container_names().into_iter().filter(|n| n.contains("claim")).count();
+        assert_eq!((observed.networks.len(), observed.volumes.len(), claim), (0, 0, 0), "{context}: nothing half-made stays");
+    }
+    assert!(rig.store.open_operations().await.unwrap().is_empty(), "{context}: no open operation");
+}
+
+#[tokio::test]
+async fn a_first_deploy_runs_under_canonical_names_and_becomes_good() {
+    let rig = rig().await;
+    let op = deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    assert_eq!((op.state, op.release, op.message), (OperationState::Done, Some(1), None));
+    assert_one_release(&rig, "first deploy").await;
+    assert_eq!(rig.store.release(&shop(), 1).await.unwrap().unwrap().state, ReleaseState::Good);
+    assert_eq!(rig.engine.serving("shop", "web"), vec!["shop-web-1"]);
+}
+
+#[tokio::test]
+async fn the_same_again_is_nothing_to_do() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    rig.engine.clear_calls();
+    let op = deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    assert_eq!((op.state, op.release), (OperationState::Done, Some(1)));
+    assert_eq!(rig.store.steps(&op.id).await.unwrap(), vec![]);
+}
+
+#[tokio::test]
+async fn an_update_hands_over_the_stateless_and_recreates_what_has_data() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &["old"])).await;
+    let op = deploy(&rig, stack("web:2", Some("db:2"), &["fresh"])).await;
+    assert_eq!((op.state, op.release), (OperationState::Done, Some(2)));
+    assert_one_release(&rig, "update").await;
+}
+
+#[tokio::test]
+async fn a_broken_stateless_version_never_touches_the_old_one() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    rig.engine.clear_calls();
+    let op = deploy(&rig, stack("web:bad", Some("db:1"), &[])).await;
+    assert_eq!((op.state, op.evidence.len()), (OperationState::RolledBack, 1));
+    assert_eq!(op.evidence[0].service, "web");
+    assert_one_release(&rig, "broken web").await;
+    let stopped: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.contains("stop") && c.contains("shop-web-1")).collect();
+    assert_eq!(stopped, Vec::<String>::new(), "the old one was never stopped");
+    assert_eq!(rig.store.release(&shop(), 2).await.unwrap().unwrap().state, ReleaseState::Failed);
+}
+
+#[tokio::test]
+async fn a_broken_version_with_data_starts_the_old_one_again_and_keeps_evidence() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let op = deploy(&rig, stack("web:2", Some("db:bad"), &[])).await;
+    assert_eq!(op.state, OperationState::RolledBack);
+    assert_eq!((op.evidence[0].exit_code, op.evidence[0].logs.clone()), (Some(3), vec!["cannot open the data".to_owned()]));
+    assert_one_release(&rig, "broken db").await;
+}
+
+#[tokio::test]
+async fn a_taken_port_fails_before_anything_is_touched() {
+    let rig = rig().await;
+    rig.engine.occupy_port(8080, true);
+    let op = deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    assert!(matches!(op.state, OperationState::RolledBack | OperationState::Failed), "{:?}", op.state);
+    assert_one_release(&rig, "taken port").await;
+}
+
+#[tokio::test]
+async fn scale_restart_and_stop_go_the_same_way() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.volumes.clear();
+    deploy(&rig, spec).await;
+    let scaled = run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 3 }).await;
+    assert_eq!((scaled.state, scaled.release), (OperationState::Done, Some(2)));
+    assert_eq!(rig.engine.serving("shop", "worker").len(), 3);
+    run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 1 }).await;
+    assert_one_release(&rig, "scaled down").await;
+    let stopped = run(&rig, &rig.exec, Want::Stop { remove: false }).await;
+    assert_eq!((stopped.state, rig.engine.serving("shop", "web").len()), (OperationState::Done, 0));
+    assert!(rig.store.stack(&shop()).await.unwrap().unwrap().stopped);
+    let started = run(&rig, &rig.exec, Want::Restart { service: None }).await;
+    assert_eq!(started.state, OperationState::Done);
+    assert_one_release(&rig, "started again").await;
+    let removed = run(&rig, &rig.exec, Want::Stop { remove: true }).await;
+    assert_eq!(removed.state, OperationState::Done);
+    assert_eq!(rig.engine.container_names(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn another_supervisors_claim_is_respected() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    let other_dir = TempDir::new().unwrap();
+    let store = Store::open(&other_dir.path().join("home"), &other_dir.path().join("memory")).await.unwrap();
+    let exec = executor(&rig.engine, &store, None);
+    let other = Rig { engine: rig.engine.clone(), store, exec: exec.clone(), _dir: Arc::new(other_dir) };
+    let mut spec = stack("web:2", None, &[]);
+    spec.services.get_mut("web").unwrap().ports.clear();
+    let op = deploy(&other, spec).await;
+    assert_eq!(op.state, OperationState::RolledBack);
+    assert!(op.message.unwrap().contains("claimed on this engine by another supervisor"));
+    assert_one_release(&rig, "the first supervisor's stack").await;
+}
+
+/// Stops the supervisor after the k-th journal record of a deploy, starts another one, and looks: for every k there is.
+async fn crash_everywhere(before: Option<StackSpec>, after: StackSpec, must_end_on: Option<u32>) {
+    let mut k = 1;
+    loop {
+        let rig = rig().await;
+        if let Some(before) = before.clone() {
+            deploy(&rig, before).await;
+        }
+        let crashed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = crashed.clone();
+        let stop: StopAfter = Arc::new(move |count| {
+            let hit = count == k;
+            flag.fetch_or(hit, Ordering::SeqCst);
+            hit
+        });
+        let doomed = executor(&rig.engine, &rig.store, Some(stop));
+        let want = release_of(&rig, after.clone()).await;
+        let plan = plan_for(&rig, &doomed, want).await;
+        let op = doomed.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+        ended(&doomed, &op.id).await;
+        doomed.close(Duration::from_secs(5)).await;
+        for id in rig.exec.recover().await.unwrap() {
+            ended(&rig.exec, &id).await;
+        }
+        let context = format!("stopped after record {k}");
+        assert_one_release(&rig, &context).await;
+        if let Some(expected) = must_end_on {
+            let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
+            assert_eq!(current, Some(expected), "{context}");
+        }
+        if !crashed.load(Ordering::SeqCst) {
+            assert!(k > 10, "the deploy wrote more than ten records");
+            return;
+        }
+        k += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_a_first_deploy_leaves_one_release_or_nothing() {
+    crash_everywhere(None, stack("web:1", Some("db:1"), &[]), None).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_an_update_leaves_exactly_one_serving_release() {
+    crash_everywhere(Some(stack("web:1", Some("db:1"), &["old"])), stack("web:2", Some("db:2"), &["fresh"]), None).await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_a_broken_update_leaves_the_old_release() {
+    crash_everywhere(Some(stack("web:1", Some("db:1"), &[])), stack("web:bad", Some("db:2"), &[]), Some(1)).await;
+}

@@ -1,0 +1,64 @@
+//! Undo: the journal backwards, each act taken back, journaled itself so that a crash in the middle goes on where it was.
+
+use super::acts::Act;
+use super::run::{Halt, Run, failed};
+use crate::model::operation::Phase;
+use chrono::Utc;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Tries per act before the operation needs attention, and the pause between them.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+/// Marks the records of undoing.
+const PREFIX: &str = "undo:";
+
+impl Run {
+    /// Takes back every act of this operation, newest first. An intent without a result is taken back as well: taking back looks at
+    /// the engine by label and name and does nothing where nothing was done.
+    pub(super) async fn undo(&self) -> Result<(), Halt> {
+        self.standing.send_modify(|s| s.message = "undoing".into());
+        let steps = self.exec.store.steps(self.operation_id()).await?;
+        let done: std::collections::BTreeSet<String> =
+            steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
+        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !done.contains(&s.key)) {
+            let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
+            self.exec.may_go_on()?;
+            let key = format!("{PREFIX}{}", step.key);
+            let known = steps.iter().find(|s| s.key == key).map(|s| s.seq);
+            let seq = match known {
+                Some(seq) => seq,
+                None => {
+                    let seq = self
+                        .exec
+                        .store
+                        .step_intent(self.operation_id(), self.epoch, Phase::Finished, &key, &step.intent, Utc::now())
+                        .await?;
+                    self.exec.recorded()?;
+                    seq
+                }
+            };
+            self.take_back_with_patience(&step.key, &act, step.done.as_ref()).await?;
+            self.exec.store.step_done(self.operation_id(), seq, &Value::Null).await?;
+            self.exec.recorded()?;
+        }
+        Ok(())
+    }
+
+    async fn take_back_with_patience(&self, key: &str, act: &Act, done: Option<&Value>) -> Result<(), Halt> {
+        let mut tries = 1;
+        loop {
+            match self.take_back(act, done).await {
+                Ok(()) => return Ok(()),
+                Err(super::run::Fail::Store(e)) => return Err(e.into()),
+                Err(e) if tries >= TRIES => return Err(failed(format!("{key}: {e}"))),
+                Err(e) => {
+                    tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again")
+                }
+            }
+            self.exec.may_go_on()?;
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

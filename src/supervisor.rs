@@ -1,0 +1,50 @@
+//! The loop that keeps stacks healthy while nobody looks: woken by engine events and by a periodic scan. It is itself an agent
+//! (`warden`): whatever it does goes through the one line, under its own manifest. It takes no input and keeps no retry inside: every
+//! look decides anew from what is there.
+
+mod heal;
+mod schedule;
+mod watch;
+
+use crate::call::{Door, House, Principal, dispatch};
+use crate::model::ids::AgentName;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The loop's own agent.
+pub const WARDEN: &str = "warden";
+/// How often every stack is looked at without an event.
+const SCAN: Duration = Duration::from_secs(30);
+/// How often schedules, expiries and checkpoints are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(20);
+
+/// Runs until `shutdown`.
+pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
+    let (wake, mut woken) = tokio::sync::mpsc::channel::<watch::Wake>(256);
+    let watcher = tokio::spawn(watch::run(house.clone(), wake, shutdown.clone()));
+    let mut healer = heal::Healer::new(house.clone());
+    let mut scan = tokio::time::interval(SCAN);
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    for ticker in [&mut scan, &mut housekeeping] {
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    }
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(wake) = woken.recv() => healer.woken(wake).await,
+            _ = scan.tick() => healer.scan().await,
+            _ = housekeeping.tick() => schedule::tick(&house).await,
+        }
+    }
+    if let Err(e) = watcher.await {
+        tracing::error!(error = %e, "the event watcher ended badly");
+    }
+}
+
+/// A call of the loop, like any other agent's.
+async fn call(house: &Arc<House>, tool: &str, input: Value) -> Result<(), crate::call::CallError> {
+    let who = Principal { agent: AgentName::new(WARDEN).expect("a valid name"), door: Door::Loop, client: None, read_only: false };
+    dispatch::dispatch(house, &who, tool, input, None).await.map(|_| ())
+}

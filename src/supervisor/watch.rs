@@ -1,0 +1,78 @@
+//! The engine's event stream, resumed where it broke, as wake-ups. The events themselves decide nothing.
+
+use crate::call::House;
+use crate::model::ids::{EngineName, StackName};
+use crate::model::labels;
+use crate::model::observed::EngineEvent;
+use chrono::Utc;
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::Sender;
+use tokio_util::sync::CancellationToken;
+
+/// Why to look at a stack.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wake {
+    /// Something of it changed state.
+    Look(StackName),
+    /// Somebody stopped a container with the engine's own tools: it is left alone until it is started again.
+    StoppedByHand(StackName, EngineName),
+    /// It runs again.
+    Started(StackName, EngineName),
+}
+
+/// Pause before the stream is opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// Follows events of our own containers until `shutdown`.
+pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationToken) {
+    let filter = [labels::filter(labels::INSTANCE, house.store.instance())];
+    let mut since = Utc::now();
+    loop {
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => return,
+            stream = house.engine.events(&filter, Some(since)) => stream,
+        };
+        match stream {
+            Ok(mut events) => loop {
+                let next = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    next = events.next() => next,
+                };
+                match next {
+                    Some(Ok(event)) => {
+                        since = event.at;
+                        if let Some(message) = translate(&house, &event)
+                            && wake.send(message).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                    Some(Err(e)) => {
+                        tracing::warn!(error = %e, "the event stream broke");
+                        break;
+                    }
+                    None => break,
+                }
+            },
+            Err(e) => tracing::warn!(error = %e, "the event stream could not be opened"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(REOPEN) => {}
+        }
+    }
+}
+
+fn translate(house: &House, event: &EngineEvent) -> Option<Wake> {
+    let stack = StackName::new(event.labels.get(labels::STACK)?.as_str()).ok()?;
+    let ours = house.executor.holding(&stack).is_some();
+    match event.action.as_str() {
+        // `stop` comes from the stop call alone: never from a crash, nor from `kill`.
+        "stop" if !ours => Some(Wake::StoppedByHand(stack, event.container.clone())),
+        "start" => Some(Wake::Started(stack, event.container.clone())),
+        action if action == "die" || action == "oom" || action.starts_with("health_status") => Some(Wake::Look(stack)),
+        _ => None,
+    }
+}

@@ -1,0 +1,71 @@
+//! The engine found running, shared by two tests at a time. Missing, it fails the test: a skipped test proves nothing.
+
+use super::BIN;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// More than two deploys at once measure the machine, not us.
+static SLOTS: Semaphore = Semaphore::const_new(2);
+
+/// A slot on the engine, given back when dropped.
+pub struct Slot {
+    _permit: SemaphorePermit<'static>,
+    /// Image of the demo application, built from the binary under test.
+    pub image: String,
+}
+
+/// Waits for a slot on an engine that answers.
+pub async fn engine() -> Slot {
+    let permit = SLOTS.acquire().await.expect("never closed");
+    let image = tokio::task::spawn_blocking(|| image().to_owned()).await.expect("the image is built");
+    Slot { _permit: permit, image }
+}
+
+fn image() -> &'static str {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let version = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
+        assert!(
+            version.as_ref().is_ok_and(|o| o.status.success()),
+            "this test needs a container engine, and none answers: ./scripts/test.sh starts one ({version:?})"
+        );
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/image.sh");
+        stdout(&Command::new(script).args(["demo", "--binary", BIN]).output().expect("scripts/image.sh runs"))
+    })
+}
+
+/// Runs the Docker client and returns what it prints; a failure is the test's.
+pub fn docker(args: &[&str]) -> String {
+    stdout(&Command::new("docker").args(args).output().expect("the docker client runs"))
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Removes everything of a stack: containers by force, then networks, volumes and image tags. Errors are told, not raised: it runs in `Drop`.
+pub fn remove_stack(stack: &str) {
+    let list = |args: &[&str]| -> Vec<String> {
+        let output = Command::new("docker").args(args).output();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+    };
+    let remove = |verb: &[&str], ids: Vec<String>| {
+        if ids.is_empty() {
+            return;
+        }
+        match Command::new("docker").args(verb).args(&ids).output() {
+            Ok(o) if o.status.success() => {}
+            other => eprintln!("cleaning up {stack}: docker {verb:?} {ids:?}: {other:?}"),
+        }
+    };
+    for label in ["com.docker.compose.project", "dockwarden.stack"] {
+        let filter = format!("label={label}={stack}");
+        remove(&["rm", "-f", "-v"], list(&["ps", "-aq", "--filter", &filter]));
+        remove(&["network", "rm"], list(&["network", "ls", "-q", "--filter", &filter]));
+        remove(&["volume", "rm", "-f"], list(&["volume", "ls", "-q", "--filter", &filter]));
+    }
+    remove(&["rm", "-f"], list(&["ps", "-aq", "--filter", &format!("name=^dockwarden-claim-{stack}$")]));
+    remove(&["rmi"], list(&["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &format!("reference=dockwarden/{stack}/*")]));
+}

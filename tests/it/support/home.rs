@@ -1,0 +1,80 @@
+//! A home of its own: state, configuration with the shipped agents, memory. Dropping it removes the stacks that were named through it.
+
+use super::{BIN, engine};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::process::Command;
+
+/// A temporary home.
+pub struct Home {
+    dir: tempfile::TempDir,
+    stacks: Mutex<Vec<String>>,
+}
+
+impl Home {
+    /// The shipped agents, prompts and policy.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("dw-").tempdir().expect("a temporary directory");
+        let home = Self { dir, stacks: Mutex::default() };
+        for name in ["config/agents", "config/prompts", "state", "stacks"] {
+            std::fs::create_dir_all(home.path(name)).expect("created");
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for kind in ["agents", "prompts"] {
+            for entry in std::fs::read_dir(root.join(kind)).expect("shipped") {
+                let from = entry.expect("readable").path();
+                let name = from.file_name().expect("a file has a name");
+                let to = if name == "policy.toml" { home.path("config").join(name) } else { home.path("config").join(kind).join(name) };
+                std::fs::copy(&from, to).expect("copied");
+            }
+        }
+        home
+    }
+
+    /// A path under the temporary directory: `state`, `config`, `stacks`, ...
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Replaces a file of the configuration, e.g. `dockwarden.toml`, `policy.toml`, `agents/deployer.md`.
+    pub fn configure(&self, file: &str, text: &str) {
+        std::fs::write(self.path("config").join(file), text).expect("written");
+    }
+
+    /// A stack name of this run and this home; whatever is deployed under it goes when the home goes.
+    pub fn stack(&self, base: &str) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}-{}-{base}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        self.stacks.lock().expect("not poisoned").push(name.clone());
+        name
+    }
+
+    /// The binary under test with this home and nothing else of the caller's environment that could lead elsewhere.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(BIN);
+        command.args(args).env_clear().kill_on_drop(true);
+        for keep in ["PATH", "DOCKER_HOST", "DOCKER_CONTEXT", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(keep) {
+                command.env(keep, value);
+            }
+        }
+        command.env("HOME", self.dir.path()).env("DOCKWARDEN_HOME", self.path("state")).env("DOCKWARDEN_CONFIG", self.path("config"));
+        command
+    }
+
+    /// Runs a command to its end: exit code, stdout, stderr.
+    pub async fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command(args).stdin(std::process::Stdio::null()).output().await.expect("the binary runs");
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for stack in self.stacks.lock().expect("not poisoned").drain(..) {
+            engine::remove_stack(&stack);
+        }
+    }
+}

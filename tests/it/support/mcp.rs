@@ -1,0 +1,74 @@
+//! Real MCP clients over both doors, by the SDK's own transports; nothing of our server's code is in between.
+
+use super::home::Home;
+use rmcp::model::{CallToolRequestParams, CallToolResult};
+use rmcp::service::{RoleClient, RunningService};
+use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
+use rmcp::{ServiceError, ServiceExt};
+use serde_json::Value;
+use std::process::Stdio;
+use tokio::process::Child;
+
+/// A connected client.
+pub struct Client {
+    service: RunningService<RoleClient, ()>,
+    // The bridge; ends with the client.
+    _bridge: Option<Child>,
+}
+
+impl Client {
+    /// Over stdio, through `dockwarden mcp --agent NAME`.
+    pub async fn stdio(home: &Home, agent: &str) -> Self {
+        let mut bridge =
+            home.command(["mcp", "--agent", agent]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
+        let pipes = (bridge.stdout.take().expect("piped"), bridge.stdin.take().expect("piped"));
+        let service = ().serve(pipes).await.expect("initialize over stdio");
+        Self { service, _bridge: Some(bridge) }
+    }
+
+    /// Over Streamable HTTP with a bearer token.
+    pub async fn http(url: &str, token: &str) -> Self {
+        Self::try_http(url, Some(token)).await.expect("initialize over HTTP")
+    }
+
+    /// Over Streamable HTTP; the refusal is the caller's to look at.
+    pub async fn try_http(url: &str, token: Option<&str>) -> Result<Self, String> {
+        let mut config = StreamableHttpClientTransportConfig::with_uri(url.to_owned());
+        if let Some(token) = token {
+            config = config.auth_header(token);
+        }
+        let service = ().serve(StreamableHttpClientTransport::from_config(config)).await.map_err(|e| e.to_string())?;
+        Ok(Self { service, _bridge: None })
+    }
+
+    /// The SDK's client, for lists, prompts and resources.
+    pub fn peer(&self) -> &RunningService<RoleClient, ()> {
+        &self.service
+    }
+
+    /// Calls a tool and returns the whole result.
+    pub async fn call(&self, tool: &str, arguments: Value) -> Result<CallToolResult, ServiceError> {
+        let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+        self.service.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)).await
+    }
+
+    /// Calls a tool that must succeed; its structured content.
+    pub async fn ok(&self, tool: &str, arguments: Value) -> Value {
+        let result = self.call(tool, arguments).await.unwrap_or_else(|e| panic!("{tool}: {e}"));
+        assert_ne!(result.is_error, Some(true), "{tool}: {:#}", serde_json::to_value(&result).unwrap_or_default());
+        result.structured_content.unwrap_or_else(|| panic!("{tool} returned no structured content"))
+    }
+
+    /// Calls a tool that must answer with a tool error; its structured content, or its text where there is none.
+    pub async fn refused(&self, tool: &str, arguments: Value) -> Value {
+        let result = self.call(tool, arguments).await.unwrap_or_else(|e| panic!("{tool}: {e}"));
+        assert_eq!(result.is_error, Some(true), "{tool}: {:#}", serde_json::to_value(&result).unwrap_or_default());
+        result.structured_content.clone().unwrap_or_else(|| serde_json::to_value(&result.content).unwrap_or_default())
+    }
+
+    /// Says goodbye and waits until the connection is closed.
+    pub async fn close(self) {
+        self.service.cancel().await.expect("closed");
+    }
+}
