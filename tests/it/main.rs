@@ -1,5 +1,9 @@
 //! The one integration binary: one link, one run, one summary. A module per area; `tidy` fails when a file beside this one is not named here.
 
+// An unwrap that fails is a failed test, in a helper as in a test.
+#![allow(clippy::unwrap_used)]
+
 mod journey;
+mod python;
 mod support;
 mod tidy;
