@@ -5,6 +5,7 @@
 pub mod adapters;
 pub mod app;
 pub mod call;
+pub mod compose;
 pub mod config;
 pub mod demo;
 pub mod engine;
