@@ -8,9 +8,11 @@ pub mod error;
 pub mod facts;
 pub mod git;
 pub mod observe;
+pub mod plan_facts;
 pub mod prepare;
 pub mod record;
 pub mod run;
+pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};
 pub use error::CallError;

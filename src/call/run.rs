@@ -8,7 +8,7 @@ use crate::executor::{ExecutorError, Request};
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Evidence, Operation, OperationState, Phase};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlanKind};
 use crate::redact::{self, Untrusted};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -95,7 +95,8 @@ pub struct OperationView {
 /// # Errors
 /// `Busy`, `StalePlan`, and those of engine and store.
 pub async fn execute(call: &Call, verb: &str, plan: Plan, permit: Permit, waiting: Waiting, arguments: &serde_json::Value) -> Result<OperationView, CallError> {
-    if plan.is_noop() {
+    // A stop or restart that changes no container still changes what the loop may do: those go through the executor.
+    if plan.is_noop() && matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
         return unchanged(call, verb, &plan).await;
     }
     let request = Request {

@@ -167,7 +167,7 @@ impl Verb for Status {
 /// Whether the registered files say the same as what runs.
 async fn files(call: &Call, stack: &StackName) -> Option<String> {
     call.house.config.settings.stacks.get(stack)?;
-    let source = Source { stack: stack.clone(), ..Source::default() };
+    let source = Source::registered(stack);
     Some(match prepare::deploy(call, &source).await {
         Ok(plan) if plan.is_noop() => "same".into(),
         Ok(_) => "differ".into(),
