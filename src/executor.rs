@@ -26,6 +26,8 @@ use crate::model::plan::{Plan, PlanKind};
 use crate::planner::Observed;
 use crate::store::Store;
 use chrono::Utc;
+use futures_util::TryStreamExt;
+use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -323,8 +325,11 @@ impl Executor {
         let filter = [labels::filter(labels::INSTANCE, self.store.instance()), labels::filter(labels::STACK, stack.as_str())];
         let (containers, networks, volumes) =
             tokio::try_join!(self.engine.containers(&filter), self.engine.networks(&filter), self.engine.volumes(&filter))?;
-        let wanted = containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM));
-        let details = futures_util::future::try_join_all(wanted.map(|c| self.engine.container(&c.id))).await?;
+        let mut looks = FuturesOrdered::new();
+        for container in containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM)) {
+            looks.push_back(self.engine.container(&container.id));
+        }
+        let details: Vec<_> = looks.try_collect().await?;
         Ok(Observed {
             containers: details.into_iter().flatten().collect(),
             networks: networks.into_iter().map(|n| n.name).collect(),

@@ -85,9 +85,9 @@ pub struct PlanInput<'a> {
     /// Keys whose values may be shown.
     pub literal_keys: &'a [String],
     /// Keyed 6-character hash of a secret value.
-    pub hash: &'a dyn Fn(&str) -> String,
+    pub hash: &'a (dyn Fn(&str) -> String + Send + Sync),
     /// Keyed digest.
-    pub digest: &'a dyn Fn(&[u8]) -> String,
+    pub digest: &'a (dyn Fn(&[u8]) -> String + Send + Sync),
     /// Now.
     pub now: DateTime<Utc>,
 }
