@@ -85,7 +85,7 @@ pub fn load(config_dir: &Path) -> Result<Loaded, Vec<LoadProblem>> {
     let rulebook = Rulebook::build(agents, &policy, &tools)?;
     let mut prompts = Vec::new();
     for (name, text) in texts(&config_dir.join("prompts"), PROMPTS).map_err(|p| vec![p])? {
-        prompts.push(crate::gate::prompt::parse(&name, &text)?);
+        prompts.push(crate::gate::prompt::parse_prompt(&name, &text)?);
     }
     prompts.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((rulebook, prompts))
