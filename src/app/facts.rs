@@ -2,6 +2,7 @@
 //! a source that became a link since the plan was judged is not among them. Deliberately absent: judging (`gate::request`).
 
 use crate::call::House;
+use crate::call::compose_files::{on_host, visible};
 use crate::gate::plan::{BindFact, PathKind, PlanFacts};
 use crate::gate::request::RequestFacts;
 use crate::model::plan::Plan;
@@ -13,13 +14,13 @@ use std::path::Path;
 /// The lists for a whole plan.
 pub fn of(house: &House, plan: &Plan) -> RequestFacts {
     let rulebook = house.rulebook.load();
-    let spec = &plan.spec;
+    let spec = &plan.desired;
     let mut facts = PlanFacts { stack: Some(spec.name.clone()), environment: plan.environment.clone(), ..PlanFacts::default() };
     let mounts = spec.services.values().flat_map(|s| &s.mounts).filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_ref());
     let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_ref());
     let devices = spec.services.values().flat_map(|s| &s.devices).map(|d| &d.source);
     for path in mounts.chain(files).chain(devices) {
-        if let Some(fact) = fact(path) {
+        if let Some(fact) = fact(house, path) {
             facts.resolved.insert(path.clone(), fact);
         }
     }
@@ -30,10 +31,10 @@ pub fn of(house: &House, plan: &Plan) -> RequestFacts {
 }
 
 /// What a path is once links are followed; `None` when it cannot be seen from here.
-fn fact(path: &str) -> Option<BindFact> {
-    let real = std::fs::canonicalize(path).ok()?;
-    let kind = kind(&real)?;
-    Some(BindFact { real: real.to_str()?.to_owned(), kind })
+fn fact(house: &House, path: &str) -> Option<BindFact> {
+    let seen = std::fs::canonicalize(visible(&house.config, Path::new(path))?).ok()?;
+    let kind = kind(&seen)?;
+    Some(BindFact { real: on_host(&house.config, &seen).to_str()?.to_owned(), exists: true, kind: Some(kind) })
 }
 
 fn kind(path: &Path) -> Option<PathKind> {
