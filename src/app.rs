@@ -1,6 +1,7 @@
 //! Wiring: builds the house from configuration, store, engine and rules, opens the doors, runs until told to end, and ends in order.
 //! Deliberately absent: every decision. What a call may do is the gate's, what a door speaks is the adapter's.
 
+pub mod facts;
 pub mod rules;
 
 use crate::adapters::http::guard::{BindRefused, Guard, may_bind};
@@ -8,7 +9,8 @@ use crate::adapters::{Doors, http, socket};
 use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
-use crate::executor::Executor;
+use crate::executor::{Executor, FactsOf, Options};
+use crate::executor::backup::BackupHouse;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -18,7 +20,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,8 @@ use tokio_util::task::TaskTracker;
 pub const ALREADY_RUNNING: u8 = 75;
 /// Time for running operations to reach their next journal record at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Longest run of one backup or restore job.
+const BACKUP_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// Pause between attempts to recover while the engine is away.
 const RECOVER_RETRY: Duration = Duration::from_secs(5);
 /// Pause between signed checkpoints of the audit log.
@@ -98,11 +102,6 @@ fn io(what: impl Into<String>, hint: &'static str) -> impl FnOnce(std::io::Error
     move |cause| AppError::Io { what, cause, hint }
 }
 
-/// Repository and password file of a home's backups.
-pub fn backup_places(home: &Path) -> (PathBuf, PathBuf) {
-    (home.join("backups"), home.join("keys/backup.key"))
-}
-
 /// The file that names the address of the HTTP door while it is open.
 pub fn address_file(home: &Path) -> PathBuf {
     home.join("run/http.addr")
@@ -119,13 +118,19 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let _lock = lock(&config.home)?;
     let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
     let store = Store::open(&config.home, &config.memory).await?;
-    let engine = engine(&config, &store)?;
+    let engine = engine(&config)?;
     match container::path_map(engine.as_ref()).await {
         Ok(map) => config.path_map = map,
         Err(e) => tracing::error!(error = %e, "the engine was not asked for this container's mounts; bind mounts will be refused"),
     }
-    let executor = Executor::new(Arc::clone(&engine), store.clone());
-    let backups = backups(&config, &engine, &store);
+    // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
+    let late = Arc::new(OnceLock::<Weak<House>>::new());
+    let lookup = Arc::clone(&late);
+    let facts: FactsOf = Arc::new(move |plan| lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan)).unwrap_or_default());
+    // Ports of the engine's host can be tried from here only when this is that host.
+    let host_ports = config.path_map.is_none();
+    let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, Options { host_ports, ..Options::default() });
+    let backups = backups(&config.home);
     let house = Arc::new(House {
         store: store.clone(),
         engine,
@@ -135,6 +140,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         prompts: ArcSwap::from_pointee(prompts),
         backups,
     });
+    late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();
     let shutdown = CancellationToken::new();
     let doors = Doors::new(Arc::clone(&house), shutdown.clone());
@@ -235,13 +241,23 @@ async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Optio
     }
 }
 
-fn engine(config: &crate::model::config::Config, _store: &Store) -> Result<Arc<dyn Engine>, AppError> {
+fn engine(config: &crate::model::config::Config) -> Result<Arc<dyn Engine>, AppError> {
     let engine = crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
     Ok(Arc::new(engine))
 }
 
-fn backups(_config: &crate::model::config::Config, _engine: &Arc<dyn Engine>, _store: &Store) -> Option<Arc<crate::executor::backup::BackupHouse>> {
-    None
+/// The backup repository: made at its first use, by a child process of this binary.
+fn backups(home: &Path) -> Option<Arc<BackupHouse>> {
+    if !cfg!(feature = "backup") {
+        return None;
+    }
+    match std::env::current_exe() {
+        Ok(exe) => Some(Arc::new(BackupHouse::of(home, exe, BACKUP_WITHIN))),
+        Err(e) => {
+            tracing::error!(error = %e, "no backups: this binary's path is unknown");
+            None
+        }
+    }
 }
 
 /// Takes over interrupted operations before any door opens. With the engine away that waits in the background: reads must be served.
@@ -264,9 +280,10 @@ async fn recover(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskT
     }
 }
 
-/// What runs beside the doors: reload of rules, audit checkpoints, histories.
+/// What runs beside the doors: the supervisor's loop, reload of rules, audit checkpoints, histories.
 fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTracker) {
     tasks.spawn(rules::watch(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(crate::supervisor::run(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());
     tasks.spawn(async move {
         loop {

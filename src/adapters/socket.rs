@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use wire::{Answer, Ask, Hello, HelloDoor, Welcome};
+use wire::{Answer, Ask, HelloDoor, Welcome};
 
 /// Most local clients at once: each is a process of this machine.
 const MAX_CLIENTS: usize = 256;

@@ -57,7 +57,7 @@ pub fn rows(list: &[Value], columns: &[&str]) -> Option<String> {
         return None;
     }
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(used.iter().map(|c| c.to_uppercase().replace('_', " ")));
     for row in list {
         table.add_row(used.iter().map(|c| cell(row.get(*c).unwrap_or(&Value::Null))));

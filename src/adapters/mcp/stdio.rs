@@ -85,11 +85,13 @@ impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Lines<R, W> {
         }
     }
 
-    async fn answer(&self, code: i32, message: &str) {
-        let text = json!({"jsonrpc": "2.0", "id": null, "error": {"code": code, "message": message}});
-        if let Err(e) = send_line(&self.write, text.to_string().into_bytes()).await {
-            tracing::debug!(error = %e, "a parse error could not be answered");
-        }
+}
+
+/// Answers what carries no readable id.
+async fn answer<W: AsyncWrite + Unpin>(write: &Mutex<W>, code: i32, message: &str) {
+    let text = json!({"jsonrpc": "2.0", "id": null, "error": {"code": code, "message": message}});
+    if let Err(e) = send_line(write, text.to_string().into_bytes()).await {
+        tracing::debug!(error = %e, "a parse error could not be answered");
     }
 }
 
@@ -127,7 +129,7 @@ where
             match self.take().await {
                 Ok(Taken::Line) => {}
                 Ok(Taken::TooLong) => {
-                    self.answer(-32600, "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory").await;
+                    answer(&self.write, -32600, "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory").await;
                     continue;
                 }
                 Ok(Taken::End) => {
@@ -157,8 +159,8 @@ where
                     }
                     return Some(message);
                 }
-                Err(e) if e.is_data() => self.answer(-32600, "this is JSON but not a JSON-RPC message of MCP").await,
-                Err(_) => self.answer(-32700, "this line is not JSON; send one JSON-RPC message a line").await,
+                Err(e) if e.is_data() => answer(&self.write, -32600, "this is JSON but not a JSON-RPC message of MCP").await,
+                Err(_) => answer(&self.write, -32700, "this line is not JSON; send one JSON-RPC message a line").await,
             }
         }
     }

@@ -68,8 +68,9 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::BackupRepository { credential } => {
             let by = authorised(house, credential.as_ref()).await?;
             house.store.audit_event(&by.name, "backup_key_shown", None, &json!({}), Utc::now()).await?;
-            let (repository, key) = crate::app::backup_places(&house.config.home);
-            reply(json!({"repository": repository, "password_file": key}), by.note)
+            let missing = || CallError::new(ErrorCode::NotFound, "this build has no backups", "use a build with the `backup` feature");
+            let backups = house.backups.as_ref().ok_or_else(missing)?;
+            reply(json!({"repository": backups.repo, "password_file": backups.key_file}), by.note)
         }
     }
 }
