@@ -10,6 +10,7 @@ pub mod executor;
 pub mod gate;
 pub mod model;
 pub mod planner;
+pub mod redact;
 pub mod store;
 pub mod supervisor;
 pub mod tools;
