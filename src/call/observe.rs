@@ -48,7 +48,8 @@ pub fn ours(house: &House, stack: Option<&StackName>) -> Vec<String> {
 /// # Errors
 /// The engine's.
 pub async fn details(house: &House, summaries: &[ContainerSummary]) -> Result<Vec<ContainerDetail>, CallError> {
-    let found: Vec<Option<ContainerDetail>> = stream::iter(summaries.iter().map(|c| house.engine.container(&c.id))).buffered(PARALLEL).try_collect().await?;
+    let inspects: Vec<_> = summaries.iter().map(|c| house.engine.container(&c.id)).collect();
+    let found: Vec<Option<ContainerDetail>> = stream::iter(inspects).buffered(PARALLEL).try_collect().await?;
     Ok(found.into_iter().flatten().collect())
 }
 

@@ -174,23 +174,27 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         (None, Some(want)) => (want, current.as_ref().and_then(|r| r.project_dir.clone()), None, None),
         (None, None) => return Err(not_deployed(stack)),
     };
-    let input = PlanInput {
-        id,
-        stack: stack.clone(),
-        environment,
-        want,
-        observed: &observed,
-        current: current.as_ref(),
-        next_release: store.last_release_number(stack).await? + 1,
-        policy_version: &call.rulebook.version,
-        project_dir,
-        git,
-        literal_keys: &call.rulebook.policy.literal_keys,
-        hash: &|value| store.keyed_hash(value),
-        digest: &|bytes| store.keyed_digest(bytes),
-        now: call.now,
+    let next_release = store.last_release_number(stack).await? + 1;
+    // In a block of its own: the planner's input borrows functions that must not be held over an await.
+    let mut plan = {
+        let input = PlanInput {
+            id,
+            stack: stack.clone(),
+            environment,
+            want,
+            observed: &observed,
+            current: current.as_ref(),
+            next_release,
+            policy_version: &call.rulebook.version,
+            project_dir,
+            git,
+            literal_keys: &call.rulebook.policy.literal_keys,
+            hash: &|value| store.keyed_hash(value),
+            digest: &|bytes| store.keyed_digest(bytes),
+            now: call.now,
+        };
+        planner::plan(&input).map_err(|e| plan_error(&e))?
     };
-    let mut plan = planner::plan(&input).map_err(|e| plan_error(&e))?;
     if let Some(texts) = texts {
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
@@ -262,14 +266,13 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
 
 /// Identities of the images of all active services, as the engine has them now.
 async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
-    let wanted = spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?)));
-    stream::iter(wanted.map(|(name, reference)| async move {
-        let found = if refresh { None } else { call.house.engine.image(&reference).await? };
-        Ok((name, identity(reference, found)))
-    }))
-    .buffered(8)
-    .try_collect()
-    .await
+    let wanted: Vec<(ServiceName, ImageRef)> = spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?))).collect();
+    if refresh {
+        return Ok(wanted.into_iter().map(|(name, reference)| (name, identity(reference, None))).collect());
+    }
+    let asked: Vec<_> = wanted.iter().map(|(_, reference)| call.house.engine.image(reference)).collect();
+    let found: Vec<Option<ImageInfo>> = stream::iter(asked).buffered(8).try_collect().await?;
+    Ok(wanted.into_iter().zip(found).map(|((name, reference), found)| (name, identity(reference, found))).collect())
 }
 
 fn identity(reference: ImageRef, found: Option<ImageInfo>) -> ImageIdentity {

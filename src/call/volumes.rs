@@ -4,7 +4,6 @@
 use super::error::ErrorCode;
 use super::{Call, CallError, prepare};
 use crate::executor::backup::{BackupContext, BackupError, Quiesce};
-use crate::executor::worker::Failure;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::labels;
 use crate::model::release::Release;
@@ -127,7 +126,7 @@ pub fn backup_error(e: &BackupError) -> CallError {
         BackupError::Engine(e) => return e.clone().into(),
         BackupError::Name(_) => (ErrorCode::InvalidArgument, "correct the name"),
         BackupError::NotResumed { .. } => (ErrorCode::Failed, "call `restart` for the stack, then `health`"),
-        BackupError::Worker(Failure { .. }) => (ErrorCode::Failed, "correct what it names, then call again"),
+        BackupError::Worker(_) => (ErrorCode::Failed, "correct what it names, then call again"),
         _ => (ErrorCode::Failed, "call again; `dockwarden doctor` says more when it happens twice"),
     };
     CallError::new(code, crate::redact::line(&e.to_string(), 500), hint).detail(e.to_string())

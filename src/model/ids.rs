@@ -147,6 +147,17 @@ impl ImageRef {
         &self.0
     }
 }
+impl JsonSchema for ImageRef {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ImageRef".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string"})
+    }
+}
 impl TryFrom<String> for ImageRef {
     type Error = InvalidName;
     fn try_from(v: String) -> Result<Self, InvalidName> {

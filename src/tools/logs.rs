@@ -8,6 +8,7 @@ use crate::engine::LogQuery;
 use crate::gate::Permit;
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::labels;
+use crate::model::observed::{ContainerSummary, LogLine};
 use crate::model::plan::Plan;
 use crate::redact::{self, Untrusted};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -87,16 +88,10 @@ impl Verb for Logs {
         }
         // A filter looks at more than it shows.
         let read = LogQuery { tail: Some(if input.grep.is_some() { MAX_TAIL } else { tail + 1 }), since, max_bytes: MAX_READ };
-        let read = &read;
-        let found: Vec<Vec<(DateTime<Utc>, String)>> = stream::iter(containers.iter().map(|c| async move {
-            let service = format!("{}-{}", c.labels.get(labels::SERVICE).map(String::as_str).unwrap_or_default(), c.labels.get(labels::NUMBER).map_or("1", String::as_str));
-            let lines = call.house.engine.logs(&c.id, read).await?;
-            Ok::<_, CallError>(lines.into_iter().map(|l| (l.at, format!("{} {service}| {}", l.at.format("%Y-%m-%dT%H:%M:%S%.3fZ"), redact::keep_start(&l.text, MAX_LINE)))).collect())
-        }))
-        .buffered(8)
-        .try_collect()
-        .await?;
-        let mut merged: Vec<(DateTime<Utc>, String)> = found.into_iter().flatten().filter(|(_, l)| input.grep.as_ref().is_none_or(|g| l.contains(g.as_str()))).collect();
+        let asked: Vec<_> = containers.iter().map(|c| call.house.engine.logs(&c.id, &read)).collect();
+        let found: Vec<Vec<LogLine>> = stream::iter(asked).buffered(8).try_collect().await?;
+        let lines = containers.iter().zip(found).flat_map(|(c, lines)| lines.into_iter().map(|l| (l.at, shown(c, &l))));
+        let mut merged: Vec<(DateTime<Utc>, String)> = lines.filter(|(_, l)| input.grep.as_ref().is_none_or(|g| l.contains(g.as_str()))).collect();
         merged.sort_by_key(|(at, _)| *at);
         let mut truncated = merged.len() > tail;
         let kept = &merged[merged.len().saturating_sub(tail)..];
@@ -112,6 +107,13 @@ impl Verb for Logs {
         let cut = if o.truncated { ", older lines left out" } else { "" };
         Some(format!("[untrusted, {}, {} lines{cut}]\n{}", o.logs.source, o.lines, o.logs.text))
     }
+}
+
+/// One line as the reply has it.
+fn shown(c: &ContainerSummary, l: &LogLine) -> String {
+    let label = |key| c.labels.get(key).map(String::as_str);
+    let (service, number) = (label(labels::SERVICE).unwrap_or_default(), label(labels::NUMBER).unwrap_or("1"));
+    format!("{} {service}-{number}| {}", l.at.format("%Y-%m-%dT%H:%M:%S%.3fZ"), redact::keep_start(&l.text, MAX_LINE))
 }
 
 /// A moment as RFC 3339, or as an age before now.

@@ -9,9 +9,13 @@ use crate::model::ids::StackName;
 use crate::model::labels;
 use crate::model::observed::{ContainerSummary, RunState, StatsSample};
 use crate::model::plan::Plan;
+use crate::redact;
 use futures_util::{StreamExt, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// Samples asked for at once; each takes the engine up to a second.
+const PARALLEL: usize = 32;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -77,18 +81,16 @@ impl Verb for Stats {
             return Err(prepare::not_deployed(name));
         }
         running.retain(|c| c.state == RunState::Running);
-        let samples: Vec<(&ContainerSummary, Option<StatsSample>)> = stream::iter(running.iter().map(|c| async move {
-            let sample = call.house.engine.stats(&c.id).await;
-            if let Err(e) = &sample {
-                tracing::warn!(container = %c.name, error = %e, "no sample");
+        let asked: Vec<_> = running.iter().map(|c| call.house.engine.stats(&c.id)).collect();
+        let samples: Vec<_> = stream::iter(asked).buffered(PARALLEL).collect().await;
+        let (mut all, mut missing) = (vec![], vec![]);
+        for (container, sample) in running.iter().zip(samples) {
+            match sample {
+                Ok(sample) => all.push(row(container, sample)),
+                // It ended between the list and the sample, or the engine is slow with it: the others are worth showing.
+                Err(e) => missing.push(format!("{}: {}", container.name, redact::line(&e.to_string(), 100))),
             }
-            (c, sample.ok())
-        }))
-        .buffered(32)
-        .collect()
-        .await;
-        let missing = samples.iter().filter(|(_, s)| s.is_none()).map(|(c, _)| c.name.clone()).collect();
-        let all: Vec<Row> = samples.into_iter().filter_map(|(c, s)| Some(row(c, s?))).collect();
+        }
         let (cpu_percent, memory_bytes) = (round(all.iter().map(|r| r.cpu_percent).sum()), all.iter().map(|r| r.memory_bytes).sum());
         let (rows, containers) = match input.response_format {
             Format::Concise => (all.iter().map(concise).collect(), vec![]),
