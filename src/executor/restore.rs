@@ -165,7 +165,7 @@ mod tests {
     /// A fake engine whose volumes are on no path of this host, so that everything goes through its archive calls.
     async fn taken(dir: &std::path::Path) -> (Arc<FakeEngine>, Hands, BackupRecord) {
         let engine = Arc::new(FakeEngine::new());
-        engine.write_volume_file("shop_data", "a/b", b"hello");
+        engine.write_volume_file("shop_data", "b", b"hello");
         engine.write_volume_file("shop_data", "c", &vec![7u8; 600_000]);
         let hands = Hands { engine: engine.clone(), house: house::tests::house(dir, ""), instance: "01test".to_owned() };
         hands.house.ensure().await.unwrap();
@@ -196,14 +196,14 @@ mod tests {
     async fn a_restore_fills_a_new_volume_beside_the_live_one_and_leaves_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let (engine, hands, record) = taken(dir.path()).await;
-        engine.write_volume_file("shop_data", "a/b", b"damaged");
+        engine.write_volume_file("shop_data", "b", b"damaged");
         let first = restore(&hands, &test_permit(), &record, None).await.unwrap();
         let name = format!("shop_data-restored-{}-1", &record.snapshot_id[..8]);
         assert_eq!((first.volume.as_str(), first.files, first.bytes, first.verified), (name.as_str(), 2, 600_005, true), "{first:?}");
         assert_eq!(first.differences, Vec::<String>::new());
         assert!(first.next.contains("shop_data is untouched") && first.next.contains(&name));
-        assert_eq!(engine.volume_file(&name, "a/b"), Some(b"hello".to_vec()));
-        assert_eq!(engine.volume_file("shop_data", "a/b"), Some(b"damaged".to_vec()));
+        assert_eq!(engine.volume_file(&name, "b"), Some(b"hello".to_vec()));
+        assert_eq!(engine.volume_file("shop_data", "b"), Some(b"damaged".to_vec()));
         let made = engine.volume(&first.volume).await.unwrap().unwrap();
         let labels: Vec<(&str, &str)> = made.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(labels, vec![("dockwarden.instance", "01test"), ("dockwarden.restored_from", record.snapshot_id.as_str())]);

@@ -102,6 +102,9 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, con
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(content.len() as u64);
     tar.append_data(&mut header, name, content).map_err(|e| EngineError::Protocol(e.to_string()))
 }

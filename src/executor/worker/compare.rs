@@ -196,7 +196,10 @@ fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>
     if let (Some(wanted), Some((seconds, nanoseconds))) = (node.meta.mtime, actual.mtime) {
         let wanted_ns = i64::from(wanted.subsec_nanosecond());
         if wanted.as_second() != seconds || nanoseconds.is_some_and(|n| n != wanted_ns) {
-            found.push(format!("{shown}: modification time {seconds} instead of {}", wanted.as_second()));
+            found.push(match wanted.as_second() {
+                same if same == seconds => format!("{shown}: modification time differs by less than a second"),
+                other => format!("{shown}: modification time {seconds} instead of {other}"),
+            });
         }
     }
     match &node.node_type {
