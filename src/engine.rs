@@ -344,13 +344,7 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 
     // ---- changes ----------------------------------------------------------------------------------------------------------
     /// Pulls an image with the credentials of the Docker client configuration; progress lines go to `progress`.
-    async fn pull(
-        &self,
-        permit: &Permit,
-        image: &ImageRef,
-        platform: Option<&str>,
-        progress: &(dyn Fn(String) + Send + Sync),
-    ) -> EngineResult<()>;
+    async fn pull(&self, permit: &Permit, image: &ImageRef, platform: Option<&str>, progress: &(dyn Fn(String) + Send + Sync)) -> EngineResult<()>;
     /// Tags an image.
     async fn tag(&self, permit: &Permit, image: &ImageRef, target: &ImageRef) -> EngineResult<()>;
     /// Removes an image (or one tag of it).

@@ -22,9 +22,7 @@ pub enum StoreError {
         detail: String,
     },
     /// The file was written by a newer version.
-    #[error(
-        "{db} has schema {found}, this version of dockwarden knows {known}: install the newer version again, or restore the copy made before its migration"
-    )]
+    #[error("{db} has schema {found}, this version of dockwarden knows {known}: install the newer version again, or restore the copy made before its migration")]
     TooNew {
         /// Which file.
         db: String,

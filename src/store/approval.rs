@@ -76,13 +76,7 @@ impl Store {
         todo!()
     }
     /// Adds an operator's word; becomes `Approved` with enough different operators, `Denied` with one no. Returns the new state of it, or `None` when it is not pending.
-    pub async fn decide_approval(
-        &self,
-        _id: &ApprovalId,
-        _operator: &str,
-        _approve: bool,
-        _now: DateTime<Utc>,
-    ) -> StoreResult<Option<Approval>> {
+    pub async fn decide_approval(&self, _id: &ApprovalId, _operator: &str, _approve: bool, _now: DateTime<Utc>) -> StoreResult<Option<Approval>> {
         todo!()
     }
     /// Uses an approved one up (single use): `true` exactly once.

@@ -154,14 +154,7 @@ impl Store {
         todo!()
     }
     /// Writes an event that is not a call (policy reloaded, loop gave up, approval given).
-    pub async fn audit_event(
-        &self,
-        _agent: &str,
-        _what: &str,
-        _stack: Option<&str>,
-        _detail: &Value,
-        _now: DateTime<Utc>,
-    ) -> StoreResult<i64> {
+    pub async fn audit_event(&self, _agent: &str, _what: &str, _stack: Option<&str>, _detail: &Value, _now: DateTime<Utc>) -> StoreResult<i64> {
         todo!()
     }
     /// Rows, newest first.

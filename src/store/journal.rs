@@ -32,15 +32,7 @@ impl Store {
         todo!()
     }
     /// Writes a step's intent, durable on return; returns its seq. Refused with `Superseded` when the epoch moved on.
-    pub async fn step_intent(
-        &self,
-        _op: &OperationId,
-        _epoch: u64,
-        _phase: Phase,
-        _key: &str,
-        _intent: &Value,
-        _now: DateTime<Utc>,
-    ) -> StoreResult<u64> {
+    pub async fn step_intent(&self, _op: &OperationId, _epoch: u64, _phase: Phase, _key: &str, _intent: &Value, _now: DateTime<Utc>) -> StoreResult<u64> {
         todo!()
     }
     /// Writes a step's result, durable on return.
