@@ -244,4 +244,4 @@ fn clip(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

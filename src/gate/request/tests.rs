@@ -7,7 +7,7 @@ use crate::model::spec::{DeviceSpec, NetworkSpec};
 
 /// A container as the executor would send it for a plain service.
 fn container() -> ContainerSpec {
-    serde_json::from_value(serde_json::json!({
+    serde_json::from_str(r#"{
         "name": "shop-web-1", "image": "sha256:abc", "command": null, "entrypoint": null, "env": [], "labels": {}, "user": null, "working_dir": null,
         "hostname": null, "domainname": null, "healthcheck": null, "exposed": [], "ports": [], "mounts": [], "networks": [], "network_mode": null,
         "restart": "no", "nano_cpus": null, "memory": null, "memory_reservation": null, "memswap": null, "pids": null, "cpu_shares": null, "cpuset": null,
@@ -16,7 +16,7 @@ fn container() -> ContainerSpec {
         "sysctls": {}, "ulimits": {}, "shm_size": null, "extra_hosts": [], "dns": [], "dns_search": [], "dns_opt": [], "group_add": [], "init": null,
         "read_only": false, "stdin_open": false, "tty": false, "stop_signal": null, "stop_timeout_s": null, "logging": null, "oom_score_adj": null,
         "runtime": null, "files": []
-    }))
+    }"#)
     .expect("the spec's own wire form")
 }
 
