@@ -125,7 +125,9 @@ async fn ask(helper: &str, server: &str) -> Result<Option<DockerCredentials>, St
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(server.as_bytes()).await.map_err(|e| fail(e.to_string()))?;
+            // One that ends without reading tells why by its status and output.
+            let written = stdin.write_all(server.as_bytes()).await;
+            written.or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(fail(e.to_string())) })?;
         }
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {
