@@ -138,7 +138,10 @@ fn injected_files_cannot_leave_the_container() {
         assert!(matches!(files_tar(&[file(bad)], &[]), Err(EngineError::Refused(_))), "{bad}");
     }
     let bytes = files_tar(&[file("/run/secrets/key")], &[]).unwrap();
-    assert_eq!(parents(&[file("/run/secrets/key"), file("/top"), file("/run/x")]).into_iter().collect::<Vec<_>>(), ["/run", "/run/secrets"]);
+    assert_eq!(
+        parents(&[file("/run/secrets/key"), file("/top"), file("/run/x")]).into_iter().collect::<Vec<_>>(),
+        ["/run", "/run/secrets"]
+    );
     let mut archive = tar::Archive::new(bytes.as_slice());
     let entry = archive.entries().unwrap().next().unwrap().unwrap();
     let h = entry.header();
