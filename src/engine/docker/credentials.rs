@@ -50,7 +50,7 @@ struct HelperAnswer {
 /// Host of the registry a reference names: the first component if it looks like a host, else Docker Hub.
 pub(super) fn registry_of(image: &ImageRef) -> &str {
     match image.as_str().split_once('/') {
-        Some((first, _)) if first == "index.docker.io" => HUB,
+        Some(("index.docker.io", _)) => HUB,
         Some((first, _)) if first.contains('.') || first.contains(':') || first == "localhost" => first,
         _ => HUB,
     }
