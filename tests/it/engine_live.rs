@@ -175,13 +175,12 @@ async fn life_of_a_container() {
         let mut spec = g.spec("a");
         spec.restart = Restart::UnlessStopped;
         spec.files = vec![InjectedFile { path: "/run/secrets/key".into(), content: b"k1".to_vec(), mode: 0o400, uid: 5, gid: 6 }];
+        spec.files.push(InjectedFile { path: "/tmp/note".into(), ..spec.files[0].clone() });
         let id = g.started(&spec).await;
         assert!(matches!(g.engine.create_container(&permit(), &spec).await, Err(EngineError::Conflict(_))));
         g.engine.start(&permit(), &id).await.unwrap();
-        assert_eq!(
-            g.sh(&id, "busybox cat /run/secrets/key; busybox stat -c ' %a %u %g' /run/secrets/key").await,
-            (Some(0), "k1 400 5 6\n".into())
-        );
+        let look = "busybox cat /run/secrets/key; busybox stat -c ' %a %u %g' /run/secrets/key; busybox stat -c '%a' /run/secrets /tmp";
+        assert_eq!(g.sh(&id, look).await, (Some(0), "k1 400 5 6\n755\n1777\n".into()));
         assert_eq!(g.sh(&id, "echo $GREETING; exit 3").await, (Some(3), "hi\n".into()));
         let rows = g.engine.containers(&g.filter()).await.unwrap();
         assert_eq!((rows.len(), &rows[0].id, rows[0].name.as_str(), rows[0].state), (1, &id, g.name("a").as_str(), RunState::Running));

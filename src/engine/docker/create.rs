@@ -239,9 +239,24 @@ fn port_map(ports: &[PortBinding]) -> PortMap {
     out
 }
 
-/// A tar of files with modes and owners, to be unpacked at `/`. Directories are left to the engine, so that those there keep theirs.
-pub(super) fn files_tar(files: &[InjectedFile]) -> EngineResult<Vec<u8>> {
+/// Directories above the files, outermost first, `/` left out.
+pub(super) fn parents(files: &[InjectedFile]) -> std::collections::BTreeSet<String> {
+    let above = |f: &InjectedFile| f.path.match_indices('/').skip(1).map(|(at, _)| f.path[..at].to_owned()).collect::<Vec<_>>();
+    files.iter().flat_map(above).collect()
+}
+
+/// A tar of files with modes and owners, to be unpacked at `/`. `missing` directories are made for all to enter (the engine would make
+/// them for root alone); those that are there must not be named, or their modes would change.
+pub(super) fn files_tar(files: &[InjectedFile], missing: &[String]) -> EngineResult<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
+    for dir in missing {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o755);
+        let inside = format!("{}/", dir.trim_start_matches('/'));
+        tar.append_data(&mut header, inside, &[][..]).map_err(|e| EngineError::Refused(format!("directory {dir:?}: {e}")))?;
+    }
     for f in files {
         let bad = |why: String| EngineError::Refused(format!("file {:?}: {why}", f.path));
         let inside = f.path.strip_prefix('/').filter(|p| !p.is_empty() && p.split('/').all(|c| !matches!(c, "" | "." | "..")));

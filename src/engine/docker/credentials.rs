@@ -50,7 +50,7 @@ struct HelperAnswer {
 /// Host of the registry a reference names: the first component if it looks like a host, else Docker Hub.
 pub(super) fn registry_of(image: &ImageRef) -> &str {
     match image.as_str().split_once('/') {
-        Some((first, _)) if first == "index.docker.io" => HUB,
+        Some(("index.docker.io", _)) => HUB,
         Some((first, _)) if first.contains('.') || first.contains(':') || first == "localhost" => first,
         _ => HUB,
     }
@@ -125,7 +125,9 @@ async fn ask(helper: &str, server: &str) -> Result<Option<DockerCredentials>, St
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(server.as_bytes()).await.map_err(|e| fail(e.to_string()))?;
+            // One that ends without reading tells why by its status and output.
+            let written = stdin.write_all(server.as_bytes()).await;
+            written.or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(fail(e.to_string())) })?;
         }
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {

@@ -52,7 +52,15 @@ impl DockerEngine {
         if spec.files.is_empty() {
             return Ok(());
         }
-        let tar = bytes::Bytes::from(create::files_tar(&spec.files)?);
+        let mut missing = Vec::new();
+        for dir in create::parents(&spec.files) {
+            let options = ContainerArchiveInfoOptions { path: dir.clone() };
+            let there = self.call("path", READ, self.docker.get_container_archive_info(id.as_str(), Some(options))).await;
+            if absent_is_none(there.map(|_| ()))?.is_none() {
+                missing.push(dir);
+            }
+        }
+        let tar = bytes::Bytes::from(create::files_tar(&spec.files, &missing)?);
         self.upload(permit, id, "/", futures_util::stream::iter([tar]).boxed()).await
     }
 

@@ -135,9 +135,13 @@ fn networks_carry_pools_and_labels() {
 fn injected_files_cannot_leave_the_container() {
     let file = |path: &str| InjectedFile { path: path.into(), content: b"x".to_vec(), mode: 0o400, uid: 7, gid: 8 };
     for bad in ["relative", "/", "/a/../b", "/a//b", "/a/"] {
-        assert!(matches!(files_tar(&[file(bad)]), Err(EngineError::Refused(_))), "{bad}");
+        assert!(matches!(files_tar(&[file(bad)], &[]), Err(EngineError::Refused(_))), "{bad}");
     }
-    let bytes = files_tar(&[file("/run/secrets/key")]).unwrap();
+    let bytes = files_tar(&[file("/run/secrets/key")], &[]).unwrap();
+    assert_eq!(
+        parents(&[file("/run/secrets/key"), file("/top"), file("/run/x")]).into_iter().collect::<Vec<_>>(),
+        ["/run", "/run/secrets"]
+    );
     let mut archive = tar::Archive::new(bytes.as_slice());
     let entry = archive.entries().unwrap().next().unwrap().unwrap();
     let h = entry.header();
