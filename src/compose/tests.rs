@@ -17,7 +17,12 @@ impl Files for Memory {
     }
 }
 
-fn run(texts: &[&str], files: &[(&'static str, &'static str)], variables: &[(&str, &str)], profiles: &[&str]) -> Result<StackSpec, LoadErrors> {
+fn run(
+    texts: &[&str],
+    files: &[(&'static str, &'static str)],
+    variables: &[(&str, &str)],
+    profiles: &[&str],
+) -> Result<StackSpec, LoadErrors> {
     let names = ["compose.yaml", "compose.override.yaml", "third.yaml"];
     let sources = texts.iter().zip(names).map(|(t, n)| Source { path: n.into(), text: (*t).into() }).collect();
     let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -49,7 +54,9 @@ fn env(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
 
 #[test]
 fn an_ordinary_file_becomes_the_whole_spec() {
-    let spec = ok("services:\n  web:\n    image: nginx:1.27\n    command: sh -c 'exec nginx'\n    ports: [\"127.0.0.1:8080:80\"]\n    volumes: [\"./html:/html:ro\", data:/data]\n    environment: {A: 1, B: true, C: }\n    restart: unless-stopped\n    mem_limit: 64m\nvolumes:\n  data:\n");
+    let spec = ok(
+        "services:\n  web:\n    image: nginx:1.27\n    command: sh -c 'exec nginx'\n    ports: [\"127.0.0.1:8080:80\"]\n    volumes: [\"./html:/html:ro\", data:/data]\n    environment: {A: 1, B: true, C: }\n    restart: unless-stopped\n    mem_limit: 64m\nvolumes:\n  data:\n",
+    );
     let mount = |kind, source: &str, target: &str, read_only, create_host_path, path: &str| MountSpec {
         kind,
         source: Some(source.into()),
@@ -143,13 +150,22 @@ fn errors_name_path_line_and_the_way_out() {
             "services:\n  a:\n    image: a\n    volumes:\n      - dat:/x\nvolumes:\n  data:\n",
             "compose.yaml:5: services.a.volumes[0]: undefined volume \"dat\" (did you mean `data`?)",
         ),
-        ("name: other\nservices:\n  a: {image: a}\n", "compose.yaml:1: name: the file is for \"other\", not for stack \"shop\" (remove `name:`, or deploy it as stack \"other\")"),
-        ("services:\n  a:\n    restart: always\n", "compose.yaml:2: services.a: the service has neither an image nor a build (add `image:`)"),
+        (
+            "name: other\nservices:\n  a: {image: a}\n",
+            "compose.yaml:1: name: the file is for \"other\", not for stack \"shop\" (remove `name:`, or deploy it as stack \"other\")",
+        ),
+        (
+            "services:\n  a:\n    restart: always\n",
+            "compose.yaml:2: services.a: the service has neither an image nor a build (add `image:`)",
+        ),
         (
             "services:\n  a: {image: a, depends_on: [b]}\n  b: {image: b, depends_on: [a]}\n",
             "compose.yaml:2: services.a.depends_on: services wait for each other: a -> b -> a (remove one dependency)",
         ),
-        ("services:\n  a:\n    image: a\n    image: b\n", "compose.yaml:3: services.a: duplicate key \"image\" at line 3 column 5 (mend the YAML at this place)"),
+        (
+            "services:\n  a:\n    image: a\n    image: b\n",
+            "compose.yaml:3: services.a: duplicate key \"image\" at line 3 column 5 (mend the YAML at this place)",
+        ),
         (
             "services:\n  a:\n    image: a\n    ports: [\"80:80\"]\n  b:\n    image: b\n    ports: [\"80:8080\"]\n",
             "compose.yaml:7: services.b.ports[0]: host port 80/tcp is published twice, also by services.a.ports[0] (publish another host port)",
@@ -195,9 +211,14 @@ fn hostile_text_is_refused_quickly() {
 
 #[test]
 fn merge_keys_are_resolved_and_what_is_written_wins() {
-    let spec = ok("x-a: &a {image: one, environment: {K: a}}\nx-b: &b {image: two, user: \"1\"}\nservices:\n  s:\n    <<: [*a, *b]\n    environment:\n      <<: {X: y}\n      K: z\n");
+    let spec = ok(
+        "x-a: &a {image: one, environment: {K: a}}\nx-b: &b {image: two, user: \"1\"}\nservices:\n  s:\n    <<: [*a, *b]\n    environment:\n      <<: {X: y}\n      K: z\n",
+    );
     let s = svc(&spec, "s");
-    assert_eq!((s.image.unwrap().as_str().to_owned(), s.user, s.environment), ("one".into(), Some("1".into()), env(&[("K", Some("z")), ("X", Some("y"))])));
+    assert_eq!(
+        (s.image.unwrap().as_str().to_owned(), s.user, s.environment),
+        ("one".into(), Some("1".into()), env(&[("K", Some("z")), ("X", Some("y"))]))
+    );
 }
 
 #[test]
@@ -217,7 +238,10 @@ fn overrides_merge_by_compose_rules() {
 #[test]
 fn extends_and_include_move_relative_paths() {
     let files = [
-        ("common/base.yaml", "services:\n  base:\n    image: base\n    env_file: base.env\n    volumes: [\"./d:/d\"]\n    environment: {K: base, L: base}\n"),
+        (
+            "common/base.yaml",
+            "services:\n  base:\n    image: base\n    env_file: base.env\n    volumes: [\"./d:/d\"]\n    environment: {K: base, L: base}\n",
+        ),
         ("common/base.env", "FROM_FILE=yes # comment\n"),
         ("sub/compose.yaml", "include: [deep/compose.yaml]\nservices:\n  inc:\n    image: inc\n    volumes: [\"./e:/e\"]\n"),
         ("sub/deep/compose.yaml", "services:\n  deep:\n    image: deep\n    volumes: [\"../f:/f\"]\nsecrets:\n  s:\n    file: ./s.txt\n"),
@@ -245,7 +269,10 @@ fn extends_and_include_move_relative_paths() {
 #[test]
 fn a_circle_of_extends_or_include_ends() {
     let circle = errors("services:\n  a: {extends: b}\n  b: {extends: a}\n");
-    assert_eq!(circle[0], "compose.yaml:2: services.a.extends: `extends` goes round in a circle: compose.yaml:a -> compose.yaml:b -> compose.yaml:a (break the circle)");
+    assert_eq!(
+        circle[0],
+        "compose.yaml:2: services.a.extends: `extends` goes round in a circle: compose.yaml:a -> compose.yaml:b -> compose.yaml:a (break the circle)"
+    );
     let refused = run(&["include: [me.yaml]\n"], &[("me.yaml", "include: [me.yaml]\nservices: {a: {image: a}}\n")], &[], &[]).unwrap_err();
     assert_eq!(refused.0[0].message, "files are included deeper than 16 levels");
 }
@@ -264,7 +291,9 @@ fn profiles_decide_what_is_active() {
 
 #[test]
 fn port_ranges_expand_to_one_entry_per_port() {
-    let spec = ok("services:\n  a:\n    image: a\n    ports: [\"8000-8002:80-82/udp\", \"[::1]:9000:90\", 70, \"9100-9110:91\", {target: 60, published: 6000}]\n");
+    let spec = ok(
+        "services:\n  a:\n    image: a\n    ports: [\"8000-8002:80-82/udp\", \"[::1]:9000:90\", 70, \"9100-9110:91\", {target: 60, published: 6000}]\n",
+    );
     let got: Vec<_> = svc(&spec, "a").ports.into_iter().map(|p| (p.target, p.published, p.host_ip, p.protocol)).collect();
     let port = |t, p: Option<&str>, ip: Option<&str>, proto: &str| (t, p.map(str::to_owned), ip.map(str::to_owned), proto.to_owned());
     assert_eq!(
@@ -297,9 +326,22 @@ fn env_files_as_compose_reads_them() {
     let declared = BTreeMap::from([("D".to_owned(), "declared".to_owned())]);
     let text = "# c\nA=1\nexport B = two # c\nC='$A'\nE=\"x\\ny ${A}\"\nF=\"l1\nl2\"\nG=${D}-$A\nD=file\nBARE\nH=a$b!$\nI=#x\n";
     let got = dotenv(text, &declared).unwrap();
-    let pairs = [("A", "1"), ("B", "two"), ("C", "$A"), ("D", "declared"), ("E", "x\ny 1"), ("F", "l1\nl2"), ("G", "declared-1"), ("H", "a$b!$"), ("I", "#x")];
+    let pairs = [
+        ("A", "1"),
+        ("B", "two"),
+        ("C", "$A"),
+        ("D", "declared"),
+        ("E", "x\ny 1"),
+        ("F", "l1\nl2"),
+        ("G", "declared-1"),
+        ("H", "a$b!$"),
+        ("I", "#x"),
+    ];
     assert_eq!(got, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
-    assert_eq!(dotenv("A=1\nB=\"x", &declared).unwrap_err().to_string(), ".env:2: the quoted value of B is not closed (write KEY=value, one per line)");
+    assert_eq!(
+        dotenv("A=1\nB=\"x", &declared).unwrap_err().to_string(),
+        ".env:2: the quoted value of B is not closed (write KEY=value, one per line)"
+    );
     let doubling: String = (0..64).map(|i| format!("A{}=$A{i}$A{i}\n", i + 1)).collect();
     assert!(dotenv(&format!("A0=xxxxxxxx\n{doubling}"), &declared).is_err());
 }
@@ -308,7 +350,10 @@ fn env_files_as_compose_reads_them() {
 fn settings_of_ours_are_closed() {
     let spec = ok("x-dockwarden: {monitor_s: 5}\nservices:\n  a: {image: a, x-dockwarden: {concurrent: true}, x-other: 1}\n");
     assert_eq!((spec.settings.monitor_s, svc(&spec, "a").settings.concurrent), (Some(5), true));
-    assert!(errors("services:\n  a:\n    image: a\n    x-dockwarden: {concurent: true}\n")[0].starts_with("compose.yaml:4: services.a.x-dockwarden: unknown field `concurent`"));
+    assert!(
+        errors("services:\n  a:\n    image: a\n    x-dockwarden: {concurent: true}\n")[0]
+            .starts_with("compose.yaml:4: services.a.x-dockwarden: unknown field `concurent`")
+    );
 }
 
 proptest! {
