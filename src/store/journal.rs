@@ -265,7 +265,7 @@ fn end_operation(c: &Connection, id: &OperationId, state: OperationState, messag
 
 fn is_terminal(c: &Connection, id: &OperationId) -> Sql<bool> {
     let terminal = c.prepare_cached("SELECT terminal FROM operation WHERE id = ?1")?.query_row([id.as_str()], |r| r.get(0)).optional()?;
-    Ok(terminal.unwrap_or(false))
+    Ok(terminal.ok_or_else(|| super::fault::missing(WHAT, id))?)
 }
 
 fn held_by(c: &Connection, id: &OperationId) -> Sql<Option<(Option<String>, i64)>> {

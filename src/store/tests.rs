@@ -1,1 +1,526 @@
-//! tests
+//! The home as a whole, and the records of `state.db`.
+
+use super::approval::{Approval, ApprovalState};
+use super::backup::BackupRecord;
+use super::*;
+use crate::model::ids::*;
+use crate::model::observed::ImageIdentity;
+use crate::model::operation::*;
+use crate::model::plan::{GitState, Plan, PlanKind};
+use crate::model::release::*;
+use crate::model::spec::{FileObject, ServiceSpec, StackSpec};
+use crate::model::verdict::Verdict;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+/// A secret that must not be found in any file.
+const SECRET: &str = "hunter2-plain-secret";
+
+/// A moment with nanoseconds, so that a lost digit is seen.
+pub(super) fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + seconds, 123_456_789).unwrap()
+}
+
+pub(super) async fn fresh() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_in(&dir).await.unwrap();
+    (dir, store)
+}
+
+pub(super) async fn open_in(dir: &tempfile::TempDir) -> StoreResult<Store> {
+    Store::open(&dir.path().join("home"), &dir.path().join("memory")).await
+}
+
+fn stack_name() -> StackName {
+    StackName::new("shop").unwrap()
+}
+
+fn spec() -> StackSpec {
+    let mut web = ServiceSpec { replicas: 1, active: true, ..Default::default() };
+    web.environment.insert("TOKEN".into(), Some(SECRET.into()));
+    let file = FileObject {
+        name: "shop_cert".into(),
+        external: false,
+        file: None,
+        content: Some(SECRET.into()),
+        environment: None,
+        labels: Default::default(),
+        driver: None,
+    };
+    StackSpec {
+        name: stack_name(),
+        services: [(ServiceName::new("web").unwrap(), web)].into(),
+        networks: Default::default(),
+        volumes: Default::default(),
+        configs: Default::default(),
+        secrets: [("cert".to_owned(), file)].into(),
+        settings: Default::default(),
+        unsupported: vec![],
+    }
+}
+
+fn images() -> BTreeMap<ServiceName, ImageIdentity> {
+    let identity = ImageIdentity { reference: ImageRef::new("shop:1").unwrap(), id: Some("sha256:ab".into()), repo_digest: None };
+    [(ServiceName::new("web").unwrap(), identity)].into()
+}
+
+fn release(number: u32) -> Release {
+    Release {
+        stack: stack_name(),
+        number,
+        state: ReleaseState::Pending,
+        environment: "production".into(),
+        spec: spec(),
+        images: images(),
+        agent: "deployer".into(),
+        operation: OperationId::new("op-1").unwrap(),
+        reason: Some("because".into()),
+        content_of: None,
+        project_dir: Some("/srv/shop".into()),
+        git: Some(GitState { commit: "abc".into(), dirty: true }),
+        created_at: at(i64::from(number)),
+    }
+}
+
+fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
+    Plan {
+        id: PlanId::new(id).unwrap(),
+        kind: PlanKind::Deploy,
+        stack: stack_name(),
+        environment: "production".into(),
+        from_release: None,
+        to_release: 1,
+        content_of: None,
+        desired: spec(),
+        images: images(),
+        levels: vec![],
+        changes: vec![],
+        remove: false,
+        findings: vec![],
+        verdict: Verdict::Allow,
+        project_dir: None,
+        git: None,
+        fingerprint: "f".into(),
+        digest: "d".into(),
+        created_at,
+    }
+}
+
+fn operation(id: &str, created_at: DateTime<Utc>) -> Operation {
+    Operation {
+        id: OperationId::new(id).unwrap(),
+        verb: "deploy".into(),
+        stack: Some(stack_name()),
+        plan: Some(PlanId::new("plan-1").unwrap()),
+        agent: "deployer".into(),
+        call: CallId::new("call-1").unwrap(),
+        idempotency_key: None,
+        state: OperationState::Running,
+        phase: Phase::Prepare,
+        epoch: 0,
+        release: None,
+        reason: None,
+        message: None,
+        evidence: vec![],
+        approval: None,
+        cancel_requested: false,
+        created_at,
+        settled_at: None,
+    }
+}
+
+fn evidence() -> Evidence {
+    Evidence {
+        service: "web".into(),
+        container: "shop-web-1".into(),
+        reason: "exited".into(),
+        exit_code: Some(1),
+        oom_killed: false,
+        probe_output: None,
+        logs: vec![format!("token is {SECRET}")],
+    }
+}
+
+fn approval(id: &str, digest: &str, needed: u32) -> Approval {
+    Approval {
+        id: ApprovalId::new(id).unwrap(),
+        agent: "deployer".into(),
+        tool: "deploy".into(),
+        stack: Some(stack_name()),
+        environment: Some("production".into()),
+        plan: Some(PlanId::new("plan-1").unwrap()),
+        digest: digest.into(),
+        input: json!({"variables": {"TOKEN": SECRET}}),
+        call: CallId::new("call-1").unwrap(),
+        reason: None,
+        state: ApprovalState::Pending,
+        needed,
+        approved_by: vec![],
+        denied_by: None,
+        operation: None,
+        created_at: at(0),
+        expires_at: at(1800),
+    }
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_home_keeps_its_identity_keys_and_privacy() {
+    let (dir, store) = fresh().await;
+    let (instance, hash, digest) = (store.instance().to_owned(), store.keyed_hash("x"), store.keyed_digest(b"x"));
+    assert_eq!(instance.len(), 26);
+    assert_eq!(instance, instance.to_lowercase());
+    assert_eq!((hash.len(), digest.len()), (6, 64));
+    assert_ne!(hash, digest[..6], "the two hashes use different keys");
+    assert_ne!(hash, store.keyed_hash("y"));
+    for file in files(store.home()) {
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+    for sub in ["", "keys"] {
+        assert_eq!(std::fs::metadata(store.home().join(sub)).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    store.close().await;
+    let again = open_in(&dir).await.unwrap();
+    assert_eq!((again.instance(), again.keyed_hash("x"), again.keyed_digest(b"x")), (instance.as_str(), hash, digest));
+    let (_other, other) = fresh().await;
+    assert_ne!(other.keyed_digest(b"x"), again.keyed_digest(b"x"), "every home has its own key");
+}
+
+#[tokio::test]
+async fn a_lost_or_wrong_key_is_refused_at_open() {
+    let (dir, store) = fresh().await;
+    store.close().await;
+    let key = store.home().join("keys/seal.key");
+    let good = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("missing")));
+    std::fs::write(&key, [1u8; 32]).unwrap();
+    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("not the key")));
+    std::fs::write(&key, [1u8; 3]).unwrap();
+    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("3 bytes")));
+    std::fs::write(&key, good).unwrap();
+    assert_eq!(open_in(&dir).await.unwrap().instance(), store.instance());
+}
+
+#[tokio::test]
+async fn a_newer_home_is_refused() {
+    let (dir, store) = fresh().await;
+    store.close().await;
+    let conn = rusqlite::Connection::open(store.home().join("audit.db")).unwrap();
+    conn.pragma_update(None, "user_version", 99).unwrap();
+    drop(conn);
+    let refused = open_in(&dir).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::TooNew { db, found: 99, known: 1 } if db.ends_with("audit.db")), "{refused}");
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let (_dir, store) = fresh().await;
+    let agent = AgentName::new("deployer").unwrap();
+    store.close().await;
+    assert!(matches!(store.stacks().await, Err(StoreError::Closed)));
+    assert!(matches!(store.set_value("k", &json!(1)).await, Err(StoreError::Closed)));
+    assert!(matches!(store.memory_read(&agent, None).await, Err(StoreError::Closed)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn sealed_values_are_in_no_file_of_the_home() {
+    let (dir, store) = fresh().await;
+    let op = store.begin_operation(operation("op-1", at(0)), "args").await.unwrap().unwrap();
+    store.put_release(&release(1)).await.unwrap();
+    store.put_plan(&plan("plan-1", at(0))).await.unwrap();
+    store.request_approval(approval("ap-1", "d", 1)).await.unwrap();
+    let seq = store.step_intent(&op.id, op.epoch, Phase::Prepare, "create:web:1", &json!({"env": SECRET}), at(1)).await.unwrap();
+    store.step_done(&op.id, seq, &json!({"env": SECRET})).await.unwrap();
+    store.save_operation(&Operation { evidence: vec![evidence()], ..op }).await.unwrap();
+    let leaks = |dir: &tempfile::TempDir| -> Vec<PathBuf> {
+        let all = files(dir.path());
+        assert!(all.len() >= 4, "{all:?}");
+        all.into_iter().filter(|f| std::fs::read(f).unwrap().windows(SECRET.len()).any(|w| w == SECRET.as_bytes())).collect()
+    };
+    assert_eq!(leaks(&dir), Vec::<PathBuf>::new());
+    store.close().await;
+    assert_eq!(leaks(&dir), Vec::<PathBuf>::new());
+    std::fs::write(store.home().join("probe"), SECRET).unwrap();
+    assert_eq!(leaks(&dir), [store.home().join("probe")], "the search itself works");
+}
+
+#[tokio::test]
+async fn releases_come_back_whole_and_one_becomes_current() {
+    let (dir, store) = fresh().await;
+    let name = stack_name();
+    assert_eq!(store.last_release_number(&name).await.unwrap(), 0);
+    assert_eq!(store.stack(&name).await.unwrap(), None);
+    let op = store.begin_operation(operation("op-1", at(0)), "args").await.unwrap().unwrap();
+    assert_eq!(op.epoch, 1);
+    store.put_release(&release(1)).await.unwrap();
+    store.put_release(&release(2)).await.unwrap();
+    assert_eq!(store.release(&name, 1).await.unwrap(), Some(release(1)));
+    assert_eq!(store.release(&name, 9).await.unwrap(), None);
+    assert_eq!(store.releases(&name, 10).await.unwrap(), [release(2), release(1)]);
+    assert_eq!(store.releases(&name, 1).await.unwrap(), [release(2)]);
+    assert_eq!(store.last_release_number(&name).await.unwrap(), 2);
+
+    store.make_current(&name, 2, 1).await.unwrap();
+    let current = StackRecord { name: name.clone(), environment: "production".into(), current: Some(2), stopped: false, epoch: 1 };
+    assert_eq!(store.stack(&name).await.unwrap(), Some(current.clone()));
+    assert_eq!(store.release(&name, 2).await.unwrap().unwrap().state, ReleaseState::Monitoring);
+    assert_eq!(store.operation(&op.id).await.unwrap().unwrap().release, Some(2));
+    store.set_release_state(&name, 2, ReleaseState::Good).await.unwrap();
+    store.close().await;
+
+    let store = open_in(&dir).await.unwrap();
+    assert_eq!(store.release(&name, 2).await.unwrap(), Some(Release { state: ReleaseState::Good, ..release(2) }));
+    store.set_stopped(&name, true).await.unwrap();
+    store.set_current(&name, Some(1), 1).await.unwrap();
+    assert_eq!(store.stacks().await.unwrap(), [StackRecord { current: Some(1), stopped: true, ..current.clone() }]);
+    store.set_current(&name, None, 1).await.unwrap();
+    assert_eq!(store.stacks().await.unwrap(), [StackRecord { current: None, stopped: true, ..current }]);
+    assert!(matches!(store.make_current(&name, 9, 1).await, Err(StoreError::Missing { what: "release", .. })));
+    assert!(matches!(store.set_release_state(&name, 9, ReleaseState::Good).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(store.set_stopped(&StackName::new("none").unwrap(), true).await, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn an_older_epoch_is_refused_everywhere() {
+    let (_dir, store) = fresh().await;
+    let name = stack_name();
+    let old = store.begin_operation(operation("op-1", at(0)), "a").await.unwrap().unwrap();
+    store.put_release(&release(1)).await.unwrap();
+    let new = store.begin_operation(operation("op-2", at(1)), "a").await.unwrap().unwrap();
+    assert_eq!((old.epoch, new.epoch), (1, 2));
+    let superseded = |e: StoreError| matches!(e, StoreError::Superseded { stack } if stack == "shop");
+    assert!(superseded(store.make_current(&name, 1, 1).await.unwrap_err()));
+    assert!(superseded(store.set_current(&name, Some(1), 1).await.unwrap_err()));
+    assert!(superseded(store.step_intent(&old.id, 1, Phase::Switch, "k", &json!(1), at(2)).await.unwrap_err()));
+    assert!(
+        superseded(store.step_intent(&old.id, 2, Phase::Switch, "k", &json!(1), at(2)).await.unwrap_err()),
+        "not under another's epoch"
+    );
+    assert!(superseded(store.save_operation(&old).await.unwrap_err()));
+    assert_eq!(store.stack(&name).await.unwrap().unwrap().current, None);
+    assert_eq!(store.steps(&old.id).await.unwrap(), []);
+
+    assert!(store.end_superseded(&old.id, OperationState::NeedsAttention, "op-2 took over", at(3)).await.unwrap());
+    assert!(!store.end_superseded(&old.id, OperationState::Done, "again", at(4)).await.unwrap());
+    let ended = Operation { state: OperationState::NeedsAttention, message: Some("op-2 took over".into()), settled_at: Some(at(3)), ..old };
+    assert_eq!(store.operation(&ended.id).await.unwrap(), Some(ended.clone()));
+    store.save_operation(&Operation { message: Some("note".into()), ..ended }).await.unwrap();
+    store.save_operation(&new).await.unwrap();
+}
+
+#[tokio::test]
+async fn operations_and_steps_come_back_whole() {
+    let (_dir, store) = fresh().await;
+    let one = store.begin_operation(operation("op-1", at(0)), "a").await.unwrap().unwrap();
+    let two = Operation { stack: None, ..operation("op-2", at(1)) };
+    let two = store.begin_operation(two, "a").await.unwrap().unwrap();
+    assert_eq!(two.epoch, 0);
+    assert_eq!(store.open_operations().await.unwrap(), [one.clone(), two.clone()]);
+    assert_eq!(store.operations(None, 10).await.unwrap(), [two.clone(), one.clone()]);
+    assert_eq!(store.operations(Some(&stack_name()), 10).await.unwrap(), [one.clone()]);
+
+    let first = store.step_intent(&one.id, 1, Phase::Prepare, "net", &json!({"n": 1}), at(2)).await.unwrap();
+    let second = store.step_intent(&one.id, 1, Phase::Switch, "web", &json!({"n": 2}), at(3)).await.unwrap();
+    assert_eq!((first, second), (1, 2));
+    store.step_done(&one.id, 1, &json!("ok")).await.unwrap();
+    let step = |seq, phase, key: &str, n: i32, done, at| StepRecord {
+        operation: one.id.clone(),
+        seq,
+        phase,
+        key: key.into(),
+        intent: json!({"n": n}),
+        done,
+        at,
+    };
+    let expected = [step(1, Phase::Prepare, "net", 1, Some(json!("ok")), at(2)), step(2, Phase::Switch, "web", 2, None, at(3))];
+    assert_eq!(store.steps(&one.id).await.unwrap(), expected);
+    assert_eq!(store.step_intent(&two.id, 0, Phase::Prepare, "x", &json!(null), at(2)).await.unwrap(), 1);
+    assert!(matches!(store.step_done(&one.id, 9, &json!(1)).await, Err(StoreError::Missing { what: "step", .. })));
+    let nobody = OperationId::new("op-9").unwrap();
+    assert!(matches!(store.step_intent(&nobody, 1, Phase::Switch, "k", &json!(1), at(2)).await, Err(StoreError::Missing { .. })));
+
+    assert!(store.request_cancel(&one.id).await.unwrap());
+    let done = Operation {
+        state: OperationState::Done,
+        phase: Phase::Finished,
+        release: Some(3),
+        message: Some("m".into()),
+        evidence: vec![evidence()],
+        settled_at: Some(at(9)),
+        ..one.clone()
+    };
+    store.save_operation(&done).await.unwrap();
+    let stored = Operation { cancel_requested: true, ..done };
+    assert_eq!(store.operation(&one.id).await.unwrap(), Some(stored), "a cancel asked for meanwhile is not lost");
+    assert!(!store.request_cancel(&one.id).await.unwrap(), "it has ended");
+    assert!(!store.request_cancel(&nobody).await.unwrap());
+    assert_eq!(store.open_operations().await.unwrap(), [two]);
+    assert!(matches!(store.save_operation(&operation("op-9", at(0))).await, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_returns_the_earlier_operation_for_seven_days() {
+    let (_dir, store) = fresh().await;
+    let keyed = |id, when| Operation { idempotency_key: Some("k".into()), ..operation(id, when) };
+    let first = store.begin_operation(keyed("op-1", at(0)), "same").await.unwrap().unwrap();
+    assert_eq!(store.begin_operation(keyed("op-2", at(60)), "same").await.unwrap(), Err(first.clone()));
+    assert_eq!(store.stack(&stack_name()).await.unwrap().unwrap().epoch, 1, "nothing began");
+    assert!(matches!(store.begin_operation(keyed("op-3", at(60)), "other").await, Err(StoreError::KeyReused { key }) if key == "k"));
+    let other_agent = Operation { agent: "stack-keeper".into(), ..keyed("op-4", at(60)) };
+    assert_eq!(store.begin_operation(other_agent, "other").await.unwrap().unwrap().epoch, 2);
+    assert_eq!(store.begin_operation(keyed("op-5", at(8 * 86_400)), "other").await.unwrap().unwrap().epoch, 3);
+}
+
+#[tokio::test]
+async fn plans_live_a_day_unless_something_open_needs_them() {
+    let (_dir, store) = fresh().await;
+    let id = |s: &str| PlanId::new(s).unwrap();
+    for old in ["plan-1", "plan-free", "plan-asked"] {
+        store.put_plan(&plan(old, at(0))).await.unwrap();
+    }
+    assert_eq!(store.plan(&id("plan-1")).await.unwrap(), Some(plan("plan-1", at(0))));
+    let op = store.begin_operation(operation("op-1", at(0)), "a").await.unwrap().unwrap();
+    let asked = Approval { plan: Some(id("plan-asked")), ..approval("ap-1", "d", 1) };
+    store.request_approval(asked.clone()).await.unwrap();
+    store.put_plan(&plan("plan-2", at(90_000))).await.unwrap();
+    let left = async || {
+        let mut left = vec![];
+        for p in ["plan-1", "plan-free", "plan-asked", "plan-2"] {
+            if store.plan(&id(p)).await.unwrap().is_some() {
+                left.push(p);
+            }
+        }
+        left
+    };
+    assert_eq!(left().await, ["plan-1", "plan-asked", "plan-2"]);
+    store.save_operation(&Operation { state: OperationState::Done, ..op }).await.unwrap();
+    store.set_approval_state(&asked.id, ApprovalState::Stale).await.unwrap();
+    store.put_plan(&plan("plan-2", at(90_000))).await.unwrap();
+    assert_eq!(left().await, ["plan-2"]);
+}
+
+#[tokio::test]
+async fn an_approval_is_given_by_enough_operators_and_used_once() {
+    let (_dir, store) = fresh().await;
+    let asked = approval("ap-1", "d", 2);
+    assert_eq!(store.request_approval(asked.clone()).await.unwrap(), asked);
+    assert_eq!(store.request_approval(approval("ap-2", "d", 2)).await.unwrap(), asked, "the same question is asked once");
+    assert_eq!(store.approval(&asked.id, at(1)).await.unwrap(), Some(asked.clone()));
+    assert!(!store.use_approval(&asked.id, None, at(1)).await.unwrap(), "not approved yet");
+
+    let one = Approval { approved_by: vec!["ann".into()], ..asked.clone() };
+    assert_eq!(store.decide_approval(&asked.id, "ann", true, at(1)).await.unwrap(), Some(one.clone()));
+    assert_eq!(store.decide_approval(&asked.id, "ann", true, at(1)).await.unwrap(), Some(one), "twice the same is once");
+    let two = Approval { state: ApprovalState::Approved, approved_by: vec!["ann".into(), "bob".into()], ..asked.clone() };
+    assert_eq!(store.decide_approval(&asked.id, "bob", true, at(1)).await.unwrap(), Some(two.clone()));
+    assert_eq!(store.decide_approval(&asked.id, "eve", false, at(1)).await.unwrap(), None, "decided");
+    assert_eq!(store.approvals(true, at(1)).await.unwrap(), []);
+    assert_eq!(store.approvals(false, at(1)).await.unwrap(), [two.clone()]);
+
+    let op = OperationId::new("op-1").unwrap();
+    let (a, b) = tokio::join!(store.use_approval(&asked.id, Some(&op), at(2)), store.use_approval(&asked.id, Some(&op), at(2)));
+    assert!(a.unwrap() ^ b.unwrap(), "used exactly once");
+    let used = Approval { state: ApprovalState::Used, operation: Some(op), ..two };
+    assert_eq!(store.approval(&asked.id, at(9_999)).await.unwrap(), Some(used), "a used one does not expire");
+    let again = approval("ap-3", "d", 2);
+    assert_eq!(store.request_approval(again.clone()).await.unwrap(), again, "used up: asked anew");
+    let denied = store.decide_approval(&again.id, "bob", false, at(2)).await.unwrap();
+    assert_eq!(denied, Some(Approval { state: ApprovalState::Denied, denied_by: Some("bob".into()), ..again }));
+}
+
+#[tokio::test]
+async fn an_approval_is_void_after_its_time_given_or_not() {
+    let (_dir, store) = fresh().await;
+    let (open, given) = (approval("ap-1", "d1", 1), approval("ap-2", "d2", 1));
+    store.request_approval(open.clone()).await.unwrap();
+    store.request_approval(given.clone()).await.unwrap();
+    store.decide_approval(&given.id, "ann", true, at(5)).await.unwrap();
+    assert!(!store.use_approval(&given.id, None, at(1800)).await.unwrap());
+    assert_eq!(store.decide_approval(&open.id, "ann", true, at(1800)).await.unwrap(), None);
+    let expired = Approval { state: ApprovalState::Expired, ..open };
+    assert_eq!(store.approval(&expired.id, at(0)).await.unwrap(), Some(expired), "stored as expired");
+
+    let late = Approval { created_at: at(2000), expires_at: at(2100), ..approval("ap-3", "d1", 1) };
+    assert_eq!(store.request_approval(late.clone()).await.unwrap(), late, "an expired one does not answer for a new one");
+    assert_eq!(store.approvals(true, at(2050)).await.unwrap(), [late.clone()]);
+    assert_eq!(store.approvals(true, at(2100)).await.unwrap(), []);
+    assert_eq!(store.approval(&late.id, at(0)).await.unwrap().unwrap().state, ApprovalState::Expired);
+    let nobody = ApprovalId::new("ap-9").unwrap();
+    assert_eq!(store.approval(&nobody, at(0)).await.unwrap(), None);
+    assert!(matches!(store.set_approval_state(&nobody, ApprovalState::Stale).await, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn backups_are_found_by_stack_volume_and_prefix() {
+    let (_dir, store) = fresh().await;
+    let record = |id: &str, stack: Option<&str>, volume: &str, t| BackupRecord {
+        snapshot_id: id.into(),
+        stack: stack.map(Into::into),
+        volume: volume.into(),
+        bytes: 1 << 40,
+        added: 7,
+        files: 3,
+        state: "complete".into(),
+        at: at(t),
+        agent: "backup-keeper".into(),
+        release: Some(4),
+    };
+    let (a, b, c) = (record("ab12", Some("shop"), "data", 1), record("ab1", None, "data", 2), record("cd_9", Some("shop"), "logs", 3));
+    for r in [&a, &b, &c] {
+        store.put_backup(r).await.unwrap();
+    }
+    assert_eq!(store.backups(None, None, 10).await.unwrap(), [c.clone(), b.clone(), a.clone()]);
+    assert_eq!(store.backups(Some(&stack_name()), None, 10).await.unwrap(), [c.clone(), a.clone()]);
+    assert_eq!(store.backups(None, Some("data"), 1).await.unwrap(), [b.clone()]);
+    let find = async |id: &str| store.backup(&SnapshotId::new(id).unwrap()).await.unwrap();
+    assert_eq!(find("ab12").await, Some(a));
+    assert_eq!(find("ab1").await, Some(b), "an exact id wins over a longer one");
+    assert_eq!(find("ab").await, None, "ambiguous");
+    assert_eq!(find("cd_").await, Some(c));
+    assert_eq!(find("c__").await, None, "no wildcards");
+    let huge = BackupRecord { bytes: u64::MAX, ..record("ee", None, "x", 1) };
+    assert!(matches!(store.put_backup(&huge).await, Err(StoreError::Corrupt { what: "backup", .. })));
+}
+
+#[tokio::test]
+async fn tokens_operators_heals_and_values() {
+    let (_dir, store) = fresh().await;
+    store.put_token("deployer", &[1; 32], at(0)).await.unwrap();
+    store.put_token("deployer", &[2; 32], at(0)).await.unwrap();
+    store.put_token("observer", &[3; 32], at(0)).await.unwrap();
+    assert_eq!(store.token_agent(&[2; 32]).await.unwrap().as_deref(), Some("deployer"));
+    assert_eq!(store.token_agent(&[9; 32]).await.unwrap(), None);
+    assert_eq!(store.revoke_tokens("deployer", at(1)).await.unwrap(), 2);
+    assert_eq!(store.revoke_tokens("deployer", at(1)).await.unwrap(), 0);
+    assert_eq!(store.token_agent(&[2; 32]).await.unwrap(), None);
+    assert_eq!(store.token_agent(&[3; 32]).await.unwrap().as_deref(), Some("observer"));
+
+    store.put_operator("bob", "$hash1", at(0)).await.unwrap();
+    store.put_operator("ann", "$hash2", at(0)).await.unwrap();
+    store.put_operator("bob", "$hash3", at(1)).await.unwrap();
+    assert_eq!(store.operators().await.unwrap(), [("ann".to_owned(), "$hash2".to_owned()), ("bob".into(), "$hash3".into())]);
+
+    let name = stack_name();
+    assert_eq!(store.heal_action(&name, "web", at(0), at(-300)).await.unwrap(), 1);
+    assert_eq!(store.heal_action(&name, "web", at(10), at(-290)).await.unwrap(), 2);
+    assert_eq!(store.heal_action(&name, "db", at(10), at(-290)).await.unwrap(), 1);
+    assert_eq!(store.heal_count(&name, "web", at(5)).await.unwrap(), 1);
+    let week = at(0) + TimeDelta::days(8);
+    assert_eq!(store.heal_action(&name, "web", week, at(-300)).await.unwrap(), 1, "old ones are forgotten");
+
+    assert_eq!(store.value("k").await.unwrap(), None);
+    store.set_value("k", &json!({"a": [1, null]})).await.unwrap();
+    store.set_value("k", &json!({"a": [2, null]})).await.unwrap();
+    assert_eq!(store.value("k").await.unwrap(), Some(json!({"a": [2, null]})));
+}
