@@ -1,8 +1,18 @@
 //! The one line every call takes, whatever door it came in by: identity, tool, gate, audit, plan, gate, approval, executor, audit, reply.
 
+pub mod approval;
+pub mod compose_files;
 pub mod context;
 pub mod dispatch;
 pub mod error;
+pub mod facts;
+pub mod git;
+pub mod observe;
+pub mod plan_facts;
+pub mod prepare;
+pub mod record;
+pub mod run;
+pub mod volumes;
 
-pub use context::{Door, House, Principal, Progress};
+pub use context::{Call, Door, House, Principal, Progress};
 pub use error::CallError;

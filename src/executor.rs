@@ -9,10 +9,12 @@ mod preflight;
 pub mod probe;
 mod recover;
 pub mod render;
+pub mod restore;
 mod run;
 #[cfg(test)]
 mod tests;
 mod undo;
+pub mod worker;
 
 use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;

@@ -2,10 +2,16 @@
 //! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
 
 pub mod call;
+pub mod glob;
+pub mod load;
 pub mod manifest;
 pub mod plan;
 pub mod policy;
+pub mod prompt;
 pub mod request;
+pub mod rules;
+
+pub use load::{LoadProblem, ToolFacts};
 
 use crate::model::agent::Agent;
 use crate::model::ids::{CallId, ServiceName, StackName};

@@ -2,13 +2,18 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod adapters;
+pub mod app;
 pub mod call;
+pub mod compose;
+pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod executor;
 pub mod gate;
 pub mod model;
 pub mod planner;
+pub mod redact;
 pub mod store;
 pub mod supervisor;
 pub mod tools;

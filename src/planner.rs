@@ -3,6 +3,8 @@
 pub mod diff;
 pub mod hash;
 pub mod levels;
+#[cfg(test)]
+mod tests;
 
 use crate::model::labels;
 use crate::model::spec::{DependencyCondition, Restart, ServiceSpec};

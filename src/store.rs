@@ -10,6 +10,19 @@ pub mod release;
 pub mod seal;
 pub mod token;
 
+mod chain;
+mod codec;
+mod db;
+mod fault;
+mod migrate;
+
+use crate::model::ids::AgentName;
+use db::Database;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 /// What a store answered when it could not.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -61,6 +74,24 @@ pub enum StoreError {
         /// Cause.
         detail: String,
     },
+    /// It is not there.
+    #[error("there is no {what} {id}")]
+    Missing {
+        /// What.
+        what: &'static str,
+        /// Its name or id.
+        id: String,
+    },
+    /// Larger than the store takes.
+    #[error("{what} has {size} bytes, at most {max} are kept: shorten it or split it over several keys")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Bytes it has.
+        size: usize,
+        /// Bytes it may have.
+        max: usize,
+    },
     /// The writer has ended.
     #[error("the store is shutting down")]
     Closed,
@@ -69,32 +100,119 @@ pub enum StoreError {
 /// Result of a store call.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-use std::path::{Path, PathBuf};
-
 /// The open store of one home. Cheap to clone; all methods are safe to call from any task.
 #[derive(Debug, Clone)]
 pub struct Store {
     home: PathBuf,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    instance: String,
+    keys: seal::Keys,
+    state: Arc<Database>,
+    audit: Arc<Database>,
+    memory_root: PathBuf,
+    memories: tokio::sync::Mutex<Memories>,
+    projection: tokio::sync::Mutex<Projection>,
+    /// One checkpoint at a time: two would race for the end of the file.
+    checkpoints: tokio::sync::Mutex<()>,
+}
+
+/// Memory databases opened so far.
+#[derive(Default)]
+struct Memories {
+    open: BTreeMap<AgentName, Arc<Database>>,
+    closed: bool,
+}
+
+/// How far the audit log was looked at for projection, and whose memory could not be written then.
+#[derive(Default)]
+struct Projection {
+    seen: i64,
+    behind: BTreeSet<AgentName>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("instance", &self.instance).finish_non_exhaustive()
+    }
 }
 
 impl Store {
-    /// Opens (creating, migrating after a copy by `VACUUM INTO`) `state.db` and `audit.db` under `home` and the memory databases under `memory`.
+    /// Opens (creating, migrating after a copy by `VACUUM INTO`) `state.db` and `audit.db` under `home` and, each when first used, the memory databases under `memory`.
     ///
     /// # Errors
-    /// `TooNew`, `Io` or `Database`.
-    pub async fn open(_home: &Path, _memory: &Path) -> StoreResult<Self> {
-        todo!()
+    /// `TooNew`, `Io` or `Database`; `Corrupt` when a key file is missing or is not the one the home was made with.
+    pub async fn open(home: &Path, memory: &Path) -> StoreResult<Self> {
+        let (home, memory) = (home.to_path_buf(), memory.to_path_buf());
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(home, memory)).await;
+        opened.map_err(|e| StoreError::Corrupt { what: "home", detail: format!("opening it ended early: {e}") })?
     }
+
+    fn open_blocking(home: PathBuf, memory_root: PathBuf) -> StoreResult<Self> {
+        private_dir(&home)?;
+        private_dir(&home.join("keys"))?;
+        // Opened by hand first: the keys and the identity are settled before the writer takes the file.
+        let path = home.join("state.db");
+        let conn = migrate::open(&path, &migrate::STATE)?;
+        let (instance, keys) = seal::identify(&conn, &home).map_err(|e| e.named(&path))?;
+        drop(conn);
+        let state = Database::open(&path, &migrate::STATE)?;
+        let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT)?;
+        let inner = Inner {
+            instance,
+            keys,
+            state,
+            audit,
+            memory_root,
+            memories: tokio::sync::Mutex::default(),
+            projection: tokio::sync::Mutex::default(),
+            checkpoints: tokio::sync::Mutex::default(),
+        };
+        Ok(Self { home, inner: Arc::new(inner) })
+    }
+
     /// The home.
     pub fn home(&self) -> &Path {
         &self.home
     }
+
     /// Instance id of this home: a ULID in lower case, made when the home was.
     pub fn instance(&self) -> &str {
-        todo!()
+        &self.inner.instance
     }
-    /// Flushes and joins the writers.
+
+    /// Finishes queued writes and joins the writers; later calls answer `Closed`.
     pub async fn close(&self) {
-        todo!()
+        let open = {
+            let mut memories = self.inner.memories.lock().await;
+            memories.closed = true;
+            std::mem::take(&mut memories.open)
+        };
+        for db in open.values() {
+            db.close().await;
+        }
+        self.inner.audit.close().await;
+        self.inner.state.close().await;
     }
 }
+
+/// Creates a directory of the home with mode 0700; one that others can enter is closed to them.
+fn private_dir(dir: &Path) -> StoreResult<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| fault::io(dir, &e))?;
+    let mode = std::fs::metadata(dir).map_err(|e| fault::io(dir, &e))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(|e| StoreError::Io {
+            path: dir.display().to_string(),
+            detail: format!(
+                "it is open to others (mode {:o}) and closing it failed: {e}; make the supervisor's user its owner",
+                mode & 0o777
+            ),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,44 @@
-//! stub: the catalogue of tools
+//! The catalogue: every tool an agent can call, one verb a file. A [`Verb`] has typed input and output; [`Tool`] is its object-safe face, so that the
+//! line in `call::dispatch` treats all alike. Adding a tool = one file + one line of [`CATALOGUE`]. Deliberately absent: gates, audit, protocols.
+
+mod agents;
+mod approval;
+mod audit;
+mod backup;
+mod backups;
+mod cancel;
+mod deploy;
+mod health;
+mod history;
+mod logs;
+mod memory_read;
+mod memory_search;
+mod memory_write;
+mod operation;
+mod plan;
+mod prune;
+mod restart;
+mod restore;
+mod rollback;
+mod scale;
+mod schema;
+mod stats;
+mod status;
+mod stop;
+
+use crate::call::error::ErrorCode;
+use crate::call::facts::Scope;
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::plan::Plan;
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
 
 /// What a tool does to the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +70,187 @@ pub struct ToolSpec {
     pub output_schema: fn() -> Value,
 }
 
+/// One tool, typed.
+pub(crate) trait Verb: Send + Sync + 'static {
+    /// How doors show it.
+    const SPEC: &'static ToolSpec;
+    /// Arguments; unknown fields are refused.
+    type Input: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+    /// Structured content of the reply.
+    type Output: Serialize + JsonSchema + Send;
+
+    /// What the call is about, for the gate. A reference (operation, snapshot, plan) is resolved to its stack here.
+    ///
+    /// # Errors
+    /// When the reference leads nowhere, or the arguments contradict each other.
+    fn scope(call: &Call, input: &Self::Input) -> impl Future<Output = Result<Scope, CallError>> + Send;
+
+    /// The plan of a tool that runs one; `None` for the others.
+    ///
+    /// # Errors
+    /// When no plan can be made.
+    fn plan(_call: &Call, _input: &Self::Input) -> impl Future<Output = Result<Option<Plan>, CallError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Does it. `plan` is what [`Verb::plan`] made and both gates let through.
+    ///
+    /// # Errors
+    /// With the cause and what to do next.
+    fn run(call: &Call, input: Self::Input, plan: Option<Plan>, permit: Permit) -> impl Future<Output = Result<Self::Output, CallError>> + Send;
+
+    /// A short text for people and models that do not read structured content; `None` = the structured content as JSON.
+    fn text(_output: &Self::Output) -> Option<String> {
+        None
+    }
+}
+
+/// What a tool answered, before redaction.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Structured content.
+    pub(crate) value: Value,
+    /// Short text.
+    pub(crate) text: Option<String>,
+}
+
+/// A tool whose types are hidden.
+#[async_trait]
+pub(crate) trait Tool: Send + Sync {
+    /// How doors show it.
+    fn spec(&self) -> &'static ToolSpec;
+    /// Parses arguments.
+    fn parse(&self, input: Value) -> Result<Box<dyn Bound>, CallError>;
+}
+
+/// A tool with its parsed arguments.
+#[async_trait]
+pub(crate) trait Bound: Send + Sync {
+    /// See [`Verb::scope`].
+    async fn scope(&self, call: &Call) -> Result<Scope, CallError>;
+    /// See [`Verb::plan`].
+    async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError>;
+    /// See [`Verb::run`].
+    async fn run(self: Box<Self>, call: &Call, plan: Option<Plan>, permit: Permit) -> Result<Answer, CallError>;
+}
+
+struct Face<V>(PhantomData<V>);
+struct Arguments<V: Verb>(V::Input);
+
+impl<V: Verb> Tool for Face<V> {
+    fn spec(&self) -> &'static ToolSpec {
+        V::SPEC
+    }
+    fn parse(&self, input: Value) -> Result<Box<dyn Bound>, CallError> {
+        let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
+        let parsed = serde_path_to_error::deserialize(input).map_err(|e| refused(V::SPEC, &e.path().to_string(), &e.inner().to_string()))?;
+        Ok(Box::new(Arguments::<V>(parsed)))
+    }
+}
+
+#[async_trait]
+impl<V: Verb> Bound for Arguments<V> {
+    async fn scope(&self, call: &Call) -> Result<Scope, CallError> {
+        V::scope(call, &self.0).await
+    }
+    async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError> {
+        V::plan(call, &self.0).await
+    }
+    async fn run(self: Box<Self>, call: &Call, plan: Option<Plan>, permit: Permit) -> Result<Answer, CallError> {
+        let output = V::run(call, self.0, plan, permit).await?;
+        let text = V::text(&output);
+        let value = serde_json::to_value(&output)
+            .map_err(|e| CallError::new(ErrorCode::Internal, "the reply could not be written", "report this to the operator").detail(e.to_string()))?;
+        Ok(Answer { value, text })
+    }
+}
+
+/// Turns serde's complaint into field, cause and hint.
+fn refused(spec: &ToolSpec, path: &str, cause: &str) -> CallError {
+    let fields = (spec.input_schema)()["properties"].as_object().map(|p| p.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let accepted = if fields.is_empty() { "it takes no arguments".to_owned() } else { format!("it takes {}", fields.join(", ")) };
+    let quoted = cause.split('`').nth(1).unwrap_or_default();
+    let (field, hint) = if cause.starts_with("unknown field") {
+        let like = nearest(quoted, fields.iter().map(String::as_str)).first().map(|n| format!("did you mean {n}? ")).unwrap_or_default();
+        let parent = path.strip_suffix(quoted).unwrap_or(path).trim_end_matches('.');
+        let field = if parent.is_empty() { quoted.to_owned() } else { format!("{parent}.{quoted}") };
+        (field, format!("{like}{accepted}"))
+    } else if cause.starts_with("missing field") {
+        (quoted.to_owned(), format!("add {quoted}; {accepted}"))
+    } else {
+        (path.trim_matches('.').to_owned(), format!("correct the value; {accepted}"))
+    };
+    CallError::new(ErrorCode::InvalidArgument, format!("{}: {}", spec.name, crate::redact::line(cause, 300)), hint).field(crate::redact::line(&field, 200))
+}
+
+/// The plan of a tool that always has one.
+fn planned(plan: Option<Plan>) -> Result<Plan, CallError> {
+    plan.ok_or_else(|| CallError::new(ErrorCode::Internal, "the line lost the plan of this call", "report this to the operator"))
+}
+
+/// Arguments as they count for telling a repeated call: fields that change nothing are skipped by the type.
+fn as_arguments(input: &impl Serialize) -> Result<Value, CallError> {
+    serde_json::to_value(input).map_err(|e| CallError::new(ErrorCode::Internal, "the arguments could not be written", "report this to the operator").detail(e.to_string()))
+}
+
+/// Up to three candidates that a mistyped word may have meant, best first.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let word = crate::redact::keep_start(word, 64);
+    let mut scored: Vec<(f64, &str)> = candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(word, c), c))
+        // Below this, jaro-winkler calls words alike that no one would mistake for each other.
+        .filter(|(score, c)| *score > 0.78 || (word.len() > 2 && c.contains(word)))
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.into_iter().take(3).map(|(_, c)| c).collect()
+}
+
+/// Every tool, sorted by name.
+pub(crate) static CATALOGUE: &[&dyn Tool] = &[
+    &Face::<agents::Agents>(PhantomData),
+    &Face::<approval::Approval>(PhantomData),
+    &Face::<audit::Audit>(PhantomData),
+    &Face::<backup::Backup>(PhantomData),
+    &Face::<backups::Backups>(PhantomData),
+    &Face::<cancel::Cancel>(PhantomData),
+    &Face::<deploy::Deploy>(PhantomData),
+    &Face::<health::Health>(PhantomData),
+    &Face::<history::History>(PhantomData),
+    &Face::<logs::Logs>(PhantomData),
+    &Face::<memory_read::MemoryRead>(PhantomData),
+    &Face::<memory_search::MemorySearch>(PhantomData),
+    &Face::<memory_write::MemoryWrite>(PhantomData),
+    &Face::<operation::Operation>(PhantomData),
+    &Face::<plan::Planning>(PhantomData),
+    &Face::<prune::Prune>(PhantomData),
+    &Face::<restart::Restart>(PhantomData),
+    &Face::<restore::Restore>(PhantomData),
+    &Face::<rollback::Rollback>(PhantomData),
+    &Face::<scale::Scale>(PhantomData),
+    &Face::<stats::Stats>(PhantomData),
+    &Face::<status::Status>(PhantomData),
+    &Face::<stop::Stop>(PhantomData),
+];
+
 /// All tools, sorted by name.
 pub fn catalogue() -> &'static [&'static ToolSpec] {
-    todo!()
+    static SPECS: LazyLock<Vec<&'static ToolSpec>> = LazyLock::new(|| CATALOGUE.iter().map(|t| t.spec()).collect());
+    &SPECS
 }
+
+/// The tool of a name.
+///
+/// # Errors
+/// `UnknownTool` with the nearest names.
+pub(crate) fn find(name: &str) -> Result<&'static dyn Tool, CallError> {
+    CATALOGUE.iter().copied().find(|t| t.spec().name == name).ok_or_else(|| {
+        let names = catalogue().iter().map(|s| s.name);
+        let near = nearest(name, names.clone());
+        let hint = if near.is_empty() { format!("the tools are {}", names.collect::<Vec<_>>().join(", ")) } else { format!("did you mean {}?", near.join(" or ")) };
+        CallError::new(ErrorCode::UnknownTool, format!("there is no tool {:?}", crate::redact::line(name, 64)), hint)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,13 @@
 
 use crate::engine::Engine;
 use crate::executor::Executor;
-use crate::gate::Rulebook;
+use crate::gate::{CallFacts, Rulebook};
 use crate::model::config::Config;
-use crate::model::ids::AgentName;
+use crate::model::ids::{AgentName, ApprovalId, CallId};
 use crate::store::Store;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use chrono::{DateTime, Utc};
+use std::sync::{Arc, OnceLock};
 
 /// Door a call came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,5 +75,59 @@ pub struct House {
 impl std::fmt::Debug for House {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("House").field("home", &self.config.home).finish_non_exhaustive()
+    }
+}
+
+/// One call on its way down the line.
+#[derive(Debug)]
+pub struct Call {
+    /// The house.
+    pub house: Arc<House>,
+    /// Who calls.
+    pub who: Principal,
+    /// Id, new for each call.
+    pub id: CallId,
+    /// When it came in.
+    pub now: DateTime<Utc>,
+    /// The rulebook in force when it came in: a reload between the two gates must not mix two policies.
+    pub rulebook: Arc<Rulebook>,
+    /// Where progress goes.
+    pub progress: Option<Progress>,
+    /// Approval this call resumes, when an operator's word started it.
+    pub resumes: Option<ApprovalId>,
+    /// Facts, once they are known.
+    pub facts: OnceLock<CallFacts>,
+    /// Approval that let it through, once it did.
+    pub approved_by: OnceLock<ApprovalId>,
+}
+
+impl Call {
+    /// A call that comes in now.
+    pub fn new(house: &Arc<House>, who: &Principal, progress: Option<Progress>, resumes: Option<ApprovalId>) -> Self {
+        let id = CallId::new(format!("call-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
+        Self {
+            house: house.clone(),
+            who: who.clone(),
+            id,
+            now: Utc::now(),
+            rulebook: house.rulebook.load_full(),
+            progress,
+            resumes,
+            facts: OnceLock::new(),
+            approved_by: OnceLock::new(),
+        }
+    }
+
+    /// Sends a line of progress; a slow or absent reader loses it.
+    pub fn progress(&self, percent: f64, text: impl Into<String>) {
+        if let Some(progress) = &self.progress {
+            // Lossy by design: a full channel means that the reader is behind, a closed one that it is gone.
+            progress.try_send((percent, text.into())).ok();
+        }
+    }
+
+    /// Environment of the call's stack: the policy's default when the call names none.
+    pub fn environment(&self) -> &str {
+        self.facts.get().and_then(|f| f.environment.as_deref()).unwrap_or(&self.rulebook.policy.default_environment)
     }
 }

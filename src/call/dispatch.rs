@@ -1,7 +1,17 @@
-//! stub
-use super::{CallError, House, Principal, Progress};
+//! The line itself. Every door calls [`dispatch`]; nothing here knows any single tool. The order is the security of the house: the gate before any work,
+//! the intent before any effect, both gates over what is really done, the outcome before the reply.
+
+use super::{Call, CallError, House, Principal, Progress, approval, error::ErrorCode, facts, record};
+use crate::gate::{self, CallFacts, Decision};
+use crate::model::ids::ApprovalId;
+use crate::model::verdict::Verdict;
+use crate::redact;
+use crate::tools::{self, Answer, Bound};
+use futures_util::FutureExt;
 use serde_json::Value;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// What a caller gets: the structured value every door shows, and whether it was cut.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,12 +23,155 @@ pub struct Reply {
 }
 
 /// Runs one call. `progress` gets lines while a call waits; dropping this future never stops an operation.
-pub async fn dispatch(
-    _house: &Arc<House>,
-    _who: &Principal,
-    _tool: &str,
-    _input: Value,
-    _progress: Option<Progress>,
-) -> Result<Reply, CallError> {
-    todo!()
+///
+/// # Errors
+/// A `CallError` with cause and hint: bad arguments, a denial, a failure. Each is in the audit log.
+pub async fn dispatch(house: &Arc<House>, who: &Principal, tool: &str, input: Value, progress: Option<Progress>) -> Result<Reply, CallError> {
+    enter(Call::new(house, who, progress, None), tool, input).await
 }
+
+/// Runs a call an operator approved, as the agent that asked for it.
+///
+/// # Errors
+/// As [`dispatch`]; `StalePlan` when the world moved since.
+pub(super) async fn resume(house: &Arc<House>, who: &Principal, tool: &str, input: Value, approval: ApprovalId) -> Result<Reply, CallError> {
+    enter(Call::new(house, who, None, Some(approval)), tool, input).await
+}
+
+async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError> {
+    let span = tracing::info_span!("call", call_id = %call.id, agent = %call.who.agent, tool = %redact::line(tool, 64), verdict = tracing::field::Empty);
+    let house = call.house.clone();
+    let result = line(Arc::new(call), tool, input).instrument(span.clone()).await;
+    // After the reply's content is settled and durable; a failure here is caught up on by the next call or start.
+    tokio::spawn(
+        async move {
+            if let Err(e) = house.store.project_history().await {
+                tracing::warn!(error = %e, "history was not projected; the next call catches up");
+            }
+        }
+        .instrument(span.clone()),
+    );
+    span.in_scope(|| reply(result))
+}
+
+/// DESIGN 2, top to bottom.
+async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
+    let (facts, bound) = match understand(&call, name, &input).await {
+        Ok(understood) => understood,
+        Err(refused) => return misunderstood(&call, name, &input, refused).await,
+    };
+    let facts = call.facts.get_or_init(|| facts);
+    let decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
+    tracing::Span::current().record("verdict", decision.verdict.as_str());
+    let intent = record::intent(&call, facts, &decision, &input);
+    // The resume of an approval was counted when it was asked for.
+    let limits = if call.resumes.is_some() { &[][..] } else { &decision.limits };
+    if decision.verdict == Verdict::Deny {
+        return record::single(&call, &intent, &[], Err(denial(&decision.findings, decision.hint.as_deref()))).await;
+    }
+    if !facts.mutates {
+        let result = read(&call, facts, &decision, bound).await;
+        return record::single(&call, &intent, limits, result).await;
+    }
+    record::begin(&call, &intent, limits).await?;
+    // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.
+    let rest = mutate(call.clone(), decision, bound, input).instrument(tracing::Span::current());
+    tokio::spawn(rest).await.unwrap_or_else(|e| Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string())))
+}
+
+async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+    let tool = tools::find(name)?;
+    let bound = tool.parse(input.clone())?;
+    let facts = facts::resolve(call, tool.spec(), bound.scope(call).await?).await?;
+    Ok((facts, bound))
+}
+
+async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dyn Bound>) -> Result<Answer, CallError> {
+    let permit = gate::permit(&call.id, facts, decision, Verdict::Allow, &[], false).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
+    bound.run(call, None, permit).await
+}
+
+async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, input: Value) -> Result<Answer, CallError> {
+    let mut verdict = decision.verdict;
+    let mut findings = vec![];
+    let facts = call.facts.get().expect("line() set the facts before the intent");
+    let effect = async {
+        let plan = bound.plan(&call).await?;
+        if let Some(plan) = &plan {
+            (verdict, findings) = (verdict.max(plan.verdict), plan.findings.clone());
+        }
+        let plan_verdict = plan.as_ref().map_or(Verdict::Allow, |p| p.verdict);
+        let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input).await? {
+            approval::Word::NotNeeded => false,
+            approval::Word::Given => true,
+            approval::Word::Pending(answer) => return Ok(answer),
+        };
+        let permit = gate::permit(&call.id, facts, &decision, plan_verdict, &findings, approved).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
+        bound.run(&call, plan, permit).await
+    };
+    let result = AssertUnwindSafe(effect).catch_unwind().await.unwrap_or_else(|_| {
+        Err(CallError::new(ErrorCode::Internal, "the supervisor failed inside this call", "call `status` to see what was done, and report this to the operator"))
+    });
+    tracing::Span::current().record("verdict", verdict.as_str());
+    call.house.store.audit_outcome(&record::outcome(&call, verdict, &findings, &result)).await?;
+    result
+}
+
+/// What holds whatever an agent's rules say: a read-only session and a frozen house change nothing.
+async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> Result<Decision, CallError> {
+    if !facts.mutates {
+        return Ok(decision);
+    }
+    let finding = |rule: &str, because: String| crate::model::verdict::Finding { rule: rule.into(), verdict: Verdict::Deny, service: None, path: None, because };
+    if call.who.read_only {
+        decision.findings.push(finding("session.read_only", "this session was started read-only".into()));
+    }
+    if let Some(frozen) = approval::frozen(&call.house.store).await? {
+        decision.findings.push(finding("house.frozen", frozen));
+        decision.hint = Some("an operator lifts it with `dockwarden unfreeze`".into());
+    }
+    decision.verdict = decision.findings.iter().map(|f| f.verdict).max().unwrap_or_default().max(decision.verdict);
+    Ok(decision)
+}
+
+/// A call that could not be read leaves one row all the same.
+async fn misunderstood(call: &Call, name: &str, input: &Value, refused: CallError) -> Result<Answer, CallError> {
+    let facts = facts::unread(call, name);
+    let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
+    record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await
+}
+
+/// Which rules said no, why, and how to get it.
+fn denial(findings: &[crate::model::verdict::Finding], hint: Option<&str>) -> CallError {
+    let strictest = findings.iter().map(|f| f.verdict).max().unwrap_or(Verdict::Deny);
+    let reasons: Vec<String> = findings.iter().filter(|f| f.verdict == strictest).take(5).map(|f| format!("{} ({})", f.rule, f.because)).collect();
+    let message = if reasons.is_empty() { "denied: no rule allows this call".to_owned() } else { format!("denied by {}", reasons.join("; ")) };
+    let hint = hint.unwrap_or("change what the rule names and call `plan` again, or ask an operator for an exception in policy.toml");
+    let mut error = CallError::new(ErrorCode::Denied, message, hint);
+    error.findings = findings.to_vec();
+    error
+}
+
+/// Redaction, and the detail of an error to the log only.
+fn reply(result: Result<Answer, CallError>) -> Result<Reply, CallError> {
+    match result {
+        Ok(mut answer) => {
+            redact::reply(&mut answer.value);
+            let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::mask(&redact::clean(&t)));
+            Ok(Reply { value: answer.value, text })
+        }
+        Err(mut error) => {
+            if let Some(detail) = &error.detail {
+                tracing::error!(code = ?error.code, message = %error.message, %detail, "call failed");
+            }
+            error.message = redact::mask(&redact::clean(&error.message));
+            if let Some(data) = &mut error.data {
+                redact::reply(data);
+            }
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,13 @@
-//! stub: approvals
+//! Approvals: asked for by a call, decided by operators, used once, void after their time. The call's input is encrypted.
+//! Deliberately absent: who may decide (the gate's matter) and running what was approved.
+
+use super::codec::{all, changed, first, json, name, name_opt, parse_json, parse_time, parse_word, time, word};
+use super::fault::Sql;
+use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
 use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 /// State of an approval.
@@ -62,35 +68,211 @@ pub struct Approval {
     pub expires_at: DateTime<Utc>,
 }
 
+const WHAT: &str = "approval";
+const COLUMNS: &str = "id, agent, tool, stack, environment, plan, digest, sealed_input, call, reason, state, needed, approved_by, denied_by, operation, \
+                       created_at, expires_at";
+
+fn input_place(id: &ApprovalId) -> String {
+    format!("approval/{id}")
+}
+
 impl Store {
     /// Inserts, or returns the pending or approved one that (agent, tool, digest) already has.
-    pub async fn request_approval(&self, _approval: Approval) -> StoreResult<Approval> {
-        todo!()
+    pub async fn request_approval(&self, approval: Approval) -> StoreResult<Approval> {
+        let sealed = self.inner.keys.seal(&input_place(&approval.id), &approval.input)?;
+        let inner = self.inner.clone();
+        let write = move |c: &Connection| {
+            expire(c, approval.created_at)?;
+            if let Some(same) = live_same(c, &inner.keys, &approval)? {
+                return Ok(same);
+            }
+            insert(c, &approval, &sealed)?;
+            Ok(approval)
+        };
+        self.inner.state.write(write).await
     }
-    /// One approval; a pending one past its time is returned (and stored) as expired.
-    pub async fn approval(&self, _id: &ApprovalId, _now: DateTime<Utc>) -> StoreResult<Option<Approval>> {
-        todo!()
+
+    /// One approval; a pending (or approved and unused) one past its time is returned (and stored) as expired.
+    pub async fn approval(&self, id: &ApprovalId, now: DateTime<Utc>) -> StoreResult<Option<Approval>> {
+        let (wanted, inner) = (id.clone(), self.inner.clone());
+        let found = self.inner.state.read(move |c| by_id(c, &inner.keys, &wanted)).await?;
+        if !found.as_ref().is_some_and(|a| a.overdue(now)) {
+            return Ok(found);
+        }
+        let (wanted, inner) = (id.clone(), self.inner.clone());
+        let write = move |c: &Connection| {
+            expire(c, now)?;
+            by_id(c, &inner.keys, &wanted)
+        };
+        self.inner.state.write(write).await
     }
+
     /// All, newest first; `pending_only` for the queue.
-    pub async fn approvals(&self, _pending_only: bool, _now: DateTime<Utc>) -> StoreResult<Vec<Approval>> {
-        todo!()
+    pub async fn approvals(&self, pending_only: bool, now: DateTime<Utc>) -> StoreResult<Vec<Approval>> {
+        let inner = self.inner.clone();
+        let list = move |c: &Connection| if pending_only { pending(c, &inner.keys) } else { every(c, &inner.keys) };
+        let found = self.inner.state.read(list.clone()).await?;
+        if !found.iter().any(|a| a.overdue(now)) {
+            return Ok(found);
+        }
+        let write = move |c: &Connection| {
+            expire(c, now)?;
+            list(c)
+        };
+        self.inner.state.write(write).await
     }
+
     /// Adds an operator's word; becomes `Approved` with enough different operators, `Denied` with one no. Returns the new state of it, or `None` when it is not pending.
     pub async fn decide_approval(
         &self,
-        _id: &ApprovalId,
-        _operator: &str,
-        _approve: bool,
-        _now: DateTime<Utc>,
+        id: &ApprovalId,
+        operator: &str,
+        approve: bool,
+        now: DateTime<Utc>,
     ) -> StoreResult<Option<Approval>> {
-        todo!()
+        let (id, operator, inner) = (id.clone(), operator.to_owned(), self.inner.clone());
+        let write = move |c: &Connection| {
+            expire(c, now)?;
+            let Some(mut approval) = by_id(c, &inner.keys, &id)?.filter(|a| a.state == ApprovalState::Pending) else { return Ok(None) };
+            if approve {
+                if !approval.approved_by.contains(&operator) {
+                    approval.approved_by.push(operator);
+                }
+                if approval.approved_by.len() >= approval.needed.max(1) as usize {
+                    approval.state = ApprovalState::Approved;
+                }
+            } else {
+                approval.denied_by = Some(operator);
+                approval.state = ApprovalState::Denied;
+            }
+            store_decision(c, &approval)?;
+            Ok(Some(approval))
+        };
+        self.inner.state.write(write).await
     }
-    /// Uses an approved one up (single use): `true` exactly once.
-    pub async fn use_approval(&self, _id: &ApprovalId, _operation: Option<&OperationId>, _now: DateTime<Utc>) -> StoreResult<bool> {
-        todo!()
+
+    /// Uses an approved one up (single use): `true` exactly once, and only within its time.
+    pub async fn use_approval(&self, id: &ApprovalId, operation: Option<&OperationId>, now: DateTime<Utc>) -> StoreResult<bool> {
+        let (id, operation) = (id.clone(), operation.cloned());
+        let write = move |c: &Connection| {
+            expire(c, now)?;
+            Ok(use_up(c, &id, operation.as_ref())? == 1)
+        };
+        self.inner.state.write(write).await
     }
+
     /// Sets state (stale, expired).
-    pub async fn set_approval_state(&self, _id: &ApprovalId, _state: ApprovalState) -> StoreResult<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// `Missing`, or the database's.
+    pub async fn set_approval_state(&self, id: &ApprovalId, state: ApprovalState) -> StoreResult<()> {
+        let id = id.clone();
+        self.inner.state.write(move |c| Ok(changed(set_state(c, &id, state)?, WHAT, &id)?)).await
     }
+}
+
+impl Approval {
+    /// Still stored as open although its time ran out.
+    fn overdue(&self, now: DateTime<Utc>) -> bool {
+        matches!(self.state, ApprovalState::Pending | ApprovalState::Approved) && self.expires_at <= now
+    }
+}
+
+fn expire(c: &Connection, now: DateTime<Utc>) -> Sql<usize> {
+    let mut statement =
+        c.prepare_cached("UPDATE approval SET state = 'expired' WHERE state IN ('pending', 'approved') AND expires_at <= ?1")?;
+    Ok(statement.execute([time(now)])?)
+}
+
+fn live_same(c: &Connection, keys: &Keys, wanted: &Approval) -> Sql<Option<Approval>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM approval WHERE agent = ?1 AND tool = ?2 AND digest = ?3 AND state IN ('pending', 'approved')
+         ORDER BY created_at DESC LIMIT 1"
+    ))?;
+    first(&mut statement, params![wanted.agent, wanted.tool, wanted.digest], |r| read(r, keys))
+}
+
+fn insert(c: &Connection, a: &Approval, sealed: &[u8]) -> Sql<()> {
+    c.prepare_cached(&format!(
+        "INSERT INTO approval ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+    ))?
+    .execute(params![
+        a.id.as_str(),
+        a.agent,
+        a.tool,
+        a.stack.as_ref().map(StackName::as_str),
+        a.environment,
+        a.plan.as_ref().map(PlanId::as_str),
+        a.digest,
+        sealed,
+        a.call.as_str(),
+        a.reason,
+        word(WHAT, &a.state)?,
+        a.needed,
+        json(WHAT, &a.approved_by)?,
+        a.denied_by,
+        a.operation.as_ref().map(OperationId::as_str),
+        time(a.created_at),
+        time(a.expires_at),
+    ])?;
+    Ok(())
+}
+
+fn by_id(c: &Connection, keys: &Keys, id: &ApprovalId) -> Sql<Option<Approval>> {
+    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval WHERE id = ?1"))?;
+    first(&mut statement, [id.as_str()], |r| read(r, keys))
+}
+
+fn pending(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval WHERE state = 'pending' ORDER BY created_at DESC, rowid DESC"))?;
+    all(&mut statement, [], |r| read(r, keys))
+}
+
+fn every(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {
+    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval ORDER BY created_at DESC, rowid DESC"))?;
+    all(&mut statement, [], |r| read(r, keys))
+}
+
+fn store_decision(c: &Connection, a: &Approval) -> Sql<()> {
+    c.prepare_cached("UPDATE approval SET state = ?2, approved_by = ?3, denied_by = ?4 WHERE id = ?1")?.execute(params![
+        a.id.as_str(),
+        word(WHAT, &a.state)?,
+        json(WHAT, &a.approved_by)?,
+        a.denied_by
+    ])?;
+    Ok(())
+}
+
+fn use_up(c: &Connection, id: &ApprovalId, operation: Option<&OperationId>) -> Sql<usize> {
+    let mut statement = c.prepare_cached("UPDATE approval SET state = 'used', operation = ?2 WHERE id = ?1 AND state = 'approved'")?;
+    Ok(statement.execute(params![id.as_str(), operation.map(OperationId::as_str)])?)
+}
+
+fn set_state(c: &Connection, id: &ApprovalId, state: ApprovalState) -> Sql<usize> {
+    Ok(c.prepare_cached("UPDATE approval SET state = ?2 WHERE id = ?1")?.execute(params![id.as_str(), word(WHAT, &state)?])?)
+}
+
+fn read(r: &Row<'_>, keys: &Keys) -> Sql<Approval> {
+    let id: ApprovalId = name(WHAT, r.get(0)?)?;
+    let input = keys.open(WHAT, &input_place(&id), &r.get::<_, Vec<u8>>(7)?)?;
+    Ok(Approval {
+        id,
+        agent: r.get(1)?,
+        tool: r.get(2)?,
+        stack: name_opt(WHAT, r.get(3)?)?,
+        environment: r.get(4)?,
+        plan: name_opt(WHAT, r.get(5)?)?,
+        digest: r.get(6)?,
+        input,
+        call: name(WHAT, r.get(8)?)?,
+        reason: r.get(9)?,
+        state: parse_word(WHAT, &r.get::<_, String>(10)?)?,
+        needed: r.get(11)?,
+        approved_by: parse_json(WHAT, &r.get::<_, String>(12)?)?,
+        denied_by: r.get(13)?,
+        operation: name_opt(WHAT, r.get(14)?)?,
+        created_at: parse_time(WHAT, &r.get::<_, String>(15)?)?,
+        expires_at: parse_time(WHAT, &r.get::<_, String>(16)?)?,
+    })
 }

@@ -1,7 +1,11 @@
-//! stub: records of backups
+//! Records of backups: what was read, when, and for whom. Deliberately absent: the repository itself, which is the truth about content.
+
+use super::codec::{all, int, limit, parse_time, time, uint};
+use super::fault::Sql;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
 use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 /// One snapshot as we recorded it.
@@ -32,17 +36,78 @@ pub struct BackupRecord {
     pub release: Option<u32>,
 }
 
+const WHAT: &str = "backup";
+const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release";
+
 impl Store {
     /// Records a snapshot.
-    pub async fn put_backup(&self, _record: &BackupRecord) -> StoreResult<()> {
-        todo!()
+    pub async fn put_backup(&self, record: &BackupRecord) -> StoreResult<()> {
+        let record = record.clone();
+        self.inner.state.write(move |c| put(c, &record)).await
     }
+
     /// Snapshots of a stack or volume (or all), newest first.
-    pub async fn backups(&self, _stack: Option<&StackName>, _volume: Option<&str>, _limit: usize) -> StoreResult<Vec<BackupRecord>> {
-        todo!()
+    pub async fn backups(&self, stack: Option<&StackName>, volume: Option<&str>, limit: usize) -> StoreResult<Vec<BackupRecord>> {
+        let (stack, volume) = (stack.cloned(), volume.map(str::to_owned));
+        self.inner.state.read(move |c| list(c, stack.as_ref(), volume.as_deref(), limit)).await
     }
-    /// One by id or unambiguous prefix.
-    pub async fn backup(&self, _id: &SnapshotId) -> StoreResult<Option<BackupRecord>> {
-        todo!()
+
+    /// One by id or unambiguous prefix; `None` when several begin with it.
+    pub async fn backup(&self, id: &SnapshotId) -> StoreResult<Option<BackupRecord>> {
+        let id = id.clone();
+        let read = move |c: &Connection| {
+            let mut found = by_prefix(c, &id)?;
+            if let Some(exact) = found.iter().position(|b| b.snapshot_id == id.as_str()) {
+                return Ok(Some(found.swap_remove(exact)));
+            }
+            Ok(if found.len() == 1 { found.pop() } else { None })
+        };
+        self.inner.state.read(read).await
     }
+}
+
+fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
+    c.prepare_cached(&format!("INSERT OR REPLACE INTO backup ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"))?.execute(
+        params![
+            b.snapshot_id,
+            b.stack,
+            b.volume,
+            int(WHAT, b.bytes)?,
+            int(WHAT, b.added)?,
+            int(WHAT, b.files)?,
+            b.state,
+            time(b.at),
+            b.agent,
+            b.release,
+        ],
+    )?;
+    Ok(())
+}
+
+fn list(c: &Connection, stack: Option<&StackName>, volume: Option<&str>, n: usize) -> Sql<Vec<BackupRecord>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM backup WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR volume = ?2) ORDER BY at DESC, rowid DESC LIMIT ?3"
+    ))?;
+    all(&mut statement, params![stack.map(StackName::as_str), volume, limit(n)], read)
+}
+
+fn by_prefix(c: &Connection, id: &SnapshotId) -> Sql<Vec<BackupRecord>> {
+    // Not LIKE: an id may hold its wildcard `_`.
+    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM backup WHERE substr(snapshot_id, 1, length(?1)) = ?1"))?;
+    all(&mut statement, [id.as_str()], read)
+}
+
+fn read(r: &Row<'_>) -> Sql<BackupRecord> {
+    Ok(BackupRecord {
+        snapshot_id: r.get(0)?,
+        stack: r.get(1)?,
+        volume: r.get(2)?,
+        bytes: uint(WHAT, r.get(3)?)?,
+        added: uint(WHAT, r.get(4)?)?,
+        files: uint(WHAT, r.get(5)?)?,
+        state: r.get(6)?,
+        at: parse_time(WHAT, &r.get::<_, String>(7)?)?,
+        agent: r.get(8)?,
+        release: r.get(9)?,
+    })
 }

@@ -1,9 +1,28 @@
-//! stub: agents' memory
-use super::{Store, StoreResult};
+//! Agents' memory: one file per agent with an append-only event log; context, history and search are projections of it.
+//! Deliberately absent: who may read whose memory (a caller only ever gets its own), and redaction.
+
+mod events;
+mod history;
+mod search;
+mod transfer;
+mod verify;
+
+use super::db::Database;
+use super::{Store, StoreError, StoreResult, fault, migrate};
 use crate::model::ids::AgentName;
 use chrono::{DateTime, Utc};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+/// Longest value, in bytes of JSON: memory is for notes; files belong elsewhere.
+pub const MAX_VALUE: usize = 64 * 1024;
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 512;
+/// Keys returned when none is asked for.
+const MOST_KEYS: usize = 200;
 
 /// One entry of an agent's memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -25,27 +44,68 @@ pub struct MemoryEntry {
 
 impl Store {
     /// Current value of a key, or all keys (bounded to 200, newest first) with `None`.
-    pub async fn memory_read(&self, _agent: &AgentName, _key: Option<&str>) -> StoreResult<Vec<MemoryEntry>> {
-        todo!()
+    pub async fn memory_read(&self, agent: &AgentName, key: Option<&str>) -> StoreResult<Vec<MemoryEntry>> {
+        let key = key.map(str::to_owned);
+        let read = move |c: &Connection| match &key {
+            Some(key) => events::context_key(c, key),
+            None => events::context_newest(c, MOST_KEYS),
+        };
+        self.memory_db(agent).await?.read(read).await
     }
+
     /// Appends; durable on return. A `Null` value removes the key from the context.
-    pub async fn memory_write(&self, _agent: &AgentName, _key: &str, _value: &Value, _now: DateTime<Utc>) -> StoreResult<i64> {
-        todo!()
+    ///
+    /// # Errors
+    /// `TooLarge` beyond `MAX_KEY` or `MAX_VALUE`, or the database's.
+    pub async fn memory_write(&self, agent: &AgentName, key: &str, value: &Value, now: DateTime<Utc>) -> StoreResult<i64> {
+        let event = events::NewEvent::set(key, value, agent.as_str(), now)?;
+        self.memory_db(agent).await?.write(move |c| events::append(c, &event)).await
     }
-    /// Full-text search over context and history, best first.
-    pub async fn memory_search(&self, _agent: &AgentName, _query: &str, _limit: usize) -> StoreResult<Vec<MemoryEntry>> {
-        todo!()
+
+    /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for, all of them, else by their beginnings, else any of them.
+    pub async fn memory_search(&self, agent: &AgentName, query: &str, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
+        let queries = search::queries(query);
+        self.memory_db(agent).await?.read(move |c| search::search(c, &queries, limit)).await
     }
+
     /// Newest history entries, newest first.
-    pub async fn memory_history(&self, _agent: &AgentName, _limit: usize) -> StoreResult<Vec<MemoryEntry>> {
-        todo!()
+    pub async fn memory_history(&self, agent: &AgentName, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
+        self.memory_db(agent).await?.read(move |c| events::history_newest(c, limit)).await
     }
+
     /// Projects audit rows not yet seen into the agents' histories (each memory.db keeps the last seq it saw). Called after replies and on start.
+    ///
+    /// # Errors
+    /// The first failure; the other agents' histories are written nevertheless, and the failed one is tried again next time.
     pub async fn project_history(&self) -> StoreResult<()> {
-        todo!()
+        history::project(self).await
     }
-    /// Checks an agent's event chain; problems in words, empty = intact.
-    pub async fn memory_verify(&self, _agent: &AgentName) -> StoreResult<Vec<String>> {
-        todo!()
+
+    /// Checks an agent's event chain, and its context and history against it; problems in words, empty = intact.
+    pub async fn memory_verify(&self, agent: &AgentName) -> StoreResult<Vec<String>> {
+        self.memory_db(agent).await?.read(verify::verify).await
+    }
+
+    /// The agent's database, opened (and made) when first used.
+    async fn memory_db(&self, agent: &AgentName) -> StoreResult<Arc<Database>> {
+        let mut memories = self.inner.memories.lock().await;
+        if memories.closed {
+            return Err(StoreError::Closed);
+        }
+        if let Some(db) = memories.open.get(agent) {
+            return Ok(Arc::clone(db));
+        }
+        let dir = self.inner.memory_root.join(agent.as_str());
+        let opening = tokio::task::spawn_blocking(move || {
+            // Only made private when made here: a mounted volume belongs to whoever mounted it; the file in it is private anyhow.
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fault::io(&dir, &e))?;
+            Database::open(&dir.join("memory.db"), &migrate::MEMORY)
+        });
+        let db = opening.await.map_err(|e| fault::corrupt("memory", format!("opening it ended early: {e}")))??;
+        memories.open.insert(agent.clone(), Arc::clone(&db));
+        Ok(db)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,8 +22,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("rusqlite_migration", &["store"]),
     ("rmcp", &["adapters::mcp"]),
-    ("rustic_core", &["executor::backup"]),
-    ("rustic_backend", &["executor::backup"]),
+    ("rustic_core", &["executor::worker"]),
+    ("rustic_backend", &["executor::worker"]),
 ];
 /// Modules that decide or plan: they take plain data and `now`, and touch nothing.
 const PURE: &[&str] = &["model", "gate", "compose", "planner", "redact"];

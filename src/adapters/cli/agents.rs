@@ -1,0 +1,96 @@
+//! Agents, their tokens, and the check of the files that define them.
+
+use super::{CliResult, Ended, Global, output, reach, terminal};
+use crate::adapters::socket::wire::Admin;
+use crate::app::rules;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+/// Agents and their tokens.
+#[derive(Debug, Args)]
+pub struct AgentsArgs {
+    /// What to do; lists agents when absent.
+    #[command(subcommand)]
+    command: Option<AgentsCommand>,
+}
+
+/// What to do with agents.
+#[derive(Debug, Subcommand)]
+enum AgentsCommand {
+    /// List agents and what they may do.
+    List,
+    /// Make a bearer token for an agent; printed once, only its SHA-256 is kept.
+    Token {
+        /// Agent.
+        name: String,
+        /// End all earlier tokens of the agent.
+        #[arg(long)]
+        revoke: bool,
+        /// Operator; asked for when there is one.
+        #[arg(long)]
+        operator: Option<String>,
+    },
+    /// Check agents, policy and prompts without loading them.
+    Check,
+}
+
+/// Check what is in the configuration directory.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// What to do.
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+/// What to do with the policy.
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Check agents, policy and prompts without loading them.
+    Check,
+}
+
+/// Runs `agents`.
+pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
+    match args.command.unwrap_or(AgentsCommand::List) {
+        AgentsCommand::List => reach::show(global, "agents", json!({})).await,
+        AgentsCommand::Check => Ok(check(global)),
+        AgentsCommand::Token { name, revoke, operator } => {
+            let credential = terminal::credential_if_any(global, operator).await?;
+            let (value, token) = reach::admin(global, Admin::Token { agent: name, revoke, credential }).await?;
+            if global.json {
+                output::json(&value);
+            } else {
+                output::line(token);
+                eprintln!("This token is shown once. Whoever has it acts as this agent.");
+                if let Some(note) = value["note"].as_str().filter(|n| !n.is_empty()) {
+                    eprintln!("{note}");
+                }
+            }
+            Ok(Ended::Done)
+        }
+    }
+}
+
+/// Runs `policy`.
+pub fn policy(global: &Global, args: &PolicyArgs) -> CliResult {
+    match args.command {
+        PolicyCommand::Check => Ok(check(global)),
+    }
+}
+
+fn check(global: &Global) -> Ended {
+    let dir = crate::config::config_dir(global.config.as_deref());
+    match rules::load(&dir) {
+        Ok((rulebook, prompts)) => {
+            let names: Vec<&String> = rulebook.agents.keys().collect();
+            let value = json!({"ok": true, "config": dir, "agents": names, "prompts": prompts.len(), "version": rulebook.version});
+            let text = format!("ok: {} agents, {} prompts, policy version {}", names.len(), prompts.len(), &rulebook.version[..12.min(rulebook.version.len())]);
+            output::reply(global.json, "policy check", &value, &text);
+            Ended::Done
+        }
+        Err(problems) => {
+            output::reply(global.json, "policy check", &json!({"ok": false, "config": dir, "problems": problems}), &rules::in_words(&problems));
+            Ended::Failed
+        }
+    }
+}

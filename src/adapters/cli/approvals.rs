@@ -1,0 +1,112 @@
+//! What waits for a person, and who may decide. The passphrase is typed at the terminal and checked by the supervisor.
+
+use super::{CliError, CliResult, Ended, Global, output, reach, terminal};
+use crate::adapters::socket::wire::Admin;
+use clap::{Args, Subcommand};
+
+/// See and decide what waits for a person.
+#[derive(Debug, Args)]
+pub struct ApprovalsArgs {
+    /// What to do; lists what waits when absent.
+    #[command(subcommand)]
+    command: Option<ApprovalsCommand>,
+}
+
+/// What to do with approvals.
+#[derive(Debug, Subcommand)]
+enum ApprovalsCommand {
+    /// List what waits.
+    List {
+        /// Also what is settled.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one with the changes it stands for.
+    Show {
+        /// Approval.
+        approval: String,
+    },
+    /// Approve: the operation starts as the agent that asked.
+    Approve {
+        /// Approval.
+        approval: String,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
+    /// Deny.
+    Deny {
+        /// Approval.
+        approval: String,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
+}
+
+/// The people who may approve.
+#[derive(Debug, Args)]
+pub struct OperatorsArgs {
+    /// What to do; lists operators when absent.
+    #[command(subcommand)]
+    command: Option<OperatorsCommand>,
+}
+
+/// What to do with operators.
+#[derive(Debug, Subcommand)]
+enum OperatorsCommand {
+    /// List operators.
+    List,
+    /// Add an operator, or set a new passphrase. The first needs only the home's owner, every other one an operator.
+    Add {
+        /// Name.
+        name: String,
+        /// Operator who vouches; asked for when there is one.
+        #[arg(long)]
+        by: Option<String>,
+    },
+}
+
+/// Runs `approvals`.
+pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
+    let request = match args.command.unwrap_or(ApprovalsCommand::List { all: false }) {
+        ApprovalsCommand::List { all } => Admin::Approvals { all },
+        ApprovalsCommand::Show { approval } => Admin::ApprovalShow { approval },
+        ApprovalsCommand::Approve { approval, operator } => {
+            let (value, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
+            eprintln!("{text}");
+            for change in value["changes"].as_array().into_iter().flatten() {
+                eprintln!("  {} {}", change["action"].as_str().unwrap_or_default(), change["service"].as_str().unwrap_or_default());
+            }
+            Admin::Approve { approval, credential: terminal::credential(operator)? }
+        }
+        ApprovalsCommand::Deny { approval, operator } => Admin::Deny { approval, credential: terminal::credential(operator)? },
+    };
+    let showing = matches!(request, Admin::ApprovalShow { .. });
+    let (value, text) = reach::admin(global, request).await?;
+    if showing && !global.json {
+        output::line(&text);
+        output::json(&value);
+    } else {
+        output::reply(global.json, "approvals", &value, &text);
+    }
+    Ok(Ended::Done)
+}
+
+/// Runs `operators`.
+pub async fn operators(global: &Global, args: OperatorsArgs) -> CliResult {
+    let request = match args.command.unwrap_or(OperatorsCommand::List) {
+        OperatorsCommand::List => Admin::Operators,
+        OperatorsCommand::Add { name, by } => {
+            let credential = terminal::credential_if_any(global, by).await?;
+            let passphrase = terminal::secret(&format!("New passphrase of {name} (12 characters or more):"))?;
+            if terminal::secret("Again:")? != passphrase {
+                return Err(CliError::Usage("the two passphrases differ".into(), "type the same one twice".into()));
+            }
+            Admin::OperatorAdd { name, passphrase, credential }
+        }
+    };
+    let (value, text) = reach::admin(global, request).await?;
+    output::reply(global.json, "operators", &value, &text);
+    Ok(Ended::Done)
+}

@@ -1,0 +1,132 @@
+//! Commands that look: status, health, logs, stats.
+
+use super::stack::input;
+use super::{CliError, CliResult, Ended, Global, output, reach};
+use clap::Args;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Time for `health --self`: a container's HEALTHCHECK has its own limit above it.
+const SELF_WITHIN: Duration = Duration::from_secs(3);
+/// Pause between looks of `logs -f`: each look is an audited call.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+
+/// All stacks, or one.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Stack.
+    stack: Option<String>,
+}
+
+/// Show health.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Stack.
+    stack: Option<String>,
+    /// Service.
+    service: Option<String>,
+    /// Run the services' own checks now.
+    #[arg(long)]
+    deep: bool,
+    /// Ask the supervisor's HTTP door whether it lives (for a container's HEALTHCHECK).
+    #[arg(long = "self", conflicts_with_all = ["stack", "service", "deep"])]
+    own: bool,
+}
+
+/// Show log lines, services merged by time.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Stack.
+    stack: String,
+    /// Service.
+    service: Option<String>,
+    /// Last lines.
+    #[arg(long, short = 'n', default_value_t = 200)]
+    tail: u32,
+    /// Not before: a time (RFC 3339) or an age such as 10m.
+    #[arg(long)]
+    since: Option<String>,
+    /// Only lines with this text.
+    #[arg(long)]
+    grep: Option<String>,
+    /// Go on showing new lines.
+    #[arg(long, short)]
+    follow: bool,
+}
+
+/// Runs `status` and `stats`.
+pub async fn status(global: &Global, tool: &str, args: StatusArgs) -> CliResult {
+    reach::show(global, tool, input(json!({"stack": args.stack}))).await
+}
+
+/// Runs `health`: 1 when something is not healthy.
+pub async fn health(global: &Global, args: HealthArgs) -> CliResult {
+    if args.own {
+        return own_health(global).await;
+    }
+    let (value, text) = reach::value(global, "health", input(json!({"stack": args.stack, "service": args.service, "deep": args.deep}))).await?;
+    output::reply(global.json, "health", &value, &text);
+    Ok(if value["healthy"] == Value::Bool(false) { Ended::Failed } else { Ended::Done })
+}
+
+/// `GET /health` on the address the supervisor wrote down.
+async fn own_health(global: &Global) -> CliResult {
+    let places = crate::config::places(global.home.as_deref(), global.config.as_deref());
+    let file = crate::app::address_file(&places.home);
+    let hint = "is the supervisor running with an HTTP door? see `dockwarden doctor`";
+    let failed = |what: String| CliError::Failed(what, hint.into());
+    let written = std::fs::read_to_string(&file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
+    let mut address: std::net::SocketAddr = written.trim().parse().map_err(|e| failed(format!("{}: {e}", file.display())))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let body = tokio::time::timeout(SELF_WITHIN, get(address, "/health")).await;
+    let body = body.map_err(|_| failed(format!("{address} did not answer within {SELF_WITHIN:?}")))?.map_err(|e| failed(format!("{address}: {e}")))?;
+    output::line(body);
+    Ok(Ended::Done)
+}
+
+/// One GET by hand: a HEALTHCHECK runs every few seconds and needs no client.
+async fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.take(64 * 1024).read_to_string(&mut text).await?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no HTTP answer"))?;
+    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned())) }
+}
+
+/// Runs `logs`.
+pub async fn logs(global: &Global, args: LogsArgs) -> CliResult {
+    let mut request = input(json!({"stack": args.stack, "service": args.service, "tail": args.tail, "since": args.since, "grep": args.grep}));
+    let mut seen = BTreeSet::new();
+    loop {
+        let (value, text) = reach::value(global, "logs", request.clone()).await?;
+        if !args.follow {
+            output::reply(global.json, "logs", &value, &text);
+            return Ok(Ended::Done);
+        }
+        let mut newest = None;
+        let mut now = BTreeSet::new();
+        for line in value["lines"].as_array().into_iter().flatten() {
+            newest = line["at"].as_str().or(newest);
+            let key = line.to_string();
+            if !seen.contains(&key) {
+                output::line(if global.json { key.clone() } else { in_words(line) });
+            }
+            now.insert(key);
+        }
+        if let Some(newest) = newest {
+            request["since"] = json!(newest);
+            seen = now;
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+fn in_words(line: &Value) -> String {
+    let text = |v: &Value| v.as_str().map(str::to_owned).or_else(|| v["text"].as_str().map(str::to_owned)).unwrap_or_default();
+    format!("{} {} | {}", text(&line["at"]), text(&line["service"]), text(&line["text"]))
+}

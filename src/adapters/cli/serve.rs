@@ -1,0 +1,81 @@
+//! `serve` and `mcp`: the supervisor, and the bridge to it.
+
+use super::{CliError, CliResult, Ended, Global};
+use crate::adapters::mcp::bridge::{Bridge, run};
+use crate::app::{self, ServeOptions};
+use crate::config;
+use clap::Args;
+use std::time::Duration;
+
+/// Run the supervisor until SIGTERM or Ctrl-C.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address of the HTTP door, or `off`; by default `listen` of dockwarden.toml, else 127.0.0.1:7420.
+    #[arg(long, env = "DOCKWARDEN_LISTEN", value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// A TLS proxy or a private container network stands in front: allows an address beyond loopback.
+    #[arg(long)]
+    behind_proxy: bool,
+    /// Host name clients use beside loopback; may be given more than once.
+    #[arg(long = "allowed-host", env = "DOCKWARDEN_ALLOWED_HOSTS", value_delimiter = ',', value_name = "NAME")]
+    allowed_hosts: Vec<String>,
+    /// End after so many seconds without client, stack or operation.
+    #[arg(long, value_name = "SECONDS")]
+    idle_exit: Option<u64>,
+    /// Leave the terminal's session; used by clients that start a supervisor.
+    #[arg(long, hide = true)]
+    detach: bool,
+}
+
+/// Serve MCP on stdin and stdout. Starts a supervisor when none runs; it ends by itself when it has nothing to look after.
+#[derive(Debug, Args)]
+pub struct McpArgs {
+    /// Offer and allow only tools that read.
+    #[arg(long)]
+    read_only: bool,
+}
+
+/// Runs `serve`.
+pub fn serve(global: &Global, args: ServeArgs) -> CliResult {
+    if args.detach {
+        // Fails only for a process that leads its group already: then it has no session to leave.
+        if let Err(e) = rustix::process::setsid() {
+            eprintln!("dockwarden: stays in its session: {e}");
+        }
+    }
+    log();
+    let options = ServeOptions {
+        places: config::places(global.home.as_deref(), global.config.as_deref()),
+        listen: args.listen.filter(|l| !l.is_empty()),
+        behind_proxy: args.behind_proxy,
+        allowed_hosts: args.allowed_hosts.into_iter().filter(|h| !h.is_empty()).collect(),
+        idle_exit: args.idle_exit.map(Duration::from_secs),
+    };
+    // Two workers: calls are short and the engine does the work; each thread costs memory while idle.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build();
+    let runtime = runtime.map_err(|e| CliError::Failed(format!("no runtime: {e}"), "check the limits of this user (ulimit -a)".into()))?;
+    runtime.block_on(app::serve(options))?;
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    Ok(Ended::Done)
+}
+
+/// Log to stderr: stdout belongs to protocols. `$MCP_LOG_LEVEL`, default `info`; JSON when stderr is not a terminal.
+fn log() {
+    use std::io::IsTerminal;
+    let level = std::env::var("MCP_LOG_LEVEL").ok().filter(|l| !l.is_empty()).unwrap_or_else(|| "info".into());
+    // A level that does not parse is refused by `config::load` a moment later.
+    let filter = level.parse().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
+    if let Err(e) = set {
+        eprintln!("dockwarden: no log: {e}");
+    }
+}
+
+/// Runs `mcp`. Reads nothing but the socket's path: a client waits for it.
+pub async fn mcp(global: &Global, args: McpArgs) -> CliResult {
+    let agent = global.agent.clone().unwrap_or_else(|| super::reach::DEFAULT_AGENT.into());
+    let bridge = Bridge { home: config::home_dir(global.home.as_deref()), config: global.config.clone(), agent, read_only: args.read_only };
+    run(&bridge).await?;
+    Ok(Ended::Done)
+}

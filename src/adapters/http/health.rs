@@ -1,0 +1,82 @@
+//! Health for machines, metrics for scrapers, one page for people who opened the address in a browser.
+//! Deliberately absent: the health of stacks, which is a tool with an audit row.
+
+use crate::adapters::Doors;
+use crate::adapters::mcp::http::problem;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The engine answers `info` in milliseconds; after this it counts as gone.
+const ENGINE_WITHIN: Duration = Duration::from_secs(3);
+
+/// `GET /health`: the process lives.
+pub async fn health() -> Response {
+    Json(json!({"status": "ok", "timestamp": chrono::Utc::now()})).into_response()
+}
+
+/// `GET /ready`: calls can be served.
+pub async fn ready(State(doors): State<Arc<Doors>>) -> Response {
+    let ready = !doors.shutdown.is_cancelled();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let (agents, skills) = (doors.house.rulebook.load().agents.len(), doors.house.prompts.load().len());
+    (status, Json(json!({"ready": ready, "agents": agents, "skills": skills}))).into_response()
+}
+
+/// `GET /api/health/deep`: engine and store, each asked now.
+pub async fn deep(State(doors): State<Arc<Doors>>) -> Response {
+    let house = &doors.house;
+    let engine = match tokio::time::timeout(ENGINE_WITHIN, house.engine.info()).await {
+        Ok(Ok(info)) => Ok(json!({"ok": true, "version": info.version, "api_version": info.api_version})),
+        Ok(Err(e)) => Err(json!({"ok": false, "error": e.to_string(), "hint": "see `dockwarden doctor`"})),
+        Err(_) => Err(json!({"ok": false, "error": "no answer within 3 s", "hint": "see `dockwarden doctor`"})),
+    };
+    let store = match house.store.open_operations().await {
+        Ok(open) => Ok(json!({"ok": true, "open_operations": open.len()})),
+        Err(e) => {
+            tracing::error!(error = %e, "the store does not answer");
+            Err(json!({"ok": false, "error": "state cannot be read", "hint": "see the supervisor's log and `dockwarden doctor`"}))
+        }
+    };
+    let healthy = engine.is_ok() && store.is_ok();
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let part = |p: Result<serde_json::Value, serde_json::Value>| p.unwrap_or_else(|e| e);
+    let body = json!({"status": if healthy { "ok" } else { "failing" }, "timestamp": chrono::Utc::now(), "engine": part(engine), "store": part(store),
+                      "uptime_s": doors.started.elapsed().as_secs(), "version": env!("CARGO_PKG_VERSION")});
+    (status, Json(body)).into_response()
+}
+
+/// `GET /metrics`: OpenMetrics text.
+pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
+    let mut states = BTreeMap::<&'static str, i64>::new();
+    match doors.house.store.open_operations().await {
+        Ok(open) => open.iter().for_each(|o| *states.entry(o.state.as_str()).or_default() += 1),
+        Err(e) => tracing::error!(error = %e, "operations could not be counted"),
+    }
+    let states: Vec<_> = states.into_iter().collect();
+    let text = doors.metrics.text(&states, doors.presence.count());
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+/// `GET /`: what this is and how to attach.
+pub async fn front_page(State(doors): State<Arc<Doors>>) -> String {
+    let host = &doors.house.config.host_name;
+    format!(
+        "dockwarden {} on {host}\n\nA supervisor of Docker compose stacks for LLM agents. This address speaks MCP (Streamable HTTP) at /mcp.\n\n\
+         Attach (an operator makes the token on the host: dockwarden agents token NAME):\n\n  \
+         claude mcp add --transport http dockwarden http://THIS-ADDRESS/mcp --header \"Authorization: Bearer TOKEN\"\n\n\
+         On the host itself no token is needed:\n\n  claude mcp add dockwarden -- dockwarden mcp --agent stack-keeper\n\n\
+         For machines: /health /ready /api/health/deep /metrics\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// Everything else.
+pub async fn not_found() -> Response {
+    problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path", "MCP is at /mcp; see / for what else there is")
+}

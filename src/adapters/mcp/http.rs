@@ -1,0 +1,111 @@
+//! Streamable HTTP at `/mcp`: bearer token to agent, a cap on sessions, then rmcp's service. Deliberately absent: Host, Origin and body
+//! checks, which hold for the whole listener (`adapters::http::guard`).
+
+use super::{Caller, Server};
+use crate::adapters::Doors;
+use crate::model::ids::AgentName;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
+use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most sessions at once. Each keeps a task and its streams; an agent needs one.
+const MAX_SESSIONS: usize = 256;
+/// A session nobody used for so long ends; the client makes a new one.
+const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
+
+#[derive(Clone)]
+struct Gatekeeper {
+    doors: Arc<Doors>,
+    sessions: Arc<LocalSessionManager>,
+}
+
+/// The routes of `/mcp`.
+pub fn router(doors: &Arc<Doors>) -> Router {
+    let mut manager = LocalSessionManager::default();
+    manager.session_config.keep_alive = Some(SESSION_IDLE);
+    let sessions = Arc::new(manager);
+    let config = StreamableHttpServerConfig::default()
+        .disable_allowed_hosts()
+        .disable_allowed_origins()
+        .with_cancellation_token(doors.shutdown.child_token())
+        .with_max_request_body_bytes(super::stdio::MAX_LINE);
+    let for_factory = Arc::clone(doors);
+    let service = StreamableHttpService::new(move || Ok(Server::per_request(Arc::clone(&for_factory))), Arc::clone(&sessions), config);
+    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions };
+    Router::new().route_service("/mcp", service).layer(from_fn_with_state(keeper, admit))
+}
+
+async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Next) -> Response {
+    let caller = match caller(&keeper.doors, request.headers()).await {
+        Ok(caller) => caller,
+        Err(refused) => return *refused,
+    };
+    let opens = request.method() == axum::http::Method::POST && !request.headers().contains_key("mcp-session-id");
+    if opens && keeper.sessions.sessions.read().await.len() >= MAX_SESSIONS {
+        let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
+    }
+    request.extensions_mut().insert(caller);
+    let _here = keeper.doors.presence.enter();
+    next.run(request).await
+}
+
+/// The agent behind a request's bearer token.
+///
+/// # Errors
+/// The 401 or 503 to send.
+pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
+    let hint = "an operator makes a token with `dockwarden agents token NAME`; send it as `Authorization: Bearer TOKEN`";
+    let refuse = |message: &str| {
+        let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message, hint);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"dockwarden\""));
+        Box::new(response)
+    };
+    let Some(token) = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(bearer) else {
+        return Err(refuse("this door needs a bearer token"));
+    };
+    let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+    match doors.house.store.token_agent(&hash).await {
+        Ok(Some(name)) => match AgentName::new(name) {
+            Ok(agent) if doors.house.rulebook.load().agents.contains_key(agent.as_str()) => Ok(Caller { agent, read_only: false }),
+            _ => Err(refuse("the token belongs to an agent that has no manifest any more")),
+        },
+        Ok(None) => Err(refuse("the token is not known or was revoked")),
+        Err(e) => {
+            tracing::error!(error = %e, "tokens could not be read");
+            Err(Box::new(problem(StatusCode::SERVICE_UNAVAILABLE, "internal", "tokens could not be checked", "run `dockwarden doctor` on the host")))
+        }
+    }
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+/// A JSON error body with what to do next.
+pub fn problem(status: StatusCode, code: &str, message: &str, hint: &str) -> Response {
+    (status, axum::Json(json!({"error": {"code": code, "message": message, "hint": hint}}))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_in_any_case_of_the_scheme_and_nothing_else_is() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc "), Some("abc"));
+        for bad in ["abc", "Basic abc", "Bearer ", ""] {
+            assert_eq!(bearer(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The lines of the local socket as types. One JSON value a line; a hello, a welcome, then MCP or asks and answers.
+//! Deliberately absent: a version negotiation; both ends are the same binary, and the welcome names the supervisor's version.
+
+use crate::call::CallError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Protocol that follows the hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HelloDoor {
+    /// MCP, byte for byte.
+    Mcp,
+    /// Asks and answers.
+    Cli,
+}
+
+/// The first line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// What follows.
+    pub door: HelloDoor,
+    /// Agent to act as; none for a connection that only administers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Only reads.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Parses a hello.
+///
+/// # Errors
+/// In words.
+pub fn parse_hello(text: &str) -> Result<Hello, String> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
+}
+
+/// The answer to a hello.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Welcome {
+    /// Come in.
+    Ok {
+        /// Always true.
+        ok: bool,
+        /// The supervisor's version.
+        version: String,
+    },
+    /// No, and why.
+    Refused {
+        /// Cause and hint.
+        error: CallError,
+    },
+}
+
+/// A request of the command line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Ask {
+    /// A tool call.
+    Tool {
+        /// Given back with the answer.
+        id: Value,
+        /// Tool.
+        tool: String,
+        /// Input.
+        input: Value,
+    },
+    /// Something only people at the machine do.
+    Admin {
+        /// Given back with the answer.
+        id: Value,
+        /// What.
+        #[serde(flatten)]
+        admin: Admin,
+    },
+}
+
+/// Requests of people. Those that decide carry an operator's credential, typed at the terminal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "admin", rename_all = "snake_case")]
+pub enum Admin {
+    /// Version, instance, uptime, load.
+    Info,
+    /// The queue of approvals.
+    Approvals {
+        /// Also those that are settled.
+        #[serde(default)]
+        all: bool,
+    },
+    /// One approval with what it would do.
+    ApprovalShow {
+        /// Which.
+        approval: String,
+    },
+    /// Yes.
+    Approve {
+        /// Which.
+        approval: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// No.
+    Deny {
+        /// Which.
+        approval: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Names of operators.
+    Operators,
+    /// A new operator, or a new passphrase.
+    OperatorAdd {
+        /// Name.
+        name: String,
+        /// The new passphrase.
+        passphrase: String,
+        /// An operator there is; not needed for the first.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// A new bearer token for an agent.
+    Token {
+        /// Agent.
+        agent: String,
+        /// Ends all earlier ones.
+        #[serde(default)]
+        revoke: bool,
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// Checks the audit log.
+    AuditVerify,
+    /// Where the backup repository is and the key to open it with any restic.
+    BackupRepository {
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+}
+
+/// An operator's name and passphrase. Never logged: `Debug` shows the name only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// Operator.
+    pub operator: String,
+    /// What was typed.
+    pub passphrase: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("operator", &self.operator).finish_non_exhaustive()
+    }
+}
+
+/// A line back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// On the way.
+    Progress {
+        /// Request.
+        id: Value,
+        /// How far.
+        progress: ProgressText,
+    },
+    /// Done.
+    Done {
+        /// Request.
+        id: Value,
+        /// Structured value.
+        ok: Value,
+        /// In words.
+        text: String,
+    },
+    /// Not done.
+    Error {
+        /// Request.
+        id: Value,
+        /// The `CallError`.
+        error: Value,
+    },
+}
+
+/// One progress line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProgressText {
+    /// 0..=100.
+    pub percent: f64,
+    /// What it does.
+    pub message: String,
+}
+
+impl Answer {
+    /// A progress line.
+    pub fn progress(id: Value, percent: f64, message: String) -> Self {
+        Self::Progress { id, progress: ProgressText { percent, message } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_hello_line_is_the_documented_one() {
+        let hello = Hello { door: HelloDoor::Mcp, agent: Some("deployer".into()), read_only: false };
+        assert_eq!(serde_json::to_string(&hello).expect("serialises"), r#"{"door":"mcp","agent":"deployer","read_only":false}"#);
+        assert_eq!(parse_hello(r#"{"door":"mcp","agent":"deployer","read_only":false}"#), Ok(hello));
+        for bad in ["", "GET / HTTP/1.1", r#"{"door":"ssh"}"#, r#"{"door":"mcp","agent":"a","uid":0}"#] {
+            assert!(parse_hello(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn asks_and_answers_keep_their_wire_form() {
+        let ask = |v: Value| serde_json::from_value::<Ask>(v).expect("understood");
+        assert_eq!(ask(json!({"id": 1, "tool": "status", "input": {}})), Ask::Tool { id: json!(1), tool: "status".into(), input: json!({}) });
+        assert_eq!(ask(json!({"id": 2, "admin": "info"})), Ask::Admin { id: json!(2), admin: Admin::Info });
+        let credential = Credential { operator: "ann".into(), passphrase: "secret".into() };
+        let approve = json!({"id": 3, "admin": "approve", "approval": "ap-1", "credential": {"operator": "ann", "passphrase": "secret"}});
+        assert_eq!(ask(approve), Ask::Admin { id: json!(3), admin: Admin::Approve { approval: "ap-1".into(), credential: credential.clone() } });
+        assert!(!format!("{credential:?}").contains("secret"));
+        assert_eq!(
+            serde_json::to_value(Answer::progress(json!(1), 40.0, "starting".into())).expect("serialises"),
+            json!({"id": 1, "progress": {"percent": 40.0, "message": "starting"}})
+        );
+    }
+}

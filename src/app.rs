@@ -1,0 +1,336 @@
+//! Wiring: builds the house from configuration, store, engine and rules, opens the doors, runs until told to end, and ends in order.
+//! Deliberately absent: every decision. What a call may do is the gate's, what a door speaks is the adapter's.
+
+pub mod rules;
+
+use crate::adapters::http::guard::{BindRefused, Guard, may_bind};
+use crate::adapters::{Doors, http, socket};
+use crate::call::House;
+use crate::config::{self, ConfigError, Places, container};
+use crate::engine::Engine;
+use crate::executor::Executor;
+use crate::store::{Store, StoreError};
+use arc_swap::ArcSwap;
+use chrono::Utc;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Exit code of a `serve` that found another supervisor at work: a client that lost the race to start one goes on connecting.
+pub const ALREADY_RUNNING: u8 = 75;
+/// Time for running operations to reach their next journal record at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between attempts to recover while the engine is away.
+const RECOVER_RETRY: Duration = Duration::from_secs(5);
+/// Pause between signed checkpoints of the audit log.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(3600);
+
+/// What `serve` was asked for.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Directories.
+    pub places: Places,
+    /// Address, over the file's; `off` for none.
+    pub listen: Option<String>,
+    /// A proxy or a private network stands in front.
+    pub behind_proxy: bool,
+    /// Host names, beside the file's.
+    pub allowed_hosts: Vec<String>,
+    /// End after so long without client, stack or operation.
+    pub idle_exit: Option<Duration>,
+}
+
+/// Why the supervisor did not start.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum AppError {
+    /// Configuration.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Config(#[from] ConfigError),
+    /// Agents, policy or prompts.
+    #[error("agents, policy or prompts cannot be used:\n{0}")]
+    #[diagnostic(help("mend the lines above; `dockwarden policy check` reads them again"))]
+    Rules(String),
+    /// Another supervisor.
+    #[error("another supervisor (pid {pid}) runs for {}", .home.display())]
+    #[diagnostic(help("use it (every client finds it by the socket), or give this one another --home"))]
+    AlreadyRunning {
+        /// Its process.
+        pid: String,
+        /// Home.
+        home: PathBuf,
+    },
+    /// State.
+    #[error(transparent)]
+    #[diagnostic(help("see `dockwarden doctor`; nothing was changed"))]
+    Store(#[from] StoreError),
+    /// The engine's address.
+    #[error("the engine cannot be used: {0}")]
+    #[diagnostic(help("set `engine` in dockwarden.toml or DOCKER_HOST, and check with `dockwarden doctor`"))]
+    Engine(String),
+    /// Address refused.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Bind(#[from] BindRefused),
+    /// File system or network.
+    #[error("{what}: {cause}")]
+    #[diagnostic(help("{hint}"))]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Cause.
+        cause: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+fn io(what: impl Into<String>, hint: &'static str) -> impl FnOnce(std::io::Error) -> AppError {
+    let what = what.into();
+    move |cause| AppError::Io { what, cause, hint }
+}
+
+/// Repository and password file of a home's backups.
+pub fn backup_places(home: &Path) -> (PathBuf, PathBuf) {
+    (home.join("backups"), home.join("keys/backup.key"))
+}
+
+/// The file that names the address of the HTTP door while it is open.
+pub fn address_file(home: &Path) -> PathBuf {
+    home.join("run/http.addr")
+}
+
+/// Runs a supervisor until SIGTERM, SIGINT or its idle time.
+///
+/// # Errors
+/// Whatever kept it from starting; once it runs it ends without error.
+pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
+    let mut config = config::load(&options.places)?;
+    let (rulebook, prompts) = rules::load(&config.config_dir).map_err(|p| AppError::Rules(rules::in_words(&p)))?;
+    let address = address(&options, &mut config)?;
+    let _lock = lock(&config.home)?;
+    let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
+    let store = Store::open(&config.home, &config.memory).await?;
+    let engine = engine(&config, &store)?;
+    match container::path_map(engine.as_ref()).await {
+        Ok(map) => config.path_map = map,
+        Err(e) => tracing::error!(error = %e, "the engine was not asked for this container's mounts; bind mounts will be refused"),
+    }
+    let executor = Executor::new(Arc::clone(&engine), store.clone());
+    let backups = backups(&config, &engine, &store);
+    let house = Arc::new(House {
+        store: store.clone(),
+        engine,
+        rulebook: ArcSwap::from_pointee(rulebook),
+        executor: Arc::clone(&executor),
+        config,
+        prompts: ArcSwap::from_pointee(prompts),
+        backups,
+    });
+    let home = house.config.home.clone();
+    let shutdown = CancellationToken::new();
+    let doors = Doors::new(Arc::clone(&house), shutdown.clone());
+    let closed = store.audit_close_orphans(&[], Utc::now()).await?;
+    if closed > 0 {
+        tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
+    }
+    let tasks = TaskTracker::new();
+    recover(&house, &shutdown, &tasks).await;
+    let socket_path = config::socket_path(&home);
+    let listener = socket::bind(&socket_path).map_err(io(socket_path.display().to_string(), "check the home's permissions and free space"))?;
+    let owner = std::fs::metadata(&home).map_err(io(home.display().to_string(), "check the home's permissions"))?.uid();
+    tasks.spawn(socket::serve(Arc::clone(&doors), listener, owner));
+    if let Some((listener, bound)) = http_listener {
+        std::fs::write(address_file(&home), bound.to_string()).map_err(io("run/http.addr", "check the home's permissions and free space"))?;
+        let guard = Guard {
+            hosts: house.config.settings.allowed_hosts.clone(),
+            origins: house.config.settings.allowed_origins.clone(),
+            beyond_loopback: !bound.ip().is_loopback(),
+        };
+        tracing::info!(%bound, "HTTP door open");
+        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone()));
+    }
+    background(&house, &shutdown, &tasks);
+    tracing::info!(home = %home.display(), version = env!("CARGO_PKG_VERSION"), "supervisor ready");
+    until_end(&doors, options.idle_exit).await;
+    shutdown.cancel();
+    executor.close(CLOSE_WITHIN).await;
+    tasks.close();
+    if tokio::time::timeout(CLOSE_WITHIN, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "tasks did not end in time");
+    }
+    store.close().await;
+    for path in [socket_path, address_file(&home)] {
+        if let Err(e) = std::fs::remove_file(&path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), error = %e, "could not be removed");
+        }
+    }
+    tracing::info!("supervisor ended");
+    Ok(())
+}
+
+/// Makes the home 0700 and takes its lock; the lock file names the process for people and scripts.
+fn lock(home: &Path) -> Result<File, AppError> {
+    let hint = "the user dockwarden runs as must own its home";
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(io(home.display().to_string(), hint))?;
+    let path = home.join("supervisor.lock");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(path.display().to_string(), hint))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(AppError::AlreadyRunning { pid, home: home.to_path_buf() });
+        }
+        Err(e) => return Err(io(path.display().to_string(), "the home must lie on a local file system that knows locks")(e.into())),
+    }
+    let permissions = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(home, permissions).map_err(io(home.display().to_string(), hint))?;
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io(path.display().to_string(), "free some disk space"))?;
+    Ok(file)
+}
+
+/// The address to bind, checked; flags win over the file. Extra host names go into the settings, where the guard reads them.
+fn address(options: &ServeOptions, config: &mut crate::model::config::Config) -> Result<Option<SocketAddr>, AppError> {
+    config.settings.allowed_hosts.extend(options.allowed_hosts.iter().cloned());
+    let text = options.listen.as_deref().or(config.settings.listen.as_deref()).unwrap_or(config::DEFAULT_LISTEN);
+    if text == "off" {
+        return Ok(None);
+    }
+    let address: SocketAddr = text.parse().map_err(|_| ConfigError {
+        file: "--listen".into(),
+        line: None,
+        message: format!("{text:?} is not an address and port"),
+        hint: "write e.g. 127.0.0.1:7420, or off".into(),
+    })?;
+    may_bind(address, options.behind_proxy, &config.settings.allowed_hosts)?;
+    Ok(Some(address))
+}
+
+/// Binds the HTTP door. A supervisor a client started on demand does without it when another one has the port.
+async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Option<(TcpListener, SocketAddr)>, AppError> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = match TcpListener::bind(address).await {
+        Ok(listener) => listener.local_addr().map(|bound| (listener, bound)),
+        Err(e) => Err(e),
+    };
+    match bound {
+        Ok(bound) => Ok(Some(bound)),
+        Err(e) if on_demand => {
+            tracing::warn!(%address, error = %e, "no HTTP door: the address is not free");
+            Ok(None)
+        }
+        Err(e) => Err(io(format!("listen on {address}"), "end what holds the port, or set `listen` in dockwarden.toml (or --listen)")(e)),
+    }
+}
+
+fn engine(config: &crate::model::config::Config, _store: &Store) -> Result<Arc<dyn Engine>, AppError> {
+    let engine = crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
+    Ok(Arc::new(engine))
+}
+
+fn backups(_config: &crate::model::config::Config, _engine: &Arc<dyn Engine>, _store: &Store) -> Option<Arc<crate::executor::backup::BackupHouse>> {
+    None
+}
+
+/// Takes over interrupted operations before any door opens. With the engine away that waits in the background: reads must be served.
+async fn recover(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTracker) {
+    match house.executor.recover().await {
+        Ok(taken) if taken.is_empty() => {}
+        Ok(taken) => tracing::warn!(operations = ?taken, "interrupted operations were taken over"),
+        Err(e) => {
+            tracing::error!(error = %e, "recovery waits for the engine");
+            let (house, shutdown) = (Arc::clone(house), shutdown.clone());
+            tasks.spawn(async move {
+                while tokio::time::timeout(RECOVER_RETRY, shutdown.cancelled()).await.is_err() {
+                    match house.executor.recover().await {
+                        Ok(taken) => return tracing::warn!(operations = ?taken, "recovery is done"),
+                        Err(e) => tracing::debug!(error = %e, "recovery still waits"),
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// What runs beside the doors: reload of rules, audit checkpoints, histories.
+fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTracker) {
+    tasks.spawn(rules::watch(Arc::clone(house), shutdown.clone()));
+    let (house, shutdown) = (Arc::clone(house), shutdown.clone());
+    tasks.spawn(async move {
+        loop {
+            if let Err(e) = house.store.project_history().await {
+                tracing::error!(error = %e, "agents' histories could not be brought up to date");
+            }
+            if let Err(e) = house.store.audit_checkpoint(Utc::now()).await {
+                tracing::error!(error = %e, "the audit log could not be checkpointed");
+            }
+            if tokio::time::timeout(CHECKPOINT_EVERY, shutdown.cancelled()).await.is_ok() {
+                return;
+            }
+        }
+    });
+}
+
+/// Waits for a signal, or for the idle time of a supervisor that was started on demand.
+async fn until_end(doors: &Arc<Doors>, idle_exit: Option<Duration>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be received");
+        return;
+    };
+    let idle = async {
+        let Some(limit) = idle_exit else { return std::future::pending().await };
+        let mut tick = tokio::time::interval(limit.min(Duration::from_secs(1)).max(Duration::from_millis(50)));
+        loop {
+            tick.tick().await;
+            if doors.presence.empty_for() >= limit && doors.house.executor.active() == 0 && stackless(doors).await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM: ending"),
+        _ = int.recv() => tracing::info!("SIGINT: ending"),
+        () = idle => tracing::info!("nothing to look after: ending"),
+    }
+}
+
+/// No stack has a release that is meant to run. Unreadable state counts as a stack: better to stay.
+async fn stackless(doors: &Doors) -> bool {
+    match doors.house.store.stacks().await {
+        Ok(stacks) => stacks.iter().all(|s| s.current.is_none()),
+        Err(e) => {
+            tracing::error!(error = %e, "stacks could not be read");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_has_one_supervisor_and_the_second_names_the_first() {
+        let dir = tempfile::tempdir().expect("directory");
+        let home = dir.path().join("home");
+        let first = lock(&home).expect("free");
+        let second = lock(&home).expect_err("held");
+        assert!(second.to_string().contains(&format!("pid {}", std::process::id())), "{second}");
+        assert_eq!(std::fs::metadata(&home).expect("exists").permissions().mode() & 0o777, 0o700);
+        drop(first);
+        assert!(lock(&home).is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! Approvals on the line: asking for one, using one up, running what was approved, and the house-wide freeze. Who may approve is the door's business
+//! (an operator at a terminal or in an authenticated session); the states are the store's. Deliberately absent: any way for an agent to approve.
+
+use super::context::Door;
+use super::dispatch::{Reply, resume};
+use super::error::ErrorCode;
+use super::{Call, CallError, House, Principal};
+use crate::gate::{CallFacts, Decision};
+use crate::model::ids::{AgentName, ApprovalId};
+use crate::model::plan::Plan;
+use crate::model::verdict::{Finding, Verdict};
+use crate::redact;
+use crate::store::Store;
+use crate::store::approval::{Approval, ApprovalState};
+use crate::tools::Answer;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Life of an approval where no rule says otherwise, in seconds.
+const TTL_S: u64 = 1800;
+
+/// Key of the store under which a freeze stands.
+const FREEZE: &str = "freeze";
+
+/// What the approvals say to a call.
+pub(super) enum Word {
+    /// No rule asks for one.
+    NotNeeded,
+    /// Given, for exactly this digest, and used up by this call.
+    Given,
+    /// Asked for: the reply of the call.
+    Pending(Answer),
+}
+
+/// Asks for the approval a call needs, or uses up the one it has.
+pub(super) async fn ask(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value) -> Result<Word, CallError> {
+    let needed = decision.verdict.max(plan.map_or(Verdict::Allow, |p| p.verdict));
+    if needed != Verdict::Approval {
+        return Ok(Word::NotNeeded);
+    }
+    let digest = plan.map_or_else(|| digest(call, facts, input), |p| p.digest.clone());
+    let store = &call.house.store;
+    let approval = match &call.resumes {
+        Some(id) => resumed(call, id, &digest).await?,
+        None => {
+            if let Some(plan) = plan {
+                store.put_plan(plan).await?;
+            }
+            store.request_approval(request(call, facts, decision, plan, input, digest)).await?
+        }
+    };
+    if approval.state != ApprovalState::Approved {
+        return Ok(Word::Pending(pending(&approval, decision, plan)));
+    }
+    if !store.use_approval(&approval.id, None, Utc::now()).await? {
+        return Err(CallError::new(ErrorCode::Conflict, format!("approval {} was used already", approval.id), "repeat the call to ask for a new approval"));
+    }
+    call.approved_by.set(approval.id).expect("a call uses one approval");
+    Ok(Word::Given)
+}
+
+async fn resumed(call: &Call, id: &ApprovalId, digest: &str) -> Result<Approval, CallError> {
+    let store = &call.house.store;
+    let approval = find(store, id).await?;
+    if approval.digest != digest {
+        store.set_approval_state(id, ApprovalState::Stale).await?;
+        return Err(CallError::new(
+            ErrorCode::StalePlan,
+            format!("the stack, its files or the policy changed since approval {id} was asked for; nothing was done"),
+            "call `plan` again and ask for a new approval",
+        ));
+    }
+    Ok(approval)
+}
+
+fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value, digest: String) -> Approval {
+    let terms = decision.approval.as_ref();
+    let life = TimeDelta::seconds(i64::try_from(terms.map_or(TTL_S, |t| t.ttl_s)).unwrap_or(i64::from(u32::MAX)));
+    Approval {
+        id: ApprovalId::new(format!("ap-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric"),
+        agent: facts.agent.clone(),
+        tool: facts.tool.clone(),
+        stack: facts.stack.clone(),
+        environment: facts.environment.clone(),
+        plan: plan.map(|p| p.id.clone()),
+        digest,
+        input: input.clone(),
+        call: call.id.clone(),
+        reason: input.get("reason").and_then(Value::as_str).map(|r| redact::line(r, 500)),
+        state: ApprovalState::Pending,
+        needed: terms.map_or(1, |t| t.count.max(1)),
+        approved_by: vec![],
+        denied_by: None,
+        operation: None,
+        created_at: call.now,
+        expires_at: call.now + life,
+    }
+}
+
+/// The reply of a call that waits for a human.
+fn pending(approval: &Approval, decision: &Decision, plan: Option<&Plan>) -> Answer {
+    let plan_findings = plan.map(|p| p.findings.as_slice()).unwrap_or_default();
+    let findings: Vec<&Finding> = decision.findings.iter().chain(plan_findings).filter(|f| f.verdict == Verdict::Approval).collect();
+    let why: Vec<String> = findings.iter().map(|f| format!("{}: {}", f.rule, f.because)).collect();
+    let how = format!("an operator runs `dockwarden approvals approve {}`; the call then runs by itself: poll `approval`, do not ask again", approval.id);
+    let text = format!("pending approval {} until {} ({})\n{how}", approval.id, approval.expires_at.to_rfc3339(), why.join("; "));
+    let mut shown = json!({"approval_id": approval.id, "digest": approval.digest, "expires_at": approval.expires_at, "how": how, "findings": findings});
+    if let Some(plan) = &approval.plan {
+        shown["plan_id"] = json!(plan);
+    }
+    Answer { value: json!({"state": "pending_approval", "approval": shown}), text: Some(text) }
+}
+
+/// Digest of a call of a tool without plan: the tool, what it is about, its arguments without those that change nothing, and the policy.
+fn digest(call: &Call, facts: &CallFacts, input: &Value) -> String {
+    let mut arguments = canonical(input);
+    if let Value::Object(map) = &mut arguments {
+        for key in ["reason", "wait", "timeout_s", "idempotency_key"] {
+            map.remove(key);
+        }
+    }
+    let about = json!([facts.tool, facts.stack, facts.environment, arguments, call.rulebook.version]);
+    call.house.store.keyed_digest(about.to_string().as_bytes())
+}
+
+/// The same value with every object's keys in order.
+pub(super) fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), canonical(v))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect::<Map<_, _>>())
+        }
+        Value::Array(items) => items.iter().map(canonical).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+/// An approval by id.
+///
+/// # Errors
+/// `NotFound`.
+pub async fn find(store: &Store, id: &ApprovalId) -> Result<Approval, CallError> {
+    store.approval(id, Utc::now()).await?.ok_or_else(|| {
+        CallError::new(ErrorCode::NotFound, format!("there is no approval {id}"), "use the approval_id of a reply in state pending_approval").field("approval_id")
+    })
+}
+
+/// Runs what an operator approved, as the agent that asked for it; returns as soon as its operation is accepted. Called by the door through which the
+/// operator's word came, after `Store::decide_approval` answered `Approved`.
+///
+/// # Errors
+/// `Conflict` when it is not approved (any more), `StalePlan` when the world moved since, and whatever the call itself answers.
+pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, CallError> {
+    let approval = find(&house.store, id).await?;
+    if approval.state != ApprovalState::Approved {
+        let state = serde_json::to_value(approval.state).ok().and_then(|s| s.as_str().map(str::to_owned)).unwrap_or_default();
+        return Err(CallError::new(ErrorCode::Conflict, format!("approval {id} is {state}"), "only an approved one can start; the agent repeats its call to ask again"));
+    }
+    let agent = AgentName::new(approval.agent.clone())
+        .map_err(|e| CallError::new(ErrorCode::Internal, "the approval names no valid agent", "ask again").detail(e.to_string()))?;
+    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false };
+    resume(house, &who, &approval.tool, approval.input.clone(), approval.id.clone()).await
+}
+
+/// Stops all mutations until [`unfreeze`]; recorded as an event.
+///
+/// # Errors
+/// When it could not be recorded.
+pub async fn freeze(store: &Store, operator: &str, reason: &str, now: DateTime<Utc>) -> Result<(), CallError> {
+    let reason = redact::line(reason, 500);
+    store.audit_event(operator, "freeze", None, &json!({"reason": reason}), now).await?;
+    store.set_value(FREEZE, &json!({"by": operator, "reason": reason, "at": now})).await?;
+    Ok(())
+}
+
+/// Lifts a freeze.
+///
+/// # Errors
+/// When it could not be recorded.
+pub async fn unfreeze(store: &Store, operator: &str, now: DateTime<Utc>) -> Result<(), CallError> {
+    store.audit_event(operator, "unfreeze", None, &json!({}), now).await?;
+    store.set_value(FREEZE, &Value::Null).await?;
+    Ok(())
+}
+
+/// Why nothing may change now, when a freeze stands.
+///
+/// # Errors
+/// When it cannot be read: then nothing may change either.
+pub async fn frozen(store: &Store) -> Result<Option<String>, CallError> {
+    let stands = store.value(FREEZE).await?.filter(Value::is_object);
+    Ok(stands.map(|f| {
+        let (by, reason) = (f["by"].as_str().unwrap_or("an operator"), f["reason"].as_str().unwrap_or(""));
+        format!("{by} froze all changes{}{reason}", if reason.is_empty() { "" } else { ": " })
+    }))
+}

@@ -1,0 +1,282 @@
+//! Where a stack's files come from: its registered directory, or texts in the call, and the variables declared for it. A file beneath a directory is
+//! opened so that no link leads out of it: whoever can write a link there must not read the host through us. Deliberately absent: what the text means.
+
+use super::CallError;
+use super::error::ErrorCode;
+use super::prepare::Source;
+use crate::compose::{self, Files, LoadErrors};
+use crate::model::config::{Config, StackSettingsEntry};
+use crate::redact;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+/// All inline texts of a call together, bytes.
+const MAX_INLINE: usize = 1 << 20;
+/// One side file (environment file, config, secret), bytes; as much as an engine takes as a secret, twice over.
+const MAX_FILE: u64 = 1 << 20;
+/// Base files in the order in which Compose looks for them, with their override files.
+const DEFAULTS: [(&str, [&str; 2]); 4] = [
+    ("compose.yaml", ["compose.override.yaml", "compose.override.yml"]),
+    ("compose.yml", ["compose.override.yml", "compose.override.yaml"]),
+    ("docker-compose.yml", ["docker-compose.override.yml", "docker-compose.override.yaml"]),
+    ("docker-compose.yaml", ["docker-compose.override.yaml", "docker-compose.override.yml"]),
+];
+
+/// Everything the loader reads for one stack.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// Base and overrides, in order.
+    pub sources: Vec<compose::Source>,
+    /// Declared variables with `.env` merged in.
+    pub variables: BTreeMap<String, String>,
+    /// Active profiles.
+    pub profiles: Vec<String>,
+    /// Project directory as the host knows it; empty when there is none.
+    pub project_dir: String,
+    /// Side files.
+    pub side: SideFiles,
+}
+
+/// Side files: texts of the call before those of the directory.
+#[derive(Debug, Clone, Default)]
+pub struct SideFiles {
+    inline: BTreeMap<String, String>,
+    /// Directory as the host knows it, and as this process sees it.
+    dir: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files for SideFiles {
+    fn read(&self, path: &str) -> Result<Option<String>, String> {
+        let path = Path::new(path);
+        let relative = match (&self.dir, path.is_absolute()) {
+            (_, false) => path.to_owned(),
+            (Some((host, _)), true) => {
+                path.strip_prefix(host).map_err(|_| format!("it lies outside of the project directory {}; copy it there", host.display()))?.to_owned()
+            }
+            (None, true) => return Err("the stack has no directory: give the file in `files`, or have an operator register a directory".into()),
+        };
+        if let Some(text) = self.inline.get(&plain(&relative)) {
+            return Ok(Some(text.clone()));
+        }
+        match &self.dir {
+            Some((_, seen)) => read_beneath(seen, &relative),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A relative path without `.` components, as the keys of `files` are compared.
+fn plain(path: &Path) -> String {
+    path.components().filter(|c| !matches!(c, Component::CurDir)).collect::<PathBuf>().to_string_lossy().into_owned()
+}
+
+/// The text of a file beneath a directory; `None` when there is none.
+fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, String> {
+    let said = |e: std::io::Error| format!("{}: {e}", relative.display());
+    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| format!("project directory {}: {e}", dir.display()))?;
+    // Non-blocking, so that a pipe put in the place of a file cannot hold the call up.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match openat2(&root, relative, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => return Err(format!("{} leads out of the project directory", relative.display())),
+        Err(e) => return Err(said(e.into())),
+    };
+    let meta = file.metadata().map_err(said)?;
+    if !meta.is_file() {
+        return Err(format!("{} is not a regular file", relative.display()));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(format!("{} has {} bytes, at most {MAX_FILE} are read", relative.display(), meta.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
+    String::from_utf8(bytes).map(Some).map_err(|_| format!("{} is not UTF-8 text", relative.display()))
+}
+
+/// A path of the host as this process sees it; `None` when its container does not mount it.
+pub fn visible(config: &Config, host: &Path) -> Option<PathBuf> {
+    let Some(map) = &config.path_map else { return Some(host.to_owned()) };
+    let best = map.iter().filter(|(_, h)| host.starts_with(h)).max_by_key(|(_, h)| h.components().count());
+    best.map(|(inside, h)| inside.join(host.strip_prefix(h).expect("filtered by this prefix")))
+}
+
+/// A path of this process as the host knows it; the same outside of a container.
+pub fn on_host(config: &Config, seen: &Path) -> PathBuf {
+    let best = config.path_map.iter().flatten().filter(|(inside, _)| seen.starts_with(inside)).max_by_key(|(inside, _)| inside.components().count());
+    best.map_or_else(|| seen.to_owned(), |(inside, host)| host.join(seen.strip_prefix(inside).expect("filtered by this prefix")))
+}
+
+/// Reads what a source means. Blocking: called off the async threads.
+///
+/// # Errors
+/// `InvalidArgument` for contradicting or oversized arguments, `NotFound` when there is neither directory nor text.
+pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallError> {
+    let entry = config.settings.stacks.get(&source.stack);
+    let inline = inline(source)?;
+    if entry.is_none() && inline.is_empty() {
+        return Ok(None);
+    }
+    let dir = match entry {
+        Some(entry) => Some((entry.dir.clone(), seen_dir(config, entry)?)),
+        None => None,
+    };
+    let project_dir = dir.as_ref().map(|(host, _)| host.display().to_string()).unwrap_or_default();
+    let default_entry = StackSettingsEntry::default();
+    let entry = entry.unwrap_or(&default_entry);
+    // Texts of the call are the whole stack: files of the directory beside them are only what they name.
+    let given = !inline.is_empty();
+    let side = SideFiles { inline, dir };
+    let base = if given { SideFiles { inline: side.inline.clone(), dir: None } } else { side.clone() };
+    let sources = sources(&base, if given { &[] } else { &entry.files }, &project_dir)?;
+    let variables = variables(&side, entry, &source.variables)?;
+    Ok(Some(Bundle { sources, variables, profiles: entry.profiles.clone(), project_dir, side }))
+}
+
+fn seen_dir(config: &Config, entry: &StackSettingsEntry) -> Result<PathBuf, CallError> {
+    visible(config, &entry.dir).filter(|d| d.is_dir()).ok_or_else(|| {
+        let hint = if config.path_map.is_some() { "mount it into the supervisor's container at the same path (STACK_ROOTS)" } else { "correct stacks.<name>.dir in dockwarden.toml" };
+        CallError::new(ErrorCode::Preflight, format!("the project directory {} cannot be seen", entry.dir.display()), hint)
+    })
+}
+
+fn inline(source: &Source) -> Result<BTreeMap<String, String>, CallError> {
+    let wrong = |field: &str, message: String, hint: &str| Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field(field));
+    let mut found = BTreeMap::new();
+    match (&source.compose, &source.files) {
+        (Some(_), Some(_)) => return wrong("files", "compose and files were both given".into(), "give one: files holds the compose file too, as compose.yaml"),
+        (Some(text), None) => {
+            found.insert(DEFAULTS[0].0.to_owned(), text.clone());
+        }
+        (None, Some(files)) => {
+            for (path, text) in files {
+                let relative = Path::new(path);
+                if relative.is_absolute() || path.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+                    return wrong("files", format!("{:?} is not a path beneath the project", redact::line(path, 200)), "use relative paths without ..");
+                }
+                found.insert(plain(relative), text.clone());
+            }
+        }
+        (None, None) => {}
+    }
+    let size: usize = found.values().map(String::len).sum();
+    if size > MAX_INLINE {
+        return wrong("files", format!("the files have {size} bytes together, at most {MAX_INLINE} are accepted"), "have an operator register a directory for the stack");
+    }
+    Ok(found)
+}
+
+fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec<compose::Source>, CallError> {
+    let read = |path: &str| files.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the file, then call again").field(path));
+    let source = |path: &str, text| compose::Source { path: path.to_owned(), text };
+    if !named.is_empty() {
+        return named
+            .iter()
+            .map(|path| {
+                let text = read(path)?.ok_or_else(|| CallError::new(ErrorCode::NotFound, format!("{path} does not exist in {project_dir}"), "correct `files` of the stack in dockwarden.toml"))?;
+                Ok(source(path, text))
+            })
+            .collect();
+    }
+    for (base, overrides) in DEFAULTS {
+        let Some(text) = read(base)? else { continue };
+        let mut found = vec![source(base, text)];
+        for path in overrides {
+            if let Some(text) = read(path)? {
+                found.push(source(path, text));
+                break;
+            }
+        }
+        return Ok(found);
+    }
+    let names = DEFAULTS.map(|(base, _)| base).join(", ");
+    let place = if project_dir.is_empty() { "files".to_owned() } else { project_dir.to_owned() };
+    Err(CallError::new(ErrorCode::NotFound, format!("{place} has no compose file"), format!("name it one of {names}")))
+}
+
+/// Variables of the call over those of the environment files; a later file over an earlier one.
+fn variables(side: &SideFiles, entry: &StackSettingsEntry, given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, CallError> {
+    let default = [".env".to_owned()];
+    let named = !entry.env_files.is_empty();
+    let mut merged = given.clone();
+    for path in if named { &entry.env_files[..] } else { &default[..] }.iter().rev() {
+        let text = side.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the environment file").field(path))?;
+        match text {
+            Some(text) => merged = compose::dotenv(&text, &merged).map_err(|e| load_error(&e))?,
+            None if named => return Err(CallError::new(ErrorCode::NotFound, format!("environment file {path} does not exist"), "correct env_files of the stack in dockwarden.toml")),
+            None => {}
+        }
+    }
+    Ok(merged)
+}
+
+/// What is wrong with the files: the first problem as message and hint, all of them as data.
+pub fn load_error(errors: &LoadErrors) -> CallError {
+    let problems: Vec<String> = errors.0.iter().map(|e| redact::line(&e.to_string(), 400)).collect();
+    let first = errors.0.first();
+    let hint = first.map(|e| e.hint.as_str()).filter(|h| !h.is_empty()).unwrap_or("correct the file, then call again");
+    let mut error = CallError::new(ErrorCode::InvalidArgument, problems.iter().take(5).cloned().collect::<Vec<_>>().join("\n"), redact::line(hint, 400));
+    error.field = first.and_then(|e| e.path.clone());
+    error.data(serde_json::json!({"problems": problems}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::StackName;
+
+    fn home() -> (tempfile::TempDir, SideFiles) {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("compose.yaml"), "services: {}").expect("written");
+        std::fs::write(dir.path().join("inside"), "in").expect("written");
+        std::os::unix::fs::symlink("inside", dir.path().join("link-in")).expect("linked");
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link-out")).expect("linked");
+        let path = dir.path().to_owned();
+        (dir, SideFiles { inline: BTreeMap::new(), dir: Some((path.clone(), path)) })
+    }
+
+    #[test]
+    fn no_link_and_no_path_leads_out_of_the_project_directory() {
+        let (dir, files) = home();
+        assert_eq!(files.read("inside"), Ok(Some("in".into())));
+        assert_eq!(files.read("./link-in"), Ok(Some("in".into())));
+        assert_eq!(files.read(&dir.path().join("inside").display().to_string()), Ok(Some("in".into())));
+        assert_eq!(files.read("absent"), Ok(None));
+        assert_eq!(files.read("link-out"), Err("link-out leads out of the project directory".into()));
+        assert_eq!(files.read("../x"), Err("../x leads out of the project directory".into()));
+        assert!(files.read("/etc/passwd").is_err_and(|e| e.contains("outside of the project directory")));
+    }
+
+    #[test]
+    fn inline_paths_stay_beneath_the_project_and_are_bounded() {
+        let source = |path: &str, text: &str| Source {
+            stack: StackName::new("shop").expect("valid"),
+            files: Some(BTreeMap::from([(path.to_owned(), text.to_owned())])),
+            ..Source::registered(&StackName::new("shop").expect("valid"))
+        };
+        for bad in ["/etc/x", "../x", "a/../../x", ""] {
+            assert_eq!(inline(&source(bad, "")).expect_err("refused").field.as_deref(), Some("files"), "{bad:?}");
+        }
+        assert!(inline(&source("a", &"x".repeat(MAX_INLINE + 1))).expect_err("refused").message.contains("at most 1048576"));
+        assert_eq!(inline(&source("./a/b", "t")).expect("accepted"), BTreeMap::from([("a/b".to_owned(), "t".to_owned())]));
+    }
+
+    #[test]
+    fn a_path_is_seen_through_the_longest_mount() {
+        let map = BTreeMap::from([(PathBuf::from("/srv"), PathBuf::from("/srv")), (PathBuf::from("/data"), PathBuf::from("/srv/deep"))]);
+        let config = Config {
+            home: "/h".into(),
+            config_dir: "/c".into(),
+            memory: "/m".into(),
+            settings: Default::default(),
+            host_name: "h".into(),
+            path_map: Some(map),
+        };
+        assert_eq!(visible(&config, Path::new("/srv/deep/x")), Some(PathBuf::from("/data/x")));
+        assert_eq!(visible(&config, Path::new("/srv/y")), Some(PathBuf::from("/srv/y")));
+        assert_eq!(visible(&config, Path::new("/etc")), None);
+        assert_eq!(on_host(&config, Path::new("/data/x")), PathBuf::from("/srv/deep/x"));
+    }
+}

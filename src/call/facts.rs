@@ -1,0 +1,90 @@
+//! What a call is about, as the call gate judges it: tool, stack, environment, service. The environment comes from the operator's registration, then
+//! from the record of the stack, then from the policy; a caller can name it but not choose it. Deliberately absent: any decision.
+
+use super::error::ErrorCode;
+use super::{Call, CallError};
+use crate::gate::CallFacts;
+use crate::model::ids::{OperationId, ServiceName, StackName};
+use crate::model::operation::Operation;
+use crate::tools::{Effect, ToolSpec};
+
+/// What a tool says a call is about.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scope {
+    /// Stack, when it names one.
+    pub stack: Option<StackName>,
+    /// Environment as the caller gave it.
+    pub environment: Option<String>,
+    /// Service, when it names one.
+    pub service: Option<ServiceName>,
+}
+
+impl Scope {
+    /// A call about a stack.
+    pub fn stack(stack: &StackName) -> Self {
+        Self { stack: Some(stack.clone()), ..Self::default() }
+    }
+    /// A call about a stack and maybe one of its services.
+    pub fn service(stack: Option<&StackName>, service: Option<&ServiceName>) -> Self {
+        Self { stack: stack.cloned(), service: service.cloned(), environment: None }
+    }
+}
+
+/// The facts of a call.
+///
+/// # Errors
+/// When the environment given is not the stack's, or is none of the policy's.
+pub async fn resolve(call: &Call, spec: &ToolSpec, scope: Scope) -> Result<CallFacts, CallError> {
+    let environment = match &scope.stack {
+        None => scope.environment,
+        Some(stack) => Some(environment(call, stack, scope.environment).await?),
+    };
+    Ok(CallFacts {
+        agent: call.who.agent.to_string(),
+        tool: spec.name.to_owned(),
+        mutates: spec.effect != Effect::Read,
+        stack: scope.stack,
+        environment,
+        service: scope.service,
+    })
+}
+
+/// Facts of a call whose arguments could not be read: enough for its row in the audit log.
+pub fn unread(call: &Call, tool: &str) -> CallFacts {
+    CallFacts { agent: call.who.agent.to_string(), tool: tool.to_owned(), mutates: false, stack: None, environment: None, service: None }
+}
+
+async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> Result<String, CallError> {
+    let policy = &call.rulebook.policy;
+    let registered = call.house.config.settings.stacks.get(stack).and_then(|s| s.environment.clone());
+    let settled = match registered {
+        Some(environment) => Some(environment),
+        None => call.house.store.stack(stack).await?.map(|r| r.environment),
+    };
+    match (settled, given) {
+        (Some(settled), Some(given)) if settled != given => {
+            let hint = format!("leave environment out, or say {settled:?}; an operator changes it in dockwarden.toml");
+            let message = format!("stack {stack} belongs to environment {settled:?}, not {:?}", crate::redact::line(&given, 64));
+            Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("environment"))
+        }
+        (Some(settled), _) => Ok(settled),
+        (None, Some(given)) if policy.environments.contains_key(&given) => Ok(given),
+        (None, Some(given)) => {
+            let known = policy.environments.keys().cloned().collect::<Vec<_>>().join(", ");
+            let message = format!("there is no environment {:?}", crate::redact::line(&given, 64));
+            Err(CallError::new(ErrorCode::InvalidArgument, message, format!("the environments are {known}")).field("environment"))
+        }
+        (None, None) => Ok(policy.default_environment.clone()),
+    }
+}
+
+/// The operation a caller names.
+///
+/// # Errors
+/// `NotFound`.
+pub async fn operation(call: &Call, id: &OperationId) -> Result<Operation, CallError> {
+    call.house.store.operation(id).await?.ok_or_else(|| {
+        CallError::new(ErrorCode::NotFound, format!("there is no operation {id}"), "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them")
+            .field("operation_id")
+    })
+}

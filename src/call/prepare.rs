@@ -1,0 +1,365 @@
+//! From a call's words to a plan: reads files, resolves images, observes the engine, asks the planner, has the plan gate judge. All reading happens here,
+//! before anything is decided, so that planner and gate stay pure. Nothing is changed.
+
+use super::error::ErrorCode;
+use super::{Call, CallError, compose_files, git, observe, plan_facts};
+use crate::compose::{self, LoadInput};
+use crate::gate;
+use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
+use crate::model::labels;
+use crate::model::observed::{ImageIdentity, ImageInfo};
+use crate::model::plan::{GitState, Plan, PlanKind};
+use crate::model::release::{Release, ReleaseState};
+use crate::model::spec::StackSpec;
+use crate::model::verdict::{Finding, Verdict};
+use crate::planner::{self, PlanError, PlanInput, Want};
+use crate::redact;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Releases looked through for one to go back to.
+const LOOKED_THROUGH: usize = 100;
+
+/// What a caller wants deployed.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Stack.
+    pub stack: StackName,
+    /// Compose text.
+    pub compose: Option<String>,
+    /// Relative path -> text.
+    pub files: Option<BTreeMap<String, String>>,
+    /// Variables of the call.
+    pub variables: BTreeMap<String, String>,
+    /// Images instead of the file's.
+    pub images: BTreeMap<ServiceName, ImageRef>,
+    /// Pull tags again.
+    pub refresh: bool,
+}
+
+impl Source {
+    /// The stack as it is registered, or as it runs.
+    pub fn registered(stack: &StackName) -> Self {
+        Self { stack: stack.clone(), compose: None, files: None, variables: BTreeMap::new(), images: BTreeMap::new(), refresh: false }
+    }
+}
+
+/// A stack as it shall be, with what is known of where it came from.
+struct Desired {
+    spec: StackSpec,
+    images: BTreeMap<ServiceName, ImageIdentity>,
+    content_of: Option<u32>,
+    project_dir: Option<String>,
+    git: Option<GitState>,
+    facts: plan_facts::Texts,
+}
+
+/// Plans a deploy of what the caller gave, of the registered directory, or of the current release with other images.
+///
+/// # Errors
+/// With field, cause and hint: files that do not load, unknown images and services, a name in use, bind sources that do not exist.
+pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
+    foreign_project(call, &source.stack).await?;
+    let mut desired = match load(call, source).await? {
+        Some(desired) => desired,
+        None => from_current(call, source).await?,
+    };
+    for (service, image) in &source.images {
+        let known = desired.spec.services.keys().cloned().collect::<Vec<_>>();
+        let spec = desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
+        spec.image = Some(image.clone());
+    }
+    desired.images = identities(call, &desired.spec, source.refresh).await?;
+    planned(call, &source.stack, Some(desired), None, new_id()).await
+}
+
+/// A stored plan made by `plan`.
+///
+/// # Errors
+/// `NotFound`.
+pub async fn stored(call: &Call, id: &PlanId) -> Result<Plan, CallError> {
+    let plan = call.house.store.plan(id).await?.filter(|p| p.kind == PlanKind::Deploy);
+    plan.ok_or_else(|| {
+        CallError::new(ErrorCode::NotFound, format!("there is no plan {id}"), "plans are kept for 24 hours: call `plan` again and use its plan_id and digest").field("plan_id")
+    })
+}
+
+/// Makes a stored plan again against the world as it is now, and judges it again.
+///
+/// # Errors
+/// `InvalidArgument` when the digest is not the plan's, `StalePlan` when the world or the policy moved.
+pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallError> {
+    if digest != plan.digest {
+        let message = format!("the digest is not that of plan {}", plan.id);
+        return Err(CallError::new(ErrorCode::InvalidArgument, message, "pass the digest that `plan` returned with this plan_id").field("digest"));
+    }
+    foreign_project(call, &plan.stack).await?;
+    let desired = Desired {
+        spec: plan.desired.clone(),
+        images: plan.images.clone(),
+        content_of: plan.content_of,
+        project_dir: plan.project_dir.clone(),
+        git: plan.git.clone(),
+        facts: plan_facts::Texts::unknown(&plan.desired),
+    };
+    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone()).await?;
+    if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
+        let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
+        return Err(CallError::new(ErrorCode::StalePlan, format!("{what} changed since plan {} was made", plan.id), "call `plan` again and deploy the new plan"));
+    }
+    // The texts are gone, so what was found in them then is kept beside what is found now.
+    judged(&mut now, plan.findings.clone());
+    Ok(now)
+}
+
+/// Plans going back to an older release: the named one, or the newest good one before what runs.
+///
+/// # Errors
+/// `NotFound` naming `history` when there is none; `Preflight` when one of its images is gone.
+pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>) -> Result<Plan, CallError> {
+    let store = &call.house.store;
+    let record = store.stack(stack).await?.ok_or_else(|| not_deployed(stack))?;
+    let releases = store.releases(stack, LOOKED_THROUGH).await?;
+    let target = match to {
+        Some(number) => releases.into_iter().find(|r| r.number == number),
+        None => previous_good(&releases, record.current).cloned(),
+    };
+    let target = target.ok_or_else(|| {
+        let what = to.map_or_else(|| "an older good release".to_owned(), |n| format!("release {n}"));
+        CallError::new(ErrorCode::NotFound, format!("stack {stack} has no {what} to go back to"), format!("call `history` with stack {stack} and name one in to_release")).field("to_release")
+    })?;
+    let content_of = target.content_of.or(Some(target.number));
+    let images = on_hand(call, &target).await?;
+    let facts = plan_facts::Texts::unknown(&target.spec);
+    let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts };
+    planned(call, stack, Some(desired), None, new_id()).await
+}
+
+/// The newest good release before the content that runs: going back twice goes further back, never to what was just left.
+fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release> {
+    let running = releases.iter().find(|r| Some(r.number) == current);
+    let below = running.map_or(u32::MAX, |r| r.content_of.unwrap_or(r.number));
+    releases.iter().filter(|r| r.state == ReleaseState::Good && r.content_of.unwrap_or(r.number) < below).max_by_key(|r| r.number)
+}
+
+/// Plans what changes no release's content: restart, stop, scale.
+///
+/// # Errors
+/// `NotFound` when the stack is not deployed or has no such service.
+pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan, CallError> {
+    planned(call, stack, None, Some(want), new_id()).await
+}
+
+fn new_id() -> PlanId {
+    PlanId::new(format!("plan-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric")
+}
+
+async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_place: Option<Want>, id: PlanId) -> Result<Plan, CallError> {
+    let store = &call.house.store;
+    let record = store.stack(stack).await?;
+    let current = match record.and_then(|r| r.current) {
+        Some(number) => store.release(stack, number).await?,
+        None => None,
+    };
+    let observed = observe::stack(&call.house, stack).await?;
+    let environment = call.environment().to_owned();
+    let (want, project_dir, git, texts) = match (desired, in_place) {
+        (Some(d), _) => (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts)),
+        // More copies are more of what was judged: judged again. A stop or restart must be possible whatever the policy says by now.
+        (None, Some(want @ Want::Scale { .. })) => {
+            let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
+            (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), texts)
+        }
+        (None, Some(want)) => (want, current.as_ref().and_then(|r| r.project_dir.clone()), None, None),
+        (None, None) => return Err(not_deployed(stack)),
+    };
+    let input = PlanInput {
+        id,
+        stack: stack.clone(),
+        environment,
+        want,
+        observed: &observed,
+        current: current.as_ref(),
+        next_release: store.last_release_number(stack).await? + 1,
+        policy_version: &call.rulebook.version,
+        project_dir,
+        git,
+        literal_keys: &call.rulebook.policy.literal_keys,
+        hash: &|value| store.keyed_hash(value),
+        digest: &|bytes| store.keyed_digest(bytes),
+        now: call.now,
+    };
+    let mut plan = planner::plan(&input).map_err(|e| plan_error(&e))?;
+    if let Some(texts) = texts {
+        let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
+        binds_exist(call, &plan.desired, &facts)?;
+        let mut findings = gate::plan::judge(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        findings.extend(plan.desired.unsupported.iter().map(|u| Finding {
+            rule: "compose.unsupported".into(),
+            verdict: Verdict::Warn,
+            service: None,
+            path: Some(u.path.clone()),
+            because: redact::line(&u.reason, 300),
+        }));
+        judged(&mut plan, findings);
+    }
+    Ok(plan)
+}
+
+/// Adds findings to a plan; its verdict is the strictest of all.
+fn judged(plan: &mut Plan, findings: Vec<Finding>) {
+    plan.findings.extend(findings);
+    plan.findings.sort();
+    plan.findings.dedup();
+    plan.verdict = plan.findings.iter().map(|f| f.verdict).max().unwrap_or_default();
+}
+
+async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError> {
+    let (config, quotas, source) = (call.house.config.clone(), call.rulebook.policy.quotas.clone(), source.clone());
+    // Reads files and parses texts of up to a megabyte: off the threads that serve other calls.
+    let loaded = tokio::task::spawn_blocking(move || {
+        let Some(bundle) = compose_files::bundle(&config, &source)? else { return Ok(None) };
+        let input = LoadInput {
+            name: source.stack.clone(),
+            project_dir: &bundle.project_dir,
+            sources: bundle.sources.clone(),
+            variables: &bundle.variables,
+            profiles: &bundle.profiles,
+            files: &bundle.side,
+            quotas: &quotas,
+        };
+        let spec = compose::load(&input).map_err(|e| compose_files::load_error(&e))?;
+        let texts = plan_facts::Texts::of(&spec, &bundle);
+        Ok::<_, CallError>(Some((spec, texts, bundle.project_dir)))
+    })
+    .await
+    .map_err(|e| CallError::new(ErrorCode::Internal, "the files could not be loaded", "report this to the operator").detail(e.to_string()))??;
+    let Some((spec, facts, dir)) = loaded else { return Ok(None) };
+    let project_dir = Some(dir).filter(|d| !d.is_empty());
+    let git = match project_dir.as_deref().and_then(|d| compose_files::visible(&call.house.config, Path::new(d))) {
+        Some(seen) => git::state(&seen).await,
+        None => None,
+    };
+    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts }))
+}
+
+/// Without files: the release that runs, for `images` and `refresh` of a stack that was deployed inline.
+async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError> {
+    let stack = &source.stack;
+    let store = &call.house.store;
+    let current = match store.stack(stack).await?.and_then(|r| r.current) {
+        Some(number) => store.release(stack, number).await?,
+        None => None,
+    };
+    let release = current.ok_or_else(|| {
+        let hint = format!("give `compose` or `files`, or have an operator register its directory: [stacks.{stack}] dir = \"/...\" in dockwarden.toml");
+        CallError::new(ErrorCode::NotFound, format!("nothing is known of stack {stack}"), hint).field("stack")
+    })?;
+    let facts = plan_facts::Texts::unknown(&release.spec);
+    Ok(Desired { spec: release.spec, images: BTreeMap::new(), content_of: None, project_dir: release.project_dir, git: release.git, facts })
+}
+
+/// Identities of the images of all active services, as the engine has them now.
+async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
+    let wanted = spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?)));
+    stream::iter(wanted.map(|(name, reference)| async move {
+        let found = if refresh { None } else { call.house.engine.image(&reference).await? };
+        Ok((name, identity(reference, found)))
+    }))
+    .buffered(8)
+    .try_collect()
+    .await
+}
+
+fn identity(reference: ImageRef, found: Option<ImageInfo>) -> ImageIdentity {
+    let Some(image) = found else { return ImageIdentity { reference, id: None, repo_digest: None } };
+    // The repository without tag and digest; a port of the registry is no tag.
+    let text = reference.as_str().split('@').next().unwrap_or_default();
+    let repo = text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(text, |(repo, _)| repo);
+    let repo_digest = image.repo_digests.iter().find(|d| d.split('@').next() == Some(repo)).or_else(|| image.repo_digests.first()).cloned();
+    ImageIdentity { reference, id: Some(image.id), repo_digest }
+}
+
+/// Images of an older release: those gone from the engine are pulled again by digest.
+async fn on_hand(call: &Call, release: &Release) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
+    let mut found = release.images.clone();
+    for (service, identity) in &mut found {
+        let id = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok());
+        let here = match &id {
+            Some(id) => call.house.engine.image(id).await?.is_some(),
+            None => false,
+        };
+        if here {
+            continue;
+        }
+        let digest = identity.repo_digest.as_deref().and_then(|d| ImageRef::new(d).ok()).ok_or_else(|| {
+            let message = format!("image {} of service {service} is gone from the engine and has no registry digest", identity.reference);
+            CallError::new(ErrorCode::Preflight, message, "`history` tells which releases are restorable; name one in to_release")
+        })?;
+        *identity = ImageIdentity { reference: digest, id: None, repo_digest: identity.repo_digest.clone() };
+    }
+    Ok(found)
+}
+
+/// A Compose project of that name that someone else runs is never taken over by accident.
+async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError> {
+    let foreign = observe::unmanaged(&call.house, Some(stack)).await?;
+    let Some(first) = foreign.first() else { return Ok(()) };
+    let owner = if first.labels.contains_key(labels::INSTANCE) { "another dockwarden" } else { "someone else" };
+    let message = format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
+    Err(CallError::new(ErrorCode::Conflict, message, format!("choose another stack name, or an operator runs `dockwarden adopt {stack}`")).field("stack"))
+}
+
+fn binds_exist(call: &Call, spec: &StackSpec, facts: &gate::plan::PlanFacts) -> Result<(), CallError> {
+    let active = spec.services.iter().filter(|(_, s)| s.active);
+    let binds = active.flat_map(|(name, s)| s.mounts.iter().map(move |m| (name, m))).filter(|(_, m)| m.kind == crate::model::spec::MountKind::Bind);
+    for (service, mount) in binds {
+        let Some(source) = &mount.source else { continue };
+        let at = |error: CallError| Err(error.field(mount.path.clone()));
+        match facts.resolved.get(source) {
+            Some(fact) if fact.exists => {}
+            // Outside of the allowed roots the gate's finding says more than a missing path would, and tells nothing of the host.
+            _ if !in_sight(call, source, facts) => {}
+            None => {
+                let dir = PathBuf::from(source);
+                let root = dir.parent().unwrap_or(&dir).display().to_string();
+                let message = format!("the supervisor's container cannot see {source}, bound by service {service}");
+                return at(CallError::new(ErrorCode::Preflight, message, format!("add it to the supervisor's mounts: - {root}:{root}:ro")));
+            }
+            Some(_) => {
+                let message = format!("{source}, bound by service {service}, does not exist on the host");
+                return at(CallError::new(ErrorCode::Preflight, message, "create it first, or use a named volume: a missing path is never created silently"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn in_sight(call: &Call, source: &str, facts: &gate::plan::PlanFacts) -> bool {
+    let policy = &call.rulebook.policy;
+    let roots = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).map(String::as_str).chain(facts.project_dir.as_deref());
+    roots.into_iter().any(|root| gate::plan::is_below(source, root))
+}
+
+/// Nothing is deployed under that name.
+pub fn not_deployed(stack: &StackName) -> CallError {
+    CallError::new(ErrorCode::NotFound, format!("stack {stack} is not deployed"), "call `status` to see the stacks, or `plan` to deploy it").field("stack")
+}
+
+/// The stack has no such service.
+pub fn no_service<'a>(stack: &StackName, service: &ServiceName, known: impl Iterator<Item = &'a ServiceName>) -> CallError {
+    let known: Vec<&str> = known.map(ServiceName::as_str).collect();
+    let near = crate::tools::nearest(service.as_str(), known.iter().copied());
+    let hint = if near.is_empty() { format!("its services are {}", known.join(", ")) } else { format!("did you mean {}?", near.join(" or ")) };
+    CallError::new(ErrorCode::NotFound, format!("stack {stack} has no service {service}"), hint).field("service")
+}
+
+fn plan_error(e: &PlanError) -> CallError {
+    match e {
+        PlanError::NotDeployed(stack) => not_deployed(stack),
+        PlanError::NoService { stack, service, known } => no_service(stack, service, known.iter()),
+        PlanError::Cycle(_) => CallError::new(ErrorCode::InvalidArgument, e.to_string(), "remove one of these depends_on").field("depends_on"),
+        PlanError::Impossible(_) => CallError::new(ErrorCode::Conflict, redact::line(&e.to_string(), 400), "change what stands in the way, then plan again"),
+    }
+}

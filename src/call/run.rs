@@ -1,0 +1,261 @@
+//! From a permitted plan to the reply of `deploy`, `rollback`, `restart`, `stop`, `scale` and `operation`: hands it to the executor, waits with progress,
+//! shows where it stands. The operation goes on whatever happens to the caller. Deliberately absent: any decision, any step.
+
+use super::error::ErrorCode;
+use super::observe::{self, ServiceHealth};
+use super::{Call, CallError, approval};
+use crate::executor::{ExecutorError, Request};
+use crate::gate::Permit;
+use crate::model::ids::{OperationId, StackName};
+use crate::model::operation::{Evidence, Operation, OperationState, Phase};
+use crate::model::plan::{Plan, PlanKind};
+use crate::redact::{self, Untrusted};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
+use std::time::Duration;
+
+/// Clients give up at 60 s; a call that waits returns before.
+const MAX_WAIT_S: u64 = 55;
+/// Waiting when the caller does not say how long.
+const DEFAULT_WAIT_S: u64 = 45;
+
+/// How a caller wants to wait.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting {
+    /// `wait`.
+    pub wait: Option<bool>,
+    /// `timeout_s`.
+    pub timeout_s: Option<u64>,
+    /// `idempotency_key`.
+    pub idempotency_key: Option<String>,
+    /// `reason`.
+    pub reason: Option<String>,
+}
+
+/// What was kept of a container that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub struct EvidenceView {
+    /// Service.
+    pub service: String,
+    /// Container.
+    pub container: String,
+    /// Why it counts as failed.
+    pub reason: String,
+    /// Exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// Killed by the out-of-memory killer.
+    pub oom_killed: bool,
+    /// Output of the last probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Untrusted>,
+    /// Last lines it wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logs: Option<Untrusted>,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct OperationView {
+    /// Absent when nothing was to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<OperationId>,
+    /// What it does.
+    pub verb: String,
+    /// Stack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack: Option<StackName>,
+    /// State.
+    pub state: OperationState,
+    /// Phase, while it is at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Release it makes or made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<u32>,
+    /// Services as they are now, once it settled.
+    pub services: Vec<ServiceHealth>,
+    /// From acceptance to settled, or until now.
+    pub duration_ms: u64,
+    /// Why it ended as it did, or what comes next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Approval that let it start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    /// What was kept of a failure.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<EvidenceView>,
+}
+
+/// Runs a permitted plan and waits as asked.
+///
+/// # Errors
+/// `Busy`, `StalePlan`, and those of engine and store.
+pub async fn execute(call: &Call, verb: &str, plan: Plan, permit: Permit, waiting: Waiting, arguments: &serde_json::Value) -> Result<OperationView, CallError> {
+    // A stop or restart that changes no container still changes what the loop may do: those go through the executor.
+    if plan.is_noop() && matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
+        return unchanged(call, verb, &plan).await;
+    }
+    let request = Request {
+        verb: verb.to_owned(),
+        agent: call.who.agent.to_string(),
+        call: call.id.clone(),
+        idempotency_key: waiting.idempotency_key.clone(),
+        args_hash: call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes()),
+        reason: waiting.reason.as_deref().map(|r| redact::line(r, 500)),
+        approval: call.approved_by.get().cloned(),
+    };
+    let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
+    tracing::info!(operation = %operation.id, "operation accepted");
+    // What an operator approved starts and is polled: nobody waits at this call.
+    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() { wait(call, operation.id, waiting.timeout_s).await? } else { operation };
+    view(call, operation).await
+}
+
+/// Waits until an operation is settled or the time is over, passing its progress on.
+///
+/// # Errors
+/// The executor's.
+pub async fn wait(call: &Call, id: OperationId, timeout_s: Option<u64>) -> Result<Operation, CallError> {
+    let limit = Duration::from_secs(timeout_s.unwrap_or(DEFAULT_WAIT_S).min(MAX_WAIT_S));
+    let settled = call.house.executor.wait(&id, limit);
+    tokio::pin!(settled);
+    let Some(mut standing) = call.house.executor.standing(&id).filter(|_| call.progress.is_some()) else {
+        return settled.await.map_err(executor_error);
+    };
+    loop {
+        tokio::select! {
+            done = &mut settled => return done.map_err(executor_error),
+            changed = standing.changed() => {
+                if changed.is_err() {
+                    return settled.await.map_err(executor_error);
+                }
+                let now = standing.borrow_and_update().clone();
+                call.progress(now.percent, redact::line(&now.message, 200));
+            }
+        }
+    }
+}
+
+/// An operation as replies show it.
+///
+/// # Errors
+/// The store's and the engine's.
+pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, CallError> {
+    let settled = operation.state == OperationState::Monitoring || operation.state.is_terminal();
+    let services = match &operation.stack {
+        Some(stack) if settled => services(call, stack).await?,
+        _ => vec![],
+    };
+    let end = operation.settled_at.unwrap_or_else(chrono::Utc::now);
+    let message = operation.message.as_deref().map(|m| redact::line(m, 500)).or_else(|| next_step(&operation));
+    Ok(OperationView {
+        verb: operation.verb,
+        stack: operation.stack,
+        state: operation.state,
+        phase: (!operation.state.is_terminal()).then_some(operation.phase),
+        release: operation.release,
+        services,
+        duration_ms: millis(end - operation.created_at),
+        message,
+        approval: operation.approval.map(|a| a.to_string()),
+        evidence: operation.evidence.iter().map(evidence).collect(),
+        operation_id: Some(operation.id),
+    })
+}
+
+fn next_step(operation: &Operation) -> Option<String> {
+    match operation.state {
+        OperationState::Queued | OperationState::Running => Some(format!("still at work: call `operation` with {} and wait_s", operation.id)),
+        OperationState::Monitoring => Some("serves; it counts as good when its watch window has passed".into()),
+        _ => None,
+    }
+}
+
+/// Health of the services of a stack as they are now.
+///
+/// # Errors
+/// The store's and the engine's.
+pub async fn services(call: &Call, stack: &StackName) -> Result<Vec<ServiceHealth>, CallError> {
+    let store = &call.house.store;
+    let Some(record) = store.stack(stack).await? else { return Ok(vec![]) };
+    let Some(number) = record.current else { return Ok(vec![]) };
+    let Some(release) = store.release(stack, number).await? else { return Ok(vec![]) };
+    let containers = observe::details(&call.house, &observe::serving(&call.house, Some(stack)).await?).await?;
+    let standing = observe::standing(&call.house, &release, record.stopped, chrono::Utc::now()).await?;
+    Ok(observe::health(&release, &containers, standing))
+}
+
+async fn unchanged(call: &Call, verb: &str, plan: &Plan) -> Result<OperationView, CallError> {
+    Ok(OperationView {
+        operation_id: None,
+        verb: verb.to_owned(),
+        stack: Some(plan.stack.clone()),
+        state: OperationState::Done,
+        phase: None,
+        release: plan.from_release,
+        services: services(call, &plan.stack).await?,
+        duration_ms: millis(chrono::Utc::now() - call.now),
+        message: Some("nothing to do: what runs is what was asked for".into()),
+        approval: None,
+        evidence: vec![],
+    })
+}
+
+fn evidence(e: &Evidence) -> EvidenceView {
+    let logs = e.logs.join("\n");
+    EvidenceView {
+        service: e.service.clone(),
+        container: e.container.clone(),
+        reason: redact::line(&e.reason, 300),
+        exit_code: e.exit_code,
+        oom_killed: e.oom_killed,
+        probe: e.probe_output.as_deref().filter(|p| !p.is_empty()).map(|p| redact::envelope(format!("probe of {}", e.container), p, 2_000)),
+        logs: (!logs.is_empty()).then(|| redact::envelope(format!("logs of {}", e.container), &logs, 8_000)),
+    }
+}
+
+fn millis(span: chrono::TimeDelta) -> u64 {
+    u64::try_from(span.num_milliseconds()).unwrap_or_default()
+}
+
+/// One line a person or model reads, and one per service that is not well.
+pub fn text(view: &OperationView) -> String {
+    let stack = view.stack.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
+    let release = view.release.map(|r| format!(" release {r}")).unwrap_or_default();
+    let id = view.operation_id.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
+    let mut out = format!("{}{stack}{release}: {} in {} ms{id}", view.verb, view.state.as_str(), view.duration_ms);
+    if let Some(message) = &view.message {
+        out.push_str(&format!("\n{message}"));
+    }
+    for s in &view.services {
+        let health = if s.healthy { "healthy" } else { "NOT healthy" };
+        out.push_str(&format!("\n{} {}/{} {} {health}{}", s.service, s.running, s.desired, s.state, s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()));
+    }
+    for e in &view.evidence {
+        out.push_str(&format!("\nevidence {}: {}", e.service, e.reason));
+        for found in e.probe.iter().chain(&e.logs) {
+            out.push_str(&format!("\n[untrusted, {}]\n{}", found.source, found.text));
+        }
+    }
+    out
+}
+
+/// Cause and next step of what the executor answered.
+pub fn executor_error(e: ExecutorError) -> CallError {
+    let message = e.to_string();
+    match e {
+        ExecutorError::Busy { operation, .. } => {
+            CallError::new(ErrorCode::Busy, message, format!("wait for it with `operation` {operation}, or `cancel` it")).data(json!({"operation_id": operation}))
+        }
+        ExecutorError::Stale(_) => CallError::new(ErrorCode::StalePlan, message, "call `plan` again and deploy the new plan"),
+        ExecutorError::Unknown(_) => CallError::new(ErrorCode::NotFound, message, "use the operation_id that deploy, rollback, restart, stop or scale returned").field("operation_id"),
+        ExecutorError::TooLate(_) => CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before"),
+        ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
+        ExecutorError::Store(e) => e.into(),
+        ExecutorError::Engine(e) => e.into(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Whose volume it is and which volumes a stack writes: what `backup` and `restore` ask before they touch anything. Ownership is our label plus our
+//! registry. Deliberately absent: reading or writing the data.
+
+use super::error::ErrorCode;
+use super::{Call, CallError, prepare};
+use crate::executor::backup::{BackupContext, BackupError, Quiesce};
+use crate::executor::worker::Failure;
+use crate::model::ids::{EngineName, StackName};
+use crate::model::labels;
+use crate::model::release::Release;
+use crate::model::spec::{self, MountKind};
+use std::collections::BTreeSet;
+
+/// What backup and restore work with.
+///
+/// # Errors
+/// `Conflict` when this build or home has no repository.
+pub fn context(call: &Call) -> Result<BackupContext, CallError> {
+    let house = call.house.backups.as_ref().ok_or_else(|| {
+        CallError::new(ErrorCode::Conflict, "this supervisor was built without backups", "an operator installs a build with the `backup` feature")
+    })?;
+    Ok(BackupContext {
+        engine: call.house.engine.clone(),
+        store: call.house.store.clone(),
+        house: (**house).clone(),
+        instance: call.house.store.instance().to_owned(),
+    })
+}
+
+/// The stack a backup is of: the named one, or the one the volume belongs to.
+///
+/// # Errors
+/// `InvalidArgument` when neither or both are given, `NotFound` for what is not ours.
+pub async fn owner(call: &Call, stack: Option<&StackName>, volume: Option<&EngineName>) -> Result<StackName, CallError> {
+    match (stack, volume) {
+        (Some(stack), None) => match call.house.store.stack(stack).await? {
+            Some(record) => Ok(record.name),
+            None => Err(prepare::not_deployed(stack)),
+        },
+        (None, Some(volume)) => of_volume(call, volume).await,
+        _ => Err(CallError::new(ErrorCode::InvalidArgument, "backup takes either stack or volume", "give one of them").field("stack")),
+    }
+}
+
+async fn of_volume(call: &Call, volume: &EngineName) -> Result<StackName, CallError> {
+    let found = call.house.engine.volume(volume).await?;
+    let ours = found.as_ref().filter(|v| v.labels.get(labels::INSTANCE).is_some_and(|i| i == call.house.store.instance()));
+    if let Some(stack) = ours.and_then(|v| v.labels.get(labels::STACK)).and_then(|s| StackName::new(s.as_str()).ok()) {
+        return Ok(stack);
+    }
+    // A volume without our label may still be one a release declares, e.g. an external one.
+    if found.is_some() {
+        for record in call.house.store.stacks().await? {
+            if let Some(release) = current(call, &record.name).await?
+                && release.spec.volumes.values().any(|v| v.name == volume.as_str())
+            {
+                return Ok(record.name);
+            }
+        }
+    }
+    let hint = "call `status` and `backup {stack}`: only volumes of stacks deployed here are backed up";
+    Err(CallError::new(ErrorCode::NotFound, format!("no stack of ours has a volume {volume}"), hint).field("volume"))
+}
+
+/// The release that serves.
+///
+/// # Errors
+/// The store's.
+pub async fn current(call: &Call, stack: &StackName) -> Result<Option<Release>, CallError> {
+    let store = &call.house.store;
+    match store.stack(stack).await?.and_then(|r| r.current) {
+        Some(number) => Ok(store.release(stack, number).await?),
+        None => Ok(None),
+    }
+}
+
+/// Volumes of a stack: those its release declares and those the engine has under our labels, external ones excepted that others own.
+///
+/// # Errors
+/// `NotFound` when it has none.
+pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>) -> Result<Vec<EngineName>, CallError> {
+    let labelled = call.house.engine.volumes(&super::observe::ours(&call.house, Some(stack))).await?;
+    // Restored copies carry our labels too; they are backed up once a release uses them.
+    let used = |name: &EngineName| release.is_none_or(|r| r.spec.volumes.values().any(|v| v.name == name.as_str()));
+    let mut names: BTreeSet<EngineName> = labelled.into_iter().filter(|v| v.labels.contains_key(labels::COMPOSE_VOLUME) || used(&v.name)).map(|v| v.name).collect();
+    for volume in release.iter().flat_map(|r| r.spec.volumes.values()) {
+        if let Ok(name) = EngineName::new(volume.name.as_str())
+            && call.house.engine.volume(&name).await?.is_some()
+        {
+            names.insert(name);
+        }
+    }
+    // Anonymous volumes are carried over from release to release and hold data like any other.
+    for container in super::observe::details(&call.house, &super::observe::serving(&call.house, Some(stack)).await?).await? {
+        let written = container.mounts.into_iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name);
+        names.extend(written.filter_map(|n| EngineName::new(n).ok()));
+    }
+    if names.is_empty() {
+        let mounts = release.iter().flat_map(|r| r.spec.services.values()).flat_map(|s| &s.mounts);
+        let binds = mounts.filter(|m| m.kind == MountKind::Bind && !m.read_only).count();
+        let hint = if binds > 0 { "its data is in bind mounts: back up those directories on the host" } else { "it keeps no data in volumes, so there is nothing to back up" };
+        return Err(CallError::new(ErrorCode::NotFound, format!("stack {stack} has no volumes"), hint).field("stack"));
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// How writers are held still: the strictest that the stack or one of its services asks for.
+pub fn quiesce(release: &Release) -> Quiesce {
+    let asked = release.spec.services.values().filter_map(|s| s.settings.backup.as_ref()).chain(release.spec.settings.backup.as_ref()).filter_map(|b| b.quiesce);
+    let rank = |q: &spec::Quiesce| match q {
+        spec::Quiesce::None => 0,
+        spec::Quiesce::Pause => 1,
+        spec::Quiesce::Stop => 2,
+    };
+    match asked.max_by_key(rank) {
+        None | Some(spec::Quiesce::None) => Quiesce::None,
+        Some(spec::Quiesce::Pause) => Quiesce::Pause,
+        Some(spec::Quiesce::Stop) => Quiesce::Stop,
+    }
+}
+
+/// Code and next step of what a backup or restore answered; its own words say the rest.
+pub fn backup_error(e: &BackupError) -> CallError {
+    let (code, hint) = match e {
+        BackupError::NoVolume { .. } => (ErrorCode::NotFound, "call `status` and `backups`"),
+        BackupError::TargetNotEmpty { .. } | BackupError::TargetIsSource { .. } => (ErrorCode::Conflict, "leave `into` out to get a new volume"),
+        BackupError::Engine(e) => return e.clone().into(),
+        BackupError::Name(_) => (ErrorCode::InvalidArgument, "correct the name"),
+        BackupError::NotResumed { .. } => (ErrorCode::Failed, "call `restart` for the stack, then `health`"),
+        BackupError::Worker(Failure { .. }) => (ErrorCode::Failed, "correct what it names, then call again"),
+        _ => (ErrorCode::Failed, "call again; `dockwarden doctor` says more when it happens twice"),
+    };
+    CallError::new(code, crate::redact::line(&e.to_string(), 500), hint).detail(e.to_string())
+}

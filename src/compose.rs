@@ -1,0 +1,208 @@
+//! Compose files to a [`StackSpec`]: parse within limits, interpolate, extends and include, overrides, profiles, a closed typed model.
+//! Pure: side files come through [`Files`], variables through the input; no process environment, no disk, no clock.
+//! It does not judge whether a stack is safe (the gate does) nor whether images or host paths exist (preflight does).
+
+mod check;
+mod deploy;
+mod dotenv;
+mod files;
+mod interpolate;
+mod locate;
+mod merge;
+mod mounts;
+mod objects;
+mod ports;
+mod reader;
+mod service;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod units;
+mod value;
+
+use crate::model::ids::StackName;
+use crate::model::policy::Quotas;
+use crate::model::spec::{StackSpec, Unsupported};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One compose file: the base or an override.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Name used in messages, relative to the project directory.
+    pub path: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Side files: env files, `extends` and `include` targets, config and secret files.
+pub trait Files {
+    /// The text of a file, relative to the project directory or absolute; `Ok(None)` = it does not exist, `Err` = it may not or cannot be read.
+    fn read(&self, path: &str) -> Result<Option<String>, String>;
+}
+
+/// What a stack is loaded from.
+pub struct LoadInput<'a> {
+    /// Stack it is for; a `name:` in the file must agree.
+    pub name: StackName,
+    /// Absolute directory relative paths mean; empty when there is none (inline files).
+    pub project_dir: &'a str,
+    /// Base and overrides, in order.
+    pub sources: Vec<Source>,
+    /// Declared variables, `.env` already merged in (see [`dotenv`]).
+    pub variables: &'a BTreeMap<String, String>,
+    /// Active profiles; `*` = all.
+    pub profiles: &'a [String],
+    /// Side files.
+    pub files: &'a dyn Files,
+    /// Limits of the text.
+    pub quotas: &'a Quotas,
+}
+
+/// One thing wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// Path in the file, e.g. `services.db.ports[0]`.
+    pub path: Option<String>,
+    /// File.
+    pub file: String,
+    /// Line, where the text has the path.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do; may be empty.
+    pub hint: String,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(path) = &self.path {
+            write!(f, ": {path}")?;
+        }
+        write!(f, ": {}", self.message.replace('\n', " "))?;
+        if self.hint.is_empty() { Ok(()) } else { write!(f, " ({})", self.hint) }
+    }
+}
+
+/// Everything found wrong, at most [`MAX_ERRORS`]; one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadErrors(pub Vec<LoadError>);
+
+impl fmt::Display for LoadErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+impl std::error::Error for LoadErrors {}
+
+/// Errors reported of one load; a caller mends the first ones first.
+pub const MAX_ERRORS: usize = 20;
+/// Notes kept of one load.
+const MAX_NOTES: usize = 500;
+/// Bytes all texts together may have after interpolation.
+const MAX_INTERPOLATED: usize = 4 << 20;
+
+/// Problems and notes gathered while loading; paths are located in the texts at the end.
+#[derive(Debug)]
+struct Report {
+    errors: Vec<LoadError>,
+    notes: Vec<Unsupported>,
+    text_left: usize,
+}
+
+impl Report {
+    fn new() -> Self {
+        Self { errors: Vec::new(), notes: Vec::new(), text_left: MAX_INTERPOLATED }
+    }
+
+    fn error(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        let path = if path.is_empty() { None } else { Some(path.to_owned()) };
+        self.push(LoadError { path, file: String::new(), line: None, message: message.into(), hint: hint.into() });
+    }
+
+    fn error_in(&mut self, file: &str, line: Option<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(LoadError { path: None, file: file.to_owned(), line, message: message.into(), hint: hint.into() });
+    }
+
+    fn push(&mut self, error: LoadError) {
+        if self.errors.len() < MAX_ERRORS && !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+
+    fn note(&mut self, path: &str, reason: impl Into<String>) {
+        let note = Unsupported { path: path.to_owned(), reason: reason.into() };
+        if self.notes.len() < MAX_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Takes from the allowance of interpolated text; false when it is used up.
+    fn spend(&mut self, bytes: usize) -> bool {
+        let left = self.text_left.checked_sub(bytes);
+        self.text_left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+/// `parent.key`, without the dot at the top.
+fn at(parent: &str, key: &str) -> String {
+    if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
+}
+
+/// Loads a stack. All errors found are returned together.
+pub fn load(input: &LoadInput<'_>) -> Result<StackSpec, LoadErrors> {
+    let mut report = Report::new();
+    let spec = build(input, &mut report);
+    match spec {
+        Some(mut spec) if report.errors.is_empty() => {
+            spec.unsupported = report.notes;
+            Ok(spec)
+        }
+        _ => {
+            let texts: Vec<(&str, &str)> = input.sources.iter().map(|s| (s.path.as_str(), s.text.as_str())).collect();
+            for error in &mut report.errors {
+                locate::fill(error, &texts);
+            }
+            Err(LoadErrors(report.errors))
+        }
+    }
+}
+
+fn build(input: &LoadInput<'_>, report: &mut Report) -> Option<StackSpec> {
+    let tree = sources::assemble(input, report);
+    // A tree that could not be put together would only yield follow-up errors.
+    if !report.errors.is_empty() {
+        return None;
+    }
+    let spec = service::stack(tree?, input, report);
+    if report.errors.is_empty() {
+        check::stack(&spec, report);
+    }
+    Some(spec)
+}
+
+/// Merges a `.env` text beneath the declared variables: what the caller declares wins.
+pub fn dotenv(text: &str, variables: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, LoadErrors> {
+    let mut merged = dotenv::parse(text, variables, true).map_err(|bad| {
+        LoadErrors(vec![LoadError {
+            path: None,
+            file: ".env".into(),
+            line: Some(bad.line),
+            message: bad.message,
+            hint: "write KEY=value, one per line".into(),
+        }])
+    })?;
+    merged.extend(variables.iter().map(|(k, v)| (k.clone(), v.clone())));
+    Ok(merged)
+}

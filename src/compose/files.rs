@@ -1,0 +1,99 @@
+//! Paths of side files, lexically: no disk is asked. Knows how paths within an included or extended file move to the project directory.
+
+use super::value::{Map, Value};
+
+/// Joins and normalises; an absolute `path` wins. A leading `..` stays: the reader of files decides about it.
+pub(super) fn join(dir: &str, path: &str) -> String {
+    let joined = if path.starts_with('/') || dir.is_empty() { path.to_owned() } else { format!("{dir}/{path}") };
+    let absolute = joined.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in joined.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|p| *p != "..") => {
+                parts.pop();
+            }
+            ".." if absolute => {}
+            other => parts.push(other),
+        }
+    }
+    let body = parts.join("/");
+    match (absolute, body.is_empty()) {
+        (true, _) => format!("/{body}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => body,
+    }
+}
+
+/// The directory of a file; empty for a file beside the project's own.
+pub(super) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Moves the relative paths of a service written in a file under `dir`.
+pub(super) fn rebase_service(service: &mut Map, dir: &str) {
+    if dir.is_empty() || dir == "." {
+        return;
+    }
+    for (key, value) in service.iter_mut() {
+        match (key.as_str(), value) {
+            ("env_file" | "label_file", value) => each(value, &|v| match v {
+                Value::Map(m) => rebase_key(m, "path", dir),
+                other => rebase(other, dir),
+            }),
+            ("volumes", value) => each(value, &|v| match v {
+                Value::Map(m) => {
+                    if m.get("type").and_then(Value::scalar).as_deref() == Some("bind") {
+                        rebase_key(m, "source", dir);
+                    }
+                }
+                Value::String(s) if s.starts_with('.') => {
+                    if let Some((source, rest)) = s.split_once(':') {
+                        *s = format!("./{}:{rest}", join(dir, source));
+                    }
+                }
+                _ => {}
+            }),
+            ("build", Value::Map(m)) => rebase_key(m, "context", dir),
+            ("build", value @ Value::String(_)) => rebase(value, dir),
+            ("extends", Value::Map(m)) => rebase_key(m, "file", dir),
+            _ => {}
+        }
+    }
+}
+
+/// Moves the relative `file:` of top-level configs and secrets.
+pub(super) fn rebase_objects(objects: &mut Value, dir: &str) {
+    if dir.is_empty() || dir == "." {
+        return;
+    }
+    if let Value::Map(map) = objects {
+        for object in map.values_mut() {
+            if let Value::Map(m) = object {
+                rebase_key(m, "file", dir);
+            }
+        }
+    }
+}
+
+fn each(value: &mut Value, act: &dyn Fn(&mut Value)) {
+    match value {
+        Value::Seq(items) => items.iter_mut().for_each(act),
+        one => act(one),
+    }
+}
+
+fn rebase_key(map: &mut Map, key: &str, dir: &str) {
+    if let Some(value) = map.get_mut(key) {
+        rebase(value, dir);
+    }
+}
+
+fn rebase(value: &mut Value, dir: &str) {
+    if let Value::String(s) = value
+        && !s.starts_with(['/', '~'])
+        && !s.contains("://")
+    {
+        *s = format!("./{}", join(dir, s));
+    }
+}

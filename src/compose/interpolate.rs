@@ -1,0 +1,164 @@
+//! `$V`, `${V}`, `${V:-default}`, `${V-default}`, `${V:?message}`, `${V?message}`, `${V:+other}`, `${V+other}`, nested, and `$$`.
+//! Sees only what the caller's lookup gives, never the process environment.
+
+use super::value::{Map, Value};
+use super::{Report, at};
+use std::collections::BTreeMap;
+
+/// Nesting of `${A:-${B:-...}}`; real files use two or three.
+const MAX_NESTING: usize = 32;
+/// Longest text one value may become, in bytes: references repeat a long variable without costing file bytes.
+pub(super) const MAX_TEXT: usize = 1 << 20;
+
+/// Looks a variable up; `None` = not declared.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Interpolates one text; names of unset variables are pushed to `unset`.
+pub(super) fn text(input: &str, lookup: Lookup<'_>, unset: &mut Vec<String>) -> Result<String, String> {
+    if !input.contains('$') {
+        return Ok(input.to_owned());
+    }
+    expand(input, lookup, unset, 0)
+}
+
+fn expand(input: &str, lookup: Lookup<'_>, unset: &mut Vec<String>, depth: usize) -> Result<String, String> {
+    if depth > MAX_NESTING {
+        return Err(format!("variables are nested deeper than {MAX_NESTING} levels"));
+    }
+    let mut out = String::with_capacity(input.len());
+    let mut rest = input;
+    while let Some(start) = rest.find('$') {
+        out.push_str(&rest[..start]);
+        rest = &rest[start + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('{') {
+            let end = closing_brace(after).ok_or_else(|| invalid(input))?;
+            out.push_str(&braced(&after[..end], input, lookup, unset, depth)?);
+            rest = &after[end + 1..];
+        } else {
+            let name = name_of(rest);
+            if name.is_empty() {
+                return Err(invalid(input));
+            }
+            out.push_str(&value_or_empty(name, lookup, unset));
+            rest = &rest[name.len()..];
+        }
+        if out.len() > MAX_TEXT {
+            return Err(format!("the text is longer than {MAX_TEXT} bytes after interpolation"));
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn invalid(input: &str) -> String {
+    let shown: String = input.chars().take(120).collect();
+    format!("invalid interpolation in {shown:?}; write $$ for a literal $")
+}
+
+fn name_of(text: &str) -> &str {
+    let mut end = 0;
+    for (index, c) in text.bytes().enumerate() {
+        if c == b'_' || c.is_ascii_alphabetic() || (index > 0 && c.is_ascii_digit()) {
+            end = index + 1;
+        } else {
+            break;
+        }
+    }
+    &text[..end]
+}
+
+/// Index of the brace that closes the one just read; braces within nest, as compose counts them.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth == 0 => return Some(index),
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn value_or_empty(name: &str, lookup: Lookup<'_>, unset: &mut Vec<String>) -> String {
+    lookup(name).unwrap_or_else(|| {
+        if !unset.iter().any(|u| u == name) {
+            unset.push(name.to_owned());
+        }
+        String::new()
+    })
+}
+
+fn braced(body: &str, whole: &str, lookup: Lookup<'_>, unset: &mut Vec<String>, depth: usize) -> Result<String, String> {
+    let name = name_of(body);
+    if name.is_empty() {
+        return Err(invalid(whole));
+    }
+    let rest = &body[name.len()..];
+    if rest.is_empty() {
+        return Ok(value_or_empty(name, lookup, unset));
+    }
+    let (empty_counts, operator_and_word) = rest.strip_prefix(':').map_or((false, rest), |r| (true, r));
+    let value = lookup(name);
+    let usable = value.filter(|v| !(empty_counts && v.is_empty()));
+    let mut operator = operator_and_word.chars();
+    let kind = operator.next();
+    let word = operator.as_str();
+    match (kind, usable) {
+        (Some('-' | '?'), Some(value)) => Ok(value),
+        (Some('-'), None) | (Some('+'), Some(_)) => expand(word, lookup, unset, depth + 1),
+        (Some('+'), None) => Ok(String::new()),
+        (Some('?'), None) => {
+            let reason = expand(word, lookup, unset, depth + 1)?;
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            Err(format!("required variable {name} is missing a value{reason}"))
+        }
+        _ => Err(invalid(whole)),
+    }
+}
+
+/// Interpolates every text of a tree; problems and unset variables go to the report with their path.
+pub(super) fn tree(value: Value, path: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Value {
+    match value {
+        Value::String(s) => {
+            let mut unset = Vec::new();
+            let result = text(&s, &|name| variables.get(name).cloned(), &mut unset);
+            for name in unset {
+                report.note(path, format!("variable {name} is not set; an empty text is used"));
+            }
+            match result {
+                Ok(done) if report.spend(done.len()) => Value::String(done),
+                Ok(_) => {
+                    report.error(path, "the file is too large after interpolation", "shorten the variables that are repeated");
+                    Value::Null
+                }
+                Err(message) => {
+                    let hint = if message.starts_with("required") {
+                        "declare the variable in `variables`, `.env` or an environment file"
+                    } else {
+                        ""
+                    };
+                    report.error(path, message, hint);
+                    Value::Null
+                }
+            }
+        }
+        Value::Seq(items) => {
+            Value::Seq(items.into_iter().enumerate().map(|(i, v)| tree(v, &format!("{path}[{i}]"), variables, report)).collect())
+        }
+        Value::Map(map) => {
+            let inner = |(k, v): (String, Value)| {
+                let below = at(path, &k);
+                let v = tree(v, &below, variables, report);
+                (k, v)
+            };
+            Value::Map(map.into_iter().map(inner).collect::<Map>())
+        }
+        Value::Tagged(tag, inner) => Value::Tagged(tag, Box::new(tree(*inner, path, variables, report))),
+        other @ (Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => other,
+    }
+}

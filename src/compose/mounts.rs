@@ -1,0 +1,242 @@
+//! `volumes`, `tmpfs`, service `configs` and `secrets`: short and long forms to mounts. Does not ask whether a host path exists.
+
+use super::files::join;
+use super::reader::{Reader, scalar, strings};
+use super::units;
+use super::value::Value;
+use super::{LoadInput, Report};
+use crate::model::spec::{FileMount, MountKind, MountSpec};
+
+const HINT: &str = "write \"name:/path\", \"./dir:/path:ro\" or the long form {type: bind, source: ./dir, target: /path}";
+
+fn empty(kind: MountKind, target: &str, path: &str) -> MountSpec {
+    MountSpec {
+        kind,
+        source: None,
+        target: target.to_owned(),
+        read_only: false,
+        propagation: None,
+        selinux: None,
+        create_host_path: false,
+        nocopy: false,
+        subpath: None,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+        tmpfs_options: Vec::new(),
+        path: path.to_owned(),
+    }
+}
+
+/// An absolute host path, or a reported reason why there is none.
+pub(super) fn host_path(source: &str, input: &LoadInput<'_>, path: &str, report: &mut Report) -> Option<String> {
+    if source.starts_with('~') {
+        report.error(path, format!("{source:?} means a home directory, and the supervisor has none of yours"), "write the absolute path");
+        return None;
+    }
+    if source.starts_with('/') {
+        return Some(join("", source));
+    }
+    if input.project_dir.is_empty() {
+        report.error(
+            path,
+            format!("the relative path {source:?} needs a project directory"),
+            "register the stack with a directory, or write an absolute path",
+        );
+        return None;
+    }
+    Some(join(input.project_dir, source))
+}
+
+/// The mounts of a service's `volumes`.
+pub(super) fn volumes(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Vec<MountSpec> {
+    let Value::Seq(items) = value else {
+        report.error(path, format!("a list is needed, found {}", value.kind()), HINT);
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let mount = match item {
+            Value::Map(_) => long(item, &path, input, report),
+            other => scalar(&other, &path, report).and_then(|text| short(&text, &path, input, report)),
+        };
+        if let Some(mount) = mount {
+            if !mount.target.starts_with('/') {
+                report.error(&path, format!("the path inside, {:?}, is not absolute", mount.target), HINT);
+            }
+            out.push(mount);
+        }
+    }
+    out
+}
+
+fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<MountSpec> {
+    let parts: Vec<&str> = text.split(':').collect();
+    if parts.iter().any(|p| p.is_empty()) || parts.len() > 3 {
+        let why = if parts.len() > 3 { "has too many colons" } else { "has an empty section between colons; is a variable unset?" };
+        report.error(path, format!("{text:?} {why}"), HINT);
+        return None;
+    }
+    let (source, target) = match parts.as_slice() {
+        [target] => return Some(empty(MountKind::Volume, target, path)),
+        [source, target, ..] => (*source, *target),
+        [] => return None,
+    };
+    let mut mount = if source.starts_with(['.', '/', '~']) {
+        let host = host_path(source, input, path, report)?;
+        MountSpec { source: Some(host), create_host_path: true, ..empty(MountKind::Bind, target, path) }
+    } else {
+        MountSpec { source: Some(source.to_owned()), ..empty(MountKind::Volume, target, path) }
+    };
+    for option in parts.get(2).copied().unwrap_or_default().split(',') {
+        match option {
+            "ro" => mount.read_only = true,
+            "" | "rw" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => mount.nocopy = true,
+            "z" | "Z" => mount.selinux = Some(option.to_owned()),
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => mount.propagation = Some(option.to_owned()),
+            other => report.note(path, format!("mount option {other:?} has no effect")),
+        }
+    }
+    Some(mount)
+}
+
+fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<MountSpec> {
+    let mut r = Reader::new(value, path, report);
+    let kind = r.string("type", report);
+    let source = r.string("source", report).filter(|s| !s.is_empty());
+    let target = r.string("target", report).unwrap_or_default();
+    let kind = match kind.as_deref() {
+        Some("bind") => MountKind::Bind,
+        Some("volume") => MountKind::Volume,
+        Some("tmpfs") => MountKind::Tmpfs,
+        Some("npipe") => MountKind::Npipe,
+        Some("cluster") => MountKind::Cluster,
+        Some("image") => MountKind::Image,
+        Some(other) => {
+            report.error(path, format!("unknown mount type {other:?}"), "there are bind, volume, tmpfs, image, cluster and npipe");
+            return None;
+        }
+        None => {
+            report.error(path, "the mount has no type", HINT);
+            return None;
+        }
+    };
+    let mut mount = empty(kind, &target, path);
+    mount.read_only = r.boolean("read_only", report).unwrap_or(false);
+    r.raw("consistency");
+    if let Some(bind) = r.take("bind") {
+        let mut b = Reader::new(bind, &r.at("bind"), report);
+        mount.propagation = b.string("propagation", report);
+        mount.selinux = b.string("selinux", report);
+        mount.create_host_path = b.boolean("create_host_path", report).unwrap_or(false);
+        if let Some(recursive) = b.string("recursive", report) {
+            report.note(&b.at("recursive"), format!("recursive: {recursive} has no effect"));
+        }
+        b.finish(report);
+    }
+    if let Some(volume) = r.take("volume") {
+        let mut v = Reader::new(volume, &r.at("volume"), report);
+        mount.nocopy = v.boolean("nocopy", report).unwrap_or(false);
+        mount.subpath = v.string("subpath", report);
+        if v.take("labels").is_some() {
+            report.note(&v.at("labels"), "labels of an anonymous volume have no effect");
+        }
+        v.finish(report);
+    }
+    if let Some(tmpfs) = r.take("tmpfs") {
+        let mut t = Reader::new(tmpfs, &r.at("tmpfs"), report);
+        mount.tmpfs_size = t.parsed("size", report, units::bytes);
+        // A plain number is decimal in this one place: YAML read an octal literal already.
+        mount.tmpfs_mode = match t.take("mode") {
+            Some(Value::Int(i)) => u32::try_from(i).ok().filter(|m| *m <= 0o7777),
+            Some(other) => other.scalar().and_then(|s| units::mode(&s).ok()),
+            None => None,
+        };
+        t.finish(report);
+    }
+    if let Some(image) = r.take("image") {
+        let mut i = Reader::new(image, &r.at("image"), report);
+        mount.subpath = i.string("subpath", report);
+        i.finish(report);
+    }
+    r.finish(report);
+    mount.source = match (kind, source) {
+        (MountKind::Bind, Some(s)) => Some(host_path(&s, input, path, report)?),
+        (MountKind::Bind, None) => {
+            report.error(path, "a bind mount needs a source", HINT);
+            None
+        }
+        (_, source) => source,
+    };
+    if target.is_empty() {
+        report.error(path, "the mount has no target", HINT);
+    }
+    Some(mount)
+}
+
+/// The service's `tmpfs:` key.
+pub(super) fn tmpfs(value: Value, path: &str, report: &mut Report) -> Vec<MountSpec> {
+    let many = matches!(value, Value::Seq(_));
+    let mut out = Vec::new();
+    for (index, text) in strings(value, path, report).into_iter().enumerate() {
+        let path = if many { format!("{path}[{index}]") } else { path.to_owned() };
+        let (target, options) = text.split_once(':').unwrap_or((&text, ""));
+        let mut mount = empty(MountKind::Tmpfs, target, &path);
+        for option in options.split(',').filter(|o| !o.is_empty()) {
+            let problem = match option.split_once('=') {
+                Some(("size", size)) => units::bytes(size).map(|v| mount.tmpfs_size = Some(v)).err(),
+                Some(("mode", mode)) => units::mode(mode).map(|v| mount.tmpfs_mode = Some(v)).err(),
+                _ if option == "ro" => {
+                    mount.read_only = true;
+                    None
+                }
+                _ => {
+                    mount.tmpfs_options.push(option.to_owned());
+                    None
+                }
+            };
+            if let Some(message) = problem {
+                report.error(&path, message, "");
+            }
+        }
+        if !target.starts_with('/') {
+            report.error(&path, format!("the path inside, {target:?}, is not absolute"), "write \"/path\" or \"/path:size=64m\"");
+        }
+        out.push(mount);
+    }
+    out
+}
+
+/// A service's `configs` or `secrets`; `root` is where a relative target lies.
+pub(super) fn file_mounts(value: Value, path: &str, root: &str, report: &mut Report) -> Vec<FileMount> {
+    let Value::Seq(items) = value else {
+        report.error(path, format!("a list is needed, found {}", value.kind()), "write `- name`");
+        return Vec::new();
+    };
+    let absolute =
+        |target: &str| if target.starts_with('/') { target.to_owned() } else { format!("{}/{target}", root.trim_end_matches('/')) };
+    let mut out = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if let Value::Map(_) = item {
+            let mut r = Reader::new(item, &path, report);
+            let source = r.string("source", report).unwrap_or_default();
+            let target = r.string("target", report).filter(|t| !t.is_empty());
+            let (uid, gid) = (r.string("uid", report), r.string("gid", report));
+            let mode = match r.take("mode") {
+                // `0o440` arrives as a number, `0440` and "0440" as text; 440 written plainly is meant as octal digits by nobody's parser.
+                Some(Value::Int(i)) => u32::try_from(i).ok().filter(|m| *m <= 0o7777),
+                Some(other) => other.scalar().and_then(|s| units::mode(&s).map_err(|m| report.error(&path, m, "")).ok()),
+                None => None,
+            };
+            r.finish(report);
+            let target = absolute(target.as_deref().unwrap_or(&source));
+            out.push(FileMount { source, target, uid, gid, mode });
+        } else if let Some(source) = scalar(&item, &path, report) {
+            let target = absolute(&source);
+            out.push(FileMount { source, target, uid: None, gid: None, mode: None });
+        }
+    }
+    out
+}

@@ -1,0 +1,163 @@
+//! Top-level networks, volumes, configs and secrets.
+
+use super::files::join;
+use super::reader::Reader;
+use super::value::Value;
+use super::{LoadInput, Report, at};
+use crate::model::ids::EngineName;
+use crate::model::spec::{FileObject, IpamPool, NetworkSpec, VolumeSpec};
+use std::collections::BTreeMap;
+
+/// Bytes of one config or secret: the engine's own limit for Swarm objects is of this size.
+const MAX_CONTENT: usize = 512 << 10;
+
+/// The entries of a top-level mapping, keys checked.
+fn entries(value: Option<Value>, path: &str, report: &mut Report) -> Vec<(String, Value)> {
+    match value {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Map(map)) => map.into_iter().filter(|(k, _)| !k.starts_with("x-")).collect(),
+        Some(other) => {
+            report.error(path, format!("a mapping is needed, found {}", other.kind()), "");
+            Vec::new()
+        }
+    }
+}
+
+/// Name on the engine and whether the object is kept by others.
+fn identity(r: &mut Reader, key: &str, input: &LoadInput<'_>, report: &mut Report) -> (String, bool) {
+    let named = r.string("name", report).filter(|n| !n.is_empty());
+    let (external, legacy) = match r.take("external") {
+        Some(Value::Map(mut m)) => (true, m.remove("name").and_then(|n| n.scalar())),
+        Some(other) => (other.scalar().is_some_and(|s| matches!(s.as_str(), "true" | "yes" | "on")), None),
+        None => (false, None),
+    };
+    let default = if external { key.to_owned() } else { format!("{}_{key}", input.name) };
+    let name = named.or(legacy).unwrap_or(default);
+    if let Err(e) = EngineName::new(name.clone()) {
+        report.error(&r.path, e.to_string(), "choose another name");
+    }
+    (name, external)
+}
+
+/// `networks`.
+pub(super) fn networks(value: Option<Value>, input: &LoadInput<'_>, report: &mut Report) -> BTreeMap<String, NetworkSpec> {
+    let mut out = BTreeMap::new();
+    for (key, value) in entries(value, "networks", report) {
+        let mut r = Reader::new(value, &at("networks", &key), report);
+        let (name, external) = identity(&mut r, &key, input, report);
+        let mut spec = NetworkSpec { name, external, ..NetworkSpec::default() };
+        spec.driver = r.string("driver", report).filter(|d| !d.is_empty());
+        spec.driver_opts = r.text_map("driver_opts", report);
+        spec.internal = r.boolean("internal", report).unwrap_or(false);
+        spec.attachable = r.boolean("attachable", report).unwrap_or(false);
+        spec.enable_ipv6 = r.boolean("enable_ipv6", report).unwrap_or(false);
+        if r.boolean("enable_ipv4", report) == Some(false) {
+            report.note(&r.at("enable_ipv4"), "a network without IPv4 has no effect here; IPv4 stays on");
+        }
+        spec.labels = r.text_map("labels", report);
+        if let Some(ipam) = r.take("ipam") {
+            let mut i = Reader::new(ipam, &r.at("ipam"), report);
+            spec.ipam_driver = i.string("driver", report);
+            let path = i.at("config");
+            if let Some(Value::Seq(pools)) = i.take("config") {
+                for (index, pool) in pools.into_iter().enumerate() {
+                    let mut p = Reader::new(pool, &format!("{path}[{index}]"), report);
+                    let pool = IpamPool {
+                        subnet: p.string("subnet", report),
+                        ip_range: p.string("ip_range", report),
+                        gateway: p.string("gateway", report),
+                        aux_addresses: p.text_map("aux_addresses", report),
+                    };
+                    p.finish(report);
+                    spec.ipam.push(pool);
+                }
+            }
+            if i.take("options").is_some() {
+                report.note(&i.at("options"), "ipam options have no effect");
+            }
+            i.finish(report);
+        }
+        r.finish(report);
+        out.insert(key, spec);
+    }
+    out
+}
+
+/// `volumes`.
+pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut Report) -> BTreeMap<String, VolumeSpec> {
+    let mut out = BTreeMap::new();
+    for (key, value) in entries(value, "volumes", report) {
+        let mut r = Reader::new(value, &at("volumes", &key), report);
+        let (name, external) = identity(&mut r, &key, input, report);
+        let spec = VolumeSpec {
+            name,
+            external,
+            driver: r.string("driver", report).filter(|d| !d.is_empty()),
+            driver_opts: r.text_map("driver_opts", report),
+            labels: r.text_map("labels", report),
+        };
+        r.finish(report);
+        out.insert(key, spec);
+    }
+    out
+}
+
+/// `configs` or `secrets`, contents read.
+pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<'_>, report: &mut Report) -> BTreeMap<String, FileObject> {
+    let mut out = BTreeMap::new();
+    for (key, value) in entries(value, kind, report) {
+        let path = at(kind, &key);
+        let mut r = Reader::new(value, &path, report);
+        let (name, external) = identity(&mut r, &key, input, report);
+        let labels = r.text_map("labels", report);
+        let file = r.string("file", report).filter(|f| !f.is_empty());
+        let mut content = r.string("content", report);
+        let environment = r.string("environment", report).filter(|e| !e.is_empty());
+        let driver = r.string("driver", report).or_else(|| r.string("template_driver", report));
+        r.raw("template_driver");
+        let _ = r.text_map("driver_opts", report);
+        r.finish(report);
+        let sources = usize::from(file.is_some()) + usize::from(content.is_some()) + usize::from(environment.is_some());
+        if !external && driver.is_none() && sources != 1 {
+            let found = if sources == 0 { "has no source" } else { "has more than one source" };
+            report.error(&path, format!("{key:?} {found}"), "give one of file, content, environment, or external: true");
+        }
+        let absolute = file.as_deref().map(|f| side_file(f, &path, input, &mut content, report));
+        if let Some(variable) = &environment {
+            content = input.variables.get(variable).cloned();
+            if content.is_none() {
+                report.note(&path, format!("variable {variable} is not set, so {key:?} has no content and cannot be delivered"));
+            }
+        }
+        if content.as_ref().is_some_and(|c| c.len() > MAX_CONTENT) {
+            report.error(&path, format!("the content is longer than {MAX_CONTENT} bytes"), "mount a file or a volume instead");
+        }
+        out.insert(key, FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver });
+    }
+    out
+}
+
+/// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery.
+fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option<String>, report: &mut Report) -> Option<String> {
+    if file.starts_with('~') {
+        report.error(
+            path,
+            format!("{file:?} means a home directory, and the supervisor has none of yours"),
+            "write the path relative to the project",
+        );
+        return None;
+    }
+    let relative = join("", file);
+    match input.files.read(&relative) {
+        Ok(Some(text)) => *content = Some(text),
+        Ok(None) => report.note(path, format!("file {file} does not exist, so it cannot be delivered")),
+        Err(why) => report.error(path, format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory"),
+    }
+    if relative.starts_with('/') {
+        Some(relative)
+    } else if input.project_dir.is_empty() {
+        None
+    } else {
+        Some(join(input.project_dir, &relative))
+    }
+}

@@ -1,0 +1,269 @@
+//! Puts the one tree together: every file parsed and interpolated, `include` and `extends` followed, overrides merged. Types nothing yet.
+
+use super::files::{join, parent, rebase_objects, rebase_service};
+use super::value::{Map, Value};
+use super::{LoadInput, Report, dotenv, interpolate, merge, value};
+use std::collections::BTreeMap;
+
+/// Files followed in all, and how deep: real stacks use a handful.
+const MAX_FILES: usize = 50;
+const MAX_CHAIN: usize = 16;
+
+struct Assembler<'a, 'i> {
+    input: &'a LoadInput<'i>,
+    read: usize,
+    /// Parsed `extends` targets by path, so that fifty services of one file parse it once.
+    parsed: BTreeMap<String, Map>,
+}
+
+/// The merged tree; `None` when something was reported that leaves no tree.
+pub(super) fn assemble(input: &LoadInput<'_>, report: &mut Report) -> Option<Value> {
+    if input.sources.is_empty() {
+        report.error_in(
+            "compose.yaml",
+            None,
+            "there is no compose file",
+            "give `compose` or `files`, or put compose.yaml into the project directory",
+        );
+        return None;
+    }
+    let mut assembler = Assembler { input, read: 0, parsed: BTreeMap::new() };
+    let texts = input.sources.iter().map(|s| (s.path.clone(), s.text.clone())).collect();
+    assembler.project(texts, "", input.variables, 0, report).map(Value::Map)
+}
+
+impl Assembler<'_, '_> {
+    /// A base and its overrides as one tree, includes imported; paths are relative to `dir`.
+    fn project(
+        &mut self,
+        texts: Vec<(String, String)>,
+        dir: &str,
+        variables: &BTreeMap<String, String>,
+        depth: usize,
+        report: &mut Report,
+    ) -> Option<Map> {
+        let mut tree: Option<Value> = None;
+        for (file, text) in &texts {
+            let mut one = self.parse(file, text, dir, variables, report)?;
+            self.extend_services(&mut one, file, variables, report);
+            tree = Some(match tree {
+                None => merge::settle(Value::Map(one)),
+                Some(base) => merge::merge(base, Value::Map(one), &mut Vec::new()),
+            });
+        }
+        let Some(Value::Map(mut tree)) = tree.map(merge::settle) else { return None };
+        if let Some(include) = tree.remove("include") {
+            self.include(&mut tree, include, dir, variables, depth, report);
+        }
+        Some(tree)
+    }
+
+    fn parse(&mut self, file: &str, text: &str, dir: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Option<Map> {
+        self.read += 1;
+        if self.read > MAX_FILES {
+            report.error_in(file, None, format!("more than {MAX_FILES} files are extended or included"), "put them together");
+            return None;
+        }
+        match value::parse(text, self.input.quotas) {
+            Err(e) => {
+                report.error_in(file, e.line, e.message, e.hint);
+                None
+            }
+            Ok(Value::Map(map)) => {
+                let before = report.errors.len();
+                let done = interpolate::tree(Value::Map(map), "", variables, report);
+                if self.input.sources.iter().all(|s| s.path != file) {
+                    report.errors[before..].iter_mut().for_each(|e| file.clone_into(&mut e.file));
+                }
+                let Value::Map(mut map) = done else { return None };
+                rebase(&mut map, dir);
+                Some(map)
+            }
+            Ok(other) => {
+                report.error_in(
+                    file,
+                    Some(1),
+                    format!("the file holds {}, not a mapping", other.kind()),
+                    "a compose file starts with `services:`",
+                );
+                None
+            }
+        }
+    }
+
+    fn read(&self, path: &str, asked_by: &str, report: &mut Report) -> Option<String> {
+        match self.input.files.read(path) {
+            Ok(Some(text)) => Some(text),
+            Ok(None) => {
+                report.error(asked_by, format!("file {path} not found"), "paths are relative to the project directory");
+                None
+            }
+            Err(why) => {
+                report.error(asked_by, format!("file {path} cannot be read: {why}"), "use a file beneath the project directory");
+                None
+            }
+        }
+    }
+
+    fn extend_services(&mut self, tree: &mut Map, file: &str, variables: &BTreeMap<String, String>, report: &mut Report) {
+        let Some(Value::Map(services)) = tree.get("services").cloned() else { return };
+        let mut done = Map::new();
+        for name in services.keys() {
+            let mut chain = Vec::new();
+            if let Some(service) = self.extended(&services, name, file, variables, &mut chain, report) {
+                done.insert(name.clone(), service);
+            }
+        }
+        tree.insert("services".into(), Value::Map(done));
+    }
+
+    #[allow(clippy::too_many_arguments)] // the recursion's state; a struct would only rename it
+    fn extended(
+        &mut self,
+        services: &Map,
+        name: &str,
+        file: &str,
+        variables: &BTreeMap<String, String>,
+        chain: &mut Vec<String>,
+        report: &mut Report,
+    ) -> Option<Value> {
+        let path = format!("services.{name}.extends");
+        let link = format!("{file}:{name}");
+        if chain.contains(&link) || chain.len() > MAX_CHAIN {
+            report.error(&path, format!("`extends` goes round in a circle: {} -> {link}", chain.join(" -> ")), "break the circle");
+            return None;
+        }
+        let service = services.get(name)?.clone();
+        let Value::Map(mut own) = service else { return Some(service) };
+        let Some(extends) = own.remove("extends") else { return Some(Value::Map(own)) };
+        let (target, other) = match &extends {
+            Value::Map(m) => (m.get("service").and_then(Value::scalar), m.get("file").and_then(Value::scalar)),
+            scalar => (scalar.scalar(), None),
+        };
+        let Some(target) = target else {
+            report.error(&path, "`extends` names no service", "write `extends: {service: NAME, file: other.yaml}`");
+            return None;
+        };
+        chain.push(link);
+        let base = match other {
+            None => {
+                if !services.contains_key(&target) {
+                    report.error(&path, format!("`extends` names service {target:?}, which this file has not"), "");
+                    return None;
+                }
+                self.extended(services, &target, file, variables, chain, report)?
+            }
+            Some(other) => {
+                let other = join("", &other);
+                if !self.parsed.contains_key(&other) {
+                    let text = self.read(&other, &path, report)?;
+                    let map = self.parse(&other, &text, parent(&other), variables, report)?;
+                    self.parsed.insert(other.clone(), map);
+                }
+                let Some(Value::Map(theirs)) = self.parsed.get(&other).and_then(|m| m.get("services")).cloned() else {
+                    report.error(&path, format!("file {other} has no services"), "");
+                    return None;
+                };
+                if !theirs.contains_key(&target) {
+                    report.error(&path, format!("file {other} has no service {target:?}"), "");
+                    return None;
+                }
+                self.extended(&theirs, &target, &other, variables, chain, report)?
+            }
+        };
+        chain.pop();
+        let mut at = vec!["services".to_owned(), name.to_owned()];
+        Some(merge::merge(merge::settle(base), Value::Map(own), &mut at))
+    }
+
+    fn include(
+        &mut self,
+        tree: &mut Map,
+        include: Value,
+        dir: &str,
+        variables: &BTreeMap<String, String>,
+        depth: usize,
+        report: &mut Report,
+    ) {
+        let Value::Seq(entries) = include else {
+            report.error("include", format!("a list is needed, found {}", include.kind()), "write `- path/compose.yaml`");
+            return;
+        };
+        if depth >= MAX_CHAIN {
+            report.error("include", format!("files are included deeper than {MAX_CHAIN} levels"), "look for a file that includes itself");
+            return;
+        }
+        for (index, entry) in entries.into_iter().enumerate() {
+            let path = format!("include[{index}]");
+            let list = |v: Option<&Value>| match v {
+                Some(Value::Seq(items)) => items.iter().filter_map(Value::scalar).collect(),
+                Some(one) => one.scalar().into_iter().collect::<Vec<_>>(),
+                None => Vec::new(),
+            };
+            let (paths, project, env_files) = match &entry {
+                Value::Map(m) => (list(m.get("path")), m.get("project_directory").and_then(Value::scalar), list(m.get("env_file"))),
+                one => (list(Some(one)), None, Vec::new()),
+            };
+            let Some(first) = paths.first().map(|p| join(dir, p)) else {
+                report.error(&path, "names no file", "write `- path/compose.yaml` or `- path: ...`");
+                continue;
+            };
+            let inner_dir = project.map_or_else(|| parent(&first).to_owned(), |p| join(dir, &p));
+            let mut inner_vars = variables.clone();
+            for env_file in env_files {
+                let file = join(dir, &env_file);
+                let Some(text) = self.read(&file, &path, report) else { continue };
+                match dotenv::parse(&text, variables, true) {
+                    Ok(more) => more.into_iter().for_each(|(k, v)| {
+                        inner_vars.entry(k).or_insert(v);
+                    }),
+                    Err(bad) => report.error_in(&file, Some(bad.line), bad.message, "write KEY=value, one per line"),
+                }
+            }
+            let texts: Option<Vec<_>> =
+                paths.iter().map(|p| join(dir, p)).map(|p| self.read(&p, &path, report).map(|text| (p, text))).collect();
+            let Some(texts) = texts else { continue };
+            if let Some(part) = self.project(texts, &inner_dir, &inner_vars, depth + 1, report) {
+                import(tree, part, &path, report);
+            }
+        }
+    }
+}
+
+/// Adds what an included project defines; the same name with another content is an error, as in compose.
+fn import(tree: &mut Map, mut part: Map, path: &str, report: &mut Report) {
+    for kind in ["services", "networks", "volumes", "configs", "secrets"] {
+        let Some(Value::Map(theirs)) = part.remove(kind) else { continue };
+        let slot = tree.entry(kind.to_owned()).or_insert(Value::Null);
+        if *slot == Value::Null {
+            *slot = Value::Map(Map::new());
+        }
+        let Value::Map(ours) = slot else { continue };
+        for (name, value) in theirs {
+            match ours.get(&name) {
+                Some(existing) if *existing != value => {
+                    report.error(path, format!("{kind}.{name} is defined here and in the included file"), "rename one of them");
+                }
+                _ => {
+                    ours.insert(name, value);
+                }
+            }
+        }
+    }
+}
+
+/// Makes the relative paths of a parsed file mean the project directory, so that nothing downstream asks where a text came from.
+fn rebase(tree: &mut Map, dir: &str) {
+    if let Some(Value::Map(services)) = tree.get_mut("services") {
+        for service in services.values_mut() {
+            if let Value::Map(m) = service {
+                rebase_service(m, dir);
+            }
+        }
+    }
+    for kind in ["configs", "secrets"] {
+        if let Some(objects) = tree.get_mut(kind) {
+            rebase_objects(objects, dir);
+        }
+    }
+}

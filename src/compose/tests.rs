@@ -1,0 +1,388 @@
+//! Tests of the loader: small files of our own, arbitrary text, and the verdicts on the corpus of real files.
+
+use super::*;
+use crate::model::ids::{ImageRef, ServiceName};
+use crate::model::spec::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+struct Memory(BTreeMap<&'static str, &'static str>);
+impl Files for Memory {
+    fn read(&self, path: &str) -> Result<Option<String>, String> {
+        if path.starts_with("../") {
+            return Err("outside of the project directory".into());
+        }
+        Ok(self.0.get(path).map(|t| (*t).to_owned()))
+    }
+}
+
+fn run(texts: &[&str], files: &[(&'static str, &'static str)], variables: &[(&str, &str)], profiles: &[&str]) -> Result<StackSpec, LoadErrors> {
+    let names = ["compose.yaml", "compose.override.yaml", "third.yaml"];
+    let sources = texts.iter().zip(names).map(|(t, n)| Source { path: n.into(), text: (*t).into() }).collect();
+    let variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let profiles: Vec<String> = profiles.iter().map(|p| (*p).to_owned()).collect();
+    let files = Memory(files.iter().copied().collect());
+    load(&LoadInput {
+        name: StackName::new("shop").unwrap(),
+        project_dir: "/srv/shop",
+        sources,
+        variables: &variables,
+        profiles: &profiles,
+        files: &files,
+        quotas: &Quotas::default(),
+    })
+}
+
+fn ok(text: &str) -> StackSpec {
+    run(&[text], &[], &[], &[]).unwrap_or_else(|e| panic!("{e}"))
+}
+fn errors(text: &str) -> Vec<String> {
+    run(&[text], &[], &[], &[]).expect_err("must be refused").0.iter().map(ToString::to_string).collect()
+}
+fn svc(spec: &StackSpec, name: &str) -> ServiceSpec {
+    spec.services[&ServiceName::new(name).unwrap()].clone()
+}
+fn env(pairs: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), v.map(str::to_owned))).collect()
+}
+
+#[test]
+fn an_ordinary_file_becomes_the_whole_spec() {
+    let spec = ok("services:\n  web:\n    image: nginx:1.27\n    command: sh -c 'exec nginx'\n    ports: [\"127.0.0.1:8080:80\"]\n    volumes: [\"./html:/html:ro\", data:/data]\n    environment: {A: 1, B: true, C: }\n    restart: unless-stopped\n    mem_limit: 64m\nvolumes:\n  data:\n");
+    let mount = |kind, source: &str, target: &str, read_only, create_host_path, path: &str| MountSpec {
+        kind,
+        source: Some(source.into()),
+        target: target.into(),
+        read_only,
+        propagation: None,
+        selinux: None,
+        create_host_path,
+        nocopy: false,
+        subpath: None,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+        tmpfs_options: vec![],
+        path: path.into(),
+    };
+    let web = ServiceSpec {
+        active: true,
+        image: Some(ImageRef::new("nginx:1.27").unwrap()),
+        command: Some(vec!["sh".into(), "-c".into(), "exec nginx".into()]),
+        environment: env(&[("A", Some("1")), ("B", Some("true")), ("C", None)]),
+        ports: vec![PortSpec {
+            target: 80,
+            published: Some("8080".into()),
+            host_ip: Some("127.0.0.1".into()),
+            protocol: "tcp".into(),
+            mode: "ingress".into(),
+            path: "services.web.ports[0]".into(),
+        }],
+        mounts: vec![
+            mount(MountKind::Bind, "/srv/shop/html", "/html", true, true, "services.web.volumes[0]"),
+            mount(MountKind::Volume, "data", "/data", false, false, "services.web.volumes[1]"),
+        ],
+        networks: BTreeMap::from([("default".into(), ServiceNetwork::default())]),
+        restart: Restart::UnlessStopped,
+        replicas: 1,
+        resources: Resources { memory: Some(64 << 20), ..Resources::default() },
+        ..ServiceSpec::default()
+    };
+    let expected = StackSpec {
+        name: StackName::new("shop").unwrap(),
+        services: BTreeMap::from([(ServiceName::new("web").unwrap(), web)]),
+        networks: BTreeMap::from([("default".into(), NetworkSpec { name: "shop_default".into(), ..NetworkSpec::default() })]),
+        volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..VolumeSpec::default() })]),
+        configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        settings: StackSettings::default(),
+        unsupported: vec![],
+    };
+    assert_eq!(spec, expected);
+}
+
+#[test]
+fn every_form_of_interpolation() {
+    let variables = BTreeMap::from([("V".to_owned(), "x".to_owned()), ("E".to_owned(), String::new())]);
+    let lookup = |name: &str| variables.get(name).cloned();
+    let mut unset = Vec::new();
+    for (input, expected) in [
+        ("$V-${V}", Ok("x-x")),
+        ("$$V", Ok("$V")),
+        ("${U:-d}${U-d}", Ok("dd")),
+        ("${E:-d}[${E-d}]", Ok("d[]")),
+        ("${V:+a}${U:+a}${E+b}", Ok("ab")),
+        ("${U:-${E:-${V}}}", Ok("x")),
+        ("${U:-{\"a\":1}}", Ok("{\"a\":1}")),
+        ("[${U}]", Ok("[]")),
+        ("${U:?say $V}", Err("required variable U is missing a value: say x")),
+        ("${U?}", Err("required variable U is missing a value")),
+        ("a$", Err("invalid interpolation in \"a$\"; write $$ for a literal $")),
+        ("${V", Err("invalid interpolation in \"${V\"; write $$ for a literal $")),
+        ("${}", Err("invalid interpolation in \"${}\"; write $$ for a literal $")),
+    ] {
+        assert_eq!(interpolate::text(input, &lookup, &mut unset), expected.map(str::to_owned).map_err(str::to_owned), "{input}");
+    }
+    assert_eq!(unset, ["U"]);
+}
+
+#[test]
+fn an_unset_variable_is_a_note() {
+    let spec = ok("services:\n  a:\n    image: a\n    environment:\n      K: \"${NOPE}\"\n");
+    assert_eq!(
+        spec.unsupported,
+        [Unsupported { path: "services.a.environment.K".into(), reason: "variable NOPE is not set; an empty text is used".into() }]
+    );
+}
+
+#[test]
+fn errors_name_path_line_and_the_way_out() {
+    for (text, expected) in [
+        ("services:\n  a:\n    image: a\n    port: [80]\n", "compose.yaml:4: services.a.port: unknown key `port` (did you mean `ports`?)"),
+        (
+            "services:\n  a:\n    image: a\n    volumes:\n      - dat:/x\nvolumes:\n  data:\n",
+            "compose.yaml:5: services.a.volumes[0]: undefined volume \"dat\" (did you mean `data`?)",
+        ),
+        ("name: other\nservices:\n  a: {image: a}\n", "compose.yaml:1: name: the file is for \"other\", not for stack \"shop\" (remove `name:`, or deploy it as stack \"other\")"),
+        ("services:\n  a:\n    restart: always\n", "compose.yaml:2: services.a: the service has neither an image nor a build (add `image:`)"),
+        (
+            "services:\n  a: {image: a, depends_on: [b]}\n  b: {image: b, depends_on: [a]}\n",
+            "compose.yaml:2: services.a.depends_on: services wait for each other: a -> b -> a (remove one dependency)",
+        ),
+        ("services:\n  a:\n    image: a\n    image: b\n", "compose.yaml:3: services.a: duplicate key \"image\" at line 3 column 5 (mend the YAML at this place)"),
+        (
+            "services:\n  a:\n    image: a\n    ports: [\"80:80\"]\n  b:\n    image: b\n    ports: [\"80:8080\"]\n",
+            "compose.yaml:7: services.b.ports[0]: host port 80/tcp is published twice, also by services.a.ports[0] (publish another host port)",
+        ),
+        (
+            "services:\n  a:\n    image: a\n    volumes: [\"~/x:/x\"]\n",
+            "compose.yaml:4: services.a.volumes[0]: \"~/x\" means a home directory, and the supervisor has none of yours (write the absolute path)",
+        ),
+    ] {
+        assert_eq!(errors(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn hostile_text_is_refused_quickly() {
+    let bomb = {
+        let mut t = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for i in 1..12 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(",");
+            t.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        t
+    };
+    let started = std::time::Instant::now();
+    for text in [
+        bomb,
+        "[".repeat(200_000),
+        "{a: ".repeat(50_000),
+        "- ".repeat(100_000),
+        "a: \"${A:-".repeat(20_000),
+        format!("a: \"{}\"", "${A:-".repeat(20_000)),
+        "x".repeat(300_000),
+        "a: 1\n---\nb: 2\n".to_owned(),
+        "a: *nope\n".to_owned(),
+        "? [a]\n: b\n".to_owned(),
+        String::new(),
+        "5".to_owned(),
+    ] {
+        assert!(run(&[&text], &[], &[], &[]).is_err(), "{}", &text[..text.len().min(60)]);
+    }
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
+#[test]
+fn merge_keys_are_resolved_and_what_is_written_wins() {
+    let spec = ok("x-a: &a {image: one, environment: {K: a}}\nx-b: &b {image: two, user: \"1\"}\nservices:\n  s:\n    <<: [*a, *b]\n    environment:\n      <<: {X: y}\n      K: z\n");
+    let s = svc(&spec, "s");
+    assert_eq!((s.image.unwrap().as_str().to_owned(), s.user, s.environment), ("one".into(), Some("1".into()), env(&[("K", Some("z")), ("X", Some("y"))])));
+}
+
+#[test]
+fn overrides_merge_by_compose_rules() {
+    let base = "services:\n  a:\n    image: a\n    command: [x]\n    ports: [\"80:80\", \"81:81\"]\n    environment: [A=1, B=2]\n    volumes: [\"v:/v\"]\n    dns: [1.1.1.1]\n    user: u\nvolumes:\n  v:\n  w:\n";
+    let over = "services:\n  a:\n    command: [y, z]\n    ports: !override [\"90:90\"]\n    environment: {B: 3}\n    volumes: [\"w:/v\"]\n    dns: 8.8.8.8\n    user: !reset null\n";
+    let spec = run(&[base, over], &[], &[], &[]).unwrap_or_else(|e| panic!("{e}"));
+    let a = svc(&spec, "a");
+    assert_eq!(a.command, Some(vec!["y".into(), "z".into()]));
+    assert_eq!(a.ports.iter().map(|p| p.target).collect::<Vec<_>>(), [90]);
+    assert_eq!(a.environment, env(&[("A", Some("1")), ("B", Some("3"))]));
+    assert_eq!(a.mounts.iter().map(|m| m.source.clone().unwrap()).collect::<Vec<_>>(), ["w"]);
+    assert_eq!(a.dns, ["1.1.1.1", "8.8.8.8"]);
+    assert_eq!(a.user, None);
+}
+
+#[test]
+fn extends_and_include_move_relative_paths() {
+    let files = [
+        ("common/base.yaml", "services:\n  base:\n    image: base\n    env_file: base.env\n    volumes: [\"./d:/d\"]\n    environment: {K: base, L: base}\n"),
+        ("common/base.env", "FROM_FILE=yes # comment\n"),
+        ("sub/compose.yaml", "include: [deep/compose.yaml]\nservices:\n  inc:\n    image: inc\n    volumes: [\"./e:/e\"]\n"),
+        ("sub/deep/compose.yaml", "services:\n  deep:\n    image: deep\n    volumes: [\"../f:/f\"]\nsecrets:\n  s:\n    file: ./s.txt\n"),
+        ("sub/deep/s.txt", "hidden"),
+    ];
+    let text = "include:\n  - sub/compose.yaml\nservices:\n  web:\n    extends: {file: common/base.yaml, service: base}\n    environment: {K: own}\n  twin:\n    extends: web\n";
+    let spec = run(&[text], &files, &[], &[]).unwrap_or_else(|e| panic!("{e}"));
+    let sources = |name| svc(&spec, name).mounts.into_iter().map(|m| m.source.unwrap()).collect::<Vec<_>>();
+    assert_eq!(sources("web"), ["/srv/shop/common/d"]);
+    assert_eq!(sources("inc"), ["/srv/shop/sub/e"]);
+    assert_eq!(sources("deep"), ["/srv/shop/sub/f"]);
+    assert_eq!(svc(&spec, "twin").environment, env(&[("FROM_FILE", Some("yes")), ("K", Some("own")), ("L", Some("base"))]));
+    let secret = FileObject {
+        name: "shop_s".into(),
+        external: false,
+        file: Some("/srv/shop/sub/deep/s.txt".into()),
+        content: Some("hidden".into()),
+        environment: None,
+        labels: BTreeMap::new(),
+        driver: None,
+    };
+    assert_eq!(spec.secrets, BTreeMap::from([("s".to_owned(), secret)]));
+}
+
+#[test]
+fn a_circle_of_extends_or_include_ends() {
+    let circle = errors("services:\n  a: {extends: b}\n  b: {extends: a}\n");
+    assert_eq!(circle[0], "compose.yaml:2: services.a.extends: `extends` goes round in a circle: compose.yaml:a -> compose.yaml:b -> compose.yaml:a (break the circle)");
+    let refused = run(&["include: [me.yaml]\n"], &[("me.yaml", "include: [me.yaml]\nservices: {a: {image: a}}\n")], &[], &[]).unwrap_err();
+    assert_eq!(refused.0[0].message, "files are included deeper than 16 levels");
+}
+
+#[test]
+fn profiles_decide_what_is_active() {
+    let text = "services:\n  a: {image: a}\n  b: {image: b, profiles: [debug], volumes: [\"nope:/x\"]}\n";
+    let spec = ok(text);
+    assert_eq!((svc(&spec, "a").active, svc(&spec, "b").active), (true, false));
+    assert!(run(&[text], &[], &[], &["debug"]).is_err());
+    assert_eq!(
+        errors("services:\n  a: {image: a, depends_on: [b]}\n  b: {image: b, profiles: [x]}\n"),
+        ["compose.yaml:2: services.a.depends_on.b: service \"b\" is not active (activate one of its profiles, or write `required: false`)"]
+    );
+}
+
+#[test]
+fn port_ranges_expand_to_one_entry_per_port() {
+    let spec = ok("services:\n  a:\n    image: a\n    ports: [\"8000-8002:80-82/udp\", \"[::1]:9000:90\", 70, \"9100-9110:91\", {target: 60, published: 6000}]\n");
+    let got: Vec<_> = svc(&spec, "a").ports.into_iter().map(|p| (p.target, p.published, p.host_ip, p.protocol)).collect();
+    let port = |t, p: Option<&str>, ip: Option<&str>, proto: &str| (t, p.map(str::to_owned), ip.map(str::to_owned), proto.to_owned());
+    assert_eq!(
+        got,
+        [
+            port(80, Some("8000"), None, "udp"),
+            port(81, Some("8001"), None, "udp"),
+            port(82, Some("8002"), None, "udp"),
+            port(90, Some("9000"), Some("::1"), "tcp"),
+            port(70, None, None, "tcp"),
+            port(91, Some("9100-9110"), None, "tcp"),
+            port(60, Some("6000"), None, "tcp"),
+        ]
+    );
+    for bad in ["99999:80", "80:", "1-3:1-2", "80:80/xyz", "300.1.1.1:80:80", "0"] {
+        assert_eq!(errors(&format!("services:\n  a:\n    image: a\n    ports:\n      - \"{bad}\"\n")).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn durations_and_sizes() {
+    assert_eq!(["1m30s", "500ms", "1.5s", "0", "1h"].map(units::duration_ms), [Ok(90_000), Ok(500), Ok(1500), Ok(0), Ok(3_600_000)]);
+    assert!(["", "5", "5x", "s", "999999h"].iter().all(|t| units::duration_ms(t).is_err()));
+    assert_eq!(["512m", "1gb", "64MiB", "10", "1.5k"].map(units::bytes), [Ok(512 << 20), Ok(1 << 30), Ok(64 << 20), Ok(10), Ok(1536)]);
+    assert!(["", "x", "1zb", "-1"].iter().all(|t| units::bytes(t).is_err()));
+}
+
+#[test]
+fn env_files_as_compose_reads_them() {
+    let declared = BTreeMap::from([("D".to_owned(), "declared".to_owned())]);
+    let text = "# c\nA=1\nexport B = two # c\nC='$A'\nE=\"x\\ny ${A}\"\nF=\"l1\nl2\"\nG=${D}-$A\nD=file\nBARE\nH=a$b!$\nI=#x\n";
+    let got = dotenv(text, &declared).unwrap();
+    let pairs = [("A", "1"), ("B", "two"), ("C", "$A"), ("D", "declared"), ("E", "x\ny 1"), ("F", "l1\nl2"), ("G", "declared-1"), ("H", "a$b!$"), ("I", "#x")];
+    assert_eq!(got, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+    assert_eq!(dotenv("A=1\nB=\"x", &declared).unwrap_err().to_string(), ".env:2: the quoted value of B is not closed (write KEY=value, one per line)");
+    let doubling: String = (0..64).map(|i| format!("A{}=$A{i}$A{i}\n", i + 1)).collect();
+    assert!(dotenv(&format!("A0=xxxxxxxx\n{doubling}"), &declared).is_err());
+}
+
+#[test]
+fn settings_of_ours_are_closed() {
+    let spec = ok("x-dockwarden: {monitor_s: 5}\nservices:\n  a: {image: a, x-dockwarden: {concurrent: true}, x-other: 1}\n");
+    assert_eq!((spec.settings.monitor_s, svc(&spec, "a").settings.concurrent), (Some(5), true));
+    assert!(errors("services:\n  a:\n    image: a\n    x-dockwarden: {concurent: true}\n")[0].starts_with("compose.yaml:4: services.a.x-dockwarden: unknown field `concurent`"));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        let mut unset = Vec::new();
+        let _ = interpolate::text(&text, &|_| None, &mut unset);
+        let _ = dotenv(&text, &BTreeMap::new());
+        let _ = run(&[&text], &[], &[], &[]);
+    }
+
+    #[test]
+    fn arbitrary_values_of_known_keys_never_panic(
+        key in prop::sample::select(vec!["ports", "volumes", "command", "environment", "tmpfs", "healthcheck", "devices", "ulimits", "deploy",
+            "networks", "depends_on", "extra_hosts", "configs", "secrets", "env_file", "build", "logging", "expose", "restart", "image", "extends"]),
+        value in "[-a-z0-9:/.$\\{\\}\\[\\], ~!*&#'\"]{0,40}",
+    ) {
+        let one = format!("services:\n  a:\n    image: a\n    {key}: {value}\n");
+        let list = format!("services:\n  a:\n    image: a\n    {key}:\n      - {value}\n      - {value}\n");
+        let _ = run(&[&one, &list], &[], &[], &[]);
+        let _ = run(&[&list], &[], &[], &[]);
+    }
+}
+
+struct Disk(PathBuf);
+impl Files for Disk {
+    fn read(&self, path: &str) -> Result<Option<String>, String> {
+        if path.starts_with('/') {
+            return Ok(None);
+        }
+        match std::fs::read_to_string(self.0.join(path)) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Verdicts beside those of Docker Compose; the contents are compared elsewhere. The name in a file is not what is measured, so it is taken.
+#[test]
+fn verdicts_on_real_files() {
+    let dir = std::env::var_os("DOCKWARDEN_COMPOSE_CORPUS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/compose-corpus"), PathBuf::from);
+    let index = std::fs::read_to_string(dir.join("index.json")).expect("the corpus is where DOCKWARDEN_COMPOSE_CORPUS says");
+    let index: Vec<BTreeMap<String, String>> = serde_json::from_str(&index).unwrap();
+    let (mut valid, mut accepted, mut refused, mut alike) = (0, 0, 0, 0);
+    let variables = BTreeMap::new();
+    for entry in &index {
+        let base = dir.join(&entry["id"]);
+        let text = std::fs::read_to_string(base.join("compose.yaml")).unwrap();
+        let mut input = LoadInput {
+            name: StackName::new("corpus").unwrap(),
+            project_dir: "/project",
+            sources: vec![Source { path: "compose.yaml".into(), text }],
+            variables: &variables,
+            profiles: &[],
+            files: &Disk(base),
+            quotas: &Quotas::default(),
+        };
+        let mut result = load(&input);
+        let named = result.as_ref().err().and_then(|e| e.0.iter().find(|e| e.path.as_deref() == Some("name")));
+        if let Some(name) = named.and_then(|e| e.message.split('"').nth(1)).and_then(|n| StackName::new(n).ok()) {
+            input.name = name;
+            result = load(&input);
+        }
+        let should = entry["verdict"] == "valid";
+        valid += usize::from(should);
+        refused += usize::from(!should);
+        match (should, &result) {
+            (true, Ok(_)) => accepted += 1,
+            (false, Err(_)) => alike += 1,
+            (true, Err(e)) => println!("{} refused: {e}", entry["id"]),
+            (false, Ok(_)) => println!("{} accepted, compose: {:.200}", entry["id"], entry["error"].lines().last().unwrap_or_default()),
+        }
+    }
+    println!("accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones");
+    assert!(accepted * 100 >= valid * 95 && alike * 100 >= refused * 80, "accepted {accepted}/{valid}, refused {alike}/{refused}");
+}

@@ -1,0 +1,214 @@
+//! Where things are and what `dockwarden.toml` says: environment, files, and (in a container) the path map. Read once at start.
+//! Deliberately absent: engine calls beyond the path map's input, policy and agents (`app::rules` loads those), defaults hidden elsewhere.
+
+pub mod container;
+
+use crate::model::config::{Config, Settings};
+use std::path::{Path, PathBuf};
+
+/// Schedule of backups when the file names none: once a night, off the full hour.
+pub const DEFAULT_BACKUP_SCHEDULE: &str = "17 3 * * *";
+/// HTTP door when nothing else is said: loopback only.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
+
+/// What is wrong with the configuration, where, and how to mend it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, miette::Diagnostic)]
+#[error("{}: {message}", location(file, *line))]
+#[diagnostic(help("{hint}"))]
+pub struct ConfigError {
+    /// File or environment variable.
+    pub file: String,
+    /// Line, from 1; `None` when the whole is meant.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+fn location(file: &str, line: Option<usize>) -> String {
+    line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
+}
+
+impl ConfigError {
+    fn new(file: impl Into<String>, line: Option<usize>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { file: file.into(), line, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// The three directories, resolved from flags and environment without touching the disk beyond one `stat`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// State.
+    pub home: PathBuf,
+    /// Configuration.
+    pub config_dir: PathBuf,
+    /// Memory.
+    pub memory: PathBuf,
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// The state directory: flag, `$DOCKWARDEN_HOME`, `$XDG_STATE_HOME/dockwarden`, `~/.local/state/dockwarden`, `/var/lib/dockwarden`.
+/// The bridge calls this alone: it must not load anything.
+pub fn home_dir(flag: Option<&Path>) -> PathBuf {
+    let found = flag
+        .map(Path::to_path_buf)
+        .or_else(|| variable("DOCKWARDEN_HOME"))
+        .or_else(|| variable("XDG_STATE_HOME").map(|d| d.join("dockwarden")))
+        .or_else(|| variable("HOME").map(|d| d.join(".local/state/dockwarden")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/dockwarden"));
+    std::path::absolute(&found).unwrap_or(found)
+}
+
+/// The configuration directory: flag, `$DOCKWARDEN_CONFIG`, `/etc/dockwarden` where it exists, `$XDG_CONFIG_HOME/dockwarden`, `~/.config/dockwarden`.
+pub fn config_dir(flag: Option<&Path>) -> PathBuf {
+    let system = PathBuf::from("/etc/dockwarden");
+    let found = flag
+        .map(Path::to_path_buf)
+        .or_else(|| variable("DOCKWARDEN_CONFIG"))
+        .or_else(|| system.is_dir().then(|| system.clone()))
+        .or_else(|| variable("XDG_CONFIG_HOME").map(|d| d.join("dockwarden")))
+        .or_else(|| variable("HOME").map(|d| d.join(".config/dockwarden")))
+        .unwrap_or(system);
+    std::path::absolute(&found).unwrap_or(found)
+}
+
+/// Resolves all three directories; memory is `$MCP_MEMORY_PATH`, else `<home>/memory`.
+pub fn places(home: Option<&Path>, config: Option<&Path>) -> Places {
+    let home = home_dir(home);
+    let memory = variable("MCP_MEMORY_PATH").map_or_else(|| home.join("memory"), |m| std::path::absolute(&m).unwrap_or(m));
+    Places { config_dir: config_dir(config), memory, home }
+}
+
+/// The supervisor's socket of a home.
+pub fn socket_path(home: &Path) -> PathBuf {
+    home.join("run/supervisor.sock")
+}
+
+/// Reads and checks the configuration. A missing `dockwarden.toml` means the defaults; a faulty one is an error, never half used.
+///
+/// # Errors
+/// The file, the line, the cause and what to write instead.
+pub fn load(places: &Places) -> Result<Config, ConfigError> {
+    let file = places.config_dir.join("dockwarden.toml");
+    let name = file.display().to_string();
+    let settings = match std::fs::read_to_string(&file) {
+        Ok(text) => parse(&text, &name)?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Settings::default(),
+        Err(e) => return Err(ConfigError::new(name, None, e.to_string(), "make the file readable for the user dockwarden runs as")),
+    };
+    container::check_environment(&|key| std::env::var(key).ok(), &|path| path.is_dir())?;
+    Ok(Config {
+        home: places.home.clone(),
+        config_dir: places.config_dir.clone(),
+        memory: places.memory.clone(),
+        settings,
+        host_name: host_name(),
+        path_map: None,
+    })
+}
+
+/// The name clients are shown: `$DOCKWARDEN_HOST_NAME` (a container's own name says nothing), else the kernel's.
+fn host_name() -> String {
+    let kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    std::env::var("DOCKWARDEN_HOST_NAME").ok().filter(|n| !n.is_empty()).unwrap_or_else(kernel)
+}
+
+/// Parses and checks the text of `dockwarden.toml`.
+///
+/// # Errors
+/// As `load`.
+pub fn parse(text: &str, name: &str) -> Result<Settings, ConfigError> {
+    let settings: Settings = toml::from_str(text).map_err(|e| {
+        let line = e.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let hint = if e.message().contains("unknown field") {
+            "remove the key or correct its spelling; every accepted key is listed in docs/configuration.md"
+        } else {
+            "correct the line; `dockwarden init` shows a file that works on this host"
+        };
+        ConfigError::new(name, line, e.message(), hint)
+    })?;
+    check(&settings, text, name)?;
+    Ok(settings)
+}
+
+fn line_of(text: &str, needle: &str) -> Option<usize> {
+    text.lines().position(|l| !l.trim_start().starts_with('#') && l.contains(needle)).map(|n| n + 1)
+}
+
+fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError> {
+    let fault = |needle: &str, message: String, hint: &str| Err(ConfigError::new(name, line_of(text, needle), message, hint));
+    if let Some(listen) = &settings.listen
+        && listen != "off"
+        && listen.parse::<std::net::SocketAddr>().is_err()
+    {
+        return fault("listen", format!("listen = {listen:?} is not an address and port"), "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door");
+    }
+    for (stack, entry) in &settings.stacks {
+        if !entry.dir.is_absolute() {
+            return fault(stack.as_str(), format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir), "write the whole path: every relative path of the stack means it");
+        }
+        if let Some(bad) = entry.files.iter().chain(&entry.env_files).find(|f| f.is_empty() || f.contains('\0')) {
+            return fault(stack.as_str(), format!("stacks.{stack} names an unusable file {bad:?}"), "name files relative to the stack's directory");
+        }
+    }
+    if let Some(agent) = &settings.cli_agent
+        && let Err(e) = crate::model::ids::AgentName::new(agent.clone())
+    {
+        return fault("cli_agent", e.to_string(), "name an agent of agents/*.md");
+    }
+    if let Some(bad) = settings.allowed_hosts.iter().find(|h| h.is_empty() || h.contains('/') || h.contains('*')) {
+        return fault("allowed_hosts", format!("allowed_hosts: {bad:?} is not a host name"), "write bare names or name:port, without scheme or wildcard");
+    }
+    if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.starts_with("http://") && !o.starts_with("https://")) {
+        return fault("allowed_origins", format!("allowed_origins: {bad:?} has no scheme"), "write e.g. \"https://console.example.com\"");
+    }
+    if let Some(schedule) = &settings.backup_schedule
+        && schedule != "off"
+        && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
+    {
+        return fault("backup_schedule", format!("backup_schedule = {schedule:?} is not a cron line of five fields"), "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> ConfigError {
+        parse(text, "dockwarden.toml").expect_err("must be refused")
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let e = refused("listen = \"127.0.0.1:7420\"\n\nlisten_adress = \"x\"\n");
+        assert_eq!((e.line, e.message.contains("listen_adress"), e.hint.contains("spelling")), (Some(3), true, true));
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_their_line() {
+        assert_eq!(refused("listen = \"localhost\"").line, Some(1));
+        assert_eq!(refused("# a comment about backup_schedule\nbackup_schedule = \"daily\"").line, Some(2));
+        assert_eq!(refused("[stacks.shop]\ndir = \"relative\"").line, Some(1));
+        assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
+        assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));
+        assert_eq!(refused("cli_agent = \"../x\"").line, Some(1));
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let s = parse("listen = \"off\"\nbackup_schedule = \"17 3 * * *\"\n[stacks.shop]\ndir = \"/srv/shop\"\n", "f").expect("valid");
+        assert_eq!(s.listen.as_deref(), Some("off"));
+        assert_eq!(s.stacks.values().next().expect("one").dir, PathBuf::from("/srv/shop"));
+    }
+
+    #[test]
+    fn the_flag_wins_over_everything() {
+        assert_eq!(home_dir(Some(Path::new("/x/y"))), PathBuf::from("/x/y"));
+        assert_eq!(socket_path(Path::new("/x")), PathBuf::from("/x/run/supervisor.sock"));
+    }
+}

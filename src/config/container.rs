@@ -1,0 +1,104 @@
+//! Running inside a container: knowing that we do, which container we are, and how its paths map to the host's.
+//! Deliberately absent: guesses. A mount we cannot see is not in the map, and whoever needs it gets a refusal with the line to add.
+
+use super::ConfigError;
+use crate::engine::{Engine, EngineResult};
+use crate::model::ids::EngineName;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Whether this process runs in a container (Docker's or Podman's marker file, or a container's cgroup).
+pub fn inside() -> bool {
+    Path::new("/.dockerenv").exists()
+        || Path::new("/run/.containerenv").exists()
+        || std::fs::read_to_string("/proc/1/cgroup").is_ok_and(|c| c.contains("/docker/") || c.contains("/kubepods"))
+}
+
+/// Our own container's id: from the engine-made files mounted into it (works with any host name), else the host name.
+pub fn own_id(mountinfo: &str, host_name: &str) -> Option<EngineName> {
+    let hex64 = |s: &&str| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit());
+    let from_mounts = mountinfo
+        .lines()
+        .filter(|line| ["/etc/hostname", "/etc/resolv.conf", "/etc/hosts"].iter().any(|f| line.contains(f)))
+        .find_map(|line| line.split('/').find(hex64));
+    EngineName::new(from_mounts.unwrap_or(host_name)).ok()
+}
+
+/// Inspects our own container and builds container path -> host path of its mounts.
+///
+/// # Errors
+/// The engine's.
+pub async fn path_map(engine: &dyn Engine) -> EngineResult<Option<BTreeMap<PathBuf, PathBuf>>> {
+    if !inside() {
+        return Ok(None);
+    }
+    // Unreadable mountinfo leaves the host name, which is the id unless someone set another.
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let Some(id) = own_id(&mountinfo, &host) else { return Ok(Some(BTreeMap::new())) };
+    let Some(own) = engine.container(&id).await? else { return Ok(Some(BTreeMap::new())) };
+    Ok(Some(own.mounts.into_iter().filter(|m| !m.source.is_empty()).map(|m| (m.target.into(), m.source.into())).collect()))
+}
+
+/// Checks the variables that `docker-compose.mcp.yml` passes on from `.env`, so that a typing error ends the start and not a later call.
+///
+/// # Errors
+/// The variable and the value to write.
+pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&Path) -> bool) -> Result<(), ConfigError> {
+    let fault = |key: &str, message: String, hint: String| Err(ConfigError::new(format!("${key}"), None, message, hint));
+    for root in get("STACK_ROOTS").iter().flat_map(|v| v.split([':', ','])).map(str::trim).filter(|r| !r.is_empty()) {
+        let path = Path::new(root);
+        if !path.is_absolute() {
+            return fault("STACK_ROOTS", format!("{root:?} is not an absolute path"), "write absolute host paths separated by ':'".into());
+        }
+        if !is_dir(path) {
+            return fault(
+                "STACK_ROOTS",
+                format!("{root} is not visible here"),
+                format!("mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"),
+            );
+        }
+    }
+    if let Some(memory) = get("MCP_MEMORY_PATH")
+        && !memory.is_empty()
+        && !Path::new(&memory).is_absolute()
+    {
+        return fault("MCP_MEMORY_PATH", format!("{memory:?} is not an absolute path"), "write an absolute path, e.g. /memory".into());
+    }
+    if let Some(level) = get("MCP_LOG_LEVEL")
+        && !level.is_empty()
+        && level.parse::<tracing_subscriber::filter::EnvFilter>().is_err()
+    {
+        return fault("MCP_LOG_LEVEL", format!("{level:?} is not a log level"), "write error, warn, info, debug or trace".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_container_is_found_by_the_engines_mounts_before_the_host_name() {
+        let id = "a".repeat(64);
+        let info = format!("1 2 8:1 / / rw - ext4 x rw\n3 2 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 x rw\n");
+        assert_eq!(own_id(&info, "renamed").expect("found").as_str(), id);
+        assert_eq!(own_id("", "0123456789ab").expect("found").as_str(), "0123456789ab");
+        assert_eq!(own_id("", "../x"), None);
+    }
+
+    #[test]
+    fn stack_roots_must_be_absolute_and_visible() {
+        let with = |value: &'static str| check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"));
+        assert_eq!(with("/srv/stacks"), Ok(()));
+        assert_eq!(with("srv").expect_err("relative").file, "$STACK_ROOTS");
+        assert!(with("/srv/stacks:/other").expect_err("not mounted").hint.contains("- /other:/other:ro"));
+    }
+
+    #[test]
+    fn a_log_level_that_means_nothing_ends_the_start() {
+        let with = |value: &'static str| check_environment(&move |k| (k == "MCP_LOG_LEVEL").then(|| value.into()), &|_| true);
+        assert_eq!(with("debug"), Ok(()));
+        assert_eq!(with("dockwarden=loud=x").expect_err("nonsense").file, "$MCP_LOG_LEVEL");
+    }
+}

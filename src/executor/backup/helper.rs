@@ -1,0 +1,196 @@
+//! How data leaves and enters a volume: the host path where it is proven to be the same data, otherwise the engine's archive calls on a
+//! created, never started container of an empty image. Archives pass through a spool file. Deliberately absent: what is in them.
+
+use super::{BackupError, Hands};
+use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, ImageRef};
+use crate::model::labels;
+use crate::model::observed::VolumeInfo;
+use crate::model::spec::MountKind;
+use futures_util::StreamExt;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Tag of the empty image helper containers are made of.
+pub const EMPTY_IMAGE: &str = "dockwarden/empty:1";
+/// Label on helper containers and probe volumes; whatever carries it is garbage when no backup or restore runs.
+pub const HELPER_LABEL: &str = "dockwarden.helper";
+/// Where a helper has the volume; also the top directory of its archives.
+pub(crate) const TOP: &str = "volume";
+/// Bytes per message of an upload.
+const CHUNK: usize = 256 * 1024;
+
+fn helper_labels(ctx: &Hands, what: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(labels::INSTANCE.to_owned(), ctx.instance.clone()), (HELPER_LABEL.to_owned(), what.to_owned())])
+}
+
+fn fresh(what: &str) -> Result<EngineName, BackupError> {
+    Ok(EngineName::new(format!("dockwarden-{what}-{}", ulid::Ulid::generate().to_string().to_lowercase()))?)
+}
+
+/// The volume's directory on this host, if it is proven to be one: a scratch volume made through the engine must appear here, under the
+/// path the engine names. A socket path proves nothing (it may be forwarded), nor does an existing directory (another engine's, on this
+/// host). Only plain `local` volumes: one with options is mounted while a container uses it and an empty directory otherwise.
+pub(crate) async fn host_path(ctx: &Hands, permit: &Permit, volume: &VolumeInfo) -> Result<Option<PathBuf>, BackupError> {
+    if volume.driver != "local" || !volume.options.is_empty() || std::fs::read_dir(&volume.mountpoint).is_err() {
+        return Ok(None);
+    }
+    let name = fresh("probe")?;
+    let spec = VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels: helper_labels(ctx, "probe") };
+    ctx.engine.create_volume(permit, &spec).await?;
+    let probe = ctx.engine.volume(&name).await;
+    let here = probe.as_ref().is_ok_and(|p| {
+        p.as_ref().is_some_and(|p| {
+            Path::new(&p.mountpoint).is_dir() && p.mountpoint.replace(name.as_str(), volume.name.as_str()) == volume.mountpoint
+        })
+    });
+    ctx.engine.remove_volume(permit, &name).await?;
+    probe?;
+    Ok(here.then(|| PathBuf::from(&volume.mountpoint)))
+}
+
+/// Creates the helper container and gives it to `work`; removes it whatever happens.
+async fn with_helper<T>(
+    ctx: &Hands,
+    permit: &Permit,
+    volume: &EngineName,
+    read_only: bool,
+    work: impl AsyncFnOnce(&EngineName) -> Result<T, BackupError>,
+) -> Result<T, BackupError> {
+    let image = ImageRef::new(EMPTY_IMAGE)?;
+    if ctx.engine.image(&image).await?.is_none() {
+        // Two blocks of zeros: a tar file with nothing in it.
+        ctx.engine.import_image(permit, &image, bytes::Bytes::from(vec![0u8; 1024])).await?;
+    }
+    let name = fresh("volume")?;
+    let created =
+        ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), volume, read_only)).await;
+    let result = match &created {
+        Ok(id) => work(id).await,
+        Err(e) => Err(e.clone().into()),
+    };
+    // By name, so that a create whose answer was lost is cleaned up too.
+    let removed = match ctx.engine.remove_container(permit, &name, false).await {
+        Err(EngineError::NotFound { .. }) => Ok(()),
+        other => other,
+    };
+    match (result, removed) {
+        (Ok(value), Ok(())) => Ok(value),
+        (Ok(_), Err(e)) => Err(e.into()),
+        (Err(e), Ok(())) => Err(e),
+        (Err(e), Err(left)) => {
+            tracing::warn!(container = %name, error = %left, "helper container is left behind; it is removed with the next garbage");
+            Err(e)
+        }
+    }
+}
+
+fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, String>, volume: &EngineName, read_only: bool) -> ContainerSpec {
+    ContainerSpec {
+        // An image without a command cannot be created from; this one is never started.
+        command: Some(vec!["never-started".to_owned()]),
+        labels,
+        mounts: vec![EngineMount {
+            kind: MountKind::Volume,
+            source: Some(volume.to_string()),
+            target: format!("/{TOP}"),
+            read_only,
+            propagation: None,
+            nocopy: true,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+        }],
+        network_mode: Some("none".to_owned()),
+        cap_drop: vec!["ALL".to_owned()],
+        security_opt: vec!["no-new-privileges".to_owned()],
+        ..ContainerSpec::new(name, image)
+    }
+}
+
+/// A file in the spool directory, readable by us alone, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Spool(PathBuf);
+
+impl Spool {
+    /// A name that does not exist yet.
+    pub(crate) fn new(ctx: &Hands) -> Result<Self, BackupError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = ctx.house.spool();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| BackupError::io(&dir, &e))?;
+        Ok(Self(dir.join(format!("{}.tar", ulid::Ulid::generate()))))
+    }
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+    /// Removes it and says so when that fails; dropping it only tries.
+    pub(crate) fn remove(self) -> Result<(), BackupError> {
+        match std::fs::remove_file(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(BackupError::io(&self.0, &e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_file(&self.0)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), error = %e, "spool file is left behind");
+        }
+    }
+}
+
+/// A volume's content as a spooled tar file with the top directory `TOP`.
+pub(crate) async fn download(ctx: &Hands, permit: &Permit, volume: &EngineName) -> Result<Spool, BackupError> {
+    let spool = Spool::new(ctx)?;
+    let path = spool.path().to_owned();
+    with_helper(ctx, permit, volume, true, async |id| {
+        let failed = |e: std::io::Error| BackupError::io(&path, &e);
+        let mut file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(failed)?;
+        let mut stream = ctx.engine.download(id, &format!("/{TOP}")).await?;
+        while let Some(chunk) = stream.next().await {
+            file.write_all(&chunk?).await.map_err(failed)?;
+        }
+        file.flush().await.map_err(failed)
+    })
+    .await?;
+    Ok(spool)
+}
+
+/// Unpacks a tar file with the top directory `TOP` into a volume.
+pub(crate) async fn upload(ctx: &Hands, permit: &Permit, volume: &EngineName, tar: &Path) -> Result<(), BackupError> {
+    with_helper(ctx, permit, volume, false, async |id| {
+        let file = tokio::fs::File::open(tar).await.map_err(|e| BackupError::io(tar, &e))?;
+        // The stream's items cannot carry an error; a read that fails ends it early, and the engine sees an archive without its end.
+        let stream = futures_util::stream::unfold(file, async |mut file| {
+            let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+            match file.read_buf(&mut chunk).await {
+                Ok(0) => None,
+                Ok(_) => Some((chunk.freeze(), file)),
+                Err(error) => {
+                    tracing::error!(%error, "the spooled archive cannot be read");
+                    None
+                }
+            }
+        });
+        Ok(ctx.engine.upload(permit, id, "/", stream.boxed()).await?)
+    })
+    .await
+}
+
+/// Whether a downloaded archive holds nothing but its top directory.
+pub(crate) fn is_empty(tar: &Path) -> Result<bool, BackupError> {
+    let failed = |e: std::io::Error| BackupError::io(tar, &e);
+    let file = std::fs::File::open(tar).map_err(failed)?;
+    for (n, entry) in tar::Archive::new(file).entries().map_err(failed)?.enumerate() {
+        entry.map_err(failed)?;
+        if n > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

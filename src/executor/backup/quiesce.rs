@@ -1,0 +1,244 @@
+//! Holding the writers of a volume still while it is read: pause or stop, and always set going again. Deliberately absent: the journal
+//! record of it, which the caller writes before (`writers` tells what will be held) so that a crash leaves no container paused.
+
+use super::BackupError;
+use crate::engine::Engine;
+use crate::gate::Permit;
+use crate::model::ids::EngineName;
+use crate::model::observed::RunState;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for a container to stop before it is killed. Databases need their time to flush.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// What is done to the containers that write a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiesce {
+    /// Nothing: the snapshot is what a crash at that moment would have left.
+    #[default]
+    None,
+    /// Paused: no write happens during the backup; what the process holds in memory is not in it.
+    Pause,
+    /// Stopped with their grace time, started again afterwards.
+    Stop,
+}
+
+/// A container that can write one of the volumes, running when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Writer {
+    /// Container id.
+    pub id: EngineName,
+    /// Its name, for messages.
+    pub name: String,
+}
+
+/// Running containers that have one of the volumes mounted writable, ours or not.
+///
+/// # Errors
+/// What the engine answered.
+pub async fn writers(engine: &dyn Engine, volumes: &[EngineName]) -> Result<Vec<Writer>, BackupError> {
+    let mut found = Vec::new();
+    for summary in engine.containers(&[]).await? {
+        if !matches!(summary.state, RunState::Running | RunState::Restarting) {
+            continue;
+        }
+        // Gone between list and look: it writes no more.
+        let Some(detail) = engine.container(&summary.id).await? else { continue };
+        let writes = detail.mounts.iter().any(|m| m.writable && m.name.as_deref().is_some_and(|n| volumes.iter().any(|v| v.as_str() == n)));
+        if writes {
+            found.push(Writer { id: detail.id, name: detail.name });
+        }
+    }
+    Ok(found)
+}
+
+/// Sets containers going again after a hold. Harmless for those that run; those that are gone are left out.
+///
+/// # Errors
+/// `NotResumed` naming every container that could not be resumed; all are tried.
+pub async fn resume(engine: &dyn Engine, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
+    let mut failed = Vec::new();
+    for writer in held {
+        let result = match (quiesce, engine.container(&writer.id).await) {
+            (Quiesce::None, _) | (_, Ok(None)) => Ok(()),
+            (Quiesce::Pause, Ok(Some(now))) if now.state == RunState::Paused => engine.pause(permit, &writer.id, false).await,
+            (Quiesce::Stop, Ok(Some(now))) if now.state != RunState::Running => engine.start(permit, &writer.id).await,
+            (Quiesce::Pause | Quiesce::Stop, Ok(Some(_))) => Ok(()),
+            (_, Err(e)) => Err(e),
+        };
+        if let Err(cause) = result {
+            failed.push(format!("{} ({cause})", writer.name));
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(BackupError::NotResumed { containers: failed.join(", ") }) }
+}
+
+/// Writers held still. Released explicitly; dropped instead (a cancelled call), it releases them in the background.
+pub(super) struct Held {
+    engine: Arc<dyn Engine>,
+    permit: Permit,
+    writers: Vec<Writer>,
+    quiesce: Quiesce,
+}
+
+impl Held {
+    pub(super) async fn release(mut self) -> Result<(), BackupError> {
+        // Emptied only afterwards: cancelled in the middle, the drop resumes once more.
+        let result = resume(self.engine.as_ref(), &self.permit, &self.writers, self.quiesce).await;
+        self.writers.clear();
+        result
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.writers.is_empty() {
+            return;
+        }
+        let (engine, permit, writers, quiesce) =
+            (self.engine.clone(), self.permit.clone(), std::mem::take(&mut self.writers), self.quiesce);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    if let Err(error) = resume(engine.as_ref(), &permit, &writers, quiesce).await {
+                        tracing::error!(%error, "containers are still held after a cancelled backup");
+                    }
+                });
+            }
+            Err(_) => tracing::error!(?writers, "containers are still held: the supervisor is ending; its next start resumes them"),
+        }
+    }
+}
+
+/// Holds all writers of the volumes; all or none.
+pub(super) async fn hold(engine: &Arc<dyn Engine>, permit: &Permit, volumes: &[EngineName], quiesce: Quiesce) -> Result<Held, BackupError> {
+    let mut held = Held { engine: engine.clone(), permit: permit.clone(), writers: Vec::new(), quiesce };
+    if quiesce == Quiesce::None {
+        return Ok(held);
+    }
+    for writer in writers(engine.as_ref(), volumes).await? {
+        // Counted as held before it is: an unclear answer is resumed rather than left.
+        held.writers.push(writer.clone());
+        let (result, verb) = match quiesce {
+            Quiesce::None => (Ok(()), "held"),
+            Quiesce::Pause => (engine.pause(permit, &writer.id, true).await, "paused"),
+            Quiesce::Stop => (engine.stop(permit, &writer.id, STOP_GRACE).await, "stopped"),
+        };
+        if let Err(cause) = result {
+            held.release().await?;
+            return Err(BackupError::NotQuiet { container: writer.name, verb, cause });
+        }
+    }
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::{Behaviour, FakeEngine};
+    use crate::engine::{ContainerSpec, EngineError, EngineMount};
+    use crate::executor::backup::test_permit;
+    use crate::model::ids::ImageRef;
+    use crate::model::spec::MountKind;
+
+    async fn container(engine: &FakeEngine, name: &str, volume: &str, read_only: bool, started: bool) {
+        let mount = EngineMount {
+            kind: MountKind::Volume,
+            source: Some(volume.to_owned()),
+            target: "/data".to_owned(),
+            read_only,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+        };
+        let name = EngineName::new(name).unwrap();
+        let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name.clone(), ImageRef::new("db:1").unwrap()) };
+        let id = engine.create_container(&test_permit(), &spec).await.unwrap();
+        if started {
+            engine.start(&test_permit(), &id).await.unwrap();
+        }
+    }
+
+    /// Two writers of `data`; a reader, a stopped writer and a writer of something else besides.
+    async fn world() -> Arc<FakeEngine> {
+        let engine = Arc::new(FakeEngine::new());
+        engine.add_image("db:1", Behaviour::running());
+        for (name, volume, read_only, started) in [
+            ("one", "data", false, true),
+            ("reader", "data", true, true),
+            ("off", "data", false, false),
+            ("other", "else", false, true),
+            ("two", "data", false, true),
+        ] {
+            container(&engine, name, volume, read_only, started).await;
+        }
+        engine
+    }
+
+    async fn states(engine: &FakeEngine) -> Vec<(String, RunState)> {
+        let mut all: Vec<_> = engine.containers(&[]).await.unwrap().into_iter().map(|c| (c.name, c.state)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    fn expected(one: RunState, two: RunState) -> Vec<(String, RunState)> {
+        use RunState::{Created, Running};
+        [("off", Created), ("one", one), ("other", Running), ("reader", Running), ("two", two)].map(|(n, s)| (n.to_owned(), s)).to_vec()
+    }
+
+    fn data() -> Vec<EngineName> {
+        vec![EngineName::new("data").unwrap()]
+    }
+
+    #[tokio::test]
+    async fn running_writers_are_held_and_resumed_and_nobody_else() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        for (quiesce, state) in [(Quiesce::None, RunState::Running), (Quiesce::Pause, RunState::Paused), (Quiesce::Stop, RunState::Exited)]
+        {
+            let held = hold(&port, &test_permit(), &data(), quiesce).await.unwrap();
+            assert_eq!(states(&engine).await, expected(state, state), "{quiesce:?}");
+            held.release().await.unwrap();
+            assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running), "{quiesce:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_held_sets_all_going_again() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        engine.fail_next("stop", EngineError::Refused("no".to_owned()));
+        let refused = hold(&port, &test_permit(), &data(), Quiesce::Stop).await.err().map(|e| e.to_string()).unwrap();
+        assert!(refused.contains("could not be stopped before the backup: no"), "{refused}");
+        assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_is_dropped_resumes() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        drop(hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap());
+        let running = expected(RunState::Running, RunState::Running);
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while states(&engine).await != running {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the drop must resume them");
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_resumed_is_named() {
+        let engine = world().await;
+        let port: Arc<dyn Engine> = engine.clone();
+        let held = hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap();
+        engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
+        let error = held.release().await.unwrap_err().to_string();
+        assert!(error.contains("one (frozen)") ^ error.contains("two (frozen)"), "{error}");
+    }
+}

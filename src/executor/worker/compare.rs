@@ -1,0 +1,263 @@
+//! Does data equal a snapshot? Types, permissions, owners, times, links and every byte: each chunk of each file is hashed and compared with
+//! the id the snapshot holds for it, which is that chunk's SHA-256. Deliberately absent: reading the repository's packs; `Check` does.
+
+use super::mode::{Kind, permissions};
+use super::repo::{Opened, io, one_line, repository_failure};
+use super::tarball::TarIndex;
+use super::{Failure, Source};
+use rustic_core::repofile::{Node, NodeType, SnapshotFile};
+use rustic_core::{IndexedFull, LsOptions, Repository};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Differences named in a report; the rest is counted.
+const NAMED: usize = 100;
+
+/// What is really there under one name.
+struct Actual {
+    kind: Kind,
+    permissions: u32,
+    uid: u32,
+    gid: u32,
+    /// Seconds, and nanoseconds where the source keeps them.
+    mtime: Option<(i64, Option<i64>)>,
+    size: u64,
+    target: Option<PathBuf>,
+    device: u64,
+    identity: (u64, u64),
+}
+
+/// The data to be judged.
+enum Tree {
+    Dir(PathBuf),
+    Tar(TarIndex),
+}
+
+impl Tree {
+    fn look(&self, path: &Path) -> std::io::Result<Option<Actual>> {
+        match self {
+            Self::Dir(root) => look_at(&root.join(path)),
+            Self::Tar(index) => Ok(index.members.get(path).map(|m| Actual {
+                kind: m.kind,
+                permissions: m.permissions,
+                uid: m.uid,
+                gid: m.gid,
+                mtime: m.mtime.map(|t| (t.as_second(), (t.subsec_nanosecond() > 0).then(|| t.subsec_nanosecond().into()))),
+                size: m.size,
+                target: m.target.clone(),
+                device: m.device,
+                identity: (1, m.inode),
+            })),
+        }
+    }
+
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn Read>> {
+        match self {
+            Self::Dir(root) => Ok(Box::new(File::open(root.join(path))?)),
+            Self::Tar(index) => {
+                let member = index.members.get(path).ok_or(std::io::ErrorKind::NotFound)?;
+                Ok(Box::new(index.content(member)?))
+            }
+        }
+    }
+
+    /// Everything that is there, the root left out.
+    fn names(&self) -> Result<BTreeSet<PathBuf>, Failure> {
+        match self {
+            Self::Tar(index) => Ok(index.members.keys().filter(|k| !k.as_os_str().is_empty()).cloned().collect()),
+            Self::Dir(root) => {
+                let mut names = BTreeSet::new();
+                let mut open = vec![PathBuf::new()];
+                while let Some(below) = open.pop() {
+                    let dir = root.join(&below);
+                    for entry in std::fs::read_dir(&dir).map_err(|e| io(&dir, &e))? {
+                        let entry = entry.map_err(|e| io(&dir, &e))?;
+                        let name = below.join(entry.file_name());
+                        if entry.file_type().map_err(|e| io(&dir, &e))?.is_dir() {
+                            open.push(name.clone());
+                        }
+                        names.insert(name);
+                    }
+                }
+                Ok(names)
+            }
+        }
+    }
+}
+
+fn look_at(path: &Path) -> std::io::Result<Option<Actual>> {
+    let meta = match std::fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let kind = match meta.file_type() {
+        t if t.is_dir() => Kind::Dir,
+        t if t.is_symlink() => Kind::Symlink,
+        t if t.is_fifo() => Kind::Fifo,
+        t if t.is_socket() => Kind::Socket,
+        t if t.is_char_device() => Kind::Char,
+        t if t.is_block_device() => Kind::Block,
+        _ => Kind::File,
+    };
+    Ok(Some(Actual {
+        kind,
+        permissions: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mtime: Some((meta.mtime(), Some(meta.mtime_nsec()))),
+        size: meta.len(),
+        target: if kind == Kind::Symlink { Some(std::fs::read_link(path)?) } else { None },
+        device: if matches!(kind, Kind::Char | Kind::Block) { meta.rdev() } else { 0 },
+        identity: (meta.dev(), meta.ino()),
+    }))
+}
+
+fn kind_of(node: &Node) -> Kind {
+    match node.node_type {
+        NodeType::File => Kind::File,
+        NodeType::Dir => Kind::Dir,
+        NodeType::Symlink { .. } => Kind::Symlink,
+        NodeType::Fifo => Kind::Fifo,
+        NodeType::Socket => Kind::Socket,
+        NodeType::Chardev { .. } => Kind::Char,
+        NodeType::Dev { .. } => Kind::Block,
+    }
+}
+
+/// Differences between a snapshot and data, `path: what`; empty = equal.
+pub(super) fn verify(opened: Opened, snapshot: &SnapshotFile, root: &Node, against: &Source) -> Result<Vec<String>, Failure> {
+    let tree = match against {
+        Source::Dir(path) => Tree::Dir(path.clone()),
+        Source::Tar(path) => Tree::Tar(TarIndex::read(path)?),
+    };
+    let Opened { repo, counter, lock: _held, .. } = opened;
+    let repo = repo.to_indexed().map_err(repository_failure)?;
+    let mut found = Vec::new();
+    let mut left = tree.names()?;
+    let mut links: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
+    let tar = matches!(tree, Tree::Tar(_));
+    let nodes = repo.ls(root, &LsOptions::default()).map_err(repository_failure)?;
+    for item in std::iter::once(Ok((PathBuf::new(), root.clone()))).chain(nodes) {
+        let (path, node) = item.map_err(repository_failure)?;
+        left.remove(&path);
+        // An archive cannot carry sockets.
+        if tar && node.node_type == NodeType::Socket {
+            continue;
+        }
+        let shown = if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() };
+        let Some(actual) = tree.look(&path).map_err(|e| io(&path, &e))? else {
+            found.push(format!("{shown}: missing"));
+            continue;
+        };
+        let before = found.len();
+        attributes(&shown, &node, &actual, &mut found);
+        if node.is_file() && node.meta.links > 1 && node.meta.inode != 0 {
+            let wanted = (node.meta.device_id, node.meta.inode);
+            if *links.entry(wanted).or_insert(actual.identity) != actual.identity {
+                found.push(format!("{shown}: is no longer a hard link of the other names of its file"));
+            }
+        }
+        if node.is_file() && actual.kind == Kind::File && found.len() == before {
+            content(&repo, &tree, &path, &node, &shown, &mut found)?;
+        }
+        counter.add(node.meta.size, 1);
+    }
+    found.extend(left.iter().map(|path| format!("{}: not in snapshot {}", path.display(), &snapshot.id.to_hex().as_str()[..8])));
+    let more = found.len().saturating_sub(NAMED);
+    if more > 0 {
+        found.truncate(NAMED);
+        found.push(format!("and {more} more"));
+    }
+    Ok(found)
+}
+
+fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>) {
+    let kind = kind_of(node);
+    if kind != actual.kind {
+        found.push(format!("{shown}: {} instead of {}", actual.kind.word(), kind.word()));
+        return;
+    }
+    if let Some(mode) = node.meta.mode.map(permissions)
+        && kind != Kind::Symlink
+        && mode != actual.permissions
+    {
+        found.push(format!("{shown}: mode {:04o} instead of {mode:04o}", actual.permissions));
+    }
+    if let (Some(uid), Some(gid)) = (node.meta.uid, node.meta.gid)
+        && (uid, gid) != (actual.uid, actual.gid)
+    {
+        found.push(format!("{shown}: owner {}:{} instead of {uid}:{gid}", actual.uid, actual.gid));
+    }
+    if let (Some(wanted), Some((seconds, nanoseconds))) = (node.meta.mtime, actual.mtime) {
+        let wanted_ns = i64::from(wanted.subsec_nanosecond());
+        if wanted.as_second() != seconds || nanoseconds.is_some_and(|n| n != wanted_ns) {
+            found.push(format!("{shown}: modification time {seconds} instead of {}", wanted.as_second()));
+        }
+    }
+    match &node.node_type {
+        NodeType::File if node.meta.size != actual.size => {
+            found.push(format!("{shown}: {} bytes instead of {}", actual.size, node.meta.size))
+        }
+        NodeType::Symlink { .. } if actual.target.as_deref() != Some(node.node_type.to_link()) => {
+            found.push(format!("{shown}: link to another target than {}", node.node_type.to_link().display()));
+        }
+        NodeType::Chardev { device } | NodeType::Dev { device } if *device != actual.device => {
+            found.push(format!("{shown}: another device"))
+        }
+        _ => {}
+    }
+}
+
+fn content<S: IndexedFull>(
+    repo: &Repository<S>,
+    tree: &Tree,
+    path: &Path,
+    node: &Node,
+    shown: &str,
+    found: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let mut reader = match tree.open(path) {
+        Ok(reader) => reader,
+        Err(e) => {
+            found.push(format!("{shown}: cannot be read: {e}"));
+            return Ok(());
+        }
+    };
+    let mut buffer = Vec::new();
+    for chunk in node.content.iter().flatten() {
+        let length = match repo.get_index_entry(chunk) {
+            Ok(entry) => entry.data_length() as usize,
+            Err(e) => {
+                found.push(format!("{shown}: the repository lacks a part of it: {}", one_line(&e.display_log())));
+                return Ok(());
+            }
+        };
+        buffer.resize(length, 0);
+        if let Err(e) = reader.read_exact(&mut buffer) {
+            found.push(format!("{shown}: cannot be read: {e}"));
+            return Ok(());
+        }
+        let hash: [u8; 32] = Sha256::digest(&buffer).into();
+        if chunk.to_hex().as_str() != hex(&hash) {
+            found.push(format!("{shown}: other content"));
+            return Ok(());
+        }
+    }
+    if reader.read(&mut [0u8; 1]).map_err(|e| io(path, &e))? != 0 {
+        found.push(format!("{shown}: other content"));
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, b| {
+        write!(text, "{b:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}

@@ -1,0 +1,244 @@
+//! The jobs themselves, one function each, on an opened repository. Deliberately absent: the protocol and the process around them.
+
+use super::repo::{Opened, init, io, one_line, open, repository_failure};
+use super::source::{ReadLog, Watched, root_node};
+use super::tarball::{TarIndex, TarSource, TarWriter};
+use super::walk::Walk;
+use super::{Failure, Job, Output, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare};
+use crate::model::ids::SnapshotId;
+use chrono::DateTime;
+use rustic_core::repofile::{Node, SnapshotFile};
+use rustic_core::{BackupOptions, CheckOptions, LocalDestination, LsOptions, ReadSource, RestoreOptions, SnapshotOptions};
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Path under which volumes appear in snapshots: the same whatever the host path, so that a snapshot finds its predecessor.
+const VOLUMES: &str = "/volumes";
+/// Tag of a snapshot that lacks something.
+const PARTIAL: &str = "partial";
+
+pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failure> {
+    match &request.job {
+        Job::Init => init(request, sink).map(|()| Output::Ready),
+        Job::Backup { source, volume, stack, instance, tags } => {
+            if let Source::Dir(path) = source {
+                refuse_own_repository(&request.repo, path)?;
+            }
+            let mut options = SnapshotOptions::default().host(format!("dockwarden-{instance}")).command("dockwarden backup".to_owned());
+            let own = [Some(format!("volume={volume}")), stack.as_ref().map(|s| format!("stack={s}"))];
+            for tag in own.into_iter().flatten().chain(tags.iter().cloned()) {
+                options = options.add_tags(&tag).map_err(repository_failure)?;
+            }
+            backup(open(request, sink)?, source, volume, &options).map(Output::Snapshot)
+        }
+        Job::List => list(&open(request, sink)?).map(Output::Snapshots),
+        Job::Check { read_data } => check(&open(request, sink)?, *read_data).map(Output::Findings),
+        Job::Restore { snapshot, into } => restore(open(request, sink)?, snapshot, into).map(Output::Restored),
+        Job::Export { snapshot, tar, top } => export(open(request, sink)?, snapshot, tar, top).map(Output::Restored),
+        Job::Verify { snapshot, against } => {
+            let opened = open(request, sink)?;
+            let found = find(&opened, snapshot)?;
+            let (opened, root) = root_of(opened, &found)?;
+            compare::verify(opened, &found, &root, against).map(Output::Findings)
+        }
+    }
+}
+
+/// A repository on the data it backs up would grow by its own content with every run. Compared by identity as well as by path: a bind
+/// mount shows the same directory under another name.
+fn refuse_own_repository(repo: &Path, source: &Path) -> Result<(), Failure> {
+    let refuse = || Failure::RepositoryOnSource { repo: repo.display().to_string(), source_path: source.display().to_string() };
+    let real_repo = repo.canonicalize().map_err(|e| io(repo, &e))?;
+    let real_source = source.canonicalize().map_err(|e| io(source, &e))?;
+    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).map_err(|e| io(path, &e));
+    let source_identity = identity(&real_source)?;
+    for above in real_repo.ancestors() {
+        if above == real_source || identity(above)? == source_identity {
+            return Err(refuse());
+        }
+    }
+    if real_source.starts_with(&real_repo) { Err(refuse()) } else { Ok(()) }
+}
+
+fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure> {
+    let log = Arc::new(ReadLog::default());
+    match source {
+        Source::Dir(path) => {
+            let root = root_node(path, volume)?;
+            let walk = Walk { root: path.clone(), log: log.clone() };
+            archive(opened, walk, path.clone(), root, log, options)
+        }
+        Source::Tar(path) => {
+            let index = TarIndex::read(path)?;
+            let root = index.root_node(volume);
+            let base = PathBuf::from("/archive");
+            archive(opened, TarSource { index, root: base.clone() }, base, root, log, options)
+        }
+    }
+}
+
+fn archive<R>(
+    opened: Opened,
+    source: R,
+    base: PathBuf,
+    root: Node,
+    log: Arc<ReadLog>,
+    options: &SnapshotOptions,
+) -> Result<SnapshotReport, Failure>
+where
+    R: ReadSource + 'static,
+    R::Open: Send,
+    R::Iter: Send,
+{
+    let Opened { repo, gate, counter, lock: _held } = opened;
+    let repo = repo.to_indexed_ids().map_err(repository_failure)?;
+    let mut backup_options = BackupOptions::default().no_scan(true);
+    backup_options.as_path = Some(Path::new(VOLUMES).join(root.name()));
+    let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
+    let snapshot = options.to_snapshot().map_err(repository_failure)?;
+    gate.hold(true);
+    let mut snapshot = repo.archive(&backup_options, &watched, snapshot, &[base]).map_err(repository_failure)?;
+    gate.hold(false);
+    let summary = snapshot.summary.clone().unwrap_or_default();
+    // Two directories are the library's own: the root of the tree and `volumes`.
+    let (state, unreadable) = log.verdict(summary.total_files_processed, summary.total_dirs_processed.saturating_sub(2));
+    if state == SnapshotState::Partial {
+        snapshot.tags.add(PARTIAL.to_owned());
+    }
+    repo.save_snapshots(vec![snapshot]).map_err(repository_failure)?;
+    let id = gate.last_written().ok_or_else(|| Failure::Internal { detail: "the snapshot was not written".to_owned() })?;
+    Ok(SnapshotReport {
+        snapshot_id: snapshot_id(id.to_hex().as_str())?,
+        bytes: summary.total_bytes_processed,
+        added: summary.data_added_packed,
+        files: summary.total_files_processed,
+        state,
+        unreadable,
+    })
+}
+
+fn snapshot_id(hex: &str) -> Result<SnapshotId, Failure> {
+    SnapshotId::new(hex).map_err(|e| Failure::Internal { detail: e.to_string() })
+}
+
+fn list(opened: &Opened) -> Result<Vec<SnapshotInfo>, Failure> {
+    let mut snapshots = opened.repo.get_all_snapshots().map_err(repository_failure)?;
+    snapshots.sort_by(|a, b| b.time.timestamp().cmp(&a.time.timestamp()).then_with(|| a.id.cmp(&b.id)));
+    snapshots.iter().map(info).collect()
+}
+
+fn info(snapshot: &SnapshotFile) -> Result<SnapshotInfo, Failure> {
+    let tags: Vec<String> = snapshot.tags.iter().cloned().collect();
+    let tagged = |key: &str| tags.iter().find_map(|t| t.strip_prefix(key)).map(str::to_owned);
+    let at = snapshot.time.timestamp();
+    let summary = snapshot.summary.clone().unwrap_or_default();
+    Ok(SnapshotInfo {
+        snapshot_id: snapshot_id(snapshot.id.to_hex().as_str())?,
+        at: DateTime::from_timestamp(at.as_second(), u32::try_from(at.subsec_nanosecond()).unwrap_or(0)).unwrap_or_default(),
+        volume: tagged("volume="),
+        stack: tagged("stack="),
+        state: if tags.iter().any(|t| t == PARTIAL) { SnapshotState::Partial } else { SnapshotState::Complete },
+        host: snapshot.hostname.clone(),
+        bytes: summary.total_bytes_processed,
+        files: summary.total_files_processed,
+        tags,
+    })
+}
+
+fn check(opened: &Opened, read_data: bool) -> Result<Vec<String>, Failure> {
+    let results = opened.repo.check(CheckOptions::default().read_data(read_data)).map_err(repository_failure)?;
+    Ok(results
+        .0
+        .iter()
+        .map(|(level, error)| format!("{}: {}", format!("{level:?}").to_lowercase(), one_line(&error.to_string())))
+        .collect())
+}
+
+fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {
+    let unknown = |detail: String| Failure::UnknownSnapshot { snapshot: id.to_string(), detail };
+    if !id.as_str().bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(unknown("an id is hexadecimal".to_owned()));
+    }
+    let mut found = opened.repo.get_snapshots(&[id.as_str()]).map_err(|e| unknown(one_line(&e.display_log())))?;
+    found.pop().ok_or_else(|| unknown("the repository does not hold it".to_owned()))
+}
+
+/// The directory that is the root of a volume in a snapshot.
+fn root_of(opened: Opened, snapshot: &SnapshotFile) -> Result<(Opened, Node), Failure> {
+    let path = snapshot.paths.iter().next().cloned().unwrap_or_default();
+    let Opened { repo, gate, counter, lock } = opened;
+    let repo = repo.to_indexed().map_err(repository_failure)?;
+    let root = repo.node_from_snapshot_and_path(snapshot, &path).map_err(repository_failure)?;
+    Ok((Opened { repo: repo.drop_index(), gate, counter, lock }, root))
+}
+
+fn restore(opened: Opened, id: &SnapshotId, into: &Path) -> Result<RestoreReport, Failure> {
+    if std::fs::read_dir(into).map_err(|e| io(into, &e))?.next().is_some() {
+        return Err(Failure::TargetNotEmpty { path: into.display().to_string() });
+    }
+    let snapshot = find(&opened, id)?;
+    let (opened, root) = root_of(opened, &snapshot)?;
+    let repo = opened.repo.to_indexed().map_err(repository_failure)?;
+    let target =
+        into.to_str().ok_or_else(|| Failure::Io { path: into.display().to_string(), detail: "the path must be UTF-8".to_owned() })?;
+    let destination = LocalDestination::new(target, false, false).map_err(repository_failure)?;
+    let mut options = RestoreOptions::default().numeric_id(true);
+    // Whole chunks of zeros become holes. The option's type is not exported; its words are.
+    options.sparse = serde_json::from_value(serde_json::json!("ByContent")).map_err(|e| Failure::Internal { detail: e.to_string() })?;
+    let nodes = repo.ls(&root, &LsOptions::default()).map_err(repository_failure)?;
+    let mut report = RestoreReport { files: 0, bytes: 0 };
+    for item in nodes.clone() {
+        let (_, node) = item.map_err(repository_failure)?;
+        if !node.is_dir() {
+            report.files += 1;
+            report.bytes += node.meta.size;
+        }
+    }
+    let plan = repo.prepare_restore(&options, nodes.clone(), &destination, false).map_err(repository_failure)?;
+    repo.restore(plan, &options, nodes, &destination).map_err(repository_failure)?;
+    root_attributes(into, &root).map_err(|e| io(into, &e))?;
+    Ok(report)
+}
+
+/// The library restores what lies in a directory, not the directory itself.
+fn root_attributes(path: &Path, root: &Node) -> std::io::Result<()> {
+    chown(path, root.meta.uid, root.meta.gid)?;
+    if let Some(mode) = root.meta.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(super::mode::permissions(mode)))?;
+    }
+    if let Some(mtime) = root.meta.mtime {
+        File::open(path)?.set_times(std::fs::FileTimes::new().set_modified(SystemTime::from(mtime)))?;
+    }
+    Ok(())
+}
+
+fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str) -> Result<RestoreReport, Failure> {
+    let snapshot = find(&opened, id)?;
+    let (opened, root) = root_of(opened, &snapshot)?;
+    let Opened { repo, counter, lock: _held, .. } = opened;
+    let repo = repo.to_indexed().map_err(repository_failure)?;
+    let file = File::options().write(true).create_new(true).open(tar).map_err(|e| io(tar, &e))?;
+    let mut writer = TarWriter::new(file, top);
+    let mut report = RestoreReport { files: 0, bytes: 0 };
+    let nodes = repo.ls(&root, &LsOptions::default()).map_err(repository_failure)?;
+    for item in std::iter::once(Ok((PathBuf::new(), root.clone()))).chain(nodes) {
+        let (path, node) = item.map_err(repository_failure)?;
+        let mut size = 0;
+        for chunk in node.content.iter().flatten() {
+            size += u64::from(repo.get_index_entry(chunk).map_err(repository_failure)?.data_length());
+        }
+        let dump =
+            |mut out: &mut dyn std::io::Write| repo.dump(&node, &mut out).map_err(|e| std::io::Error::other(one_line(&e.display_log())));
+        writer.add(&path, &node, size, dump).map_err(|e| io(tar, &e))?;
+        if !node.is_dir() {
+            report.files += 1;
+            report.bytes += size;
+            counter.add(size, 1);
+        }
+    }
+    writer.finish().map_err(|e| io(tar, &e))?;
+    Ok(report)
+}

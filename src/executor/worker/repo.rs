@@ -1,0 +1,281 @@
+//! Opening and creating the repository: key derivation, the advisory lock, and the backend that holds a snapshot back until its state is
+//! known. Deliberately absent: what is read or written.
+
+use super::{Failure, Progress, ProgressSink, Request};
+use base64::Engine as _;
+use hmac::{Hmac, KeyInit, Mac};
+use rustic_backend::BackendOptions;
+use rustic_core::repofile::{KeyId, MasterKey};
+use rustic_core::{
+    BytesList, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend, Repository,
+    RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
+};
+use sha2::Sha256;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Size of a data pack. A restore holds up to twenty packs at once inside the library, so small packs bound its memory.
+const DATA_PACK: &str = "8 MiB";
+/// Size of a tree pack: the smallest that restic itself writes.
+const TREE_PACK: &str = "4 MiB";
+/// zstd level: restic's own default.
+const COMPRESSION: i32 = 3;
+/// Between two progress reports.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// A library error as one line with its causes.
+pub(super) fn repository_failure(error: Box<RusticError>) -> Failure {
+    Failure::Repository { detail: error_text(&error) }
+}
+
+/// The library's concise text of an error, causes included.
+pub(super) fn error_text(error: &RusticError) -> String {
+    one_line(error.display_log().trim_start_matches("Error: "))
+}
+
+/// Text of several lines on one.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// An open repository, its gate for snapshot files, and the lock that lasts as long.
+pub(super) struct Opened {
+    pub(super) repo: Repository<OpenStatus>,
+    pub(super) gate: Arc<SnapshotGate>,
+    pub(super) counter: Counter,
+    pub(super) lock: File,
+}
+
+/// Creates the repository, or opens the one that is there.
+pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
+    let secret = read_key(&request.key_file)?;
+    std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
+    let _held = lock(&request.repo, true)?;
+    let (repo, _gate, _) = unopened(request, sink)?;
+    let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
+        open_by(repo, request, &secret)?
+    } else {
+        let mut config = ConfigOptions::default().set_compression(COMPRESSION).set_datapack_growfactor(0u32).set_treepack_growfactor(0u32);
+        config.set_datapack_size = DATA_PACK.parse().ok();
+        config.set_treepack_size = TREE_PACK.parse().ok();
+        repo.init(&Credentials::Masterkey(master_key(&secret)), &KeyOptions::default(), &config).map_err(repository_failure)?
+    };
+    // A crash between the two leaves a repository that we can open and restic cannot; the next start adds its key.
+    if repo.list::<KeyId>().map_err(repository_failure)?.next().is_none() {
+        let options = KeyOptions::default().hostname("dockwarden".to_owned()).username("dockwarden".to_owned()).with_created(true);
+        repo.add_key(&secret, &options).map_err(repository_failure)?;
+    }
+    Ok(())
+}
+
+/// Opens the repository for everything but `init`.
+pub(super) fn open(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
+    let secret = read_key(&request.key_file)?;
+    let no_repository = || Failure::NoRepository { repo: request.repo.display().to_string() };
+    if !request.repo.is_dir() {
+        return Err(no_repository());
+    }
+    let lock = lock(&request.repo, false)?;
+    let (repo, gate, counter) = unopened(request, sink)?;
+    if repo.config_id().map_err(repository_failure)?.is_none() {
+        return Err(no_repository());
+    }
+    let repo = open_by(repo, request, &secret)?;
+    Ok(Opened { repo, gate, counter, lock })
+}
+
+/// The master key derived from our key opens the repository without the scrypt step, which costs 135 MB and a third of a second on every
+/// run. A repository that restic made with this key as its password is opened the slow way.
+fn open_by(repo: Repository<()>, request: &Request, secret: &str) -> Result<Repository<OpenStatus>, Failure> {
+    match repo.clone().open(&Credentials::Masterkey(master_key(secret))) {
+        Ok(open) => Ok(open),
+        Err(fast) => match repo.open(&Credentials::password(secret)) {
+            Ok(open) => Ok(open),
+            Err(slow) if slow.is_incorrect_password() || fast.is_code("C001") => {
+                Err(Failure::WrongKey { repo: request.repo.display().to_string(), key_file: request.key_file.display().to_string() })
+            }
+            Err(slow) => Err(repository_failure(slow)),
+        },
+    }
+}
+
+fn unopened(request: &Request, sink: ProgressSink) -> Result<(Repository<()>, Arc<SnapshotGate>, Counter), Failure> {
+    let path = request.repo.to_str().ok_or_else(|| Failure::Io {
+        path: request.repo.display().to_string(),
+        detail: "the path of the repository must be UTF-8".to_owned(),
+    })?;
+    let plain = BackendOptions::default().repository(path).to_backends().map_err(repository_failure)?;
+    let gate = Arc::new(SnapshotGate { inner: plain.repository(), hold: AtomicBool::new(false), written: Mutex::new(Vec::new()) });
+    let counter = Counter::new(sink);
+    let options = RepositoryOptions::default().no_cache(true);
+    let backends = RepositoryBackends::new(gate.clone(), None);
+    let repo = Repository::new_with_progress(&options, &backends, counter.clone()).map_err(repository_failure)?;
+    Ok((repo, gate, counter))
+}
+
+/// Reads and checks the key file.
+fn read_key(path: &Path) -> Result<String, Failure> {
+    let bad = |detail: String| Failure::Key { key_file: path.display().to_string(), detail };
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    let text = text.trim_end();
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(text.to_owned())
+    } else {
+        Err(bad("it must hold 64 hexadecimal digits".to_owned()))
+    }
+}
+
+/// The repository's master key, derived from our key so that no second secret has to be kept: HMAC-SHA256 with one label per part.
+fn master_key(secret: &str) -> MasterKey {
+    let part = |label: &str, len: usize| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+        mac.update(label.as_bytes());
+        mac.finalize().into_bytes()[..len].to_vec()
+    };
+    let mut r = part("dockwarden backup master key: mac.r", 16);
+    // Poly1305's clamp; restic stores r masked and expects it so.
+    for i in [3, 7, 11, 15] {
+        r[i] &= 0x0f;
+    }
+    for i in [4, 8, 12] {
+        r[i] &= 0xfc;
+    }
+    let b64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    serde_json::from_value(serde_json::json!({
+        "mac": {"k": b64(&part("dockwarden backup master key: mac.k", 16)), "r": b64(&r)},
+        "encrypt": b64(&part("dockwarden backup master key: encrypt", 32)),
+    }))
+    .expect("the three parts have the lengths of a master key")
+}
+
+/// Takes the advisory lock beside the repository: exclusive to create, shared for everything else. Ends with the process.
+fn lock(repo: &Path, exclusive: bool) -> Result<File, Failure> {
+    let mut name = repo.as_os_str().to_owned();
+    name.push(".lock");
+    let path = Path::new(&name);
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(|e| io(path, &e))?;
+    if exclusive { file.lock() } else { file.lock_shared() }.map_err(|e| io(path, &e))?;
+    Ok(file)
+}
+
+pub(super) fn io(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Io { path: path.display().to_string(), detail: error.to_string() }
+}
+
+/// A backend that can hold snapshot files back. The library writes the snapshot as its last step, before anyone can know whether all of the
+/// data was read; held back, it is written once, by us, with its state in its tags.
+#[derive(Debug)]
+pub(super) struct SnapshotGate {
+    inner: Arc<dyn WriteBackend>,
+    hold: AtomicBool,
+    written: Mutex<Vec<Id>>,
+}
+
+impl SnapshotGate {
+    /// From now on snapshot files are dropped (`true`) or written and remembered.
+    pub(super) fn hold(&self, hold: bool) {
+        self.hold.store(hold, Ordering::SeqCst);
+    }
+    /// Id of the last snapshot written.
+    pub(super) fn last_written(&self) -> Option<Id> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).last().copied()
+    }
+}
+
+impl ReadBackend for SnapshotGate {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn list_with_size(&self, tpe: FileType) -> RusticResult<Vec<(Id, u32)>> {
+        self.inner.list_with_size(tpe)
+    }
+    fn list(&self, tpe: FileType) -> RusticResult<Vec<Id>> {
+        self.inner.list(tpe)
+    }
+    fn read_full(&self, tpe: FileType, id: &Id) -> RusticResult<bytes::Bytes> {
+        self.inner.read_full(tpe, id)
+    }
+    fn read_partial(&self, tpe: FileType, id: &Id, cacheable: bool, offset: u32, length: u32) -> RusticResult<bytes::Bytes> {
+        self.inner.read_partial(tpe, id, cacheable, offset, length)
+    }
+    fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
+        self.inner.warmup_path(tpe, id)
+    }
+}
+
+impl WriteBackend for SnapshotGate {
+    fn create(&self) -> RusticResult<()> {
+        self.inner.create()
+    }
+    fn write_bytes(&self, tpe: FileType, id: &Id, cacheable: bool, content: BytesList) -> RusticResult<()> {
+        if tpe == FileType::Snapshot {
+            if self.hold.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.inner.write_bytes(tpe, id, cacheable, content)?;
+            self.written.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
+            return Ok(());
+        }
+        self.inner.write_bytes(tpe, id, cacheable, content)
+    }
+    fn remove(&self, tpe: FileType, id: &Id, cacheable: bool) -> RusticResult<()> {
+        self.inner.remove(tpe, id, cacheable)
+    }
+}
+
+/// Counts bytes and files, and reports them now and then.
+#[derive(Clone)]
+pub(super) struct Counter(Arc<CounterState>);
+
+struct CounterState {
+    bytes: AtomicU64,
+    files: AtomicU64,
+    reported: Mutex<Instant>,
+    sink: ProgressSink,
+}
+
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Counter").field(&self.0.bytes).field(&self.0.files).finish()
+    }
+}
+
+impl Counter {
+    fn new(sink: ProgressSink) -> Self {
+        Self(Arc::new(CounterState { bytes: AtomicU64::new(0), files: AtomicU64::new(0), reported: Mutex::new(Instant::now()), sink }))
+    }
+    pub(super) fn add(&self, bytes: u64, files: u64) {
+        let bytes = self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let files = self.0.files.fetch_add(files, Ordering::Relaxed) + files;
+        if let Ok(mut reported) = self.0.reported.try_lock()
+            && reported.elapsed() >= PROGRESS_EVERY
+        {
+            *reported = Instant::now();
+            (self.0.sink)(Progress { bytes, files });
+        }
+    }
+}
+
+impl ProgressBars for Counter {
+    fn progress(&self, kind: ProgressType, _prefix: &str) -> rustic_core::Progress {
+        match kind {
+            ProgressType::Bytes => rustic_core::Progress::new(self.clone()),
+            ProgressType::Spinner | ProgressType::Counter => rustic_core::Progress::hidden(),
+        }
+    }
+}
+
+impl RusticProgress for Counter {
+    fn is_hidden(&self) -> bool {
+        false
+    }
+    fn set_length(&self, _len: u64) {}
+    fn set_title(&self, _title: &str) {}
+    fn inc(&self, inc: u64) {
+        self.add(inc, 0);
+    }
+    fn finish(&self) {}
+}

@@ -1,0 +1,207 @@
+//! What is fed into a snapshot: a wrapper around any source that remembers everything that could not be read. The library only logs such
+//! things and goes on; a snapshot must know that it is partial. Deliberately absent: deciding what a partial snapshot is good for.
+
+use super::repo::{Counter, error_text, io};
+use super::walk::{attach, node_of, xattrs};
+use super::{Failure, SnapshotState};
+use rustic_core::jiff::Timestamp;
+use rustic_core::repofile::Node;
+use rustic_core::{ReadSource, ReadSourceEntry, ReadSourceOpen, RusticResult};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Unreadable paths named in a report; the rest is counted.
+const NAMED: usize = 100;
+
+/// What happened while a source was read.
+#[derive(Debug, Default)]
+pub(super) struct ReadLog {
+    problems: Mutex<Vec<String>>,
+    more: AtomicU64,
+    files: AtomicU64,
+    dirs: AtomicU64,
+}
+
+impl ReadLog {
+    /// Remembers what could not be read.
+    pub(super) fn problem(&self, text: String) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.len() < NAMED {
+            problems.push(text);
+        } else {
+            self.more.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    /// State and the list for the report. `files` and `dirs` are what the snapshot holds: fewer than were handed over means that the
+    /// library dropped some for a reason it only logged.
+    pub(super) fn verdict(&self, files: u64, dirs: u64) -> (SnapshotState, Vec<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let named = problems.len() as u64 + self.more.load(Ordering::Relaxed);
+        let missing = self.files.load(Ordering::Relaxed).saturating_sub(files) + self.dirs.load(Ordering::Relaxed).saturating_sub(dirs);
+        problems.sort();
+        match self.more.load(Ordering::Relaxed) {
+            0 => {}
+            more => problems.push(format!("and {more} more")),
+        }
+        if missing > named {
+            problems.push(format!("{} entries could not be stored", missing - named));
+        }
+        let state = if problems.is_empty() { SnapshotState::Complete } else { SnapshotState::Partial };
+        (state, problems)
+    }
+}
+
+/// A source that is watched while it is read, with the root directory itself as its first entry (the library's own walk leaves it out,
+/// and with it the owner and mode of a volume).
+pub(super) struct Watched<R> {
+    inner: R,
+    root: PathBuf,
+    root_node: Node,
+    log: Arc<ReadLog>,
+    counter: Counter,
+}
+
+impl<R> Watched<R> {
+    /// `root` is the path all of `inner`'s entries lie under.
+    pub(super) fn new(inner: R, root: PathBuf, root_node: Node, log: Arc<ReadLog>, counter: Counter) -> Self {
+        Self { inner, root, root_node, log, counter }
+    }
+}
+
+impl<R: ReadSource> ReadSource for Watched<R>
+where
+    R::Open: Send,
+{
+    type Open = WatchedOpen<R::Open>;
+    type Iter = WatchedIter<R::Iter>;
+
+    fn size(&self) -> RusticResult<Option<u64>> {
+        self.inner.size()
+    }
+
+    fn entries(&self) -> Self::Iter {
+        WatchedIter {
+            first: Some((self.root.clone(), self.root_node.clone())),
+            inner: self.inner.entries(),
+            root: self.root.clone(),
+            log: self.log.clone(),
+            counter: self.counter.clone(),
+        }
+    }
+}
+
+pub(super) struct WatchedIter<I> {
+    first: Option<(PathBuf, Node)>,
+    inner: I,
+    root: PathBuf,
+    log: Arc<ReadLog>,
+    counter: Counter,
+}
+
+impl<I, O> Iterator for WatchedIter<I>
+where
+    I: Iterator<Item = RusticResult<ReadSourceEntry<O>>>,
+    O: ReadSourceOpen,
+{
+    type Item = RusticResult<ReadSourceEntry<WatchedOpen<O>>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some((path, node)) = self.first.take() {
+            self.log.dirs.fetch_add(1, Ordering::Relaxed);
+            return Some(Ok(ReadSourceEntry { path, node, open: None }));
+        }
+        let entry = match self.inner.next()? {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.log.problem(error_text(&error).replace(&format!("{}/", self.root.display()), ""));
+                return Some(Err(error));
+            }
+        };
+        if entry.node.is_dir() {
+            self.log.dirs.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.log.files.fetch_add(1, Ordering::Relaxed);
+            self.counter.add(0, 1);
+        }
+        let name = entry.path.strip_prefix(&self.root).unwrap_or(&entry.path).display().to_string();
+        let (size, log) = (entry.node.meta.size, self.log.clone());
+        let open = entry.open.map(|inner| WatchedOpen { inner, name, size, log });
+        Some(Ok(ReadSourceEntry { path: entry.path, node: entry.node, open }))
+    }
+}
+
+pub(super) struct WatchedOpen<O> {
+    inner: O,
+    name: String,
+    size: u64,
+    log: Arc<ReadLog>,
+}
+
+impl<O: ReadSourceOpen> ReadSourceOpen for WatchedOpen<O> {
+    type Reader = WatchedReader<O::Reader>;
+
+    fn open(self) -> RusticResult<Self::Reader> {
+        match self.inner.open() {
+            Ok(inner) => Ok(WatchedReader { inner, left: self.size, name: self.name, log: self.log }),
+            Err(error) => {
+                let cause = std::error::Error::source(&*error).map_or_else(|| error_text(&error), ToString::to_string);
+                self.log.problem(format!("{}: {cause}", self.name));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Reads exactly the size the directory entry told. A file that grows meanwhile is stored as it was when it was met, so that its recorded
+/// size and its content agree; one that shrinks is a problem.
+pub(super) struct WatchedReader<R> {
+    inner: R,
+    left: u64,
+    name: String,
+    log: Arc<ReadLog>,
+}
+
+impl<R: Read> Read for WatchedReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        match self.inner.read(&mut buf[..most]) {
+            Ok(0) => {
+                self.log.problem(format!("{}: shrank by {} bytes while it was read", self.name, self.left));
+                self.left = 0;
+                Ok(0)
+            }
+            Ok(n) => {
+                self.left -= n as u64;
+                Ok(n)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(e),
+            Err(e) => {
+                self.log.problem(format!("{}: {e}", self.name));
+                Err(e)
+            }
+        }
+    }
+}
+
+/// The node of a directory that becomes the root of a snapshot, under the name `name`.
+pub(super) fn root_node(path: &Path, name: &str) -> Result<Node, Failure> {
+    let mut node = node_of(path, OsStr::new(name)).map_err(|e| io(path, &e))?;
+    if !node.is_dir() {
+        return Err(Failure::Io { path: path.display().to_string(), detail: "is not a directory".to_owned() });
+    }
+    attach(&mut node, xattrs(path).map_err(|e| io(path, &e))?);
+    // Opening now turns "nothing can be read at all" into an error instead of an empty partial snapshot.
+    std::fs::read_dir(path).map_err(|e| io(path, &e))?;
+    Ok(node)
+}
+
+/// Seconds and nanoseconds as the library's time; `None` beyond its range.
+pub(super) fn timestamp(seconds: i64, nanoseconds: i64) -> Option<Timestamp> {
+    Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok()
+}

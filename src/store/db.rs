@@ -1,0 +1,326 @@
+//! One database: a writer thread that commits what is queued together, and a few readers beside it. Every acknowledged write is on disk.
+//! Deliberately absent: SQL. A closure gets the connection inside its own savepoint; if it fails, only what it did is undone.
+
+use super::fault::{Fault, Sql};
+use super::migrate::{self, Schema};
+use super::{StoreError, StoreResult, fault};
+use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Writes that may wait; more make their callers wait.
+const QUEUE: usize = 1024;
+/// Writes committed together at most: bounds how long the first of them waits.
+const BATCH: usize = 256;
+/// Reads at once per database: more only contend for the disk.
+const READERS: u32 = 4;
+
+/// Tells the caller, once the fate of the whole batch is known.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// Runs inside its savepoint (or, without a connection, not at all); says whether to keep it, and how to answer.
+type Job = Box<dyn FnOnce(Option<&Connection>, &Path) -> (bool, Answer) + Send>;
+
+/// An open database.
+pub(super) struct Database {
+    path: PathBuf,
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+/// A poisoned lock only says that a thread ended badly while it held it; what these guard is valid at every moment.
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Database {
+    /// Opens, migrates, starts the writer. Blocks.
+    pub(super) fn open(path: &Path, schema: &Schema) -> StoreResult<Arc<Self>> {
+        let conn = migrate::open(path, schema)?;
+        let (send, receive) = mpsc::channel(QUEUE);
+        let file = path.to_path_buf();
+        let writer = std::thread::Builder::new()
+            .name(format!("write {}", schema.name))
+            .spawn(move || write_loop(&conn, &file, receive))
+            .map_err(|e| fault::io(path, &e))?;
+        Ok(Arc::new(Self {
+            path: path.to_path_buf(),
+            queue: Mutex::new(Some(send)),
+            writer: Mutex::new(Some(writer)),
+            idle: Mutex::new(Vec::new()),
+            permits: Arc::new(Semaphore::new(READERS as usize)),
+        }))
+    }
+
+    /// Runs `f` on the writer and returns when its transaction is durable. `f` runs even when the caller stops waiting.
+    pub(super) async fn write<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    {
+        let queue = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |conn, path| {
+            let Some(conn) = conn else {
+                return (false, Box::new(move |broken| drop(reply.send(Err(broken.err().unwrap_or(StoreError::Closed))))));
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| f(conn)))
+                .unwrap_or_else(|_| {
+                    Err(Fault::Store(StoreError::Database {
+                        db: path.display().to_string(),
+                        detail: "a write panicked; see the log".into(),
+                    }))
+                })
+                .map_err(|e| e.named(path));
+            let keep = result.is_ok();
+            // A caller that went away has no use for the answer.
+            (keep, Box::new(move |commit| drop(reply.send(result.and_then(|v| commit.map(|()| v))))))
+        });
+        queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs `f` on a read-only connection, off the async threads. Sees every write acknowledged before.
+    pub(super) async fn read<T, F>(self: &Arc<Self>, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let this = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || {
+            let pooled = lock(&this.idle).pop();
+            let conn = match pooled {
+                Some(conn) => conn,
+                None => migrate::open_reader(&this.path)?,
+            };
+            // One snapshot for all statements of the closure.
+            let result = conn.unchecked_transaction().map_err(Fault::Sql).and_then(|tx| f(&tx)).map_err(|e| e.named(&this.path));
+            lock(&this.idle).push(conn);
+            drop(permit);
+            result
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(e) => Err(StoreError::Database { db: self.path.display().to_string(), detail: format!("a read ended early: {e}") }),
+        }
+    }
+
+    /// Takes no more work, finishes what is queued, folds the WAL into the file. Later calls answer `Closed`.
+    pub(super) async fn close(&self) {
+        drop(lock(&self.queue).take());
+        // All permits at once: reads under way end first. Fails only when another close was here before.
+        let reads = self.permits.acquire_many(READERS).await;
+        self.permits.close();
+        drop(reads);
+        lock(&self.idle).clear();
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer {
+            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!(db = %self.path.display(), "the writer ended badly");
+            }
+        }
+    }
+}
+
+fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            match queue.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => break,
+            }
+        }
+        commit(conn, path, batch);
+    }
+    if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(db = %path.display(), error = %e, "the WAL stays beside the database until it is opened again");
+    }
+}
+
+/// Runs a batch as one transaction and answers each job after the commit.
+fn commit(conn: &Connection, path: &Path, batch: Vec<Job>) {
+    let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
+    let done = run(conn, path, batch, &mut answers).map_err(|e| {
+        if !conn.is_autocommit()
+            && let Err(undo) = conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(db = %path.display(), error = %undo, "rollback failed");
+        }
+        fault::database(path, e)
+    });
+    for answer in answers {
+        answer(done.clone());
+    }
+}
+
+fn run(conn: &Connection, path: &Path, batch: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
+    let begun = step(conn, "BEGIN IMMEDIATE");
+    let mut broken = begun.err();
+    for job in batch {
+        // After the transaction broke, jobs only learn so: nothing may run outside of one.
+        if broken.is_some() {
+            answers.push(job(None, path).1);
+            continue;
+        }
+        if let Err(e) = step(conn, "SAVEPOINT job") {
+            broken = Some(e);
+            answers.push(job(None, path).1);
+            continue;
+        }
+        let (keep, answer) = job(Some(conn), path);
+        answers.push(answer);
+        let undone = if keep { Ok(()) } else { step(conn, "ROLLBACK TO job") };
+        broken = undone.and_then(|()| step(conn, "RELEASE job")).err();
+    }
+    match broken {
+        Some(e) => Err(e),
+        None => step(conn, "COMMIT"),
+    }
+}
+
+fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc as sync;
+
+    const SCHEMA: Schema = Schema { name: "t.db", steps: &["CREATE TABLE a (x INTEGER PRIMARY KEY);"] };
+
+    fn open() -> (tempfile::TempDir, Arc<Database>) {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(&dir.path().join("t.db"), &SCHEMA).unwrap();
+        (dir, db)
+    }
+
+    async fn rows(db: &Arc<Database>) -> Vec<i64> {
+        db.read(|c| {
+            let mut s = c.prepare("SELECT x FROM a ORDER BY x")?;
+            Ok(s.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Holds the writer inside a job until all `others` are queued, so that they form one batch with what follows.
+    async fn blocked(db: &Arc<Database>) -> (sync::Sender<()>, tokio::task::JoinHandle<StoreResult<()>>) {
+        let (release, wait) = sync::channel::<()>();
+        let (entered_send, entered) = oneshot::channel::<()>();
+        let db = Arc::clone(db);
+        let task = tokio::spawn(async move {
+            db.write(move |_| {
+                entered_send.send(()).unwrap();
+                wait.recv().unwrap();
+                Ok(())
+            })
+            .await
+        });
+        entered.await.unwrap();
+        (release, task)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failing_or_panicking_write_does_not_fail_its_neighbours() {
+        let (_dir, db) = open();
+        let (release, first) = blocked(&db).await;
+        let insert = |x: i64| {
+            let db = Arc::clone(&db);
+            async move { db.write(move |c| Ok(c.execute("INSERT INTO a VALUES (?1)", [x])?)).await }
+        };
+        let bad = async {
+            db.write(|c| {
+                c.execute("INSERT INTO a VALUES (100)", [])?;
+                c.execute("INSERT INTO a VALUES (1)", [])?;
+                Ok(())
+            })
+            .await
+        };
+        let panics = async {
+            db.write(|c| {
+                c.execute("INSERT INTO a VALUES (200)", [])?;
+                assert!(c.is_autocommit(), "fails on purpose");
+                Ok(())
+            })
+            .await
+        };
+        let go = async {
+            release.send(()).unwrap();
+        };
+        let (one, bad, panics, two, ()) = tokio::join!(insert(1), bad, panics, insert(2), go);
+        first.await.unwrap().unwrap();
+        assert_eq!(one.unwrap(), 1);
+        assert_eq!(two.unwrap(), 1);
+        assert!(matches!(&bad, Err(StoreError::Database { detail, .. }) if detail.contains("UNIQUE")), "{bad:?}");
+        assert!(matches!(&panics, Err(StoreError::Database { detail, .. }) if detail.contains("panicked")), "{panics:?}");
+        assert_eq!(rows(&db).await, [1, 2]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_loses_the_transaction_is_told_to_everyone_in_it() {
+        let (_dir, db) = open();
+        let (release, first) = blocked(&db).await;
+        let kept = async { db.write(|c| Ok(c.execute("INSERT INTO a VALUES (1)", [])?)).await };
+        let breaks = async {
+            db.write(|c| {
+                c.execute_batch("ROLLBACK")?;
+                Ok(())
+            })
+            .await
+        };
+        let after = async { db.write(|c| Ok(c.execute("INSERT INTO a VALUES (2)", [])?)).await };
+        let go = async {
+            release.send(()).unwrap();
+        };
+        let (kept, breaks, after, ()) = tokio::join!(kept, breaks, after, go);
+        assert!(first.await.unwrap().is_ok(), "it was committed before");
+        // No acknowledged row is missing, and no refused row is there.
+        let acknowledged: Vec<i64> = [(1, kept.is_ok()), (2, after.is_ok())].into_iter().filter(|(_, ok)| *ok).map(|(x, _)| x).collect();
+        assert!(breaks.is_err());
+        assert_eq!(rows(&db).await, acknowledged);
+        db.write(|c| Ok(c.execute("INSERT INTO a VALUES (3)", [])?)).await.unwrap();
+        assert!(rows(&db).await.contains(&3), "the writer goes on");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn close_finishes_what_is_queued_and_then_refuses() {
+        let (dir, db) = open();
+        let (release, first) = blocked(&db).await;
+        let closing = {
+            let db = Arc::clone(&db);
+            let write = db.write(|c| Ok(c.execute("INSERT INTO a VALUES (7)", [])?));
+            let mut write = Box::pin(write);
+            // Polled once: queued.
+            assert!(futures_util::poll!(&mut write).is_pending());
+            let close = tokio::spawn({
+                let db = Arc::clone(&db);
+                async move { db.close().await }
+            });
+            release.send(()).unwrap();
+            assert_eq!(write.await.unwrap(), 1);
+            close
+        };
+        closing.await.unwrap();
+        first.await.unwrap().unwrap();
+        assert!(matches!(db.write(|_| Ok(())).await, Err(StoreError::Closed)));
+        assert!(matches!(db.read(|_| Ok(())).await, Err(StoreError::Closed)));
+        assert_eq!(std::fs::metadata(dir.path().join("t.db-wal")).map_or(0, |m| m.len()), 0);
+        let plain = Connection::open(dir.path().join("t.db")).unwrap();
+        assert_eq!(plain.query_row("SELECT x FROM a", [], |r| r.get::<_, i64>(0)).unwrap(), 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_cannot_write() {
+        let (_dir, db) = open();
+        let refused = db.read(|c| Ok(c.execute("INSERT INTO a VALUES (1)", [])?)).await;
+        assert!(matches!(&refused, Err(StoreError::Database { detail, .. }) if detail.contains("readonly")), "{refused:?}");
+    }
+}

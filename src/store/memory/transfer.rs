@@ -1,0 +1,60 @@
+//! Export and import: `context.json` (key -> value) and `history.json` (entries, oldest first). The database stays the truth.
+
+use super::events::{self, NewEvent};
+use crate::model::ids::AgentName;
+use crate::store::fault::{corrupt, io};
+use crate::store::{Store, StoreResult};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Source of entries that came from a file.
+const SOURCE: &str = "import";
+
+impl Store {
+    /// Writes `context.json` and `history.json` into a directory (created when it is missing), each replaced as a whole.
+    ///
+    /// # Errors
+    /// `Io`, or the database's.
+    pub async fn memory_export(&self, agent: &AgentName, dir: &Path) -> StoreResult<()> {
+        let read = |c: &rusqlite::Connection| Ok((events::context_all(c)?, events::history_all(c)?));
+        let (context, history) = self.memory_db(agent).await?.read(read).await?;
+        let context: Map<String, Value> = context.into_iter().map(|e| (e.key, e.value)).collect();
+        let context = serde_json::to_vec_pretty(&context).map_err(|e| corrupt("context", e))?;
+        let history = serde_json::to_vec_pretty(&history).map_err(|e| corrupt("history", e))?;
+        let dir = dir.to_path_buf();
+        let task = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&dir).map_err(|e| io(&dir, &e))?;
+            replace(&dir.join("context.json"), &context)?;
+            replace(&dir.join("history.json"), &history)
+        });
+        task.await.map_err(|e| corrupt("memory", format!("the export ended early: {e}")))?
+    }
+
+    /// Sets every key of a `context.json` (a JSON object), all or none; returns how many. Entries say that they were imported.
+    ///
+    /// # Errors
+    /// `Corrupt` when the text is not a JSON object, `TooLarge`, or the database's.
+    pub async fn memory_import(&self, agent: &AgentName, context_json: &str, now: DateTime<Utc>) -> StoreResult<usize> {
+        let context: Map<String, Value> = serde_json::from_str(context_json)
+            .map_err(|e| corrupt("context.json", format!("{e}; it must be one JSON object of key: value")))?;
+        let new: Vec<NewEvent> = context.iter().map(|(k, v)| NewEvent::set(k, v, SOURCE, now)).collect::<StoreResult<_>>()?;
+        let write = move |c: &rusqlite::Connection| {
+            for event in &new {
+                events::append(c, event)?;
+            }
+            Ok(new.len())
+        };
+        self.memory_db(agent).await?.write(write).await
+    }
+}
+
+/// Written aside and renamed: a reader sees the old file or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> StoreResult<()> {
+    let new = PathBuf::from(format!("{}.new", path.display()));
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(|e| io(&new, &e))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| io(&new, &e))?;
+    std::fs::rename(&new, path).map_err(|e| io(path, &e))
+}

@@ -1,0 +1,85 @@
+//! `agents`: who there is and what each may do, so that a caller knows whom to ask. Prompts are not shown.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::agent::{Agent, Rule, Tier};
+use crate::model::plan::Plan;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Row {
+    name: String,
+    description: String,
+    tier: Tier,
+    tools: Vec<String>,
+    /// One line per rule.
+    may: Vec<String>,
+    /// This is who calls.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    you: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    agents: Vec<Row>,
+}
+
+pub(super) struct Agents;
+
+impl Verb for Agents {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "agents",
+        title: "Agents and grants",
+        description: "The agents of this host: what each is for, its tools, and on which stacks and environments its rules let it act.",
+        effect: Effect::Read,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::output::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, _: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::default())
+    }
+
+    async fn run(call: &Call, _: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let row = |a: &Agent| Row {
+            name: a.name.to_string(),
+            description: a.description.clone(),
+            tier: a.tier,
+            tools: a.tools.clone(),
+            may: a.rules.iter().map(may).collect(),
+            you: a.name == call.who.agent,
+        };
+        Ok(Output { agents: call.rulebook.agents.values().map(|a| row(a)).collect() })
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let line = |a: &Row| format!("{}{}: {}\n  tools: {}\n  {}", a.name, if a.you { " (you)" } else { "" }, a.description, a.tools.join(", "), a.may.join("\n  "));
+        Some(o.agents.iter().map(line).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn may(rule: &Rule) -> String {
+    let list = |what: &str, names: &[String]| if names.is_empty() { String::new() } else { format!(" {what} {}", names.join(",")) };
+    let limit = rule.max_per_hour.map(|m| format!(" max {m}/h")).unwrap_or_default();
+    format!(
+        "{}: {} {}{}{}{}{limit} ({})",
+        rule.id,
+        rule.effect.as_str(),
+        rule.tools.join(","),
+        list("on", &rule.stacks),
+        list("in", &rule.environments),
+        list("services", &rule.services),
+        rule.because
+    )
+}

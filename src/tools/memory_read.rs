@@ -1,0 +1,86 @@
+//! `memory_read`: the calling agent's own notes. No agent reads another's.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::plan::Plan;
+use crate::redact;
+use crate::store::memory::MemoryEntry;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of values in a reply.
+const MAX_BYTES: usize = 48_000;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// One key; all keys by default.
+    key: Option<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    entries: Vec<MemoryEntry>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+pub(super) struct MemoryRead;
+
+impl Verb for MemoryRead {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "memory_read",
+        title: "Read own memory",
+        description: "Your own notes from earlier sessions: one key, or all.",
+        effect: Effect::Read,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::output::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, _: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::default())
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let found = call.house.store.memory_read(&call.who.agent, input.key.as_deref()).await?;
+        let (entries, truncated) = bounded(found);
+        Ok(Output { entries, truncated })
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        Some(listed(&o.entries, o.truncated))
+    }
+}
+
+/// As many entries as fit into a reply.
+pub(super) fn bounded(found: Vec<MemoryEntry>) -> (Vec<MemoryEntry>, bool) {
+    let (mut used, all) = (0, found.len());
+    let kept: Vec<MemoryEntry> = found
+        .into_iter()
+        .take_while(|e| {
+            used += e.key.len() + e.value.to_string().len() + 120;
+            used <= MAX_BYTES
+        })
+        .collect();
+    let truncated = kept.len() < all;
+    (kept, truncated)
+}
+
+/// One line per entry.
+pub(super) fn listed(entries: &[MemoryEntry], truncated: bool) -> String {
+    let mut out = if entries.is_empty() { "nothing remembered".to_owned() } else { String::new() };
+    for e in entries {
+        let value = e.value.as_str().map_or_else(|| e.value.to_string(), str::to_owned);
+        let origin = if e.kind == "history" { format!(" [history, {}]", e.source) } else { String::new() };
+        out.push_str(&format!("{} {}{origin}: {}\n", e.at.format("%Y-%m-%d %H:%M"), redact::line(&e.key, 200), value));
+    }
+    if truncated {
+        out.push_str("(more; ask for one key)");
+    }
+    out.trim_end().to_owned()
+}

@@ -1,0 +1,69 @@
+//! `memory_write`: a note of the calling agent to itself, kept across sessions and crashes.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
+use crate::call::facts::Scope;
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::plan::Plan;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Longest key in bytes.
+const MAX_KEY: usize = 200;
+/// Largest value as JSON, in bytes: a note, not a file.
+const MAX_VALUE: usize = 32 * 1024;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Key, at most 200 bytes.
+    key: String,
+    /// Any JSON up to 32 KiB; null removes the key. No secrets.
+    value: Value,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    key: String,
+    seq: i64,
+}
+
+pub(super) struct MemoryWrite;
+
+impl Verb for MemoryWrite {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "memory_write",
+        title: "Write own memory",
+        description: "Keeps a note under a key for your later sessions; the old value stays in the history.",
+        effect: Effect::Write,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::approvable::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
+        let refused = |field, message: String| Err(CallError::new(ErrorCode::InvalidArgument, message, "keep notes short; split a long one over several keys").field(field));
+        if input.key.is_empty() || input.key.len() > MAX_KEY || input.key.chars().any(char::is_control) {
+            return refused("key", format!("a key has 1 to {MAX_KEY} bytes and no control characters"));
+        }
+        match input.value.to_string().len() {
+            size if size > MAX_VALUE => refused("value", format!("the value has {size} bytes, at most {MAX_VALUE} are kept")),
+            _ => Ok(Scope::default()),
+        }
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let mut value = input.value;
+        crate::redact::reply(&mut value);
+        let seq = call.house.store.memory_write(&call.who.agent, &input.key, &value, call.now).await?;
+        Ok(Output { key: input.key, seq })
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        Some(format!("remembered {} (event {})", o.key, o.seq))
+    }
+}

@@ -1,0 +1,109 @@
+//! `plan`: what a deploy would do, as data with a digest. Changes nothing on the engine; the plan is kept for `deploy {plan_id, digest}`.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::prepare::{self, Source};
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
+use crate::model::plan::{Action, Change, GitState, Plan};
+use crate::model::verdict::{Finding, Verdict};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Stack name.
+    stack: StackName,
+    /// Compose file text; by default the stack's registered directory is read.
+    compose: Option<String>,
+    /// Relative path -> text, instead of `compose`; 1 MiB in all.
+    files: Option<BTreeMap<String, String>>,
+    /// Must be the stack's own; only a new stack can choose.
+    environment: Option<String>,
+    /// Variables for interpolation, over those of `.env`.
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
+    /// Service -> image to use instead of the file's.
+    #[serde(default)]
+    images: BTreeMap<ServiceName, ImageRef>,
+    /// Pull tags again.
+    #[serde(default)]
+    refresh: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    plan_id: PlanId,
+    digest: String,
+    stack: StackName,
+    environment: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_release: Option<u32>,
+    to_release: u32,
+    changes: Vec<Change>,
+    findings: Vec<Finding>,
+    verdict: Verdict,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    git: Option<GitState>,
+}
+
+impl From<Plan> for Output {
+    fn from(p: Plan) -> Self {
+        let Plan { id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git, .. } = p;
+        Self { plan_id: id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git }
+    }
+}
+
+pub(super) struct Planning;
+
+impl Verb for Planning {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "plan",
+        title: "Plan a deploy",
+        description: "Shows what deploying a stack would change, what clients would lose, and what the policy says; changes nothing. Pass plan_id and digest to `deploy`. Secret values appear as set, changed or unset with a hash.",
+        effect: Effect::Read,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::output::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
+        Ok(Scope { stack: Some(input.stack.clone()), environment: input.environment.clone(), service: None })
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let Input { stack, compose, files, variables, images, refresh, environment: _ } = input;
+        let plan = prepare::deploy(call, &Source { stack, compose, files, variables, images, refresh }).await?;
+        call.house.store.put_plan(&plan).await?;
+        Ok(plan.into())
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let from = o.from_release.map_or("nothing".into(), |r| format!("release {r}"));
+        let mut out = format!("plan {} for {} in {}: {from} -> release {}, verdict {}\ndigest {}", o.plan_id, o.stack, o.environment, o.to_release, o.verdict.as_str(), o.digest);
+        for c in &o.changes {
+            out.push_str(&format!("\n{} {}", c.service, word(&c.action)));
+            if c.action != Action::Unchanged {
+                out.push_str(&format!(" by {}; expected loss: {}", word(&c.strategy), c.expected_loss));
+            }
+            for d in &c.diff {
+                out.push_str(&format!("\n  {}: {} -> {}", d.path, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")));
+            }
+        }
+        for f in &o.findings {
+            let place = f.path.as_deref().or(f.service.as_deref()).unwrap_or_default();
+            out.push_str(&format!("\n{} {} {place}: {}", f.verdict.as_str(), f.rule, f.because));
+        }
+        Some(out)
+    }
+}
+
+/// The wire word of a value.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,232 @@
+//! `prune`: removes what nothing uses any more and that is ours or dangling. Never volumes, never what a release may still need; shows first, removes when told to.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
+use crate::call::facts::Scope;
+use crate::call::{Call, CallError, observe};
+use crate::engine::{EngineError, PruneKind};
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, ImageRef, StackName};
+use crate::model::labels;
+use crate::model::observed::{ImageInfo, RunState};
+use crate::model::plan::Plan;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Releases of a stack whose images stay.
+const KEPT_RELEASES: usize = 10;
+/// Items named in a reply.
+const SHOWN: usize = 200;
+
+/// What to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+enum What {
+    /// Dangling images, and tags of ours beyond the last 10 releases.
+    Images,
+    /// Exited containers of ours of no current release.
+    Containers,
+    /// Networks of ours of no stack, without containers.
+    Networks,
+    /// Build cache of the engine.
+    BuildCache,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// What to remove.
+    what: What,
+    /// Only show what would go; true by default.
+    dry_run: Option<bool>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    what: What,
+    dry_run: bool,
+    /// What goes, or went.
+    items: Vec<String>,
+    /// What could not be removed, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<String>,
+    bytes: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+pub(super) struct Prune;
+
+impl Verb for Prune {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "prune",
+        title: "Remove what nothing uses",
+        description: "Removes unused images, containers or networks of this supervisor, or build cache; never volumes. Lists what would go unless dry_run is false.",
+        effect: Effect::Destructive,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::approvable::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, _: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::default())
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        let dry_run = input.dry_run.unwrap_or(true);
+        let mut out = Output { what: input.what, dry_run, items: vec![], kept: vec![], bytes: 0, truncated: false };
+        match input.what {
+            What::Images => images(call, &permit, &mut out).await?,
+            What::Containers => containers(call, &permit, &mut out).await?,
+            What::Networks => networks(call, &permit, &mut out).await?,
+            What::BuildCache if dry_run => out.items.push("the whole build cache (its size is only known after)".into()),
+            What::BuildCache => {
+                out.bytes = call.house.engine.prune(&permit, PruneKind::BuildCache).await?;
+                out.items.push("build cache".into());
+            }
+        }
+        out.truncated = out.items.len() > SHOWN || out.kept.len() > SHOWN;
+        out.items.truncate(SHOWN);
+        out.kept.truncate(SHOWN);
+        Ok(out)
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let done = if o.dry_run { "would remove" } else { "removed" };
+        let mut out = format!("{done} {} items, {} bytes", o.items.len(), o.bytes);
+        for item in &o.items {
+            out.push_str(&format!("\n{item}"));
+        }
+        for item in &o.kept {
+            out.push_str(&format!("\nkept {item}"));
+        }
+        Some(out)
+    }
+}
+
+/// Notes what became of one object.
+fn note(out: &mut Output, item: String, bytes: u64, done: Result<(), EngineError>) {
+    match done {
+        Ok(()) => {
+            out.items.push(item);
+            out.bytes += bytes;
+        }
+        Err(e) => out.kept.push(format!("{item}: {e}")),
+    }
+}
+
+async fn images(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+    let engine = &call.house.engine;
+    let all = engine.images().await?;
+    let used: BTreeSet<String> = engine.containers(&[]).await?.into_iter().map(|c| c.image_id).collect();
+    let (needed_ids, needed_tags) = needed(call).await?;
+    let mut dangling = 0;
+    for image in &all {
+        let busy = used.contains(&image.id) || needed_ids.contains(&image.id);
+        for tag in image.tags.iter().filter(|t| is_release_tag(t) && !needed_tags.contains(*t)) {
+            let Ok(reference) = ImageRef::new(tag.as_str()) else { continue };
+            let last = image.tags.len() == 1 && !busy;
+            let done = if out.dry_run { Ok(()) } else { engine.remove_image(permit, &reference).await };
+            note(out, tag.clone(), if last { image.size } else { 0 }, done);
+        }
+        if is_dangling(image) && !busy {
+            dangling += 1;
+            if out.dry_run {
+                note(out, format!("{} (dangling)", short(&image.id)), image.size, Ok(()));
+            } else if let Ok(reference) = ImageRef::new(image.id.as_str()) {
+                let done = engine.remove_image(permit, &reference).await;
+                note(out, format!("{} (dangling)", short(&image.id)), image.size, done);
+            }
+        }
+    }
+    tracing::debug!(dangling, "images looked through");
+    Ok(())
+}
+
+/// Image ids and tags that the last releases of every stack need.
+async fn needed(call: &Call) -> Result<(BTreeSet<String>, BTreeSet<String>), CallError> {
+    let (mut ids, mut tags) = (BTreeSet::new(), BTreeSet::new());
+    for stack in call.house.store.stacks().await? {
+        let releases = call.house.store.releases(&stack.name, KEPT_RELEASES.max(50)).await?;
+        let kept = releases.iter().enumerate().filter(|(n, r)| *n < KEPT_RELEASES || Some(r.number) == stack.current);
+        for (_, release) in kept {
+            for (service, identity) in &release.images {
+                ids.extend(identity.id.clone());
+                tags.insert(format!("dockwarden/{}/{service}:r{}", stack.name, release.number));
+            }
+        }
+    }
+    Ok((ids, tags))
+}
+
+/// `dockwarden/<stack>/<service>:r<n>`: tags only we set.
+fn is_release_tag(tag: &str) -> bool {
+    let Some((path, version)) = tag.strip_prefix("dockwarden/").and_then(|t| t.rsplit_once(":r")) else { return false };
+    path.split('/').count() == 2 && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// No tag and no digest by which a registry knows it.
+fn is_dangling(image: &ImageInfo) -> bool {
+    image.tags.iter().all(|t| t == "<none>:<none>") && image.repo_digests.iter().all(|d| d.starts_with("<none>"))
+}
+
+fn short(id: &str) -> &str {
+    crate::redact::keep_start(id.trim_start_matches("sha256:"), 12)
+}
+
+async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+    let current: BTreeMap<String, Option<u32>> = call.house.store.stacks().await?.into_iter().map(|s| (s.name.to_string(), s.current)).collect();
+    for c in call.house.engine.containers(&observe::ours(&call.house, None)).await? {
+        let label = |key| c.labels.get(key).map(String::as_str);
+        let Some(stack) = label(labels::STACK) else { continue };
+        let held = StackName::new(stack).ok().and_then(|s| call.house.executor.holding(&s)).is_some();
+        let ended = matches!(c.state, RunState::Exited | RunState::Dead);
+        let serves = label(labels::ROLE).is_none_or(|r| r == labels::ROLE_SERVING);
+        let of_current = serves && label(labels::RELEASE).and_then(|r| r.parse().ok()) == current.get(stack).copied().flatten();
+        let of_stopped_stack = serves && current.get(stack).is_some_and(Option::is_some) && label(labels::RELEASE).is_none();
+        if held || !ended || of_current || of_stopped_stack {
+            continue;
+        }
+        let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_container(permit, &c.id, false).await };
+        note(out, c.name.clone(), 0, done);
+    }
+    Ok(())
+}
+
+async fn networks(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+    let live: BTreeSet<String> = call.house.store.stacks().await?.into_iter().filter(|s| s.current.is_some()).map(|s| s.name.to_string()).collect();
+    for n in call.house.engine.networks(&observe::ours(&call.house, None)).await? {
+        let stack = n.labels.get(labels::STACK).cloned().unwrap_or_default();
+        let held = StackName::new(stack.as_str()).ok().and_then(|s| call.house.executor.holding(&s)).is_some();
+        if held || live.contains(&stack) {
+            continue;
+        }
+        let name = EngineName::new(n.name.as_str()).map_err(|e| CallError::new(ErrorCode::Internal, "the engine named a network in a way it cannot", "report this").detail(e.to_string()))?;
+        // Only an inspect tells which containers are attached.
+        let empty = call.house.engine.network(&name).await?.is_some_and(|found| found.containers.is_empty());
+        if empty {
+            let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_network(permit, &name).await };
+            note(out, n.name, 0, done);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_release_tag;
+
+    #[test]
+    fn only_tags_we_set_count_as_ours() {
+        for ours in ["dockwarden/shop/web:r1", "dockwarden/shop/web:r12"] {
+            assert!(is_release_tag(ours), "{ours}");
+        }
+        for other in ["dockwarden:r1", "dockwarden/shop:r1", "dockwarden/shop/web:latest", "dockwarden/shop/web:r", "x/dockwarden/a/b:r1", "web:r1"] {
+            assert!(!is_release_tag(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `scale`: another number of containers of one service.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::prepare;
+use crate::call::run::{self, OperationView, Waiting};
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::ids::{ServiceName, StackName};
+use crate::model::plan::Plan;
+use crate::planner::Want;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Stack name.
+    stack: StackName,
+    /// Service.
+    service: ServiceName,
+    /// Containers that shall run.
+    replicas: u32,
+}
+
+pub(super) struct Scale;
+
+impl Verb for Scale {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "scale",
+        title: "Scale a service",
+        description: "Sets the number of containers of a service. A service that writes data or publishes a fixed port runs once only.",
+        effect: Effect::Write,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::approvable::<OperationView>,
+    };
+    type Input = Input;
+    type Output = OperationView;
+
+    async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::service(Some(&input.stack), Some(&input.service)))
+    }
+
+    async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
+        prepare::in_place(call, &input.stack, Want::Scale { service: input.service.clone(), replicas: input.replicas }).await.map(Some)
+    }
+
+    async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {
+        let arguments = super::as_arguments(&input)?;
+        run::execute(call, Self::SPEC.name, super::planned(plan)?, permit, Waiting::default(), &arguments).await
+    }
+
+    fn text(output: &OperationView) -> Option<String> {
+        Some(run::text(output))
+    }
+}

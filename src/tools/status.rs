@@ -1,0 +1,235 @@
+//! `status`: every stack and what runs of it, ours and others', one short row per container.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::prepare::{self, Source};
+use crate::call::{Call, CallError, observe};
+use crate::gate::Permit;
+use crate::model::ids::StackName;
+use crate::model::labels;
+use crate::model::observed::{ContainerSummary, HealthState, RunState};
+use crate::model::plan::Plan;
+use crate::redact;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Containers shown; a host with more is asked for by stack.
+const SHOWN: usize = 200;
+
+/// How much a reply says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Format {
+    /// Short rows.
+    #[default]
+    Concise,
+    /// All fields.
+    Detailed,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// One stack; all by default. Naming it also compares its files with what runs.
+    stack: Option<StackName>,
+    /// How much to say.
+    #[serde(default)]
+    response_format: Format,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Row {
+    container: String,
+    id: String,
+    service: String,
+    state: RunStateWord,
+    health: HealthWord,
+    image: String,
+    ports: String,
+    status: String,
+}
+
+type RunStateWord = String;
+type HealthWord = String;
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct StackRow {
+    stack: String,
+    managed: bool,
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation_id: Option<String>,
+    /// `same`, `differ`, or why they could not be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<String>,
+    /// `container state health image ports`.
+    rows: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    containers: Vec<Row>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    host: String,
+    engine: String,
+    stacks: Vec<StackRow>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+pub(super) struct Status;
+
+impl Verb for Status {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "status",
+        title: "What runs",
+        description: "Lists stacks and containers on the host, also those not managed here (managed: false, read-only). Start here.",
+        effect: Effect::Read,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::output::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::service(input.stack.as_ref(), None))
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let house = &call.house;
+        let named = input.stack.as_ref();
+        let (info, mine, others) = tokio::join!(house.engine.info(), observe::serving(house, named), observe::unmanaged(house, named));
+        let (info, mut mine, others) = (info?, mine?, others?);
+        let truncated = mine.len() + others.len() > SHOWN;
+        mine.truncate(SHOWN);
+
+        let mut by_stack: BTreeMap<String, Vec<ContainerSummary>> = BTreeMap::new();
+        for c in mine {
+            by_stack.entry(c.labels.get(labels::STACK).cloned().unwrap_or_default()).or_default().push(c);
+        }
+        let mut stacks = vec![];
+        for record in house.store.stacks().await?.into_iter().filter(|r| named.is_none_or(|n| *n == r.name)) {
+            let containers = by_stack.remove(record.name.as_str()).unwrap_or_default();
+            let state = state(&containers, record.current, record.stopped);
+            let mut row = stack_row(record.name.as_str(), true, state, &containers, input.response_format);
+            row.environment = Some(record.environment);
+            row.release = record.current;
+            row.operation_id = house.executor.holding(&record.name).map(|o| o.to_string());
+            if named.is_some() {
+                row.files = files(call, &record.name).await;
+            }
+            stacks.push(row);
+        }
+        let known: Vec<String> = stacks.iter().map(|s| s.stack.clone()).collect();
+        for (name, entry) in house.config.settings.stacks.iter().filter(|(name, _)| named.is_none_or(|n| n == *name)) {
+            if !known.iter().any(|k| k == name.as_str()) {
+                let mut row = stack_row(name.as_str(), true, "not_deployed", &[], input.response_format);
+                row.environment.clone_from(&entry.environment);
+                stacks.push(row);
+            }
+        }
+        let mut foreign: BTreeMap<String, Vec<ContainerSummary>> = BTreeMap::new();
+        for c in others.into_iter().take(SHOWN) {
+            let project = c.labels.get(labels::COMPOSE_PROJECT).map_or("-".to_owned(), |p| redact::line(p, 63));
+            foreign.entry(project).or_default().push(c);
+        }
+        stacks.extend(foreign.into_iter().map(|(project, containers)| stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)));
+        if let Some(name) = named.filter(|_| stacks.is_empty()) {
+            return Err(prepare::not_deployed(name));
+        }
+        let engine = format!("{} {} (API {})", info.os, info.version, info.api_version);
+        Ok(Output { host: house.config.host_name.clone(), engine, stacks, truncated })
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let mut out = format!("{} {}", o.host, o.engine);
+        for s in &o.stacks {
+            let managed = if s.managed { "" } else { " (not managed)" };
+            let release = s.release.map(|r| format!(" release {r}")).unwrap_or_default();
+            out.push_str(&format!("\n{}{managed}: {}{release}{}", s.stack, s.state, s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()));
+            for row in s.rows.iter().cloned().chain(s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id))) {
+                out.push_str(&format!("\n  {}", row.trim_end()));
+            }
+        }
+        Some(out)
+    }
+}
+
+/// Whether the registered files say the same as what runs.
+async fn files(call: &Call, stack: &StackName) -> Option<String> {
+    call.house.config.settings.stacks.get(stack)?;
+    let source = Source::registered(stack);
+    Some(match prepare::deploy(call, &source).await {
+        Ok(plan) if plan.is_noop() => "same".into(),
+        Ok(_) => "differ".into(),
+        Err(e) => format!("unknown: {}", redact::line(&e.message, 200)),
+    })
+}
+
+fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool) -> &'static str {
+    let well = |c: &ContainerSummary| c.state == RunState::Running && c.health != HealthState::Unhealthy;
+    match (current, containers) {
+        _ if stopped => "stopped",
+        (None, []) => "not_deployed",
+        (_, []) => "missing",
+        (_, all) if all.iter().all(well) => "running",
+        (_, all) if all.iter().any(|c| c.state == RunState::Running) => "degraded",
+        _ => "down",
+    }
+}
+
+fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSummary], format: Format) -> StackRow {
+    let rows: Vec<Row> = containers.iter().map(row).collect();
+    let concise = |r: &Row| {
+        let words = [r.container.as_str(), &r.state, if r.health == "none" { "" } else { &r.health }, &r.image, &r.ports];
+        words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    let (rows, containers) = match format {
+        Format::Concise => (rows.iter().map(concise).collect(), vec![]),
+        Format::Detailed => (vec![], rows),
+    };
+    StackRow { stack: stack.into(), managed, state: state.into(), environment: None, release: None, operation_id: None, files: None, rows, containers }
+}
+
+fn row(c: &ContainerSummary) -> Row {
+    let word = |value: serde_json::Result<serde_json::Value>| value.ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let mut ports: Vec<String> = c
+        .ports
+        .iter()
+        .filter(|p| p.host_port != 0)
+        .map(|p| {
+            let host = if matches!(p.host_ip.as_str(), "" | "0.0.0.0" | "::") { String::new() } else { format!("{}:", p.host_ip) };
+            format!("{host}{}->{}/{}", p.host_port, p.container_port, p.protocol)
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    Row {
+        container: redact::line(&c.name, 80),
+        id: c.id.short().to_owned(),
+        service: redact::line(c.labels.get(labels::SERVICE).or_else(|| c.labels.get(labels::COMPOSE_SERVICE)).map(String::as_str).unwrap_or_default(), 63),
+        state: word(serde_json::to_value(c.state)),
+        health: word(serde_json::to_value(c.health)),
+        image: image(&c.image),
+        ports: ports.join(","),
+        status: redact::line(&c.status, 60),
+    }
+}
+
+/// An image as people write it: an id is cut to twelve characters, a digest behind a tag is left out.
+fn image(reference: &str) -> String {
+    let reference = redact::line(reference, 120);
+    match reference.strip_prefix("sha256:") {
+        Some(id) => redact::keep_start(id, 12).to_owned(),
+        None => reference.split('@').next().unwrap_or_default().to_owned(),
+    }
+}

@@ -1,0 +1,56 @@
+//! `stop`: stops the containers of a stack; with `remove` containers and networks go too, volumes never.
+
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::facts::Scope;
+use crate::call::prepare;
+use crate::call::run::{self, OperationView, Waiting};
+use crate::call::{Call, CallError};
+use crate::gate::Permit;
+use crate::model::ids::StackName;
+use crate::model::plan::Plan;
+use crate::planner::Want;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// Stack name.
+    stack: StackName,
+    /// Also remove containers and networks; never volumes.
+    #[serde(default)]
+    remove: bool,
+}
+
+pub(super) struct Stop;
+
+impl Verb for Stop {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "stop",
+        title: "Stop a stack",
+        description: "Stops all containers of a stack; the supervisor leaves it stopped until `restart` or `deploy`. Volumes are never removed.",
+        effect: Effect::Destructive,
+        idempotent: true,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::approvable::<OperationView>,
+    };
+    type Input = Input;
+    type Output = OperationView;
+
+    async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
+        Ok(Scope::stack(&input.stack))
+    }
+
+    async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
+        prepare::in_place(call, &input.stack, Want::Stop { remove: input.remove }).await.map(Some)
+    }
+
+    async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {
+        let arguments = super::as_arguments(&input)?;
+        run::execute(call, Self::SPEC.name, super::planned(plan)?, permit, Waiting::default(), &arguments).await
+    }
+
+    fn text(output: &OperationView) -> Option<String> {
+        Some(run::text(output))
+    }
+}
