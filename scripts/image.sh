@@ -34,7 +34,7 @@ if [ "$(docker image inspect --format '{{index .Config.Labels "dockwarden.build"
 fi
 
 context=$(mktemp -d)
-trap 'rm -rf "$context"' EXIT
+trap 'rm -rf "$context" "$context.log"' EXIT
 # Debug information is for the host's stack traces; the image goes without. strip comes with every C compiler.
 if ! strip -o "$context/dockwarden" "$BIN" 2>/dev/null; then cp "$BIN" "$context/dockwarden"; fi
 chmod 755 "$context/dockwarden"
@@ -54,8 +54,8 @@ case $kind in
     mv "$context/root/etc/dockwarden/agents/policy.toml" "$context/root/etc/dockwarden/policy.toml" ;;
 esac
 # The classic builder needs no BuildKit plugin, which Debian's docker.io does not bring.
-DOCKER_BUILDKIT=0 docker build --quiet --network none --label "dockwarden.build=$kind-$hash" --tag "$tag" "$context" >/dev/null 2>"$context/build.log" ||
-  { cat "$context/build.log" >&2; die "docker build of $tag failed"; }
+DOCKER_BUILDKIT=0 docker build --quiet --network none --label "dockwarden.build=$kind-$hash" --tag "$tag" "$context" >/dev/null 2>"$context.log" ||
+  { cat "$context.log" >&2; die "docker build of $tag failed"; }
 # Old builds of the same image go, except the newest three; one in use stays because the engine refuses.
 docker images --filter "label=dockwarden.build" --format '{{.Repository}}:{{.Tag}}' "$name" | tail -n +4 | while read -r old; do
   docker rmi "$old" >/dev/null 2>&1 || true

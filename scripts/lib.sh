@@ -90,15 +90,15 @@ engine_traces() {
 
 # Makes an engine answer, or explains. $1 = --install-engine when the caller was told to.
 ensure_engine() {
-  local traces mark=$DOCKWARDEN_HOME/engine-by-start
+  local traces found mark=$DOCKWARDEN_HOME/engine-by-start
   if engine_answers; then
     say "engine: $(docker version --format 'Docker {{.Server.Version}}, API {{.Server.APIVersion}}')${DOCKER_HOST:+ at $DOCKER_HOST}"
     return
   fi
   traces=$(engine_traces)
   if [ -n "$traces" ] && [ "${1:-}" != --install-engine ] && [ ! -e "$mark" ]; then
-    # shellcheck disable=SC2046
-    die "no engine answers, but this machine has one set up; it is yours, so nothing was changed. Found:" $(sed 's/ /\xc2\xa0/g' <<<"$traces") \
+    mapfile -t found <<<"$traces"
+    die "no engine answers, but this machine has one set up; it is yours, so nothing was changed. Found:" "${found[@]}" \
       "Start it (systemctl start docker), or let this script install and start Debian's: $0 --install-engine" \
       "If it runs under another user, you may lack rights: usermod -aG docker \$USER, or set DOCKER_HOST."
   fi
