@@ -239,6 +239,11 @@ pub fn catalogue() -> &'static [&'static ToolSpec] {
     &SPECS
 }
 
+/// The catalogue as the gate needs it to check manifests.
+pub fn gate_facts() -> Vec<crate::gate::load::ToolFacts> {
+    catalogue().iter().map(|s| crate::gate::load::ToolFacts { name: s.name.to_owned(), mutates: s.effect != Effect::Read }).collect()
+}
+
 /// The tool of a name.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ fn digest(call: &Call, facts: &CallFacts, input: &Value) -> String {
             map.remove(key);
         }
     }
-    let about = json!([facts.tool, facts.stack, facts.environment, arguments, call.rulebook.version]);
+    let about = json!([facts.tool, facts.stack, facts.environment, arguments, call.policy_version()]);
     call.house.store.keyed_digest(about.to_string().as_bytes())
 }
 

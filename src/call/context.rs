@@ -126,6 +126,11 @@ impl Call {
         }
     }
 
+    /// Version of the policy and of the requester's own grants: part of each digest, so that another agent's change makes nothing stale.
+    pub fn policy_version(&self) -> String {
+        self.rulebook.version_for(self.who.agent.as_str()).unwrap_or_else(|| self.rulebook.version.clone())
+    }
+
     /// Environment of the call's stack: the policy's default when the call names none.
     pub fn environment(&self) -> &str {
         self.facts.get().and_then(|f| f.environment.as_deref()).unwrap_or(&self.rulebook.policy.default_environment)

@@ -174,6 +174,7 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         (None, Some(want)) => (want, current.as_ref().and_then(|r| r.project_dir.clone()), None, None),
         (None, None) => return Err(not_deployed(stack)),
     };
+    let policy_version = call.policy_version();
     let next_release = store.last_release_number(stack).await? + 1;
     // In a block of its own: the planner's input borrows functions that must not be held over an await.
     let mut plan = {
@@ -185,7 +186,7 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             observed: &observed,
             current: current.as_ref(),
             next_release,
-            policy_version: &call.rulebook.version,
+            policy_version: &policy_version,
             project_dir,
             git,
             literal_keys: &call.rulebook.policy.literal_keys,

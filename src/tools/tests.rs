@@ -1,0 +1,88 @@
+//! The catalogue as clients see it: forms that every MCP client reads, texts short enough, one snapshot per tool.
+
+use super::*;
+use serde_json::json;
+
+/// Every schema inside a schema, with its path.
+fn walk<'a>(schema: &'a Value, path: String, seen: &mut Vec<(String, &'a Value)>) {
+    let Some(map) = schema.as_object() else { return };
+    seen.push((path.clone(), schema));
+    for (key, child) in map {
+        let at = format!("{path}.{key}");
+        match key.as_str() {
+            "properties" => child.as_object().into_iter().flatten().for_each(|(name, c)| walk(c, format!("{at}.{name}"), seen)),
+            "items" | "additionalProperties" => walk(child, at, seen),
+            "oneOf" | "anyOf" | "allOf" => child.as_array().into_iter().flatten().for_each(|c| walk(c, at.clone(), seen)),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn schemas_have_the_form_every_client_reads() {
+    for spec in catalogue() {
+        for (which, schema) in [("input", (spec.input_schema)()), ("output", (spec.output_schema)())] {
+            let name = format!("{} {which}", spec.name);
+            assert_eq!(schema["type"], "object", "{name}");
+            assert!(schema["properties"].is_object(), "{name}");
+            for combinator in ["oneOf", "anyOf", "allOf"] {
+                assert!(schema.get(combinator).is_none(), "{name}: {combinator} at the root");
+            }
+            let text = schema.to_string();
+            assert!(!text.contains("\"$ref\"") && !text.contains("\"$defs\""), "{name}: references in {text}");
+            let mut seen = vec![];
+            walk(&schema, name.clone(), &mut seen);
+            for (path, part) in seen {
+                assert!(!part["type"].is_array(), "{path}: several types");
+                let bare = part["enum"].as_array().is_some() && which == "input";
+                assert!(!bare, "{path}: variants without description in {part}");
+            }
+            if which == "input" {
+                assert_eq!(schema["additionalProperties"], json!(false), "{name}: unknown fields must be refused");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_tool_is_sorted_described_and_short() {
+    let names: Vec<_> = catalogue().iter().map(|s| s.name).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    assert_eq!(names, sorted);
+    for spec in catalogue() {
+        assert!(!spec.title.is_empty() && spec.description.len() <= 300, "{}: {} characters", spec.name, spec.description.len());
+    }
+    // About four characters a token: all tools stay under 9,000.
+    let all: usize = catalogue().iter().map(|s| s.description.len() + (s.input_schema)().to_string().len() + (s.output_schema)().to_string().len() + 120).sum();
+    assert!(all < 36_000, "the catalogue has {all} characters");
+}
+
+#[test]
+fn schemas_do_not_change_unnoticed() {
+    for spec in catalogue() {
+        let shown = json!({"description": spec.description, "input": (spec.input_schema)(), "output": (spec.output_schema)()});
+        insta::assert_json_snapshot!(spec.name, shown);
+    }
+}
+
+#[test]
+fn a_wrong_argument_is_named_with_cause_and_hint() {
+    let refused = |tool: &str, input: Value| find(tool).expect("a tool").parse(input).err().expect("refused");
+    let unknown = refused("restart", json!({"stack": "shop", "servce": "web"}));
+    assert_eq!(unknown.field.as_deref(), Some("servce"));
+    assert!(unknown.message.contains("unknown field `servce`"), "{unknown}");
+    assert_eq!(unknown.hint, "did you mean service? it takes stack, service");
+    let missing = refused("restart", json!({}));
+    assert_eq!((missing.field.as_deref(), missing.hint.as_str()), (Some("stack"), "add stack; it takes stack, service"));
+    let wrong = refused("restart", json!({"stack": "../x"}));
+    assert_eq!(wrong.field.as_deref(), Some("stack"));
+    assert!(wrong.message.contains("invalid stack"), "{wrong}");
+}
+
+#[test]
+fn an_unknown_tool_gets_the_nearest_names() {
+    let e = find("deplyo").err().expect("unknown");
+    assert_eq!((e.code, e.hint.as_str()), (ErrorCode::UnknownTool, "did you mean deploy?"));
+    assert!(find("zzzz").err().expect("unknown").hint.starts_with("the tools are agents, approval"));
+}
