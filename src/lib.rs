@@ -1,5 +1,6 @@
 //! dockwarden: an autonomous agent supervisor for Docker hosts. This page is the tour of one call; see ARCHITECTURE.md for the map.
 #![forbid(unsafe_code)]
+#![recursion_limit = "256"]
 #![warn(missing_docs)]
 
 pub mod adapters;
