@@ -126,7 +126,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
     let late = Arc::new(OnceLock::<Weak<House>>::new());
     let lookup = Arc::clone(&late);
-    let facts: FactsOf = Arc::new(move |plan| lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan)).unwrap_or_default());
+    let facts: FactsOf = Arc::new(move |plan, service| lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default());
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, Options { host_ports, ..Options::default() });

@@ -112,8 +112,8 @@ struct Active {
 /// Says after a number of journal records whether to stop right there, as a crash would. Shutdown and crash tests use it.
 pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 
-/// What the second judgement allows, by plan.
-pub type FactsOf = Arc<dyn Fn(&Plan) -> RequestFacts + Send + Sync>;
+/// What the second judgement allows a service of a plan; without a service, what it allows the stack's networks and volumes.
+pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Send + Sync>;
 
 /// Runs operations. One per home.
 pub struct Executor {
@@ -337,8 +337,8 @@ impl Executor {
         })
     }
 
-    fn request_facts(&self, plan: &Plan) -> RequestFacts {
-        (self.facts)(plan)
+    fn request_facts(&self, plan: &Plan, service: Option<&ServiceName>) -> RequestFacts {
+        (self.facts)(plan, service)
     }
     fn probes_host_ports(&self) -> bool {
         self.host_ports

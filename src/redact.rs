@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn an_envelope_keeps_the_newest_whole_lines() {
-        let got = envelope("logs:web", "first\nsecond\nthird", 13);
+        let got = envelope("logs:web", "first\nsecond\nthird", 11);
         assert_eq!(got, Untrusted { untrusted: true, source: "logs:web".into(), text: "third".into() });
     }
 

@@ -61,7 +61,6 @@ pub(super) fn parse(input: &str, declared: &BTreeMap<String, String>, interpolat
             if quote == '\'' { text } else { expand(&unescape(&text), &out, declared).map_err(bad)? }
         } else if interpolating {
             let cut = rest.find(" #").map_or(rest, |at| &rest[..at]);
-            let cut = if cut.starts_with('#') { "" } else { cut };
             expand(cut.trim_end(), &out, declared).map_err(bad)?
         } else {
             rest.to_owned()

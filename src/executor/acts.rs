@@ -6,7 +6,7 @@ use super::{names, render};
 use crate::engine::{EngineError, NetworkCreate, VolumeCreate};
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
-use crate::model::spec::Restart;
+use crate::model::spec::{MountKind, Restart};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -276,7 +276,7 @@ impl Run {
         labels.insert(labels::COMPOSE_PROJECT.into(), self.plan.stack.to_string());
         labels.insert(labels::COMPOSE_NETWORK.into(), key.to_owned());
         let request = NetworkCreate { name: name.clone(), spec, labels };
-        self.judge(crate::gate::request::assert_network(&request, &self.exec.request_facts(&self.plan)))?;
+        self.judge(crate::gate::request::assert_network(&request, &self.exec.request_facts(&self.plan, None)))?;
         match self.exec.engine.create_network(&self.permit, &request).await {
             Ok(_) => Ok(json!({"made": true})),
             Err(EngineError::Conflict(_)) => Ok(json!({"made": false})),
@@ -294,7 +294,7 @@ impl Run {
         labels.insert(labels::COMPOSE_PROJECT.into(), self.plan.stack.to_string());
         labels.insert(labels::COMPOSE_VOLUME.into(), key.to_owned());
         let request = VolumeCreate { name: name.clone(), driver: spec.driver, driver_opts: spec.driver_opts, labels };
-        self.judge(crate::gate::request::assert_volume(&request, &self.exec.request_facts(&self.plan)))?;
+        self.judge(crate::gate::request::assert_volume(&request, &self.exec.request_facts(&self.plan, None)))?;
         self.exec.engine.create_volume(&self.permit, &request).await?;
         Ok(json!({"made": true}))
     }
@@ -319,8 +319,17 @@ impl Run {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
             None => vec![],
         };
-        let spec = self.render(service, number, canary, &inherited).await?;
-        self.judge(crate::gate::request::assert_container(&spec, &self.exec.request_facts(&self.plan)))?;
+        let mut spec = self.render(service, number, canary, &inherited).await?;
+        let mut allowed = self.exec.request_facts(&self.plan, Some(service));
+        for source in spec.mounts.iter_mut().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_mut()) {
+            if let Some(real) = allowed.real_paths.get(source) {
+                source.clone_from(real);
+            }
+        }
+        let own = self.exec.observe(&self.plan.stack).await?.containers;
+        allowed.volumes.extend(own.iter().flat_map(|c| &c.mounts).filter_map(|m| m.name.clone()));
+        allowed.containers.extend(own.into_iter().map(|c| c.id.to_string()));
+        self.judge(crate::gate::request::assert_container(&spec, &allowed))?;
         let id = self.exec.engine.create_container(&self.permit, &spec).await?;
         Ok(json!({"id": id}))
     }

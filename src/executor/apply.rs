@@ -40,7 +40,7 @@ impl Run {
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
         self.switch().await?;
         self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
-        self.stop_old().await;
+        self.stop_old().await?;
         self.update(|op| {
             op.state = OperationState::Monitoring;
             op.phase = Phase::Monitor;
@@ -331,19 +331,20 @@ impl Run {
 
     /// Canaries go, services no longer in the file and surplus copies stop, names change hands. A failure here is reported, never an
     /// undo: the new release already serves.
-    async fn stop_old(&self) {
-        let observed = match self.observe().await {
-            Ok(observed) => observed,
-            Err(e) => {
-                return tracing::warn!(operation = %self.operation_id(), error = ?e, "retiring the old release is left to the next operation");
-            }
-        };
+    async fn stop_old(&self) -> Result<(), Halt> {
+        let observed = self.observe().await?;
         for change in &self.plan.changes {
-            if let Err(e) = self.retire_service(change, &observed).await {
-                tracing::warn!(operation = %self.operation_id(), service = %change.service, error = ?e, "retiring is left to the next operation");
-                self.say(format!("{}: retiring the old container failed and is left to the next operation", change.service));
+            match self.retire_service(change, &observed).await {
+                Ok(()) => {}
+                Err(Halt::Failed { message, .. }) => {
+                    tracing::warn!(operation = %self.operation_id(), service = %change.service, %message, "retiring is left to the next operation");
+                    let note = format!("{}: the old container could not be retired ({message}); the next operation tries again", change.service);
+                    self.update(|op| op.message = Some(note)).await?;
+                }
+                Err(halt) => return Err(halt),
             }
         }
+        Ok(())
     }
 
     async fn retire_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {

@@ -20,7 +20,10 @@ struct Rig {
 }
 
 fn executor(engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
-    let facts: FactsOf = Arc::new(|_| RequestFacts::default());
+    let facts: FactsOf = Arc::new(|plan, service| {
+        let service = service.map_or("", ServiceName::as_str);
+        RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
+    });
     Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, host_ports: false })
 }
 

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct RequestFacts {
     /// Host paths, links followed, that may be mounted. Requests name these, never the links.
     pub bind_sources: BTreeSet<String>,
+    /// Where a path of the plan really leads: the request names that, so that a link changed later leads nowhere.
+    pub real_paths: BTreeMap<String, String>,
     /// Volumes by engine name.
     pub volumes: BTreeSet<String>,
     /// Networks by engine name.
@@ -67,7 +69,8 @@ impl RequestFacts {
             e.stack == spec.name.as_str() && e.service.as_deref().is_none_or(|x| x == service) && now <= e.expires
         };
         Self {
-            bind_sources: binds.chain(files).map(real).collect(),
+            bind_sources: binds.clone().chain(files.clone()).map(real).collect(),
+            real_paths: binds.chain(files).map(|p| (p.clone(), real(p))).collect(),
             volumes: spec.volumes.iter().map(|(k, v)| named(k, &v.name)).collect(),
             networks: spec.networks.iter().map(|(k, n)| named(k, &n.name)).collect(),
             containers,

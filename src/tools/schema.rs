@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 /// Levels of properties an output schema spells out; below it an object is just an object.
-const OUTPUT_DEPTH: usize = 3;
+const OUTPUT_DEPTH: usize = 2;
 
 /// Schema of a tool's arguments.
 pub(super) fn input<T: JsonSchema>() -> Value {

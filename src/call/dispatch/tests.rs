@@ -14,7 +14,7 @@ use crate::store::audit::{AuditQuery, AuditRow};
 use arc_swap::ArcSwap;
 use serde_json::json;
 
-const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n";
+const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n    mem_limit: 64m\n    cpus: 0.5\n";
 const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.
@@ -42,7 +42,7 @@ async fn bench() -> Bench {
     engine.add_image("hello:1", Behaviour::healthy());
     let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
     let book = Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], policy, &tools::gate_facts()).expect("a rulebook");
-    let facts: crate::executor::FactsOf = Arc::new(|_| RequestFacts::default());
+    let facts: crate::executor::FactsOf = Arc::new(|_, _| RequestFacts::default());
     let executor = Executor::new(engine.clone(), store.clone(), facts, crate::executor::Options::default());
     let config = Config {
         home: dir.path().join("home"),

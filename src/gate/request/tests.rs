@@ -165,6 +165,10 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
     let fact = BindFact { real: "/srv/shop/data".into(), exists: true, kind: None };
     let facts = PlanFacts { resolved: BTreeMap::from([("/srv/shop/link".into(), fact)]), ..PlanFacts::default() };
     let now = chrono::NaiveDate::from_ymd_opt(2026, 1, 1).unwrap();
-    let expected = RequestFacts { bind_sources: ["/srv/shop/data".to_owned()].into(), ..RequestFacts::default() };
+    let expected = RequestFacts {
+        bind_sources: ["/srv/shop/data".to_owned()].into(),
+        real_paths: [("/srv/shop/link".to_owned(), "/srv/shop/data".to_owned())].into(),
+        ..RequestFacts::default()
+    };
     assert_eq!(RequestFacts::of(&spec, "web", &facts, &Policy::default(), now, BTreeSet::new()), expected);
 }
