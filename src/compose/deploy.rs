@@ -1,4 +1,5 @@
-//! Replicas, limits, restart policy: `deploy` and the older keys beside it. Where both are given and differ, that is an error, as in compose.
+//! Replicas, limits, restart policy: `deploy` and the older keys beside it. Where both are given and differ, it is as in compose: an error for
+//! replicas and processes, deploy's value for CPUs and memory.
 
 use super::Report;
 use super::reader::Reader;
@@ -93,13 +94,16 @@ fn limits(value: Value, path: &str, res: &mut Resources, spec: &mut ServiceSpec,
         let cpus = l.parsed("cpus", report, units::nano_cpus).filter(|v| *v > 0);
         let memory = l.parsed("memory", report, units::bytes).filter(|v| *v > 0);
         let pids = l.int("pids", report);
-        for (key, differ) in [
-            ("cpus", cpus.is_some() && res.nano_cpus.is_some() && cpus != res.nano_cpus),
-            ("memory", memory.is_some() && res.memory.is_some() && memory != res.memory),
-            ("pids", pids.is_some() && res.pids.is_some() && pids != res.pids),
+        // Compose refuses two numbers of processes and takes deploy's where CPUs or memory differ.
+        if pids.is_some() && res.pids.is_some() && pids != res.pids {
+            report.error(&l.at("pids"), "differs from the limit given beside deploy", "keep one of them");
+        }
+        for (key, old, differ) in [
+            ("cpus", "cpus", cpus.is_some() && res.nano_cpus.is_some() && cpus != res.nano_cpus),
+            ("memory", "mem_limit", memory.is_some() && res.memory.is_some() && memory != res.memory),
         ] {
             if differ {
-                report.error(&l.at(key), "differs from the limit given beside deploy", "keep one of them");
+                report.note(&l.at(key), format!("this limit is used; the other one, `{old}`, has no effect"));
             }
         }
         res.nano_cpus = cpus.or(res.nano_cpus);

@@ -157,7 +157,12 @@ pub(super) fn tree(value: Value, path: &str, variables: &BTreeMap<String, String
             match result {
                 Ok(done) if report.spend(done.len()) => Value::String(done),
                 Ok(_) => {
-                    report.error(path, "the file is too large after interpolation", "shorten the variables that are repeated");
+                    report.broken(
+                        path,
+                        Some("yaml.bomb"),
+                        "the file is too large after interpolation",
+                        "shorten the variables that are repeated",
+                    );
                     Value::Null
                 }
                 Err(message) => {

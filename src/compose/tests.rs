@@ -124,7 +124,8 @@ fn every_form_of_interpolation() {
         ("[${U}]", Ok("[]")),
         ("${U:?say $V}", Err("required variable U is missing a value: say x")),
         ("${U?}", Err("required variable U is missing a value")),
-        ("a$", Err("invalid interpolation in \"a$\"; write $$ for a literal $")),
+        ("a$", Ok("a$")),
+        ("$(date +%s) $1", Ok("$(date +%s) $1")),
         ("${V", Err("invalid interpolation in \"${V\"; write $$ for a literal $")),
         ("${}", Err("invalid interpolation in \"${}\"; write $$ for a literal $")),
     ] {
@@ -334,7 +335,7 @@ fn env_files_as_compose_reads_them() {
         ("E", "x\ny 1"),
         ("F", "l1\nl2"),
         ("G", "declared-1"),
-        ("H", "a$b!$"),
+        ("H", "a!$"),
         ("I", "#x"),
     ];
     assert_eq!(got, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
@@ -372,7 +373,8 @@ fn what_has_no_effect_or_no_meaning_is_said() {
         assert!(found[0].contains(&format!(" {path}: ")), "{body}: {found:?}");
     }
     let spec = ok("services:\n  a: {image: a, secrets: [s]}\nsecrets:\n  s: {content: x, driver_opts: {k: v}}\n");
-    let note = Unsupported { path: "secrets.s.driver_opts".into(), reason: "driver_opts have no effect: contents are delivered as files".into() };
+    let note =
+        Unsupported { path: "secrets.s.driver_opts".into(), reason: "driver_opts have no effect: contents are delivered as files".into() };
     assert_eq!(spec.unsupported, [note]);
 }
 
@@ -461,6 +463,24 @@ impl Files for Disk {
     }
 }
 
+/// Services whose command or entrypoint is not what Docker Compose makes of it.
+fn differing_commands(spec: &StackSpec, expected: &str) -> usize {
+    let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+    let mut differ = 0;
+    for (name, service) in spec.services.iter().filter(|(_, s)| s.active) {
+        for (key, ours) in [("command", &service.command), ("entrypoint", &service.entrypoint)] {
+            // Its output is a compose file again: a literal `$` is doubled.
+            let theirs = expected["services"][name.as_str()][key].as_array();
+            let theirs = theirs.map(|l| l.iter().map(|w| w.as_str().unwrap_or_default().replace("$$", "$")).collect::<Vec<_>>());
+            if theirs.unwrap_or_default() != ours.clone().unwrap_or_default() {
+                println!("{name}.{key}: {ours:?}, compose: {}", expected["services"][name.as_str()][key]);
+                differ += 1;
+            }
+        }
+    }
+    differ
+}
+
 /// Verdicts beside those of Docker Compose; the contents are compared elsewhere. The name in a file is not what is measured, so it is taken.
 #[test]
 fn verdicts_on_real_files() {
@@ -468,7 +488,7 @@ fn verdicts_on_real_files() {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/compose-corpus"), PathBuf::from);
     let index = std::fs::read_to_string(dir.join("index.json")).expect("the corpus is where DOCKWARDEN_COMPOSE_CORPUS says");
     let index: Vec<BTreeMap<String, String>> = serde_json::from_str(&index).unwrap();
-    let (mut valid, mut accepted, mut refused, mut alike) = (0, 0, 0, 0);
+    let (mut valid, mut accepted, mut refused, mut alike, mut commands_differ) = (0, 0, 0, 0, 0);
     let variables = BTreeMap::new();
     for entry in &index {
         let base = dir.join(&entry["id"]);
@@ -488,6 +508,9 @@ fn verdicts_on_real_files() {
             input.name = name;
             result = load(&input);
         }
+        if let Ok(spec) = &result {
+            commands_differ += differing_commands(spec, &std::fs::read_to_string(dir.join(&entry["id"]).join("expected.json")).unwrap());
+        }
         let should = entry["verdict"] == "valid";
         valid += usize::from(should);
         refused += usize::from(!should);
@@ -498,6 +521,6 @@ fn verdicts_on_real_files() {
             (false, Ok(_)) => println!("{} accepted, compose: {:.200}", entry["id"], entry["error"].lines().last().unwrap_or_default()),
         }
     }
-    println!("accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones");
-    assert!((accepted, alike) == (valid, refused), "accepted {accepted}/{valid}, refused {alike}/{refused}");
+    println!("accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones; {commands_differ} commands differ");
+    assert_eq!((accepted, alike, commands_differ), (valid, refused, 0), "of {valid} valid and {refused} refused files");
 }

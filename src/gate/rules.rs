@@ -204,13 +204,12 @@ mod tests {
             texts.push(std::fs::read_to_string(src.join(file)).unwrap());
         }
         let all: Vec<(String, String)> = texts.iter().flat_map(|t| literals(t)).collect();
-        let taken = [".hit(", ".at(", "hit(j,", "problem(", "rule:", "Some("];
-        let shaped = |l: &str| l.contains('.') && l.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_');
-        let named: Vec<&str> = all
-            .iter()
-            .filter(|(before, l)| taken.iter().any(|t| before.ends_with(t)) && (shaped(l) || !before.ends_with("Some(")))
-            .map(|(_, l)| l.as_str())
-            .collect();
+        let dotted = |l: &str| l.contains('.') && l.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_');
+        // What the gate is told outright, and everything else that looks like one of its ids; keys of files and sysctls look like some.
+        let told = |before: &str| ["j.hit(", "j.at(", "hit(j,", "problem("].iter().any(|t| before.ends_with(t));
+        let families: std::collections::BTreeSet<&str> = RULES.iter().filter_map(|r| r.id.split_once('.')).map(|(f, _)| f).collect();
+        let looks = |l: &str| dotted(l) && l.split('.').next().is_some_and(|f| families.contains(f) && !matches!(f, "build" | "net"));
+        let named: Vec<&str> = all.iter().filter(|(before, l)| told(before) || looks(l)).map(|(_, l)| l.as_str()).collect();
         assert!(named.len() > 80, "only {} were found: the code is written in another way now", named.len());
         assert_eq!(named.iter().filter(|l| find(l).is_none()).collect::<Vec<_>>(), Vec::<&&str>::new());
         let never: Vec<&str> = RULES.iter().map(|r| r.id).filter(|id| !all.iter().any(|(_, l)| l == id)).collect();

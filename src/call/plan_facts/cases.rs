@@ -183,13 +183,7 @@ fn judge(case: &Case, context: &Context) -> (Verdict, BTreeSet<String>) {
     let texts = Texts::of(&loaded, &bundle);
     let resolved = resolve_all(&config, paths::named(&loaded.spec, Some(PROJECT), &policy));
     let images = BTreeMap::new();
-    let subject = Subject {
-        stack: &stack,
-        images: &images,
-        project_dir: Some(PROJECT),
-        environment: &context.env,
-        own: BTreeSet::new(),
-    };
+    let subject = Subject { stack: &stack, images: &images, project_dir: Some(PROJECT), environment: &context.env, own: BTreeSet::new() };
     let facts = assemble(subject, world(context, resolved), &texts, &config);
     let findings = gate::plan::judge(&loaded.spec, &facts, &policy, NaiveDate::from_ymd_opt(2026, 6, 1).unwrap());
     (gate::plan::strictest(&findings), findings.into_iter().filter(|f| f.verdict > Verdict::Allow).map(|f| f.rule).collect())

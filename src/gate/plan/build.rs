@@ -47,6 +47,12 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
     if get("ssh").is_some_and(|v| !v.is_null() && v.as_array().is_none_or(|a| !a.is_empty())) {
         j.at("build.ssh", at, "build.ssh", "ssh", "the build would use the supervisor's SSH keys");
     }
+    for key in without_value(get("args")) {
+        if j.facts.supervisor_env.contains(&key) && !j.facts.declared_vars.contains(&key) {
+            let because = "a build argument without a value would take the supervisor's";
+            j.at("env.passthrough", at, &format!("build.args.{key}"), &key, because);
+        }
+    }
     for (key, value) in strings(get("args")) {
         let path = format!("build.args.{key}");
         if provider_secret(&value) {
@@ -54,6 +60,15 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
         } else if plain_secret(&key, &value) {
             j.at("build.arg_secret", at, &path, &key, "build arguments stay readable in the image; use build secrets");
         }
+    }
+}
+
+/// Arguments that are only named.
+fn without_value(args: Option<&Value>) -> Vec<String> {
+    match args {
+        Some(Value::Object(map)) => map.iter().filter(|(_, v)| v.is_null()).map(|(k, _)| k.clone()).collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).filter(|t| !t.contains('=')).map(str::to_owned).collect(),
+        _ => vec![],
     }
 }
 

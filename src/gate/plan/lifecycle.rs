@@ -54,7 +54,8 @@ fn health(j: &mut Judge<'_>, at: At<'_>) {
     let runs_once = |d: &crate::model::spec::ServiceSpec| {
         d.depends_on.iter().any(|(n, d)| n.as_str() == at.name && d.condition == DependencyCondition::ServiceCompletedSuccessfully)
     };
-    if (disabled || !(own || image)) && !j.spec.services.values().any(runs_once) {
+    let provided = at.service.other.contains_key("provider");
+    if (disabled || !(own || image)) && !provided && !j.spec.services.values().any(runs_once) {
         j.at(
             "health.missing",
             at,

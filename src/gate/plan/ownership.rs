@@ -140,11 +140,11 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
     let s = at.service;
     labels(j, Some(at.name), &at.path("labels"), &s.labels);
     labels(j, Some(at.name), &at.path("annotations"), &s.annotations);
-    // `deploy.labels` and `build.labels` end up on services and images.
-    for key in ["deploy", "build"] {
-        let section = if key == "build" { s.build.as_ref() } else { s.other.get(key) };
-        if let Some(map) = section.and_then(|v| v.get("labels")) {
-            labels(j, Some(at.name), &at.path(&format!("{key}.labels")), &label_map(map));
+    // These end up on services and images.
+    let build = s.build.as_ref().and_then(|b| b.get("labels"));
+    for (key, found) in [("deploy.labels", s.other.get("deploy.labels")), ("build.labels", build)] {
+        if let Some(map) = found {
+            labels(j, Some(at.name), &at.path(key), &label_map(map));
         }
     }
     let taken = |j: &Judge<'_>, name: &str| {

@@ -13,6 +13,10 @@ pub(super) fn stack(j: &mut Judge<'_>) {
 
 pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
     let (s, r) = (at.service, &at.service.resources);
+    // A provider runs no container that could be limited.
+    if s.other.contains_key("provider") {
+        return;
+    }
     let memory = r.memory.is_some_and(|m| m > 0);
     let cpu = r.nano_cpus.is_some_and(|c| c > 0) || r.cpu_quota.is_some_and(|q| q > 0);
     let pids = r.pids.is_some_and(|p| p > 0);
