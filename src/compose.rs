@@ -157,6 +157,9 @@ struct Report {
     env_from_files: BTreeMap<(String, String), String>,
 }
 
+/// Variable that needs no declaration.
+const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
+
 /// Rule of everything that does not fit the compose schema.
 const INVALID: &str = "yaml.invalid";
 
@@ -243,7 +246,13 @@ pub fn load(input: &LoadInput<'_>) -> Result<StackSpec, LoadErrors> {
 /// As [`load`], with what the texts tell besides.
 pub fn load_all(input: &LoadInput<'_>) -> Result<Loaded, LoadErrors> {
     let mut report = Report::new();
+    // Compose declares the project's name by itself.
+    let mut variables = input.variables.clone();
+    variables.entry(PROJECT_NAME.to_owned()).or_insert_with(|| input.name.to_string());
+    let sources = input.sources.clone();
+    let input = &LoadInput { name: input.name.clone(), sources, variables: &variables, ..*input };
     let spec = build(input, &mut report);
+    report.references.remove(PROJECT_NAME);
     match spec {
         Some(mut spec) if report.errors.is_empty() => {
             spec.unsupported = report.notes;

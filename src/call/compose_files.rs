@@ -224,7 +224,8 @@ pub fn load_error(errors: &LoadErrors) -> CallError {
     let hint = first.map(|e| e.hint.as_str()).filter(|h| !h.is_empty()).unwrap_or("correct the file, then call again");
     let mut error = CallError::new(ErrorCode::InvalidArgument, problems.iter().take(5).cloned().collect::<Vec<_>>().join("\n"), redact::line(hint, 400));
     error.field = first.and_then(|e| e.path.clone());
-    error.data(serde_json::json!({"problems": problems}))
+    let rules: std::collections::BTreeSet<&str> = errors.0.iter().filter_map(|e| e.rule).collect();
+    error.data(serde_json::json!({"problems": problems, "rules": rules}))
 }
 
 #[cfg(test)]

@@ -463,19 +463,28 @@ impl Files for Disk {
     }
 }
 
-/// Services whose command or entrypoint is not what Docker Compose makes of it.
-fn differing_commands(spec: &StackSpec, expected: &str) -> usize {
+/// Commands, entrypoints and environments that are not what Docker Compose makes of them.
+fn differing(spec: &StackSpec, expected: &str) -> usize {
     let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
     let mut differ = 0;
     for (name, service) in spec.services.iter().filter(|(_, s)| s.active) {
+        // Its output is a compose file again: a literal `$` is doubled.
+        let plain = |v: &serde_json::Value| v.as_str().map(|t| t.replace("$$", "$"));
+        let theirs = &expected["services"][name.as_str()];
         for (key, ours) in [("command", &service.command), ("entrypoint", &service.entrypoint)] {
-            // Its output is a compose file again: a literal `$` is doubled.
-            let theirs = expected["services"][name.as_str()][key].as_array();
-            let theirs = theirs.map(|l| l.iter().map(|w| w.as_str().unwrap_or_default().replace("$$", "$")).collect::<Vec<_>>());
-            if theirs.unwrap_or_default() != ours.clone().unwrap_or_default() {
-                println!("{name}.{key}: {ours:?}, compose: {}", expected["services"][name.as_str()][key]);
+            let words: Vec<String> = theirs[key].as_array().into_iter().flatten().filter_map(plain).collect();
+            if words != ours.clone().unwrap_or_default() {
+                println!("{name}.{key}: {ours:?}, compose: {}", theirs[key]);
                 differ += 1;
             }
+        }
+        let environment = theirs["environment"].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), plain(v))).collect();
+        if service.environment != environment {
+            let all: std::collections::BTreeSet<&String> = service.environment.keys().chain(environment.keys()).collect();
+            for key in all.into_iter().filter(|k| service.environment.get(*k) != environment.get(*k)) {
+                println!("{name}.environment.{key}: {:?}, compose: {:?}", service.environment.get(key), environment.get(key));
+            }
+            differ += 1;
         }
     }
     differ
@@ -488,7 +497,7 @@ fn verdicts_on_real_files() {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/compose-corpus"), PathBuf::from);
     let index = std::fs::read_to_string(dir.join("index.json")).expect("the corpus is where DOCKWARDEN_COMPOSE_CORPUS says");
     let index: Vec<BTreeMap<String, String>> = serde_json::from_str(&index).unwrap();
-    let (mut valid, mut accepted, mut refused, mut alike, mut commands_differ) = (0, 0, 0, 0, 0);
+    let (mut valid, mut accepted, mut refused, mut alike, mut differ) = (0, 0, 0, 0, 0);
     let variables = BTreeMap::new();
     for entry in &index {
         let base = dir.join(&entry["id"]);
@@ -509,7 +518,7 @@ fn verdicts_on_real_files() {
             result = load(&input);
         }
         if let Ok(spec) = &result {
-            commands_differ += differing_commands(spec, &std::fs::read_to_string(dir.join(&entry["id"]).join("expected.json")).unwrap());
+            differ += differing(spec, &std::fs::read_to_string(dir.join(&entry["id"]).join("expected.json")).unwrap());
         }
         let should = entry["verdict"] == "valid";
         valid += usize::from(should);
@@ -521,6 +530,8 @@ fn verdicts_on_real_files() {
             (false, Ok(_)) => println!("{} accepted, compose: {:.200}", entry["id"], entry["error"].lines().last().unwrap_or_default()),
         }
     }
-    println!("accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones; {commands_differ} commands differ");
-    assert_eq!((accepted, alike, commands_differ), (valid, refused, 0), "of {valid} valid and {refused} refused files");
+    println!(
+        "accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones; {differ} services differ in command, entrypoint or environment"
+    );
+    assert_eq!((accepted, alike, differ), (valid, refused, 0), "of {valid} valid and {refused} refused files");
 }

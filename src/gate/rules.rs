@@ -167,7 +167,7 @@ mod tests {
 
     /// Every `"..."` of a Rust source outside its test module, with what stands before it on the line (or at the end of the line before).
     fn literals(source: &str) -> Vec<(String, String)> {
-        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = source.split("\nmod tests {").next().unwrap_or_default();
         let mut out = Vec::new();
         let mut before = String::new();
         for line in code.lines().filter(|l| !l.trim_start().starts_with("//")) {
@@ -204,7 +204,12 @@ mod tests {
             texts.push(std::fs::read_to_string(src.join(file)).unwrap());
         }
         let all: Vec<(String, String)> = texts.iter().flat_map(|t| literals(t)).collect();
-        let dotted = |l: &str| l.contains('.') && l.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_');
+        let dotted = |l: &str| {
+            l.contains('.')
+                && !l.ends_with('.')
+                && l != "compose.yaml"
+                && l.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_')
+        };
         // What the gate is told outright, and everything else that looks like one of its ids; keys of files and sysctls look like some.
         let told = |before: &str| ["j.hit(", "j.at(", "hit(j,", "problem("].iter().any(|t| before.ends_with(t));
         let families: std::collections::BTreeSet<&str> = RULES.iter().filter_map(|r| r.id.split_once('.')).map(|(f, _)| f).collect();
