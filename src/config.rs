@@ -145,14 +145,26 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         && listen != "off"
         && listen.parse::<std::net::SocketAddr>().is_err()
     {
-        return fault("listen", format!("listen = {listen:?} is not an address and port"), "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door");
+        return fault(
+            "listen",
+            format!("listen = {listen:?} is not an address and port"),
+            "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
+        );
     }
     for (stack, entry) in &settings.stacks {
         if !entry.dir.is_absolute() {
-            return fault(stack.as_str(), format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir), "write the whole path: every relative path of the stack means it");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir),
+                "write the whole path: every relative path of the stack means it",
+            );
         }
         if let Some(bad) = entry.files.iter().chain(&entry.env_files).find(|f| f.is_empty() || f.contains('\0')) {
-            return fault(stack.as_str(), format!("stacks.{stack} names an unusable file {bad:?}"), "name files relative to the stack's directory");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack} names an unusable file {bad:?}"),
+                "name files relative to the stack's directory",
+            );
         }
     }
     if let Some(agent) = &settings.cli_agent
@@ -161,7 +173,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         return fault("cli_agent", e.to_string(), "name an agent of agents/*.md");
     }
     if let Some(bad) = settings.allowed_hosts.iter().find(|h| h.is_empty() || h.contains('/') || h.contains('*')) {
-        return fault("allowed_hosts", format!("allowed_hosts: {bad:?} is not a host name"), "write bare names or name:port, without scheme or wildcard");
+        return fault(
+            "allowed_hosts",
+            format!("allowed_hosts: {bad:?} is not a host name"),
+            "write bare names or name:port, without scheme or wildcard",
+        );
     }
     if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.starts_with("http://") && !o.starts_with("https://")) {
         return fault("allowed_origins", format!("allowed_origins: {bad:?} has no scheme"), "write e.g. \"https://console.example.com\"");
@@ -170,7 +186,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         && schedule != "off"
         && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
     {
-        return fault("backup_schedule", format!("backup_schedule = {schedule:?} is not a cron line of five fields"), "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"");
+        return fault(
+            "backup_schedule",
+            format!("backup_schedule = {schedule:?} is not a cron line of five fields"),
+            "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
+        );
     }
     Ok(())
 }

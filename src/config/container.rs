@@ -55,7 +55,9 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
             return fault(
                 "STACK_ROOTS",
                 format!("{root} is not visible here"),
-                format!("mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"),
+                format!(
+                    "mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"
+                ),
             );
         }
     }
@@ -89,7 +91,9 @@ mod tests {
 
     #[test]
     fn stack_roots_must_be_absolute_and_visible() {
-        let with = |value: &'static str| check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"));
+        let with = |value: &'static str| {
+            check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"))
+        };
         assert_eq!(with("/srv/stacks"), Ok(()));
         assert_eq!(with("srv").expect_err("relative").file, "$STACK_ROOTS");
         assert!(with("/srv/stacks:/other").expect_err("not mounted").hint.contains("- /other:/other:ro"));
