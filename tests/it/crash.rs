@@ -65,6 +65,7 @@ fn containers(stack: &str) -> Vec<String> {
 async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_release() {
     let slot = engine().await;
     let home = Home::new();
+    home.unlimited("stack-keeper");
     let stack = home.stack("crash");
     let mut serve = Serve::start(&home).await;
     let first = Client::stdio(&home, "stack-keeper").await.ok("deploy", input(&stack, &slot.image, "1")).await;
@@ -93,8 +94,11 @@ async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_releas
             matches!(op["state"].as_str(), Some("done" | "rolled_back" | "failed")).then_some(op)
         })
         .await;
-        let status = client.ok("health", json!({"stack": stack})).await;
-        assert_eq!(status["healthy"], json!(true), "round {round}, killed at event {n}, {}: {status:#}", ended["state"]);
+        let what = format!("round {round}, killed at event {n}, then {}: healthy", ended["state"]);
+        eventually(&what, Duration::from_secs(20), || async {
+            (client.ok("health", json!({"stack": stack})).await["healthy"] == json!(true)).then_some(())
+        })
+        .await;
         let seen = containers(&stack);
         let names: Vec<&str> = seen.iter().filter_map(|l| l.split(' ').next()).collect();
         assert_eq!(names, [format!("{stack}-api-1"), format!("{stack}-store-1")], "round {round}, killed at event {n}: {seen:?}");
