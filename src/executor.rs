@@ -264,7 +264,8 @@ impl Executor {
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
         self.tasks.spawn(async move {
-            let run = run::Run::new(exec.clone(), plan, permit, current, op, steps, send, (cancel, conclude));
+            let begin = run::Begin { exec: exec.clone(), plan, permit, current, op, steps, standing: send, cancel, conclude };
+            let run = run::Run::new(begin);
             run.drive(takeover == Takeover::Forward, takeover == Takeover::Undo).await;
             exec.active.lock().expect("no panic while held").remove(&id);
         });
