@@ -182,6 +182,10 @@ pub type CliResult = Result<Ended, CliError>;
 
 /// Parses, runs, and turns the end into an exit code.
 pub fn main() -> ExitCode {
+    // Hints hold lines to copy: the terminal wraps them, not we. Set once here, before anything could set another.
+    if let Err(e) = miette::set_hook(Box::new(|_| Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build()))) {
+        eprintln!("dockwarden: errors keep their own line width: {e}");
+    }
     let cli = Cli::parse();
     let json = cli.global.json;
     match run(cli) {

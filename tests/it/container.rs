@@ -244,8 +244,8 @@ async fn a_bound_file_of_a_stack_is_seen_by_its_service_and_its_volume_is_backed
     // A path that is not under STACK_ROOTS: refused with the line that would change it, and what runs goes on.
     write_compose(&home, &stack, &slot.image, "/etc/hostname");
     let refused = client.refused("deploy", json!({"stack": stack})).await;
-    assert_eq!(refused["code"], json!("denied"), "{refused:#}");
-    let message = refused["message"].as_str().unwrap_or_default();
+    assert_eq!(refused["error"]["code"], json!("denied"), "{refused:#}");
+    let message = refused["error"]["message"].as_str().unwrap_or_default();
     assert!(message.contains("`- /etc/hostname:/etc/hostname:ro`") && message.contains("bind_roots_allow"), "{message}");
     assert_eq!(ask(&stack, "conf", "/visits"), "visits 4711");
 
