@@ -221,6 +221,12 @@ fn lock(home: &Path) -> Result<File, AppError> {
 
 /// The address to bind, checked; flags win over the file. Extra host names go into the settings, where the guard reads them.
 fn address(options: &ServeOptions, config: &mut crate::model::config::Config) -> Result<Option<SocketAddr>, AppError> {
+    config::check_hosts(&options.allowed_hosts).map_err(|message| ConfigError {
+        file: "--allowed-host ($ALLOWED_HOST of .env)".into(),
+        line: None,
+        message,
+        hint: "write bare names or name:port, without scheme or wildcard".into(),
+    })?;
     config.settings.allowed_hosts.extend(options.allowed_hosts.iter().cloned());
     let text = options.listen.as_deref().or(config.settings.listen.as_deref()).unwrap_or(config::DEFAULT_LISTEN);
     if text == "off" {
@@ -254,8 +260,10 @@ async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Optio
 }
 
 fn engine(config: &crate::model::config::Config) -> Result<Arc<dyn Engine>, AppError> {
-    let engine =
-        crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
+    let engine = crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
+    if container::inside() {
+        container::check_socket(engine.endpoint())?;
+    }
     Ok(Arc::new(engine))
 }
 

@@ -59,7 +59,8 @@ async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> R
     let registered = call.house.config.settings.stacks.get(stack).and_then(|s| s.environment.clone());
     let settled = match registered {
         Some(environment) => Some(environment),
-        None => call.house.store.stack(stack).await?.map(|r| r.environment),
+        // Empty until the stack's first operation has made a release: a first deploy that was undone settles nothing.
+        None => call.house.store.stack(stack).await?.map(|r| r.environment).filter(|e| !e.is_empty()),
     };
     match (settled, given) {
         (Some(settled), Some(given)) if settled != given => {

@@ -5,6 +5,7 @@ use super::error::ErrorCode;
 use super::{Call, CallError, compose_files, git, observe, plan_facts};
 use crate::compose::{self, LoadInput};
 use crate::gate;
+use crate::model::config::Config;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ImageIdentity, ImageInfo};
@@ -219,6 +220,7 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let mut findings = gate::plan::judge(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        unseen_binds(&call.house.config, &plan.desired, &mut findings);
         findings.extend(plan.desired.unsupported.iter().map(|u| Finding {
             rule: "compose.unsupported".into(),
             verdict: Verdict::Warn,
@@ -229,6 +231,23 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         judged(&mut plan, findings);
     }
     Ok(plan)
+}
+
+/// A host path that is refused because the supervisor's container does not see it: the finding gets the line that would show it.
+fn unseen_binds(config: &Config, spec: &StackSpec, findings: &mut [Finding]) {
+    if config.path_map.is_none() {
+        return;
+    }
+    for mount in spec.services.values().flat_map(|s| &s.mounts).filter(|m| m.kind == crate::model::spec::MountKind::Bind) {
+        let Some(source) = mount.source.as_deref().filter(|s| compose_files::visible(config, Path::new(s)).is_none()) else { continue };
+        for finding in findings.iter_mut().filter(|f| f.rule == "bind.outside" && f.path.as_deref() == Some(mount.path.as_str())) {
+            let line = redact::line(&format!("- {source}:{source}:ro"), 300);
+            finding.because = format!(
+                "the supervisor's container does not see this path and the policy does not allow it; where it is meant to, an operator adds `{line}` to the \
+                 supervisor's volumes and the path to bind_roots_allow in policy.toml"
+            );
+        }
+    }
 }
 
 /// Adds findings to a plan; its verdict is the strictest of all.

@@ -127,7 +127,7 @@ impl Verb for Status {
             let containers = by_stack.remove(record.name.as_str()).unwrap_or_default();
             let state = state(&containers, record.current, record.stopped);
             let mut row = stack_row(record.name.as_str(), true, state, &containers, input.response_format);
-            row.environment = Some(record.environment);
+            row.environment = Some(record.environment).filter(|e| !e.is_empty());
             row.release = record.current;
             row.operation_id = house.executor.holding(&record.name).map(|o| o.to_string());
             if named.is_some() {

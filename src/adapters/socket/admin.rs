@@ -5,7 +5,7 @@ use super::credential;
 use super::peer::{Peer, WARDEN};
 use super::wire::{Admin, Credential};
 use crate::adapters::Doors;
-use crate::call::approval::run_approved;
+use crate::call::approval::{self, run_approved};
 use crate::call::dispatch::Reply;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
@@ -50,6 +50,18 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::ApprovalShow { approval } => show(house, &approval).await,
         Admin::Approve { approval, credential } => decide(house, &approval, &credential, true).await,
         Admin::Deny { approval, credential } => decide(house, &approval, &credential, false).await,
+        Admin::Freeze { reason, credential } => {
+            let by = verified(house, &credential).await?;
+            approval::freeze(&house.store, &by, &reason, Utc::now()).await?;
+            let text = format!("frozen by {by}: nothing changes until `dockwarden unfreeze`; operations under way go on to their end, `dockwarden cancel` stops one");
+            reply(json!({"frozen": approval::frozen(&house.store).await?, "operations": house.executor.active()}), text)
+        }
+        Admin::Unfreeze { credential } => {
+            let by = verified(house, &credential).await?;
+            let before = approval::frozen(&house.store).await?;
+            approval::unfreeze(&house.store, &by, Utc::now()).await?;
+            reply(json!({"frozen": null, "was": before}), if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() })
+        }
         Admin::Operators => {
             let names: Vec<String> = house.store.operators().await?.into_iter().map(|(name, _)| name).collect();
             reply(json!({"operators": names}), names.join("\n"))
@@ -78,13 +90,16 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
 async fn info(doors: &Arc<Doors>) -> Done {
     let house = &doors.house;
     let rulebook = house.rulebook.load();
+    let frozen = approval::frozen(&house.store).await?;
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id(), "instance": house.store.instance(), "host": house.config.host_name,
         "home": house.config.home, "config": house.config.config_dir, "memory": house.config.memory, "uptime_s": doors.started.elapsed().as_secs(),
         "agents": rulebook.agents.keys().collect::<Vec<_>>(), "policy_version": rulebook.version, "prompts": house.prompts.load().len(),
         "operations": house.executor.active(), "clients": doors.presence.count(), "in_container": house.config.path_map.is_some(),
+        "frozen": frozen,
     });
-    reply(value, format!("dockwarden {} on {}", env!("CARGO_PKG_VERSION"), house.config.host_name))
+    let state = frozen.map(|f| format!(" ({f})")).unwrap_or_default();
+    reply(value, format!("dockwarden {} on {}{state}", env!("CARGO_PKG_VERSION"), house.config.host_name))
 }
 
 fn approval_id(text: &str) -> Result<ApprovalId, CallError> {

@@ -109,6 +109,18 @@ pub enum Admin {
         /// Who says so.
         credential: Credential,
     },
+    /// Stops all changes.
+    Freeze {
+        /// Why, for everyone who is refused because of it.
+        reason: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Lets changes happen again.
+    Unfreeze {
+        /// Who says so.
+        credential: Credential,
+    },
     /// Names of operators.
     Operators,
     /// A new operator, or a new passphrase.
