@@ -260,7 +260,8 @@ async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Optio
 }
 
 fn engine(config: &crate::model::config::Config) -> Result<Arc<dyn Engine>, AppError> {
-    let engine = crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
+    let engine =
+        crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
     if container::inside() {
         container::check_socket(engine.endpoint())?;
     }

@@ -99,7 +99,14 @@ pub fn load(places: &Places) -> Result<Config, ConfigError> {
         Ok(text) => parse(&text, &name)?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Settings::default(),
         // What a container engine makes of a mount whose source does not exist.
-        Err(e) if file.is_dir() => return Err(ConfigError::new(name, None, e.to_string(), "put a file there; in a container, DOCKWARDEN_TOML in .env names the one of the host")),
+        Err(e) if file.is_dir() => {
+            return Err(ConfigError::new(
+                name,
+                None,
+                e.to_string(),
+                "put a file there; in a container, DOCKWARDEN_TOML in .env names the one of the host",
+            ));
+        }
         Err(e) => return Err(ConfigError::new(name, None, e.to_string(), "make the file readable for the user dockwarden runs as")),
     };
     container::check_environment(&|key| std::env::var(key).ok(), &|path| path.is_dir())?;

@@ -33,7 +33,8 @@ fn references(
     report: &mut Report,
 ) {
     let path = format!("services.{name}");
-    if service.image.is_none() && service.build.is_none() {
+    // A provider stands in for the image; the gate refuses it by name.
+    if service.image.is_none() && service.build.is_none() && !service.other.contains_key("provider") {
         report.error(&path, "the service has neither an image nor a build", "add `image:`");
     }
     for network in service.networks.keys().filter(|n| !spec.networks.contains_key(*n)) {

@@ -25,6 +25,16 @@ pub(super) fn join(dir: &str, path: &str) -> String {
     }
 }
 
+/// Whether a reference to a file means something fetched from elsewhere: git, OCI, HTTP.
+pub(super) fn remote(path: &str) -> bool {
+    let p = path.trim();
+    p.contains("://")
+        || p.starts_with("git@")
+        || ["github.com/", "gitlab.com/", "bitbucket.org/"].iter().any(|host| p.starts_with(host))
+        || p.contains(".git#")
+        || (p.contains(".git") && p.contains(':'))
+}
+
 /// The directory of a file; empty for a file beside the project's own.
 pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)

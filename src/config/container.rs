@@ -77,7 +77,11 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
     if let Some(zone) = get("TZ").filter(|z| !z.is_empty() && z != "UTC")
         && !known_zone(&zone)
     {
-        return fault("TZ", format!("{zone:?} is not a time zone that is known here"), "write a name such as Europe/Berlin, or UTC (build the image on a host with tzdata)".into());
+        return fault(
+            "TZ",
+            format!("{zone:?} is not a time zone that is known here"),
+            "write a name such as Europe/Berlin, or UTC (build the image on a host with tzdata)".into(),
+        );
     }
     Ok(())
 }
@@ -86,7 +90,9 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
 fn known_zone(zone: &str) -> bool {
     let name = zone.strip_prefix(':').unwrap_or(zone);
     let plain = !name.split('/').any(|part| part.is_empty() || part == "..");
-    let posix = (!name.contains('/') || name.contains(',')) && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '<') && name.contains(|c: char| c.is_ascii_digit());
+    let posix = (!name.contains('/') || name.contains(','))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '<')
+        && name.contains(|c: char| c.is_ascii_digit());
     posix || name.starts_with('/') && Path::new(name).is_file() || plain && Path::new("/usr/share/zoneinfo").join(name).is_file()
 }
 
@@ -102,7 +108,9 @@ pub fn check_socket(endpoint: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("there is no {} in this container", path.display()), hint));
     };
     if !meta.file_type().is_socket() {
-        let hint = format!("write DOCKER_SOCKET=<the engine's socket on the host> in .env (a path that does not exist becomes a directory), {again}");
+        let hint = format!(
+            "write DOCKER_SOCKET=<the engine's socket on the host> in .env (a path that does not exist becomes a directory), {again}"
+        );
         return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("{} is not a socket", path.display()), hint));
     }
     if rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_err() {

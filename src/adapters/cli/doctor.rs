@@ -214,7 +214,10 @@ async fn supervisor(global: &Global) -> Finding {
 fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
     if config::container::inside() {
         // Nobody but the supervisor has a shell in its container.
-        return vec![ok("gate", "this is a container of the supervisor's own: agents run elsewhere; run `doctor` there to judge their side")];
+        return vec![ok(
+            "gate",
+            "this is a container of the supervisor's own: agents run elsewhere; run `doctor` there to judge their side",
+        )];
     }
     let mend = "run the supervisor as a user of its own, and agents as another one outside group docker (SECURITY.md)";
     let mut found = vec![];

@@ -53,14 +53,19 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::Freeze { reason, credential } => {
             let by = verified(house, &credential).await?;
             approval::freeze(&house.store, &by, &reason, Utc::now()).await?;
-            let text = format!("frozen by {by}: nothing changes until `dockwarden unfreeze`; operations under way go on to their end, `dockwarden cancel` stops one");
+            let text = format!(
+                "frozen by {by}: nothing changes until `dockwarden unfreeze`; operations under way go on to their end, `dockwarden cancel` stops one"
+            );
             reply(json!({"frozen": approval::frozen(&house.store).await?, "operations": house.executor.active()}), text)
         }
         Admin::Unfreeze { credential } => {
             let by = verified(house, &credential).await?;
             let before = approval::frozen(&house.store).await?;
             approval::unfreeze(&house.store, &by, Utc::now()).await?;
-            reply(json!({"frozen": null, "was": before}), if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() })
+            reply(
+                json!({"frozen": null, "was": before}),
+                if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() },
+            )
         }
         Admin::Operators => {
             let names: Vec<String> = house.store.operators().await?.into_iter().map(|(name, _)| name).collect();

@@ -57,7 +57,8 @@ impl NewRow {
     /// A read, or a call that was denied at once.
     pub(super) fn read(i: &Intent, o: &Outcome) -> Self {
         let findings: Vec<&Finding> = i.findings.iter().chain(&o.findings).collect();
-        let detail = json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
+        let detail =
+            json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
         let verdict = i.verdict.max(o.verdict);
         Self { at: o.at, verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, &detail) }
     }
@@ -67,8 +68,7 @@ impl NewRow {
         let because = format!("at most {} calls in {} s; a call fits again in {retry_after_s} s", limit.max, limit.window_s);
         let finding = Finding { rule: limit.key.clone(), verdict: Verdict::Deny, service: None, path: None, because };
         let findings: Vec<&Finding> = i.findings.iter().chain([&finding]).collect();
-        let detail =
-            json!({"arguments": i.arguments, "findings": findings, "code": "rate_limited", "detail": {"retry_after_s": retry_after_s}, "duration_ms": 0});
+        let detail = json!({"arguments": i.arguments, "findings": findings, "code": "rate_limited", "detail": {"retry_after_s": retry_after_s}, "duration_ms": 0});
         Self { verdict: Verdict::Deny, outcome: Some("denied".into()), ..Self::of_call("read", i, &detail) }
     }
 
