@@ -82,7 +82,7 @@ fn gate_decision(bencher: Bencher) {
 
 struct NoFiles;
 impl Files for NoFiles {
-    fn read(&self, _: &str) -> Result<Option<String>, String> {
+    fn read(&self, _: &str) -> Result<Option<String>, dockwarden::compose::ReadError> {
         Ok(None)
     }
 }
