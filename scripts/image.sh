@@ -48,6 +48,12 @@ case $kind in
     home=$context/var/lib/dockwarden
     mkdir -p "$home/backups" "$home/memory" "$context/root/etc/dockwarden" "$context/root/tmp"
     chmod 1777 "$context/root/tmp"
+    # For TZ of backup schedules; without tzdata here the image knows UTC only, and the supervisor says so.
+    if [ -d /usr/share/zoneinfo ]; then
+      mkdir -p "$context/root/usr/share"
+      cp -rL /usr/share/zoneinfo "$context/root/usr/share/"
+      rm -rf "$context"/root/usr/share/zoneinfo/{posix,right}
+    fi
     for agent in "$ROOT"/agents/*.md; do mkdir "$home/memory/$(basename "$agent" .md)"; done
     chmod -R go= "$home"
     cp -r "$ROOT/agents" "$ROOT/prompts" "$context/root/etc/dockwarden/"

@@ -98,6 +98,15 @@ pub fn load(places: &Places) -> Result<Config, ConfigError> {
     let settings = match std::fs::read_to_string(&file) {
         Ok(text) => parse(&text, &name)?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Settings::default(),
+        // What a container engine makes of a mount whose source does not exist.
+        Err(e) if file.is_dir() => {
+            return Err(ConfigError::new(
+                name,
+                None,
+                e.to_string(),
+                "put a file there; in a container, DOCKWARDEN_TOML in .env names the one of the host",
+            ));
+        }
         Err(e) => return Err(ConfigError::new(name, None, e.to_string(), "make the file readable for the user dockwarden runs as")),
     };
     container::check_environment(&|key| std::env::var(key).ok(), &|path| path.is_dir())?;
@@ -139,20 +148,41 @@ fn line_of(text: &str, needle: &str) -> Option<usize> {
     text.lines().position(|l| !l.trim_start().starts_with('#') && l.contains(needle)).map(|n| n + 1)
 }
 
+/// Whether all are host names as the Host list takes them.
+///
+/// # Errors
+/// The first that is none, in words.
+pub fn check_hosts(hosts: &[String]) -> Result<(), String> {
+    let bad = |h: &&String| h.is_empty() || h.contains(['/', '*', '@', '$']) || h.chars().any(|c| c.is_whitespace() || c.is_control());
+    hosts.iter().find(bad).map_or(Ok(()), |h| Err(format!("{h:?} is not a host name")))
+}
+
 fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError> {
     let fault = |needle: &str, message: String, hint: &str| Err(ConfigError::new(name, line_of(text, needle), message, hint));
     if let Some(listen) = &settings.listen
         && listen != "off"
         && listen.parse::<std::net::SocketAddr>().is_err()
     {
-        return fault("listen", format!("listen = {listen:?} is not an address and port"), "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door");
+        return fault(
+            "listen",
+            format!("listen = {listen:?} is not an address and port"),
+            "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
+        );
     }
     for (stack, entry) in &settings.stacks {
         if !entry.dir.is_absolute() {
-            return fault(stack.as_str(), format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir), "write the whole path: every relative path of the stack means it");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir),
+                "write the whole path: every relative path of the stack means it",
+            );
         }
         if let Some(bad) = entry.files.iter().chain(&entry.env_files).find(|f| f.is_empty() || f.contains('\0')) {
-            return fault(stack.as_str(), format!("stacks.{stack} names an unusable file {bad:?}"), "name files relative to the stack's directory");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack} names an unusable file {bad:?}"),
+                "name files relative to the stack's directory",
+            );
         }
     }
     if let Some(agent) = &settings.cli_agent
@@ -160,8 +190,8 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
     {
         return fault("cli_agent", e.to_string(), "name an agent of agents/*.md");
     }
-    if let Some(bad) = settings.allowed_hosts.iter().find(|h| h.is_empty() || h.contains('/') || h.contains('*')) {
-        return fault("allowed_hosts", format!("allowed_hosts: {bad:?} is not a host name"), "write bare names or name:port, without scheme or wildcard");
+    if let Err(message) = check_hosts(&settings.allowed_hosts) {
+        return fault("allowed_hosts", format!("allowed_hosts: {message}"), "write bare names or name:port, without scheme or wildcard");
     }
     if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.starts_with("http://") && !o.starts_with("https://")) {
         return fault("allowed_origins", format!("allowed_origins: {bad:?} has no scheme"), "write e.g. \"https://console.example.com\"");
@@ -170,7 +200,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         && schedule != "off"
         && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
     {
-        return fault("backup_schedule", format!("backup_schedule = {schedule:?} is not a cron line of five fields"), "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"");
+        return fault(
+            "backup_schedule",
+            format!("backup_schedule = {schedule:?} is not a cron line of five fields"),
+            "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
+        );
     }
     Ok(())
 }

@@ -96,6 +96,10 @@ pub enum Command {
     Approvals(approvals::ApprovalsArgs),
     /// The people who may approve.
     Operators(approvals::OperatorsArgs),
+    /// Stop all changes until `unfreeze`.
+    Freeze(approvals::FreezeArgs),
+    /// Let changes happen again.
+    Unfreeze(approvals::UnfreezeArgs),
     /// Query or verify the audit log.
     Audit(audit::AuditArgs),
     /// Agents and their tokens.
@@ -178,6 +182,10 @@ pub type CliResult = Result<Ended, CliError>;
 
 /// Parses, runs, and turns the end into an exit code.
 pub fn main() -> ExitCode {
+    // Hints hold lines to copy: the terminal wraps them, not we. Set once here, before anything could set another.
+    if let Err(e) = miette::set_hook(Box::new(|_| Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build()))) {
+        eprintln!("dockwarden: errors keep their own line width: {e}");
+    }
     let cli = Cli::parse();
     let json = cli.global.json;
     match run(cli) {
@@ -228,6 +236,8 @@ fn run(cli: Cli) -> CliResult {
                 Command::Prune(args) => data::prune(global, args).await,
                 Command::Approvals(args) => approvals::approvals(global, args).await,
                 Command::Operators(args) => approvals::operators(global, args).await,
+                Command::Freeze(args) => approvals::freeze(global, args).await,
+                Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
                 Command::Agents(args) => agents::agents(global, args).await,
                 Command::Policy(args) => agents::policy(global, &args),
@@ -259,9 +269,18 @@ mod tests {
     #[test]
     fn errors_have_the_documented_exit_codes() {
         let refused = |code: &str| {
-            CliError::Client(ClientError::Refused { code: code.into(), message: String::new(), hint: String::new(), whole: serde_json::Value::Null }).code()
+            CliError::Client(ClientError::Refused {
+                code: code.into(),
+                message: String::new(),
+                hint: String::new(),
+                whole: serde_json::Value::Null,
+            })
+            .code()
         };
-        assert_eq!([refused("denied"), refused("rate_limited"), refused("invalid_argument"), refused("unknown_tool"), refused("not_found")], [3, 3, 2, 2, 1]);
+        assert_eq!(
+            [refused("denied"), refused("rate_limited"), refused("invalid_argument"), refused("unknown_tool"), refused("not_found")],
+            [3, 3, 2, 2, 1]
+        );
         assert_eq!(CliError::Usage(String::new(), String::new()).code(), 2);
     }
 }

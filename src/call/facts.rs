@@ -59,7 +59,8 @@ async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> R
     let registered = call.house.config.settings.stacks.get(stack).and_then(|s| s.environment.clone());
     let settled = match registered {
         Some(environment) => Some(environment),
-        None => call.house.store.stack(stack).await?.map(|r| r.environment),
+        // Empty until the stack's first operation has made a release: a first deploy that was undone settles nothing.
+        None => call.house.store.stack(stack).await?.map(|r| r.environment).filter(|e| !e.is_empty()),
     };
     match (settled, given) {
         (Some(settled), Some(given)) if settled != given => {
@@ -84,7 +85,11 @@ async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> R
 /// `NotFound`.
 pub async fn operation(call: &Call, id: &OperationId) -> Result<Operation, CallError> {
     call.house.store.operation(id).await?.ok_or_else(|| {
-        CallError::new(ErrorCode::NotFound, format!("there is no operation {id}"), "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them")
-            .field("operation_id")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("there is no operation {id}"),
+            "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them",
+        )
+        .field("operation_id")
     })
 }

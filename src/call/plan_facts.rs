@@ -105,13 +105,8 @@ pub async fn gather(
         supervisor_env: std::env::vars_os().filter_map(|(k, _)| k.into_string().ok()).collect(),
         resolved,
     };
-    let subject = Subject {
-        stack: &plan.stack,
-        images: &plan.images,
-        project_dir: plan.project_dir.as_deref(),
-        environment: &plan.environment,
-        own,
-    };
+    let subject =
+        Subject { stack: &plan.stack, images: &plan.images, project_dir: plan.project_dir.as_deref(), environment: &plan.environment, own };
     Ok(assemble(subject, world, texts, &house.config))
 }
 

@@ -52,10 +52,8 @@ pub(super) fn rebase_service(service: &mut Map, dir: &str) {
                 other => rebase(other, dir),
             }),
             ("volumes", value) => each(value, &|v| match v {
-                Value::Map(m) => {
-                    if m.get("type").and_then(Value::scalar).as_deref() == Some("bind") {
-                        rebase_key(m, "source", dir);
-                    }
+                Value::Map(m) if m.get("type").and_then(Value::scalar).as_deref() == Some("bind") => {
+                    rebase_key(m, "source", dir);
                 }
                 Value::String(s) if s.starts_with('.') => {
                     if let Some((source, rest)) = s.split_once(':') {

@@ -5,6 +5,7 @@ use super::ConfigError;
 use crate::engine::{Engine, EngineResult};
 use crate::model::ids::EngineName;
 use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Whether this process runs in a container (Docker's or Podman's marker file, or a container's cgroup).
@@ -55,7 +56,9 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
             return fault(
                 "STACK_ROOTS",
                 format!("{root} is not visible here"),
-                format!("mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"),
+                format!(
+                    "mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"
+                ),
             );
         }
     }
@@ -70,6 +73,50 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
         && level.parse::<tracing_subscriber::filter::EnvFilter>().is_err()
     {
         return fault("MCP_LOG_LEVEL", format!("{level:?} is not a log level"), "write error, warn, info, debug or trace".into());
+    }
+    if let Some(zone) = get("TZ").filter(|z| !z.is_empty() && z != "UTC")
+        && !known_zone(&zone)
+    {
+        return fault(
+            "TZ",
+            format!("{zone:?} is not a time zone that is known here"),
+            "write a name such as Europe/Berlin, or UTC (build the image on a host with tzdata)".into(),
+        );
+    }
+    Ok(())
+}
+
+/// A name of the time zone database, or a POSIX rule such as `CET-1CEST`. An unknown zone would silently mean UTC.
+fn known_zone(zone: &str) -> bool {
+    let name = zone.strip_prefix(':').unwrap_or(zone);
+    let plain = !name.split('/').any(|part| part.is_empty() || part == "..");
+    let posix = (!name.contains('/') || name.contains(','))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '<')
+        && name.contains(|c: char| c.is_ascii_digit());
+    posix || name.starts_with('/') && Path::new(name).is_file() || plain && Path::new("/usr/share/zoneinfo").join(name).is_file()
+}
+
+/// In a container: whether the engine's socket was handed in and may be used, before anything is asked of it.
+///
+/// # Errors
+/// The line of `.env` to mend.
+pub fn check_socket(endpoint: &str) -> Result<(), ConfigError> {
+    let Some(path) = endpoint.strip_prefix("unix://").map(Path::new) else { return Ok(()) };
+    let again = "then `docker compose -f docker-compose.mcp.yml up -d` again";
+    let Ok(meta) = std::fs::metadata(path) else {
+        let hint = format!("mount it: DOCKER_SOCKET=<the engine's socket on the host> in .env, {again}");
+        return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("there is no {} in this container", path.display()), hint));
+    };
+    if !meta.file_type().is_socket() {
+        let hint = format!(
+            "write DOCKER_SOCKET=<the engine's socket on the host> in .env (a path that does not exist becomes a directory), {again}"
+        );
+        return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("{} is not a socket", path.display()), hint));
+    }
+    if rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_err() {
+        let gid = meta.gid();
+        let message = format!("the engine's socket {} belongs to group {gid}, and this process is not in it", path.display());
+        return Err(ConfigError::new("$DOCKER_GID", None, message, format!("write DOCKER_GID={gid} in .env, {again}")));
     }
     Ok(())
 }
@@ -89,7 +136,9 @@ mod tests {
 
     #[test]
     fn stack_roots_must_be_absolute_and_visible() {
-        let with = |value: &'static str| check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"));
+        let with = |value: &'static str| {
+            check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"))
+        };
         assert_eq!(with("/srv/stacks"), Ok(()));
         assert_eq!(with("srv").expect_err("relative").file, "$STACK_ROOTS");
         assert!(with("/srv/stacks:/other").expect_err("not mounted").hint.contains("- /other:/other:ro"));
@@ -100,5 +149,28 @@ mod tests {
         let with = |value: &'static str| check_environment(&move |k| (k == "MCP_LOG_LEVEL").then(|| value.into()), &|_| true);
         assert_eq!(with("debug"), Ok(()));
         assert_eq!(with("dockwarden=loud=x").expect_err("nonsense").file, "$MCP_LOG_LEVEL");
+    }
+
+    #[test]
+    fn a_time_zone_nobody_knows_ends_the_start_instead_of_meaning_utc() {
+        let with = |value: &'static str| check_environment(&move |k| (k == "TZ").then(|| value.into()), &|_| true);
+        for good in ["", "UTC", "CET-1CEST,M3.5.0,M10.5.0/3"] {
+            assert_eq!(with(good), Ok(()), "{good}");
+        }
+        for bad in ["Mars/Phobos", "../../etc/passwd", "Berlin"] {
+            assert_eq!(with(bad).expect_err(bad).file, "$TZ");
+        }
+    }
+
+    #[test]
+    fn an_engine_socket_that_cannot_be_used_names_the_line_to_mend() {
+        let dir = tempfile::tempdir().expect("directory");
+        let at = |name: &str| format!("unix://{}", dir.path().join(name).display());
+        assert_eq!(check_socket(&at("absent")).expect_err("absent").file, "$DOCKER_SOCKET");
+        std::fs::create_dir(dir.path().join("made")).expect("created");
+        assert!(check_socket(&at("made")).expect_err("a directory").message.ends_with("is not a socket"));
+        let _open = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).expect("bound");
+        assert_eq!(check_socket(&at("socket")), Ok(()));
+        assert_eq!(check_socket("tcp://127.0.0.1:2375"), Ok(()));
     }
 }

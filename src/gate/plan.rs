@@ -255,7 +255,7 @@ pub fn never_a_root(root: &str) -> Option<&'static str> {
     match root {
         "/" => Some("holds the whole host"),
         "/usr" | "/var" | "/var/lib" | "/bin" | "/sbin" | "/lib" | "/lib64" | "/root" => Some("holds the operating system or its engine"),
-        _ if systems.iter().any(|s| *s == root) => Some("gives the host or its engine away"),
+        _ if systems.contains(&root) => Some("gives the host or its engine away"),
         _ if !root.starts_with('/') => Some("is not absolute"),
         _ => None,
     }

@@ -107,8 +107,14 @@ impl Verb for Status {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let house = &call.house;
         let named = input.stack.as_ref();
-        let (info, mine, others) = tokio::join!(house.engine.info(), observe::serving(house, named), observe::unmanaged(house, named));
-        let (info, mut mine, others) = (info?, mine?, others?);
+        let containers = async {
+            match named {
+                None => observe::everything(house).await,
+                Some(_) => tokio::try_join!(observe::serving(house, named), observe::unmanaged(house, named)),
+            }
+        };
+        let (info, containers) = tokio::join!(house.engine.about(), containers);
+        let (info, (mut mine, others)) = (info?, containers?);
         let truncated = mine.len() + others.len() > SHOWN;
         mine.truncate(SHOWN);
 
@@ -121,7 +127,7 @@ impl Verb for Status {
             let containers = by_stack.remove(record.name.as_str()).unwrap_or_default();
             let state = state(&containers, record.current, record.stopped);
             let mut row = stack_row(record.name.as_str(), true, state, &containers, input.response_format);
-            row.environment = Some(record.environment);
+            row.environment = Some(record.environment).filter(|e| !e.is_empty());
             row.release = record.current;
             row.operation_id = house.executor.holding(&record.name).map(|o| o.to_string());
             if named.is_some() {
@@ -142,7 +148,9 @@ impl Verb for Status {
             let project = c.labels.get(labels::COMPOSE_PROJECT).map_or("-".to_owned(), |p| redact::line(p, 63));
             foreign.entry(project).or_default().push(c);
         }
-        stacks.extend(foreign.into_iter().map(|(project, containers)| stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)));
+        stacks.extend(foreign.into_iter().map(|(project, containers)| {
+            stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)
+        }));
         if let Some(name) = named.filter(|_| stacks.is_empty()) {
             return Err(prepare::not_deployed(name));
         }
@@ -155,8 +163,17 @@ impl Verb for Status {
         for s in &o.stacks {
             let managed = if s.managed { "" } else { " (not managed)" };
             let release = s.release.map(|r| format!(" release {r}")).unwrap_or_default();
-            out.push_str(&format!("\n{}{managed}: {}{release}{}", s.stack, s.state, s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()));
-            for row in s.rows.iter().cloned().chain(s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id))) {
+            out.push_str(&format!(
+                "\n{}{managed}: {}{release}{}",
+                s.stack,
+                s.state,
+                s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()
+            ));
+            for row in
+                s.rows.iter().cloned().chain(
+                    s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id)),
+                )
+            {
                 out.push_str(&format!("\n  {}", row.trim_end()));
             }
         }
@@ -197,7 +214,17 @@ fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSum
         Format::Concise => (rows.iter().map(concise).collect(), vec![]),
         Format::Detailed => (vec![], rows),
     };
-    StackRow { stack: stack.into(), managed, state: state.into(), environment: None, release: None, operation_id: None, files: None, rows, containers }
+    StackRow {
+        stack: stack.into(),
+        managed,
+        state: state.into(),
+        environment: None,
+        release: None,
+        operation_id: None,
+        files: None,
+        rows,
+        containers,
+    }
 }
 
 fn row(c: &ContainerSummary) -> Row {
@@ -216,7 +243,10 @@ fn row(c: &ContainerSummary) -> Row {
     Row {
         container: redact::line(&c.name, 80),
         id: c.id.short().to_owned(),
-        service: redact::line(c.labels.get(labels::SERVICE).or_else(|| c.labels.get(labels::COMPOSE_SERVICE)).map(String::as_str).unwrap_or_default(), 63),
+        service: redact::line(
+            c.labels.get(labels::SERVICE).or_else(|| c.labels.get(labels::COMPOSE_SERVICE)).map(String::as_str).unwrap_or_default(),
+            63,
+        ),
         state: word(serde_json::to_value(c.state)),
         health: word(serde_json::to_value(c.health)),
         image: image(&c.image),

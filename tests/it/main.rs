@@ -3,7 +3,10 @@
 // An unwrap that fails is a failed test, in a helper as in a test.
 #![allow(clippy::unwrap_used)]
 
+mod container;
+mod crash;
 mod engine_live;
+mod heal;
 mod journey;
 mod python;
 mod support;

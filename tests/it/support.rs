@@ -4,6 +4,7 @@
 // Each area uses its part; what none of them uses yet is still the support's interface.
 #![allow(dead_code)]
 
+pub mod compose_run;
 pub mod engine;
 pub mod home;
 pub mod mcp;

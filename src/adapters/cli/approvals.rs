@@ -1,4 +1,4 @@
-//! What waits for a person, and who may decide. The passphrase is typed at the terminal and checked by the supervisor.
+//! What waits for a person, who may decide, and the brake. The passphrase is typed at the terminal and checked by the supervisor.
 
 use super::{CliError, CliResult, Ended, Global, output, reach, terminal};
 use crate::adapters::socket::wire::Admin;
@@ -65,6 +65,40 @@ enum OperatorsCommand {
         #[arg(long)]
         by: Option<String>,
     },
+}
+
+/// Stop all changes: every agent is refused, also the supervisor's own healing, until `unfreeze`. Reads go on.
+#[derive(Debug, Args)]
+pub struct FreezeArgs {
+    /// Why; every refused agent is told.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Operator; asked for when absent.
+    #[arg(long)]
+    operator: Option<String>,
+}
+
+/// Let changes happen again.
+#[derive(Debug, Args)]
+pub struct UnfreezeArgs {
+    /// Operator; asked for when absent.
+    #[arg(long)]
+    operator: Option<String>,
+}
+
+/// Runs `freeze`.
+pub async fn freeze(global: &Global, args: FreezeArgs) -> CliResult {
+    let request = Admin::Freeze { reason: args.reason, credential: terminal::credential(args.operator)? };
+    let (value, text) = reach::admin(global, request).await?;
+    output::reply(global.json, "freeze", &value, &text);
+    Ok(Ended::Done)
+}
+
+/// Runs `unfreeze`.
+pub async fn unfreeze(global: &Global, args: UnfreezeArgs) -> CliResult {
+    let (value, text) = reach::admin(global, Admin::Unfreeze { credential: terminal::credential(args.operator)? }).await?;
+    output::reply(global.json, "unfreeze", &value, &text);
+    Ok(Ended::Done)
 }
 
 /// Runs `approvals`.
