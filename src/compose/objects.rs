@@ -95,13 +95,18 @@ pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut 
     for (key, value) in entries(value, "volumes", report) {
         let mut r = Reader::new(value, &at("volumes", &key), report);
         let (name, external) = identity(&mut r, &key, input, report);
-        let spec = VolumeSpec {
+        let mut spec = VolumeSpec {
             name,
             external,
             driver: r.string("driver", report).filter(|d| !d.is_empty()),
             driver_opts: r.text_map("driver_opts", report),
             labels: r.text_map("labels", report),
         };
+        // A bind's device is a host path, so a relative one means the project directory.
+        let bind = spec.driver_opts.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));
+        if let Some(device) = spec.driver_opts.get_mut("device").filter(|d| bind && d.starts_with('.') && !input.project_dir.is_empty()) {
+            *device = join(input.project_dir, device);
+        }
         r.finish(report);
         out.insert(key, spec);
     }

@@ -402,6 +402,12 @@ fn refusals_name_the_rule_they_break() {
 }
 
 #[test]
+fn a_bind_of_a_volume_is_relative_to_the_project() {
+    let spec = ok("services:\n  a: {image: a, volumes: ['v:/v']}\nvolumes:\n  v: {driver_opts: {type: none, o: bind, device: ./data}}\n");
+    assert_eq!(spec.volumes["v"].driver_opts["device"], "/srv/shop/data");
+}
+
+#[test]
 fn brackets_in_quoted_text_are_no_nesting() {
     let script: String = (0..700).map(|i| format!("      echo \"\\\\033[0;3{}m\"\n", i % 8)).collect();
     let spec = ok(&format!("services:\n  a:\n    image: a\n    entrypoint:\n    - |\n{script}"));
