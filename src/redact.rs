@@ -1,9 +1,11 @@
 //! What leaves the house passes here: text of others is stripped and enveloped as untrusted, secrets are masked, sizes are bounded.
 //! Pure. It decides nothing about who may see what, and it is no substitute for not putting a secret into a reply in the first place.
 
+use aho_corasick::AhoCorasick;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// What stands in the place of a masked value.
 pub const MASK: &str = "[redacted]";
@@ -165,8 +167,17 @@ pub fn mask(text: &str) -> String {
     out
 }
 
+/// What every secret begins with or has in it. Most texts have none of these, and one pass over them is all they cost.
+static TRIGGERS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let others = ["-----BEGIN ", "://", "earer ", "="];
+    AhoCorasick::new(PREFIXES.iter().chain(&others)).expect("twenty short patterns fit into an automaton")
+});
+
 /// Position of the next secret, its whole length, and how many bytes of it stay.
 fn next_secret(text: &str) -> Option<(usize, usize, usize)> {
+    if !TRIGGERS.is_match(text) {
+        return None;
+    }
     let mut best: Option<(usize, usize, usize)> = None;
     let mut offer = |at: usize, skip: usize, keep: usize| {
         if best.is_none_or(|b| at < b.0) {
@@ -269,7 +280,8 @@ fn argument(value: &Value, hash: &dyn Fn(&str) -> String) -> Value {
 pub fn reply(value: &mut Value) {
     match value {
         Value::String(text) => {
-            if text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c)) {
+            let plain = text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'));
+            if !plain && text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c)) {
                 *text = clean(text);
             }
             if next_secret(text).is_some() {
