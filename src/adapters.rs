@@ -42,7 +42,13 @@ impl Doors {
     ///
     /// # Errors
     /// What the call answered.
-    pub async fn call(self: &Arc<Self>, who: Principal, tool: String, input: Value, progress: Option<Progress>) -> Result<Reply, CallError> {
+    pub async fn call(
+        self: &Arc<Self>,
+        who: Principal,
+        tool: String,
+        input: Value,
+        progress: Option<Progress>,
+    ) -> Result<Reply, CallError> {
         let doors = Arc::clone(self);
         let task = tokio::spawn(async move {
             let _busy = doors.presence.enter();
@@ -53,7 +59,11 @@ impl Doors {
         });
         task.await.unwrap_or_else(|e| {
             tracing::error!(error = %e, "a call ended abnormally");
-            Err(CallError::new(ErrorCode::Internal, "the supervisor failed inside this call", "look at its log; calling again is safe with the same idempotency_key"))
+            Err(CallError::new(
+                ErrorCode::Internal,
+                "the supervisor failed inside this call",
+                "look at its log; calling again is safe with the same idempotency_key",
+            ))
         })
     }
 }

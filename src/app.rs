@@ -9,8 +9,8 @@ use crate::adapters::{Doors, http, socket};
 use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
-use crate::executor::{Executor, FactsOf, Options};
 use crate::executor::backup::BackupHouse;
+use crate::executor::{Executor, FactsOf, Options};
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -130,7 +130,9 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
     let late = Arc::new(OnceLock::<Weak<House>>::new());
     let lookup = Arc::clone(&late);
-    let facts: FactsOf = Arc::new(move |plan, service| lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default());
+    let facts: FactsOf = Arc::new(move |plan, service| {
+        lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default()
+    });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, Options { host_ports, ..Options::default() });
@@ -155,11 +157,13 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     let socket_path = config::socket_path(&home);
-    let listener = socket::bind(&socket_path).map_err(io(socket_path.display().to_string(), "check the home's permissions and free space"))?;
+    let listener =
+        socket::bind(&socket_path).map_err(io(socket_path.display().to_string(), "check the home's permissions and free space"))?;
     let owner = std::fs::metadata(&home).map_err(io(home.display().to_string(), "check the home's permissions"))?.uid();
     tasks.spawn(socket::serve(Arc::clone(&doors), listener, owner));
     if let Some((listener, bound)) = http_listener {
-        std::fs::write(address_file(&home), bound.to_string()).map_err(io("run/http.addr", "check the home's permissions and free space"))?;
+        std::fs::write(address_file(&home), bound.to_string())
+            .map_err(io("run/http.addr", "check the home's permissions and free space"))?;
         let guard = Guard {
             hosts: house.config.settings.allowed_hosts.clone(),
             origins: house.config.settings.allowed_origins.clone(),
@@ -195,8 +199,14 @@ fn lock(home: &Path) -> Result<File, AppError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(io(home.display().to_string(), hint))?;
     let path = home.join("supervisor.lock");
     let mut options = std::fs::OpenOptions::new();
-    let mut file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io(path.display().to_string(), hint))?;
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io(path.display().to_string(), hint))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -207,7 +217,9 @@ fn lock(home: &Path) -> Result<File, AppError> {
     }
     let permissions = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(home, permissions).map_err(io(home.display().to_string(), hint))?;
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io(path.display().to_string(), "free some disk space"))?;
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(io(path.display().to_string(), "free some disk space"))?;
     Ok(file)
 }
 
@@ -253,7 +265,8 @@ async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Optio
 
 /// The engine and where it is.
 fn engine(config: &crate::model::config::Config) -> Result<(Arc<dyn Engine>, String), AppError> {
-    let engine = crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
+    let engine =
+        crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
     let endpoint = engine.endpoint().to_owned();
     if container::dedicated() {
         container::check_socket(&endpoint)?;

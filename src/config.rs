@@ -99,7 +99,14 @@ pub fn load(places: &Places) -> Result<Config, ConfigError> {
         Ok(text) => parse(&text, &name)?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Settings::default(),
         // What a container engine makes of a mount whose source does not exist.
-        Err(e) if file.is_dir() => return Err(ConfigError::new(name, None, e.to_string(), "put a file there; in a container, DOCKWARDEN_TOML in .env names the one of the host")),
+        Err(e) if file.is_dir() => {
+            return Err(ConfigError::new(
+                name,
+                None,
+                e.to_string(),
+                "put a file there; in a container, DOCKWARDEN_TOML in .env names the one of the host",
+            ));
+        }
         Err(e) => return Err(ConfigError::new(name, None, e.to_string(), "make the file readable for the user dockwarden runs as")),
     };
     container::check_environment(&|key| std::env::var(key).ok(), &|path| path.is_dir())?;
@@ -156,14 +163,26 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         && listen != "off"
         && listen.parse::<std::net::SocketAddr>().is_err()
     {
-        return fault("listen", format!("listen = {listen:?} is not an address and port"), "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door");
+        return fault(
+            "listen",
+            format!("listen = {listen:?} is not an address and port"),
+            "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
+        );
     }
     for (stack, entry) in &settings.stacks {
         if !entry.dir.is_absolute() {
-            return fault(stack.as_str(), format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir), "write the whole path: every relative path of the stack means it");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack}.dir = {:?} is not absolute", entry.dir),
+                "write the whole path: every relative path of the stack means it",
+            );
         }
         if let Some(bad) = entry.files.iter().chain(&entry.env_files).find(|f| f.is_empty() || f.contains('\0')) {
-            return fault(stack.as_str(), format!("stacks.{stack} names an unusable file {bad:?}"), "name files relative to the stack's directory");
+            return fault(
+                stack.as_str(),
+                format!("stacks.{stack} names an unusable file {bad:?}"),
+                "name files relative to the stack's directory",
+            );
         }
     }
     if let Some(agent) = &settings.cli_agent
@@ -181,7 +200,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
         && schedule != "off"
         && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
     {
-        return fault("backup_schedule", format!("backup_schedule = {schedule:?} is not a cron line of five fields"), "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"");
+        return fault(
+            "backup_schedule",
+            format!("backup_schedule = {schedule:?} is not a cron line of five fields"),
+            "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
+        );
     }
     Ok(())
 }

@@ -134,7 +134,22 @@ pub fn is_secret_key(key: &str) -> bool {
 
 /// Prefixes of well-known credentials; what follows them, up to a character no credential has, is masked. From the providers' own documentation.
 const PREFIXES: [&str; 16] = [
-    "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-ant-", "sk-proj-", "sk_live_", "dckr_pat_", "npm_",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xoxb-",
+    "xoxp-",
+    "sk-ant-",
+    "sk-proj-",
+    "sk_live_",
+    "dckr_pat_",
+    "npm_",
 ];
 
 /// Masks credentials in free text: well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`.
@@ -170,7 +185,8 @@ fn next_secret(text: &str) -> Option<(usize, usize, usize)> {
     }
     if let Some(at) = text.find("-----BEGIN ") {
         if text[at..].lines().next().is_some_and(|l| l.contains("PRIVATE KEY")) {
-            let end = text[at..].find("-----END ").map_or(text.len() - at, |e| e + text[at + e..].find('\n').unwrap_or(text.len() - at - e));
+            let end =
+                text[at..].find("-----END ").map_or(text.len() - at, |e| e + text[at + e..].find('\n').unwrap_or(text.len() - at - e));
             offer(at, end, 0);
         }
     }
@@ -193,7 +209,8 @@ fn next_secret(text: &str) -> Option<(usize, usize, usize)> {
     }
     for (at, _) in text.match_indices('=') {
         let key = text[..at].rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).next().unwrap_or_default();
-        let value = text[at + 1..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | ',' | ';')).unwrap_or(text.len() - at - 1);
+        let value =
+            text[at + 1..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | ',' | ';')).unwrap_or(text.len() - at - 1);
         if value > 0 && is_secret_key(key) && !text[at + 1..].starts_with(MASK) {
             offer(at, 1 + value, 1);
             break;
@@ -215,7 +232,10 @@ pub fn arguments(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
             let value = match (key.as_str(), value) {
                 ("compose", Value::String(text)) => digest(text, hash),
                 ("variables" | "files", Value::Object(entries)) => Value::Object(
-                    entries.iter().map(|(k, v)| (line(k, 200), v.as_str().map_or(json!("set"), |text| digest(text, hash)))).collect::<Map<_, _>>(),
+                    entries
+                        .iter()
+                        .map(|(k, v)| (line(k, 200), v.as_str().map_or(json!("set"), |text| digest(text, hash))))
+                        .collect::<Map<_, _>>(),
                 ),
                 (key, value) if is_secret_key(key) && !value.is_null() => json!(MASK),
                 (_, value) => argument(value, hash),
@@ -311,7 +331,8 @@ mod tests {
 
     #[test]
     fn the_audit_log_never_sees_a_variable_or_a_file() {
-        let input = json!({"stack": "shop", "compose": "services: {}", "variables": {"TOKEN": "s3cret"}, "password": "x", "note": "see\u{1b}[0m"});
+        let input =
+            json!({"stack": "shop", "compose": "services: {}", "variables": {"TOKEN": "s3cret"}, "password": "x", "note": "see\u{1b}[0m"});
         let got = arguments(&input, &|text| format!("h{}", text.len()));
         assert_eq!(
             got,

@@ -97,7 +97,12 @@ pub(crate) trait Verb: Send + Sync + 'static {
     ///
     /// # Errors
     /// With the cause and what to do next.
-    fn run(call: &Call, input: Self::Input, plan: Option<Plan>, permit: Permit) -> impl Future<Output = Result<Self::Output, CallError>> + Send;
+    fn run(
+        call: &Call,
+        input: Self::Input,
+        plan: Option<Plan>,
+        permit: Permit,
+    ) -> impl Future<Output = Result<Self::Output, CallError>> + Send;
 
     /// A short text for people and models that do not read structured content; `None` = the structured content as JSON.
     fn text(_output: &Self::Output) -> Option<String> {
@@ -143,7 +148,8 @@ impl<V: Verb> Tool for Face<V> {
     }
     fn parse(&self, input: Value) -> Result<Box<dyn Bound>, CallError> {
         let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
-        let parsed = serde_path_to_error::deserialize(input).map_err(|e| refused(V::SPEC, &e.path().to_string(), &e.inner().to_string()))?;
+        let parsed =
+            serde_path_to_error::deserialize(input).map_err(|e| refused(V::SPEC, &e.path().to_string(), &e.inner().to_string()))?;
         Ok(Box::new(Arguments::<V>(parsed)))
     }
 }
@@ -159,8 +165,9 @@ impl<V: Verb> Bound for Arguments<V> {
     async fn run(self: Box<Self>, call: &Call, plan: Option<Plan>, permit: Permit) -> Result<Answer, CallError> {
         let output = V::run(call, self.0, plan, permit).await?;
         let text = V::text(&output);
-        let value = serde_json::to_value(&output)
-            .map_err(|e| CallError::new(ErrorCode::Internal, "the reply could not be written", "report this to the operator").detail(e.to_string()))?;
+        let value = serde_json::to_value(&output).map_err(|e| {
+            CallError::new(ErrorCode::Internal, "the reply could not be written", "report this to the operator").detail(e.to_string())
+        })?;
         Ok(Answer { value, text })
     }
 }
@@ -180,7 +187,8 @@ fn refused(spec: &ToolSpec, path: &str, cause: &str) -> CallError {
     } else {
         (path.trim_matches('.').to_owned(), format!("correct the value; {accepted}"))
     };
-    CallError::new(ErrorCode::InvalidArgument, format!("{}: {}", spec.name, crate::redact::line(cause, 300)), hint).field(crate::redact::line(&field, 200))
+    CallError::new(ErrorCode::InvalidArgument, format!("{}: {}", spec.name, crate::redact::line(cause, 300)), hint)
+        .field(crate::redact::line(&field, 200))
 }
 
 /// The plan of a tool that always has one.
@@ -190,7 +198,9 @@ fn planned(plan: Option<Plan>) -> Result<Plan, CallError> {
 
 /// Arguments as they count for telling a repeated call: fields that change nothing are skipped by the type.
 fn as_arguments(input: &impl Serialize) -> Result<Value, CallError> {
-    serde_json::to_value(input).map_err(|e| CallError::new(ErrorCode::Internal, "the arguments could not be written", "report this to the operator").detail(e.to_string()))
+    serde_json::to_value(input).map_err(|e| {
+        CallError::new(ErrorCode::Internal, "the arguments could not be written", "report this to the operator").detail(e.to_string())
+    })
 }
 
 /// Up to three candidates that a mistyped word may have meant, best first.
@@ -252,7 +262,11 @@ pub(crate) fn find(name: &str) -> Result<&'static dyn Tool, CallError> {
     CATALOGUE.iter().copied().find(|t| t.spec().name == name).ok_or_else(|| {
         let names = catalogue().iter().map(|s| s.name);
         let near = nearest(name, names.clone());
-        let hint = if near.is_empty() { format!("the tools are {}", names.collect::<Vec<_>>().join(", ")) } else { format!("did you mean {}?", near.join(" or ")) };
+        let hint = if near.is_empty() {
+            format!("the tools are {}", names.collect::<Vec<_>>().join(", "))
+        } else {
+            format!("did you mean {}?", near.join(" or "))
+        };
         CallError::new(ErrorCode::UnknownTool, format!("there is no tool {:?}", crate::redact::line(name, 64)), hint)
     })
 }

@@ -269,9 +269,18 @@ mod tests {
     #[test]
     fn errors_have_the_documented_exit_codes() {
         let refused = |code: &str| {
-            CliError::Client(ClientError::Refused { code: code.into(), message: String::new(), hint: String::new(), whole: serde_json::Value::Null }).code()
+            CliError::Client(ClientError::Refused {
+                code: code.into(),
+                message: String::new(),
+                hint: String::new(),
+                whole: serde_json::Value::Null,
+            })
+            .code()
         };
-        assert_eq!([refused("denied"), refused("rate_limited"), refused("invalid_argument"), refused("unknown_tool"), refused("not_found")], [3, 3, 2, 2, 1]);
+        assert_eq!(
+            [refused("denied"), refused("rate_limited"), refused("invalid_argument"), refused("unknown_tool"), refused("not_found")],
+            [3, 3, 2, 2, 1]
+        );
         assert_eq!(CliError::Usage(String::new(), String::new()).code(), 2);
     }
 }

@@ -105,7 +105,11 @@ impl ServerHandler for Server {
         self.info(self.caller.as_ref())
     }
 
-    async fn initialize(&self, request: InitializeRequestParams, context: RequestContext<RoleServer>) -> Result<InitializeResult, ErrorData> {
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
         let caller = self.caller(&context)?;
         context.peer.set_peer_info(request.clone());
         let mut result = self.negotiate_initialize(&request)?;
@@ -118,7 +122,11 @@ impl ServerHandler for Server {
         Ok(DiscoverResult::from_server_info(self.supported_protocol_versions().into_owned(), self.info(Some(&caller))))
     }
 
-    async fn list_tools(&self, _: Option<PaginatedRequestParams>, context: RequestContext<RoleServer>) -> Result<ListToolsResult, ErrorData> {
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
         let caller = self.caller(&context)?;
         Ok(ListToolsResult::with_all_items(visible(&self.doors.house.rulebook.load(), &caller)))
     }
@@ -138,12 +146,20 @@ impl ServerHandler for Server {
         Ok(reply::result(result).into())
     }
 
-    async fn list_prompts(&self, _: Option<PaginatedRequestParams>, context: RequestContext<RoleServer>) -> Result<ListPromptsResult, ErrorData> {
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
         self.caller(&context)?;
         Ok(ListPromptsResult::with_all_items(self.doors.house.prompts.load().iter().map(prompts::listed).collect()))
     }
 
-    async fn get_prompt(&self, request: GetPromptRequestParams, context: RequestContext<RoleServer>) -> Result<GetPromptResponse, ErrorData> {
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
         self.caller(&context)?;
         prompts::filled(&self.doors.house.prompts.load(), &request.name, request.arguments.as_ref())
             .map(GetPromptResponse::from)

@@ -110,7 +110,11 @@ async fn client_session(doors: &Arc<Doors>, stream: UnixStream, owner: u32) -> s
 }
 
 fn refused(message: &str) -> CallError {
-    CallError::new(crate::call::error::ErrorCode::InvalidArgument, message, "use the dockwarden binary of the same version as the supervisor")
+    CallError::new(
+        crate::call::error::ErrorCode::InvalidArgument,
+        message,
+        "use the dockwarden binary of the same version as the supervisor",
+    )
 }
 
 fn admit(doors: &Doors, peer: &Peer, name: &str) -> Result<AgentName, CallError> {
@@ -185,5 +189,6 @@ fn error_value(error: &CallError) -> serde_json::Value {
     if let Some(detail) = &error.detail {
         tracing::warn!(code = ?error.code, detail, "a local request failed");
     }
-    serde_json::to_value(error).unwrap_or_else(|e| serde_json::json!({"code": "internal", "message": e.to_string(), "hint": "see the supervisor's log"}))
+    serde_json::to_value(error)
+        .unwrap_or_else(|e| serde_json::json!({"code": "internal", "message": e.to_string(), "hint": "see the supervisor's log"}))
 }

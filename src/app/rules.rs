@@ -159,7 +159,10 @@ mod tests {
         let (rulebook, prompts) = load(dir.path()).map_err(|p| in_words(&p)).expect("loads");
         let agents: Vec<&str> = rulebook.agents.keys().map(String::as_str).collect();
         assert_eq!(agents, ["backup-keeper", "deployer", "observer", "stack-keeper", "warden"]);
-        assert_eq!(prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["backup-drill", "deploy", "diagnose-incident", "rollback"]);
+        assert_eq!(
+            prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
+            ["backup-drill", "deploy", "diagnose-incident", "rollback"]
+        );
     }
 
     #[test]

@@ -34,7 +34,13 @@ pub(super) enum Word {
 }
 
 /// Asks for the approval a call needs, or uses up the one it has.
-pub(super) async fn ask(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value) -> Result<Word, CallError> {
+pub(super) async fn ask(
+    call: &Call,
+    facts: &CallFacts,
+    decision: &Decision,
+    plan: Option<&Plan>,
+    input: &Value,
+) -> Result<Word, CallError> {
     let needed = decision.verdict.max(plan.map_or(Verdict::Allow, |p| p.verdict));
     if needed != Verdict::Approval {
         return Ok(Word::NotNeeded);
@@ -54,7 +60,11 @@ pub(super) async fn ask(call: &Call, facts: &CallFacts, decision: &Decision, pla
         return Ok(Word::Pending(pending(&approval, decision, plan)));
     }
     if !store.use_approval(&approval.id, None, Utc::now()).await? {
-        return Err(CallError::new(ErrorCode::Conflict, format!("approval {} was used already", approval.id), "repeat the call to ask for a new approval"));
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("approval {} was used already", approval.id),
+            "repeat the call to ask for a new approval",
+        ));
     }
     call.approved_by.set(approval.id).expect("a call uses one approval");
     Ok(Word::Given)
@@ -103,9 +113,13 @@ fn pending(approval: &Approval, decision: &Decision, plan: Option<&Plan>) -> Ans
     let plan_findings = plan.map(|p| p.findings.as_slice()).unwrap_or_default();
     let findings: Vec<&Finding> = decision.findings.iter().chain(plan_findings).filter(|f| f.verdict == Verdict::Approval).collect();
     let why: Vec<String> = findings.iter().map(|f| format!("{}: {}", f.rule, f.because)).collect();
-    let how = format!("an operator runs `dockwarden approvals approve {}`; the call then runs by itself: poll `approval`, do not ask again", approval.id);
+    let how = format!(
+        "an operator runs `dockwarden approvals approve {}`; the call then runs by itself: poll `approval`, do not ask again",
+        approval.id
+    );
     let text = format!("pending approval {} until {} ({})\n{how}", approval.id, approval.expires_at.to_rfc3339(), why.join("; "));
-    let mut shown = json!({"approval_id": approval.id, "digest": approval.digest, "expires_at": approval.expires_at, "how": how, "findings": findings});
+    let mut shown =
+        json!({"approval_id": approval.id, "digest": approval.digest, "expires_at": approval.expires_at, "how": how, "findings": findings});
     if let Some(plan) = &approval.plan {
         shown["plan_id"] = json!(plan);
     }
@@ -143,7 +157,12 @@ pub(super) fn canonical(value: &Value) -> Value {
 /// `NotFound`.
 pub async fn find(store: &Store, id: &ApprovalId) -> Result<Approval, CallError> {
     store.approval(id, Utc::now()).await?.ok_or_else(|| {
-        CallError::new(ErrorCode::NotFound, format!("there is no approval {id}"), "use the approval_id of a reply in state pending_approval").field("approval_id")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("there is no approval {id}"),
+            "use the approval_id of a reply in state pending_approval",
+        )
+        .field("approval_id")
     })
 }
 
@@ -156,7 +175,11 @@ pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, 
     let approval = find(&house.store, id).await?;
     if approval.state != ApprovalState::Approved {
         let state = serde_json::to_value(approval.state).ok().and_then(|s| s.as_str().map(str::to_owned)).unwrap_or_default();
-        return Err(CallError::new(ErrorCode::Conflict, format!("approval {id} is {state}"), "only an approved one can start; the agent repeats its call to ask again"));
+        return Err(CallError::new(
+            ErrorCode::Conflict,
+            format!("approval {id} is {state}"),
+            "only an approved one can start; the agent repeats its call to ask again",
+        ));
     }
     let agent = AgentName::new(approval.agent.clone())
         .map_err(|e| CallError::new(ErrorCode::Internal, "the approval names no valid agent", "ask again").detail(e.to_string()))?;

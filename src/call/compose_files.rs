@@ -52,10 +52,13 @@ impl Files for SideFiles {
         let path = Path::new(path);
         let relative = match (&self.dir, path.is_absolute()) {
             (_, false) => path.to_owned(),
-            (Some((host, _)), true) => {
-                path.strip_prefix(host).map_err(|_| format!("it lies outside of the project directory {}; copy it there", host.display()))?.to_owned()
+            (Some((host, _)), true) => path
+                .strip_prefix(host)
+                .map_err(|_| format!("it lies outside of the project directory {}; copy it there", host.display()))?
+                .to_owned(),
+            (None, true) => {
+                return Err("the stack has no directory: give the file in `files`, or have an operator register a directory".into());
             }
-            (None, true) => return Err("the stack has no directory: give the file in `files`, or have an operator register a directory".into()),
         };
         if let Some(text) = self.inline.get(&plain(&relative)) {
             return Ok(Some(text.clone()));
@@ -75,13 +78,16 @@ fn plain(path: &Path) -> String {
 /// The text of a file beneath a directory; `None` when there is none.
 fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, String> {
     let said = |e: std::io::Error| format!("{}: {e}", relative.display());
-    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| format!("project directory {}: {e}", dir.display()))?;
+    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| format!("project directory {}: {e}", dir.display()))?;
     // Non-blocking, so that a pipe put in the place of a file cannot hold the call up.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match openat2(&root, relative, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
         Ok(file) => std::fs::File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => return Err(format!("{} leads out of the project directory", relative.display())),
+        Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
+            return Err(format!("{} leads out of the project directory", relative.display()));
+        }
         Err(e) => return Err(said(e.into())),
     };
     let meta = file.metadata().map_err(said)?;
@@ -105,7 +111,12 @@ pub fn visible(config: &Config, host: &Path) -> Option<PathBuf> {
 
 /// A path of this process as the host knows it; the same outside of a container.
 pub fn on_host(config: &Config, seen: &Path) -> PathBuf {
-    let best = config.path_map.iter().flatten().filter(|(inside, _)| seen.starts_with(inside)).max_by_key(|(inside, _)| inside.components().count());
+    let best = config
+        .path_map
+        .iter()
+        .flatten()
+        .filter(|(inside, _)| seen.starts_with(inside))
+        .max_by_key(|(inside, _)| inside.components().count());
     best.map_or_else(|| seen.to_owned(), |(inside, host)| host.join(seen.strip_prefix(inside).expect("filtered by this prefix")))
 }
 
@@ -137,7 +148,11 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
 
 fn seen_dir(config: &Config, entry: &StackSettingsEntry) -> Result<PathBuf, CallError> {
     visible(config, &entry.dir).filter(|d| d.is_dir()).ok_or_else(|| {
-        let hint = if config.path_map.is_some() { "mount it into the supervisor's container at the same path (STACK_ROOTS)" } else { "correct stacks.<name>.dir in dockwarden.toml" };
+        let hint = if config.path_map.is_some() {
+            "mount it into the supervisor's container at the same path (STACK_ROOTS)"
+        } else {
+            "correct stacks.<name>.dir in dockwarden.toml"
+        };
         CallError::new(ErrorCode::Preflight, format!("the project directory {} cannot be seen", entry.dir.display()), hint)
     })
 }
@@ -146,15 +161,28 @@ fn inline(source: &Source) -> Result<BTreeMap<String, String>, CallError> {
     let wrong = |field: &str, message: String, hint: &str| Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field(field));
     let mut found = BTreeMap::new();
     match (&source.compose, &source.files) {
-        (Some(_), Some(_)) => return wrong("files", "compose and files were both given".into(), "give one: files holds the compose file too, as compose.yaml"),
+        (Some(_), Some(_)) => {
+            return wrong(
+                "files",
+                "compose and files were both given".into(),
+                "give one: files holds the compose file too, as compose.yaml",
+            );
+        }
         (Some(text), None) => {
             found.insert(DEFAULTS[0].0.to_owned(), text.clone());
         }
         (None, Some(files)) => {
             for (path, text) in files {
                 let relative = Path::new(path);
-                if relative.is_absolute() || path.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-                    return wrong("files", format!("{:?} is not a path beneath the project", redact::line(path, 200)), "use relative paths without ..");
+                if relative.is_absolute()
+                    || path.is_empty()
+                    || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+                {
+                    return wrong(
+                        "files",
+                        format!("{:?} is not a path beneath the project", redact::line(path, 200)),
+                        "use relative paths without ..",
+                    );
                 }
                 found.insert(plain(relative), text.clone());
             }
@@ -163,19 +191,31 @@ fn inline(source: &Source) -> Result<BTreeMap<String, String>, CallError> {
     }
     let size: usize = found.values().map(String::len).sum();
     if size > MAX_INLINE {
-        return wrong("files", format!("the files have {size} bytes together, at most {MAX_INLINE} are accepted"), "have an operator register a directory for the stack");
+        return wrong(
+            "files",
+            format!("the files have {size} bytes together, at most {MAX_INLINE} are accepted"),
+            "have an operator register a directory for the stack",
+        );
     }
     Ok(found)
 }
 
 fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec<compose::Source>, CallError> {
-    let read = |path: &str| files.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the file, then call again").field(path));
+    let read = |path: &str| {
+        files.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the file, then call again").field(path))
+    };
     let source = |path: &str, text| compose::Source { path: path.to_owned(), text };
     if !named.is_empty() {
         return named
             .iter()
             .map(|path| {
-                let text = read(path)?.ok_or_else(|| CallError::new(ErrorCode::NotFound, format!("{path} does not exist in {project_dir}"), "correct `files` of the stack in dockwarden.toml"))?;
+                let text = read(path)?.ok_or_else(|| {
+                    CallError::new(
+                        ErrorCode::NotFound,
+                        format!("{path} does not exist in {project_dir}"),
+                        "correct `files` of the stack in dockwarden.toml",
+                    )
+                })?;
                 Ok(source(path, text))
             })
             .collect();
@@ -197,15 +237,26 @@ fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec
 }
 
 /// Variables of the call over those of the environment files; a later file over an earlier one.
-fn variables(side: &SideFiles, entry: &StackSettingsEntry, given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, CallError> {
+fn variables(
+    side: &SideFiles,
+    entry: &StackSettingsEntry,
+    given: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, CallError> {
     let default = [".env".to_owned()];
     let named = !entry.env_files.is_empty();
     let mut merged = given.clone();
     for path in if named { &entry.env_files[..] } else { &default[..] }.iter().rev() {
-        let text = side.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the environment file").field(path))?;
+        let text =
+            side.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the environment file").field(path))?;
         match text {
             Some(text) => merged = compose::dotenv(&text, &merged).map_err(|e| load_error(&e))?,
-            None if named => return Err(CallError::new(ErrorCode::NotFound, format!("environment file {path} does not exist"), "correct env_files of the stack in dockwarden.toml")),
+            None if named => {
+                return Err(CallError::new(
+                    ErrorCode::NotFound,
+                    format!("environment file {path} does not exist"),
+                    "correct env_files of the stack in dockwarden.toml",
+                ));
+            }
             None => {}
         }
     }
@@ -217,7 +268,11 @@ pub fn load_error(errors: &LoadErrors) -> CallError {
     let problems: Vec<String> = errors.0.iter().map(|e| redact::line(&e.to_string(), 400)).collect();
     let first = errors.0.first();
     let hint = first.map(|e| e.hint.as_str()).filter(|h| !h.is_empty()).unwrap_or("correct the file, then call again");
-    let mut error = CallError::new(ErrorCode::InvalidArgument, problems.iter().take(5).cloned().collect::<Vec<_>>().join("\n"), redact::line(hint, 400));
+    let mut error = CallError::new(
+        ErrorCode::InvalidArgument,
+        problems.iter().take(5).cloned().collect::<Vec<_>>().join("\n"),
+        redact::line(hint, 400),
+    );
     error.field = first.and_then(|e| e.path.clone());
     error.data(serde_json::json!({"problems": problems}))
 }

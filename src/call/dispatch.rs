@@ -26,7 +26,13 @@ pub struct Reply {
 ///
 /// # Errors
 /// A `CallError` with cause and hint: bad arguments, a denial, a failure. Each is in the audit log.
-pub async fn dispatch(house: &Arc<House>, who: &Principal, tool: &str, input: Value, progress: Option<Progress>) -> Result<Reply, CallError> {
+pub async fn dispatch(
+    house: &Arc<House>,
+    who: &Principal,
+    tool: &str,
+    input: Value,
+    progress: Option<Progress>,
+) -> Result<Reply, CallError> {
     enter(Call::new(house, who, progress, None), tool, input).await
 }
 
@@ -34,7 +40,13 @@ pub async fn dispatch(house: &Arc<House>, who: &Principal, tool: &str, input: Va
 ///
 /// # Errors
 /// As [`dispatch`]; `StalePlan` when the world moved since.
-pub(super) async fn resume(house: &Arc<House>, who: &Principal, tool: &str, input: Value, approval: ApprovalId) -> Result<Reply, CallError> {
+pub(super) async fn resume(
+    house: &Arc<House>,
+    who: &Principal,
+    tool: &str,
+    input: Value,
+    approval: ApprovalId,
+) -> Result<Reply, CallError> {
     enter(Call::new(house, who, None, Some(approval)), tool, input).await
 }
 
@@ -76,7 +88,9 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     record::begin(&call, &intent, limits).await?;
     // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.
     let rest = mutate(call.clone(), decision, bound, input).instrument(tracing::Span::current());
-    tokio::spawn(rest).await.unwrap_or_else(|e| Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string())))
+    tokio::spawn(rest).await.unwrap_or_else(|e| {
+        Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string()))
+    })
 }
 
 async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
@@ -87,7 +101,8 @@ async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts
 }
 
 async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dyn Bound>) -> Result<Answer, CallError> {
-    let permit = gate::permit(&call.id, facts, decision, Verdict::Allow, &[], false).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
+    let permit =
+        gate::permit(&call.id, facts, decision, Verdict::Allow, &[], false).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
     bound.run(call, None, permit).await
 }
 
@@ -106,11 +121,16 @@ async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, inpu
             approval::Word::Given => true,
             approval::Word::Pending(answer) => return Ok(answer),
         };
-        let permit = gate::permit(&call.id, facts, &decision, plan_verdict, &findings, approved).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
+        let permit = gate::permit(&call.id, facts, &decision, plan_verdict, &findings, approved)
+            .map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
         bound.run(&call, plan, permit).await
     };
     let result = AssertUnwindSafe(effect).catch_unwind().await.unwrap_or_else(|_| {
-        Err(CallError::new(ErrorCode::Internal, "the supervisor failed inside this call", "call `status` to see what was done, and report this to the operator"))
+        Err(CallError::new(
+            ErrorCode::Internal,
+            "the supervisor failed inside this call",
+            "call `status` to see what was done, and report this to the operator",
+        ))
     });
     tracing::Span::current().record("verdict", verdict.as_str());
     call.house.store.audit_outcome(&record::outcome(&call, verdict, &findings, &result)).await?;
@@ -122,7 +142,13 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
     if !facts.mutates {
         return Ok(decision);
     }
-    let finding = |rule: &str, because: String| crate::model::verdict::Finding { rule: rule.into(), verdict: Verdict::Deny, service: None, path: None, because };
+    let finding = |rule: &str, because: String| crate::model::verdict::Finding {
+        rule: rule.into(),
+        verdict: Verdict::Deny,
+        service: None,
+        path: None,
+        because,
+    };
     if call.who.read_only {
         decision.findings.push(finding("session.read_only", "this session was started read-only".into()));
     }
@@ -144,8 +170,10 @@ async fn misunderstood(call: &Call, name: &str, input: &Value, refused: CallErro
 /// Which rules said no, why, and how to get it.
 fn denial(findings: &[crate::model::verdict::Finding], hint: Option<&str>) -> CallError {
     let strictest = findings.iter().map(|f| f.verdict).max().unwrap_or(Verdict::Deny);
-    let reasons: Vec<String> = findings.iter().filter(|f| f.verdict == strictest).take(5).map(|f| format!("{} ({})", f.rule, f.because)).collect();
-    let message = if reasons.is_empty() { "denied: no rule allows this call".to_owned() } else { format!("denied by {}", reasons.join("; ")) };
+    let reasons: Vec<String> =
+        findings.iter().filter(|f| f.verdict == strictest).take(5).map(|f| format!("{} ({})", f.rule, f.because)).collect();
+    let message =
+        if reasons.is_empty() { "denied: no rule allows this call".to_owned() } else { format!("denied by {}", reasons.join("; ")) };
     let hint = hint.unwrap_or("change what the rule names and call `plan` again, or ask an operator for an exception in policy.toml");
     let mut error = CallError::new(ErrorCode::Denied, message, hint);
     error.findings = findings.to_vec();

@@ -85,7 +85,11 @@ async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> R
 /// `NotFound`.
 pub async fn operation(call: &Call, id: &OperationId) -> Result<Operation, CallError> {
     call.house.store.operation(id).await?.ok_or_else(|| {
-        CallError::new(ErrorCode::NotFound, format!("there is no operation {id}"), "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them")
-            .field("operation_id")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("there is no operation {id}"),
+            "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them",
+        )
+        .field("operation_id")
     })
 }

@@ -59,7 +59,8 @@ pub async fn details(house: &House, summaries: &[ContainerSummary]) -> Result<Ve
 /// The engine's.
 pub async fn stack(house: &House, name: &StackName) -> Result<Observed, CallError> {
     let filter = ours(house, Some(name));
-    let (containers, networks, volumes) = tokio::join!(house.engine.containers(&filter), house.engine.networks(&filter), house.engine.volumes(&filter));
+    let (containers, networks, volumes) =
+        tokio::join!(house.engine.containers(&filter), house.engine.networks(&filter), house.engine.volumes(&filter));
     let mut containers = details(house, &containers?).await?;
     containers.sort_by(|a, b| a.name.cmp(&b.name));
     let mut networks: Vec<String> = networks?.into_iter().map(|n| n.name).collect();
@@ -146,7 +147,8 @@ pub fn health(release: &Release, containers: &[ContainerDetail], standing: Stand
     let active = release.spec.services.iter().filter(|(_, spec)| spec.active);
     active
         .map(|(name, spec)| {
-            let mine: Vec<&ContainerDetail> = containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())).collect();
+            let mine: Vec<&ContainerDetail> =
+                containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())).collect();
             service(name, spec, &mine, standing)
         })
         .collect()
@@ -179,7 +181,8 @@ fn service(name: &ServiceName, spec: &ServiceSpec, containers: &[&ContainerDetai
             row.state = "stopped".into();
         }
         row.healthy = spec.replicas == 0;
-        row.reason = (!row.healthy).then(|| if standing.stopped { "stopped by a call; `restart` starts it".into() } else { "it has no container".into() });
+        row.reason = (!row.healthy)
+            .then(|| if standing.stopped { "stopped by a call; `restart` starts it".into() } else { "it has no container".into() });
         return row;
     };
     row.state = verdict.state.into();
@@ -188,7 +191,11 @@ fn service(name: &ServiceName, spec: &ServiceSpec, containers: &[&ContainerDetai
     row.source = verdict.source;
     row.since = if container.state == RunState::Running { container.started_at } else { container.finished_at.or(container.started_at) };
     if !verdict.healthy && container.state == RunState::Running {
-        row.output = container.last_health_output.as_deref().filter(|o| !o.trim().is_empty()).map(|o| redact::envelope(format!("health check of {}", container.name), o, 500));
+        row.output = container
+            .last_health_output
+            .as_deref()
+            .filter(|o| !o.trim().is_empty())
+            .map(|o| redact::envelope(format!("health check of {}", container.name), o, 500));
     }
     if row.healthy && verdict.state != "finished" && running < spec.replicas {
         row.healthy = false;
@@ -214,7 +221,11 @@ fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: Standing) -> One {
             }
             HealthState::Starting => bad("starting", "its health check has not passed yet".into()),
             HealthState::None if c.started_at.is_some_and(|started| standing.now - started >= SETTLED) => {
-                let reason = if c.restart_count > 0 { format!("no health check; restarted {} times", c.restart_count) } else { "no health check".into() };
+                let reason = if c.restart_count > 0 {
+                    format!("no health check; restarted {} times", c.restart_count)
+                } else {
+                    "no health check".into()
+                };
                 well(Some(&reason), Source::Engine)
             }
             HealthState::None => bad("starting", "it has no health check and runs for less than a second".into()),

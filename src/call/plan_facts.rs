@@ -27,7 +27,10 @@ impl Texts {
     pub fn of(spec: &StackSpec, bundle: &Bundle) -> Self {
         let written = |value: &str| bundle.sources.iter().any(|s| s.text.contains(value));
         let entries = spec.services.iter().flat_map(|(name, s)| s.environment.iter().map(move |(k, v)| (name, k, v.as_deref())));
-        let env_from_files = entries.filter(|(_, _, v)| v.is_some_and(|v| !v.is_empty() && !written(v))).map(|(name, k, _)| (name.to_string(), k.clone())).collect();
+        let env_from_files = entries
+            .filter(|(_, _, v)| v.is_some_and(|v| !v.is_empty() && !written(v)))
+            .map(|(name, k, _)| (name.to_string(), k.clone()))
+            .collect();
         Self { declared: bundle.variables.keys().cloned().collect(), env_from_files }
     }
 
@@ -43,11 +46,18 @@ impl Texts {
 ///
 /// # Errors
 /// The engine's.
-pub async fn gather(call: &Call, plan: &Plan, observed: &Observed, current: Option<&Release>, texts: &Texts) -> Result<PlanFacts, CallError> {
+pub async fn gather(
+    call: &Call,
+    plan: &Plan,
+    observed: &Observed,
+    current: Option<&Release>,
+    texts: &Texts,
+) -> Result<PlanFacts, CallError> {
     let house = &call.house;
     let engine = &house.engine;
     let everything: &[String] = &[];
-    let (volumes, networks, containers, images) = tokio::join!(engine.volumes(everything), engine.networks(everything), engine.containers(everything), engine.images());
+    let (volumes, networks, containers, images) =
+        tokio::join!(engine.volumes(everything), engine.networks(everything), engine.containers(everything), engine.images());
     let (volumes, networks, containers, images) = (volumes?, networks?, containers?, images?);
 
     let mut own: BTreeSet<String> = observed.volumes.iter().chain(&observed.networks).cloned().collect();
@@ -68,7 +78,11 @@ pub async fn gather(call: &Call, plan: &Plan, observed: &Observed, current: Opti
             }
             Some(stack) => {
                 let entry = other.entry(stack).or_default();
-                if is_volume { entry.volumes.insert(name) } else { entry.networks.insert(name) };
+                if is_volume {
+                    entry.volumes.insert(name)
+                } else {
+                    entry.networks.insert(name)
+                };
             }
             None if !own.contains(&name) => {
                 unowned.insert(name);
@@ -90,7 +104,10 @@ pub async fn gather(call: &Call, plan: &Plan, observed: &Observed, current: Opti
     let paths = paths(plan, &call.rulebook.policy);
     let resolving = config.clone();
     // Follows links on disks that may be slow or network mounts.
-    let resolved = tokio::task::spawn_blocking(move || paths.into_iter().filter_map(|p| Some((p.clone(), resolve(&resolving, &p)?))).collect()).await.unwrap_or_default();
+    let resolved =
+        tokio::task::spawn_blocking(move || paths.into_iter().filter_map(|p| Some((p.clone(), resolve(&resolving, &p)?))).collect())
+            .await
+            .unwrap_or_default();
     Ok(PlanFacts {
         stack: Some(plan.stack.clone()),
         project_dir: plan.project_dir.clone(),
@@ -103,11 +120,17 @@ pub async fn gather(call: &Call, plan: &Plan, observed: &Observed, current: Opti
         other_stacks: other,
         own_objects: own,
         unowned_objects: unowned,
-        local_images: images.iter().filter(|i| i.repo_digests.is_empty()).flat_map(|i| i.tags.iter().cloned().chain([i.id.clone()])).collect(),
+        local_images: images
+            .iter()
+            .filter(|i| i.repo_digests.is_empty())
+            .flat_map(|i| i.tags.iter().cloned().chain([i.id.clone()]))
+            .collect(),
         image_healthchecks: plan
             .images
             .iter()
-            .filter(|(_, identity)| images.iter().any(|i| Some(&i.id) == identity.id.as_ref() && i.health_test.as_ref().is_some_and(|t| !t.is_empty())))
+            .filter(|(_, identity)| {
+                images.iter().any(|i| Some(&i.id) == identity.id.as_ref() && i.health_test.as_ref().is_some_and(|t| !t.is_empty()))
+            })
             .map(|(service, _)| service.to_string())
             .collect(),
         declared_vars: texts.declared.clone(),
@@ -164,7 +187,9 @@ fn resolve(config: &Config, path: &str) -> Option<BindFact> {
             });
             Some(BindFact { real: on_host(config, &real).display().to_string(), exists: true, kind })
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some(BindFact { real: on_host(config, &missing(&seen)?).display().to_string(), exists: false, kind: None }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Some(BindFact { real: on_host(config, &missing(&seen)?).display().to_string(), exists: false, kind: None })
+        }
         // Not allowed to look, or a ring of links: unknown, which the gate takes for outside.
         Err(_) => None,
     }

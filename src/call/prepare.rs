@@ -68,7 +68,8 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     };
     for (service, image) in &source.images {
         let known = desired.spec.services.keys().cloned().collect::<Vec<_>>();
-        let spec = desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
+        let spec =
+            desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
@@ -82,7 +83,12 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
 pub async fn stored(call: &Call, id: &PlanId) -> Result<Plan, CallError> {
     let plan = call.house.store.plan(id).await?.filter(|p| p.kind == PlanKind::Deploy);
     plan.ok_or_else(|| {
-        CallError::new(ErrorCode::NotFound, format!("there is no plan {id}"), "plans are kept for 24 hours: call `plan` again and use its plan_id and digest").field("plan_id")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("there is no plan {id}"),
+            "plans are kept for 24 hours: call `plan` again and use its plan_id and digest",
+        )
+        .field("plan_id")
     })
 }
 
@@ -93,7 +99,9 @@ pub async fn stored(call: &Call, id: &PlanId) -> Result<Plan, CallError> {
 pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallError> {
     if digest != plan.digest {
         let message = format!("the digest is not that of plan {}", plan.id);
-        return Err(CallError::new(ErrorCode::InvalidArgument, message, "pass the digest that `plan` returned with this plan_id").field("digest"));
+        return Err(
+            CallError::new(ErrorCode::InvalidArgument, message, "pass the digest that `plan` returned with this plan_id").field("digest")
+        );
     }
     foreign_project(call, &plan.stack).await?;
     let desired = Desired {
@@ -107,7 +115,11 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
     let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone()).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
         let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
-        return Err(CallError::new(ErrorCode::StalePlan, format!("{what} changed since plan {} was made", plan.id), "call `plan` again and deploy the new plan"));
+        return Err(CallError::new(
+            ErrorCode::StalePlan,
+            format!("{what} changed since plan {} was made", plan.id),
+            "call `plan` again and deploy the new plan",
+        ));
     }
     // The texts are gone, so what was found in them then is kept beside what is found now.
     judged(&mut now, plan.findings.clone());
@@ -128,7 +140,12 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>) -> Result
     };
     let target = target.ok_or_else(|| {
         let what = to.map_or_else(|| "an older good release".to_owned(), |n| format!("release {n}"));
-        CallError::new(ErrorCode::NotFound, format!("stack {stack} has no {what} to go back to"), format!("call `history` with stack {stack} and name one in to_release")).field("to_release")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("stack {stack} has no {what} to go back to"),
+            format!("call `history` with stack {stack} and name one in to_release"),
+        )
+        .field("to_release")
     })?;
     let content_of = target.content_of.or(Some(target.number));
     let images = on_hand(call, &target).await?;
@@ -166,7 +183,9 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
     let observed = observe::stack(&call.house, stack).await?;
     let environment = call.environment().to_owned();
     let (want, project_dir, git, texts) = match (desired, in_place) {
-        (Some(d), _) => (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts)),
+        (Some(d), _) => {
+            (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
+        }
         // More copies are more of what was judged: judged again. A stop or restart must be possible whatever the policy says by now.
         (None, Some(want @ Want::Scale { .. })) => {
             let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
@@ -258,7 +277,9 @@ async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError
         Ok::<_, CallError>(Some((spec, texts, bundle.project_dir)))
     })
     .await
-    .map_err(|e| CallError::new(ErrorCode::Internal, "the files could not be loaded", "report this to the operator").detail(e.to_string()))??;
+    .map_err(|e| {
+        CallError::new(ErrorCode::Internal, "the files could not be loaded", "report this to the operator").detail(e.to_string())
+    })??;
     let Some((spec, facts, dir)) = loaded else { return Ok(None) };
     let project_dir = Some(dir).filter(|d| !d.is_empty());
     let git = match project_dir.as_deref().and_then(|d| compose_files::visible(&call.house.config, Path::new(d))) {
@@ -277,7 +298,9 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
         None => None,
     };
     let release = current.ok_or_else(|| {
-        let hint = format!("give `compose` or `files`, or have an operator register its directory: [stacks.{stack}] dir = \"/...\" in dockwarden.toml");
+        let hint = format!(
+            "give `compose` or `files`, or have an operator register its directory: [stacks.{stack}] dir = \"/...\" in dockwarden.toml"
+        );
         CallError::new(ErrorCode::NotFound, format!("nothing is known of stack {stack}"), hint).field("stack")
     })?;
     let facts = plan_facts::Texts::unknown(&release.spec);
@@ -286,7 +309,8 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
 
 /// Identities of the images of all active services, as the engine has them now.
 async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
-    let wanted: Vec<(ServiceName, ImageRef)> = spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?))).collect();
+    let wanted: Vec<(ServiceName, ImageRef)> =
+        spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?))).collect();
     if refresh {
         return Ok(wanted.into_iter().map(|(name, reference)| (name, identity(reference, None))).collect());
     }
@@ -330,13 +354,16 @@ async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError
     let foreign = observe::unmanaged(&call.house, Some(stack)).await?;
     let Some(first) = foreign.first() else { return Ok(()) };
     let owner = if first.labels.contains_key(labels::INSTANCE) { "another dockwarden" } else { "someone else" };
-    let message = format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
-    Err(CallError::new(ErrorCode::Conflict, message, format!("choose another stack name, or an operator runs `dockwarden adopt {stack}`")).field("stack"))
+    let message =
+        format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
+    Err(CallError::new(ErrorCode::Conflict, message, format!("choose another stack name, or an operator runs `dockwarden adopt {stack}`"))
+        .field("stack"))
 }
 
 fn binds_exist(call: &Call, spec: &StackSpec, facts: &gate::plan::PlanFacts) -> Result<(), CallError> {
     let active = spec.services.iter().filter(|(_, s)| s.active);
-    let binds = active.flat_map(|(name, s)| s.mounts.iter().map(move |m| (name, m))).filter(|(_, m)| m.kind == crate::model::spec::MountKind::Bind);
+    let binds =
+        active.flat_map(|(name, s)| s.mounts.iter().map(move |m| (name, m))).filter(|(_, m)| m.kind == crate::model::spec::MountKind::Bind);
     for (service, mount) in binds {
         let Some(source) = &mount.source else { continue };
         let at = |error: CallError| Err(error.field(mount.path.clone()));
@@ -352,7 +379,11 @@ fn binds_exist(call: &Call, spec: &StackSpec, facts: &gate::plan::PlanFacts) -> 
             }
             Some(_) => {
                 let message = format!("{source}, bound by service {service}, does not exist on the host");
-                return at(CallError::new(ErrorCode::Preflight, message, "create it first, or use a named volume: a missing path is never created silently"));
+                return at(CallError::new(
+                    ErrorCode::Preflight,
+                    message,
+                    "create it first, or use a named volume: a missing path is never created silently",
+                ));
             }
         }
     }
@@ -367,14 +398,16 @@ fn in_sight(call: &Call, source: &str, facts: &gate::plan::PlanFacts) -> bool {
 
 /// Nothing is deployed under that name.
 pub fn not_deployed(stack: &StackName) -> CallError {
-    CallError::new(ErrorCode::NotFound, format!("stack {stack} is not deployed"), "call `status` to see the stacks, or `plan` to deploy it").field("stack")
+    CallError::new(ErrorCode::NotFound, format!("stack {stack} is not deployed"), "call `status` to see the stacks, or `plan` to deploy it")
+        .field("stack")
 }
 
 /// The stack has no such service.
 pub fn no_service<'a>(stack: &StackName, service: &ServiceName, known: impl Iterator<Item = &'a ServiceName>) -> CallError {
     let known: Vec<&str> = known.map(ServiceName::as_str).collect();
     let near = crate::tools::nearest(service.as_str(), known.iter().copied());
-    let hint = if near.is_empty() { format!("its services are {}", known.join(", ")) } else { format!("did you mean {}?", near.join(" or ")) };
+    let hint =
+        if near.is_empty() { format!("its services are {}", known.join(", ")) } else { format!("did you mean {}?", near.join(" or ")) };
     CallError::new(ErrorCode::NotFound, format!("stack {stack} has no service {service}"), hint).field("service")
 }
 
@@ -382,7 +415,11 @@ fn plan_error(e: &PlanError) -> CallError {
     match e {
         PlanError::NotDeployed(stack) => not_deployed(stack),
         PlanError::NoService { stack, service, known } => no_service(stack, service, known.iter()),
-        PlanError::Cycle(_) => CallError::new(ErrorCode::InvalidArgument, e.to_string(), "remove one of these depends_on").field("depends_on"),
-        PlanError::Impossible(_) => CallError::new(ErrorCode::Conflict, redact::line(&e.to_string(), 400), "change what stands in the way, then plan again"),
+        PlanError::Cycle(_) => {
+            CallError::new(ErrorCode::InvalidArgument, e.to_string(), "remove one of these depends_on").field("depends_on")
+        }
+        PlanError::Impossible(_) => {
+            CallError::new(ErrorCode::Conflict, redact::line(&e.to_string(), 400), "change what stands in the way, then plan again")
+        }
     }
 }

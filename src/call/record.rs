@@ -49,7 +49,19 @@ pub(crate) fn outcome(call: &Call, verdict: Verdict, plan: &[Finding], result: &
 /// What of a reply the audit log keeps: the ids that lead to the rest, never the content.
 fn references(value: &Value) -> Value {
     const KEPT: [&str; 13] = [
-        "operation_id", "state", "release", "plan_id", "digest", "approval", "verdict", "to_release", "from_release", "client", "dry_run", "key", "restored_to",
+        "operation_id",
+        "state",
+        "release",
+        "plan_id",
+        "digest",
+        "approval",
+        "verdict",
+        "to_release",
+        "from_release",
+        "client",
+        "dry_run",
+        "key",
+        "restored_to",
     ];
     let mut kept = serde_json::Map::new();
     for key in KEPT {
@@ -69,7 +81,12 @@ fn references(value: &Value) -> Value {
 ///
 /// # Errors
 /// The store's, and the call's own.
-pub(crate) async fn single(call: &Call, intent: &Intent, limits: &[RateLimit], result: Result<Answer, CallError>) -> Result<Answer, CallError> {
+pub(crate) async fn single(
+    call: &Call,
+    intent: &Intent,
+    limits: &[RateLimit],
+    result: Result<Answer, CallError>,
+) -> Result<Answer, CallError> {
     let row = outcome(call, intent.verdict, &[], &result);
     admitted(call.house.store.audit_read(intent, &row, limits).await?)?;
     result

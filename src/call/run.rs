@@ -94,7 +94,14 @@ pub struct OperationView {
 ///
 /// # Errors
 /// `Busy`, `StalePlan`, and those of engine and store.
-pub async fn execute(call: &Call, verb: &str, plan: Plan, permit: Permit, waiting: Waiting, arguments: &serde_json::Value) -> Result<OperationView, CallError> {
+pub async fn execute(
+    call: &Call,
+    verb: &str,
+    plan: Plan,
+    permit: Permit,
+    waiting: Waiting,
+    arguments: &serde_json::Value,
+) -> Result<OperationView, CallError> {
     // A stop or restart that changes no container still changes what the loop may do: those go through the executor.
     if plan.is_noop() && matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
         return unchanged(call, verb, &plan).await;
@@ -111,7 +118,8 @@ pub async fn execute(call: &Call, verb: &str, plan: Plan, permit: Permit, waitin
     let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
     tracing::info!(operation = %operation.id, "operation accepted");
     // What an operator approved starts and is polled: nobody waits at this call.
-    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() { wait(call, operation.id, waiting.timeout_s).await? } else { operation };
+    let operation =
+        if waiting.wait.unwrap_or(true) && call.resumes.is_none() { wait(call, operation.id, waiting.timeout_s).await? } else { operation };
     view(call, operation).await
 }
 
@@ -169,7 +177,9 @@ pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, Ca
 
 fn next_step(operation: &Operation) -> Option<String> {
     match operation.state {
-        OperationState::Queued | OperationState::Running => Some(format!("still at work: call `operation` with {} and wait_s", operation.id)),
+        OperationState::Queued | OperationState::Running => {
+            Some(format!("still at work: call `operation` with {} and wait_s", operation.id))
+        }
         OperationState::Monitoring => Some("serves; it counts as good when its watch window has passed".into()),
         _ => None,
     }
@@ -233,7 +243,14 @@ pub fn text(view: &OperationView) -> String {
     }
     for s in &view.services {
         let health = if s.healthy { "healthy" } else { "NOT healthy" };
-        out.push_str(&format!("\n{} {}/{} {} {health}{}", s.service, s.running, s.desired, s.state, s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()));
+        out.push_str(&format!(
+            "\n{} {}/{} {} {health}{}",
+            s.service,
+            s.running,
+            s.desired,
+            s.state,
+            s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
+        ));
     }
     for e in &view.evidence {
         out.push_str(&format!("\nevidence {}: {}", e.service, e.reason));
@@ -249,11 +266,17 @@ pub fn executor_error(e: ExecutorError) -> CallError {
     let message = e.to_string();
     match e {
         ExecutorError::Busy { operation, .. } => {
-            CallError::new(ErrorCode::Busy, message, format!("wait for it with `operation` {operation}, or `cancel` it")).data(json!({"operation_id": operation}))
+            CallError::new(ErrorCode::Busy, message, format!("wait for it with `operation` {operation}, or `cancel` it"))
+                .data(json!({"operation_id": operation}))
         }
         ExecutorError::Stale(_) => CallError::new(ErrorCode::StalePlan, message, "call `plan` again and deploy the new plan"),
-        ExecutorError::Unknown(_) => CallError::new(ErrorCode::NotFound, message, "use the operation_id that deploy, rollback, restart, stop or scale returned").field("operation_id"),
-        ExecutorError::TooLate(_) => CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before"),
+        ExecutorError::Unknown(_) => {
+            CallError::new(ErrorCode::NotFound, message, "use the operation_id that deploy, rollback, restart, stop or scale returned")
+                .field("operation_id")
+        }
+        ExecutorError::TooLate(_) => {
+            CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before")
+        }
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
         ExecutorError::Store(e) => e.into(),
         ExecutorError::Engine(e) => e.into(),

@@ -16,7 +16,11 @@ use std::collections::BTreeSet;
 /// `Conflict` when this build or home has no repository.
 pub fn context(call: &Call) -> Result<BackupContext, CallError> {
     let house = call.house.backups.as_ref().ok_or_else(|| {
-        CallError::new(ErrorCode::Conflict, "this supervisor was built without backups", "an operator installs a build with the `backup` feature")
+        CallError::new(
+            ErrorCode::Conflict,
+            "this supervisor was built without backups",
+            "an operator installs a build with the `backup` feature",
+        )
     })?;
     Ok(BackupContext {
         engine: call.house.engine.clone(),
@@ -81,7 +85,8 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
     let labelled = call.house.engine.volumes(&super::observe::ours(&call.house, Some(stack))).await?;
     // Restored copies carry our labels too; they are backed up once a release uses them.
     let used = |name: &EngineName| release.is_none_or(|r| r.spec.volumes.values().any(|v| v.name == name.as_str()));
-    let mut names: BTreeSet<EngineName> = labelled.into_iter().filter(|v| v.labels.contains_key(labels::COMPOSE_VOLUME) || used(&v.name)).map(|v| v.name).collect();
+    let mut names: BTreeSet<EngineName> =
+        labelled.into_iter().filter(|v| v.labels.contains_key(labels::COMPOSE_VOLUME) || used(&v.name)).map(|v| v.name).collect();
     for volume in release.iter().flat_map(|r| r.spec.volumes.values()) {
         if let Ok(name) = EngineName::new(volume.name.as_str())
             && call.house.engine.volume(&name).await?.is_some()
@@ -97,7 +102,11 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
     if names.is_empty() {
         let mounts = release.iter().flat_map(|r| r.spec.services.values()).flat_map(|s| &s.mounts);
         let binds = mounts.filter(|m| m.kind == MountKind::Bind && !m.read_only).count();
-        let hint = if binds > 0 { "its data is in bind mounts: back up those directories on the host" } else { "it keeps no data in volumes, so there is nothing to back up" };
+        let hint = if binds > 0 {
+            "its data is in bind mounts: back up those directories on the host"
+        } else {
+            "it keeps no data in volumes, so there is nothing to back up"
+        };
         return Err(CallError::new(ErrorCode::NotFound, format!("stack {stack} has no volumes"), hint).field("stack"));
     }
     Ok(names.into_iter().collect())
@@ -105,7 +114,13 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
 
 /// How writers are held still: the strictest that the stack or one of its services asks for.
 pub fn quiesce(release: &Release) -> Quiesce {
-    let asked = release.spec.services.values().filter_map(|s| s.settings.backup.as_ref()).chain(release.spec.settings.backup.as_ref()).filter_map(|b| b.quiesce);
+    let asked = release
+        .spec
+        .services
+        .values()
+        .filter_map(|s| s.settings.backup.as_ref())
+        .chain(release.spec.settings.backup.as_ref())
+        .filter_map(|b| b.quiesce);
     let rank = |q: &spec::Quiesce| match q {
         spec::Quiesce::None => 0,
         spec::Quiesce::Pause => 1,
@@ -122,7 +137,9 @@ pub fn quiesce(release: &Release) -> Quiesce {
 pub fn backup_error(e: &BackupError) -> CallError {
     let (code, hint) = match e {
         BackupError::NoVolume { .. } => (ErrorCode::NotFound, "call `status` and `backups`"),
-        BackupError::TargetNotEmpty { .. } | BackupError::TargetIsSource { .. } => (ErrorCode::Conflict, "leave `into` out to get a new volume"),
+        BackupError::TargetNotEmpty { .. } | BackupError::TargetIsSource { .. } => {
+            (ErrorCode::Conflict, "leave `into` out to get a new volume")
+        }
         BackupError::Engine(e) => return e.clone().into(),
         BackupError::Name(_) => (ErrorCode::InvalidArgument, "correct the name"),
         BackupError::NotResumed { .. } => (ErrorCode::Failed, "call `restart` for the stack, then `health`"),

@@ -84,7 +84,9 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
             return fault(
                 "STACK_ROOTS",
                 format!("{root} is not visible here"),
-                format!("mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"),
+                format!(
+                    "mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"
+                ),
             );
         }
     }
@@ -103,7 +105,11 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
     if let Some(zone) = get("TZ").filter(|z| !z.is_empty() && z != "UTC")
         && !known_zone(&zone)
     {
-        return fault("TZ", format!("{zone:?} is not a time zone that is known here"), "write a name such as Europe/Berlin, or UTC (build the image on a host with tzdata)".into());
+        return fault(
+            "TZ",
+            format!("{zone:?} is not a time zone that is known here"),
+            "write a name such as Europe/Berlin, or UTC (build the image on a host with tzdata)".into(),
+        );
     }
     Ok(())
 }
@@ -112,7 +118,9 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
 fn known_zone(zone: &str) -> bool {
     let name = zone.strip_prefix(':').unwrap_or(zone);
     let plain = !name.split('/').any(|part| part.is_empty() || part == "..");
-    let posix = (!name.contains('/') || name.contains(',')) && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '<') && name.contains(|c: char| c.is_ascii_digit());
+    let posix = (!name.contains('/') || name.contains(','))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '<')
+        && name.contains(|c: char| c.is_ascii_digit());
     posix || name.starts_with('/') && Path::new(name).is_file() || plain && Path::new("/usr/share/zoneinfo").join(name).is_file()
 }
 
@@ -128,7 +136,9 @@ pub fn check_socket(endpoint: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("there is no {} in this container", path.display()), hint));
     };
     if !meta.file_type().is_socket() {
-        let hint = format!("write DOCKER_SOCKET=<the engine's socket on the host> in .env (a path that does not exist becomes a directory), {again}");
+        let hint = format!(
+            "write DOCKER_SOCKET=<the engine's socket on the host> in .env (a path that does not exist becomes a directory), {again}"
+        );
         return Err(ConfigError::new("$DOCKER_SOCKET", None, format!("{} is not a socket", path.display()), hint));
     }
     if rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_err() {
@@ -166,7 +176,9 @@ mod tests {
 
     #[test]
     fn stack_roots_must_be_absolute_and_visible() {
-        let with = |value: &'static str| check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"));
+        let with = |value: &'static str| {
+            check_environment(&move |k| (k == "STACK_ROOTS").then(|| value.into()), &|p| p == Path::new("/srv/stacks"))
+        };
         assert_eq!(with("/srv/stacks"), Ok(()));
         assert_eq!(with("srv").expect_err("relative").file, "$STACK_ROOTS");
         assert!(with("/srv/stacks:/other").expect_err("not mounted").hint.contains("- /other:/other:ro"));

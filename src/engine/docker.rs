@@ -79,7 +79,12 @@ impl DockerEngine {
     }
 
     /// A call with its limit and its errors translated; `what` is the kind of object a 404 speaks of.
-    async fn call<T>(&self, what: &'static str, limit: Duration, call: impl Future<Output = Result<T, bollard::errors::Error>>) -> EngineResult<T> {
+    async fn call<T>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> EngineResult<T> {
         match tokio::time::timeout(limit, call).await {
             Ok(result) => result.map_err(|e| translate(what, &self.endpoint, e)),
             Err(_) => Err(EngineError::Timeout { what: asked(what), after: limit }),
@@ -88,7 +93,10 @@ impl DockerEngine {
 
     /// The highest API version the engine speaks, asked for once.
     async fn api(&self) -> EngineResult<ApiVersion> {
-        self.api.get_or_try_init(|| async { check_version(self.call("version", READ, self.docker.version()).await?.api_version.as_deref()) }).await.copied()
+        self.api
+            .get_or_try_init(|| async { check_version(self.call("version", READ, self.docker.version()).await?.api_version.as_deref()) })
+            .await
+            .copied()
     }
 }
 

@@ -338,7 +338,8 @@ impl Run {
                 Ok(()) => {}
                 Err(Halt::Failed { message, .. }) => {
                     tracing::warn!(operation = %self.operation_id(), service = %change.service, %message, "retiring is left to the next operation");
-                    let note = format!("{}: the old container could not be retired ({message}); the next operation tries again", change.service);
+                    let note =
+                        format!("{}: the old container could not be retired ({message}); the next operation tries again", change.service);
                     self.update(|op| op.message = Some(note)).await?;
                 }
                 Err(halt) => return Err(halt),

@@ -19,8 +19,10 @@ fn service(image: &str) -> ServiceSpec {
     ServiceSpec { active: true, image: Some(ImageRef::new(image).unwrap()), replicas: 1, restart: Restart::Always, ..Default::default() }
 }
 fn data_mount() -> MountSpec {
-    serde_json::from_value(json!({"kind": "volume", "source": "data", "target": "/data", "read_only": false, "propagation": null, "selinux": null,
-        "create_host_path": false, "nocopy": false, "subpath": null, "tmpfs_size": null, "tmpfs_mode": null}))
+    serde_json::from_value(
+        json!({"kind": "volume", "source": "data", "target": "/data", "read_only": false, "propagation": null, "selinux": null,
+        "create_host_path": false, "nocopy": false, "subpath": null, "tmpfs_size": null, "tmpfs_mode": null}),
+    )
     .unwrap()
 }
 fn stack(services: Vec<(&str, ServiceSpec)>) -> StackSpec {
@@ -181,7 +183,9 @@ fn a_diff_tells_that_a_value_changed_and_never_the_value() {
 
 #[test]
 fn levels_put_dependencies_first_and_name_a_ring() {
-    let on = |s: &str| BTreeMap::from([(name(s), Dependency { condition: DependencyCondition::ServiceStarted, required: true, restart: false })]);
+    let on = |s: &str| {
+        BTreeMap::from([(name(s), Dependency { condition: DependencyCondition::ServiceStarted, required: true, restart: false })])
+    };
     let mut spec = stack(vec![("a", service("x:1")), ("b", service("x:1")), ("c", service("x:1"))]);
     spec.services.get_mut("a").unwrap().depends_on = on("b");
     spec.services.get_mut("b").unwrap().depends_on = on("c");

@@ -64,7 +64,16 @@ impl Verb for Agents {
     }
 
     fn text(o: &Output) -> Option<String> {
-        let line = |a: &Row| format!("{}{}: {}\n  tools: {}\n  {}", a.name, if a.you { " (you)" } else { "" }, a.description, a.tools.join(", "), a.may.join("\n  "));
+        let line = |a: &Row| {
+            format!(
+                "{}{}: {}\n  tools: {}\n  {}",
+                a.name,
+                if a.you { " (you)" } else { "" },
+                a.description,
+                a.tools.join(", "),
+                a.may.join("\n  ")
+            )
+        };
         Some(o.agents.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 }

@@ -69,7 +69,9 @@ impl Verb for Approval {
         let a = approval::find(store, &input.approval_id).await?;
         let started = match a.operation {
             Some(id) => Some(id),
-            None if a.state == ApprovalState::Used => store.operations(a.stack.as_ref(), RECENT).await?.into_iter().find(|o| o.approval.as_ref() == Some(&a.id)).map(|o| o.id),
+            None if a.state == ApprovalState::Used => {
+                store.operations(a.stack.as_ref(), RECENT).await?.into_iter().find(|o| o.approval.as_ref() == Some(&a.id)).map(|o| o.id)
+            }
             None => None,
         };
         Ok(Output {
@@ -92,6 +94,14 @@ impl Verb for Approval {
     fn text(o: &Output) -> Option<String> {
         let state = format!("{:?}", o.state).to_lowercase();
         let operation = o.operation_id.as_ref().map(|id| format!(", started {id}")).unwrap_or_default();
-        Some(format!("{} for {} by {}: {state} ({} of {} given){operation}; void after {}", o.approval_id, o.tool, o.agent, o.approved_by.len(), o.needed, o.expires_at.to_rfc3339()))
+        Some(format!(
+            "{} for {} by {}: {state} ({} of {} given){operation}; void after {}",
+            o.approval_id,
+            o.tool,
+            o.agent,
+            o.approved_by.len(),
+            o.needed,
+            o.expires_at.to_rfc3339()
+        ))
     }
 }

@@ -129,7 +129,15 @@ impl Verb for Audit {
         for r in &o.rows {
             let stack = r.stack.as_deref().unwrap_or("-");
             let outcome = r.outcome.as_deref().unwrap_or("-");
-            out.push_str(&format!("{} {} {} {} {} {stack} {} {outcome}\n", r.seq, r.at.format("%Y-%m-%dT%H:%M:%SZ"), r.kind, r.agent, r.tool, r.verdict.as_str()));
+            out.push_str(&format!(
+                "{} {} {} {} {} {stack} {} {outcome}\n",
+                r.seq,
+                r.at.format("%Y-%m-%dT%H:%M:%SZ"),
+                r.kind,
+                r.agent,
+                r.tool,
+                r.verdict.as_str()
+            ));
         }
         if let Some(next) = &o.next_cursor {
             out.push_str(&format!("(older rows: cursor {next})"));
@@ -140,7 +148,12 @@ impl Verb for Audit {
 
 fn cursor(text: &str) -> Result<i64, CallError> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-        CallError::new(ErrorCode::InvalidArgument, format!("{:?} is no cursor", redact::line(text, 64)), "pass next_cursor of the reply before").field("cursor")
+        CallError::new(
+            ErrorCode::InvalidArgument,
+            format!("{:?} is no cursor", redact::line(text, 64)),
+            "pass next_cursor of the reply before",
+        )
+        .field("cursor")
     })
 }
 

@@ -57,7 +57,8 @@ impl Verb for Backup {
             None => volumes::of_stack(call, &stack, release.as_ref()).await?,
         };
         let quiesce = release.as_ref().map(volumes::quiesce).unwrap_or(Quiesce::None);
-        let reason = BackupReason { stack: Some(stack), agent: call.who.agent.to_string(), release: release.map(|r| r.number), tags: vec![] };
+        let reason =
+            BackupReason { stack: Some(stack), agent: call.who.agent.to_string(), release: release.map(|r| r.number), tags: vec![] };
         let progress = call.progress.clone();
         let sink = Arc::new(move |p: backup::Progress| {
             if let Some(progress) = &progress {
@@ -65,12 +66,16 @@ impl Verb for Backup {
                 progress.try_send((0.0, format!("{} bytes, {} files", p.bytes, p.files))).ok();
             }
         });
-        let snapshots = backup::backup_volumes(&context, &permit, &reason, &targets, quiesce, call.now, sink).await.map_err(|e| volumes::backup_error(&e))?;
+        let snapshots = backup::backup_volumes(&context, &permit, &reason, &targets, quiesce, call.now, sink)
+            .await
+            .map_err(|e| volumes::backup_error(&e))?;
         Ok(Output { snapshots })
     }
 
     fn text(o: &Output) -> Option<String> {
-        let line = |s: &BackupRecord| format!("{} {}: {} bytes, {} added, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.added, s.files, s.state);
+        let line = |s: &BackupRecord| {
+            format!("{} {}: {} bytes, {} added, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.added, s.files, s.state)
+        };
         Some(o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n"))
     }
 }

@@ -49,14 +49,17 @@ impl Verb for Backups {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
-        let mut snapshots = call.house.store.backups(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str), SHOWN + 1).await?;
+        let mut snapshots =
+            call.house.store.backups(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str), SHOWN + 1).await?;
         let truncated = snapshots.len() > SHOWN;
         snapshots.truncate(SHOWN);
         Ok(Output { snapshots, truncated })
     }
 
     fn text(o: &Output) -> Option<String> {
-        let line = |s: &BackupRecord| format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state);
+        let line = |s: &BackupRecord| {
+            format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state)
+        };
         Some(if o.snapshots.is_empty() { "no snapshots".into() } else { o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n") })
     }
 }

@@ -78,7 +78,8 @@ impl Verb for Deploy {
             (None, None, Some(stack)) => stack.clone(),
             _ => {
                 let message = "deploy takes either plan_id and digest, or stack with compose, files, variables, images or refresh";
-                return Err(CallError::new(ErrorCode::InvalidArgument, message, "call `plan` first and pass its plan_id and digest alone").field("plan_id"));
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, "call `plan` first and pass its plan_id and digest alone")
+                    .field("plan_id"));
             }
         };
         Ok(Scope { stack: Some(stack), environment: input.environment.clone(), service: None })
@@ -105,7 +106,8 @@ impl Verb for Deploy {
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {
         let arguments = super::as_arguments(&input)?;
-        let waiting = Waiting { wait: input.wait, timeout_s: input.timeout_s, idempotency_key: input.idempotency_key, reason: input.reason };
+        let waiting =
+            Waiting { wait: input.wait, timeout_s: input.timeout_s, idempotency_key: input.idempotency_key, reason: input.reason };
         run::execute(call, Self::SPEC.name, super::planned(plan)?, permit, waiting, &arguments).await
     }
 

@@ -103,7 +103,11 @@ impl Verb for Health {
                 stacks.push(StackHealth { stack: record.name, release: None, state: "not_deployed".into(), services: vec![], well: 0 });
                 continue;
             };
-            let mine: Vec<_> = containers.iter().filter(|c| c.labels.get(crate::model::labels::STACK).is_some_and(|s| s == record.name.as_str())).cloned().collect();
+            let mine: Vec<_> = containers
+                .iter()
+                .filter(|c| c.labels.get(crate::model::labels::STACK).is_some_and(|s| s == record.name.as_str()))
+                .cloned()
+                .collect();
             let standing = observe::standing(&call.house, &release, record.stopped, chrono::Utc::now()).await?;
             let mut services = observe::health(&release, &mine, standing);
             if let Some(wanted) = &input.service {
@@ -117,9 +121,16 @@ impl Verb for Health {
             if input.stack.is_none() && input.response_format == Format::Concise && state != "stopped" {
                 services.retain(|s| !s.healthy);
             }
-            stacks.push(StackHealth { stack: record.name, release: Some(release.number), state: state.into(), well: all - services.len(), services });
+            stacks.push(StackHealth {
+                stack: record.name,
+                release: Some(release.number),
+                state: state.into(),
+                well: all - services.len(),
+                services,
+            });
         }
-        let ok = |s: &StackHealth| s.state == "healthy" || (input.stack.is_none() && matches!(s.state.as_str(), "stopped" | "not_deployed"));
+        let ok =
+            |s: &StackHealth| s.state == "healthy" || (input.stack.is_none() && matches!(s.state.as_str(), "stopped" | "not_deployed"));
         Ok(Output { healthy: stacks.iter().all(ok), stacks, checks })
     }
 
@@ -132,7 +143,14 @@ impl Verb for Health {
             out.push_str(&format!("\n{}{}: {}", s.stack, s.release.map(|r| format!(" release {r}")).unwrap_or_default(), s.state));
             for v in &s.services {
                 let reason = v.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-                out.push_str(&format!("\n  {} {}/{} {}{}{reason}", v.service, v.running, v.desired, v.state, if v.healthy { " healthy" } else { "" }));
+                out.push_str(&format!(
+                    "\n  {} {}/{} {}{}{reason}",
+                    v.service,
+                    v.running,
+                    v.desired,
+                    v.state,
+                    if v.healthy { " healthy" } else { "" }
+                ));
                 if let Some(found) = &v.output {
                     out.push_str(&format!("\n  [untrusted, {}] {}", found.source, found.text));
                 }
@@ -161,6 +179,11 @@ async fn deep(call: &Call) -> Vec<Check> {
     let store = written.err().map(|e| e.to_string());
     [("engine", engine, engine_ms), ("store", store, begun.elapsed())]
         .into_iter()
-        .map(|(what, problem, took)| Check { what: what.into(), ok: problem.is_none(), problem, ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) })
+        .map(|(what, problem, took)| Check {
+            what: what.into(),
+            ok: problem.is_none(),
+            problem,
+            ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        })
         .collect()
 }

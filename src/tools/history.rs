@@ -97,7 +97,13 @@ impl Verb for History {
         let mut out = format!("{} in {}", o.stack, o.environment);
         for r in &o.releases {
             let (mark, state) = (if r.current { "*" } else { " " }, format!("{:?}", r.state).to_lowercase());
-            out.push_str(&format!("\n{mark}r{} {state} {} by {} {}", r.release, r.at.format("%Y-%m-%d %H:%M"), r.agent, r.images.join(" ")));
+            out.push_str(&format!(
+                "\n{mark}r{} {state} {} by {} {}",
+                r.release,
+                r.at.format("%Y-%m-%d %H:%M"),
+                r.agent,
+                r.images.join(" ")
+            ));
         }
         Some(out)
     }
@@ -108,7 +114,10 @@ fn row(r: Release, current: Option<u32>, here: &std::collections::BTreeSet<Strin
     let lost: Vec<String> = missing.iter().filter(|i| i.repo_digest.is_none()).map(|i| i.reference.to_string()).collect();
     let (restorable, why) = match (missing.is_empty(), lost.is_empty()) {
         (true, _) => (Restorable::Yes, None),
-        (false, true) => (Restorable::Pull, Some(format!("to be pulled: {}", missing.iter().map(|i| i.reference.to_string()).collect::<Vec<_>>().join(", ")))),
+        (false, true) => (
+            Restorable::Pull,
+            Some(format!("to be pulled: {}", missing.iter().map(|i| i.reference.to_string()).collect::<Vec<_>>().join(", "))),
+        ),
         (false, false) => (Restorable::No, Some(format!("gone from the engine and without a registry digest: {}", lost.join(", ")))),
     };
     Row {

@@ -80,7 +80,8 @@ impl Verb for Logs {
             return Err(prepare::not_deployed(&input.stack));
         }
         if let Some(service) = &input.service {
-            let known: Vec<ServiceName> = containers.iter().filter_map(|c| ServiceName::new(c.labels.get(labels::SERVICE)?.clone()).ok()).collect();
+            let known: Vec<ServiceName> =
+                containers.iter().filter_map(|c| ServiceName::new(c.labels.get(labels::SERVICE)?.clone()).ok()).collect();
             containers.retain(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == service.as_str()));
             if containers.is_empty() {
                 return Err(prepare::no_service(&input.stack, service, known.iter()));
@@ -91,7 +92,8 @@ impl Verb for Logs {
         let asked: Vec<_> = containers.iter().map(|c| call.house.engine.logs(&c.id, &read)).collect();
         let found: Vec<Vec<LogLine>> = stream::iter(asked).buffered(8).try_collect().await?;
         let lines = containers.iter().zip(found).flat_map(|(c, lines)| lines.into_iter().map(|l| (l.at, shown(c, &l))));
-        let mut merged: Vec<(DateTime<Utc>, String)> = lines.filter(|(_, l)| input.grep.as_ref().is_none_or(|g| l.contains(g.as_str()))).collect();
+        let mut merged: Vec<(DateTime<Utc>, String)> =
+            lines.filter(|(_, l)| input.grep.as_ref().is_none_or(|g| l.contains(g.as_str()))).collect();
         merged.sort_by_key(|(at, _)| *at);
         let mut truncated = merged.len() > tail;
         let kept = &merged[merged.len().saturating_sub(tail)..];
@@ -134,6 +136,7 @@ pub(super) fn moment(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Ca
     });
     age.and_then(|age| now.checked_sub_signed(age)).ok_or_else(|| {
         let message = format!("{:?} is no moment in time", redact::line(text, 64));
-        CallError::new(ErrorCode::InvalidArgument, message, "write RFC 3339 (2026-01-31T12:00:00Z) or an age (90s, 15m, 2h, 1d)").field("since")
+        CallError::new(ErrorCode::InvalidArgument, message, "write RFC 3339 (2026-01-31T12:00:00Z) or an age (90s, 15m, 2h, 1d)")
+            .field("since")
     })
 }

@@ -46,7 +46,9 @@ impl Verb for MemoryWrite {
     type Output = Output;
 
     async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
-        let refused = |field, message: String| Err(CallError::new(ErrorCode::InvalidArgument, message, "keep notes short; split a long one over several keys").field(field));
+        let refused = |field, message: String| {
+            Err(CallError::new(ErrorCode::InvalidArgument, message, "keep notes short; split a long one over several keys").field(field))
+        };
         if input.key.is_empty() || input.key.len() > MAX_KEY || input.key.chars().any(char::is_control) {
             return refused("key", format!("a key has 1 to {MAX_KEY} bytes and no control characters"));
         }

@@ -85,7 +85,15 @@ impl Verb for Planning {
 
     fn text(o: &Output) -> Option<String> {
         let from = o.from_release.map_or("nothing".into(), |r| format!("release {r}"));
-        let mut out = format!("plan {} for {} in {}: {from} -> release {}, verdict {}\ndigest {}", o.plan_id, o.stack, o.environment, o.to_release, o.verdict.as_str(), o.digest);
+        let mut out = format!(
+            "plan {} for {} in {}: {from} -> release {}, verdict {}\ndigest {}",
+            o.plan_id,
+            o.stack,
+            o.environment,
+            o.to_release,
+            o.verdict.as_str(),
+            o.digest
+        );
         for c in &o.changes {
             out.push_str(&format!("\n{} {}", c.service, word(&c.action)));
             if c.action != Action::Unchanged {

@@ -179,7 +179,8 @@ fn short(id: &str) -> &str {
 }
 
 async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
-    let current: BTreeMap<String, Option<u32>> = call.house.store.stacks().await?.into_iter().map(|s| (s.name.to_string(), s.current)).collect();
+    let current: BTreeMap<String, Option<u32>> =
+        call.house.store.stacks().await?.into_iter().map(|s| (s.name.to_string(), s.current)).collect();
     for c in call.house.engine.containers(&observe::ours(&call.house, None)).await? {
         let label = |key| c.labels.get(key).map(String::as_str);
         let Some(stack) = label(labels::STACK) else { continue };
@@ -198,14 +199,17 @@ async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<()
 }
 
 async fn networks(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
-    let live: BTreeSet<String> = call.house.store.stacks().await?.into_iter().filter(|s| s.current.is_some()).map(|s| s.name.to_string()).collect();
+    let live: BTreeSet<String> =
+        call.house.store.stacks().await?.into_iter().filter(|s| s.current.is_some()).map(|s| s.name.to_string()).collect();
     for n in call.house.engine.networks(&observe::ours(&call.house, None)).await? {
         let stack = n.labels.get(labels::STACK).cloned().unwrap_or_default();
         let held = StackName::new(stack.as_str()).ok().and_then(|s| call.house.executor.holding(&s)).is_some();
         if held || live.contains(&stack) {
             continue;
         }
-        let name = EngineName::new(n.name.as_str()).map_err(|e| CallError::new(ErrorCode::Internal, "the engine named a network in a way it cannot", "report this").detail(e.to_string()))?;
+        let name = EngineName::new(n.name.as_str()).map_err(|e| {
+            CallError::new(ErrorCode::Internal, "the engine named a network in a way it cannot", "report this").detail(e.to_string())
+        })?;
         // Only an inspect tells which containers are attached.
         let empty = call.house.engine.network(&name).await?.is_some_and(|found| found.containers.is_empty());
         if empty {
@@ -225,7 +229,9 @@ mod tests {
         for ours in ["dockwarden/shop/web:r1", "dockwarden/shop/web:r12"] {
             assert!(is_release_tag(ours), "{ours}");
         }
-        for other in ["dockwarden:r1", "dockwarden/shop:r1", "dockwarden/shop/web:latest", "dockwarden/shop/web:r", "x/dockwarden/a/b:r1", "web:r1"] {
+        for other in
+            ["dockwarden:r1", "dockwarden/shop:r1", "dockwarden/shop/web:latest", "dockwarden/shop/web:r", "x/dockwarden/a/b:r1", "web:r1"]
+        {
             assert!(!is_release_tag(other), "{other}");
         }
     }

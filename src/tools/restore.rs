@@ -69,7 +69,8 @@ impl Verb for Restore {
 }
 
 async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError> {
-    let wrong = |message: &str| CallError::new(ErrorCode::InvalidArgument, message, "give snapshot_id, or volume and at").field("snapshot_id");
+    let wrong =
+        |message: &str| CallError::new(ErrorCode::InvalidArgument, message, "give snapshot_id, or volume and at").field("snapshot_id");
     let found = match (&input.snapshot_id, &input.volume, &input.at) {
         (Some(id), None, None) => call.house.store.backup(id).await?,
         (None, Some(volume), Some(at)) => {
@@ -90,5 +91,6 @@ async fn unused(call: &Call, into: &EngineName, stack: Option<&StackName>) -> Re
         return Ok(());
     }
     let hint = "leave `into` out to get a new volume";
-    Err(CallError::new(ErrorCode::Conflict, format!("volume {into} exists and does not belong to the snapshot's stack"), hint).field("into"))
+    Err(CallError::new(ErrorCode::Conflict, format!("volume {into} exists and does not belong to the snapshot's stack"), hint)
+        .field("into"))
 }

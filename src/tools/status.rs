@@ -142,7 +142,9 @@ impl Verb for Status {
             let project = c.labels.get(labels::COMPOSE_PROJECT).map_or("-".to_owned(), |p| redact::line(p, 63));
             foreign.entry(project).or_default().push(c);
         }
-        stacks.extend(foreign.into_iter().map(|(project, containers)| stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)));
+        stacks.extend(foreign.into_iter().map(|(project, containers)| {
+            stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)
+        }));
         if let Some(name) = named.filter(|_| stacks.is_empty()) {
             return Err(prepare::not_deployed(name));
         }
@@ -155,8 +157,17 @@ impl Verb for Status {
         for s in &o.stacks {
             let managed = if s.managed { "" } else { " (not managed)" };
             let release = s.release.map(|r| format!(" release {r}")).unwrap_or_default();
-            out.push_str(&format!("\n{}{managed}: {}{release}{}", s.stack, s.state, s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()));
-            for row in s.rows.iter().cloned().chain(s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id))) {
+            out.push_str(&format!(
+                "\n{}{managed}: {}{release}{}",
+                s.stack,
+                s.state,
+                s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()
+            ));
+            for row in
+                s.rows.iter().cloned().chain(
+                    s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id)),
+                )
+            {
                 out.push_str(&format!("\n  {}", row.trim_end()));
             }
         }
@@ -197,7 +208,17 @@ fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSum
         Format::Concise => (rows.iter().map(concise).collect(), vec![]),
         Format::Detailed => (vec![], rows),
     };
-    StackRow { stack: stack.into(), managed, state: state.into(), environment: None, release: None, operation_id: None, files: None, rows, containers }
+    StackRow {
+        stack: stack.into(),
+        managed,
+        state: state.into(),
+        environment: None,
+        release: None,
+        operation_id: None,
+        files: None,
+        rows,
+        containers,
+    }
 }
 
 fn row(c: &ContainerSummary) -> Row {
@@ -216,7 +237,10 @@ fn row(c: &ContainerSummary) -> Row {
     Row {
         container: redact::line(&c.name, 80),
         id: c.id.short().to_owned(),
-        service: redact::line(c.labels.get(labels::SERVICE).or_else(|| c.labels.get(labels::COMPOSE_SERVICE)).map(String::as_str).unwrap_or_default(), 63),
+        service: redact::line(
+            c.labels.get(labels::SERVICE).or_else(|| c.labels.get(labels::COMPOSE_SERVICE)).map(String::as_str).unwrap_or_default(),
+            63,
+        ),
         state: word(serde_json::to_value(c.state)),
         health: word(serde_json::to_value(c.health)),
         image: image(&c.image),

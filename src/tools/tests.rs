@@ -54,7 +54,10 @@ fn each_tool_is_sorted_described_and_short() {
         assert!(!spec.title.is_empty() && spec.description.len() <= 300, "{}: {} characters", spec.name, spec.description.len());
     }
     // About four characters a token: all tools stay under 9,000.
-    let all: usize = catalogue().iter().map(|s| s.description.len() + (s.input_schema)().to_string().len() + (s.output_schema)().to_string().len() + 120).sum();
+    let all: usize = catalogue()
+        .iter()
+        .map(|s| s.description.len() + (s.input_schema)().to_string().len() + (s.output_schema)().to_string().len() + 120)
+        .sum();
     assert!(all < 36_000, "the catalogue has {all} characters");
 }
 

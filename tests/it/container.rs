@@ -1,12 +1,12 @@
 //! The supervisor in a container, as `docker-compose.mcp.yml` and `.env.example` say: hardened, healthy, answering other containers with a token and
 //! nobody without; deploying stacks whose relative binds mean the host's files; backing up volumes it cannot see as directories.
 
+use crate::support::BIN;
 use crate::support::compose_run::{Names, Run, translate};
 use crate::support::engine::{docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
-use crate::support::BIN;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -77,7 +77,10 @@ impl Deployment {
         self.run.replace("--restart", "", "no");
         self.prepare();
         let output = Command::new("docker").arg("run").args(self.run.args()).output().expect("the docker client runs");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" "))
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" "),
+        )
     }
 
     fn exec(&self, args: &[&str]) -> (bool, String) {
@@ -155,12 +158,24 @@ async fn it_is_hardened_and_healthy_and_answers_another_container_with_a_token_a
         "privileged": false, "user": "10001:10001", "published": "127.0.0.1",
     });
     assert_eq!(hardened, expected);
-    let writable: Vec<&str> = seen[0]["Mounts"].as_array().expect("mounts").iter().filter(|m| m["RW"] == json!(true)).filter_map(|m| m["Destination"].as_str()).collect();
+    let writable: Vec<&str> = seen[0]["Mounts"]
+        .as_array()
+        .expect("mounts")
+        .iter()
+        .filter(|m| m["RW"] == json!(true))
+        .filter_map(|m| m["Destination"].as_str())
+        .collect();
     let state = |d: &str| d.starts_with("/var/lib/dockwarden");
     assert!(writable.iter().all(|d| state(d) || *d == "/var/run/docker.sock"), "{writable:?}");
-    for agent in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/agents")).expect("shipped").filter_map(|e| e.expect("readable").file_name().into_string().ok()) {
+    for agent in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/agents"))
+        .expect("shipped")
+        .filter_map(|e| e.expect("readable").file_name().into_string().ok())
+    {
         if let Some(agent) = agent.strip_suffix(".md") {
-            assert!(writable.contains(&format!("/var/lib/dockwarden/memory/{agent}").as_str()), "agent {agent} has no memory volume: {writable:?}");
+            assert!(
+                writable.contains(&format!("/var/lib/dockwarden/memory/{agent}").as_str()),
+                "agent {agent} has no memory volume: {writable:?}"
+            );
         }
     }
 
@@ -170,7 +185,25 @@ async fn it_is_hardened_and_healthy_and_answers_another_container_with_a_token_a
     let mount = format!("{}:/it:ro", exe.display());
     let name = "container::it_is_hardened_and_healthy_and_answers_another_container_with_a_token_alone";
     let network = supervisor.run.network.as_str();
-    let run = ["run", "--rm", "--network", network, "--env", &url, "--env", &token, "--volume", &mount, "--tmpfs", "/tmp", "--entrypoint", "/it", image(), "--exact", name];
+    let run = [
+        "run",
+        "--rm",
+        "--network",
+        network,
+        "--env",
+        &url,
+        "--env",
+        &token,
+        "--volume",
+        &mount,
+        "--tmpfs",
+        "/tmp",
+        "--entrypoint",
+        "/it",
+        image(),
+        "--exact",
+        name,
+    ];
     let output = docker(&run);
     assert!(output.contains("test result: ok. 1 passed"), "{output}");
 
@@ -254,7 +287,11 @@ async fn a_bound_file_of_a_stack_is_seen_by_its_service_and_its_volume_is_backed
     let backup = client.ok("backup", json!({"stack": stack})).await;
     let snapshots = backup["snapshots"].as_array().expect("snapshots");
     assert_eq!(snapshots.len(), 1, "{backup:#}");
-    assert_eq!((&snapshots[0]["state"], &snapshots[0]["files"], &snapshots[0]["bytes"]), (&json!("complete"), &json!(1), &json!(2)), "{backup:#}");
+    assert_eq!(
+        (&snapshots[0]["state"], &snapshots[0]["files"], &snapshots[0]["bytes"]),
+        (&json!("complete"), &json!(1), &json!(2)),
+        "{backup:#}"
+    );
     ask(&stack, "web", "/");
     let restored = client.ok("restore", json!({"snapshot_id": snapshots[0]["snapshot_id"]})).await;
     let beside = restored["volume"].as_str().unwrap_or_else(|| panic!("{restored:#}")).to_owned();

@@ -84,12 +84,22 @@ fn check(global: &Global) -> Ended {
         Ok((rulebook, prompts)) => {
             let names: Vec<&String> = rulebook.agents.keys().collect();
             let value = json!({"ok": true, "config": dir, "agents": names, "prompts": prompts.len(), "version": rulebook.version});
-            let text = format!("ok: {} agents, {} prompts, policy version {}", names.len(), prompts.len(), &rulebook.version[..12.min(rulebook.version.len())]);
+            let text = format!(
+                "ok: {} agents, {} prompts, policy version {}",
+                names.len(),
+                prompts.len(),
+                &rulebook.version[..12.min(rulebook.version.len())]
+            );
             output::reply(global.json, "policy check", &value, &text);
             Ended::Done
         }
         Err(problems) => {
-            output::reply(global.json, "policy check", &json!({"ok": false, "config": dir, "problems": problems}), &rules::in_words(&problems));
+            output::reply(
+                global.json,
+                "policy check",
+                &json!({"ok": false, "config": dir, "problems": problems}),
+                &rules::in_words(&problems),
+            );
             Ended::Failed
         }
     }

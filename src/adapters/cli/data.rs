@@ -79,7 +79,9 @@ pub struct PruneArgs {
 pub async fn backup(global: &Global, args: BackupArgs) -> CliResult {
     match args.more {
         Some(BackupCommand::Repo { env, operator }) => repository(global, env, operator).await,
-        None => reach::operate(global, "backup", input(json!({"stack": args.stack, "volume": args.volume, "reason": args.reason})), true).await,
+        None => {
+            reach::operate(global, "backup", input(json!({"stack": args.stack, "volume": args.volume, "reason": args.reason})), true).await
+        }
     }
 }
 
@@ -91,7 +93,11 @@ async fn repository(global: &Global, env: bool, operator: Option<String>) -> Cli
         output::json(&value);
     } else if env {
         let quoted = |v: String| format!("'{}'", v.replace('\'', r"'\''"));
-        output::line(format!("export RESTIC_REPOSITORY={}\nexport RESTIC_PASSWORD_FILE={}", quoted(text("repository")), quoted(text("password_file"))));
+        output::line(format!(
+            "export RESTIC_REPOSITORY={}\nexport RESTIC_PASSWORD_FILE={}",
+            quoted(text("repository")),
+            quoted(text("password_file"))
+        ));
     } else {
         output::line(format!("repository     {}\npassword file  {}", text("repository"), text("password_file")));
     }

@@ -53,13 +53,21 @@ fn error(what: &'static str, text: impl Into<String>, mend: impl Into<String>) -
 /// Runs `doctor`.
 pub async fn doctor(global: &Global) -> CliResult {
     let places = config::places(global.home.as_deref(), global.config.as_deref());
-    let mut findings = vec![configuration(&places), rules_load(&places.config_dir), home(&places.home), disk(&places.home), memory(&places.memory), clock()];
+    let mut findings = vec![
+        configuration(&places),
+        rules_load(&places.config_dir),
+        home(&places.home),
+        disk(&places.home),
+        memory(&places.memory),
+        clock(),
+    ];
     let endpoint = config::load(&places).ok().and_then(|c| c.settings.engine);
     findings.push(engine(endpoint.as_deref()).await);
     findings.push(supervisor(global).await);
     findings.extend(advisory(&places, endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);
-    let rows: Vec<Value> = findings.iter().map(|f| json!({"level": word(f.level), "check": f.what, "finding": f.text, "mend": f.mend})).collect();
+    let rows: Vec<Value> =
+        findings.iter().map(|f| json!({"level": word(f.level), "check": f.what, "finding": f.text, "mend": f.mend})).collect();
     if global.json {
         output::json(&json!({"ok": !worst, "findings": rows}));
     } else {
@@ -84,9 +92,15 @@ fn word(level: Level) -> &'static str {
 fn configuration(places: &Places) -> Finding {
     let file = places.config_dir.join("dockwarden.toml");
     match config::load(places) {
-        Ok(_) if !file.exists() => note("configuration", format!("no {}: defaults are used", file.display()), "`dockwarden init` proposes one for this host"),
+        Ok(_) if !file.exists() => {
+            note("configuration", format!("no {}: defaults are used", file.display()), "`dockwarden init` proposes one for this host")
+        }
         Ok(c) => match c.settings.stacks.iter().find(|(_, s)| !s.dir.is_dir()) {
-            Some((name, s)) => error("configuration", format!("stack {name}: {} is not a directory", s.dir.display()), "correct stacks.*.dir, or mount it at the same path when in a container"),
+            Some((name, s)) => error(
+                "configuration",
+                format!("stack {name}: {} is not a directory", s.dir.display()),
+                "correct stacks.*.dir, or mount it at the same path when in a container",
+            ),
             None => ok("configuration", format!("{} ({} stacks)", file.display(), c.settings.stacks.len())),
         },
         Err(e) => error("configuration", e.to_string(), e.hint),
@@ -96,20 +110,28 @@ fn configuration(places: &Places) -> Finding {
 fn rules_load(dir: &Path) -> Finding {
     match rules::load(dir) {
         Ok((book, prompts)) => ok("rules", format!("{} agents, {} prompts", book.agents.len(), prompts.len())),
-        Err(problems) => error("rules", rules::in_words(&problems), "until then the supervisor keeps its old rules, and does not start without them"),
+        Err(problems) => {
+            error("rules", rules::in_words(&problems), "until then the supervisor keeps its old rules, and does not start without them")
+        }
     }
 }
 
 fn home(home: &Path) -> Finding {
     match std::fs::metadata(home) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => note("home", format!("{} does not exist yet", home.display()), "the first `dockwarden serve` makes it"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            note("home", format!("{} does not exist yet", home.display()), "the first `dockwarden serve` makes it")
+        }
         Err(e) => error("home", format!("{}: {e}", home.display()), "act as its owner"),
-        Ok(m) if m.permissions().mode() & 0o077 != 0 => {
-            error("home", format!("{} is open to others ({:o})", home.display(), m.permissions().mode() & 0o777), format!("chmod 700 {}", home.display()))
-        }
-        Ok(m) if m.uid() != rustix::process::geteuid().as_raw() => {
-            note("home", format!("{} belongs to uid {}", home.display(), m.uid()), "run commands as that user, or attach over HTTP with a token")
-        }
+        Ok(m) if m.permissions().mode() & 0o077 != 0 => error(
+            "home",
+            format!("{} is open to others ({:o})", home.display(), m.permissions().mode() & 0o777),
+            format!("chmod 700 {}", home.display()),
+        ),
+        Ok(m) if m.uid() != rustix::process::geteuid().as_raw() => note(
+            "home",
+            format!("{} belongs to uid {}", home.display(), m.uid()),
+            "run commands as that user, or attach over HTTP with a token",
+        ),
         Ok(_) => ok("home", home.display().to_string()),
     }
 }
@@ -126,7 +148,11 @@ fn disk(home: &Path) -> Finding {
         Ok(s) => {
             let free = s.f_bavail.saturating_mul(s.f_frsize);
             let text = format!("{} MiB free at {}", free >> 20, at.display());
-            if free < DISK_LOW { error("disk", text, "free at least 1 GiB: without an audit row nothing is executed") } else { ok("disk", text) }
+            if free < DISK_LOW {
+                error("disk", text, "free at least 1 GiB: without an audit row nothing is executed")
+            } else {
+                ok("disk", text)
+            }
         }
     }
 }
@@ -135,7 +161,11 @@ fn memory(memory: &Path) -> Finding {
     let at = existing(memory);
     match rustix::fs::access(at, rustix::fs::Access::WRITE_OK) {
         Ok(()) => ok("memory", format!("{} is writable", memory.display())),
-        Err(e) => error("memory", format!("{}: {e}", at.display()), "make it writable for the user dockwarden runs as (in a container: uid 10001)"),
+        Err(e) => error(
+            "memory",
+            format!("{}: {e}", at.display()),
+            "make it writable for the user dockwarden runs as (in a container: uid 10001)",
+        ),
     }
 }
 
@@ -153,7 +183,10 @@ async fn engine(endpoint: Option<&str>) -> Finding {
         Err(e) => return error("engine", e.to_string(), mend),
     };
     match tokio::time::timeout(ENGINE_WITHIN, engine.info()).await {
-        Ok(Ok(i)) => ok("engine", format!("Docker {} (API {}) at {}, {} CPUs, {} MiB", i.version, i.api_version, engine.endpoint(), i.cpus, i.memory_bytes >> 20)),
+        Ok(Ok(i)) => ok(
+            "engine",
+            format!("Docker {} (API {}) at {}, {} CPUs, {} MiB", i.version, i.api_version, engine.endpoint(), i.cpus, i.memory_bytes >> 20),
+        ),
         Ok(Err(e)) => error("engine", e.to_string(), mend),
         Err(_) => error("engine", "no answer within 5 s", "the engine hangs: look at its log (journalctl -u docker)"),
     }
@@ -162,11 +195,17 @@ async fn engine(endpoint: Option<&str>) -> Finding {
 async fn supervisor(global: &Global) -> Finding {
     let asked = async { Ok::<_, super::CliError>(reach::people(global, false).await?.admin(Admin::Info).await?) };
     match asked.await {
-        Ok((value, _)) if value["version"] != env!("CARGO_PKG_VERSION") => {
-            note("supervisor", format!("version {} runs, this binary is {}", value["version"], env!("CARGO_PKG_VERSION")), "restart it: `./scripts/rebuild.sh`, or restart the service")
-        }
+        Ok((value, _)) if value["version"] != env!("CARGO_PKG_VERSION") => note(
+            "supervisor",
+            format!("version {} runs, this binary is {}", value["version"], env!("CARGO_PKG_VERSION")),
+            "restart it: `./scripts/rebuild.sh`, or restart the service",
+        ),
         Ok((value, text)) => ok("supervisor", format!("{text}, pid {}, up {} s", value["pid"], value["uptime_s"])),
-        Err(e) if reach::not_running(&e) => note("supervisor", "none runs for this home", "`dockwarden serve`, or `dockwarden service install`; clients start one on demand"),
+        Err(e) if reach::not_running(&e) => note(
+            "supervisor",
+            "none runs for this home",
+            "`dockwarden serve`, or `dockwarden service install`; clients start one on demand",
+        ),
         Err(e) => error("supervisor", e.to_string(), "look into log/serve.log of the home, or `journalctl -u dockwarden`"),
     }
 }
@@ -175,7 +214,10 @@ async fn supervisor(global: &Global) -> Finding {
 fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
     if config::container::dedicated() {
         // Nobody but the supervisor has a shell in its container.
-        return vec![ok("gate", "this is a container of the supervisor's own: agents run elsewhere; run `doctor` there to judge their side")];
+        return vec![ok(
+            "gate",
+            "this is a container of the supervisor's own: agents run elsewhere; run `doctor` there to judge their side",
+        )];
     }
     let mend = "run the supervisor as a user of its own, and agents as another one outside group docker (SECURITY.md)";
     let mut found = vec![];
@@ -183,12 +225,20 @@ fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
     let uid = rustix::process::geteuid().as_raw();
     for (what, path) in [("configuration", &places.config_dir), ("home", &places.home)] {
         if writable(path) {
-            found.push(note_or_error(uid, format!("this user (uid {uid}) can write the {what} {}: for agents that run as it the gate is advisory", path.display()), mend));
+            found.push(note_or_error(
+                uid,
+                format!("this user (uid {uid}) can write the {what} {}: for agents that run as it the gate is advisory", path.display()),
+                mend,
+            ));
         }
     }
     let socket = endpoint.and_then(|e| e.strip_prefix("unix://")).unwrap_or("/var/run/docker.sock");
     if writable(Path::new(socket)) {
-        found.push(note_or_error(uid, format!("this user (uid {uid}) reaches the engine's socket {socket}: for agents that run as it the gate is advisory"), mend));
+        found.push(note_or_error(
+            uid,
+            format!("this user (uid {uid}) reaches the engine's socket {socket}: for agents that run as it the gate is advisory"),
+            mend,
+        ));
     }
     if found.is_empty() {
         found.push(ok("gate", "this user can neither write the configuration and home nor reach the engine"));

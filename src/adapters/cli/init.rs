@@ -64,7 +64,8 @@ async fn look(engine: &dyn Engine) -> Result<Seen, crate::engine::EngineError> {
         seen.registries.extend(image.repo_digests.iter().filter_map(|r| registry(r)));
     }
     let own = ["bridge", "host", "none"];
-    let foreign = |n: &crate::model::observed::NetworkInfo| !own.contains(&n.name.as_str()) && !n.labels.contains_key("com.docker.compose.project");
+    let foreign =
+        |n: &crate::model::observed::NetworkInfo| !own.contains(&n.name.as_str()) && !n.labels.contains_key("com.docker.compose.project");
     seen.networks.extend(engine.networks(&[]).await?.into_iter().filter(foreign).map(|n| n.name));
     Ok(seen)
 }
@@ -151,7 +152,9 @@ fn failed(path: &Path, e: impl std::fmt::Display) -> CliError {
 pub async fn init(global: &Global, args: InitArgs) -> CliResult {
     let dir = config::config_dir(global.config.as_deref());
     let engine_setting = config::load(&config::places(global.home.as_deref(), global.config.as_deref()))?.settings.engine;
-    let no_engine = |e: crate::engine::EngineError| CliError::Failed(e.to_string(), "init reads the host through its engine: see `dockwarden doctor`".into());
+    let no_engine = |e: crate::engine::EngineError| {
+        CliError::Failed(e.to_string(), "init reads the host through its engine: see `dockwarden doctor`".into())
+    };
     let engine = DockerEngine::connect(engine_setting.as_deref()).map_err(no_engine)?;
     let seen = look(&engine).await.map_err(no_engine)?;
     let toml = dir.join("dockwarden.toml");
@@ -166,7 +169,8 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
     // A directory with agents of its own keeps exactly those.
     let has_own = |part: &str| std::fs::read_dir(dir.join(part)).is_ok_and(|mut d| d.next().is_some());
     let (own_agents, own_prompts) = (has_own("agents"), has_own("prompts"));
-    let skip = |p: &Path| p.exists() || (own_agents && p.starts_with(dir.join("agents"))) || (own_prompts && p.starts_with(dir.join("prompts")));
+    let skip =
+        |p: &Path| p.exists() || (own_agents && p.starts_with(dir.join("agents"))) || (own_prompts && p.starts_with(dir.join("prompts")));
     proposed.extend(whole.into_iter().filter(|(path, _)| !skip(path)).map(|(path, text)| (path, String::new(), text)));
     proposed.retain(|(_, before, after)| before != after);
     if global.json {
@@ -175,14 +179,20 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
     } else {
         for (path, before, after) in &proposed {
             let short = before.is_empty() && path.extension().is_some_and(|x| x == "md");
-            output::line(if short { format!("new {} (as shipped)", path.display()) } else { format!("--- {}\n{}", path.display(), diff(before, after)) });
+            output::line(if short {
+                format!("new {} (as shipped)", path.display())
+            } else {
+                format!("--- {}\n{}", path.display(), diff(before, after))
+            });
         }
     }
     if proposed.is_empty() {
         output::line("nothing to change");
         return Ok(Ended::Done);
     }
-    let yes = args.write || (!global.json && terminal::ask("Write these files? [y/N]").is_ok_and(|a| a.eq_ignore_ascii_case("y") || a.eq_ignore_ascii_case("yes")));
+    let yes = args.write
+        || (!global.json
+            && terminal::ask("Write these files? [y/N]").is_ok_and(|a| a.eq_ignore_ascii_case("y") || a.eq_ignore_ascii_case("yes")));
     if !yes {
         eprintln!("nothing was written; `dockwarden init --write` writes it");
         return Ok(Ended::Done);
@@ -195,7 +205,10 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
         let beside = path.with_extension("new");
         std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path)).map_err(|e| failed(path, e))?;
     }
-    eprintln!("wrote {} files; a running supervisor takes policy, agents and prompts over by itself, dockwarden.toml at its next start", proposed.len());
+    eprintln!(
+        "wrote {} files; a running supervisor takes policy, agents and prompts over by itself, dockwarden.toml at its next start",
+        proposed.len()
+    );
     Ok(Ended::Done)
 }
 

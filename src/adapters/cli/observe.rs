@@ -65,7 +65,8 @@ pub async fn health(global: &Global, args: HealthArgs) -> CliResult {
     if args.own {
         return own_health(global).await;
     }
-    let (value, text) = reach::value(global, "health", input(json!({"stack": args.stack, "service": args.service, "deep": args.deep}))).await?;
+    let (value, text) =
+        reach::value(global, "health", input(json!({"stack": args.stack, "service": args.service, "deep": args.deep}))).await?;
     output::reply(global.json, "health", &value, &text);
     Ok(if value["healthy"] == Value::Bool(false) { Ended::Failed } else { Ended::Done })
 }
@@ -82,7 +83,9 @@ async fn own_health(global: &Global) -> CliResult {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     let body = tokio::time::timeout(SELF_WITHIN, get(address, "/health")).await;
-    let body = body.map_err(|_| failed(format!("{address} did not answer within {SELF_WITHIN:?}")))?.map_err(|e| failed(format!("{address}: {e}")))?;
+    let body = body
+        .map_err(|_| failed(format!("{address} did not answer within {SELF_WITHIN:?}")))?
+        .map_err(|e| failed(format!("{address}: {e}")))?;
     output::line(body);
     Ok(Ended::Done)
 }
@@ -95,12 +98,17 @@ async fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<Strin
     let mut text = String::new();
     stream.take(64 * 1024).read_to_string(&mut text).await?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no HTTP answer"))?;
-    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned())) }
+    if head.starts_with("HTTP/1.1 200") {
+        Ok(body.to_owned())
+    } else {
+        Err(std::io::Error::other(head.lines().next().unwrap_or_default().to_owned()))
+    }
 }
 
 /// Runs `logs`.
 pub async fn logs(global: &Global, args: LogsArgs) -> CliResult {
-    let mut request = input(json!({"stack": args.stack, "service": args.service, "tail": args.tail, "since": args.since, "grep": args.grep}));
+    let mut request =
+        input(json!({"stack": args.stack, "service": args.service, "tail": args.tail, "since": args.since, "grep": args.grep}));
     let mut seen = BTreeSet::new();
     loop {
         let (value, text) = reach::value(global, "logs", request.clone()).await?;

@@ -38,7 +38,8 @@ pub fn reply(as_json: bool, tool: &str, value: &Value, text: &str) {
     if as_json {
         return json(value);
     }
-    let tables: Vec<String> = TABLES.iter().filter(|(t, ..)| *t == tool).filter_map(|(_, at, columns)| rows(value.pointer(at)?.as_array()?, columns)).collect();
+    let tables: Vec<String> =
+        TABLES.iter().filter(|(t, ..)| *t == tool).filter_map(|(_, at, columns)| rows(value.pointer(at)?.as_array()?, columns)).collect();
     let listing = tool == "status" || tool == "health";
     if !listing && !tables.is_empty() {
         say(&tables.join("\n\n"));

@@ -182,8 +182,10 @@ fn source(stack: Option<&String>, source: &SourceArgs) -> Result<Value, CliError
             files = Value::Object(entries.collect::<Result<_, CliError>>()?);
         }
     }
-    Ok(json!({"stack": stack, "compose": compose, "files": files, "environment": source.environment, "variables": pairs(&source.variables, "--var")?,
-              "images": pairs(&source.images, "--image")?, "refresh": source.refresh}))
+    Ok(
+        json!({"stack": stack, "compose": compose, "files": files, "environment": source.environment, "variables": pairs(&source.variables, "--var")?,
+              "images": pairs(&source.images, "--image")?, "refresh": source.refresh}),
+    )
 }
 
 /// Runs `call`.
@@ -193,7 +195,8 @@ pub async fn call(global: &Global, args: CallArgs) -> CliResult {
         None if args.input == "-" => read(Path::new("-"))?,
         None => args.input,
     };
-    let parsed = serde_json::from_str(&text).map_err(|e| CliError::Usage(format!("--input is not JSON: {e}"), "write e.g. --input '{\"stack\": \"hello\"}'".into()))?;
+    let parsed = serde_json::from_str(&text)
+        .map_err(|e| CliError::Usage(format!("--input is not JSON: {e}"), "write e.g. --input '{\"stack\": \"hello\"}'".into()))?;
     reach::show(global, &args.tool, parsed).await
 }
 

@@ -26,7 +26,9 @@ pub struct Guard {
 pub enum BindRefused {
     /// Not loopback, no proxy.
     #[error("{0} is reachable from other machines and this door has no TLS")]
-    #[diagnostic(help("listen on 127.0.0.1, or put a TLS proxy (or a private container network) in front and add --behind-proxy --allowed-host NAME"))]
+    #[diagnostic(help(
+        "listen on 127.0.0.1, or put a TLS proxy (or a private container network) in front and add --behind-proxy --allowed-host NAME"
+    ))]
     BeyondLoopback(SocketAddr),
     /// Behind a proxy without names.
     #[error("--behind-proxy needs the host names clients use")]
@@ -74,14 +76,16 @@ impl Guard {
     /// Whether a `Host` is ours.
     pub fn host(&self, host: &str) -> bool {
         let Some((name, port)) = authority(host) else { return false };
-        let listed = |entry: &String| {
-            authority(entry).is_some_and(|(n, p)| n.eq_ignore_ascii_case(name) && (p.is_none() || p == port))
-        };
+        let listed = |entry: &String| authority(entry).is_some_and(|(n, p)| n.eq_ignore_ascii_case(name) && (p.is_none() || p == port));
         loopback(name) || self.hosts.iter().any(listed)
     }
     /// Whether a request of this `Origin` is served; `null` and unlisted ones are not.
     pub fn origin(&self, origin: &str) -> bool {
-        let local = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).and_then(authority).is_some_and(|(n, _)| loopback(n));
+        let local = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"))
+            .and_then(authority)
+            .is_some_and(|(n, _)| loopback(n));
         local || self.origins.iter().any(|o| o.trim_end_matches('/').eq_ignore_ascii_case(origin))
     }
 }
@@ -115,15 +119,31 @@ mod tests {
     use super::*;
 
     fn guard() -> Guard {
-        Guard { hosts: vec!["dockwarden".into(), "box.example:7420".into()], origins: vec!["https://console.example".into()], beyond_loopback: true }
+        Guard {
+            hosts: vec!["dockwarden".into(), "box.example:7420".into()],
+            origins: vec!["https://console.example".into()],
+            beyond_loopback: true,
+        }
     }
 
     #[test]
     fn loopback_is_answered_on_any_port_and_listed_names_as_listed() {
-        for good in ["127.0.0.1", "127.0.0.1:9", "localhost:7420", "LOCALHOST", "[::1]:7420", "dockwarden:1", "Dockwarden", "box.example:7420"] {
+        for good in
+            ["127.0.0.1", "127.0.0.1:9", "localhost:7420", "LOCALHOST", "[::1]:7420", "dockwarden:1", "Dockwarden", "box.example:7420"]
+        {
             assert!(guard().host(good), "{good}");
         }
-        for bad in ["", "evil.example", "box.example", "box.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "a@localhost", "localhost:x", "[::1"] {
+        for bad in [
+            "",
+            "evil.example",
+            "box.example",
+            "box.example:80",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "a@localhost",
+            "localhost:x",
+            "[::1",
+        ] {
             assert!(!guard().host(bad), "{bad}");
         }
     }

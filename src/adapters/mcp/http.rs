@@ -81,7 +81,12 @@ pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Re
         Ok(None) => Err(refuse("the token is not known or was revoked")),
         Err(e) => {
             tracing::error!(error = %e, "tokens could not be read");
-            Err(Box::new(problem(StatusCode::SERVICE_UNAVAILABLE, "internal", "tokens could not be checked", "run `dockwarden doctor` on the host")))
+            Err(Box::new(problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "internal",
+                "tokens could not be checked",
+                "run `dockwarden doctor` on the host",
+            )))
         }
     }
 }

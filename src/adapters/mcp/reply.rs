@@ -40,7 +40,13 @@ pub fn error_text(error: &CallError) -> String {
     let field = error.field.as_ref().map_or_else(String::new, |f| format!(" (field {f})"));
     let mut text = format!("{code}{field}: {}", error.message);
     for f in &error.findings {
-        text.push_str(&format!("\n- {} [{}]{}: {}", f.rule, f.verdict.as_str(), f.path.as_ref().map_or_else(String::new, |p| format!(" {p}")), f.because));
+        text.push_str(&format!(
+            "\n- {} [{}]{}: {}",
+            f.rule,
+            f.verdict.as_str(),
+            f.path.as_ref().map_or_else(String::new, |p| format!(" {p}")),
+            f.because
+        ));
     }
     text.push_str(&format!("\nhint: {}", error.hint));
     text

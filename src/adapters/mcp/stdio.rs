@@ -84,7 +84,6 @@ impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Lines<R, W> {
             }
         }
     }
-
 }
 
 /// Answers what carries no readable id.
@@ -129,7 +128,12 @@ where
             match self.take().await {
                 Ok(Taken::Line) => {}
                 Ok(Taken::TooLong) => {
-                    answer(&self.write, -32600, "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory").await;
+                    answer(
+                        &self.write,
+                        -32600,
+                        "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory",
+                    )
+                    .await;
                     continue;
                 }
                 Ok(Taken::End) => {
@@ -193,8 +197,10 @@ mod tests {
         let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
         let (taken, answers) = read_all(format!("\u{1}garbage\n\n[1,2]\n{ping}\n").into_bytes()).await;
         assert_eq!(taken, ["ping"]);
-        let codes: Vec<i64> =
-            answers.iter().map(|a| serde_json::from_str::<serde_json::Value>(a).expect("json")["error"]["code"].as_i64().expect("code")).collect();
+        let codes: Vec<i64> = answers
+            .iter()
+            .map(|a| serde_json::from_str::<serde_json::Value>(a).expect("json")["error"]["code"].as_i64().expect("code"))
+            .collect();
         assert_eq!(codes, [-32700, -32600]);
     }
 

@@ -53,14 +53,19 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::Freeze { reason, credential } => {
             let by = verified(house, &credential).await?;
             approval::freeze(&house.store, &by, &reason, Utc::now()).await?;
-            let text = format!("frozen by {by}: nothing changes until `dockwarden unfreeze`; operations under way go on to their end, `dockwarden cancel` stops one");
+            let text = format!(
+                "frozen by {by}: nothing changes until `dockwarden unfreeze`; operations under way go on to their end, `dockwarden cancel` stops one"
+            );
             reply(json!({"frozen": approval::frozen(&house.store).await?, "operations": house.executor.active()}), text)
         }
         Admin::Unfreeze { credential } => {
             let by = verified(house, &credential).await?;
             let before = approval::frozen(&house.store).await?;
             approval::unfreeze(&house.store, &by, Utc::now()).await?;
-            reply(json!({"frozen": null, "was": before}), if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() })
+            reply(
+                json!({"frozen": null, "was": before}),
+                if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() },
+            )
         }
         Admin::Operators => {
             let names: Vec<String> = house.store.operators().await?.into_iter().map(|(name, _)| name).collect();
@@ -103,7 +108,8 @@ async fn info(doors: &Arc<Doors>) -> Done {
 }
 
 fn approval_id(text: &str) -> Result<ApprovalId, CallError> {
-    ApprovalId::new(text).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "see `dockwarden approvals list`").field("approval"))
+    ApprovalId::new(text)
+        .map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "see `dockwarden approvals list`").field("approval"))
 }
 
 /// An approval as lists show it: without the call's input, which may carry secret values.
@@ -149,8 +155,12 @@ async fn decide(house: &Arc<House>, text: &str, credential: &Credential, yes: bo
             value["result"] = started.value;
             reply(value, format!("approved by {by}; {}", started.text))
         }
-        ApprovalState::Pending => reply(value, format!("approved by {by}; {} of {} approvals given", after.approved_by.len(), after.needed)),
-        ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Used | ApprovalState::Stale => reply(value, format!("denied by {by}")),
+        ApprovalState::Pending => {
+            reply(value, format!("approved by {by}; {} of {} approvals given", after.approved_by.len(), after.needed))
+        }
+        ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Used | ApprovalState::Stale => {
+            reply(value, format!("denied by {by}"))
+        }
     }
 }
 
@@ -163,7 +173,14 @@ async fn verified(house: &Arc<House>, credential: &Credential) -> Result<String,
         Some((_, hash)) => {
             let passphrase = credential.passphrase.clone();
             let checked = tokio::task::spawn_blocking(move || credential::verify(&passphrase, &hash)).await;
-            let internal = |e: String| CallError::new(ErrorCode::Internal, "the operator's credential could not be checked", "set it again with `dockwarden operators add`").detail(e);
+            let internal = |e: String| {
+                CallError::new(
+                    ErrorCode::Internal,
+                    "the operator's credential could not be checked",
+                    "set it again with `dockwarden operators add`",
+                )
+                .detail(e)
+            };
             checked.map_err(|e| internal(e.to_string()))?.map_err(|e| internal(e.to_string()))?
         }
     };
@@ -173,7 +190,10 @@ async fn verified(house: &Arc<House>, credential: &Credential) -> Result<String,
     tokio::time::sleep(WRONG_GUESS).await;
     let operator = crate::adapters::client_text(&credential.operator);
     house.store.audit_event("operator", "credential_refused", None, &json!({"operator": operator}), Utc::now()).await?;
-    Err(denied("the operator or the passphrase is wrong", "make an operator with `dockwarden operators add NAME`, then type its passphrase"))
+    Err(denied(
+        "the operator or the passphrase is wrong",
+        "make an operator with `dockwarden operators add NAME`, then type its passphrase",
+    ))
 }
 
 struct Authorised {
@@ -194,9 +214,11 @@ async fn authorised(house: &Arc<House>, credential: Option<&Credential>) -> Resu
 }
 
 async fn operator_add(house: &Arc<House>, name: &str, passphrase: String, credential: Option<&Credential>) -> Done {
-    let name = AgentName::new(name).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "choose a name like a login name").field("name"))?;
+    let name = AgentName::new(name)
+        .map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "choose a name like a login name").field("name"))?;
     if house.rulebook.load().agents.contains_key(name.as_str()) {
-        return Err(CallError::new(ErrorCode::Conflict, format!("{name} is an agent"), "an operator is a person: choose another name").field("name"));
+        return Err(CallError::new(ErrorCode::Conflict, format!("{name} is an agent"), "an operator is a person: choose another name")
+            .field("name"));
     }
     let by = authorised(house, credential).await?;
     let hashed = tokio::task::spawn_blocking(move || credential::hash(&passphrase)).await;
@@ -210,7 +232,9 @@ async fn operator_add(house: &Arc<House>, name: &str, passphrase: String, creden
 async fn token(house: &Arc<House>, agent: &str, revoke: bool, credential: Option<&Credential>) -> Done {
     let there = house.rulebook.load().agents.contains_key(agent);
     if !there {
-        return Err(CallError::new(ErrorCode::NotFound, format!("there is no agent {agent}"), "see `dockwarden agents list`").field("agent"));
+        return Err(
+            CallError::new(ErrorCode::NotFound, format!("there is no agent {agent}"), "see `dockwarden agents list`").field("agent")
+        );
     }
     if agent == WARDEN {
         return Err(denied("agent warden is the supervisor's own loop", "make a token for another agent"));

@@ -33,7 +33,11 @@ pub fn admit(peer: &Peer, name: &str, peers: &BTreeMap<String, Vec<String>>, age
     let agent = AgentName::new(name)
         .map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "name an agent of agents/*.md").field("agent"))?;
     if agent.as_str() == WARDEN {
-        return Err(CallError::new(ErrorCode::Denied, "agent warden is the supervisor's own loop", "act as another agent, e.g. `--agent stack-keeper`"));
+        return Err(CallError::new(
+            ErrorCode::Denied,
+            "agent warden is the supervisor's own loop",
+            "act as another agent, e.g. `--agent stack-keeper`",
+        ));
     }
     let granted = peers.get(&peer.uid.to_string()).map(Vec::as_slice).unwrap_or_default();
     if !peer.is_owner() && !granted.iter().any(|g| g == "*" || g == agent.as_str()) {

@@ -232,11 +232,17 @@ mod tests {
     #[test]
     fn asks_and_answers_keep_their_wire_form() {
         let ask = |v: Value| serde_json::from_value::<Ask>(v).expect("understood");
-        assert_eq!(ask(json!({"id": 1, "tool": "status", "input": {}})), Ask::Tool { id: json!(1), tool: "status".into(), input: json!({}) });
+        assert_eq!(
+            ask(json!({"id": 1, "tool": "status", "input": {}})),
+            Ask::Tool { id: json!(1), tool: "status".into(), input: json!({}) }
+        );
         assert_eq!(ask(json!({"id": 2, "admin": "info"})), Ask::Admin { id: json!(2), admin: Admin::Info });
         let credential = Credential { operator: "ann".into(), passphrase: "secret".into() };
         let approve = json!({"id": 3, "admin": "approve", "approval": "ap-1", "credential": {"operator": "ann", "passphrase": "secret"}});
-        assert_eq!(ask(approve), Ask::Admin { id: json!(3), admin: Admin::Approve { approval: "ap-1".into(), credential: credential.clone() } });
+        assert_eq!(
+            ask(approve),
+            Ask::Admin { id: json!(3), admin: Admin::Approve { approval: "ap-1".into(), credential: credential.clone() } }
+        );
         assert!(!format!("{credential:?}").contains("secret"));
         assert_eq!(
             serde_json::to_value(Answer::progress(json!(1), 40.0, "starting".into())).expect("serialises"),

@@ -14,7 +14,8 @@ use crate::store::audit::{AuditQuery, AuditRow};
 use arc_swap::ArcSwap;
 use serde_json::json;
 
-const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n    mem_limit: 64m\n    cpus: 0.5\n";
+const COMPOSE: &str =
+    "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n    mem_limit: 64m\n    cpus: 0.5\n";
 const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.
