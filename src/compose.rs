@@ -6,14 +6,17 @@ mod check;
 mod deploy;
 mod dotenv;
 mod files;
+mod host;
 mod interpolate;
 mod locate;
 mod merge;
 mod mounts;
 mod objects;
 mod ports;
+mod process;
 mod reader;
 mod service;
+mod shellwords;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -38,7 +41,34 @@ pub struct Source {
 /// Side files: env files, `extends` and `include` targets, config and secret files.
 pub trait Files {
     /// The text of a file, relative to the project directory or absolute; `Ok(None)` = it does not exist, `Err` = it may not or cannot be read.
-    fn read(&self, path: &str) -> Result<Option<String>, String>;
+    fn read(&self, path: &str) -> Result<Option<String>, ReadError>;
+}
+
+/// Why a side file was not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// It lies outside of the project directory, or a link leads there.
+    #[error("{0}")]
+    Outside(String),
+    /// It cannot be read, or not as text.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl ReadError {
+    /// Rule of the plan gate that such a file breaks.
+    fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Outside(_) => Some("path.traversal"),
+            Self::Unreadable(_) => None,
+        }
+    }
+}
+
+impl From<ReadError> for String {
+    fn from(e: ReadError) -> Self {
+        e.to_string()
+    }
 }
 
 /// What a stack is loaded from.
@@ -72,6 +102,8 @@ pub struct LoadError {
     pub message: String,
     /// What to do; may be empty.
     pub hint: String,
+    /// Rule of the plan gate that the file breaks by this, where there is one. A file that does not load is refused, so it counts as denied.
+    pub rule: Option<&'static str>,
 }
 
 impl fmt::Display for LoadError {
@@ -118,20 +150,51 @@ struct Report {
     errors: Vec<LoadError>,
     notes: Vec<Unsupported>,
     text_left: usize,
+    /// Variables that were looked up -> path of the first place.
+    references: BTreeMap<String, String>,
+    /// Texts into which declared variables were put -> what is left of them without the variables' values.
+    substituted: BTreeMap<String, String>,
+    env_from_files: BTreeMap<(String, String), String>,
 }
+
+/// Rule of everything that does not fit the compose schema.
+const INVALID: &str = "yaml.invalid";
 
 impl Report {
     fn new() -> Self {
-        Self { errors: Vec::new(), notes: Vec::new(), text_left: MAX_INTERPOLATED }
+        Self {
+            errors: Vec::new(),
+            notes: Vec::new(),
+            text_left: MAX_INTERPOLATED,
+            references: BTreeMap::new(),
+            substituted: BTreeMap::new(),
+            env_from_files: BTreeMap::new(),
+        }
     }
 
     fn error(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.broken(path, Some(INVALID), message, hint);
+    }
+
+    /// An error that breaks another rule than that of the schema, or none.
+    fn broken(&mut self, path: &str, rule: Option<&'static str>, message: impl Into<String>, hint: impl Into<String>) {
         let path = if path.is_empty() { None } else { Some(path.to_owned()) };
-        self.push(LoadError { path, file: String::new(), line: None, message: message.into(), hint: hint.into() });
+        self.push(LoadError { path, file: String::new(), line: None, message: message.into(), hint: hint.into(), rule });
     }
 
     fn error_in(&mut self, file: &str, line: Option<usize>, message: impl Into<String>, hint: impl Into<String>) {
-        self.push(LoadError { path: None, file: file.to_owned(), line, message: message.into(), hint: hint.into() });
+        self.broken_in(file, line, Some(INVALID), message, hint);
+    }
+
+    fn broken_in(
+        &mut self,
+        file: &str,
+        line: Option<usize>,
+        rule: Option<&'static str>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.push(LoadError { path: None, file: file.to_owned(), line, message: message.into(), hint: hint.into(), rule });
     }
 
     fn push(&mut self, error: LoadError) {
@@ -160,14 +223,31 @@ fn at(parent: &str, key: &str) -> String {
     if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
 }
 
+/// A loaded stack, and what the gate wants to know of its texts beyond what they mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The stack.
+    pub spec: StackSpec,
+    /// Variables the files refer to, declared or not -> path of the first place.
+    pub references: BTreeMap<String, String>,
+    /// Environment entries (service, key) whose value came from an environment file or a declared variable -> the part of the value that
+    /// stands in the text of the compose file all the same.
+    pub env_from_files: BTreeMap<(String, String), String>,
+}
+
 /// Loads a stack. All errors found are returned together.
 pub fn load(input: &LoadInput<'_>) -> Result<StackSpec, LoadErrors> {
+    load_all(input).map(|l| l.spec)
+}
+
+/// As [`load`], with what the texts tell besides.
+pub fn load_all(input: &LoadInput<'_>) -> Result<Loaded, LoadErrors> {
     let mut report = Report::new();
     let spec = build(input, &mut report);
     match spec {
         Some(mut spec) if report.errors.is_empty() => {
             spec.unsupported = report.notes;
-            Ok(spec)
+            Ok(Loaded { spec, references: report.references, env_from_files: report.env_from_files })
         }
         _ => {
             let texts: Vec<(&str, &str)> = input.sources.iter().map(|s| (s.path.as_str(), s.text.as_str())).collect();
@@ -201,6 +281,7 @@ pub fn dotenv(text: &str, variables: &BTreeMap<String, String>) -> Result<BTreeM
             line: Some(bad.line),
             message: bad.message,
             hint: "write KEY=value, one per line".into(),
+            rule: None,
         }])
     })?;
     merged.extend(variables.iter().map(|(k, v)| (k.clone(), v.clone())));

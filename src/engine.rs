@@ -381,6 +381,10 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     // ---- reads ------------------------------------------------------------------------------------------------------------
     /// Version, capacity. Also serves as the liveness check.
     async fn info(&self) -> EngineResult<EngineInfo>;
+    /// The same for display: an answer may be a minute old, and proves nothing about the engine being alive.
+    async fn about(&self) -> EngineResult<EngineInfo> {
+        self.info().await
+    }
     /// Containers, running or not, that carry all of `labels` (`key=value` or `key`).
     async fn containers(&self, labels: &[String]) -> EngineResult<Vec<ContainerSummary>>;
     /// A container, or `None` when there is none of that name or id.

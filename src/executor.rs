@@ -100,6 +100,15 @@ pub struct Standing {
     pub message: String,
 }
 
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The new release serves, or it is over.
+    Settled,
+    /// It is over, the watch window included.
+    Ended,
+}
+
 /// What is known here of an operation at work.
 #[derive(Debug)]
 struct Active {
@@ -255,20 +264,21 @@ impl Executor {
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
         self.tasks.spawn(async move {
-            let run = run::Run::new(exec.clone(), plan, permit, current, op, steps, send, (cancel, conclude));
+            let begin = run::Begin { exec: exec.clone(), plan, permit, current, op, steps, standing: send, cancel, conclude };
+            let run = run::Run::new(begin);
             run.drive(takeover == Takeover::Forward, takeover == Takeover::Undo).await;
             exec.active.lock().expect("no panic while held").remove(&id);
         });
         Ok(())
     }
 
-    /// Waits until the operation is settled (`monitoring` or terminal) or the time is over; returns it as it stands.
+    /// Waits until the operation stands as asked or the time is over; returns it as it stands.
     ///
     /// # Errors
     /// `Unknown`, `Store`.
-    pub async fn wait(&self, id: &OperationId, timeout: Duration) -> Result<Operation, ExecutorError> {
+    pub async fn wait(&self, id: &OperationId, timeout: Duration, until: Until) -> Result<Operation, ExecutorError> {
         if let Some(mut standing) = self.standing(id) {
-            let settled = |s: &Standing| s.state == OperationState::Monitoring || s.state.is_terminal();
+            let settled = |s: &Standing| (until == Until::Settled && s.state == OperationState::Monitoring) || s.state.is_terminal();
             // A closed channel is as good as settled: the run has ended and stored its state.
             let _ended_or_late = tokio::time::timeout(timeout, standing.wait_for(settled)).await;
         }

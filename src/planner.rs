@@ -327,7 +327,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return make(Action::Scale, Strategy::InPlace, lines);
     }
     let finished = spec.restart == Restart::No || matches!(spec.restart, Restart::OnFailure(_));
-    let down = running.iter().any(|c| !up(c) && !ended_well(c) && !(finished && c.state == RunState::Exited && c.exit_code == 0));
+    let down = !running.iter().all(|c| up(c) || ended_well(c) || (finished && c.state == RunState::Exited && c.exit_code == 0));
     if down {
         lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
         return make(Action::Restart, Strategy::InPlace, lines);

@@ -183,21 +183,21 @@ fn next_secret(text: &str) -> Option<(usize, usize, usize)> {
             }
         }
     }
-    if let Some(at) = text.find("-----BEGIN ") {
-        if text[at..].lines().next().is_some_and(|l| l.contains("PRIVATE KEY")) {
-            let end =
-                text[at..].find("-----END ").map_or(text.len() - at, |e| e + text[at + e..].find('\n').unwrap_or(text.len() - at - e));
-            offer(at, end, 0);
-        }
+    if let Some(at) = text.find("-----BEGIN ")
+        && text[at..].lines().next().is_some_and(|l| l.contains("PRIVATE KEY"))
+    {
+        let end = text[at..].find("-----END ").map_or(text.len() - at, |e| e + text[at + e..].find('\n').unwrap_or(text.len() - at - e));
+        offer(at, end, 0);
     }
     for (at, _) in text.match_indices("://") {
         let authority = &text[at + 3..];
         let authority = &authority[..authority.find(['/', ' ', '\n', '"', '\'', '?', '#']).unwrap_or(authority.len())];
-        if let (Some(colon), Some(sign)) = (authority.find(':'), authority.rfind('@')) {
-            if colon + 1 < sign && &authority[colon + 1..sign] != MASK {
-                offer(at, 3 + sign, 3 + colon + 1);
-                break;
-            }
+        if let (Some(colon), Some(sign)) = (authority.find(':'), authority.rfind('@'))
+            && colon + 1 < sign
+            && &authority[colon + 1..sign] != MASK
+        {
+            offer(at, 3 + sign, 3 + colon + 1);
+            break;
         }
     }
     for (at, word) in text.match_indices("earer ") {

@@ -115,6 +115,10 @@ struct Inner {
     memory_root: PathBuf,
     memories: tokio::sync::Mutex<Memories>,
     projection: tokio::sync::Mutex<Projection>,
+    /// A projection will run soon.
+    projection_due: std::sync::atomic::AtomicBool,
+    /// Valid tokens, once read.
+    tokens: tokio::sync::Mutex<Option<Arc<Vec<token::Token>>>>,
     /// One checkpoint at a time: two would race for the end of the file.
     checkpoints: tokio::sync::Mutex<()>,
 }
@@ -168,6 +172,8 @@ impl Store {
             memory_root,
             memories: tokio::sync::Mutex::default(),
             projection: tokio::sync::Mutex::default(),
+            projection_due: std::sync::atomic::AtomicBool::default(),
+            tokens: tokio::sync::Mutex::default(),
             checkpoints: tokio::sync::Mutex::default(),
         };
         Ok(Self { home, inner: Arc::new(inner) })

@@ -24,7 +24,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(20);
 pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
     let (wake, mut woken) = tokio::sync::mpsc::channel::<watch::Wake>(256);
     let watcher = tokio::spawn(watch::run(house.clone(), wake, shutdown.clone()));
-    let mut healer = heal::Healer::new(house.clone());
+    let mut healer = heal::Healer::new(house.clone()).await;
     let mut scan = tokio::time::interval(SCAN);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     for ticker in [&mut scan, &mut housekeeping] {

@@ -77,13 +77,21 @@ pub(crate) trait Verb: Send + Sync + 'static {
     /// Arguments; unknown fields are refused.
     type Input: DeserializeOwned + JsonSchema + Send + Sync + 'static;
     /// Structured content of the reply.
-    type Output: Serialize + JsonSchema + Send;
+    type Output: Serialize + JsonSchema + Send + Sync;
 
     /// What the call is about, for the gate. A reference (operation, snapshot, plan) is resolved to its stack here.
     ///
     /// # Errors
     /// When the reference leads nowhere, or the arguments contradict each other.
     fn scope(call: &Call, input: &Self::Input) -> impl Future<Output = Result<Scope, CallError>> + Send;
+
+    /// The reply of a call that repeats an earlier one: the same operation again, never a second one. Comes before planning, since the world has moved.
+    ///
+    /// # Errors
+    /// When the key was used with other arguments.
+    fn replay(_call: &Call, _input: &Self::Input) -> impl Future<Output = Result<Option<Self::Output>, CallError>> + Send {
+        async { Ok(None) }
+    }
 
     /// The plan of a tool that runs one; `None` for the others.
     ///
@@ -133,6 +141,8 @@ pub(crate) trait Tool: Send + Sync {
 pub(crate) trait Bound: Send + Sync {
     /// See [`Verb::scope`].
     async fn scope(&self, call: &Call) -> Result<Scope, CallError>;
+    /// See [`Verb::replay`].
+    async fn replay(&self, call: &Call) -> Result<Option<Answer>, CallError>;
     /// See [`Verb::plan`].
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError>;
     /// See [`Verb::run`].
@@ -159,17 +169,22 @@ impl<V: Verb> Bound for Arguments<V> {
     async fn scope(&self, call: &Call) -> Result<Scope, CallError> {
         V::scope(call, &self.0).await
     }
+    async fn replay(&self, call: &Call) -> Result<Option<Answer>, CallError> {
+        V::replay(call, &self.0).await?.map(|output| answer::<V>(&output)).transpose()
+    }
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError> {
         V::plan(call, &self.0).await
     }
     async fn run(self: Box<Self>, call: &Call, plan: Option<Plan>, permit: Permit) -> Result<Answer, CallError> {
-        let output = V::run(call, self.0, plan, permit).await?;
-        let text = V::text(&output);
-        let value = serde_json::to_value(&output).map_err(|e| {
-            CallError::new(ErrorCode::Internal, "the reply could not be written", "report this to the operator").detail(e.to_string())
-        })?;
-        Ok(Answer { value, text })
+        answer::<V>(&V::run(call, self.0, plan, permit).await?)
     }
+}
+
+fn answer<V: Verb>(output: &V::Output) -> Result<Answer, CallError> {
+    let value = serde_json::to_value(output).map_err(|e| {
+        CallError::new(ErrorCode::Internal, "the reply could not be written", "report this to the operator").detail(e.to_string())
+    })?;
+    Ok(Answer { value, text: V::text(output) })
 }
 
 /// Turns serde's complaint into field, cause and hint.

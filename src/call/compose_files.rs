@@ -4,7 +4,7 @@
 use super::CallError;
 use super::error::ErrorCode;
 use super::prepare::Source;
-use crate::compose::{self, Files, LoadErrors};
+use crate::compose::{self, Files, LoadErrors, ReadError};
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::redact;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -48,16 +48,17 @@ pub struct SideFiles {
 }
 
 impl Files for SideFiles {
-    fn read(&self, path: &str) -> Result<Option<String>, String> {
+    fn read(&self, path: &str) -> Result<Option<String>, ReadError> {
         let path = Path::new(path);
         let relative = match (&self.dir, path.is_absolute()) {
             (_, false) => path.to_owned(),
             (Some((host, _)), true) => path
                 .strip_prefix(host)
-                .map_err(|_| format!("it lies outside of the project directory {}; copy it there", host.display()))?
+                .map_err(|_| ReadError::Outside(format!("it lies outside of the project directory {}; copy it there", host.display())))?
                 .to_owned(),
             (None, true) => {
-                return Err("the stack has no directory: give the file in `files`, or have an operator register a directory".into());
+                let why = "the stack has no directory: give the file in `files`, or have an operator register a directory";
+                return Err(ReadError::Outside(why.into()));
             }
         };
         if let Some(text) = self.inline.get(&plain(&relative)) {
@@ -76,30 +77,31 @@ fn plain(path: &Path) -> String {
 }
 
 /// The text of a file beneath a directory; `None` when there is none.
-fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, String> {
-    let said = |e: std::io::Error| format!("{}: {e}", relative.display());
+fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, ReadError> {
+    let unreadable = |why: String| Err(ReadError::Unreadable(why));
+    let said = |e: std::io::Error| ReadError::Unreadable(format!("{}: {e}", relative.display()));
     let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| format!("project directory {}: {e}", dir.display()))?;
+        .map_err(|e| ReadError::Unreadable(format!("project directory {}: {e}", dir.display())))?;
     // Non-blocking, so that a pipe put in the place of a file cannot hold the call up.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match openat2(&root, relative, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
         Ok(file) => std::fs::File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
-            return Err(format!("{} leads out of the project directory", relative.display()));
+            return Err(ReadError::Outside(format!("{} leads out of the project directory", relative.display())));
         }
         Err(e) => return Err(said(e.into())),
     };
     let meta = file.metadata().map_err(said)?;
     if !meta.is_file() {
-        return Err(format!("{} is not a regular file", relative.display()));
+        return unreadable(format!("{} is not a regular file", relative.display()));
     }
     if meta.len() > MAX_FILE {
-        return Err(format!("{} has {} bytes, at most {MAX_FILE} are read", relative.display(), meta.len()));
+        return unreadable(format!("{} has {} bytes, at most {MAX_FILE} are read", relative.display(), meta.len()));
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
-    String::from_utf8(bytes).map(Some).map_err(|_| format!("{} is not UTF-8 text", relative.display()))
+    String::from_utf8(bytes).map(Some).map_err(|_| ReadError::Unreadable(format!("{} is not UTF-8 text", relative.display())))
 }
 
 /// A path of the host as this process sees it; `None` when its container does not mount it.
@@ -299,9 +301,13 @@ mod tests {
         assert_eq!(files.read("./link-in"), Ok(Some("in".into())));
         assert_eq!(files.read(&dir.path().join("inside").display().to_string()), Ok(Some("in".into())));
         assert_eq!(files.read("absent"), Ok(None));
-        assert_eq!(files.read("link-out"), Err("link-out leads out of the project directory".into()));
-        assert_eq!(files.read("../x"), Err("../x leads out of the project directory".into()));
-        assert!(files.read("/etc/passwd").is_err_and(|e| e.contains("outside of the project directory")));
+        assert_eq!(files.read("link-out"), Err(ReadError::Outside("link-out leads out of the project directory".into())));
+        assert_eq!(files.read("../x"), Err(ReadError::Outside("../x leads out of the project directory".into())));
+        assert!(
+            files
+                .read("/etc/passwd")
+                .is_err_and(|e| matches!(e, ReadError::Outside(why) if why.contains("outside of the project directory")))
+        );
     }
 
     #[test]

@@ -52,17 +52,10 @@ pub(super) async fn resume(
 
 async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError> {
     let span = tracing::info_span!("call", call_id = %call.id, agent = %call.who.agent, tool = %redact::line(tool, 64), verdict = tracing::field::Empty);
-    let house = call.house.clone();
+    let store = call.house.store.clone();
     let result = line(Arc::new(call), tool, input).instrument(span.clone()).await;
-    // After the reply's content is settled and durable; a failure here is caught up on by the next call or start.
-    tokio::spawn(
-        async move {
-            if let Err(e) = house.store.project_history().await {
-                tracing::warn!(error = %e, "history was not projected; the next call catches up");
-            }
-        }
-        .instrument(span.clone()),
-    );
+    // After the reply's content is settled and durable; a failure is caught up on by the next call or start.
+    store.project_history_soon();
     span.in_scope(|| reply(result))
 }
 
@@ -111,6 +104,9 @@ async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, inpu
     let mut findings = vec![];
     let facts = call.facts.get().expect("line() set the facts before the intent");
     let effect = async {
+        if let Some(earlier) = bound.replay(&call).await? {
+            return Ok(earlier);
+        }
         let plan = bound.plan(&call).await?;
         if let Some(plan) = &plan {
             (verdict, findings) = (verdict.max(plan.verdict), plan.findings.clone());

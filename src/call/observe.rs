@@ -2,6 +2,7 @@
 //! our instance label plus our own registry, never a name. Deliberately absent: healing, and any guess about what was not measured.
 
 use super::{CallError, House};
+use crate::executor::names;
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ContainerSummary, HealthState, RunState};
@@ -26,9 +27,14 @@ const SETTLED: TimeDelta = TimeDelta::seconds(1);
 /// The engine's.
 pub async fn serving(house: &House, stack: Option<&StackName>) -> Result<Vec<ContainerSummary>, CallError> {
     let mut found = house.engine.containers(&ours(house, stack)).await?;
-    found.retain(|c| c.labels.get(labels::ROLE).is_none_or(|role| role == labels::ROLE_SERVING));
+    found.retain(serves);
     found.sort_by(|a, b| key(&a.labels).cmp(&key(&b.labels)));
     Ok(found)
+}
+
+fn serves(c: &ContainerSummary) -> bool {
+    // A replaced one, kept for a way back, serves no more than a canary does.
+    c.labels.get(labels::ROLE).is_none_or(|role| role == labels::ROLE_SERVING) && !names::is_retired(&c.name)
 }
 
 fn key(labels: &std::collections::BTreeMap<String, String>) -> (&str, &str, u32) {
@@ -82,6 +88,19 @@ pub async fn unmanaged(house: &House, project: Option<&StackName>) -> Result<Vec
     let mut found = house.engine.containers(&filter).await?;
     found.retain(|c| c.labels.get(labels::INSTANCE).is_none_or(|i| i != house.store.instance()));
     Ok(found)
+}
+
+/// Ours as [`serving`] gives them and the others as [`unmanaged`] does, from one list: listing is what the engine takes its time for.
+///
+/// # Errors
+/// The engine's.
+pub async fn everything(house: &House) -> Result<(Vec<ContainerSummary>, Vec<ContainerSummary>), CallError> {
+    let found = house.engine.containers(&[]).await?;
+    let (mut ours, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|c| c.labels.get(labels::INSTANCE).is_some_and(|i| i == house.store.instance()));
+    ours.retain(serves);
+    ours.sort_by(|a, b| key(&a.labels).cmp(&key(&b.labels)));
+    Ok((ours, others))
 }
 
 /// Who says that a service is healthy.

@@ -3,13 +3,15 @@
 
 use super::compose_files::{Bundle, on_host, visible};
 use super::{Call, CallError};
-use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts};
+use crate::compose::Loaded;
+use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts, paths};
 use crate::model::config::Config;
-use crate::model::ids::EngineName;
+use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
+use crate::model::observed::{ContainerSummary, ImageIdentity, ImageInfo, NetworkInfo, VolumeInfo};
 use crate::model::plan::Plan;
 use crate::model::release::Release;
-use crate::model::spec::{MountKind, StackSpec};
+use crate::model::spec::StackSpec;
 use crate::planner::Observed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
@@ -19,27 +21,51 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default)]
 pub struct Texts {
     declared: BTreeSet<String>,
-    env_from_files: BTreeSet<(String, String)>,
+    referenced: Vec<(String, String)>,
+    env_from_files: BTreeMap<(String, String), String>,
 }
 
 impl Texts {
-    /// Of texts at hand. A value that stands in none of the compose texts came from a variable or an environment file.
-    pub fn of(spec: &StackSpec, bundle: &Bundle) -> Self {
-        let written = |value: &str| bundle.sources.iter().any(|s| s.text.contains(value));
-        let entries = spec.services.iter().flat_map(|(name, s)| s.environment.iter().map(move |(k, v)| (name, k, v.as_deref())));
-        let env_from_files = entries
-            .filter(|(_, _, v)| v.is_some_and(|v| !v.is_empty() && !written(v)))
-            .map(|(name, k, _)| (name.to_string(), k.clone()))
-            .collect();
-        Self { declared: bundle.variables.keys().cloned().collect(), env_from_files }
+    /// Of texts at hand.
+    pub fn of(loaded: &Loaded, bundle: &Bundle) -> Self {
+        Self {
+            declared: bundle.variables.keys().cloned().collect(),
+            referenced: loaded.references.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            env_from_files: loaded.env_from_files.clone(),
+        }
     }
 
     /// Of a release whose texts are not at hand: nothing is claimed to stand in them, and every variable it uses was declared when it was made.
     pub fn unknown(spec: &StackSpec) -> Self {
-        let entries = spec.services.iter().flat_map(|(name, s)| s.environment.keys().map(move |k| (name.to_string(), k.clone())));
-        let env_from_files: BTreeSet<_> = entries.collect();
-        Self { declared: env_from_files.iter().map(|(_, k)| k.clone()).collect(), env_from_files }
+        let entries =
+            spec.services.iter().flat_map(|(name, s)| s.environment.keys().map(move |k| ((name.to_string(), k.clone()), String::new())));
+        let env_from_files: BTreeMap<_, _> = entries.collect();
+        let objects = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.environment.clone());
+        Self { declared: env_from_files.keys().map(|(_, k)| k.clone()).chain(objects).collect(), referenced: vec![], env_from_files }
     }
+}
+
+/// The plan as far as facts are looked up for it.
+struct Subject<'a> {
+    stack: &'a StackName,
+    images: &'a BTreeMap<ServiceName, ImageIdentity>,
+    project_dir: Option<&'a str>,
+    environment: &'a str,
+    /// Volumes and networks that are this stack's own.
+    own: BTreeSet<String>,
+}
+
+/// What there is on the engine and around the supervisor.
+struct World {
+    instance: String,
+    volumes: Vec<VolumeInfo>,
+    networks: Vec<NetworkInfo>,
+    containers: Vec<ContainerSummary>,
+    images: Vec<ImageInfo>,
+    supervisor_containers: BTreeSet<String>,
+    supervisor_objects: BTreeSet<String>,
+    supervisor_env: BTreeSet<String>,
+    resolved: BTreeMap<String, BindFact>,
 }
 
 /// Gathers the facts of a plan.
@@ -58,26 +84,46 @@ pub async fn gather(
     let everything: &[String] = &[];
     let (volumes, networks, containers, images) =
         tokio::join!(engine.volumes(everything), engine.networks(everything), engine.containers(everything), engine.images());
-    let (volumes, networks, containers, images) = (volumes?, networks?, containers?, images?);
-
     let mut own: BTreeSet<String> = observed.volumes.iter().chain(&observed.networks).cloned().collect();
     if let Some(release) = current {
         own.extend(release.spec.volumes.values().filter(|v| !v.external).map(|v| v.name.clone()));
         own.extend(release.spec.networks.values().filter(|n| !n.external).map(|n| n.name.clone()));
     }
+    let (supervisor_containers, supervisor_objects) = supervisor(call).await?;
+    let named = paths::named(&plan.desired, plan.project_dir.as_deref(), &call.rulebook.policy);
+    let config = house.config.clone();
+    // Follows links on disks that may be slow or network mounts.
+    let resolved = tokio::task::spawn_blocking(move || resolve_all(&config, named)).await.unwrap_or_default();
+    let world = World {
+        instance: house.store.instance().to_owned(),
+        volumes: volumes?,
+        networks: networks?,
+        containers: containers?,
+        images: images?,
+        supervisor_containers,
+        supervisor_objects,
+        supervisor_env: std::env::vars_os().filter_map(|(k, _)| k.into_string().ok()).collect(),
+        resolved,
+    };
+    let subject =
+        Subject { stack: &plan.stack, images: &plan.images, project_dir: plan.project_dir.as_deref(), environment: &plan.environment, own };
+    Ok(assemble(subject, world, texts, &house.config))
+}
+
+/// Facts of what was found. Reads nothing.
+fn assemble(subject: Subject<'_>, world: World, texts: &Texts, config: &Config) -> PlanFacts {
+    let Subject { stack, images, mut own, .. } = subject;
     let mut other: BTreeMap<String, OtherStack> = BTreeMap::new();
     let mut unowned = BTreeSet::new();
-    let ours = |l: &BTreeMap<String, String>| l.get(labels::INSTANCE).is_some_and(|i| i == house.store.instance());
-    let owner = |l: &BTreeMap<String, String>| ours(l).then(|| l.get(labels::STACK).cloned()).flatten();
-    for (name, object_labels, is_volume) in
-        volumes.iter().map(|v| (v.name.to_string(), &v.labels, true)).chain(networks.iter().map(|n| (n.name.clone(), &n.labels, false)))
-    {
+    let owner = |l: &BTreeMap<String, String>| l.get(labels::STACK).filter(|_| l.get(labels::INSTANCE) == Some(&world.instance)).cloned();
+    let volumes = world.volumes.iter().map(|v| (v.name.to_string(), &v.labels, true));
+    for (name, object_labels, is_volume) in volumes.chain(world.networks.iter().map(|n| (n.name.clone(), &n.labels, false))) {
         match owner(object_labels) {
-            Some(stack) if stack == plan.stack.as_str() => {
+            Some(theirs) if theirs == stack.as_str() => {
                 own.insert(name);
             }
-            Some(stack) => {
-                let entry = other.entry(stack).or_default();
+            Some(theirs) => {
+                let entry = other.entry(theirs).or_default();
                 if is_volume {
                     entry.volumes.insert(name)
                 } else {
@@ -90,54 +136,67 @@ pub async fn gather(
             None => {}
         }
     }
-    for c in &containers {
-        match owner(&c.labels) {
-            Some(stack) if stack == plan.stack.as_str() => {}
-            Some(stack) => {
-                other.entry(stack).or_default().containers.insert(c.name.clone());
-            }
-            None => {}
+    for c in &world.containers {
+        if let Some(theirs) = owner(&c.labels).filter(|s| s != stack.as_str()) {
+            let entry = other.entry(theirs).or_default();
+            entry.containers.insert(c.name.clone());
+            entry.hostnames.extend(hostnames(&c.labels));
         }
     }
-    let (supervisor_containers, supervisor_objects) = supervisor(call).await?;
-    let config = &house.config;
-    let paths = paths(plan, &call.rulebook.policy);
-    let resolving = config.clone();
-    // Follows links on disks that may be slow or network mounts.
-    let resolved =
-        tokio::task::spawn_blocking(move || paths.into_iter().filter_map(|p| Some((p.clone(), resolve(&resolving, &p)?))).collect())
-            .await
-            .unwrap_or_default();
-    Ok(PlanFacts {
-        stack: Some(plan.stack.clone()),
-        project_dir: plan.project_dir.clone(),
-        environment: plan.environment.clone(),
-        resolved,
+    let health = |id: &Option<String>| {
+        world.images.iter().any(|i| Some(&i.id) == id.as_ref() && i.health_test.as_ref().is_some_and(|t| !t.is_empty()))
+    };
+    PlanFacts {
+        stack: Some(stack.clone()),
+        project_dir: subject.project_dir.map(str::to_owned),
+        environment: subject.environment.to_owned(),
+        resolved: world.resolved,
         protected_paths: [&config.home, &config.config_dir, &config.memory].map(|p| on_host(config, p).display().to_string()).into(),
         engine_sockets: sockets(config),
-        supervisor_containers,
-        supervisor_objects,
+        supervisor_containers: world.supervisor_containers,
+        supervisor_objects: world.supervisor_objects,
         other_stacks: other,
         own_objects: own,
         unowned_objects: unowned,
-        local_images: images
+        local_images: world
+            .images
             .iter()
             .filter(|i| i.repo_digests.is_empty())
             .flat_map(|i| i.tags.iter().cloned().chain([i.id.clone()]))
             .collect(),
-        image_healthchecks: plan
-            .images
-            .iter()
-            .filter(|(_, identity)| {
-                images.iter().any(|i| Some(&i.id) == identity.id.as_ref() && i.health_test.as_ref().is_some_and(|t| !t.is_empty()))
-            })
-            .map(|(service, _)| service.to_string())
-            .collect(),
+        image_healthchecks: images.iter().filter(|(_, identity)| health(&identity.id)).map(|(service, _)| service.to_string()).collect(),
         declared_vars: texts.declared.clone(),
-        supervisor_env: std::env::vars_os().filter_map(|(k, _)| k.into_string().ok()).collect(),
-        referenced_vars: vec![],
+        supervisor_env: world.supervisor_env,
+        referenced_vars: texts.referenced.clone(),
         env_from_files: texts.env_from_files.clone(),
-    })
+    }
+}
+
+/// Host names under which a reverse proxy that reads labels (Traefik, Caddy) reaches a container.
+fn hostnames(labels: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (key, value) in labels {
+        if key.starts_with("traefik.") {
+            // Host(`a`, `b`), HostSNI(`c`): every back-quoted or quoted word of a rule.
+            for rule in value.split("Host").skip(1).filter_map(|r| r.trim_start_matches("SNI").strip_prefix('(')) {
+                let names = rule.split(')').next().unwrap_or_default();
+                found.extend(names.split(',').map(|n| n.trim().trim_matches(['`', '"', '\'']).to_ascii_lowercase()));
+            }
+        } else if key == "caddy" || (key.starts_with("caddy_") && !key.contains('.')) {
+            let site = |s: &str| {
+                s.trim()
+                    .trim_start_matches("https://")
+                    .trim_start_matches("http://")
+                    .split([':', '/'])
+                    .next()
+                    .unwrap_or_default()
+                    .to_ascii_lowercase()
+            };
+            found.extend(value.split([',', ' ']).map(site));
+        }
+    }
+    found.retain(|n| n.contains('.') && !n.starts_with('*'));
+    found
 }
 
 /// The supervisor's own container and what it mounts, when it runs in one: the host name of a container is its short id unless someone set another.
@@ -153,21 +212,9 @@ async fn supervisor(call: &Call) -> Result<(BTreeSet<String>, BTreeSet<String>),
     Ok((BTreeSet::from([me.name, me.id.to_string()]), objects))
 }
 
-/// Every host path that the plan or the policy names.
-fn paths(plan: &Plan, policy: &crate::model::policy::Policy) -> BTreeSet<String> {
-    let spec = &plan.desired;
-    let mut all: BTreeSet<String> = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).cloned().collect();
-    all.extend(plan.project_dir.clone());
-    for s in spec.services.values() {
-        all.extend(s.mounts.iter().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.clone()));
-        all.extend(s.devices.iter().map(|d| d.source.clone()));
-        let context = s.build.as_ref().and_then(|b| b.get("context").or(Some(b))).and_then(|c| c.as_str());
-        all.extend(context.map(str::to_owned));
-    }
-    all.extend(spec.volumes.values().filter_map(|v| v.driver_opts.get("device").cloned()));
-    all.extend(spec.configs.values().chain(spec.secrets.values()).filter_map(|f| f.file.clone()));
-    all.retain(|p| p.starts_with('/'));
-    all
+/// Where paths really lead.
+fn resolve_all(config: &Config, paths: BTreeSet<String>) -> BTreeMap<String, BindFact> {
+    paths.into_iter().filter_map(|p| Some((p.clone(), resolve(config, &p)?))).collect()
 }
 
 /// A host path after links are followed; `None` when this process cannot see it.
@@ -211,3 +258,6 @@ fn sockets(config: &Config) -> Vec<String> {
     let named = config.settings.engine.clone().into_iter().chain(std::env::var("DOCKER_HOST").ok());
     named.filter_map(|e| e.strip_prefix("unix://").map(str::to_owned)).collect()
 }
+
+#[cfg(test)]
+mod cases;

@@ -272,9 +272,9 @@ async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError
             files: &bundle.side,
             quotas: &quotas,
         };
-        let spec = compose::load(&input).map_err(|e| compose_files::load_error(&e))?;
-        let texts = plan_facts::Texts::of(&spec, &bundle);
-        Ok::<_, CallError>(Some((spec, texts, bundle.project_dir)))
+        let loaded = compose::load_all(&input).map_err(|e| compose_files::load_error(&e))?;
+        let texts = plan_facts::Texts::of(&loaded, &bundle);
+        Ok::<_, CallError>(Some((loaded.spec, texts, bundle.project_dir)))
     })
     .await
     .map_err(|e| {

@@ -4,9 +4,9 @@
 use super::error::ErrorCode;
 use super::observe::{self, ServiceHealth};
 use super::{Call, CallError, approval};
-use crate::executor::{ExecutorError, Request};
+use crate::executor::{ExecutorError, Request, Until};
 use crate::gate::Permit;
-use crate::model::ids::{OperationId, StackName};
+use crate::model::ids::{OperationId, PlanId, StackName};
 use crate::model::operation::{Evidence, Operation, OperationState, Phase};
 use crate::model::plan::{Plan, PlanKind};
 use crate::redact::{self, Untrusted};
@@ -111,25 +111,51 @@ pub async fn execute(
         agent: call.who.agent.to_string(),
         call: call.id.clone(),
         idempotency_key: waiting.idempotency_key.clone(),
-        args_hash: call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes()),
+        args_hash: args_hash(call, arguments),
         reason: waiting.reason.as_deref().map(|r| redact::line(r, 500)),
         approval: call.approved_by.get().cloned(),
     };
     let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
     tracing::info!(operation = %operation.id, "operation accepted");
     // What an operator approved starts and is polled: nobody waits at this call.
-    let operation =
-        if waiting.wait.unwrap_or(true) && call.resumes.is_none() { wait(call, operation.id, waiting.timeout_s).await? } else { operation };
+    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
+        wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
+    } else {
+        operation
+    };
     view(call, operation).await
 }
 
-/// Waits until an operation is settled or the time is over, passing its progress on.
+fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
+    call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes())
+}
+
+/// The operation an earlier call with the same key or plan began, waited for like a new one.
+///
+/// # Errors
+/// `Conflict` when the key was used with other arguments, and the store's.
+pub async fn replay(
+    call: &Call,
+    arguments: &serde_json::Value,
+    waiting: &Waiting,
+    plan: Option<&PlanId>,
+) -> Result<Option<OperationView>, CallError> {
+    let hash = args_hash(call, arguments);
+    let key = waiting.idempotency_key.as_deref();
+    let earlier = call.house.store.earlier_operation(call.who.agent.as_str(), key, &hash, plan, call.now).await?;
+    let Some(operation) = earlier else { return Ok(None) };
+    let operation =
+        if waiting.wait.unwrap_or(true) { wait(call, operation.id, waiting.timeout_s, Until::Settled).await? } else { operation };
+    Ok(Some(view(call, operation).await?))
+}
+
+/// Waits until an operation stands as asked or the time is over, passing its progress on.
 ///
 /// # Errors
 /// The executor's.
-pub async fn wait(call: &Call, id: OperationId, timeout_s: Option<u64>) -> Result<Operation, CallError> {
+pub async fn wait(call: &Call, id: OperationId, timeout_s: Option<u64>, until: Until) -> Result<Operation, CallError> {
     let limit = Duration::from_secs(timeout_s.unwrap_or(DEFAULT_WAIT_S).min(MAX_WAIT_S));
-    let settled = call.house.executor.wait(&id, limit);
+    let settled = call.house.executor.wait(&id, limit, until);
     tokio::pin!(settled);
     let Some(mut standing) = call.house.executor.standing(&id).filter(|_| call.progress.is_some()) else {
         return settled.await.map_err(executor_error);

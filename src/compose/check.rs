@@ -33,7 +33,8 @@ fn references(
     report: &mut Report,
 ) {
     let path = format!("services.{name}");
-    if service.image.is_none() && service.build.is_none() {
+    // A provider stands in for the image; the gate refuses it by name.
+    if service.image.is_none() && service.build.is_none() && !service.other.contains_key("provider") {
         report.error(&path, "the service has neither an image nor a build", "add `image:`");
     }
     for network in service.networks.keys().filter(|n| !spec.networks.contains_key(*n)) {
@@ -86,9 +87,12 @@ fn references(
     }
 }
 
+/// Who holds a port so far: address and path in the file.
+type Holders<'a> = Vec<(Option<&'a str>, &'a str)>;
+
 /// A fixed host port can be bound once: twice would fail at start, after the old release was touched.
 fn ports(active: &BTreeMap<&ServiceName, &ServiceSpec>, report: &mut Report) {
-    let mut taken: BTreeMap<(String, &str), Vec<(Option<&str>, &str)>> = BTreeMap::new();
+    let mut taken: BTreeMap<(String, &str), Holders<'_>> = BTreeMap::new();
     for port in active.values().flat_map(|s| &s.ports) {
         let Some(published) = port.published.as_ref().filter(|p| !p.contains('-') && *p != "0") else { continue };
         let holders = taken.entry((published.clone(), port.protocol.as_str())).or_default();

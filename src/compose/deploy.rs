@@ -112,8 +112,13 @@ fn limits(value: Value, path: &str, res: &mut Resources, spec: &mut ServiceSpec,
         let mut l = Reader::new(reservations, &r.at("reservations"), report);
         res.nano_cpus_reservation = l.parsed("cpus", report, units::nano_cpus);
         res.memory_reservation = l.parsed("memory", report, units::bytes).or(res.memory_reservation);
-        if let Some(Value::Seq(devices)) = l.take("devices") {
-            spec.device_requests.extend(devices.iter().map(Value::to_json));
+        match l.take("devices") {
+            None => {}
+            Some(Value::Seq(devices)) => spec.device_requests.extend(devices.iter().map(Value::to_json)),
+            Some(other) => {
+                let hint = "write `- {driver: nvidia, count: 1, capabilities: [gpu]}`";
+                report.error(&l.at("devices"), format!("a list is needed, found {}", other.kind()), hint);
+            }
         }
         l.keep(&["generic_resources"], &mut spec.other, "deploy.resources.reservations.");
         l.finish(report);

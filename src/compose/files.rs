@@ -25,6 +25,16 @@ pub(super) fn join(dir: &str, path: &str) -> String {
     }
 }
 
+/// Whether a reference to a file means something fetched from elsewhere: git, OCI, HTTP.
+pub(super) fn remote(path: &str) -> bool {
+    let p = path.trim();
+    p.contains("://")
+        || p.starts_with("git@")
+        || ["github.com/", "gitlab.com/", "bitbucket.org/"].iter().any(|host| p.starts_with(host))
+        || p.contains(".git#")
+        || (p.contains(".git") && p.contains(':'))
+}
+
 /// The directory of a file; empty for a file beside the project's own.
 pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
@@ -42,10 +52,8 @@ pub(super) fn rebase_service(service: &mut Map, dir: &str) {
                 other => rebase(other, dir),
             }),
             ("volumes", value) => each(value, &|v| match v {
-                Value::Map(m) => {
-                    if m.get("type").and_then(Value::scalar).as_deref() == Some("bind") {
-                        rebase_key(m, "source", dir);
-                    }
+                Value::Map(m) if m.get("type").and_then(Value::scalar).as_deref() == Some("bind") => {
+                    rebase_key(m, "source", dir);
                 }
                 Value::String(s) if s.starts_with('.') => {
                     if let Some((source, rest)) = s.split_once(':') {

@@ -3,12 +3,16 @@
 
 use super::value::{Map, Value};
 use super::{Report, at};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Nesting of `${A:-${B:-...}}`; real files use two or three.
 const MAX_NESTING: usize = 32;
 /// Longest text one value may become, in bytes: references repeat a long variable without costing file bytes.
 pub(super) const MAX_TEXT: usize = 1 << 20;
+
+/// Stands for a declared value where only the text around it matters: set, and nothing a file can contain.
+const BLANK: &str = "\u{0}";
 
 /// Looks a variable up; `None` = not declared.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -39,11 +43,13 @@ fn expand(input: &str, lookup: Lookup<'_>, unset: &mut Vec<String>, depth: usize
             rest = &after[end + 1..];
         } else {
             let name = name_of(rest);
+            // Compose leaves a `$` that begins no variable as it is: `$(date)`, `$1`, a closing `$`.
             if name.is_empty() {
-                return Err(invalid(input));
+                out.push('$');
+            } else {
+                out.push_str(&value_or_empty(name, lookup, unset));
+                rest = &rest[name.len()..];
             }
-            out.push_str(&value_or_empty(name, lookup, unset));
-            rest = &rest[name.len()..];
         }
         if out.len() > MAX_TEXT {
             return Err(format!("the text is longer than {MAX_TEXT} bytes after interpolation"));
@@ -126,7 +132,25 @@ pub(super) fn tree(value: Value, path: &str, variables: &BTreeMap<String, String
     match value {
         Value::String(s) => {
             let mut unset = Vec::new();
-            let result = text(&s, &|name| variables.get(name).cloned(), &mut unset);
+            let seen = RefCell::new(BTreeSet::new());
+            let look = |name: &str| {
+                seen.borrow_mut().insert(name.to_owned());
+                variables.get(name).cloned()
+            };
+            let result = text(&s, &look, &mut unset);
+            let seen = seen.into_inner();
+            if let (Ok(done), true) = (&result, seen.iter().any(|name| variables.get(name).is_some_and(|v| !v.is_empty()))) {
+                // The same text with declared variables as nothing: what remains was written by the author of the file.
+                let bare = text(
+                    &s,
+                    &|name| variables.get(name).map(|v| if v.is_empty() { String::new() } else { BLANK.to_owned() }),
+                    &mut Vec::new(),
+                );
+                report.substituted.insert(done.clone(), bare.unwrap_or_default().replace(BLANK, ""));
+            }
+            for name in seen {
+                report.references.entry(name).or_insert_with(|| path.to_owned());
+            }
             for name in unset {
                 report.note(path, format!("variable {name} is not set; an empty text is used"));
             }

@@ -30,7 +30,12 @@ fn empty(kind: MountKind, target: &str, path: &str) -> MountSpec {
 /// An absolute host path, or a reported reason why there is none.
 pub(super) fn host_path(source: &str, input: &LoadInput<'_>, path: &str, report: &mut Report) -> Option<String> {
     if source.starts_with('~') {
-        report.error(path, format!("{source:?} means a home directory, and the supervisor has none of yours"), "write the absolute path");
+        report.broken(
+            path,
+            Some("bind.outside"),
+            format!("{source:?} means a home directory, and the supervisor has none of yours"),
+            "write the absolute path",
+        );
         return None;
     }
     if source.starts_with('/') {
@@ -129,6 +134,7 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
         let mut b = Reader::new(bind, &r.at("bind"), report);
         mount.propagation = b.string("propagation", report);
         mount.selinux = b.string("selinux", report);
+        // Only the short form creates host paths by itself.
         mount.create_host_path = b.boolean("create_host_path", report).unwrap_or(false);
         if let Some(recursive) = b.string("recursive", report) {
             report.note(&b.at("recursive"), format!("recursive: {recursive} has no effect"));
@@ -147,12 +153,7 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
     if let Some(tmpfs) = r.take("tmpfs") {
         let mut t = Reader::new(tmpfs, &r.at("tmpfs"), report);
         mount.tmpfs_size = t.parsed("size", report, units::bytes);
-        // A plain number is decimal in this one place: YAML read an octal literal already.
-        mount.tmpfs_mode = match t.take("mode") {
-            Some(Value::Int(i)) => u32::try_from(i).ok().filter(|m| *m <= 0o7777),
-            Some(other) => other.scalar().and_then(|s| units::mode(&s).ok()),
-            None => None,
-        };
+        mount.tmpfs_mode = t.take("mode").and_then(|v| mode(&v, &t.at("mode"), report));
         t.finish(report);
     }
     if let Some(image) = r.take("image") {
@@ -173,6 +174,15 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
         report.error(path, "the mount has no target", HINT);
     }
     Some(mount)
+}
+
+/// File mode bits. `0o440` arrives as a number, `0440` and "0440" as text; a plain number is decimal, as YAML has read octal literals already.
+fn mode(value: &Value, path: &str, report: &mut Report) -> Option<u32> {
+    let found = match value {
+        Value::Int(i) => u32::try_from(*i).ok().filter(|m| *m <= 0o7777).ok_or_else(|| format!("{i} is no file mode")),
+        other => other.scalar().ok_or_else(|| format!("a file mode is needed, found {}", other.kind())).and_then(|s| units::mode(&s)),
+    };
+    found.map_err(|message| report.error(path, message, "write the mode in octal, e.g. \"0440\"")).ok()
 }
 
 /// The service's `tmpfs:` key.
@@ -224,12 +234,7 @@ pub(super) fn file_mounts(value: Value, path: &str, root: &str, report: &mut Rep
             let source = r.string("source", report).unwrap_or_default();
             let target = r.string("target", report).filter(|t| !t.is_empty());
             let (uid, gid) = (r.string("uid", report), r.string("gid", report));
-            let mode = match r.take("mode") {
-                // `0o440` arrives as a number, `0440` and "0440" as text; 440 written plainly is meant as octal digits by nobody's parser.
-                Some(Value::Int(i)) => u32::try_from(i).ok().filter(|m| *m <= 0o7777),
-                Some(other) => other.scalar().and_then(|s| units::mode(&s).map_err(|m| report.error(&path, m, "")).ok()),
-                None => None,
-            };
+            let mode = r.take("mode").and_then(|v| mode(&v, &r.at("mode"), report));
             r.finish(report);
             let target = absolute(target.as_deref().unwrap_or(&source));
             out.push(FileMount { source, target, uid, gid, mode });

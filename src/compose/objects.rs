@@ -59,18 +59,24 @@ pub(super) fn networks(value: Option<Value>, input: &LoadInput<'_>, report: &mut
             let mut i = Reader::new(ipam, &r.at("ipam"), report);
             spec.ipam_driver = i.string("driver", report);
             let path = i.at("config");
-            if let Some(Value::Seq(pools)) = i.take("config") {
-                for (index, pool) in pools.into_iter().enumerate() {
-                    let mut p = Reader::new(pool, &format!("{path}[{index}]"), report);
-                    let pool = IpamPool {
-                        subnet: p.string("subnet", report),
-                        ip_range: p.string("ip_range", report),
-                        gateway: p.string("gateway", report),
-                        aux_addresses: p.text_map("aux_addresses", report),
-                    };
-                    p.finish(report);
-                    spec.ipam.push(pool);
+            let pools = match i.take("config") {
+                None => Vec::new(),
+                Some(Value::Seq(pools)) => pools,
+                Some(other) => {
+                    report.error(&path, format!("a list is needed, found {}", other.kind()), "write `- subnet: 172.28.0.0/16`");
+                    Vec::new()
                 }
+            };
+            for (index, pool) in pools.into_iter().enumerate() {
+                let mut p = Reader::new(pool, &format!("{path}[{index}]"), report);
+                let pool = IpamPool {
+                    subnet: p.string("subnet", report),
+                    ip_range: p.string("ip_range", report),
+                    gateway: p.string("gateway", report),
+                    aux_addresses: p.text_map("aux_addresses", report),
+                };
+                p.finish(report);
+                spec.ipam.push(pool);
             }
             if i.take("options").is_some() {
                 report.note(&i.at("options"), "ipam options have no effect");
@@ -115,7 +121,9 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
         let environment = r.string("environment", report).filter(|e| !e.is_empty());
         let driver = r.string("driver", report).or_else(|| r.string("template_driver", report));
         r.raw("template_driver");
-        let _ = r.text_map("driver_opts", report);
+        if !r.text_map("driver_opts", report).is_empty() {
+            report.note(&r.at("driver_opts"), "driver_opts have no effect: contents are delivered as files");
+        }
         r.finish(report);
         let sources = usize::from(file.is_some()) + usize::from(content.is_some()) + usize::from(environment.is_some());
         if !external && driver.is_none() && sources != 1 {
@@ -140,8 +148,9 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
 /// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery.
 fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option<String>, report: &mut Report) -> Option<String> {
     if file.starts_with('~') {
-        report.error(
+        report.broken(
             path,
+            Some("path.traversal"),
             format!("{file:?} means a home directory, and the supervisor has none of yours"),
             "write the path relative to the project",
         );
@@ -151,7 +160,9 @@ fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option
     match input.files.read(&relative) {
         Ok(Some(text)) => *content = Some(text),
         Ok(None) => report.note(path, format!("file {file} does not exist, so it cannot be delivered")),
-        Err(why) => report.error(path, format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory"),
+        Err(why) => {
+            report.broken(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory")
+        }
     }
     if relative.starts_with('/') {
         Some(relative)

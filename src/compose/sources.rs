@@ -1,6 +1,6 @@
 //! Puts the one tree together: every file parsed and interpolated, `include` and `extends` followed, overrides merged. Types nothing yet.
 
-use super::files::{join, parent, rebase_objects, rebase_service};
+use super::files::{join, parent, rebase_objects, rebase_service, remote};
 use super::value::{Map, Value};
 use super::{LoadInput, Report, dotenv, interpolate, merge, value};
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ impl Assembler<'_, '_> {
         }
         match value::parse(text, self.input.quotas) {
             Err(e) => {
-                report.error_in(file, e.line, e.message, e.hint);
+                report.broken_in(file, e.line, Some(e.rule), e.message, e.hint);
                 None
             }
             Ok(Value::Map(map)) => {
@@ -92,14 +92,28 @@ impl Assembler<'_, '_> {
     }
 
     fn read(&self, path: &str, asked_by: &str, report: &mut Report) -> Option<String> {
+        if path.starts_with('~') {
+            report.broken(
+                asked_by,
+                Some("path.traversal"),
+                format!("{path} means a home directory"),
+                "use a file beneath the project directory",
+            );
+            return None;
+        }
         match self.input.files.read(path) {
             Ok(Some(text)) => Some(text),
             Ok(None) => {
-                report.error(asked_by, format!("file {path} not found"), "paths are relative to the project directory");
+                report.broken(asked_by, None, format!("file {path} not found"), "paths are relative to the project directory");
                 None
             }
             Err(why) => {
-                report.error(asked_by, format!("file {path} cannot be read: {why}"), "use a file beneath the project directory");
+                report.broken(
+                    asked_by,
+                    why.rule(),
+                    format!("file {path} cannot be read: {why}"),
+                    "use a file beneath the project directory",
+                );
                 None
             }
         }
@@ -154,6 +168,10 @@ impl Assembler<'_, '_> {
                 self.extended(services, &target, file, variables, chain, report)?
             }
             Some(other) => {
+                if remote(&other) {
+                    fetched(&path, &other, report);
+                    return None;
+                }
                 let other = join("", &other);
                 if !self.parsed.contains_key(&other) {
                     let text = self.read(&other, &path, report)?;
@@ -204,6 +222,10 @@ impl Assembler<'_, '_> {
                 Value::Map(m) => (list(m.get("path")), m.get("project_directory").and_then(Value::scalar), list(m.get("env_file"))),
                 one => (list(Some(one)), None, Vec::new()),
             };
+            if let Some(other) = paths.iter().chain(&project).chain(&env_files).find(|p| remote(p)) {
+                fetched(&path, other, report);
+                continue;
+            }
             let Some(first) = paths.first().map(|p| join(dir, p)) else {
                 report.error(&path, "names no file", "write `- path/compose.yaml` or `- path: ...`");
                 continue;
@@ -228,6 +250,16 @@ impl Assembler<'_, '_> {
             }
         }
     }
+}
+
+fn fetched(path: &str, what: &str, report: &mut Report) {
+    let shown: String = what.chars().take(120).collect();
+    report.broken(
+        path,
+        Some("include.remote"),
+        format!("{shown:?} would be fetched from elsewhere, where it can change at any time"),
+        "copy the file into the project directory",
+    );
 }
 
 /// Adds what an included project defines; the same name with another content is an error, as in compose.

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 struct Memory(BTreeMap<&'static str, &'static str>);
 impl Files for Memory {
-    fn read(&self, path: &str) -> Result<Option<String>, String> {
+    fn read(&self, path: &str) -> Result<Option<String>, ReadError> {
         if path.starts_with("../") {
-            return Err("outside of the project directory".into());
+            return Err(ReadError::Outside("outside of the project directory".into()));
         }
         Ok(self.0.get(path).map(|t| (*t).to_owned()))
     }
@@ -356,6 +356,77 @@ fn settings_of_ours_are_closed() {
     );
 }
 
+#[test]
+fn what_has_no_effect_or_no_meaning_is_said() {
+    let one = |body: &str| errors(&format!("services:\n  a:\n    image: a\n{body}"));
+    for (body, path) in [
+        ("    ulimits: [nofile]\n", "services.a.ulimits"),
+        ("    deploy: {resources: {reservations: {devices: {driver: nvidia}}}}\n", "services.a.deploy.resources.reservations.devices"),
+        ("networks:\n  n: {ipam: {config: {subnet: 10.0.0.0/8}}}\n", "networks.n.ipam.config"),
+        ("    volumes: [{type: tmpfs, target: /t, tmpfs: {mode: 99999}}]\n", "services.a.volumes[0].tmpfs.mode"),
+        ("    volumes: [{type: tmpfs, target: /t, tmpfs: {mode: rwx}}]\n", "services.a.volumes[0].tmpfs.mode"),
+        ("    configs: [{source: c, mode: -1}]\nconfigs:\n  c: {content: x}\n", "services.a.configs[0].mode"),
+    ] {
+        let found = one(body);
+        assert_eq!(found.len(), 1, "{body}: {found:?}");
+        assert!(found[0].contains(&format!(" {path}: ")), "{body}: {found:?}");
+    }
+    let spec = ok("services:\n  a: {image: a, secrets: [s]}\nsecrets:\n  s: {content: x, driver_opts: {k: v}}\n");
+    let note =
+        Unsupported { path: "secrets.s.driver_opts".into(), reason: "driver_opts have no effect: contents are delivered as files".into() };
+    assert_eq!(spec.unsupported, [note]);
+}
+
+#[test]
+fn refusals_name_the_rule_they_break() {
+    let rules = |text: &str| {
+        let errors = run(&[text], &[], &[], &[]).expect_err("refused").0;
+        errors.into_iter().map(|e| e.rule).collect::<Vec<_>>()
+    };
+    let service = |body: &str| rules(&format!("services:\n  a:\n    image: a\n{body}"));
+    assert_eq!(rules("a: 1\n---\nb: 2\n"), [Some("yaml.ambiguous")]);
+    assert_eq!(rules("a: 1\na: 2\n"), [Some("yaml.ambiguous")]);
+    assert_eq!(rules("a: [\n"), [Some("yaml.invalid")]);
+    assert_eq!(rules(&format!("x-a: {}{}\n", "[".repeat(100), "]".repeat(100))), [Some("yaml.bomb")]);
+    assert_eq!(rules(&"[".repeat(100_000)), [Some("yaml.bomb")]);
+    assert_eq!(service("    privilegd: true\n"), [Some("yaml.invalid")]);
+    assert_eq!(service("    env_file: ../x\n"), [Some("path.traversal")]);
+    assert_eq!(service("    env_file: missing\n"), [None]);
+    assert_eq!(service("    volumes: ['~/x:/x']\n"), [Some("bind.outside")]);
+    assert_eq!(service("    extends: {service: b, file: ../x.yaml}\n"), [Some("path.traversal")]);
+    assert_eq!(service("include: ['https://evil.example/x.git']\n"), [Some("include.remote")]);
+    assert_eq!(service("include: [{path: 'oci://evil.example/x'}]\n"), [Some("include.remote")]);
+    assert_eq!(service("name: billing\n"), [Some("project.name")]);
+    assert_eq!(rules("services:\n  a: {image: 'a b'}\n"), [Some("image.malformed")]);
+}
+
+#[test]
+fn brackets_in_quoted_text_are_no_nesting() {
+    let script: String = (0..700).map(|i| format!("      echo \"\\\\033[0;3{}m\"\n", i % 8)).collect();
+    let spec = ok(&format!("services:\n  a:\n    image: a\n    entrypoint:\n    - |\n{script}"));
+    assert_eq!(svc(&spec, "a").entrypoint.as_ref().map(Vec::len), Some(1));
+}
+
+#[test]
+fn the_text_tells_which_variables_it_uses_and_what_it_wrote_itself() {
+    let variables = BTreeMap::from([("PW".to_owned(), "hunter2".to_owned())]);
+    let text = "services:\n  a:\n    image: a\n    env_file: e\n    environment:\n      A: ${PW}\n      B: x-${PW}-y\n      C: \"literal ${NO:-d}\"\n      PW:\n";
+    let input = LoadInput {
+        name: StackName::new("shop").unwrap(),
+        project_dir: "/srv/shop",
+        sources: vec![Source { path: "compose.yaml".into(), text: text.into() }],
+        variables: &variables,
+        profiles: &[],
+        files: &Memory(BTreeMap::from([("e", "C=from file\nD=1\n")])),
+        quotas: &Quotas::default(),
+    };
+    let loaded = load_all(&input).unwrap();
+    let places = [("NO", "services.a.environment.C"), ("PW", "services.a.environment.A")];
+    assert_eq!(loaded.references, places.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
+    let literals = [("A", ""), ("B", "x--y"), ("D", ""), ("PW", "")];
+    assert_eq!(loaded.env_from_files, literals.iter().map(|(k, v)| (("a".to_owned(), (*k).to_owned()), (*v).to_owned())).collect());
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
@@ -380,7 +451,7 @@ proptest! {
 
 struct Disk(PathBuf);
 impl Files for Disk {
-    fn read(&self, path: &str) -> Result<Option<String>, String> {
+    fn read(&self, path: &str) -> Result<Option<String>, ReadError> {
         if path.starts_with('/') {
             return Ok(None);
         }
@@ -429,5 +500,5 @@ fn verdicts_on_real_files() {
         }
     }
     println!("accepted {accepted} of {valid} valid files, refused {alike} of {refused} refused ones");
-    assert!(accepted * 100 >= valid * 95 && alike * 100 >= refused * 80, "accepted {accepted}/{valid}, refused {alike}/{refused}");
+    assert!((accepted, alike) == (valid, refused), "accepted {accepted}/{valid}, refused {alike}/{refused}");
 }

@@ -78,11 +78,17 @@ pub(super) struct ParseError {
     pub message: String,
     pub line: Option<usize>,
     pub hint: &'static str,
+    pub rule: &'static str,
 }
+
+/// Rule of texts that would cost more than they may.
+const BOMB: &str = "yaml.bomb";
+/// Steps the scanner may take over open flow collections: a fraction of a second.
+const MAX_FLOW_STEPS: usize = 100_000_000;
 
 /// Parses one document within the quotas.
 pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
-    let refuse = |message: String, hint| ParseError { message, line: None, hint };
+    let refuse = |message: String, hint| ParseError { message, line: None, hint, rule: BOMB };
     if text.len() as u64 > quotas.max_file_bytes {
         return Err(refuse(
             format!("the file has {} bytes, at most {} are read", text.len(), quotas.max_file_bytes),
@@ -90,7 +96,12 @@ pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
         ));
     }
     if let Some(line) = nesting_beyond(text, quotas.max_depth as usize * 8) {
-        return Err(ParseError { message: "brackets are nested too deep".into(), line: Some(line), hint: "flatten the document" });
+        return Err(ParseError {
+            message: "brackets are nested too deep".into(),
+            line: Some(line),
+            hint: "flatten the document",
+            rule: BOMB,
+        });
     }
     let budget = Budget {
         nodes: Cell::new(quotas.max_alias_expansion_nodes),
@@ -107,14 +118,22 @@ pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
         } else {
             "mend the YAML at this place"
         };
-        ParseError { line: e.location().map(|l| l.line()), message, hint }
+        let rule = if ["alias expansion", "repetition limit", "recursion limit", "nested deeper"].iter().any(|w| message.contains(w)) {
+            BOMB
+        } else if message.contains("more than one document") || message.contains("duplicate key") {
+            "yaml.ambiguous"
+        } else {
+            super::INVALID
+        };
+        ParseError { line: e.location().map(|l| l.line()), message, hint, rule }
     })
 }
 
-/// The parser underneath does work proportional to the open flow collections for every token, so depth is bounded before it starts.
-/// Brackets within quoted text are counted too; the limit leaves room for that.
+/// The parser underneath does work proportional to the open flow collections for every token, so that work is bounded before it starts; how
+/// deep a document really is, the tree's own limit judges. Brackets within quoted text are taken for open ones: telling them apart would be
+/// a second parser that can be led astray. They cost nothing unless there are thousands.
 fn nesting_beyond(text: &str, limit: usize) -> Option<usize> {
-    let mut depth = 0usize;
+    let (mut depth, mut steps) = (0usize, 0usize);
     for (index, line) in text.lines().enumerate() {
         let dashes = line.bytes().take_while(|b| matches!(b, b'-' | b' ' | b'?' | b'\t')).filter(|b| matches!(b, b'-' | b'?')).count();
         if dashes > limit && line.len() > dashes && line.contains("- -") {
@@ -126,9 +145,13 @@ fn nesting_beyond(text: &str, limit: usize) -> Option<usize> {
                 b']' | b'}' => depth = depth.saturating_sub(1),
                 _ => {}
             }
-            if depth > limit {
-                return Some(index + 1);
+            // Every token begins or ends with a byte that is no letter or digit.
+            if !byte.is_ascii_alphanumeric() {
+                steps += depth;
             }
+        }
+        if steps > MAX_FLOW_STEPS {
+            return Some(index + 1);
         }
     }
     None

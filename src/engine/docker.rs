@@ -12,16 +12,19 @@ mod show;
 mod stream;
 
 use super::{EngineError, EngineResult};
+use crate::model::observed::EngineInfo;
 use bollard::Docker;
 use error::translate;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::OnceCell;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, OnceCell};
 
 /// Limit of calls that only look. An engine that needs longer is not well.
 const READ: Duration = Duration::from_secs(15);
+/// How long what the engine says of itself is shown again without asking: it takes 20 ms to say its version, and changes it by a restart.
+const ABOUT_KEPT: Duration = Duration::from_secs(60);
 /// Limit of calls that change something small.
 const CHANGE: Duration = Duration::from_secs(60);
 /// Limit of a start: image layers on slow disks and network drivers take their time.
@@ -53,6 +56,7 @@ pub struct DockerEngine {
     endpoint: String,
     config_dir: Option<PathBuf>,
     api: Arc<OnceCell<ApiVersion>>,
+    about: Arc<Mutex<Option<(Instant, EngineInfo)>>>,
 }
 
 impl DockerEngine {
@@ -70,7 +74,7 @@ impl DockerEngine {
         };
         let text = endpoint.to_string();
         let docker = connected.map_err(|e| translate("connection", &text, e))?.with_request_modifier(request::mend);
-        Ok(Self { docker, endpoint: text, config_dir: environment.config_dir, api: Arc::new(OnceCell::new()) })
+        Ok(Self { docker, endpoint: text, config_dir: environment.config_dir, api: Arc::default(), about: Arc::default() })
     }
 
     /// The endpoint in use, `unix:///var/run/docker.sock`.

@@ -151,8 +151,8 @@ fn next(restored: &EngineName, live: &str, verified: bool) -> String {
 }
 
 #[cfg(test)]
+#[cfg(feature = "backup")]
 mod tests {
-    #![cfg(feature = "backup")]
 
     use super::*;
     use crate::engine::Engine;

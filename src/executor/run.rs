@@ -79,35 +79,29 @@ pub struct Run {
     id: OperationId,
 }
 
+/// What a run begins with.
+pub(super) struct Begin {
+    pub(super) exec: Arc<Executor>,
+    pub(super) plan: Plan,
+    pub(super) permit: Permit,
+    pub(super) current: Option<Release>,
+    pub(super) op: Operation,
+    /// Journal of an interrupted run.
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) standing: tokio::sync::watch::Sender<Standing>,
+    pub(super) cancel: CancellationToken,
+    pub(super) conclude: CancellationToken,
+}
+
 /// Pause before an act is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 impl Run {
-    pub(super) fn new(
-        exec: Arc<Executor>,
-        plan: Plan,
-        permit: Permit,
-        current: Option<Release>,
-        op: Operation,
-        steps: Vec<StepRecord>,
-        standing: tokio::sync::watch::Sender<Standing>,
-        tokens: (CancellationToken, CancellationToken),
-    ) -> Self {
+    pub(super) fn new(begin: Begin) -> Self {
+        let Begin { exec, plan, permit, current, op, steps, standing, cancel, conclude } = begin;
         let journal = steps.into_iter().map(|s| (s.key.clone(), s)).collect();
         let (id, epoch) = (op.id.clone(), op.epoch);
-        Self {
-            exec,
-            plan,
-            permit,
-            current,
-            epoch,
-            op: Mutex::new(op),
-            journal: Mutex::new(journal),
-            standing,
-            cancel: tokens.0,
-            conclude: tokens.1,
-            id,
-        }
+        Self { exec, plan, permit, current, epoch, op: Mutex::new(op), journal: Mutex::new(journal), standing, cancel, conclude, id }
     }
 
     pub(super) fn operation_id(&self) -> &OperationId {

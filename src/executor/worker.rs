@@ -15,7 +15,8 @@ mod repo;
 mod source;
 #[cfg(feature = "backup")]
 mod tarball;
-#[cfg(all(test, feature = "backup"))]
+#[cfg(test)]
+#[cfg(feature = "backup")]
 mod tests;
 #[cfg(feature = "backup")]
 mod walk;
@@ -342,6 +343,8 @@ pub fn worker_main() -> ExitCode {
     };
     // The supervisor holds our standard input open for as long as it wants us. A parent-death signal would be bound to the thread that
     // started us, which a thread pool may retire; a closed pipe says exactly what is meant.
+    // Leaving at once is the point: an orphan must not go on reading or writing anything.
+    #[allow(clippy::disallowed_methods)]
     std::thread::spawn(|| {
         let mut rest = String::new();
         while matches!(std::io::stdin().lock().read_line(&mut rest), Ok(n) if n > 0) {

@@ -197,12 +197,8 @@ fn deny_hint(agent: &Agent, facts: &CallFacts, findings: &[Finding]) -> String {
         let of = if f.rule.starts_with("environment.") { "policy.toml" } else { agent.source.as_str() };
         return format!("{} in {of} stands in the way; only an operator changes it", f.rule);
     }
-    let near: Vec<&str> = agent
-        .rules
-        .iter()
-        .filter(|r| r.effect < Verdict::Deny && r.tools.iter().any(|t| *t == facts.tool))
-        .map(|r| r.id.as_str())
-        .collect();
+    let near: Vec<&str> =
+        agent.rules.iter().filter(|r| r.effect < Verdict::Deny && r.tools.contains(&facts.tool)).map(|r| r.id.as_str()).collect();
     let near = if near.is_empty() { String::new() } else { format!("; rules that grant {} elsewhere: {}", facts.tool, near.join(", ")) };
     let list = |key: &str, value: Option<&str>| value.map(|v| format!(", {key}: [{v}]")).unwrap_or_default();
     let stack = list("stacks", facts.stack.as_ref().map(StackName::as_str));

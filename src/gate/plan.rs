@@ -9,6 +9,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod networks;
 pub mod ownership;
+pub mod paths;
 pub mod ports;
 pub mod privileges;
 pub mod resources;
@@ -32,8 +33,7 @@ pub struct PlanFacts {
     pub project_dir: Option<String>,
     /// Environment the plan is for.
     pub environment: String,
-    /// Every host path the plan or the policy names (bind sources, volume devices, devices, files, build contexts, bind roots, the project
-    /// directory) -> what it is after links are followed. A bind source that is missing here counts as outside.
+    /// Every host path the plan or the policy names ([`paths::named`]) -> what it is after links are followed. A bind source that is missing here counts as outside.
     pub resolved: BTreeMap<String, BindFact>,
     /// Paths of the supervisor itself (home, configuration): no service mounts them, not even below an allowed root.
     pub protected_paths: Vec<String>,
@@ -59,8 +59,9 @@ pub struct PlanFacts {
     pub supervisor_env: BTreeSet<String>,
     /// Variables the file refers to: (name, path in the file).
     pub referenced_vars: Vec<(String, String)>,
-    /// Environment entries whose value came from an environment file or a variable, not from the text of the compose file: (service, key).
-    pub env_from_files: BTreeSet<(String, String)>,
+    /// Environment entries (service, key) whose value came from an environment file or a declared variable -> the part of it that stands in
+    /// the text of the compose file all the same.
+    pub env_from_files: BTreeMap<(String, String), String>,
 }
 
 /// What belongs to another stack.
@@ -254,7 +255,7 @@ pub fn never_a_root(root: &str) -> Option<&'static str> {
     match root {
         "/" => Some("holds the whole host"),
         "/usr" | "/var" | "/var/lib" | "/bin" | "/sbin" | "/lib" | "/lib64" | "/root" => Some("holds the operating system or its engine"),
-        _ if systems.iter().any(|s| *s == root) => Some("gives the host or its engine away"),
+        _ if systems.contains(&root) => Some("gives the host or its engine away"),
         _ if !root.starts_with('/') => Some("is not absolute"),
         _ => None,
     }

@@ -165,6 +165,58 @@ mod tests {
         );
     }
 
+    /// Every `"..."` of a Rust source outside its test module, with what stands before it on the line (or at the end of the line before).
+    fn literals(source: &str) -> Vec<(String, String)> {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut out = Vec::new();
+        let mut before = String::new();
+        for line in code.lines().filter(|l| !l.trim_start().starts_with("//")) {
+            for (i, part) in line.split('"').enumerate() {
+                if i % 2 == 1 {
+                    out.push((before.trim().to_owned(), part.to_owned()));
+                    before.clear();
+                } else {
+                    before.push_str(part);
+                }
+            }
+        }
+        out
+    }
+
+    fn sources(dir: &std::path::Path, into: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+            if entry.is_dir() {
+                sources(&entry, into);
+            } else if entry.extension().is_some_and(|e| e == "rs") && entry.file_name().is_some_and(|n| n != "tests.rs") {
+                into.push(std::fs::read_to_string(&entry).unwrap());
+            }
+        }
+    }
+
+    /// The gate takes its rules by name and a name that is not in the table would be a panic; a rule that nothing finds would be a promise.
+    #[test]
+    fn every_rule_that_is_named_exists_and_every_rule_is_found_somewhere() {
+        let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut texts = Vec::new();
+        sources(&src.join("gate/plan"), &mut texts);
+        sources(&src.join("compose"), &mut texts);
+        for file in ["gate/plan.rs", "compose.rs"] {
+            texts.push(std::fs::read_to_string(src.join(file)).unwrap());
+        }
+        let all: Vec<(String, String)> = texts.iter().flat_map(|t| literals(t)).collect();
+        let taken = [".hit(", ".at(", "hit(j,", "problem(", "rule:", "Some("];
+        let shaped = |l: &str| l.contains('.') && l.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_');
+        let named: Vec<&str> = all
+            .iter()
+            .filter(|(before, l)| taken.iter().any(|t| before.ends_with(t)) && (shaped(l) || !before.ends_with("Some(")))
+            .map(|(_, l)| l.as_str())
+            .collect();
+        assert!(named.len() > 80, "only {} were found: the code is written in another way now", named.len());
+        assert_eq!(named.iter().filter(|l| find(l).is_none()).collect::<Vec<_>>(), Vec::<&&str>::new());
+        let never: Vec<&str> = RULES.iter().map(|r| r.id).filter(|id| !all.iter().any(|(_, l)| l == id)).collect();
+        assert_eq!(never, Vec::<&str>::new());
+    }
+
     #[test]
     fn a_level_never_weakens_a_host_root_rule() {
         let mut policy = Policy::default();

@@ -2,6 +2,10 @@
 //! planner diffs it, the executor turns it into engine requests, a release stores it. Units: bytes, nanoseconds of CPU (1e9 = one
 //! CPU), milliseconds. Maps are ordered, so the canonical JSON of a value is stable.
 
+pub mod settings;
+
+pub use settings::{BackupSettings, HealMode, Quiesce, ServiceSettings, StackSettings};
+
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -464,71 +468,6 @@ pub struct VolumeSpec {
     pub driver_opts: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-}
-
-/// `x-dockwarden` at the top of a file. Closed: an unknown key is an error with its path.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct StackSettings {
-    /// Watch window after a deploy in seconds before the release counts as good; 10 by default.
-    pub monitor_s: Option<u64>,
-    /// Scheduled backups of all volumes of the stack.
-    pub backup: Option<BackupSettings>,
-    /// Whether the supervisor heals services: `off`, `restart` (default).
-    pub heal: Option<HealMode>,
-}
-
-/// `x-dockwarden` of a service. Closed.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServiceSettings {
-    /// Two copies may run at once although it writes data.
-    pub concurrent: bool,
-    /// Strategy asked for; the planner chooses otherwise.
-    pub strategy: Option<super::plan::Strategy>,
-    /// Time for a new container to become healthy, in seconds; 60 by default.
-    pub start_timeout_s: Option<u64>,
-    /// Healing of this service.
-    pub heal: Option<HealMode>,
-    /// Backups of the service's volumes.
-    pub backup: Option<BackupSettings>,
-}
-
-/// How far the supervisor goes by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum HealMode {
-    /// Reports only.
-    Off,
-    /// Restarts.
-    Restart,
-}
-
-/// Backup settings.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct BackupSettings {
-    /// `false` = no scheduled backup.
-    pub enable: Option<bool>,
-    /// Cron expression with five fields, in the supervisor's time zone.
-    pub schedule: Option<String>,
-    /// `none`, `pause` or `stop` while the data is read.
-    pub quiesce: Option<Quiesce>,
-}
-
-/// What happens to the containers that write a volume while it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum Quiesce {
-    /// Nothing.
-    #[default]
-    None,
-    /// Paused.
-    Pause,
-    /// Stopped and started again.
-    Stop,
 }
 
 impl ServiceSpec {

@@ -57,17 +57,36 @@ pub(super) fn parse_json<T: DeserializeOwned>(what: &'static str, text: &str) ->
 
 /// JSON text with sorted keys: what is hashed must not depend on who built the value.
 pub(super) fn canonical(v: &Value) -> String {
-    fn sorted(v: &Value) -> Value {
+    use std::fmt::Write;
+    fn put(out: &mut String, v: &Value) -> std::fmt::Result {
         match v {
             Value::Object(map) => {
-                let ordered: std::collections::BTreeMap<_, _> = map.iter().collect();
-                Value::Object(ordered.into_iter().map(|(k, v)| (k.clone(), sorted(v))).collect())
+                let mut ordered: Vec<_> = map.iter().collect();
+                ordered.sort_unstable_by_key(|(key, _)| *key);
+                for (n, (key, value)) in ordered.into_iter().enumerate() {
+                    out.push(if n == 0 { '{' } else { ',' });
+                    write!(out, "{}:", Value::from(key.as_str()))?;
+                    put(out, value)?;
+                }
+                out.push_str(if map.is_empty() { "{}" } else { "}" });
             }
-            Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => v.clone(),
+            Value::Array(items) => {
+                out.push('[');
+                for (n, item) in items.iter().enumerate() {
+                    if n > 0 {
+                        out.push(',');
+                    }
+                    put(out, item)?;
+                }
+                out.push(']');
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => write!(out, "{v}")?,
         }
+        Ok(())
     }
-    sorted(v).to_string()
+    let mut out = String::new();
+    put(&mut out, v).expect("writing to a String cannot fail");
+    out
 }
 
 /// Reads a validated name.
@@ -133,6 +152,8 @@ mod tests {
     fn canonical_json_sorts_keys_at_every_depth() {
         let v = serde_json::json!({"b": [{"z": 1, "a": "x"}], "a": null});
         assert_eq!(canonical(&v), r#"{"a":null,"b":[{"a":"x","z":1}]}"#);
+        let v = serde_json::json!({"b": {}, "a\"\n": [], "c": [true, 1.5, "ä\u{1}"]});
+        assert_eq!(canonical(&v), r#"{"a\"\n":[],"b":{},"c":[true,1.5,"ä\u0001"]}"#);
     }
 
     #[test]

@@ -42,7 +42,11 @@ impl Store {
         let mut sealed = self.seal_evidence(op)?;
         let inner = self.inner.clone();
         let write = move |c: &Connection| {
-            if let Some(earlier) = known_key(c, &sealed.op, &args_hash)? {
+            let earlier = match &sealed.op.idempotency_key {
+                Some(key) => known_key(c, &sealed.op.agent, key, sealed.op.created_at, &args_hash)?,
+                None => None,
+            };
+            if let Some(earlier) = earlier {
                 return match operation(c, &inner.keys, &earlier)? {
                     Some(op) => Ok(Err(op)),
                     None => Err(corrupt(WHAT, format!("{earlier} vanished")).into()),
@@ -56,6 +60,38 @@ impl Store {
             Ok(Ok(sealed.op))
         };
         self.inner.state.write(write).await
+    }
+
+    /// The operation an agent's earlier call with this key began (7 days), or ran this plan; `None` when there is none.
+    ///
+    /// # Errors
+    /// `KeyReused` when the key was used with other arguments, or the database's.
+    pub async fn earlier_operation(
+        &self,
+        agent: &str,
+        key: Option<&str>,
+        args_hash: &str,
+        plan: Option<&PlanId>,
+        now: DateTime<Utc>,
+    ) -> StoreResult<Option<Operation>> {
+        let (agent, key, args_hash) = (agent.to_owned(), key.map(str::to_owned), args_hash.to_owned());
+        let (plan, inner) = (plan.cloned(), self.inner.clone());
+        let read = move |c: &Connection| {
+            let by_key = match &key {
+                Some(key) => known_key(c, &agent, key, now, &args_hash)?,
+                None => None,
+            };
+            let found = match (by_key, &plan) {
+                (Some(id), _) => Some(id),
+                (None, Some(plan)) => runner_of(c, &agent, plan)?,
+                (None, None) => None,
+            };
+            match found {
+                Some(id) => operation(c, &inner.keys, &id),
+                None => Ok(None),
+            }
+        };
+        self.inner.state.read(read).await
     }
 
     /// Overwrites state, phase, release, message, evidence and settled_at; a cancel that was asked for stays asked for, whatever `op` says. `Superseded` when the stack's epoch is newer
@@ -175,18 +211,25 @@ pub(super) fn hold(c: &Connection, stack: &StackName, epoch: u64) -> Sql<()> {
     Ok(())
 }
 
-fn known_key(c: &Connection, op: &Operation, args_hash: &str) -> Sql<Option<OperationId>> {
-    let Some(key) = &op.idempotency_key else { return Ok(None) };
-    let since = time(op.created_at - TimeDelta::days(KEY_DAYS));
+fn runner_of(c: &Connection, agent: &str, plan: &PlanId) -> Sql<Option<OperationId>> {
+    let found: Option<String> = c
+        .prepare_cached("SELECT id FROM operation WHERE agent = ?1 AND plan = ?2 ORDER BY created_at DESC LIMIT 1")?
+        .query_row(params![agent, plan.as_str()], |r| r.get(0))
+        .optional()?;
+    Ok(found.map(|id| name(WHAT, id)).transpose()?)
+}
+
+fn known_key(c: &Connection, agent: &str, key: &str, now: DateTime<Utc>, args_hash: &str) -> Sql<Option<OperationId>> {
+    let since = time(now - TimeDelta::days(KEY_DAYS));
     let earlier: Option<(String, String)> = c
         .prepare_cached(
             "SELECT id, args_hash FROM operation WHERE agent = ?1 AND idempotency_key = ?2 AND created_at >= ?3
              ORDER BY created_at DESC LIMIT 1",
         )?
-        .query_row(params![op.agent, key, since], |r| Ok((r.get(0)?, r.get(1)?)))
+        .query_row(params![agent, key, since], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     match earlier {
-        Some((_, known)) if known != args_hash => Err(StoreError::KeyReused { key: key.clone() }.into()),
+        Some((_, known)) if known != args_hash => Err(StoreError::KeyReused { key: key.to_owned() }.into()),
         Some((id, _)) => Ok(Some(name(WHAT, id)?)),
         None => Ok(None),
     }

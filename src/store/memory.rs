@@ -16,11 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Longest value, in bytes of JSON: memory is for notes; files belong elsewhere.
 pub const MAX_VALUE: usize = 64 * 1024;
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 512;
+/// Pause before histories are projected: longer than a burst of calls takes between two of its calls, shorter than a model thinks.
+const PROJECT_AFTER: Duration = Duration::from_millis(200);
 /// Keys returned when none is asked for.
 const MOST_KEYS: usize = 200;
 
@@ -64,6 +68,11 @@ impl Store {
 
     /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for, all of them, else by their beginnings, else any of them.
     pub async fn memory_search(&self, agent: &AgentName, query: &str, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
+        if self.inner.projection_due.load(Ordering::Acquire)
+            && let Err(e) = self.project_history().await
+        {
+            tracing::warn!(error = %e, "history was not projected before a search; the next call catches up");
+        }
         let queries = search::queries(query);
         self.memory_db(agent).await?.read(move |c| search::search(c, &queries, limit)).await
     }
@@ -71,6 +80,23 @@ impl Store {
     /// Newest history entries, newest first.
     pub async fn memory_history(&self, agent: &AgentName, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
         self.memory_db(agent).await?.read(move |c| events::history_newest(c, limit)).await
+    }
+
+    /// Has [`Store::project_history`] run in a moment, once for all calls that end until then: it has the disk to itself instead of
+    /// competing with the next call's audit row. What an end of the process prevents is caught up on at the next start.
+    pub fn project_history_soon(&self) {
+        if self.inner.projection_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let store = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PROJECT_AFTER).await;
+            store.inner.projection_due.store(false, Ordering::Release);
+            match store.project_history().await {
+                Ok(()) | Err(StoreError::Closed) => {}
+                Err(e) => tracing::warn!(error = %e, "history was not projected; the next call catches up"),
+            }
+        });
     }
 
     /// Projects audit rows not yet seen into the agents' histories (each memory.db keeps the last seq it saw). Called after replies and on start.

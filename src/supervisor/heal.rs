@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Most healing actions per service within the window.
 pub const BUDGET: u32 = 5;
+/// Where the containers stopped by hand are kept.
+const BY_HAND: &str = "loop:stopped_by_hand";
 /// The window.
 pub const WINDOW: TimeDelta = TimeDelta::minutes(5);
 
@@ -37,9 +39,26 @@ pub struct Sick {
 }
 
 impl Healer {
-    /// A healer over a house.
-    pub fn new(house: Arc<House>) -> Self {
-        Self { house, by_hand: BTreeSet::new(), not_before: BTreeMap::new() }
+    /// A healer over a house; remembers what was stopped by hand before a restart of the supervisor.
+    pub async fn new(house: Arc<House>) -> Self {
+        let by_hand = match house.store.value(BY_HAND).await {
+            Ok(Some(ids)) => serde_json::from_value(ids).unwrap_or_else(|e| {
+                tracing::error!(error = %e, "the list of containers stopped by hand is unreadable");
+                BTreeSet::new()
+            }),
+            Ok(None) => BTreeSet::new(),
+            Err(e) => {
+                tracing::error!(error = %e, "the list of containers stopped by hand could not be read");
+                BTreeSet::new()
+            }
+        };
+        Self { house, by_hand, not_before: BTreeMap::new() }
+    }
+
+    async fn keep_by_hand(&self) {
+        if let Err(e) = self.house.store.set_value(BY_HAND, &json!(self.by_hand)).await {
+            tracing::error!(error = %e, "the list of containers stopped by hand could not be kept");
+        }
     }
 
     /// Takes a wake-up.
@@ -48,10 +67,12 @@ impl Healer {
             Wake::StoppedByHand(stack, id) => {
                 tracing::info!(%stack, container = %id, "stopped by hand: left alone until it is started again");
                 self.by_hand.insert(id);
-                return;
+                return self.keep_by_hand().await;
             }
             Wake::Started(_, id) => {
-                self.by_hand.remove(&id);
+                if self.by_hand.remove(&id) {
+                    self.keep_by_hand().await;
+                }
                 return;
             }
             Wake::Look(stack) => stack,

@@ -6,6 +6,7 @@ use crate::model::labels;
 use crate::model::observed::EngineEvent;
 use chrono::Utc;
 use futures_util::StreamExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
@@ -24,11 +25,14 @@ pub enum Wake {
 
 /// Pause before the stream is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// A stop by hand reads `kill`, `die`, `stop`; a kill ends with `die`. After a `die` that follows a `kill` we wait so long for the `stop`.
+const STOP_FOLLOWS: Duration = Duration::from_millis(500);
 
 /// Follows events of our own containers until `shutdown`.
 pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationToken) {
     let filter = [labels::filter(labels::INSTANCE, house.store.instance())];
     let mut since = Utc::now();
+    let mut killed = BTreeSet::new();
     loop {
         let stream = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -43,10 +47,14 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
                 match next {
                     Some(Ok(event)) => {
                         since = event.at;
-                        if let Some(message) = translate(&house, &event)
-                            && wake.send(message).await.is_err()
-                        {
-                            return;
+                        let delay = patience(&mut killed, &event);
+                        let Some(message) = translate(&house, &event) else { continue };
+                        if delay.is_zero() {
+                            if wake.send(message).await.is_err() {
+                                return;
+                            }
+                        } else {
+                            later(wake.clone(), message, delay);
                         }
                     }
                     Some(Err(e)) => {
@@ -63,6 +71,31 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
             () = tokio::time::sleep(REOPEN) => {}
         }
     }
+}
+
+/// How long a look at what an event speaks of has to wait.
+fn patience(killed: &mut BTreeSet<EngineName>, event: &EngineEvent) -> Duration {
+    match event.action.as_str() {
+        "kill" => {
+            killed.insert(event.container.clone());
+        }
+        "die" if killed.remove(&event.container) => return STOP_FOLLOWS,
+        "start" | "destroy" => {
+            killed.remove(&event.container);
+        }
+        _ => {}
+    }
+    Duration::ZERO
+}
+
+/// Sends a wake-up after a while; at shutdown nobody reads it any more.
+fn later(wake: Sender<Wake>, message: Wake, delay: Duration) {
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        if let Err(e) = wake.send(message).await {
+            tracing::debug!(wake = ?e.0, "the loop has ended");
+        }
+    });
 }
 
 fn translate(house: &House, event: &EngineEvent) -> Option<Wake> {

@@ -85,6 +85,12 @@ impl Verb for Deploy {
         Ok(Scope { stack: Some(stack), environment: input.environment.clone(), service: None })
     }
 
+    async fn replay(call: &Call, input: &Input) -> Result<Option<OperationView>, CallError> {
+        let waiting =
+            Waiting { wait: input.wait, timeout_s: input.timeout_s, idempotency_key: input.idempotency_key.clone(), reason: None };
+        run::replay(call, &super::as_arguments(input)?, &waiting, input.plan_id.as_ref()).await
+    }
+
     async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
         let plan = match (&input.plan_id, &input.digest, &input.stack) {
             (Some(id), Some(digest), _) => prepare::again(call, &prepare::stored(call, id).await?, digest).await?,

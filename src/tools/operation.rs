@@ -4,6 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
 use crate::call::{Call, CallError};
+use crate::executor::Until;
 use crate::gate::Permit;
 use crate::model::ids::OperationId;
 use crate::model::plan::Plan;
@@ -42,7 +43,7 @@ impl Verb for Operation {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<OperationView, CallError> {
         let operation = match input.wait_s.unwrap_or(0) {
             0 => facts::operation(call, &input.operation_id).await?,
-            seconds => run::wait(call, input.operation_id, Some(seconds)).await?,
+            seconds => run::wait(call, input.operation_id, Some(seconds), Until::Ended).await?,
         };
         run::view(call, operation).await
     }

@@ -107,8 +107,14 @@ impl Verb for Status {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let house = &call.house;
         let named = input.stack.as_ref();
-        let (info, mine, others) = tokio::join!(house.engine.info(), observe::serving(house, named), observe::unmanaged(house, named));
-        let (info, mut mine, others) = (info?, mine?, others?);
+        let containers = async {
+            match named {
+                None => observe::everything(house).await,
+                Some(_) => tokio::try_join!(observe::serving(house, named), observe::unmanaged(house, named)),
+            }
+        };
+        let (info, containers) = tokio::join!(house.engine.about(), containers);
+        let (info, (mut mine, others)) = (info?, containers?);
         let truncated = mine.len() + others.len() > SHOWN;
         mine.truncate(SHOWN);
 

@@ -193,8 +193,8 @@ async fn an_observer_reads_and_is_denied_everything_else() {
     let observer = Client::stdio(&home, "observer").await;
     observer.ok("status", json!({})).await;
     let denied = observer.refused("deploy", args(&stack, &slot.image, "1", "none")).await;
-    assert_eq!(denied["code"], json!("denied"), "{denied:#}");
-    assert!(denied["hint"].as_str().is_some_and(|h| !h.is_empty()));
+    assert_eq!(denied["error"]["code"], json!("denied"), "{denied:#}");
+    assert!(denied["error"]["hint"].as_str().is_some_and(|h| !h.is_empty()));
     serve.stop().await;
 }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod container;
+mod crash;
 mod engine_live;
+mod heal;
 mod journey;
 mod python;
 mod support;

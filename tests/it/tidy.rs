@@ -227,6 +227,7 @@ fn every_file_says_what_it_is_for() {
 fn no_file_outgrows_a_reader() {
     let broken: Vec<String> = files("src", "rs")
         .into_iter()
+        .filter(|p| p.file_name().is_none_or(|n| n != "tests.rs"))
         .filter_map(|p| {
             let lines = before_tests(&std::fs::read_to_string(&p).expect("source is UTF-8")).len();
             (lines > MAX_LINES).then(|| format!("{}: {lines} lines before its tests", shown(&p)))

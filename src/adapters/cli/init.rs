@@ -6,7 +6,7 @@ use crate::app::rules;
 use crate::config;
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
-use crate::model::ids::{EngineName, StackName};
+use crate::model::ids::StackName;
 use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,7 +55,7 @@ async fn look(engine: &dyn Engine) -> Result<Seen, crate::engine::EngineError> {
         {
             seen.projects.insert(project, dir.into());
         }
-        if let Some(detail) = engine.container(&EngineName::from(c.id.clone())).await? {
+        if let Some(detail) = engine.container(&c.id.clone()).await? {
             seen.binds.extend(detail.mounts.into_iter().filter(|m| m.kind == "bind" && m.source.starts_with('/')).map(|m| m.source));
         }
     }

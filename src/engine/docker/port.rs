@@ -3,13 +3,14 @@
 
 use super::pull::split;
 use super::stream::Lines;
-use super::{CHANGE, DockerEngine, MULTI_ENDPOINT, READ, REMOVE, START, TRANSFER, absent_is_none, create, show, stream};
+use super::{ABOUT_KEPT, CHANGE, DockerEngine, MULTI_ENDPOINT, READ, REMOVE, START, TRANSFER, absent_is_none, create, show, stream};
 use crate::engine::*;
 use bollard::models::{ContainerUpdateBody, ExecConfig, NetworkConnectRequest, NetworkDisconnectRequest, VolumeCreateRequest};
 use bollard::query_parameters::*;
 use bollard::service::EventMessage;
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// Added to a grace time for the engine's own work around a stop.
 const STOP_SLACK: Duration = Duration::from_secs(30);
@@ -95,6 +96,18 @@ impl Engine for DockerEngine {
         let (info, version) =
             tokio::try_join!(self.call("engine", READ, self.docker.info()), self.call("engine", READ, self.docker.version()))?;
         Ok(show::engine(info, version))
+    }
+
+    async fn about(&self) -> EngineResult<EngineInfo> {
+        let mut known = self.about.lock().await;
+        match known.as_ref() {
+            Some((at, info)) if at.elapsed() < ABOUT_KEPT => Ok(info.clone()),
+            _ => {
+                let info = self.info().await?;
+                *known = Some((Instant::now(), info.clone()));
+                Ok(info)
+            }
+        }
     }
 
     async fn containers(&self, labels: &[String]) -> EngineResult<Vec<ContainerSummary>> {

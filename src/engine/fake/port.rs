@@ -101,6 +101,8 @@ impl Engine for FakeEngine {
         })
     }
 
+    // Tests read what they caused; a bounded channel would make the fake wait for its reader.
+    #[allow(clippy::disallowed_methods)]
     async fn events(&self, labels: &[String], since: Option<DateTime<Utc>>) -> EngineResult<BoxStream<'static, EngineResult<EngineEvent>>> {
         let mut w = self.lock();
         w.admit("events")?;

@@ -268,8 +268,8 @@ fn unexpected(output: &Output) -> BackupError {
 }
 
 #[cfg(test)]
+#[cfg(feature = "backup")]
 pub(crate) mod tests {
-    #![cfg(feature = "backup")]
 
     use super::*;
     use crate::executor::backup::{Progress, SnapshotState};

@@ -1,33 +1,9 @@
 //! Build sections: what they read and what they may do. Nothing is built here; a section is judged because a later deploy would.
 
+use super::paths::{self, Place, built_from, remote, strings};
 use super::secrets::{plain_secret, provider_secret};
 use super::{At, Judge, images};
 use serde_json::Value;
-
-/// Beginnings and shapes of contexts that are fetched from somewhere.
-fn remote(context: &str) -> bool {
-    let c = context.trim();
-    c.contains("://")
-        || c.starts_with("git@")
-        || c.starts_with("github.com/")
-        || c.starts_with("gitlab.com/")
-        || c.starts_with("bitbucket.org/")
-        || (c.contains(".git") && c.contains(':'))
-}
-
-fn strings(value: Option<&Value>) -> Vec<(String, String)> {
-    let text = |v: &Value| v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned);
-    match value {
-        Some(Value::Object(map)) => map.iter().map(|(k, v)| (k.clone(), text(v))).collect(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(text)
-            .map(|t| t.split_once('=').map_or((t.clone(), String::new()), |(k, v)| (k.to_owned(), v.to_owned())))
-            .collect(),
-        Some(Value::Null) | None => vec![],
-        Some(v) => vec![(String::new(), text(v))],
-    }
-}
 
 fn truthy(value: Option<&Value>) -> bool {
     value.is_some_and(|v| v.as_bool() == Some(true) || v.as_str().is_some_and(|s| s.eq_ignore_ascii_case("true")))
@@ -39,35 +15,27 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
         j.at("build.disabled", at, "build", "", "builds are switched off (allow_build in policy.toml); name an image");
     }
     let get = |key: &str| build.get(key);
-    let context = build.as_str().or_else(|| get("context").and_then(Value::as_str)).unwrap_or(".");
+    let listed_image = |from: &str| images::parse(from).is_some_and(|r| images::listed(&r.name, &j.policy.allowed_registries));
+    let mut fetched: Vec<(String, String)> = Vec::new();
+    let context = paths::context(build);
     if remote(context) {
-        j.at("build.remote", at, "build.context", context, "the context comes from a place that nobody listed");
-    } else {
-        inside(j, at, "build.context", context, None);
-    }
-    if let Some(file) = get("dockerfile").and_then(Value::as_str) {
-        inside(j, at, "build.dockerfile", file, Some(context).filter(|c| !remote(c)));
+        fetched.push(("build.context".into(), context.to_owned()));
     }
     for (name, from) in strings(get("additional_contexts")) {
-        let path = format!("build.additional_contexts.{name}");
-        match from.split_once("://") {
-            Some(("docker-image", image))
-                if images::parse(image).is_some_and(|r| images::listed(&r.name, &j.policy.allowed_registries)) => {}
-            Some(("oci-layout", layout)) => inside(j, at, &path, layout, None),
-            Some(_) => j.at("build.remote", at, &path, &from, "the context comes from a place that nobody listed"),
-            None if from.starts_with("service:") || from.starts_with("target:") => {}
-            None if remote(&from) => j.at("build.remote", at, &path, &from, "the context comes from a place that nobody listed"),
-            None => inside(j, at, &path, &from, None),
+        let here = match from.split_once("://") {
+            Some(("docker-image", image)) => listed_image(image),
+            Some((scheme, _)) => scheme == "oci-layout",
+            None => from.starts_with("service:") || from.starts_with("target:") || !remote(&from),
+        };
+        if !here {
+            fetched.push((format!("build.additional_contexts.{name}"), from));
         }
     }
-    for key in ["cache_from", "cache_to"] {
-        for (_, entry) in strings(get(key)).into_iter().map(|(k, v)| (String::new(), if k.is_empty() { v } else { format!("{k}={v}") })) {
-            for part in entry.split(',') {
-                if let Some(dir) = part.strip_prefix("src=").or_else(|| part.strip_prefix("dest=")) {
-                    inside(j, at, &format!("build.{key}"), dir, None);
-                }
-            }
-        }
+    for (path, from) in fetched {
+        j.at("build.remote", at, &path, &from, "the context comes from a place that nobody listed");
+    }
+    for place in built_from(build) {
+        inside(j, at, &place);
     }
     let entitled = strings(get("entitlements"))
         .iter()
@@ -90,14 +58,12 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
 }
 
 /// Judges a path a build reads: below the project directory, links followed.
-fn inside(j: &mut Judge<'_>, at: At<'_>, path: &str, written: &str, base: Option<&str>) {
+fn inside(j: &mut Judge<'_>, at: At<'_>, place: &Place) {
     let Some(dir) = j.facts.project_dir.as_deref() else {
-        return j.at("build.outside", at, path, written, "a build needs a registered project directory");
+        return j.at("build.outside", at, &place.path, &place.written, "a build needs a registered project directory");
     };
-    let join = |base: &str, rest: &str| if rest.starts_with('/') { rest.to_owned() } else { format!("{base}/{rest}") };
-    let absolute = join(&base.map_or(dir.to_owned(), |b| join(dir, b)), written);
-    let real = j.real(&absolute);
-    if written.starts_with('~') || !j.in_project(&real) {
-        j.at("build.outside", at, path, &real, "the build would read outside the project directory");
+    let real = j.real(&place.absolute(dir));
+    if place.written.starts_with('~') || !j.in_project(&real) {
+        j.at("build.outside", at, &place.path, &real, "the build would read outside the project directory");
     }
 }

@@ -1,7 +1,7 @@
 //! What a service may do to the kernel: privileged mode, capabilities, devices, confinement, sysctls, runtimes, the OOM killer.
 //! Namespaces and mounts have files of their own.
 
-use super::{At, Judge, PathKind, is_below, normalise};
+use super::{At, Judge, PathKind, is_below, paths};
 use std::collections::BTreeSet;
 
 /// Capabilities that are (nearly) root on the host.
@@ -262,16 +262,9 @@ fn security(j: &mut Judge<'_>, at: At<'_>) {
             _ => "a confinement of its own needs a look by a person",
         };
         j.at(rule, at, &path, written.trim(), because);
-        if let Some(file) = written
-            .trim()
-            .strip_prefix("seccomp")
-            .and_then(|r| r.strip_prefix(['=', ':']))
-            .filter(|f| !f.trim_start().starts_with('{') && *f != "unconfined")
-        {
-            let real = j.real(
-                &j.facts.project_dir.as_deref().filter(|_| !file.starts_with('/')).map_or(file.to_owned(), |d| format!("{d}/{file}")),
-            );
-            if !j.in_project(&normalise(&real)) {
+        if let Some(file) = paths::seccomp_profile(written) {
+            let real = j.real(&j.facts.project_dir.as_deref().map_or_else(|| file.to_owned(), |dir| paths::join(dir, file)));
+            if !j.in_project(&real) {
                 j.at("path.traversal", at, &path, &real, "the seccomp profile lies outside the project directory");
             }
         }

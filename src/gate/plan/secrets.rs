@@ -1,7 +1,7 @@
 //! Secrets in the text of a plan, the supervisor's own environment leaking into one, and files read from outside the project. No finding
 //! ever repeats a value: it names the place.
 
-use super::{At, Judge};
+use super::{At, Judge, paths};
 
 /// Words of a variable's name that make its value a secret.
 const SECRET_WORDS: &[&str] =
@@ -169,13 +169,22 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
             }
             continue;
         };
-        if j.facts.env_from_files.contains(&(at.name.to_owned(), key.clone())) {
-            continue;
-        }
+        let from_file = j.facts.env_from_files.get(&(at.name.to_owned(), key.clone()));
+        let value = from_file.unwrap_or(value);
+        // The name alone says nothing about what is written around a variable.
+        let plain = if from_file.is_some() { url_credentials(value) } else { plain_secret(key, value) };
         if provider_secret(value) {
             j.at("env.provider_secret", at, &path, key, "a provider's credential or a private key in plain text; use secrets:");
-        } else if plain_secret(key, value) {
+        } else if plain {
             j.at("env.plain_secret", at, &path, key, "this looks like a secret in plain text; use secrets: or an env_file");
+        }
+    }
+    if let Some(dir) = j.facts.project_dir.as_deref() {
+        for (path, file) in paths::files(s) {
+            let real = j.real(&paths::join(dir, &file));
+            if file.starts_with('~') || !j.in_project(&real) {
+                j.at("path.traversal", at, path, &real, "the file lies outside the project directory");
+            }
         }
     }
     let texts = [

@@ -28,11 +28,12 @@ pub(super) struct NewRow {
     pub environment: Option<String>,
     pub verdict: Verdict,
     pub outcome: Option<String>,
-    pub detail: Value,
+    /// Canonical JSON, written by the caller: the one writer thread has no time for it.
+    pub detail: String,
 }
 
 impl NewRow {
-    fn of_call(kind: &'static str, i: &Intent) -> Self {
+    fn of_call(kind: &'static str, i: &Intent, detail: &Value) -> Self {
         Self {
             at: i.at,
             kind,
@@ -44,25 +45,22 @@ impl NewRow {
             environment: i.environment.clone(),
             verdict: i.verdict,
             outcome: None,
-            detail: json!({"arguments": i.arguments, "findings": i.findings}),
+            detail: canonical(detail),
         }
     }
 
     /// A mutation begins.
     pub(super) fn intent(i: &Intent) -> Self {
-        Self::of_call("intent", i)
+        Self::of_call("intent", i, &json!({"arguments": i.arguments, "findings": i.findings}))
     }
 
     /// A read, or a call that was denied at once.
     pub(super) fn read(i: &Intent, o: &Outcome) -> Self {
         let findings: Vec<&Finding> = i.findings.iter().chain(&o.findings).collect();
-        Self {
-            at: o.at,
-            verdict: i.verdict.max(o.verdict),
-            outcome: Some(o.outcome.clone()),
-            detail: json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms}),
-            ..Self::of_call("read", i)
-        }
+        let detail =
+            json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
+        let verdict = i.verdict.max(o.verdict);
+        Self { at: o.at, verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, &detail) }
     }
 
     /// A call that a limit turned into a denial.
@@ -70,15 +68,11 @@ impl NewRow {
         let because = format!("at most {} calls in {} s; a call fits again in {retry_after_s} s", limit.max, limit.window_s);
         let finding = Finding { rule: limit.key.clone(), verdict: Verdict::Deny, service: None, path: None, because };
         let findings: Vec<&Finding> = i.findings.iter().chain([&finding]).collect();
-        Self {
-            verdict: Verdict::Deny,
-            outcome: Some("denied".into()),
-            detail: json!({"arguments": i.arguments, "findings": findings, "code": "rate_limited", "detail": {"retry_after_s": retry_after_s}, "duration_ms": 0}),
-            ..Self::of_call("read", i)
-        }
+        let detail = json!({"arguments": i.arguments, "findings": findings, "code": "rate_limited", "detail": {"retry_after_s": retry_after_s}, "duration_ms": 0});
+        Self { verdict: Verdict::Deny, outcome: Some("denied".into()), ..Self::of_call("read", i, &detail) }
     }
 
-    fn closing(intent: &AuditRow, at: DateTime<Utc>) -> Self {
+    fn closing(intent: &AuditRow, at: DateTime<Utc>, detail: &Value) -> Self {
         Self {
             at,
             kind: "outcome",
@@ -90,28 +84,21 @@ impl NewRow {
             environment: intent.environment.clone(),
             verdict: intent.verdict,
             outcome: None,
-            detail: Value::Null,
+            detail: canonical(detail),
         }
     }
 
     /// A mutation's end.
     pub(super) fn outcome(intent: &AuditRow, o: &Outcome) -> Self {
-        Self {
-            verdict: o.verdict,
-            outcome: Some(o.outcome.clone()),
-            detail: json!({"findings": o.findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms}),
-            ..Self::closing(intent, o.at)
-        }
+        let detail = json!({"findings": o.findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
+        Self { verdict: o.verdict, outcome: Some(o.outcome.clone()), ..Self::closing(intent, o.at, &detail) }
     }
 
     /// A mutation whose end nobody saw.
     pub(super) fn orphan(intent: &AuditRow, at: DateTime<Utc>) -> Self {
         let note = "the supervisor ended before the call did; `operation` tells what became of its effects";
-        Self {
-            outcome: Some("unknown".into()),
-            detail: json!({"findings": [], "code": null, "detail": {"note": note, "intent": intent.seq}, "duration_ms": null}),
-            ..Self::closing(intent, at)
-        }
+        let detail = json!({"findings": [], "code": null, "detail": {"note": note, "intent": intent.seq}, "duration_ms": null});
+        Self { outcome: Some("unknown".into()), ..Self::closing(intent, at, &detail) }
     }
 
     /// Something that is not a call; `what` stands in the tool's column.
@@ -127,7 +114,7 @@ impl NewRow {
             environment: None,
             verdict: Verdict::Allow,
             outcome: None,
-            detail: detail.clone(),
+            detail: canonical(detail),
         }
     }
 }
@@ -223,7 +210,7 @@ pub(super) fn append(c: &Connection, new: &NewRow) -> Sql<i64> {
         environment: new.environment.clone(),
         verdict: new.verdict.as_str().into(),
         outcome: new.outcome.clone(),
-        detail: canonical(&new.detail),
+        detail: new.detail.clone(),
         prev_hash: prev.to_vec(),
         hash: Vec::new(),
     };

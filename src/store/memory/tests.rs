@@ -58,7 +58,7 @@ async fn an_agent_reads_what_it_wrote_also_after_a_restart() {
     let (db, note) =
         (entry(3, 3, "context", "db", json!("mariadb"), "deployer"), entry(2, 2, "context", "note", json!({"a": [1]}), "deployer"));
     assert_eq!(store.memory_read(&me, None).await.unwrap(), [db.clone(), note.clone()]);
-    assert_eq!(store.memory_read(&me, Some("db")).await.unwrap(), [db.clone()]);
+    assert_eq!(store.memory_read(&me, Some("db")).await.unwrap(), std::slice::from_ref(&db));
     assert_eq!(store.memory_read(&me, Some("nothing")).await.unwrap(), []);
     assert_eq!(store.memory_read(&agent("observer"), None).await.unwrap(), [], "each agent has its own");
     store.close().await;
@@ -158,7 +158,7 @@ async fn every_finished_call_becomes_history_once() {
     store.project_history().await.unwrap();
     let said = |outcome: &str, detail: Value| json!({"tool": "deploy", "stack": "shop", "environment": null, "verdict": "allow", "outcome": outcome, "code": "c", "detail": detail});
     let first = entry(1, 1, "history", "deploy", said("ok", json!({"operation": "op-1"})), "audit:2");
-    assert_eq!(store.memory_history(&me, 10).await.unwrap(), [first.clone()]);
+    assert_eq!(store.memory_history(&me, 10).await.unwrap(), std::slice::from_ref(&first));
     assert_eq!(store.memory_history(&agent("observer"), 10).await.unwrap().len(), 1);
     store.close().await;
 

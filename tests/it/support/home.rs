@@ -42,6 +42,15 @@ impl Home {
         std::fs::write(self.path("config").join(file), text).expect("written");
     }
 
+    /// Lifts an agent's limit of calls per minute: a test that waits for a condition asks more often than a person does.
+    pub fn unlimited(&self, agent: &str) {
+        let file = format!("agents/{agent}.md");
+        let text = std::fs::read_to_string(self.path("config").join(&file)).expect("shipped");
+        let lifted: Vec<&str> = text.lines().filter(|l| !l.contains("calls_per_minute")).collect();
+        assert_ne!(lifted.len(), text.lines().count(), "{file} has no limit to lift");
+        self.configure(&file, &(lifted.join("\n") + "\n"));
+    }
+
     /// A stack name of this run and this home; whatever is deployed under it goes when the home goes.
     pub fn stack(&self, base: &str) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -1,0 +1,342 @@
+"""Measures a real `dockwarden serve` in a temporary home: calls over both doors, cold start, memory, sizes. Run by calls.sh.
+
+The same blocking client calls dockwarden and a no-op rmcp server in turns, so that both see the same machine; what counts is the
+difference and the ratio. Deliberately absent: deploys and anything else whose time is the engine's."""
+
+import argparse, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+
+PROTOCOL = "2025-11-25"
+INIT = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
+# An agent with every tool and no limit in the way.
+AGENT = """---
+name: bench
+description: Measures.
+tools: {tools}
+dockwarden:
+  tier: tier_1_read
+  limits: {{calls_per_minute: 1000000}}
+---
+"""
+
+
+class Stdio:
+    """An MCP client over a process's stdin and stdout."""
+
+    def __init__(self, argv, env):
+        self.process = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.id = 0
+        self.request("initialize", INIT)
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def send(self, message):
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def request(self, method, params):
+        self.id += 1
+        self.send({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params})
+        while True:
+            line = self.process.stdout.readline()
+            if not line:
+                raise SystemExit("the server closed the connection")
+            reply = json.loads(line)
+            if reply.get("id") == self.id:
+                return reply
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+class Wire:
+    """HTTP/1.1 on one kept connection, TCP or unix."""
+
+    def __init__(self, address):
+        self.host = "localhost"
+        if isinstance(address, tuple):
+            self.host = f"{address[0]}:{address[1]}"
+            self.socket = socket.create_connection(address)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address)
+        self.file = self.socket.makefile("rb")
+
+    def exchange(self, method, path, headers=(), body=b""):
+        head = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", f"Content-Length: {len(body)}", *headers]
+        self.socket.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        status = int(self.file.readline().split()[1])
+        found = {}
+        while (line := self.file.readline().strip()) != b"":
+            key, _, value = line.decode().partition(":")
+            found[key.lower()] = value.strip()
+        if found.get("transfer-encoding") == "chunked":
+            out = b""
+            while (size := int(self.file.readline(), 16)) != 0:
+                out += self.file.read(size)
+                self.file.readline()
+            self.file.readline()
+        else:
+            out = self.file.read(int(found.get("content-length", 0)))
+        return status, found, out
+
+
+class Http:
+    """An MCP client over Streamable HTTP, with a session as today's clients have one."""
+
+    def __init__(self, address, token=None):
+        self.wire = Wire(address)
+        self.headers = ["Content-Type: application/json", "Accept: application/json, text/event-stream"]
+        if token:
+            self.headers.append(f"Authorization: Bearer {token}")
+        self.id = 0
+        self.request("initialize", INIT)
+        self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def post(self, message):
+        status, headers, body = self.wire.exchange("POST", "/mcp", self.headers, json.dumps(message).encode())
+        if status >= 300:
+            raise SystemExit(f"HTTP {status}: {body[:300]}")
+        if "mcp-session-id" in headers and not any(h.startswith("Mcp-Session-Id") for h in self.headers):
+            self.headers += [f"Mcp-Session-Id: {headers['mcp-session-id']}", f"MCP-Protocol-Version: {PROTOCOL}"]
+        return headers, body
+
+    def request(self, method, params):
+        self.id += 1
+        headers, body = self.post({"jsonrpc": "2.0", "id": self.id, "method": method, "params": params})
+        if headers["content-type"].startswith("text/event-stream"):
+            data = [line[5:].strip() for line in body.split(b"\n") if line.startswith(b"data:")]
+            body = [d for d in data if d][-1]
+        reply = json.loads(body)
+        assert reply["id"] == self.id
+        return reply
+
+    def close(self):
+        self.wire.socket.close()
+
+
+def tool(client, name, arguments=None):
+    reply = client.request("tools/call", {"name": name, "arguments": arguments or {}})
+    result = reply.get("result")
+    if result is None or result.get("isError"):
+        raise SystemExit(f"{name}: {json.dumps(reply)[:500]}")
+    return result
+
+
+def fsync_once(file):
+    # What a commit costs at least: one page and its header, over blocks the file already has, as in SQLite's write-ahead log once it was full.
+    os.pwrite(file, b"\7" * 4120, 4120 * fsync_once.turn)
+    os.fdatasync(file)
+    fsync_once.turn = (fsync_once.turn + 1) % 500
+
+
+fsync_once.turn = 0
+
+
+def in_turns(count, actions, turn=25):
+    """Runs every action `count` times, `turn` of each after the other; seconds each took."""
+    took = {name: [] for name in actions}
+    for action in actions.values():
+        for _ in range(5):
+            action()
+    done = 0
+    while done < count:
+        for name, action in actions.items():
+            for _ in range(turn):
+                start = time.perf_counter()
+                action()
+                took[name].append(time.perf_counter() - start)
+        done += turn
+    return took
+
+
+def quantile(values, q):
+    return sorted(values)[int((len(values) - 1) * q)] * 1000
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/status") as f:
+        fields = dict(line.split(":", 1) for line in f)
+    return {key: int(fields[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon", "RssFile")} | {"Threads": int(fields["Threads"])}
+
+
+def tokens(value):
+    """Characters by four: an estimate; no tokenizer is used."""
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False)) // 4
+
+
+def table(rows):
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for n, row in enumerate(rows):
+        print("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |")
+        if n == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.run = f"bench-{os.getpid()}"
+        self.dir = tempfile.mkdtemp(prefix="calls-")
+        self.env = {key: os.environ[key] for key in ("PATH", "DOCKER_HOST", "DOCKER_CONTEXT") if key in os.environ}
+        self.env |= {"HOME": self.dir, "DOCKWARDEN_HOME": f"{self.dir}/s", "DOCKWARDEN_CONFIG": f"{self.dir}/config"}
+        self.processes = []
+        root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+        shutil.copytree(f"{root}/agents", f"{self.dir}/config/agents")
+        shutil.copytree(f"{root}/prompts", f"{self.dir}/config/prompts")
+        os.rename(f"{self.dir}/config/agents/policy.toml", f"{self.dir}/config/policy.toml")
+        reads = "status, health, logs, stats, plan, history, backups, audit, operation, approval, agents, memory_search, memory_read"
+        with open(f"{self.dir}/config/agents/bench.md", "w") as f:
+            f.write(AGENT.format(tools=reads))
+        writes = "deploy, scale, restart, cancel, backup, memory_write, rollback, stop, restore, prune"
+        with open(f"{self.dir}/config/agents/all.md", "w") as f:
+            f.write(AGENT.format(tools=f"{reads}, {writes}").replace("name: bench", "name: all"))
+
+    def spawn(self, argv, **more):
+        process = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, **more)
+        self.processes.append(process)
+        return process
+
+    def cli(self, *arguments):
+        return subprocess.run([self.options.binary, *arguments], env=self.env, check=True, capture_output=True, timeout=60).stdout
+
+    def serve(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = free.getsockname()
+        with open(f"{self.dir}/serve.log", "w") as log:
+            self.server = self.spawn([self.options.binary, "serve", "--listen", f"127.0.0.1:{self.address[1]}"], stderr=log)
+        start = time.perf_counter()
+        for _ in range(200):
+            if os.path.exists(f"{self.dir}/s/run/http.addr"):
+                return time.perf_counter() - start
+            if self.server.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise SystemExit(open(f"{self.dir}/serve.log").read())
+
+    def containers(self, count):
+        context = f"{self.dir}/image"
+        os.mkdir(context)
+        shutil.copy("/usr/bin/busybox", context)
+        with open(f"{context}/Dockerfile", "w") as f:
+            f.write(f'FROM scratch\nCOPY busybox /busybox\nLABEL dockwarden.test={self.run}\nENTRYPOINT ["/busybox"]\n')
+        docker = lambda *a: subprocess.run(["docker", *a], check=True, capture_output=True, timeout=120, env=os.environ | {"DOCKER_BUILDKIT": "0"})
+        docker("build", "-q", "-t", self.run, context)
+        for n in range(count):
+            docker("create", "--label", f"dockwarden.test={self.run}", "--name", f"{self.run}-{n}", self.run, "true")
+
+    def clean(self):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        mine = subprocess.run(["docker", "ps", "-aq", "--filter", f"label=dockwarden.test={self.run}"], capture_output=True, text=True).stdout.split()
+        if mine:
+            subprocess.run(["docker", "rm", "-f", *mine], capture_output=True)
+        subprocess.run(["docker", "rmi", self.run], capture_output=True)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def measure(self):
+        n = self.options.n
+        rows = [("what", "p50", "p99", "beside", "p50", "difference", "ratio", "goal")]
+        ms = lambda v: f"{v:.3f} ms"
+
+        def row(what, took, beside, base, fsync, goal):
+            ours, theirs = quantile(took, 0.5), quantile(base, 0.5)
+            rows.append((what, ms(ours), ms(quantile(took, 0.99)), beside, ms(theirs), ms(ours - theirs), f"{ours / theirs:.2f}", goal(ours, theirs, fsync)))
+
+        ready = self.serve()
+        print(f"serve answers after {ready * 1000:.0f} ms; idle for {self.options.idle} s ...", file=sys.stderr)
+        time.sleep(self.options.idle)
+        idle = memory(self.server.pid)
+        token = json.loads(self.cli("agents", "token", "bench", "--json"))["token"]
+        noop = self.spawn([self.options.noop, "http"], stdout=subprocess.PIPE)
+        host, _, port = noop.stdout.readline().decode().strip().rpartition(":")
+        bridge = lambda agent="bench": Stdio([self.options.binary, "mcp", "--agent", agent], self.env)
+        clients = {
+            "stdio": (bridge(), Stdio([self.options.noop], self.env)),
+            "HTTP": (Http(self.address, token), Http((host, int(port)))),
+        }
+        file = os.open(f"{self.dir}/s/fsync", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(file, bytes(4120 * 500))
+        os.fsync(file)
+        within = lambda ours, bound: f"{ours:.2f} of {bound:.2f} ms: {'met' if ours <= bound else 'MISSED'}"
+        overhead = lambda ours, theirs, fsync: within(ours - theirs, 0.5 + fsync)
+        took = {}
+        for door, (ours, theirs) in clients.items():
+            took = in_turns(n, {
+                "noop": lambda: tool(theirs, "noop"),
+                "fsync": lambda: fsync_once(file),
+                "agents": lambda: tool(ours, "agents"),
+                "memory_read": lambda: tool(ours, "memory_read", {"key": "none"}),
+                "refused": lambda: ours.request("tools/call", {"name": "nosuch", "arguments": {}}),
+                "list": lambda: ours.request("tools/list", {}),
+            })
+            fsync = quantile(took["fsync"], 0.5)
+            for name in ("agents", "memory_read", "refused"):
+                row(f"{name} over {door}", took[name], f"no-op over {door}", took["noop"], fsync, overhead)
+            row(f"tools/list over {door}", took["list"], f"no-op over {door}", took["noop"], fsync, lambda *_: "-")
+        rows.append(("one fsync", ms(fsync), ms(quantile(took["fsync"], 0.99)), "", "", "", "", "-"))
+
+        self.containers(20)
+        engine = Wire("/var/run/docker.sock")
+        took = in_turns(min(n, 200), {
+            "raw": lambda: json.loads(engine.exchange("GET", "/containers/json?all=1")[2]),
+            "fsync": lambda: fsync_once(file),
+            **{door: (lambda ours: lambda: tool(ours, "status"))(ours) for door, (ours, _) in clients.items()},
+        })
+        fsync = quantile(took["fsync"], 0.5)
+        for door in clients:
+            row(f"status, 20 containers, {door}", took[door], "raw list", took["raw"], fsync, lambda o, t, f: within(o, 1.5 * t + f))
+        listed = tool(clients["stdio"][0], "status")
+
+        starts = []
+        for _ in range(self.options.starts):
+            start = time.perf_counter()
+            client = bridge()
+            starts.append(time.perf_counter() - start)
+            client.close()
+        rows.append(("cold start of the bridge", ms(quantile(starts, 0.5)), ms(quantile(starts, 0.99)), "", "", "", "", within(quantile(starts, 0.5), 50)))
+        table(rows)
+
+        sizes = {}
+        for agent in ("observer", "deployer", "stack-keeper", "all"):
+            client = bridge(agent)
+            sizes[agent] = client.request("tools/list", {})["result"]["tools"]
+            client.close()
+        for ours, theirs in clients.values():
+            ours.close()
+            theirs.close()
+        print()
+        table([("tools/list", "tools", "tokens, characters / 4"), *((a, len(t), tokens(t)) for a, t in sizes.items())])
+        largest = sorted(sizes["all"], key=tokens, reverse=True)
+        print("largest: " + ", ".join(f"{t['name']} {tokens(t)}" for t in largest[:8]))
+        print(f"status of 20 containers: {tokens(listed['content'][0]['text'])} tokens as text, {tokens(listed['structuredContent'])} structured")
+        print()
+        time.sleep(self.options.idle)
+        after = memory(self.server.pid)
+        print(f"memory of serve: idle {idle['VmRSS']:.1f} MiB (anonymous {idle['RssAnon']:.1f}, file {idle['RssFile']:.1f}, {idle['Threads']} threads); "
+              f"idle after the calls {after['VmRSS']:.1f} MiB (anonymous {after['RssAnon']:.1f}, file {after['RssFile']:.1f}, {after['Threads']} threads)")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True, type=os.path.abspath)
+    parser.add_argument("--noop", required=True, type=os.path.abspath)
+    parser.add_argument("--n", type=int, default=500, help="calls of each kind")
+    parser.add_argument("--starts", type=int, default=40, help="cold starts of the bridge")
+    parser.add_argument("--idle", type=int, default=30, help="seconds to wait before memory is read")
+    bench = Bench(parser.parse_args())
+    try:
+        bench.measure()
+    finally:
+        bench.clean()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+//! Micro-benchmarks of what every call passes: gate, plan, compose load, audit. Run with `cargo bench --profile dev --bench micro`.
+//! Deliberately absent: anything with an engine or a process of its own (`calls.sh`).
+
+use chrono::{DateTime, Utc};
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use dockwarden::app::rules;
+use dockwarden::compose::{self, Files, LoadInput, Source};
+use dockwarden::gate::{CallFacts, Rulebook, call};
+use dockwarden::model::ids::{CallId, ImageRef, PlanId, ServiceName, StackName};
+use dockwarden::model::observed::ImageIdentity;
+use dockwarden::model::policy::Quotas;
+use dockwarden::model::spec::StackSpec;
+use dockwarden::model::verdict::Verdict;
+use dockwarden::planner::{self, Observed, PlanInput, Want};
+use dockwarden::store::Store;
+use dockwarden::store::audit::{Intent, Outcome};
+use dockwarden::tools;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Rows written together by one run of an audit benchmark, per caller.
+const ROWS: usize = 64;
+
+fn main() {
+    distribution_of_gate_decisions();
+    divan::main();
+}
+
+fn shipped() -> Rulebook {
+    let texts = |list: &[(&str, &str)]| list.iter().map(|(f, t)| ((*f).to_owned(), (*t).to_owned())).collect();
+    Rulebook::build(texts(rules::AGENTS), rules::POLICY, &tools::gate_facts()).expect("the shipped rules are sound")
+}
+
+/// Every shipped agent with every tool, on a stack of each environment and on none.
+fn calls(book: &Rulebook) -> Vec<CallFacts> {
+    let mut all = vec![];
+    for agent in book.agents.keys() {
+        for tool in tools::gate_facts() {
+            for environment in [None, Some("development"), Some("staging"), Some("production")] {
+                all.push(CallFacts {
+                    agent: agent.clone(),
+                    tool: tool.name.clone(),
+                    mutates: tool.mutates,
+                    stack: environment.map(|_| StackName::new("shop").expect("a name")),
+                    environment: environment.map(str::to_owned),
+                    service: None,
+                });
+            }
+        }
+    }
+    all
+}
+
+/// Percentiles are what the goal speaks of, and divan has none.
+fn distribution_of_gate_decisions() {
+    let book = shipped();
+    let calls = calls(&book);
+    let mut took: Vec<Duration> = Vec::with_capacity(calls.len() * 200);
+    for _ in 0..200 {
+        for facts in &calls {
+            let start = Instant::now();
+            black_box(call::decide(black_box(&book), black_box(facts)));
+            took.push(start.elapsed());
+        }
+    }
+    took.sort_unstable();
+    let at = |q: f64| took[((took.len() - 1) as f64 * q) as usize];
+    println!("gate decision, {} calls: p50 {:?}  p99 {:?}  p99.9 {:?}", took.len(), at(0.5), at(0.99), at(0.999));
+}
+
+#[divan::bench]
+fn gate_decision(bencher: Bencher) {
+    let book = shipped();
+    let calls = calls(&book);
+    let mut next = calls.iter().cycle();
+    bencher.with_inputs(|| next.next().expect("endless")).bench_local_refs(|facts| call::decide(&book, facts));
+}
+
+struct NoFiles;
+impl Files for NoFiles {
+    fn read(&self, _: &str) -> Result<Option<String>, dockwarden::compose::ReadError> {
+        Ok(None)
+    }
+}
+
+fn load(text: &str) -> StackSpec {
+    let variables = BTreeMap::new();
+    let input = LoadInput {
+        name: StackName::new("shop").expect("a name"),
+        project_dir: "/srv/shop",
+        sources: vec![Source { path: "compose.yaml".into(), text: text.into() }],
+        variables: &variables,
+        profiles: &[],
+        files: &NoFiles,
+        quotas: &Quotas::default(),
+    };
+    compose::load(&input).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[divan::bench]
+fn compose_load_hello() -> StackSpec {
+    load(black_box(include_str!("../examples/hello/compose.yaml")))
+}
+
+/// Six services in three levels, with what services usually have.
+fn six() -> StackSpec {
+    let mut text = String::from("services:\n");
+    for (service, needs) in [("proxy", "web"), ("web", "api"), ("api", "db"), ("worker", "db"), ("db", ""), ("cache", "")] {
+        text.push_str(&format!(
+            "  {service}:\n    image: shop/{service}:1.2.3\n    restart: unless-stopped\n    read_only: true\n    mem_limit: 64m\n    \
+             environment: {{LOG_LEVEL: info, REGION: eu, WORKERS: \"4\", URL: \"http://{service}:8080\"}}\n    \
+             healthcheck: {{test: [CMD, /check], interval: 5s, timeout: 2s}}\n    volumes: [\"{service}-data:/data\"]\n"
+        ));
+        if !needs.is_empty() {
+            text.push_str(&format!("    depends_on: {{{needs}: {{condition: service_healthy}}}}\n"));
+        }
+    }
+    text.push_str("volumes:\n");
+    for service in ["proxy", "web", "api", "worker", "db", "cache"] {
+        text.push_str(&format!("  {service}-data:\n"));
+    }
+    load(&text)
+}
+
+fn images(spec: &StackSpec) -> BTreeMap<ServiceName, ImageIdentity> {
+    let identity = |(name, service): (&ServiceName, &dockwarden::model::spec::ServiceSpec)| {
+        let reference: ImageRef = service.image.clone().expect("every service has one");
+        let id = Some(format!("sha256:{}", digest(reference.as_str().as_bytes())));
+        (name.clone(), ImageIdentity { reference, id, repo_digest: None })
+    };
+    spec.services.iter().map(identity).collect()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[divan::bench]
+fn spec_hash_6_services(bencher: Bencher) {
+    let spec = six();
+    bencher.bench_local(|| {
+        for service in spec.services.keys() {
+            black_box(planner::hash::spec_hash(&spec, service, "sha256:0", &digest));
+        }
+    });
+}
+
+#[divan::bench]
+fn plan_6_services(bencher: Bencher) {
+    let spec = six();
+    let images = images(&spec);
+    let observed = Observed::default();
+    bencher.bench_local(|| {
+        let want = Want::Release { desired: Box::new(spec.clone()), images: images.clone(), content_of: None };
+        planner::plan(&PlanInput {
+            id: PlanId::new("plan-1").expect("an id"),
+            stack: spec.name.clone(),
+            environment: "development".into(),
+            want,
+            observed: &observed,
+            current: None,
+            next_release: 1,
+            policy_version: "1",
+            project_dir: None,
+            git: None,
+            literal_keys: &[],
+            hash: &|text| digest(text.as_bytes())[..6].to_owned(),
+            digest: &digest,
+            now: DateTime::UNIX_EPOCH,
+        })
+        .expect("a plan")
+    });
+}
+
+fn row(n: usize) -> (Intent, Outcome) {
+    let call = CallId::new(format!("call-{n}")).expect("an id");
+    let now = Utc::now();
+    let intent = Intent {
+        call: call.clone(),
+        agent: "observer".into(),
+        door: "mcp-http".into(),
+        tool: "status".into(),
+        stack: Some("shop".into()),
+        environment: Some("staging".into()),
+        arguments: json!({"stack": "shop", "response_format": "concise"}),
+        verdict: Verdict::Allow,
+        findings: vec![],
+        at: now,
+    };
+    let detail = json!({"state": "running"});
+    let outcome =
+        Outcome { call, outcome: "ok".into(), code: None, verdict: Verdict::Allow, findings: vec![], detail, duration_ms: 1, at: now };
+    (intent, outcome)
+}
+
+/// One durable row a call, as a read leaves it. The directory is on the disk of the build, not on a tmpfs: an fsync must cost what it costs.
+#[divan::bench(args = [1, 32], sample_count = 20, sample_size = 1)]
+fn audit_appends(bencher: Bencher, callers: usize) {
+    let dir = tempfile::Builder::new().prefix("audit-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let store = runtime.block_on(Store::open(dir.path(), &dir.path().join("memory"))).expect("a store");
+    bencher.counter(ItemsCount::new(callers * ROWS)).bench_local(|| {
+        let tasks: Vec<_> = (0..callers)
+            .map(|_| {
+                let store = store.clone();
+                runtime.spawn(async move {
+                    for n in 0..ROWS {
+                        let (intent, outcome) = row(n);
+                        store.audit_read(&intent, &outcome, &[]).await.expect("durable");
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            runtime.block_on(task).expect("finished");
+        }
+    });
+    runtime.block_on(store.close());
+}
+
+/// What one durable write costs on this disk at least: the floor of the line above with one caller.
+#[divan::bench(sample_count = 100, sample_size = 1)]
+fn one_fsync(bencher: Bencher) {
+    use std::io::Write;
+    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
+    bencher.bench_local(|| {
+        file.write_all(&[7; 4096]).expect("written");
+        file.sync_data().expect("durable");
+    });
+}

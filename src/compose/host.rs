@@ -1,0 +1,145 @@
+//! Plain keys of a service about its process and its isolation, devices and limits. Whether they are allowed is the gate's question.
+
+use super::reader::{Reader, scalar, strings};
+use super::value::Value;
+use super::{Report, at, units};
+use crate::model::spec::{DeviceSpec, Logging, ServiceSpec};
+use std::collections::BTreeMap;
+
+/// Plain keys about the process and its isolation.
+pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Report) {
+    let mut text = |key, report: &mut Report| r.string(key, report).filter(|t| !t.is_empty());
+    s.user = text("user", report);
+    s.working_dir = text("working_dir", report);
+    s.hostname = text("hostname", report);
+    s.domainname = text("domainname", report);
+    s.container_name = text("container_name", report);
+    s.pid = text("pid", report);
+    s.ipc = text("ipc", report);
+    s.uts = text("uts", report);
+    s.userns_mode = text("userns_mode", report);
+    s.cgroup = text("cgroup", report);
+    s.cgroup_parent = text("cgroup_parent", report);
+    s.isolation = text("isolation", report);
+    s.runtime = text("runtime", report);
+    s.platform = text("platform", report);
+    s.pull_policy = text("pull_policy", report);
+    s.mac_address = text("mac_address", report);
+    s.stop_signal = text("stop_signal", report);
+    s.privileged = r.boolean("privileged", report).unwrap_or(false);
+    s.read_only = r.boolean("read_only", report).unwrap_or(false);
+    s.stdin_open = r.boolean("stdin_open", report).unwrap_or(false);
+    s.tty = r.boolean("tty", report).unwrap_or(false);
+    s.init = r.boolean("init", report);
+    s.use_api_socket = r.boolean("use_api_socket", report).unwrap_or(false);
+    s.oom_kill_disable = r.boolean("oom_kill_disable", report).unwrap_or(false);
+    s.oom_score_adj = r.int("oom_score_adj", report);
+    s.cap_add = r.strings("cap_add", report);
+    s.cap_drop = r.strings("cap_drop", report);
+    s.security_opt = r.strings("security_opt", report);
+    s.device_cgroup_rules = r.strings("device_cgroup_rules", report);
+    s.group_add = r.strings("group_add", report);
+    s.dns = r.strings("dns", report);
+    s.dns_search = r.strings("dns_search", report);
+    s.dns_opt = r.strings("dns_opt", report);
+    s.volumes_from = r.strings("volumes_from", report);
+    s.links = r.strings("links", report);
+    s.external_links = r.strings("external_links", report);
+    s.sysctls = r.text_map("sysctls", report);
+    s.storage_opt = r.text_map("storage_opt", report);
+    s.shm_size = r.parsed("shm_size", report, units::bytes);
+    s.stop_grace_period_ms = r.parsed("stop_grace_period", report, units::duration_ms);
+    s.devices = devices(r, report);
+    s.ulimits = ulimits(r, report);
+    s.extra_hosts = extra_hosts(r, report);
+    s.logging = r.take("logging").map(|v| {
+        let mut l = Reader::new(v, &r.at("logging"), report);
+        let logging = Logging { driver: l.string("driver", report).unwrap_or_default(), options: l.text_map("options", report) };
+        l.finish(report);
+        logging
+    });
+}
+
+fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
+    let path = r.at("devices");
+    let Some(value) = r.take("devices") else { return Vec::new() };
+    let items = if let Value::Seq(items) = value { items } else { vec![value] };
+    let mut out = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let (source, target, permissions) = if let Value::Map(_) = item {
+            let mut d = Reader::new(item, &path, report);
+            let found = (d.string("source", report).unwrap_or_default(), d.string("target", report), d.string("permissions", report));
+            d.finish(report);
+            found
+        } else {
+            let text = scalar(&item, &path, report).unwrap_or_default();
+            // A CDI name (`vendor.com/class=name`) has no container path.
+            let parts: Vec<&str> = if text.starts_with('/') { text.splitn(3, ':').collect() } else { vec![&text] };
+            (parts[0].to_owned(), parts.get(1).map(|t| (*t).to_owned()), parts.get(2).map(|t| (*t).to_owned()))
+        };
+        if source.is_empty() {
+            report.error(&path, "the device has no host path", "write \"/dev/x:/dev/x:rwm\"");
+        }
+        out.push(DeviceSpec {
+            target: target.unwrap_or_else(|| source.clone()),
+            source,
+            permissions: permissions.unwrap_or_else(|| "rwm".into()),
+        });
+    }
+    out
+}
+
+fn ulimits(r: &mut Reader, report: &mut Report) -> BTreeMap<String, (i64, i64)> {
+    let path = r.at("ulimits");
+    let mut out = BTreeMap::new();
+    let map = match r.take("ulimits") {
+        None => return out,
+        Some(Value::Map(map)) => map,
+        Some(other) => {
+            report.error(&path, format!("a mapping is needed, found {}", other.kind()), "write `nofile: {soft: 1024, hard: 2048}`");
+            return out;
+        }
+    };
+    for (name, value) in map {
+        let path = at(&path, &name);
+        let limits = if let Value::Map(_) = value {
+            let mut u = Reader::new(value, &path, report);
+            let found = (u.int("soft", report), u.int("hard", report));
+            u.finish(report);
+            found.0.zip(found.1)
+        } else {
+            value.scalar().and_then(|t| t.trim().parse::<i64>().ok()).map(|n| (n, n))
+        };
+        match limits {
+            Some(limits) => {
+                out.insert(name, limits);
+            }
+            None => report.error(&path, "a ulimit is a number, or soft and hard", "write `nofile: {soft: 1024, hard: 2048}`"),
+        }
+    }
+    out
+}
+
+/// `host:address` entries; `host=address` and the mapping form are turned into it.
+fn extra_hosts(r: &mut Reader, report: &mut Report) -> Vec<String> {
+    let path = r.at("extra_hosts");
+    match r.take("extra_hosts") {
+        None => Vec::new(),
+        Some(Value::Map(map)) => {
+            let mut out = Vec::new();
+            for (host, value) in map {
+                let addresses = strings(value, &at(&path, &host), report);
+                out.extend(addresses.into_iter().map(|a| format!("{host}:{a}")));
+            }
+            out
+        }
+        Some(list) => {
+            let entries = strings(list, &path, report);
+            for (index, entry) in entries.iter().enumerate().filter(|(_, e)| !e.contains([':', '='])) {
+                report.error(&format!("{path}[{index}]"), format!("{entry:?} has no address"), "write \"host:address\"");
+            }
+            entries.into_iter().map(|e| if e.contains('=') { e.replacen('=', ":", 1) } else { e }).collect()
+        }
+    }
+}

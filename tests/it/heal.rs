@@ -1,0 +1,62 @@
+//! The loop on a real engine: what dies is started again through the line, as `warden`; what a human stopped stays stopped; and after
+//! too many restarts it gives up and says so.
+
+use crate::support::engine::{docker, engine};
+use crate::support::eventually;
+use crate::support::home::Home;
+use crate::support::mcp::Client;
+use crate::support::serve::Serve;
+use serde_json::json;
+use std::time::Duration;
+
+fn running(container: &str) -> bool {
+    docker(&["inspect", "-f", "{{.State.Running}}", container]) == "true"
+}
+
+#[tokio::test]
+async fn a_killed_container_is_restarted_until_the_budget_is_spent_and_a_stopped_one_is_left_alone() {
+    let slot = engine().await;
+    let home = Home::new();
+    home.unlimited("stack-keeper");
+    let stack = home.stack("heal");
+    let serve = Serve::start(&home).await;
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let compose = format!(
+        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store: &s\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store}}\n    tmpfs: [/data]\n  other: *s\n",
+        slot.image
+    );
+    let deployed = client.ok("deploy", json!({"stack": stack, "compose": compose})).await;
+    client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 20})).await;
+    let container = format!("{stack}-store-1");
+
+    // Stopped by hand, also over a restart of the supervisor: left alone, while the neighbour that was killed after it comes back.
+    let other = format!("{stack}-other-1");
+    docker(&["stop", "-t", "1", &container]);
+    docker(&["kill", &other]);
+    eventually("the neighbour is healed", Duration::from_secs(30), || async { running(&other).then_some(()) }).await;
+    assert!(!running(&container), "what a human stopped stays stopped");
+    docker(&["start", &container]);
+
+    // Budget: five restarts in five minutes. `docker kill` counts as by hand for the engine, so its own policy does not act.
+    for round in 1..=5 {
+        docker(&["kill", &container]);
+        eventually(&format!("restart {round}"), Duration::from_secs(60), || async { running(&container).then_some(()) }).await;
+        eventually("the healing operation ends", Duration::from_secs(20), || async {
+            let rows = client.ok("audit", json!({"agent": "warden", "tool": "restart", "stack": stack})).await;
+            rows["rows"].as_array().is_some_and(|r| r.iter().filter(|r| r.to_string().contains("store")).count() >= round).then_some(())
+        })
+        .await;
+    }
+    docker(&["kill", &container]);
+    let gave_up = eventually("it gives up loudly", Duration::from_secs(90), || async {
+        let rows = client.ok("audit", json!({"agent": "warden", "tool": "healing_gave_up", "stack": stack})).await;
+        rows["rows"].as_array().is_some_and(|r| !r.is_empty()).then_some(rows)
+    })
+    .await;
+    assert!(!running(&container), "{gave_up:#}");
+
+    // A restart by a caller brings it back.
+    client.ok("restart", json!({"stack": stack, "service": "store"})).await;
+    assert!(running(&container));
+    serve.stop().await;
+}
