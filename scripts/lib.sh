@@ -190,30 +190,39 @@ seed_config() {
 }
 
 supervisor_answers() { "$BIN" health --self >/dev/null 2>&1; }
+# The supervisor of this home, whoever started it: its lock file names it.
 supervisor_pid() {
   local pid
-  pid=$(cat "$DOCKWARDEN_HOME/serve.pid" 2>/dev/null || true)
+  pid=$(cat "$DOCKWARDEN_HOME/supervisor.lock" 2>/dev/null || true)
   if pid_is "$pid" dockwarden; then echo "$pid"; fi
 }
 build_stamp() { stat -c '%n %s %Y %i' "$BIN"; }
 
 # Starts `serve` detached; a running one of an older build is replaced, one of this build is left alone.
 start_supervisor() {
-  local pid log=$DOCKWARDEN_HOME/serve.log
+  local pid started log=$DOCKWARDEN_HOME/serve.log
   mkdir -p "$DOCKWARDEN_HOME" && chmod 700 "$DOCKWARDEN_HOME"
   seed_config
   pid=$(supervisor_pid)
-  if [ -n "$pid" ] && [ "$(cat "$DOCKWARDEN_HOME/serve.build" 2>/dev/null)" != "$(build_stamp)" ]; then
-    say "the running supervisor is of an older build: restarting it (stacks keep running)"
-    stop_supervisor
-    pid=
+  if [ -n "$pid" ]; then
+    started=$(cat "$DOCKWARDEN_HOME/serve.build" 2>/dev/null || true)
+    if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q -- '--idle-exit'; then
+      say "a client started the running supervisor on demand: replacing it by one that stays (stacks keep running)"
+      stop_supervisor
+    elif [ "${started%% *}" = "$pid" ] && [ "$started" != "$pid $(build_stamp)" ]; then
+      say "the running supervisor is of an older build: restarting it (stacks keep running)"
+      stop_supervisor
+    elif wait_for 30 supervisor_answers; then
+      say "supervisor: already running (pid $pid)"
+      return
+    else
+      die "the supervisor (pid $pid) of $DOCKWARDEN_HOME runs but does not answer" "$BIN doctor" "scripts/logs.sh --self"
+    fi
   fi
-  if supervisor_answers; then say "supervisor: already running${pid:+ (pid $pid)}"; return; fi
   LISTEN=${LISTEN:-127.0.0.1:7420}
   setsid nohup "$BIN" serve --listen "$LISTEN" >>"$log" 2>&1 </dev/null &
   pid=$!
-  echo "$pid" >"$DOCKWARDEN_HOME/serve.pid"
-  build_stamp >"$DOCKWARDEN_HOME/serve.build"
+  echo "$pid $(build_stamp)" >"$DOCKWARDEN_HOME/serve.build"
   if ! wait_for 30 eval "supervisor_answers || ! kill -0 $pid 2>/dev/null" || ! supervisor_answers; then
     say "last lines of $log:"
     tail -n 15 "$log" >&2
@@ -225,10 +234,10 @@ start_supervisor() {
 stop_supervisor() {
   local pid
   pid=$(supervisor_pid)
-  if [ -z "$pid" ]; then say "no supervisor of this home was started by start.sh"; return 0; fi
+  if [ -z "$pid" ]; then say "no supervisor runs for $DOCKWARDEN_HOME"; return 0; fi
   kill "$pid"
   wait_for 30 eval "! kill -0 $pid 2>/dev/null" || die "the supervisor (pid $pid) did not end within 30 s" "its operation goes on; see $DOCKWARDEN_HOME/serve.log"
-  rm -f "$DOCKWARDEN_HOME/serve.pid"
+  say "supervisor: pid $pid ended"
 }
 
 # ---- MCP over stdio, in bash: a fresh machine has neither Python nor jq ------------------------------------------------------------

@@ -82,7 +82,8 @@ deploy_demo() {
   "$BIN" health "$DEMO_STACK" >&2
   say ""
   say "http://127.0.0.1:$port/ answers:"
-  wait_for 10 http_get "$port" / >/dev/null || die "the demo does not answer on port $port" "$BIN logs $DEMO_STACK"
+  # /health first: each look at / counts as a visit.
+  wait_for 10 http_get "$port" /health >/dev/null || die "the demo does not answer on port $port" "$BIN logs $DEMO_STACK"
   http_get "$port" / | sed 's/^/  /' >&2
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops the supervisor that start.sh started. Stacks keep running; --demo stops the demo stack first (its volume stays).
+# Stops the supervisor of this home. Stacks keep running; --demo stops the demo stack first (its volume stays).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 case ${1:-} in

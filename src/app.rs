@@ -118,10 +118,14 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let _lock = lock(&config.home)?;
     let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
     let store = Store::open(&config.home, &config.memory).await?;
-    let engine = engine(&config)?;
-    match container::path_map(engine.as_ref()).await {
+    let (engine, endpoint) = engine(&config)?;
+    match container::path_map(engine.as_ref(), &endpoint).await {
         Ok(map) => config.path_map = map,
-        Err(e) => tracing::error!(error = %e, "the engine was not asked for this container's mounts; bind mounts will be refused"),
+        Err(e) => {
+            // An empty map: nothing can be vouched for.
+            config.path_map = Some(std::collections::BTreeMap::new());
+            tracing::error!(error = %e, "the engine did not tell this container's mounts; bind mounts are refused until the supervisor starts again");
+        }
     }
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
     let late = Arc::new(OnceLock::<Weak<House>>::new());
@@ -259,13 +263,15 @@ async fn bind_http(address: Option<SocketAddr>, on_demand: bool) -> Result<Optio
     }
 }
 
-fn engine(config: &crate::model::config::Config) -> Result<Arc<dyn Engine>, AppError> {
+/// The engine and where it is.
+fn engine(config: &crate::model::config::Config) -> Result<(Arc<dyn Engine>, String), AppError> {
     let engine =
         crate::engine::docker::DockerEngine::connect(config.settings.engine.as_deref()).map_err(|e| AppError::Engine(e.to_string()))?;
-    if container::inside() {
-        container::check_socket(engine.endpoint())?;
+    let endpoint = engine.endpoint().to_owned();
+    if container::dedicated() {
+        container::check_socket(&endpoint)?;
     }
-    Ok(Arc::new(engine))
+    Ok((Arc::new(engine), endpoint))
 }
 
 /// The backup repository: made at its first use, by a child process of this binary.

@@ -2,6 +2,7 @@
 //! our instance label plus our own registry, never a name. Deliberately absent: healing, and any guess about what was not measured.
 
 use super::{CallError, House};
+use crate::executor::names;
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ContainerSummary, HealthState, RunState};
@@ -32,7 +33,8 @@ pub async fn serving(house: &House, stack: Option<&StackName>) -> Result<Vec<Con
 }
 
 fn serves(c: &ContainerSummary) -> bool {
-    c.labels.get(labels::ROLE).is_none_or(|role| role == labels::ROLE_SERVING)
+    // A replaced one, kept for a way back, serves no more than a canary does.
+    c.labels.get(labels::ROLE).is_none_or(|role| role == labels::ROLE_SERVING) && !names::is_retired(&c.name)
 }
 
 fn key(labels: &std::collections::BTreeMap<String, String>) -> (&str, &str, u32) {

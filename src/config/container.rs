@@ -25,19 +25,47 @@ pub fn own_id(mountinfo: &str, host_name: &str) -> Option<EngineName> {
     EngineName::new(from_mounts.unwrap_or(host_name)).ok()
 }
 
-/// Inspects our own container and builds container path -> host path of its mounts.
+/// Whether this container is dockwarden's alone: its first process is dockwarden. Not so in a development container with a shell in it.
+pub fn dedicated() -> bool {
+    inside() && std::fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm.trim() == "dockwarden")
+}
+
+/// Whether the engine behind a socket runs inside of the container we are in, so that its paths are ours: a process we can name listens, on a socket
+/// that nobody mounted here. A listener outside of our process namespace has the number 0.
+async fn engine_is_here(endpoint: &str, mountinfo: &str) -> bool {
+    let Some(path) = endpoint.strip_prefix("unix://") else { return false };
+    let Ok(real) = std::fs::canonicalize(path) else { return false };
+    if mounted(mountinfo, &real) {
+        return false;
+    }
+    let peer = tokio::net::UnixStream::connect(&real).await.and_then(|s| s.peer_cred());
+    peer.is_ok_and(|p| p.pid().is_some_and(|pid| pid > 0))
+}
+
+/// Whether a path is a mount point of its own.
+fn mounted(mountinfo: &str, path: &Path) -> bool {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).any(|at| Path::new(at) == path)
+}
+
+/// Inspects our own container and builds container path -> host path of its mounts. `None` when our paths are the engine's: outside of a container, or
+/// with the engine inside of the same one.
 ///
 /// # Errors
 /// The engine's.
-pub async fn path_map(engine: &dyn Engine) -> EngineResult<Option<BTreeMap<PathBuf, PathBuf>>> {
+pub async fn path_map(engine: &dyn Engine, endpoint: &str) -> EngineResult<Option<BTreeMap<PathBuf, PathBuf>>> {
     if !inside() {
         return Ok(None);
     }
     // Unreadable mountinfo leaves the host name, which is the id unless someone set another.
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let Some(id) = own_id(&mountinfo, &host) else { return Ok(Some(BTreeMap::new())) };
-    let Some(own) = engine.container(&id).await? else { return Ok(Some(BTreeMap::new())) };
+    let own = match own_id(&mountinfo, &host) {
+        Some(id) => engine.container(&id).await?,
+        None => None,
+    };
+    let Some(own) = own else {
+        return Ok(if engine_is_here(endpoint, &mountinfo).await { None } else { Some(BTreeMap::new()) });
+    };
     Ok(Some(own.mounts.into_iter().filter(|m| !m.source.is_empty()).map(|m| (m.target.into(), m.source.into())).collect()))
 }
 
@@ -132,6 +160,18 @@ mod tests {
         assert_eq!(own_id(&info, "renamed").expect("found").as_str(), id);
         assert_eq!(own_id("", "0123456789ab").expect("found").as_str(), "0123456789ab");
         assert_eq!(own_id("", "../x"), None);
+    }
+
+    #[tokio::test]
+    async fn an_engine_beside_us_in_the_same_container_sees_our_paths_and_one_whose_socket_was_mounted_does_not() {
+        let dir = tempfile::tempdir().expect("directory");
+        let socket = std::fs::canonicalize(dir.path()).expect("a real path").join("engine.sock");
+        let endpoint = format!("unix://{}", socket.display());
+        assert!(!engine_is_here(&endpoint, "").await, "nobody listens");
+        let _open = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        assert!(engine_is_here(&endpoint, "1 2 8:1 / / rw - ext4 x rw\n").await);
+        assert!(!engine_is_here(&endpoint, &format!("3 2 8:1 /run/docker.sock {} rw - tmpfs x rw\n", socket.display())).await);
+        assert!(!engine_is_here("tcp://127.0.0.1:2375", "").await);
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub fn canary(op: &OperationId, service: &ServiceName) -> EngineName {
 pub fn retired(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
     name(format!("dw-{}-{}-{number}-old", tail(op), cut(service)))
 }
+/// Whether a name is one of [`retired`]: the container stays, stopped, until its release has passed its watch window.
+pub fn is_retired(name: &str) -> bool {
+    let Some((tail, number)) = name.strip_prefix("dw-").and_then(|n| n.strip_suffix("-old")).and_then(|n| n.rsplit_once('-')) else {
+        return false;
+    };
+    let op = tail.split('-').next().unwrap_or_default();
+    op.len() == 12 && op.bytes().all(|b| b.is_ascii_alphanumeric()) && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+}
 /// Name a serving container carries for people: `container_name`, or Compose's `stack-service-number`.
 pub fn canonical(stack: &StackName, service: &ServiceName, spec: &ServiceSpec, number: u32) -> EngineName {
     let fixed = spec.container_name.as_deref().and_then(|n| EngineName::new(n).ok());
@@ -51,4 +59,22 @@ pub fn base(instance: &str, stack: &StackName, op: &OperationId) -> BTreeMap<Str
         (labels::STACK.into(), stack.to_string()),
         (labels::OPERATION.into(), op.to_string()),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retired_name_is_known_again_and_nothing_else_is() {
+        let op = OperationId::new("op-01m7xz3tmrv2w2p7fq4b52vsxv").expect("valid");
+        let service = ServiceName::new("my-api").expect("valid");
+        let stack = StackName::new("dw-shop").expect("valid");
+        assert!(is_retired(retired(&op, &service, 2).as_str()));
+        let spec = ServiceSpec::default();
+        for other in [working(&op, &service, 2), canary(&op, &service), canonical(&stack, &service, &spec, 1), claim(&stack)] {
+            assert!(!is_retired(other.as_str()), "{other}");
+        }
+        assert!(!is_retired("dw-old") && !is_retired("dw-a-1-old") && !is_retired("shop-api-1-old"));
+    }
 }

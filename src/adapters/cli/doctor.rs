@@ -212,7 +212,7 @@ async fn supervisor(global: &Global) -> Finding {
 
 /// Whoever runs this could be an agent's shell. What such a shell can write or reach makes the gate advisory.
 fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
-    if config::container::inside() {
+    if config::container::dedicated() {
         // Nobody but the supervisor has a shell in its container.
         return vec![ok(
             "gate",
