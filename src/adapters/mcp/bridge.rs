@@ -39,7 +39,7 @@ pub async fn run(bridge: &Bridge) -> Result<(), client::ClientError> {
     let stream = from.into_inner().reunite(to).expect("introduce() split one stream").into_std().map_err(broken)?;
     stream.set_nonblocking(false).map_err(broken)?;
     let up = stream.try_clone().map_err(broken)?;
-    let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let (ended, mut ends) = tokio::sync::mpsc::channel(2);
     // A thread for each direction: tokio moves stdin and stdout to other threads for every message. They are not waited for: a read of
     // stdin that nobody answers ends with the process.
     let upward = ended.clone();
@@ -47,12 +47,12 @@ pub async fn run(bridge: &Bridge) -> Result<(), client::ClientError> {
         let copied = copy(&mut std::io::stdin().lock(), &mut &up);
         // The supervisor answers what still runs, then closes; one that is gone already is told of by the other direction.
         let _ = up.shutdown(std::net::Shutdown::Write);
-        let _ = upward.send(Ended::Up(copied));
+        let _ = upward.blocking_send(Ended::Up(copied));
     });
     std::thread::spawn(move || {
         let mut out = std::io::stdout().lock();
         let copied = out.write_all(&ahead).and_then(|()| out.flush()).and_then(|()| copy(&mut &stream, &mut out));
-        let _ = ended.send(Ended::Down(copied));
+        let _ = ended.blocking_send(Ended::Down(copied));
     });
     loop {
         match ends.recv().await {
