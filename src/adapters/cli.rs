@@ -104,7 +104,7 @@ pub enum Command {
     Audit(audit::AuditArgs),
     /// Agents and their tokens.
     Agents(agents::AgentsArgs),
-    /// Check agents, policy and prompts without loading them.
+    /// Check agents, policy and prompts without loading them; explain the rules.
     Policy(agents::PolicyArgs),
     /// Explain what is wrong with this set-up and how to mend it.
     Doctor(doctor::DoctorArgs),

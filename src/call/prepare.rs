@@ -356,7 +356,7 @@ async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError
     let owner = if first.labels.contains_key(labels::INSTANCE) { "another dockwarden" } else { "someone else" };
     let message =
         format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
-    Err(CallError::new(ErrorCode::Conflict, message, format!("choose another stack name, or an operator runs `dockwarden adopt {stack}`"))
+    Err(CallError::new(ErrorCode::Conflict, message, "choose another stack name, or have that project removed first by whoever runs it")
         .field("stack"))
 }
 

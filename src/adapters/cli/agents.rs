@@ -1,10 +1,11 @@
 //! Agents, their tokens, and the check of the files that define them.
 
-use super::{CliResult, Ended, Global, output, reach, terminal};
+use super::{CliError, CliResult, Ended, Global, output, reach, terminal};
 use crate::adapters::socket::wire::Admin;
 use crate::app::rules;
+use crate::gate::rules::{RULES, RuleInfo, find};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Agents and their tokens.
 #[derive(Debug, Args)]
@@ -47,6 +48,11 @@ pub struct PolicyArgs {
 enum PolicyCommand {
     /// Check agents, policy and prompts without loading them.
     Check,
+    /// List the rules over plans, or explain one.
+    Explain {
+        /// Rule, e.g. bind.outside.
+        rule: Option<String>,
+    },
 }
 
 /// Runs `agents`.
@@ -73,9 +79,31 @@ pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
 
 /// Runs `policy`.
 pub fn policy(global: &Global, args: &PolicyArgs) -> CliResult {
-    match args.command {
+    match &args.command {
         PolicyCommand::Check => Ok(check(global)),
+        PolicyCommand::Explain { rule: None } => {
+            let rows: Vec<Value> = RULES.iter().map(explained).collect();
+            output::reply(global.json, "policy explain", &json!({"rules": rows}), "");
+            Ok(Ended::Done)
+        }
+        PolicyCommand::Explain { rule: Some(id) } => {
+            let known = || CliError::Usage(format!("there is no rule {id:?}"), "`dockwarden policy explain` lists them".into());
+            let row = explained(find(id).ok_or_else(known)?);
+            let text = format!(
+                "{}: {}\nverdict {}, in production {}\nfrom {}\n{}",
+                row["rule"], row["about"], row["verdict"], row["production"], row["from"], row["level"]
+            );
+            output::reply(global.json, "", &row, &text.replace('"', ""));
+            Ok(Ended::Done)
+        }
     }
+}
+
+/// A rule as people and scripts read it.
+fn explained(rule: &RuleInfo) -> Value {
+    let level =
+        if rule.host_root { "only an exception for one exact value lifts it" } else { "policy.toml may set another level under [rules]" };
+    json!({"rule": rule.id, "verdict": rule.default, "production": rule.production, "about": rule.title, "from": rule.refs.join(", "), "level": level})
 }
 
 fn check(global: &Global) -> Ended {
