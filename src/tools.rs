@@ -1,5 +1,5 @@
-//! The catalogue: every tool an agent can call, one verb a file. A [`Verb`] has typed input and output; [`Tool`] is its object-safe face, so that the
-//! line in `call::dispatch` treats all alike. Adding a tool = one file + one line of [`CATALOGUE`]. Deliberately absent: gates, audit, protocols.
+//! The catalogue: every tool an agent can call, one verb a file. A `Verb` has typed input and output; `Tool` is its object-safe face, so that the
+//! line in `call::dispatch` treats all alike. Adding a tool = one file + one line of `CATALOGUE`. Deliberately absent: gates, audit, protocols.
 
 mod agents;
 mod approval;
