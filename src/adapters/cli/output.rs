@@ -9,7 +9,7 @@ use std::io::Write;
 const TABLES: &[(&str, &str, &[&str])] = &[
     ("plan", "/changes", &["service", "action", "strategy", "expected_loss"]),
     ("plan", "/findings", &["verdict", "rule", "service", "because"]),
-    ("history", "/releases", &["number", "state", "created_at", "restorable", "environment", "agent", "reason"]),
+    ("history", "/releases", &["release", "state", "current", "at", "restorable", "agent", "reason"]),
     ("stats", "/containers", &["service", "container", "cpu_percent", "memory_bytes", "memory_limit"]),
     ("backup", "/snapshots", &["snapshot_id", "volume", "bytes", "added", "files", "state"]),
     ("backups", "/snapshots", &["snapshot_id", "at", "stack", "volume", "bytes", "state"]),
