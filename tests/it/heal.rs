@@ -29,7 +29,7 @@ async fn a_killed_container_is_restarted_until_the_budget_is_spent_and_a_stopped
     client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 20})).await;
     let container = format!("{stack}-store-1");
 
-    // Stopped by hand, also over a restart of the supervisor: left alone, while the neighbour that was killed after it comes back.
+    // Stopped by hand: left alone, while the neighbour that was killed after it comes back.
     let other = format!("{stack}-other-1");
     docker(&["stop", "-t", "1", &container]);
     docker(&["kill", &other]);
