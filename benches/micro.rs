@@ -45,6 +45,7 @@ fn calls(book: &Rulebook) -> Vec<CallFacts> {
                     agent: agent.clone(),
                     tool: tool.name.clone(),
                     mutates: tool.mutates,
+                    preview: false,
                     stack: environment.map(|_| StackName::new("shop").expect("a name")),
                     environment: environment.map(str::to_owned),
                     service: None,

@@ -145,6 +145,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         config,
         prompts: ArcSwap::from_pointee(prompts),
         backups,
+        turns: Default::default(),
     });
     late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();

@@ -11,6 +11,7 @@ pub mod observe;
 pub mod plan_facts;
 pub mod prepare;
 pub mod record;
+pub mod repeat;
 pub mod run;
 pub mod volumes;
 

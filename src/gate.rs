@@ -37,8 +37,10 @@ pub struct CallFacts {
     pub agent: String,
     /// Tool, a name of the catalogue.
     pub tool: String,
-    /// Whether the tool changes the world.
+    /// Whether the call changes the world.
     pub mutates: bool,
+    /// The tool changes the world and this call only asks what it would do (`prune` with `dry_run`): judged as a read, and no permit comes of it.
+    pub preview: bool,
     /// Stack, when the call names one.
     pub stack: Option<StackName>,
     /// Environment of that stack, resolved.
@@ -126,7 +128,7 @@ pub struct Refusal {
 /// `approved` says that the needed approvals were given for exactly this plan digest.
 ///
 /// # Errors
-/// A `Refusal` when either gate denies, or asks for an approval that was not given.
+/// A `Refusal` when either gate denies, or asks for an approval that was not given; always for a preview.
 pub fn permit(
     call: &CallId,
     facts: &CallFacts,
@@ -135,6 +137,11 @@ pub fn permit(
     findings: &[Finding],
     approved: bool,
 ) -> Result<Permit, Refusal> {
+    if facts.preview {
+        let because = "a call that only asks what would be done gets no permit to do it".to_owned();
+        let finding = Finding { rule: "call.preview".into(), verdict: Verdict::Deny, service: None, path: None, because };
+        return Err(Refusal { verdict: Verdict::Deny, findings: vec![finding] });
+    }
     let verdict = decision.verdict.max(plan);
     let ok = match verdict {
         Verdict::Allow | Verdict::Warn => true,

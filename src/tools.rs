@@ -30,6 +30,7 @@ use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -85,13 +86,42 @@ pub(crate) trait Verb: Send + Sync + 'static {
     /// When the reference leads nowhere, or the arguments contradict each other.
     fn scope(call: &Call, input: &Self::Input) -> impl Future<Output = Result<Scope, CallError>> + Send;
 
-    /// The reply of a call that repeats an earlier one: the same operation again, never a second one. Comes before planning, since the world has moved.
+    /// Whether these arguments change the world: a tool that changes can be asked to only show what it would do. Such a call is a read to every gate.
+    fn changes(_input: &Self::Input) -> bool {
+        Self::SPEC.effect != Effect::Read
+    }
+
+    /// What a call of a tool that changes would do, for arguments of which [`Verb::changes`] says no. Gets no permit, so it cannot change anything.
+    ///
+    /// # Errors
+    /// As [`Verb::run`].
+    fn preview(_call: &Call, _input: Self::Input) -> impl Future<Output = Result<Self::Output, CallError>> + Send {
+        async { Err(CallError::new(ErrorCode::Internal, "this tool has nothing to show before it is done", "report this to the operator")) }
+    }
+
+    /// The operation that an earlier call with this key or plan began: it is the answer, never a second one. Comes before planning, since the world has
+    /// moved, and before counting, since a repetition counts against no hourly limit.
     ///
     /// # Errors
     /// When the key was used with other arguments.
-    fn replay(_call: &Call, _input: &Self::Input) -> impl Future<Output = Result<Option<Self::Output>, CallError>> + Send {
+    fn earlier(_call: &Call, _input: &Self::Input) -> impl Future<Output = Result<Option<Operation>, CallError>> + Send {
         async { Ok(None) }
     }
+
+    /// The reply of a call that repeats the one that began `operation`; `None` for a tool whose calls never repeat one another.
+    ///
+    /// # Errors
+    /// As [`Verb::run`].
+    fn replay(
+        _call: &Call,
+        _input: &Self::Input,
+        _operation: Operation,
+    ) -> impl Future<Output = Result<Option<Self::Output>, CallError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Whether [`Verb::replay`] answers: then an identical call made while the first is under way joins its operation.
+    const REPLAYS: bool = false;
 
     /// The plan of a tool that runs one; `None` for the others.
     ///
@@ -141,8 +171,16 @@ pub(crate) trait Tool: Send + Sync {
 pub(crate) trait Bound: Send + Sync {
     /// See [`Verb::scope`].
     async fn scope(&self, call: &Call) -> Result<Scope, CallError>;
+    /// See [`Verb::changes`].
+    fn changes(&self) -> bool;
+    /// See [`Verb::preview`].
+    async fn preview(self: Box<Self>, call: &Call) -> Result<Answer, CallError>;
+    /// See [`Verb::REPLAYS`].
+    fn replays(&self) -> bool;
+    /// See [`Verb::earlier`].
+    async fn earlier(&self, call: &Call) -> Result<Option<Operation>, CallError>;
     /// See [`Verb::replay`].
-    async fn replay(&self, call: &Call) -> Result<Option<Answer>, CallError>;
+    async fn replay(&self, call: &Call, operation: Operation) -> Result<Option<Answer>, CallError>;
     /// See [`Verb::plan`].
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError>;
     /// See [`Verb::run`].
@@ -169,8 +207,20 @@ impl<V: Verb> Bound for Arguments<V> {
     async fn scope(&self, call: &Call) -> Result<Scope, CallError> {
         V::scope(call, &self.0).await
     }
-    async fn replay(&self, call: &Call) -> Result<Option<Answer>, CallError> {
-        V::replay(call, &self.0).await?.map(|output| answer::<V>(&output)).transpose()
+    fn changes(&self) -> bool {
+        V::changes(&self.0)
+    }
+    async fn preview(self: Box<Self>, call: &Call) -> Result<Answer, CallError> {
+        answer::<V>(&V::preview(call, self.0).await?)
+    }
+    fn replays(&self) -> bool {
+        V::REPLAYS
+    }
+    async fn earlier(&self, call: &Call) -> Result<Option<Operation>, CallError> {
+        V::earlier(call, &self.0).await
+    }
+    async fn replay(&self, call: &Call, operation: Operation) -> Result<Option<Answer>, CallError> {
+        V::replay(call, &self.0, operation).await?.map(|output| answer::<V>(&output)).transpose()
     }
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError> {
         V::plan(call, &self.0).await

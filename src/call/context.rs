@@ -1,14 +1,15 @@
 //! What a call carries: who, by which door, and the house it runs in.
 
+use super::repeat::{Turn, Turns};
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::gate::{CallFacts, Rulebook};
 use crate::model::config::Config;
-use crate::model::ids::{AgentName, ApprovalId, CallId};
+use crate::model::ids::{AgentName, ApprovalId, CallId, OperationId};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Door a call came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct House {
     pub prompts: ArcSwap<Vec<crate::model::prompt::Prompt>>,
     /// Backup repository; `None` when built without backups.
     pub backups: Option<Arc<crate::executor::backup::BackupHouse>>,
+    /// Identical calls, one after the other.
+    pub turns: Turns,
 }
 
 impl std::fmt::Debug for House {
@@ -99,6 +102,8 @@ pub struct Call {
     pub facts: OnceLock<CallFacts>,
     /// Approval that let it through, once it did.
     pub approved_by: OnceLock<ApprovalId>,
+    /// Its turn among identical calls, while it has it.
+    turn: Mutex<Option<Turn>>,
 }
 
 impl Call {
@@ -115,7 +120,25 @@ impl Call {
             resumes,
             facts: OnceLock::new(),
             approved_by: OnceLock::new(),
+            turn: Mutex::default(),
         }
+    }
+
+    /// Keeps this call's turn among identical ones until [`Call::accepted`] or [`Call::let_next`].
+    pub(super) fn takes(&self, turn: Turn) {
+        *self.turn.lock().expect("no panic while held") = Some(turn);
+    }
+
+    /// The operation of this call is under way: an identical call that waited joins it.
+    pub fn accepted(&self, operation: &OperationId) {
+        if let Some(turn) = self.turn.lock().expect("no panic while held").take() {
+            turn.leads_to(operation);
+        }
+    }
+
+    /// This call leads to no operation that others could join.
+    pub(super) fn let_next(&self) {
+        drop(self.turn.lock().expect("no panic while held").take());
     }
 
     /// Sends a line of progress; a slow or absent reader loses it.

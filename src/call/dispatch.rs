@@ -1,8 +1,9 @@
 //! The line itself. Every door calls [`dispatch`]; nothing here knows any single tool. The order is the security of the house: the gate before any work,
 //! the intent before any effect, both gates over what is really done, the outcome before the reply.
 
+use super::repeat::{self, Before};
 use super::{Call, CallError, House, Principal, Progress, approval, error::ErrorCode, facts, record};
-use crate::gate::{self, CallFacts, Decision};
+use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::ApprovalId;
 use crate::model::verdict::Verdict;
 use crate::redact;
@@ -69,18 +70,18 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     let decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
     tracing::Span::current().record("verdict", decision.verdict.as_str());
     let intent = record::intent(&call, facts, &decision, &input);
-    // The resume of an approval was counted when it was asked for.
-    let limits = if call.resumes.is_some() { &[][..] } else { &decision.limits };
     if decision.verdict == Verdict::Deny {
         return record::single(&call, &intent, &[], Err(denial(&decision.findings, decision.hint.as_deref()))).await;
     }
     if !facts.mutates {
         let result = read(&call, facts, &decision, bound).await;
-        return record::single(&call, &intent, limits, result).await;
+        return record::single(&call, &intent, &decision.limits, result).await;
     }
-    record::begin(&call, &intent, limits).await?;
+    let before = repeat::before(&call, facts, bound.as_ref(), &input).await;
+    let limits = before.limits(&decision.limits);
+    record::begin(&call, &intent, &limits).await?;
     // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.
-    let rest = mutate(call.clone(), decision, bound, input).instrument(tracing::Span::current());
+    let rest = mutate(call.clone(), decision, bound, input, before, limits).instrument(tracing::Span::current());
     tokio::spawn(rest).await.unwrap_or_else(|e| {
         Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string()))
     })
@@ -89,23 +90,35 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
 async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
     let tool = tools::find(name)?;
     let bound = tool.parse(input.clone())?;
-    let facts = facts::resolve(call, tool.spec(), bound.scope(call).await?).await?;
+    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?).await?;
     Ok((facts, bound))
 }
 
 async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dyn Bound>) -> Result<Answer, CallError> {
+    if facts.preview && decision.verdict <= Verdict::Warn {
+        return bound.preview(call).await;
+    }
     let permit =
         gate::permit(&call.id, facts, decision, Verdict::Allow, &[], false).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
     bound.run(call, None, permit).await
 }
 
-async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, input: Value) -> Result<Answer, CallError> {
+async fn mutate(
+    call: Arc<Call>,
+    decision: Decision,
+    bound: Box<dyn Bound>,
+    input: Value,
+    before: Before,
+    counted: Vec<RateLimit>,
+) -> Result<Answer, CallError> {
     let mut verdict = decision.verdict;
     let mut findings = vec![];
     let facts = call.facts.get().expect("line() set the facts before the intent");
     let effect = async {
-        if let Some(earlier) = bound.replay(&call).await? {
-            return Ok(earlier);
+        if let Some(earlier) = before.earlier?
+            && let Some(answer) = bound.replay(&call, earlier).await?
+        {
+            return Ok(answer);
         }
         let plan = bound.plan(&call).await?;
         if let Some(plan) = &plan {
@@ -119,6 +132,9 @@ async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, inpu
         };
         let permit = gate::permit(&call.id, facts, &decision, plan_verdict, &findings, approved)
             .map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
+        if !bound.replays() {
+            call.let_next();
+        }
         bound.run(&call, plan, permit).await
     };
     let result = AssertUnwindSafe(effect).catch_unwind().await.unwrap_or_else(|_| {
@@ -128,8 +144,9 @@ async fn mutate(call: Arc<Call>, decision: Decision, bound: Box<dyn Bound>, inpu
             "call `status` to see what was done, and report this to the operator",
         ))
     });
+    call.let_next();
     tracing::Span::current().record("verdict", verdict.as_str());
-    call.house.store.audit_outcome(&record::outcome(&call, verdict, &findings, &result)).await?;
+    record::end(&call, &record::outcome(&call, verdict, &findings, &result), &counted).await?;
     result
 }
 

@@ -30,11 +30,11 @@ impl Scope {
     }
 }
 
-/// The facts of a call.
+/// The facts of a call; `changes` is what the tool says of these arguments.
 ///
 /// # Errors
 /// When the environment given is not the stack's, or is none of the policy's.
-pub async fn resolve(call: &Call, spec: &ToolSpec, scope: Scope) -> Result<CallFacts, CallError> {
+pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope) -> Result<CallFacts, CallError> {
     let environment = match &scope.stack {
         None => scope.environment,
         Some(stack) => Some(environment(call, stack, scope.environment).await?),
@@ -42,7 +42,8 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, scope: Scope) -> Result<CallF
     Ok(CallFacts {
         agent: call.who.agent.to_string(),
         tool: spec.name.to_owned(),
-        mutates: spec.effect != Effect::Read,
+        mutates: changes,
+        preview: spec.effect != Effect::Read && !changes,
         stack: scope.stack,
         environment,
         service: scope.service,
@@ -51,7 +52,8 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, scope: Scope) -> Result<CallF
 
 /// Facts of a call whose arguments could not be read: enough for its row in the audit log.
 pub fn unread(call: &Call, tool: &str) -> CallFacts {
-    CallFacts { agent: call.who.agent.to_string(), tool: tool.to_owned(), mutates: false, stack: None, environment: None, service: None }
+    let (agent, tool) = (call.who.agent.to_string(), tool.to_owned());
+    CallFacts { agent, tool, mutates: false, preview: false, stack: None, environment: None, service: None }
 }
 
 async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> Result<String, CallError> {

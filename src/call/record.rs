@@ -100,6 +100,17 @@ pub(crate) async fn begin(call: &Call, intent: &Intent, limits: &[RateLimit]) ->
     admitted(call.house.store.audit_intent(intent, limits).await?)
 }
 
+/// Writes a mutation's outcome. One that was denied after all is taken out of the hourly limits it was counted under.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn end(call: &Call, outcome: &Outcome, counted: &[RateLimit]) -> Result<(), CallError> {
+    let denied = outcome.outcome == "denied";
+    let forgiven: Vec<RateLimit> = counted.iter().filter(|l| denied && super::repeat::by_rule(l)).cloned().collect();
+    call.house.store.audit_outcome(outcome, &forgiven).await?;
+    Ok(())
+}
+
 fn admitted(recorded: Recorded) -> Result<(), CallError> {
     match recorded {
         Recorded::Ok { .. } => Ok(()),

@@ -117,6 +117,7 @@ pub async fn execute(
     };
     let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
     tracing::info!(operation = %operation.id, "operation accepted");
+    call.accepted(&operation.id);
     // What an operator approved starts and is polled: nobody waits at this call.
     let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
         wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
@@ -130,23 +131,28 @@ fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
     call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes())
 }
 
-/// The operation an earlier call with the same key or plan began, waited for like a new one.
+/// The operation an earlier call with the same key or plan began.
 ///
 /// # Errors
 /// `Conflict` when the key was used with other arguments, and the store's.
-pub async fn replay(
+pub async fn earlier(
     call: &Call,
     arguments: &serde_json::Value,
-    waiting: &Waiting,
+    key: Option<&str>,
     plan: Option<&PlanId>,
-) -> Result<Option<OperationView>, CallError> {
+) -> Result<Option<Operation>, CallError> {
     let hash = args_hash(call, arguments);
-    let key = waiting.idempotency_key.as_deref();
-    let earlier = call.house.store.earlier_operation(call.who.agent.as_str(), key, &hash, plan, call.now).await?;
-    let Some(operation) = earlier else { return Ok(None) };
+    Ok(call.house.store.earlier_operation(call.who.agent.as_str(), key, &hash, plan, call.now).await?)
+}
+
+/// An earlier call's operation, waited for like a new one.
+///
+/// # Errors
+/// The executor's and the store's.
+pub async fn replay(call: &Call, operation: Operation, waiting: &Waiting) -> Result<OperationView, CallError> {
     let operation =
         if waiting.wait.unwrap_or(true) { wait(call, operation.id, waiting.timeout_s, Until::Settled).await? } else { operation };
-    Ok(Some(view(call, operation).await?))
+    view(call, operation).await
 }
 
 /// Waits until an operation stands as asked or the time is over, passing its progress on.

@@ -144,8 +144,15 @@ async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
 
 fn permit(verb: &str) -> Permit {
     let call = CallId::new("call-test").unwrap();
-    let facts =
-        CallFacts { agent: "tester".into(), tool: verb.into(), mutates: true, stack: Some(shop()), environment: None, service: None };
+    let facts = CallFacts {
+        agent: "tester".into(),
+        tool: verb.into(),
+        mutates: true,
+        preview: false,
+        stack: Some(shop()),
+        environment: None,
+        service: None,
+    };
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
     crate::gate::permit(&call, &facts, &decision, Verdict::Allow, &[], false).unwrap()
 }

@@ -111,8 +111,10 @@ fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
         return refused(&format!("{}/{tier}", agent.name), format!("{tool} by an agent of {tier}: {why}"), hint);
     }
 
-    let matched: Vec<&Rule> =
-        agent.rules.iter().filter(|r| rule_matches(r, tool, stack, environment, facts.service.as_ref().map(ServiceName::as_str))).collect();
+    let service = facts.service.as_ref().map(ServiceName::as_str);
+    // What a rule asks of a tool's changes (approval, an hourly limit) says nothing of a call that changes nothing; a denial holds for both.
+    let applies = |r: &&Rule| !facts.preview || r.effect == Verdict::Deny;
+    let matched: Vec<&Rule> = agent.rules.iter().filter(|r| rule_matches(r, tool, stack, environment, service)).filter(applies).collect();
     let mut findings: Vec<Finding> =
         matched.iter().map(|r| finding(&format!("{}/{}", agent.name, r.id), r.effect, r.because.clone())).collect();
     let granted = matched.iter().any(|r| r.effect <= Verdict::Approval);

@@ -122,6 +122,14 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// What an agent asked for with a tool and what is not used, refused or void: newest first.
+    pub async fn open_approvals(&self, agent: &str, tool: &str, now: DateTime<Utc>) -> StoreResult<Vec<Approval>> {
+        let (agent, tool, inner) = (agent.to_owned(), tool.to_owned(), self.inner.clone());
+        let mut found = self.inner.state.read(move |c| open_of(c, &inner.keys, &agent, &tool)).await?;
+        found.retain(|a| !a.overdue(now));
+        Ok(found)
+    }
+
     /// Adds an operator's word; becomes `Approved` with enough different operators, `Denied` with one no. Returns the new state of it, or `None` when it is not pending.
     pub async fn decide_approval(
         &self,
@@ -227,6 +235,13 @@ fn pending(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {
     let mut statement =
         c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval WHERE state = 'pending' ORDER BY created_at DESC, rowid DESC"))?;
     all(&mut statement, [], |r| read(r, keys))
+}
+
+fn open_of(c: &Connection, keys: &Keys, agent: &str, tool: &str) -> Sql<Vec<Approval>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM approval WHERE agent = ?1 AND tool = ?2 AND state IN ('pending', 'approved') ORDER BY created_at DESC"
+    ))?;
+    all(&mut statement, params![agent, tool], |r| read(r, keys))
 }
 
 fn every(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {

@@ -181,17 +181,19 @@ impl Store {
         self.inner.audit.write(write).await
     }
 
-    /// Writes a mutation's outcome, durable on return. Agent, door, tool, stack and environment are those of its intent.
+    /// Writes a mutation's outcome, durable on return. Agent, door, tool, stack and environment are those of its intent. The intent no longer
+    /// counts under `forgiven`, limits it was counted under.
     ///
     /// # Errors
     /// `Missing` when the call has no intent, or the database's.
-    pub async fn audit_outcome(&self, outcome: &Outcome) -> StoreResult<i64> {
-        let outcome = outcome.clone();
+    pub async fn audit_outcome(&self, outcome: &Outcome, forgiven: &[RateLimit]) -> StoreResult<i64> {
+        let (outcome, forgiven) = (outcome.clone(), forgiven.to_vec());
         let write = move |c: &Connection| {
             let call = outcome.call.as_str();
             let intent = rows::intent_of(c, call)?.ok_or_else(|| super::fault::missing("audit intent of call", call))?;
             let seq = rows::append(c, &NewRow::outcome(&intent, &outcome))?;
             rows::close_call(c, call)?;
+            limits::forgive(c, &forgiven, intent.at)?;
             Ok(seq)
         };
         self.inner.audit.write(write).await

@@ -8,6 +8,7 @@ use crate::call::run::{self, OperationView, Waiting};
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,10 +86,15 @@ impl Verb for Deploy {
         Ok(Scope { stack: Some(stack), environment: input.environment.clone(), service: None })
     }
 
-    async fn replay(call: &Call, input: &Input) -> Result<Option<OperationView>, CallError> {
-        let waiting =
-            Waiting { wait: input.wait, timeout_s: input.timeout_s, idempotency_key: input.idempotency_key.clone(), reason: None };
-        run::replay(call, &super::as_arguments(input)?, &waiting, input.plan_id.as_ref()).await
+    const REPLAYS: bool = true;
+
+    async fn earlier(call: &Call, input: &Input) -> Result<Option<Operation>, CallError> {
+        run::earlier(call, &super::as_arguments(input)?, input.idempotency_key.as_deref(), input.plan_id.as_ref()).await
+    }
+
+    async fn replay(call: &Call, input: &Input, operation: Operation) -> Result<Option<OperationView>, CallError> {
+        let waiting = Waiting { wait: input.wait, timeout_s: input.timeout_s, ..Waiting::default() };
+        run::replay(call, operation, &waiting).await.map(Some)
     }
 
     async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {

@@ -76,23 +76,35 @@ impl Verb for Prune {
         Ok(Scope::default())
     }
 
+    fn changes(input: &Input) -> bool {
+        input.dry_run == Some(false)
+    }
+
+    async fn preview(call: &Call, input: Input) -> Result<Output, CallError> {
+        let found = find(call, input.what).await?;
+        let bytes = found.iter().map(|i| i.bytes).sum();
+        Ok(bounded(Output {
+            what: input.what,
+            dry_run: true,
+            items: found.into_iter().map(|i| i.shown).collect(),
+            kept: vec![],
+            bytes,
+            truncated: false,
+        }))
+    }
+
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
-        let dry_run = input.dry_run.unwrap_or(true);
-        let mut out = Output { what: input.what, dry_run, items: vec![], kept: vec![], bytes: 0, truncated: false };
-        match input.what {
-            What::Images => images(call, &permit, &mut out).await?,
-            What::Containers => containers(call, &permit, &mut out).await?,
-            What::Networks => networks(call, &permit, &mut out).await?,
-            What::BuildCache if dry_run => out.items.push("the whole build cache (its size is only known after)".into()),
-            What::BuildCache => {
-                out.bytes = call.house.engine.prune(&permit, PruneKind::BuildCache).await?;
-                out.items.push("build cache".into());
+        let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], bytes: 0, truncated: false };
+        for item in find(call, input.what).await? {
+            match remove(call, &permit, &item).await {
+                Ok(bytes) => {
+                    out.bytes += bytes;
+                    out.items.push(item.shown);
+                }
+                Err(e) => out.kept.push(format!("{}: {e}", item.shown)),
             }
         }
-        out.truncated = out.items.len() > SHOWN || out.kept.len() > SHOWN;
-        out.items.truncate(SHOWN);
-        out.kept.truncate(SHOWN);
-        Ok(out)
+        Ok(bounded(out))
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -108,43 +120,70 @@ impl Verb for Prune {
     }
 }
 
-/// Notes what became of one object.
-fn note(out: &mut Output, item: String, bytes: u64, done: Result<(), EngineError>) {
-    match done {
-        Ok(()) => {
-            out.items.push(item);
-            out.bytes += bytes;
+/// Something that nothing uses any more.
+struct Item {
+    what: Unused,
+    /// How replies name it.
+    shown: String,
+    bytes: u64,
+}
+
+enum Unused {
+    Image(ImageRef),
+    Container(EngineName),
+    Network(EngineName),
+    BuildCache,
+}
+
+fn bounded(mut out: Output) -> Output {
+    out.truncated = out.items.len() > SHOWN || out.kept.len() > SHOWN;
+    out.items.truncate(SHOWN);
+    out.kept.truncate(SHOWN);
+    out
+}
+
+/// What would go. Reads only.
+async fn find(call: &Call, what: What) -> Result<Vec<Item>, CallError> {
+    match what {
+        What::Images => images(call).await,
+        What::Containers => containers(call).await,
+        What::Networks => networks(call).await,
+        What::BuildCache => {
+            Ok(vec![Item { what: Unused::BuildCache, shown: "the whole build cache (its size is only known after)".into(), bytes: 0 }])
         }
-        Err(e) => out.kept.push(format!("{item}: {e}")),
     }
 }
 
-async fn images(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+/// Removes one; the bytes that came free.
+async fn remove(call: &Call, permit: &Permit, item: &Item) -> Result<u64, EngineError> {
+    let engine = &call.house.engine;
+    match &item.what {
+        Unused::Image(reference) => engine.remove_image(permit, reference).await?,
+        Unused::Container(id) => engine.remove_container(permit, id, false).await?,
+        Unused::Network(name) => engine.remove_network(permit, name).await?,
+        Unused::BuildCache => return engine.prune(permit, PruneKind::BuildCache).await,
+    }
+    Ok(item.bytes)
+}
+
+async fn images(call: &Call) -> Result<Vec<Item>, CallError> {
     let engine = &call.house.engine;
     let all = engine.images().await?;
     let used: BTreeSet<String> = engine.containers(&[]).await?.into_iter().map(|c| c.image_id).collect();
     let (needed_ids, needed_tags) = needed(call).await?;
-    let mut dangling = 0;
+    let mut found = vec![];
     for image in &all {
         let busy = used.contains(&image.id) || needed_ids.contains(&image.id);
         for tag in image.tags.iter().filter(|t| is_release_tag(t) && !needed_tags.contains(*t)) {
             let Ok(reference) = ImageRef::new(tag.as_str()) else { continue };
             let last = image.tags.len() == 1 && !busy;
-            let done = if out.dry_run { Ok(()) } else { engine.remove_image(permit, &reference).await };
-            note(out, tag.clone(), if last { image.size } else { 0 }, done);
+            found.push(Item { what: Unused::Image(reference), shown: tag.clone(), bytes: if last { image.size } else { 0 } });
         }
-        if is_dangling(image) && !busy {
-            dangling += 1;
-            if out.dry_run {
-                note(out, format!("{} (dangling)", short(&image.id)), image.size, Ok(()));
-            } else if let Ok(reference) = ImageRef::new(image.id.as_str()) {
-                let done = engine.remove_image(permit, &reference).await;
-                note(out, format!("{} (dangling)", short(&image.id)), image.size, done);
-            }
+        if let Some(reference) = ImageRef::new(image.id.as_str()).ok().filter(|_| is_dangling(image) && !busy) {
+            found.push(Item { what: Unused::Image(reference), shown: format!("{} (dangling)", short(&image.id)), bytes: image.size });
         }
     }
-    tracing::debug!(dangling, "images looked through");
-    Ok(())
+    Ok(found)
 }
 
 /// Image ids and tags that the last releases of every stack need.
@@ -178,7 +217,8 @@ fn short(id: &str) -> &str {
     crate::redact::keep_start(id.trim_start_matches("sha256:"), 12)
 }
 
-async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+async fn containers(call: &Call) -> Result<Vec<Item>, CallError> {
+    let mut found = vec![];
     let current: BTreeMap<String, Option<u32>> =
         call.house.store.stacks().await?.into_iter().map(|s| (s.name.to_string(), s.current)).collect();
     for c in call.house.engine.containers(&observe::ours(&call.house, None)).await? {
@@ -192,13 +232,13 @@ async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<()
         if held || !ended || of_current || of_stopped_stack {
             continue;
         }
-        let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_container(permit, &c.id, false).await };
-        note(out, c.name.clone(), 0, done);
+        found.push(Item { what: Unused::Container(c.id), shown: c.name, bytes: 0 });
     }
-    Ok(())
+    Ok(found)
 }
 
-async fn networks(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), CallError> {
+async fn networks(call: &Call) -> Result<Vec<Item>, CallError> {
+    let mut found = vec![];
     let live: BTreeSet<String> =
         call.house.store.stacks().await?.into_iter().filter(|s| s.current.is_some()).map(|s| s.name.to_string()).collect();
     for n in call.house.engine.networks(&observe::ours(&call.house, None)).await? {
@@ -211,13 +251,12 @@ async fn networks(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), 
             CallError::new(ErrorCode::Internal, "the engine named a network in a way it cannot", "report this").detail(e.to_string())
         })?;
         // Only an inspect tells which containers are attached.
-        let empty = call.house.engine.network(&name).await?.is_some_and(|found| found.containers.is_empty());
+        let empty = call.house.engine.network(&name).await?.is_some_and(|n| n.containers.is_empty());
         if empty {
-            let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_network(permit, &name).await };
-            note(out, n.name, 0, done);
+            found.push(Item { what: Unused::Network(name), shown: n.name, bytes: 0 });
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 #[cfg(test)]

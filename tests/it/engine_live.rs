@@ -19,7 +19,15 @@ use std::time::Duration;
 const LABEL: &str = "dockwarden.test";
 
 fn permit() -> Permit {
-    let facts = CallFacts { agent: "tester".into(), tool: "deploy".into(), mutates: true, stack: None, environment: None, service: None };
+    let facts = CallFacts {
+        agent: "tester".into(),
+        tool: "deploy".into(),
+        mutates: true,
+        preview: false,
+        stack: None,
+        environment: None,
+        service: None,
+    };
     let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
     gate::permit(&CallId::new("call-1").unwrap(), &facts, &decision, Verdict::Allow, &[], false).unwrap()
 }

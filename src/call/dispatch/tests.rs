@@ -19,13 +19,14 @@ const COMPOSE: &str =
 const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.
-tools: plan, deploy, status, health, history, operation, approval, restart, stop
+tools: plan, deploy, status, health, history, operation, approval, restart, stop, prune
 model: inherit
 dockwarden:
   tier: tier_3_write_elevated
   rules:
     - {id: dev, effect: allow, tools: [deploy, restart], environments: [development], because: \"development is free\"}
     - {id: prod, effect: approval, tools: [deploy], environments: [production], because: \"production is reviewed\"}
+    - {id: host, effect: approval, tools: [prune], max_per_hour: 1, because: \"it reaches every stack\"}
 ---
 Keep them.
 ";
@@ -37,13 +38,36 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_of(KEEPER).await
+}
+
+/// The keeper whose deploys are limited to `n` an hour.
+async fn limited(n: u32) -> Bench {
+    let because = |b: &str| format!("max_per_hour: {n}, because: \"{b}\"");
+    let text = KEEPER
+        .replace("because: \"development is free\"", &because("development is free"))
+        .replace("because: \"production is reviewed\"", &because("production is reviewed"));
+    bench_of(&text).await
+}
+
+async fn bench_of(keeper: &str) -> Bench {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.expect("a store");
     let engine = Arc::new(FakeEngine::new());
     engine.add_image("hello:1", Behaviour::healthy());
     let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
-    let book = Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], policy, &tools::gate_facts()).expect("a rulebook");
-    let facts: crate::executor::FactsOf = Arc::new(|_, _| RequestFacts::default());
+    let book = Rulebook::build(vec![("keeper.md".into(), keeper.into())], policy, &tools::gate_facts()).expect("a rulebook");
+    let facts: crate::executor::FactsOf = Arc::new(|plan, service| {
+        let service = service.map_or("", crate::model::ids::ServiceName::as_str);
+        RequestFacts::of(
+            &plan.desired,
+            service,
+            &Default::default(),
+            &Default::default(),
+            chrono::Utc::now().date_naive(),
+            Default::default(),
+        )
+    });
     let executor = Executor::new(engine.clone(), store.clone(), facts, crate::executor::Options::default());
     let config = Config {
         home: dir.path().join("home"),
@@ -61,6 +85,7 @@ async fn bench() -> Bench {
         config,
         prompts: ArcSwap::from_pointee(vec![]),
         backups: None,
+        turns: Default::default(),
     };
     Bench { house: Arc::new(house), engine, _dir: dir }
 }
@@ -156,4 +181,93 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert_eq!(b.call("restart", json!({"stack": "shop"})).await.expect_err("not there").code, ErrorCode::NotFound);
     let tail: Vec<_> = b.rows().await.into_iter().rev().take(2).map(|(kind, _, _, outcome)| (kind, outcome)).collect();
     assert_eq!(tail, [("outcome".to_owned(), Some("error".to_owned())), ("intent".to_owned(), None)]);
+}
+
+#[tokio::test]
+async fn a_dry_run_of_prune_is_a_read_and_removes_nothing() {
+    let b = bench().await;
+    b.engine.add_image("dockwarden/gone/web:r1", Behaviour::healthy());
+    for input in [json!({"what": "images"}), json!({"what": "images", "dry_run": true})] {
+        let shown = b.call("prune", input).await.expect("a read needs no approval").value;
+        assert_eq!((shown["dry_run"].clone(), shown["items"].clone()), (json!(true), json!(["dockwarden/gone/web:r1"])), "{shown}");
+    }
+    approval::freeze(&b.house.store, "olga", "", chrono::Utc::now()).await.expect("frozen");
+    b.call("prune", json!({"what": "containers"})).await.expect("a freeze does not stop looking");
+    approval::unfreeze(&b.house.store, "olga", chrono::Utc::now()).await.expect("lifted");
+    assert_eq!(
+        b.rows().await.iter().filter(|r| r.1 == "prune").cloned().collect::<Vec<_>>(),
+        vec![row("read", "prune", "allow", Some("ok")); 3]
+    );
+    assert_eq!(b.engine.calls(), Vec::<String>::new(), "nothing was removed");
+
+    let asked = b.call("prune", json!({"what": "images", "dry_run": false})).await.expect("asked").value;
+    assert_eq!(asked["state"], "pending_approval", "{asked}");
+    let id = ApprovalId::new(asked["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
+    let removed = approval::run_approved(&b.house, &id).await.expect("approved").value;
+    assert_eq!((removed["dry_run"].clone(), removed["items"].clone()), (json!(false), json!(["dockwarden/gone/web:r1"])), "{removed}");
+    assert!(b.engine.calls().iter().any(|c| c.contains("dockwarden/gone/web:r1")), "{:?}", b.engine.calls());
+}
+
+fn keyed(key: &str, greeting: &str) -> Value {
+    json!({"stack": "shop", "compose": COMPOSE.replace("good-morning", greeting), "idempotency_key": key})
+}
+
+#[tokio::test]
+async fn a_repeated_call_is_the_same_operation_and_counts_once() {
+    let b = limited(1).await;
+    let first = b.call("deploy", keyed("k1", "one")).await.expect("deployed").value;
+    assert_eq!(first["state"], "monitoring", "{first}");
+    for _ in 0..3 {
+        let again = b.call("deploy", keyed("k1", "one")).await.expect("a replay counts against nothing").value;
+        assert_eq!(again["operation_id"], first["operation_id"]);
+    }
+    let reused = b.call("deploy", keyed("k1", "two")).await.expect_err("other arguments");
+    assert!(matches!(reused.code, ErrorCode::Conflict | ErrorCode::RateLimited), "{reused}");
+    assert_eq!(b.call("deploy", keyed("k2", "two")).await.expect_err("the hour's one was used").code, ErrorCode::RateLimited);
+}
+
+#[tokio::test]
+async fn identical_calls_at_once_make_one_operation_and_count_once() {
+    for input in [keyed("k1", "one"), json!({"stack": "shop", "compose": COMPOSE})] {
+        let b = limited(1).await;
+        let calls = (0..4).map(|_| b.call("deploy", input.clone()));
+        let replies: Vec<_> = futures_util::future::join_all(calls).await.into_iter().map(|r| r.expect("deployed").value).collect();
+        let ids: std::collections::BTreeSet<String> = replies.iter().map(|r| r["operation_id"].to_string()).collect();
+        assert_eq!(ids.len(), 1, "{replies:?}");
+        assert!(!ids.contains("null"), "{replies:?}");
+        assert_eq!(b.house.store.operations(None, 10).await.expect("listed").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_deployed_twice_at_once_is_one_operation() {
+    let b = limited(1).await;
+    let plan = b.call("plan", json!({"stack": "shop", "compose": COMPOSE})).await.expect("planned").value;
+    let input = json!({"plan_id": plan["plan_id"], "digest": plan["digest"]});
+    let (one, two) = tokio::join!(b.call("deploy", input.clone()), b.call("deploy", input.clone()));
+    let (one, two) = (one.expect("deployed").value, two.expect("joined").value);
+    assert_eq!((one["operation_id"].clone(), one["state"].clone()), (two["operation_id"].clone(), json!("monitoring")));
+    assert_eq!(b.call("deploy", input).await.expect("a replay").value["operation_id"], one["operation_id"]);
+}
+
+#[tokio::test]
+async fn asking_again_for_an_approval_and_a_plan_that_was_denied_count_against_nothing() {
+    let b = limited(1).await;
+    let privileged = COMPOSE.replace("    mem_limit", "    privileged: true\n    mem_limit");
+    for _ in 0..3 {
+        let denied = b.call("deploy", json!({"stack": "shop", "compose": privileged})).await.expect_err("denied");
+        assert_eq!(denied.code, ErrorCode::Denied, "{denied}");
+    }
+    let input = json!({"stack": "bank", "compose": COMPOSE, "environment": "production"});
+    let (one, two) = tokio::join!(b.call("deploy", input.clone()), b.call("deploy", input.clone()));
+    let (one, two) = (one.expect("asked").value, two.expect("asked").value);
+    assert_eq!(
+        (one["state"].clone(), one["approval"]["approval_id"].clone()),
+        (json!("pending_approval"), two["approval"]["approval_id"].clone())
+    );
+    let why = json!({"stack": "bank", "compose": COMPOSE, "environment": "production", "reason": "another reason is the same question"});
+    assert_eq!(b.call("deploy", why).await.expect("asked").value["approval"]["approval_id"], one["approval"]["approval_id"]);
+    let other = json!({"stack": "till", "compose": COMPOSE, "environment": "production"});
+    assert_eq!(b.call("deploy", other).await.expect_err("another question counts").code, ErrorCode::RateLimited);
 }

@@ -51,6 +51,7 @@ fn call(agent: &str, tool: &str, stack: Option<&str>, environment: Option<&str>)
         agent: agent.into(),
         tool: tool.into(),
         mutates: WRITES.contains(&tool),
+        preview: false,
         stack: stack.map(|s| StackName::new(s).unwrap()),
         environment: environment.map(str::to_owned),
         service: None,
@@ -245,7 +246,7 @@ proptest! {
     #[test]
     fn decide_never_panics_and_never_allows_strangers(agent in ".{0,20}", tool in ".{0,20}", mutates: bool, env in proptest::option::of(".{0,12}")) {
         let book = shipped();
-        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, stack: None, environment: env, service: None };
+        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, preview: false, stack: None, environment: env, service: None };
         let d = decide(&book, &facts);
         if !book.agents.contains_key(&agent) {
             prop_assert_eq!(d.verdict, Deny);
@@ -254,4 +255,22 @@ proptest! {
         let known = READS.contains(&tool.as_str()) || WRITES.contains(&tool.as_str());
         prop_assert!(known || decide(&book, &facts).verdict == Deny);
     }
+}
+
+#[test]
+fn a_preview_is_judged_as_a_read_and_never_gets_a_permit() {
+    let rule = |effect: &str| {
+        format!("{{tier: tier_3_write_elevated, rules: [{{id: host, effect: {effect}, tools: [prune], max_per_hour: 1, because: b}}]}}")
+    };
+    let preview = CallFacts { mutates: false, preview: true, ..call("tester", "prune", None, None) };
+    for (effect, expected) in [("approval", Allow), ("allow", Allow), ("deny", Deny)] {
+        let grants = if effect == "deny" { rule(effect).replace("max_per_hour: 1, ", "") } else { rule(effect) };
+        let d = decide(&book("prune", &grants, ""), &preview);
+        assert_eq!((d.verdict, d.limits.len(), d.approval.is_some()), (expected, 0, false), "{effect} {d:?}");
+        let id = crate::model::ids::CallId::new("call-1").unwrap();
+        let refused = crate::gate::permit(&id, &preview, &d, Allow, &[], true).unwrap_err();
+        assert_eq!(refused.verdict, Deny, "{effect}");
+    }
+    let d = decide(&book("status", "{tier: tier_3_write_elevated}", ""), &preview);
+    assert_eq!(rules(&d), [("tool.not_granted", Deny)]);
 }

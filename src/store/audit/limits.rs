@@ -33,6 +33,17 @@ pub(super) fn count(c: &Connection, limits: &[RateLimit], now: DateTime<Utc>) ->
     Ok(())
 }
 
+/// Takes a call that was counted at that moment out of the limits again.
+pub(super) fn forgive(c: &Connection, limits: &[RateLimit], at: DateTime<Utc>) -> Sql<()> {
+    for limit in limits {
+        c.prepare_cached(
+            "DELETE FROM rate WHERE rowid IN (SELECT rowid FROM rate WHERE key = ?1 AND window_s = ?2 AND at_ms = ?3 LIMIT 1)",
+        )?
+        .execute(params![limit.key, limit.window_s, at.timestamp_millis()])?;
+    }
+    Ok(())
+}
+
 fn window_ms(limit: &RateLimit) -> i64 {
     i64::from(limit.window_s) * 1000
 }

@@ -78,7 +78,7 @@ fn tamper_hidden(store: &Store, sql: &str) {
 async fn a_mutation_leaves_an_intent_and_an_outcome_and_a_read_one_row() {
     let (_dir, store) = fresh().await;
     assert_eq!(store.audit_intent(&intent("call-1", "deployer", 1), &[]).await.unwrap(), Recorded::Ok { seq: 1 });
-    assert_eq!(store.audit_outcome(&outcome("call-1", "ok", 2)).await.unwrap(), 2);
+    assert_eq!(store.audit_outcome(&outcome("call-1", "ok", 2), &[]).await.unwrap(), 2);
     let read = Intent { stack: None, environment: None, tool: "status".into(), ..intent("call-2", "observer", 3) };
     assert_eq!(store.audit_read(&read, &outcome("call-2", "error", 4), &[]).await.unwrap(), Recorded::Ok { seq: 3 });
     assert_eq!(store.audit_event("warden", "gave_up", Some("shop"), &json!({"b": 1, "a": 2}), at(5)).await.unwrap(), 4);
@@ -129,7 +129,7 @@ async fn a_mutation_leaves_an_intent_and_an_outcome_and_a_read_one_row() {
         row(1, 1, "intent", Verdict::Allow, None, json!({"arguments": arguments, "findings": [allow]})),
     ];
     assert_eq!(rows, expected);
-    assert!(matches!(store.audit_outcome(&outcome("call-9", "ok", 2)).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(store.audit_outcome(&outcome("call-9", "ok", 2), &[]).await, Err(StoreError::Missing { .. })));
     assert_eq!(store.audit_verify().await.unwrap().problems, Vec::<String>::new());
 }
 
@@ -193,7 +193,7 @@ async fn a_start_closes_what_a_crash_left_open() {
     store.audit_intent(&intent("call-1", "deployer", 1), &[]).await.unwrap();
     store.audit_intent(&intent("call-2", "deployer", 2), &[]).await.unwrap();
     store.audit_intent(&intent("call-3", "deployer", 3), &[]).await.unwrap();
-    store.audit_outcome(&outcome("call-2", "ok", 4)).await.unwrap();
+    store.audit_outcome(&outcome("call-2", "ok", 4), &[]).await.unwrap();
     store.close().await;
     let store = open_in(&dir).await.unwrap();
     assert_eq!(store.audit_close_orphans(&[CallId::new("call-3").unwrap()], at(9)).await.unwrap(), 1);

@@ -39,7 +39,7 @@ async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
         at: at(n),
     };
     store.audit_intent(&intent, &[]).await.unwrap();
-    store.audit_outcome(&outcome).await.unwrap();
+    store.audit_outcome(&outcome, &[]).await.unwrap();
 }
 
 fn raw(dir: &tempfile::TempDir, agent: &str, sql: &str) {
