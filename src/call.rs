@@ -1,5 +1,6 @@
 //! The one line every call takes, whatever door it came in by: identity, tool, gate, audit, plan, gate, approval, executor, audit, reply.
 
+mod accepted;
 pub mod approval;
 pub mod compose_files;
 pub mod context;

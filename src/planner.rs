@@ -155,6 +155,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         remove,
         findings: vec![],
         verdict: Default::default(),
+        asked: vec![],
         project_dir: input.project_dir.clone(),
         git: input.git.clone(),
         fingerprint,

@@ -1,6 +1,7 @@
 //! Durable state: `state.db`, `audit.db`, one `memory.db` per agent. The only place that knows SQLite. One writer thread per database
 //! with group commit (`synchronous=FULL`), readers beside it. Deliberately absent: decisions.
 
+pub mod accepted;
 pub mod approval;
 pub mod audit;
 pub mod backup;

@@ -2,7 +2,7 @@
 //! before anything is decided, so that planner and gate stay pure. Nothing is changed.
 
 use super::error::ErrorCode;
-use super::{Call, CallError, compose_files, git, observe, plan_facts};
+use super::{Call, CallError, accepted, compose_files, git, observe, plan_facts};
 use crate::compose::{self, LoadInput};
 use crate::gate;
 use crate::model::config::Config;
@@ -123,6 +123,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
     }
     // The texts are gone, so what was found in them then is kept beside what is found now.
     judged(&mut now, plan.findings.clone());
+    now.asked.extend(plan.asked.iter().filter(|a| !now.asked.iter().any(|b| b.finding == a.finding)).cloned().collect::<Vec<_>>());
     Ok(now)
 }
 
@@ -219,7 +220,15 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
     if let Some(texts) = texts {
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
-        let mut findings = gate::plan::judge(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
+        let older = match plan.content_of.filter(|n| current.as_ref().is_none_or(|c| c.number != *n)) {
+            Some(number) => store.release(stack, number).await?,
+            None => None,
+        };
+        let approved: Vec<&Release> = older.iter().chain(&current).collect();
+        let accepted = accepted::with(call, &approved).await?;
+        let mut findings = accepted::settle(call, &mut plan, weighed, &accepted);
         unseen_binds(&call.house.config, &plan.desired, &mut findings);
         findings.extend(plan.desired.unsupported.iter().map(|u| Finding {
             rule: "compose.unsupported".into(),

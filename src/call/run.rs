@@ -3,7 +3,7 @@
 
 use super::error::ErrorCode;
 use super::observe::{self, ServiceHealth};
-use super::{Call, CallError, approval};
+use super::{Call, CallError, accepted, approval};
 use crate::executor::{ExecutorError, Request, Until};
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, PlanId, StackName};
@@ -115,7 +115,11 @@ pub async fn execute(
         reason: waiting.reason.as_deref().map(|r| redact::line(r, 500)),
         approval: call.approved_by.get().cloned(),
     };
+    let (asked, release) = (plan.asked.clone(), plan.to_release);
     let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
+    if operation.call == call.id {
+        accepted::keep(call, &asked, release, &operation.id).await;
+    }
     tracing::info!(operation = %operation.id, "operation accepted");
     call.accepted(&operation.id);
     // What an operator approved starts and is polled: nobody waits at this call.

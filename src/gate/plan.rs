@@ -14,6 +14,7 @@ pub mod ports;
 pub mod privileges;
 pub mod resources;
 pub mod secrets;
+pub mod subject;
 pub mod volumes;
 
 use super::rules;
@@ -103,8 +104,24 @@ pub struct BindFact {
     pub kind: Option<PathKind>,
 }
 
+/// A finding with the value that was judged: what an operator who approves the finding approves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weighed {
+    /// The finding.
+    pub finding: Finding,
+    /// The judged value, e.g. a host path; never a secret.
+    pub value: String,
+}
+
 /// Judges a plan. Findings are sorted and without doubles; the plan's verdict is their strictest.
 pub fn judge(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = weigh(spec, facts, policy, now).into_iter().map(|w| w.finding).collect();
+    findings.dedup();
+    findings
+}
+
+/// Judges a plan and tells with each finding which value was judged. Sorted and without doubles.
+pub fn weigh(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<Weighed> {
     let mut j = Judge { spec, facts, policy, now, findings: Vec::new() };
     ownership::stack(&mut j);
     volumes::stack(&mut j);
@@ -154,7 +171,7 @@ struct Judge<'a> {
     facts: &'a PlanFacts,
     policy: &'a Policy,
     now: NaiveDate,
-    findings: Vec<Finding>,
+    findings: Vec<Weighed>,
 }
 
 impl<'a> Judge<'a> {
@@ -177,7 +194,8 @@ impl<'a> Judge<'a> {
             None if info.host_root && !value.is_empty() => (verdict, format!("{because} (value: {})", shorten(value))),
             None => (verdict, because),
         };
-        self.findings.push(Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because });
+        let finding = Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because };
+        self.findings.push(Weighed { finding, value: value.to_owned() });
     }
 
     /// `hit` for a service.

@@ -126,6 +126,9 @@ pub struct Plan {
     pub findings: Vec<Finding>,
     /// Strictest of the findings.
     pub verdict: Verdict,
+    /// Findings that ask for an approval, or did before one was given.
+    #[serde(default)]
+    pub asked: Vec<Asked>,
     /// Project directory, where one is registered.
     pub project_dir: Option<String>,
     /// Git commit of the directory and whether it had uncommitted changes.
@@ -136,6 +139,15 @@ pub struct Plan {
     pub digest: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+/// A finding that an operator's approval answers, by keyed hash over rule, place and exact value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Asked {
+    /// The finding.
+    pub finding: String,
+    /// Release it was approved with; `None` when this plan asks.
+    pub release: Option<u32>,
 }
 
 /// Git state of a project directory.

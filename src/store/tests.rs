@@ -98,6 +98,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         remove: false,
         findings: vec![],
         verdict: Verdict::Allow,
+        asked: vec![],
         project_dir: None,
         git: None,
         fingerprint: "f".into(),

@@ -271,3 +271,76 @@ async fn asking_again_for_an_approval_and_a_plan_that_was_denied_count_against_n
     let other = json!({"stack": "till", "compose": COMPOSE, "environment": "production"});
     assert_eq!(b.call("deploy", other).await.expect_err("another question counts").code, ErrorCode::RateLimited);
 }
+
+/// Approves as a registered operator and runs what was asked for.
+async fn approve(b: &Bench, pending: &Value) -> Value {
+    assert_eq!(pending["state"], "pending_approval", "{pending}");
+    let id = ApprovalId::new(pending["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
+    let started = approval::run_approved(&b.house, &id).await.expect("started").value;
+    let operation = crate::model::ids::OperationId::new(started["operation_id"].as_str().expect("an id")).expect("valid");
+    let settled =
+        b.house.executor.wait(&operation, std::time::Duration::from_secs(10), crate::executor::Until::Settled).await.expect("known");
+    assert_eq!(settled.state, crate::model::operation::OperationState::Monitoring, "{settled:?}");
+    started
+}
+
+fn with_caps(caps: &str, greeting: &str) -> Value {
+    let compose = COMPOSE.replace("good-morning", greeting).replace("    mem_limit", &format!("    cap_add: [{caps}]\n    mem_limit"));
+    json!({"stack": "shop", "compose": compose})
+}
+
+#[tokio::test]
+async fn a_finding_an_operator_approved_does_not_ask_again_while_it_is_the_same() {
+    let b = bench_of(
+        &KEEPER.replace("tools: [deploy, restart]", "tools: [deploy, restart, rollback]").replace("tools: plan,", "tools: rollback, plan,"),
+    )
+    .await;
+    b.house.store.put_operator("olga", "hash", chrono::Utc::now()).await.expect("registered");
+    let first = b.call("deploy", with_caps("NET_ADMIN", "one")).await.expect("asks").value;
+    approve(&b, &first).await;
+
+    // Another release with the same finding: it is told, and does not ask.
+    let plan = b.call("plan", with_caps("NET_ADMIN", "two")).await.expect("planned").value;
+    let found = plan["findings"].as_array().expect("a list").iter().find(|f| f["rule"] == "cap.review").expect("still told").clone();
+    assert_eq!(found["verdict"], "warn", "{found}");
+    assert!(found["because"].as_str().is_some_and(|b| b.ends_with("approved with release 1")), "{found}");
+    assert_eq!(b.call("deploy", with_caps("NET_ADMIN", "two")).await.expect("deployed").value["state"], "monitoring");
+    // And so on: the first approval is what counts, not the release before.
+    let third = b.call("plan", with_caps("NET_ADMIN", "three")).await.expect("planned").value;
+    assert!(third.to_string().contains("approved with release 1"), "{third}");
+
+    // A new one asks, and only that one.
+    let more = b.call("deploy", with_caps("NET_ADMIN, NET_RAW", "two")).await.expect("asks").value;
+    assert_eq!(more["state"], "pending_approval", "{more}");
+    let asked: Vec<&str> = more["approval"]["findings"].as_array().expect("a list").iter().filter_map(|f| f["path"].as_str()).collect();
+    assert_eq!(asked, ["services.web.cap_add[1]"]);
+
+    // What was taken out and comes back asks; going back to what was approved does not.
+    assert_eq!(b.call("deploy", json!({"stack": "shop", "compose": COMPOSE})).await.expect("deployed").value["state"], "monitoring");
+    let again = b.call("deploy", with_caps("NET_ADMIN", "two")).await.expect("asks").value;
+    assert_eq!(again["state"], "pending_approval", "{again}");
+    let back = b.call("rollback", json!({"stack": "shop", "to_release": 2})).await.expect("rolled back").value;
+    assert_eq!(back["state"], "monitoring", "{back}");
+}
+
+#[tokio::test]
+async fn what_no_operator_approved_asks_each_time_and_reviewed_changes_are_reviewed_each_time() {
+    let b = bench().await;
+    let first = b.call("deploy", with_caps("NET_ADMIN", "one")).await.expect("asks").value;
+    // Approved under a name that is no registered operator's, as a client's own answer would be.
+    approve(&b, &first).await;
+    assert_eq!(b.call("deploy", with_caps("NET_ADMIN", "two")).await.expect("asks").value["state"], "pending_approval");
+
+    b.house.store.put_operator("olga", "hash", chrono::Utc::now()).await.expect("registered");
+    let production = |greeting| json!({"stack": "bank", "compose": healthy(greeting), "environment": "production"});
+    let first = b.call("deploy", production("one")).await.expect("asks").value;
+    approve(&b, &first).await;
+    let second = b.call("deploy", production("two")).await.expect("asks").value;
+    assert_eq!(second["state"], "pending_approval", "a rule of the agent is asked each time: {second}");
+}
+
+/// The stack with what production demands.
+fn healthy(greeting: &str) -> String {
+    COMPOSE.replace("good-morning", greeting) + "    healthcheck: {test: [CMD, /check]}\n"
+}
