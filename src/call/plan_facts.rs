@@ -35,6 +35,11 @@ impl Texts {
         }
     }
 
+    /// Variables the texts refer to and nothing declares.
+    pub fn undeclared(&self) -> Vec<String> {
+        self.referenced.iter().map(|(name, _)| name).filter(|name| !self.declared.contains(*name)).cloned().collect()
+    }
+
     /// Of a release whose texts are not at hand: nothing is claimed to stand in them, and every variable it uses was declared when it was made.
     pub fn unknown(spec: &StackSpec) -> Self {
         let entries =

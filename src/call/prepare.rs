@@ -316,6 +316,31 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
     Ok(Desired { spec: release.spec, images: BTreeMap::new(), content_of: None, project_dir: release.project_dir, git: release.git, facts })
 }
 
+/// Whether the registered files of a stack say what runs: `same`, `differ`, or `unknown: ` and why. Variables that came only with the call that deployed
+/// it are not kept, so files that need them cannot be compared.
+pub async fn compared(call: &Call, stack: &StackName) -> String {
+    let source = Source::registered(stack);
+    let ways = "declare it in .env or env_files of the stack, or compare with `plan` and the variables of that call";
+    let plan = match deploy(call, &source).await {
+        Ok(plan) if plan.is_noop() => return "same".into(),
+        Ok(plan) => plan,
+        Err(e) if e.message.contains("required variable") => return format!("unknown: {}; {ways}", redact::line(&e.message, 200)),
+        Err(e) => return format!("unknown: {}", redact::line(&e.message, 200)),
+    };
+    let undeclared = match load(call, &source).await {
+        Ok(desired) => desired.map(|d| d.facts.undeclared()).unwrap_or_default(),
+        Err(e) => return format!("unknown: {}", redact::line(&e.message, 200)),
+    };
+    let empty = |name: &&String| plan.desired.unsupported.iter().any(|u| u.reason.starts_with(&format!("variable {name} is not set")));
+    if let Some(name) = undeclared.iter().find(empty) {
+        return format!("unknown: nothing here declares the variable {}; {ways}", redact::line(name, 64));
+    }
+    match undeclared.as_slice() {
+        [] => "differ".into(),
+        names => format!("differ, with the defaults of {}, which nothing here declares", redact::line(&names.join(", "), 200)),
+    }
+}
+
 /// Identities of the images of all active services, as the engine has them now.
 async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
     let wanted: Vec<(ServiceName, ImageRef)> =

@@ -278,9 +278,14 @@ pub fn text(view: &OperationView) -> String {
         out.push_str(&format!("\n{message}"));
     }
     for s in &view.services {
-        let health = if s.healthy { "healthy" } else { "NOT healthy" };
+        let health = match s.state.as_str() {
+            // Nothing of it shall run.
+            "stopped" => "",
+            _ if s.healthy => " healthy",
+            _ => " NOT healthy",
+        };
         out.push_str(&format!(
-            "\n{} {}/{} {} {health}{}",
+            "\n{} {}/{} {}{health}{}",
             s.service,
             s.running,
             s.desired,

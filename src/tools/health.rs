@@ -135,7 +135,9 @@ impl Verb for Health {
     }
 
     fn text(o: &Output) -> Option<String> {
-        let mut out = if o.healthy { "healthy".to_owned() } else { "NOT healthy".to_owned() };
+        // Nothing of these shall run: neither well nor unwell.
+        let idle = ["stopped", "not_deployed"].into_iter().find(|idle| !o.stacks.is_empty() && o.stacks.iter().all(|s| s.state == *idle));
+        let mut out = idle.unwrap_or(if o.healthy { "healthy" } else { "NOT healthy" }).to_owned();
         for c in o.checks.iter() {
             out.push_str(&format!("\ncheck {}: {} ({} ms)", c.what, c.problem.as_deref().unwrap_or("ok"), c.ms));
         }

@@ -2,7 +2,7 @@
 
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
-use crate::call::prepare::{self, Source};
+use crate::call::prepare;
 use crate::call::{Call, CallError, observe};
 use crate::gate::Permit;
 use crate::model::ids::StackName;
@@ -67,7 +67,7 @@ struct StackRow {
     release: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation_id: Option<String>,
-    /// `same`, `differ`, or why they could not be compared.
+    /// `same`, `differ`, or `unknown` and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     files: Option<String>,
     /// `container state health image ports`.
@@ -184,12 +184,7 @@ impl Verb for Status {
 /// Whether the registered files say the same as what runs.
 async fn files(call: &Call, stack: &StackName) -> Option<String> {
     call.house.config.settings.stacks.get(stack)?;
-    let source = Source::registered(stack);
-    Some(match prepare::deploy(call, &source).await {
-        Ok(plan) if plan.is_noop() => "same".into(),
-        Ok(_) => "differ".into(),
-        Err(e) => format!("unknown: {}", redact::line(&e.message, 200)),
-    })
+    Some(prepare::compared(call, stack).await)
 }
 
 fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool) -> &'static str {

@@ -344,3 +344,61 @@ async fn what_no_operator_approved_asks_each_time_and_reviewed_changes_are_revie
 fn healthy(greeting: &str) -> String {
     COMPOSE.replace("good-morning", greeting) + "    healthcheck: {test: [CMD, /check]}\n"
 }
+
+#[tokio::test]
+async fn a_stack_stopped_on_purpose_is_stopped_and_not_unhealthy() {
+    let b = bench_of(&KEEPER.replace("tools: [deploy, restart]", "tools: [deploy, restart, stop]")).await;
+    b.call("deploy", json!({"stack": "shop", "compose": COMPOSE})).await.expect("deployed");
+    for _ in 0..2 {
+        let stopped = b.call("stop", json!({"stack": "shop"})).await.expect("stopped");
+        assert_eq!(stopped.value["state"], "done", "{}", stopped.value);
+        assert_eq!(
+            (stopped.value["services"][0]["state"].clone(), stopped.value["services"][0]["desired"].clone()),
+            (json!("stopped"), json!(0))
+        );
+        assert!(stopped.text.contains("web 0/0 stopped") && !stopped.text.to_lowercase().contains("healthy"), "{}", stopped.text);
+        let health = b.call("health", json!({"stack": "shop"})).await.expect("looked").text;
+        assert!(health.starts_with("stopped") && !health.to_lowercase().contains("healthy"), "{health}");
+        let all = b.call("health", json!({})).await.expect("looked").value;
+        assert_eq!(all["healthy"], true, "{all}");
+        let status = b.call("status", json!({"stack": "shop"})).await.expect("looked").value;
+        assert_eq!(status["stacks"][0]["state"], "stopped", "{status}");
+    }
+    let again = b.call("restart", json!({"stack": "shop"})).await.expect("started");
+    assert!(again.text.contains("web 1/1 running"), "{}", again.text);
+    let removed = b.call("stop", json!({"stack": "shop", "remove": true})).await.expect("removed");
+    assert!(!removed.text.to_lowercase().contains("healthy"), "{}", removed.text);
+    let health = b.call("health", json!({"stack": "shop"})).await.expect("looked").text;
+    assert!(!health.to_lowercase().contains("healthy"), "{health}");
+}
+
+#[tokio::test]
+async fn status_says_whether_the_registered_files_are_what_runs() {
+    let mut b = bench().await;
+    let dir = b._dir.path().join("shop");
+    std::fs::create_dir(&dir).expect("made");
+    let write = |text: &str| std::fs::write(dir.join("compose.yaml"), text).expect("written");
+    let house = Arc::get_mut(&mut b.house).expect("nobody else has it");
+    let entry = serde_json::from_value(json!({"dir": dir})).expect("an entry");
+    house.config.settings.stacks.insert(crate::model::ids::StackName::new("shop").expect("valid"), entry);
+    let files = async || {
+        b.call("status", json!({"stack": "shop"})).await.expect("looked").value["stacks"][0]["files"].as_str().expect("told").to_owned()
+    };
+    write(COMPOSE);
+    b.call("deploy", json!({"stack": "shop"})).await.expect("deployed");
+    assert_eq!(files().await, "same");
+    write(&COMPOSE.replace("morning", "evening"));
+    assert_eq!(files().await, "differ");
+    write(&COMPOSE.replace("good-morning-s3cret", "${GREETING:-hello}"));
+    assert_eq!(files().await, "differ, with the defaults of GREETING, which nothing here declares");
+    // Deployed with a variable of the call: the directory alone cannot say the same, and must not claim that it differs.
+    for (text, said) in [("${GREETING}", "unknown: nothing here declares the variable GREETING; "), ("${GREETING:?say hello}", "unknown: ")]
+    {
+        write(&COMPOSE.replace("good-morning-s3cret", text));
+        b.call("deploy", json!({"stack": "shop", "variables": {"GREETING": text.len().to_string()}})).await.expect("deployed");
+        let told = files().await;
+        assert!(told.starts_with(said) && told.contains("GREETING") && told.contains(".env"), "{told}");
+    }
+    std::fs::remove_file(dir.join("compose.yaml")).expect("gone");
+    assert!(files().await.starts_with("unknown: "));
+}
