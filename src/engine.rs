@@ -32,7 +32,7 @@ pub enum EngineError {
     #[error("{0}")]
     Refused(String),
     /// A registry asked for credentials.
-    #[error("registry {registry} refused access to {image}: {detail}")]
+    #[error("registry {registry} refused access to {image}: {detail}; run `docker login {registry}` as the user the supervisor runs as")]
     Unauthorized {
         /// Registry host.
         registry: String,

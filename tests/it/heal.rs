@@ -60,3 +60,66 @@ async fn a_killed_container_is_restarted_until_the_budget_is_spent_and_a_stopped
     assert!(running(&container));
     serve.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_human_stopped_stays_stopped_over_a_restart_of_the_supervisor_and_what_crashed_is_healed() {
+    let slot = engine().await;
+    let home = Home::new();
+    home.unlimited("stack-keeper");
+    let stack = home.stack("again");
+    let serve = Serve::start(&home).await;
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let compose = format!(
+        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  stopped: &s\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store}}\n    tmpfs: [/data]\n  crashed: *s\n",
+        slot.image
+    );
+    let deployed = client.ok("deploy", json!({"stack": stack, "compose": compose})).await;
+    client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 20})).await;
+    let (stopped, crashed) = (format!("{stack}-stopped-1"), format!("{stack}-crashed-1"));
+    docker(&["stop", "-t", "1", &stopped]);
+    eventually("the loop has seen the hand", Duration::from_secs(20), || async {
+        std::fs::read_to_string(home.path("serve.log")).is_ok_and(|log| log.contains("stopped by hand")).then_some(())
+    })
+    .await;
+
+    // Twice: by SIGKILL and by SIGTERM. The crash happens while nobody looks; that it is healed shows that the loop looked at the stack.
+    let mut serve = serve;
+    for end in ["kill9", "stop"] {
+        if end == "kill9" {
+            serve.kill9().await;
+        } else {
+            assert!(serve.stop().await.success());
+        }
+        docker(&["kill", &crashed]);
+        serve = Serve::start(&home).await;
+        eventually(&format!("what crashed runs again after {end}"), Duration::from_secs(60), || async { running(&crashed).then_some(()) })
+            .await;
+        assert!(!running(&stopped), "after {end}: what a human stopped stays stopped");
+        let client = Client::stdio(&home, "stack-keeper").await;
+        eventually("the healing operation ends", Duration::from_secs(20), || async {
+            let status = client.ok("status", json!({"stack": stack})).await;
+            status["stacks"][0]["operation_id"].is_null().then_some(())
+        })
+        .await;
+        let restarts = client.ok("audit", json!({"agent": "warden", "tool": "restart", "stack": stack})).await;
+        let of_stopped =
+            restarts["rows"].as_array().map_or(0, |r| r.iter().filter(|r| r.to_string().contains("\"service\":\"stopped\"")).count());
+        assert_eq!(of_stopped, 0, "{restarts:#}");
+        assert!(!running(&stopped), "after {end}");
+    }
+
+    // A hand that starts it again hands it back to the loop.
+    docker(&["start", &stopped]);
+    eventually("the loop has seen the start", Duration::from_secs(20), || async {
+        docker(&["kill", &stopped]);
+        tokio::time::timeout(Duration::from_secs(8), async {
+            while !running(&stopped) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .ok()
+    })
+    .await;
+    serve.stop().await;
+}

@@ -7,6 +7,7 @@ mod container;
 mod crash;
 mod engine_live;
 mod heal;
+mod inputs;
 mod journey;
 mod python;
 mod support;

@@ -60,7 +60,8 @@ pub(super) fn of_pull(image: &ImageRef, error: EngineError, hint: Option<&str>) 
     let text = detail.to_lowercase();
     let asks = ["unauthorized", "denied", "authentication required", "no basic auth credentials"];
     if !asks.iter().any(|a| text.contains(a)) {
-        return error;
+        // A registry's own words ("manifest unknown") do not say of what.
+        return if detail.contains(image.as_str()) { error } else { EngineError::Refused(format!("{image} could not be pulled: {detail}")) };
     }
     let detail = hint.map_or_else(|| detail.clone(), |h| format!("{detail} ({h})"));
     EngineError::Unauthorized { registry: super::credentials::registry_of(image).to_owned(), image: image.as_str().to_owned(), detail }
@@ -96,6 +97,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(of_pull(&image, EngineError::Refused("manifest unknown".into()), None), EngineError::Refused(_)));
+        let unknown = of_pull(&image, EngineError::Refused("manifest unknown".into()), None);
+        assert_eq!(unknown.to_string(), "ghcr.io/acme/web:1 could not be pulled: manifest unknown");
     }
 }

@@ -68,6 +68,11 @@ impl Home {
                 command.env(keep, value);
             }
         }
+        // Helpers a test puts there are found before the machine's own.
+        let mut path = std::ffi::OsString::from(self.path("bin"));
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        command.env("PATH", path);
         command.env("HOME", self.dir.path()).env("DOCKWARDEN_HOME", self.path("state")).env("DOCKWARDEN_CONFIG", self.path("config"));
         command
     }
