@@ -3,16 +3,23 @@
 mod acts;
 mod apply;
 pub mod backup;
+mod checks;
+mod datapath;
+mod hooks;
 mod inplace;
 pub mod names;
+mod once;
+mod patience;
 mod preflight;
 pub mod probe;
 mod recover;
 pub mod render;
 pub mod restore;
 mod run;
+mod smoke;
 #[cfg(test)]
 mod tests;
+mod triggers;
 mod undo;
 pub mod worker;
 
@@ -76,6 +83,14 @@ pub enum ExecutorError {
     /// It is past the point where cancel undoes.
     #[error("operation {0} has already switched")]
     TooLate(OperationId),
+    /// It is over.
+    #[error("operation {operation} has ended: {}", state.as_str())]
+    Ended {
+        /// Operation.
+        operation: OperationId,
+        /// How it ended.
+        state: OperationState,
+    },
     /// Shutting down.
     #[error("the supervisor is shutting down")]
     Closing,
@@ -183,6 +198,7 @@ impl Executor {
             return Ok(known);
         }
         self.free_stack(&plan.stack).await?;
+        self.close_abandoned(&plan.stack).await?;
         let now = Utc::now();
         let noop = plan.is_noop();
         let op = Operation {
@@ -293,12 +309,13 @@ impl Executor {
     /// Asks an operation to stop and undo.
     ///
     /// # Errors
-    /// `TooLate` after the switch or when it has ended, `Unknown`, `Store`.
+    /// `TooLate` after the switch, `Ended`, `Unknown`, `Store`.
     pub async fn cancel(&self, id: &OperationId) -> Result<Operation, ExecutorError> {
         let op = self.store.operation(id).await?.ok_or_else(|| ExecutorError::Unknown(id.clone()))?;
         let phase = self.standing(id).map(|s| s.borrow().phase);
         match phase {
             Some(phase) if phase < Phase::Switch => {}
+            _ if op.state.is_terminal() => return Err(ExecutorError::Ended { operation: op.id, state: op.state }),
             _ => return Err(ExecutorError::TooLate(op.id)),
         }
         self.store.request_cancel(id).await?;
@@ -344,6 +361,7 @@ impl Executor {
             containers: details.into_iter().flatten().collect(),
             networks: networks.into_iter().map(|n| n.name).collect(),
             volumes: volumes.into_iter().map(|v| v.name.to_string()).collect(),
+            once: BTreeMap::new(),
         })
     }
 
@@ -351,6 +369,10 @@ impl Executor {
         (self.facts)(plan, service)
     }
     fn probes_host_ports(&self) -> bool {
+        self.host_ports
+    }
+    /// Whether the engine's host is this one: then the addresses of its bridge networks can be reached from here.
+    fn is_local(&self) -> bool {
         self.host_ports
     }
     async fn closing(&self) {

@@ -9,6 +9,7 @@ pub mod observed;
 pub mod operation;
 pub mod plan;
 pub mod policy;
+pub mod preflight;
 pub mod prompt;
 pub mod release;
 pub mod spec;

@@ -3,6 +3,8 @@
 pub mod diff;
 pub mod hash;
 pub mod levels;
+pub mod migrates;
+pub mod once;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,8 @@ pub struct Observed {
     pub networks: Vec<String>,
     /// Names of volumes of the stack that exist.
     pub volumes: Vec<String>,
+    /// What each one-shot service last ran to its end for, see [`once::key`].
+    pub once: BTreeMap<ServiceName, String>,
 }
 
 /// What is wanted.
@@ -148,9 +152,10 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         from_release: current,
         to_release,
         content_of,
-        desired,
         images,
         levels,
+        migrates: if new_release { migrates::reasons(&desired, input.current, &changes) } else { BTreeMap::new() },
+        desired,
         changes,
         remove,
         findings: vec![],
@@ -256,7 +261,14 @@ fn release_changes(
     levels: &[Vec<ServiceName>],
 ) -> Vec<Change> {
     let mut changes: Vec<Change> =
-        levels.iter().flatten().map(|service| service_change(input, desired, images.get(service), service)).collect();
+        levels
+        .iter()
+        .flatten()
+        .map(|service| match one_shot(desired, service) {
+            true => once::change(input, desired, images, service),
+            false => service_change(input, desired, images.get(service), service),
+        })
+        .collect();
     let gone =
         input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
     for service in gone {
@@ -282,9 +294,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     let image_id = image.and_then(|i| i.id.as_deref());
     let hash = image_id.map(|id| hash::spec_hash(desired, service, id, input.digest));
     let same = |c: &&ContainerDetail| hash.is_some() && c.labels.get(labels::SPEC) == hash.as_ref();
-    let once = one_shot(desired, service);
     let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting);
-    let ended_well = |c: &&ContainerDetail| once && c.state == RunState::Exited && c.exit_code == 0;
     let make = |action, strategy: Strategy, diff| Change {
         service: service.clone(),
         action,
@@ -294,8 +304,11 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     };
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
     if running.is_empty() {
-        let strategy = if once { Strategy::RunOnce } else { Strategy::Start };
-        return make(Action::Create, strategy, lines);
+        if lines.is_empty() {
+            // It is in the release that runs, and its container is not there: drift.
+            lines.push(DiffLine { path: "containers".into(), from: Some("missing".into()), to: Some(spec.replicas.to_string()) });
+        }
+        return make(Action::Create, Strategy::Start, lines);
     }
     if !running.iter().all(same) {
         if let (Some(first), Some(new)) = (running.first(), image_id)
@@ -313,14 +326,13 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         }
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
         let strategy = match () {
-            () if once => Strategy::RunOnce,
             () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,
             () if spec.settings.strategy == Some(Strategy::Recreate) => Strategy::Recreate,
             () => Strategy::Handover,
         };
         return make(Action::Update, strategy, lines);
     }
-    if !once && running.len() != spec.replicas as usize {
+    if running.len() != spec.replicas as usize {
         lines.retain(|l| l.path == "replicas");
         if lines.is_empty() {
             lines.push(DiffLine { path: "replicas".into(), from: Some(running.len().to_string()), to: Some(spec.replicas.to_string()) });
@@ -328,12 +340,35 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return make(Action::Scale, Strategy::InPlace, lines);
     }
     let finished = spec.restart == Restart::No || matches!(spec.restart, Restart::OnFailure(_));
-    let down = !running.iter().all(|c| up(c) || ended_well(c) || (finished && c.state == RunState::Exited && c.exit_code == 0));
+    let down = !running.iter().all(|c| up(c) || (finished && c.state == RunState::Exited && c.exit_code == 0));
     if down {
         lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
         return make(Action::Restart, Strategy::InPlace, lines);
     }
+    if let Some(line) = running.iter().find_map(|c| policy_drift(spec, c)) {
+        return make(Action::Restart, Strategy::InPlace, vec![line]);
+    }
     make(Action::Unchanged, Strategy::InPlace, vec![])
+}
+
+/// A restart policy that someone changed behind our back, of a container that runs.
+fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
+    let wanted = match spec.restart {
+        Restart::No => "no",
+        Restart::Always => "always",
+        Restart::OnFailure(_) => "on-failure",
+        Restart::UnlessStopped => "unless-stopped",
+    };
+    (c.state == RunState::Running && c.restart_policy != wanted)
+        .then(|| DiffLine { path: "restart".into(), from: Some(c.restart_policy.clone()), to: Some(wanted.into()) })
+}
+
+/// Of the containers of a service those that stand for it: where one of a number runs, what was stopped and kept under the same number does not.
+pub fn live<'a>(observed: &'a Observed, service: &ServiceName) -> Vec<&'a ContainerDetail> {
+    let all = serving(observed, service);
+    let number = |c: &ContainerDetail| c.labels.get(labels::NUMBER).cloned();
+    let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    all.iter().filter(|c| up(c) || !all.iter().any(|o| up(o) && number(o) == number(c))).copied().collect()
 }
 
 fn short(id: &str) -> String {

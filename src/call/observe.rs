@@ -73,7 +73,7 @@ pub async fn stack(house: &House, name: &StackName) -> Result<Observed, CallErro
     let mut volumes: Vec<String> = volumes?.into_iter().map(|v| v.name.to_string()).collect();
     networks.sort();
     volumes.sort();
-    Ok(Observed { containers, networks, volumes })
+    Ok(Observed { containers, networks, volumes, once: house.executor.once(name).await? })
 }
 
 /// Containers of a Compose project of that name that we did not make.

@@ -72,6 +72,9 @@ pub struct OperationView {
     /// Phase, while it is at work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+    /// How far it is, 0 to 100, while it is at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
     /// Release it makes or made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release: Option<u32>,
@@ -195,12 +198,18 @@ pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, Ca
         _ => vec![],
     };
     let end = operation.settled_at.unwrap_or_else(chrono::Utc::now);
-    let message = operation.message.as_deref().map(|m| redact::line(m, 500)).or_else(|| next_step(&operation));
+    let standing = call.house.executor.standing(&operation.id).map(|s| s.borrow().clone()).filter(|_| !operation.state.is_terminal());
+    let percent = standing.as_ref().map(|s| s.percent.clamp(0.0, 100.0) as u8);
+    let message = operation.message.as_deref().map(|m| redact::line(m, 1000)).or_else(|| {
+        let next = next_step(&operation)?;
+        Some(standing.map_or(next.clone(), |s| format!("{}; {next}", redact::line(&s.message, 200))))
+    });
     Ok(OperationView {
         verb: operation.verb,
         stack: operation.stack,
         state: operation.state,
         phase: (!operation.state.is_terminal()).then_some(operation.phase),
+        percent,
         release: operation.release,
         services,
         duration_ms: millis(end - operation.created_at),
@@ -242,6 +251,7 @@ async fn unchanged(call: &Call, verb: &str, plan: &Plan) -> Result<OperationView
         stack: Some(plan.stack.clone()),
         state: OperationState::Done,
         phase: None,
+        percent: None,
         release: plan.from_release,
         services: services(call, &plan.stack).await?,
         duration_ms: millis(chrono::Utc::now() - call.now),
@@ -272,8 +282,9 @@ fn millis(span: chrono::TimeDelta) -> u64 {
 pub fn text(view: &OperationView) -> String {
     let stack = view.stack.as_ref().map(|s| format!(" {s}")).unwrap_or_default();
     let release = view.release.map(|r| format!(" release {r}")).unwrap_or_default();
+    let percent = view.percent.map(|p| format!(", {p} %")).unwrap_or_default();
     let id = view.operation_id.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
-    let mut out = format!("{}{stack}{release}: {} in {} ms{id}", view.verb, view.state.as_str(), view.duration_ms);
+    let mut out = format!("{}{stack}{release}: {}{percent} in {} ms{id}", view.verb, view.state.as_str(), view.duration_ms);
     if let Some(message) = &view.message {
         out.push_str(&format!("\n{message}"));
     }
@@ -318,6 +329,7 @@ pub fn executor_error(e: ExecutorError) -> CallError {
         ExecutorError::TooLate(_) => {
             CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before")
         }
+        ExecutorError::Ended { .. } => CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did"),
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
         ExecutorError::Store(e) => e.into(),
         ExecutorError::Engine(e) => e.into(),

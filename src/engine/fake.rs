@@ -15,13 +15,15 @@ mod world;
 
 pub use behaviour::{Behaviour, FakeHealth};
 
-use super::{EngineError, EngineResult};
+use super::{ContainerSpec, EngineError, EngineResult};
 use crate::model::observed::{ExecOutcome, HealthState, StatsSample};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use world::World;
 
 /// Called around each mutating call; see [`FakeEngine::on_mutation`].
 type Hook = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// The exit code of a process right after its start, or `None` to leave it to the image's behaviour.
+pub(crate) type RunScript = Arc<dyn Fn(&ContainerSpec) -> Option<i64> + Send + Sync>;
 /// Answers an exec, or `None` to leave it to the image's behaviour.
 pub(crate) type ExecScript = Arc<dyn Fn(&str, &[String]) -> Option<ExecOutcome> + Send + Sync>;
 
@@ -97,6 +99,11 @@ impl FakeEngine {
     /// Answers execs by `script` (container name, command), before the image's behaviour; `None` leaves it to that.
     pub fn on_exec(&self, script: impl Fn(&str, &[String]) -> Option<ExecOutcome> + Send + Sync + 'static) {
         self.lock().exec_script = Some(Arc::new(script));
+    }
+
+    /// Ends processes right after their start by `script` (what the container was made of), before the image's behaviour.
+    pub fn on_run(&self, script: impl Fn(&ContainerSpec) -> Option<i64> + Send + Sync + 'static) {
+        self.lock().run_script = Some(Arc::new(script));
     }
 
     /// The sample `stats` gives for every running container.

@@ -3,9 +3,11 @@
 
 use super::run::{Fail, Run};
 use super::{names, render};
-use crate::engine::{EngineError, NetworkCreate, VolumeCreate};
+use crate::engine::{ContainerSpec, EngineError, NetworkCreate, VolumeCreate};
+use crate::gate::request::RequestFacts;
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
+use crate::model::observed::RunState;
 use crate::model::spec::{MountKind, Restart};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +19,51 @@ use std::time::Duration;
 pub enum Act {
     /// The switch begins: from here a crash goes forward. Undo: none.
     Switch,
+    /// The new version of a service was well on the data it migrates. Undo: none; what undoing does about it is `datapath`'s.
+    DataPath {
+        /// Service.
+        service: ServiceName,
+        /// Why it counts as migrating.
+        why: String,
+    },
+    /// A one-shot started, unless it was started before. Undo: stopped; remembered when it had ended well.
+    RunOnce {
+        /// Service.
+        service: ServiceName,
+        /// Container.
+        id: EngineName,
+        /// Run-once key.
+        key: String,
+    },
+    /// A one-shot ran to its end. Undo: none, what it did stays done.
+    Ran {
+        /// Service.
+        service: ServiceName,
+        /// Run-once key.
+        key: String,
+    },
+    /// A hook run in a one-off container. Undo: the container removed; what the command did stays done.
+    HookOnce {
+        /// Service.
+        service: ServiceName,
+        /// Name of the container.
+        name: EngineName,
+        /// Command.
+        run: Vec<String>,
+        /// Time it may take, in seconds.
+        timeout_s: u64,
+    },
+    /// A hook run in a new container. Undo: none, what the command did stays done.
+    HookExec {
+        /// Service.
+        service: ServiceName,
+        /// Container.
+        id: EngineName,
+        /// Command.
+        run: Vec<String>,
+        /// Time it may take, in seconds.
+        timeout_s: u64,
+    },
     /// Image pulled. Undo: none (an image harms nobody).
     Pull {
         /// Service it is for.
@@ -127,7 +174,11 @@ impl Run {
     pub(super) async fn perform(&self, act: &Act) -> Result<Value, Fail> {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
         match act {
-            Act::Switch => Ok(Value::Null),
+            Act::Switch | Act::DataPath { .. } => Ok(Value::Null),
+            Act::RunOnce { id, .. } => self.start_once(id).await,
+            Act::Ran { service, key } => self.remember_run(service, key).await,
+            Act::HookOnce { service, name, run, timeout_s } => self.hook_once(service, name, run, *timeout_s).await,
+            Act::HookExec { service, id, run, timeout_s } => self.hook_exec(service, id, run, *timeout_s).await,
             Act::Pull { service, image } => {
                 let platform = self.plan.desired.services.get(service).and_then(|s| s.platform.as_deref());
                 let progress = |line: String| self.say(line);
@@ -141,7 +192,7 @@ impl Run {
             Act::Create { service, number, canary, inherits, name } => {
                 self.create(service, *number, *canary, inherits.as_ref(), name).await
             }
-            Act::Start { id } => Ok(engine.start(permit, id).await.map(|()| Value::Null)?),
+            Act::Start { id } => self.start_or_resume(id).await,
             Act::Stop { id, grace_ms } => match engine.stop(permit, id, Duration::from_millis(*grace_ms)).await {
                 Ok(()) | Err(EngineError::NotFound { .. }) => Ok(Value::Null),
                 Err(e) => Err(e.into()),
@@ -166,6 +217,9 @@ impl Run {
         let made_here = done.is_none_or(|d| d["made"] != json!(false));
         match act {
             Act::Switch | Act::Pull { .. } | Act::Restart { .. } | Act::Remove { .. } | Act::RemoveNetwork { .. } => Ok(()),
+            Act::DataPath { .. } | Act::Ran { .. } | Act::HookExec { .. } => Ok(()),
+            Act::RunOnce { service, id, key } => self.stop_once(service, id, key).await,
+            Act::HookOnce { name, .. } => self.remove_hook(name).await,
             Act::Start { id } => {
                 if self.is_mine(id).await? {
                     engine.stop(permit, id, Duration::from_secs(2)).await?;
@@ -225,12 +279,26 @@ impl Run {
         }
     }
 
+    /// Starts; a paused one is resumed, since an engine refuses to start it.
+    async fn start_or_resume(&self, id: &EngineName) -> Result<Value, Fail> {
+        let (engine, permit) = (&*self.exec.engine, &self.permit);
+        match engine.start(permit, id).await {
+            Ok(()) => {}
+            Err(EngineError::Conflict(why)) => match engine.container(id).await?.map(|c| c.state) {
+                Some(RunState::Paused) => engine.pause(permit, id, false).await?,
+                Some(_) | None => return Err(EngineError::Conflict(why).into()),
+            },
+            Err(e) => return Err(e.into()),
+        }
+        Ok(Value::Null)
+    }
+
     fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
         labels.get(labels::OPERATION).is_some_and(|o| *o == self.operation_id().to_string())
             && labels.get(labels::INSTANCE).is_some_and(|i| i == self.exec.store.instance())
     }
 
-    async fn is_mine(&self, name: &EngineName) -> Result<bool, Fail> {
+    pub(super) async fn is_mine(&self, name: &EngineName) -> Result<bool, Fail> {
         Ok(self.exec.engine.container(name).await?.is_some_and(|c| self.made_by_me(&c.labels)))
     }
 
@@ -319,8 +387,14 @@ impl Run {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
             None => vec![],
         };
-        let mut spec = self.render(service, number, canary, &inherited).await?;
-        let mut allowed = self.exec.request_facts(&self.plan, Some(service));
+        let spec = self.render(service, number, canary, &inherited).await?;
+        let allowed = self.exec.request_facts(&self.plan, Some(service));
+        let id = self.create_judged(spec, allowed).await?;
+        Ok(json!({"id": id}))
+    }
+
+    /// Creates a container once the second judgement has nothing against the very request.
+    pub(super) async fn create_judged(&self, mut spec: ContainerSpec, mut allowed: RequestFacts) -> Result<EngineName, Fail> {
         for source in spec.mounts.iter_mut().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_mut()) {
             if let Some(real) = allowed.real_paths.get(source) {
                 source.clone_from(real);
@@ -330,7 +404,6 @@ impl Run {
         allowed.volumes.extend(own.iter().flat_map(|c| &c.mounts).filter_map(|m| m.name.clone()));
         allowed.containers.extend(own.into_iter().map(|c| c.id.to_string()));
         self.judge(crate::gate::request::assert_container(&spec, &allowed))?;
-        let id = self.exec.engine.create_container(&self.permit, &spec).await?;
-        Ok(json!({"id": id}))
+        Ok(self.exec.engine.create_container(&self.permit, &spec).await?)
     }
 }

@@ -34,11 +34,18 @@ impl Run {
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
             self.prepare().await?;
             self.enter(Phase::StartNew, 20.0, "starting the new release").await?;
-            self.start_new().await?;
+            tokio::select! {
+                // Measured beside the start: a sample takes its time, and no deploy waits for it.
+                biased;
+                started = self.start_new() => started?,
+                () = async { self.measure_old().await; std::future::pending().await } => {}
+            }
+            self.smoke().await?;
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
         self.switch().await?;
+        self.post_hooks().await?;
         self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
         self.stop_old().await?;
         self.update(|op| {
@@ -81,10 +88,10 @@ impl Run {
     }
 
     /// Services the plan changes with a new container, in level order.
-    fn changes(&self) -> impl Iterator<Item = &Change> {
+    pub(super) fn changes(&self) -> impl Iterator<Item = &Change> {
         self.plan.changes.iter().filter(|c| !matches!(c.action, Action::Unchanged | Action::Remove))
     }
-    fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Halt> {
+    pub(super) fn spec(&self, service: &ServiceName) -> Result<&ServiceSpec, Halt> {
         self.plan.desired.services.get(service).ok_or_else(|| failed(format!("the release has no service {service}")))
     }
 
@@ -168,39 +175,39 @@ impl Run {
                 Ok(())
             }
             (_, Strategy::RunOnce) => {
-                let id = self.create_step(Phase::StartNew, service, 1, false, None).await?;
-                self.step(Phase::StartNew, format!("start:{service}:1"), Act::Start { id: id.clone() }).await?;
-                match probe::completed(&*self.exec.engine, &id, spec).await {
-                    Ok(()) => Ok(()),
-                    Err(e) => Err(self.probe_halt(&id, service, e).await),
-                }
+                self.pre_hooks(service, spec).await?;
+                self.run_once(service, spec).await
             }
             (_, Strategy::Handover) => {
+                self.pre_hooks(service, spec).await?;
                 let id = self.create_step(Phase::StartNew, service, 1, true, None).await?;
                 self.step(Phase::StartNew, format!("start:{service}:canary"), Act::Start { id: id.clone() }).await?;
                 self.say(format!("probing the canary of {service}"));
-                self.probe(&id, service, spec).await
+                self.probe(&id, service, spec).await?;
+                self.data_path(service).await
             }
             (_, Strategy::Recreate) => {
                 for c in &old {
                     self.retire(Phase::StartNew, service, c).await?;
                 }
+                self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
                     let inherits = old.get(number as usize - 1).map(|c| &c.id);
                     self.start_serving(Phase::StartNew, service, spec, number, inherits).await?;
                 }
-                Ok(())
+                self.data_path(service).await
             }
             (_, Strategy::Start | Strategy::InPlace) => {
+                self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
                     self.start_serving(Phase::StartNew, service, spec, number, None).await?;
                 }
-                Ok(())
+                self.data_path(service).await
             }
         }
     }
 
-    async fn create_step(
+    pub(super) async fn create_step(
         &self,
         phase: Phase,
         service: &ServiceName,
@@ -232,17 +239,24 @@ impl Run {
         self.probe(&id, service, spec).await
     }
 
-    async fn probe(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Halt> {
-        let probing = probe::healthy(&*self.exec.engine, &self.permit, id, spec);
-        let before_switch = self.operation().phase < Phase::Switch;
-        let outcome = tokio::select! {
-            outcome = probing => outcome,
-            () = self.cancel.cancelled(), if before_switch => return Err(Halt::Cancelled),
-            () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
-        };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(e) => Err(self.probe_halt(id, service, e).await),
+    /// PROBE of one container: its health check, then the probes of `x-dockwarden`.
+    pub(super) async fn probe(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Halt> {
+        let phase = self.operation().phase;
+        loop {
+            let probing = async {
+                probe::healthy(&*self.exec.engine, &self.permit, id, spec).await?;
+                self.own_probes(id, spec).await
+            };
+            let outcome = tokio::select! {
+                outcome = probing => outcome,
+                () = self.cancel.cancelled(), if phase < Phase::Switch => return Err(Halt::Cancelled),
+                () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(e) if e.is_away() => self.engine_back(phase).await?,
+                Err(e) => return Err(self.probe_halt(id, service, e).await),
+            }
         }
     }
 
@@ -398,13 +412,17 @@ impl Run {
 
     /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack.
     async fn monitor(&self) -> Result<(), Halt> {
-        let window = self.plan.desired.settings.monitor_s.map_or(MONITOR, Duration::from_secs);
+        let window = self.plan.desired.settings.window_s().map_or(MONITOR, Duration::from_secs);
         let start = Instant::now();
         let watched: Vec<(&ServiceName, EngineName)> = self
             .changes()
             .filter(|c| c.strategy != Strategy::RunOnce)
             .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
             .collect();
+        if window.is_zero() {
+            return Ok(());
+        }
+        let mut watch = self.begin_watch().await?;
         while start.elapsed() < window {
             tokio::select! {
                 () = tokio::time::sleep(MONITOR_LOOK.min(window.saturating_sub(start.elapsed()))) => {}
@@ -414,6 +432,7 @@ impl Run {
                 }
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             }
+            let due = Self::due(&mut watch, start.elapsed() >= window);
             for (service, id) in &watched {
                 let spec = self.spec(service)?;
                 match self.exec.engine.container(id).await {
@@ -422,11 +441,9 @@ impl Run {
                         if let Err(reason) = probe::alive(&seen)
                             && !ended_well
                         {
-                            let error = probe::ProbeError::Failed {
-                                reason: format!("in the watch window: {reason}"),
-                                output: seen.last_health_output,
-                            };
-                            return Err(self.probe_halt(id, service, error).await);
+                            self.ailing(&mut watch, service, &seen, reason).await?;
+                        } else if due && seen.state == RunState::Running {
+                            self.triggers(&mut watch, service, id, spec).await?;
                         }
                     }
                     Ok(None) => return Err(failed(format!("service {service}: its container disappeared in the watch window"))),

@@ -2,7 +2,7 @@
 
 use super::acts::Act;
 use super::run::{Halt, Run};
-use super::{names, probe};
+use super::names;
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};
@@ -23,7 +23,8 @@ impl Run {
         let changed = |s: &ServiceName| self.plan.changes.iter().any(|c| c.service == *s && c.action == Action::Restart);
         for service in self.plan.levels.iter().flatten().filter(|s| changed(s)) {
             let Some(spec) = self.plan.desired.services.get(service) else { continue };
-            for c in planner::serving(&observed, service) {
+            // One that was stopped and kept beside a running one of its number is not started: two would write.
+            for c in planner::live(&observed, service) {
                 let short = c.id.short();
                 if planner::one_shot(&self.plan.desired, service) {
                     continue;
@@ -36,9 +37,7 @@ impl Run {
                 let act =
                     if up(c) { Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) } } else { Act::Start { id: c.id.clone() } };
                 self.step(Phase::StartNew, format!("restart:{service}:{short}"), act).await?;
-                if let Err(e) = probe::healthy(&*self.exec.engine, &self.permit, &c.id, spec).await {
-                    return Err(self.probe_halt(&c.id, service, e).await);
-                }
+                self.probe(&c.id, service, spec).await?;
             }
         }
         self.exec.store.set_stopped(&self.plan.stack, false).await?;
@@ -90,6 +89,7 @@ impl Run {
         if !observed.containers.iter().any(|c| c.name == claim.as_str()) {
             self.step(Phase::StopOld, "remove:claim".into(), Act::Remove { id: claim, volumes: false }).await?;
         }
+        self.exec.forget_runs(&self.plan.stack).await?;
         self.exec.store.set_current(&self.plan.stack, None, self.epoch).await?;
         Ok(())
     }

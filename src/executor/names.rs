@@ -30,6 +30,10 @@ pub fn working(op: &OperationId, service: &ServiceName, number: u32) -> EngineNa
 pub fn canary(op: &OperationId, service: &ServiceName) -> EngineName {
     name(format!("dw-{}-{}-canary", tail(op), cut(service)))
 }
+/// Name of the one-off container of a hook.
+pub fn hook(op: &OperationId, service: &ServiceName, number: usize) -> EngineName {
+    name(format!("dw-{}-{}-{number}-hook", tail(op), cut(service)))
+}
 /// Name a replaced container is moved to until it is removed.
 pub fn retired(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
     name(format!("dw-{}-{}-{number}-old", tail(op), cut(service)))

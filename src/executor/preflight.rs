@@ -1,91 +1,210 @@
-//! Read-only checks before anything is touched, each with an id, all reported at once.
+//! Read-only checks before anything is touched, each with an id, all reported at once: `plan` shows them, an operation fails on those that do not
+//! hold. What cannot be measured from here is `unknown`, never guessed. Deliberately absent: what the file's loader and the gate refuse by themselves.
 
+mod host;
+mod network;
+mod service;
+
+use super::Executor;
 use super::run::{Halt, Run, failed};
 use crate::engine::EngineError;
-use crate::model::ids::EngineName;
+use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
-use crate::model::observed::{ContainerSummary, RunState};
-use crate::model::plan::Action;
-use crate::model::spec::{PortSpec, ServiceSpec};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use crate::model::observed::{ContainerSummary, EngineInfo, ImageInfo, NetworkInfo, VolumeInfo};
+use crate::model::plan::{Action, Change, Plan, PlanKind};
+use crate::model::preflight::{Check, Passed};
+use crate::model::release::Release;
+use crate::model::spec::ServiceSpec;
+use crate::planner;
+use std::collections::BTreeMap;
 
-/// Fails with every check that does not pass.
+/// Fails with every check that does not hold.
 pub(super) async fn check(run: &Run) -> Result<(), Halt> {
-    match problems(run).await {
-        Ok(problems) if problems.is_empty() => Ok(()),
-        Ok(problems) => Err(failed(format!("preflight: {}", problems.join("; ")))),
-        Err(e) => Err(failed(format!("preflight: {e}"))),
+    let phase = run.operation().phase;
+    let report = run.asking(phase, || run.exec.preflight(&run.plan)).await?;
+    for c in report.iter().filter(|c| matches!(c.ok, Passed::Warn | Passed::Unknown)) {
+        tracing::info!(operation = %run.operation_id(), check = %c.id, ok = ?c.ok, message = %c.message, "preflight");
+    }
+    let problems: Vec<String> = report.iter().filter(|c| c.ok == Passed::No).map(|c| format!("{}: {}", c.id, c.message)).collect();
+    if problems.is_empty() { Ok(()) } else { Err(failed(format!("preflight: {}", problems.join("; ")))) }
+}
+
+/// What a report is made from: one reading of the engine.
+struct Facts<'a> {
+    plan: &'a Plan,
+    instance: &'a str,
+    local: bool,
+    about: EngineInfo,
+    containers: Vec<ContainerSummary>,
+    networks: Vec<NetworkInfo>,
+    volumes: Vec<VolumeInfo>,
+    /// Images of the plan that are on the engine, by service.
+    images: BTreeMap<ServiceName, ImageInfo>,
+    current: Option<Release>,
+}
+
+/// Collects lines; several of one id are one check in several words.
+#[derive(Default)]
+struct Report {
+    lines: Vec<Check>,
+}
+
+impl Report {
+    fn add(&mut self, id: &str, ok: Passed, message: impl Into<String>) {
+        self.lines.push(Check { id: id.into(), ok, message: message.into() });
+    }
+    /// The problems of one check, or one line that says that there are none.
+    fn all(&mut self, id: &str, bad: Passed, problems: Vec<String>, good: impl Into<String>) {
+        if problems.is_empty() {
+            self.add(id, Passed::Yes, good);
+        }
+        for problem in problems {
+            self.add(id, bad, problem);
+        }
     }
 }
 
-async fn problems(run: &Run) -> Result<Vec<String>, EngineError> {
-    let mut out = vec![];
-    let engine = &*run.exec.engine;
-    for (service, identity) in &run.plan.images {
-        // Without an id the image is pulled; with one it must still be there.
-        let Some(id) = identity.id.as_deref().and_then(|id| crate::model::ids::ImageRef::new(id).ok()) else { continue };
-        if engine.image(&id).await?.is_none() {
-            out.push(format!("image.present: image {id} of service {service} ({}) is not on the engine any more", identity.reference));
-        }
+impl Facts<'_> {
+    /// Services that get a new container.
+    fn renewed(&self) -> impl Iterator<Item = (&Change, &ServiceSpec)> {
+        let made = |c: &&Change| matches!(c.action, Action::Create | Action::Update | Action::Scale);
+        self.plan.changes.iter().filter(made).filter_map(|c| Some((c, self.plan.desired.services.get(&c.service)?)))
     }
-    for network in run.plan.desired.networks.values().filter(|n| n.external) {
-        if let Ok(name) = EngineName::new(network.name.as_str())
-            && engine.network(&name).await?.is_none()
-        {
-            out.push(format!("network.external: network {name} does not exist; create it or correct its name"));
-        }
+    fn ours(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(labels::INSTANCE).is_some_and(|i| i == self.instance)
+            && labels.get(labels::STACK).is_some_and(|s| *s == self.plan.stack.to_string())
     }
-    for volume in run.plan.desired.volumes.values().filter(|v| v.external) {
-        if let Ok(name) = EngineName::new(volume.name.as_str())
-            && engine.volume(&name).await?.is_none()
-        {
-            out.push(format!("volume.external: volume {name} does not exist; create it or correct its name"));
-        }
-    }
-    let containers = engine.containers(&[]).await?;
-    for change in run.plan.changes.iter().filter(|c| !matches!(c.action, Action::Unchanged | Action::Remove | Action::Stop)) {
-        if let Some(spec) = run.plan.desired.services.get(&change.service) {
-            out.extend(taken_ports(run, change.service.as_str(), spec, &containers));
-        }
-    }
-    Ok(out)
 }
 
-fn taken_ports(run: &Run, service: &str, spec: &ServiceSpec, containers: &[ContainerSummary]) -> Vec<String> {
-    let mut out = vec![];
-    for port in &spec.ports {
-        let Some(number) = port.published.as_deref().and_then(|p| p.parse::<u16>().ok()).filter(|p| *p != 0) else { continue };
-        let holder = containers
-            .iter()
-            .filter(|c| c.state == RunState::Running)
-            .find(|c| c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port)));
-        match holder {
-            Some(c) if ours(run, c) => {}
-            Some(c) => out.push(format!("port.free: port {number}/{} of service {service} is held by container {}", port.protocol, c.name)),
-            None if run.exec.probes_host_ports() && port.protocol == "tcp" && !bindable(port, number) => {
-                out.push(format!("port.free: port {number}/tcp of service {service} is held by a process on the host"));
+impl Executor {
+    /// Judges a plan against the engine and its host as they are now. Changes nothing. Empty for what makes no new release.
+    ///
+    /// # Errors
+    /// The engine's; a report is whole or not made.
+    pub async fn preflight(&self, plan: &Plan) -> Result<Vec<Check>, EngineError> {
+        if !matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
+            return Ok(vec![]);
+        }
+        let engine = &*self.engine;
+        let (about, containers, networks, volumes) =
+            tokio::try_join!(engine.about(), engine.containers(&[]), engine.networks(&[]), engine.volumes(&[]))?;
+        let mut images = BTreeMap::new();
+        for (service, identity) in &plan.images {
+            let id = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok());
+            if let Some(found) = match id {
+                Some(id) => engine.image(&id).await?,
+                None => None,
+            } {
+                images.insert(service.clone(), found);
             }
-            None => {}
+        }
+        let known = |e: crate::store::StoreError| tracing::warn!(error = %e, "a preflight check could not read our own state");
+        let current = match plan.from_release {
+            Some(number) => self.store.release(&plan.stack, number).await.map_err(known).unwrap_or_default(),
+            None => None,
+        };
+        let facts = Facts { plan, instance: self.store.instance(), local: self.is_local(), about, containers, networks, volumes, images, current };
+        let mut report = Report::default();
+        text(&facts, &mut report);
+        service::images(&facts, &mut report);
+        host::all(&facts, &mut report);
+        network::all(&facts, self.probes_host_ports(), &mut report);
+        volumes_there(&facts, &mut report);
+        claim(&facts, &mut report);
+        service::all(&facts, &mut report);
+        self.rollback_possible(&facts, &mut report).await?;
+        self.backup_made(&facts, &mut report).await;
+        Ok(report.lines)
+    }
+
+    /// Whether what runs could be made again once it is gone. The way back within the operation does not need it: its containers are kept.
+    async fn rollback_possible(&self, facts: &Facts<'_>, report: &mut Report) -> Result<(), EngineError> {
+        const ID: &str = "rollback.possible";
+        let Some(current) = &facts.current else {
+            report.add(ID, Passed::Yes, "a first release: a failure removes it again");
+            return Ok(());
+        };
+        let mut gone = vec![];
+        for (service, identity) in current.images.iter().filter(|(s, _)| current.spec.services.get(*s).is_some_and(|s| s.active)) {
+            let id = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok());
+            let here = match id {
+                Some(id) => self.engine.image(&id).await?.is_some(),
+                None => false,
+            };
+            if !here && identity.repo_digest.is_none() {
+                gone.push(format!("the image of service {service} in release {} is gone and has no registry digest", current.number));
+            }
+        }
+        for (service, why) in &facts.plan.migrates {
+            gone.push(format!("service {service} changes data ({why}): once its new version was well, nothing automatic goes back"));
+        }
+        report.all(ID, Passed::Warn, gone, format!("release {} can be made again", current.number));
+        Ok(())
+    }
+
+    /// Whether the data that an update touches was saved within a day.
+    async fn backup_made(&self, facts: &Facts<'_>, report: &mut Report) {
+        const ID: &str = "backup.made";
+        let touched = |c: &Change, s: &ServiceSpec| c.action == Action::Update && s.single_writer();
+        let services: Vec<&ServiceName> = facts.renewed().filter(|(c, s)| touched(c, s)).map(|(c, _)| &c.service).collect();
+        if services.is_empty() {
+            return report.add(ID, Passed::Yes, "no service with data is replaced");
+        }
+        let names = services.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+        match self.store.backups(Some(&facts.plan.stack), None, 1).await {
+            Ok(found) => match found.first() {
+                Some(b) if chrono::Utc::now() - b.at < chrono::TimeDelta::hours(24) => {
+                    report.add(ID, Passed::Yes, format!("{names}: last backup {}", b.at.format("%Y-%m-%d %H:%M UTC")))
+                }
+                Some(b) => report.add(
+                    ID,
+                    Passed::Warn,
+                    format!("{names}: the last backup is of {}; call `backup` first", b.at.format("%Y-%m-%d %H:%M UTC")),
+                ),
+                None => report.add(ID, Passed::Warn, format!("{names}: the stack has no backup; call `backup` first")),
+            },
+            Err(e) => report.add(ID, Passed::Unknown, format!("the records of backups cannot be read: {e}")),
         }
     }
-    out
 }
 
-fn ours(run: &Run, c: &ContainerSummary) -> bool {
-    c.labels.get(labels::INSTANCE).is_some_and(|i| i == run.exec.store.instance())
-        && c.labels.get(labels::STACK).is_some_and(|s| *s == run.plan.stack.to_string())
+/// What the loader found: a plan exists, so the file loads and its dependencies have an order.
+fn text(facts: &Facts<'_>, report: &mut Report) {
+    let unset = |u: &&crate::model::spec::Unsupported| u.reason.starts_with("variable ") && u.reason.contains(" is not set");
+    let notes = &facts.plan.desired.unsupported;
+    let variables: Vec<String> = notes.iter().filter(unset).map(|u| format!("{}: {}", u.path, u.reason)).collect();
+    let ignored = notes.len() - variables.len();
+    let good = if ignored == 0 { "the file loads".to_owned() } else { format!("the file loads; {ignored} keys in it have no effect here") };
+    report.add("file.syntax", Passed::Yes, good);
+    report.all("file.variables", Passed::Warn, variables, "all variables are set");
+    match planner::levels::levels(&facts.plan.desired) {
+        Ok(levels) => report.add("depends.order", Passed::Yes, format!("{} levels, no cycle", levels.len())),
+        Err(e) => report.add("depends.order", Passed::No, e.to_string()),
+    }
 }
 
-fn overlaps(held: &str, wanted: &PortSpec) -> bool {
-    let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
-    let wanted = wanted.host_ip.as_deref().unwrap_or("");
-    any(held) || any(wanted) || held == wanted
+fn volumes_there(facts: &Facts<'_>, report: &mut Report) {
+    let there = |name: &str| facts.volumes.iter().any(|v| v.name.as_str() == name);
+    let missing = facts.plan.desired.volumes.values().filter(|v| v.external && !there(&v.name));
+    let problems = missing.map(|v| format!("volume {} does not exist; create it or correct its name", v.name)).collect();
+    report.all("volume.external", Passed::No, problems, "external volumes exist");
+    let other_driver = facts.plan.desired.volumes.values().filter(|v| !v.external).filter_map(|v| {
+        let found = facts.volumes.iter().find(|f| f.name.as_str() == v.name)?;
+        let wanted = v.driver.as_deref().unwrap_or("local");
+        (found.driver != wanted).then(|| format!("volume {} exists with driver {}, the file says {wanted}; rename one of them", v.name, found.driver))
+    });
+    report.all("volume.driver", Passed::No, other_driver.collect(), "volumes are as the file says, or are made");
 }
 
-fn bindable(port: &PortSpec, number: u16) -> bool {
-    let ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    match TcpListener::bind(SocketAddr::new(ip, number)) {
-        Ok(_) => true,
-        Err(e) => e.kind() != std::io::ErrorKind::AddrInUse,
+fn claim(facts: &Facts<'_>, report: &mut Report) {
+    let name: EngineName = super::names::claim(&facts.plan.stack);
+    let held = facts.containers.iter().find(|c| c.name == name.as_str()).and_then(|c| c.labels.get(labels::INSTANCE));
+    match held {
+        Some(i) if i != facts.instance => report.add(
+            "stack.claim",
+            Passed::No,
+            format!("the stack is claimed on this engine by another supervisor (instance {i}); remove container {name} if that supervisor is gone for good"),
+        ),
+        Some(_) | None => report.add("stack.claim", Passed::Yes, "no other supervisor claims the stack"),
     }
 }

@@ -56,7 +56,8 @@ pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec
         let seen = engine.container(id).await?.ok_or_else(|| failed("the container is gone", last.clone()))?;
         alive(&seen).map_err(|reason| failed(reason, last.clone().or(seen.last_health_output.clone())))?;
         let Some(test) = health_command(&seen, spec) else {
-            if seen.started_at.is_some() && start.elapsed() >= SETTLE {
+            // Probes of its own say more than a second without a restart.
+            if seen.started_at.is_some() && (start.elapsed() >= SETTLE || !spec.settings.probes.is_empty()) {
                 return Ok(());
             }
             tokio::time::sleep(PAUSE.0).await;
@@ -105,6 +106,12 @@ pub async fn completed(engine: &dyn Engine, id: &EngineName, spec: &ServiceSpec)
             _ => tokio::time::sleep(PAUSE.0).await,
         }
     }
+}
+
+/// A command in a message, cut.
+pub(super) fn shortened(text: &str) -> String {
+    let cut: String = text.chars().take(120).collect();
+    if cut.len() < text.len() { format!("{cut}...") } else { cut }
 }
 
 /// Whether a container that shall be up still can be; the reason when not.

@@ -3,7 +3,7 @@
 
 use super::{Executor, ExecutorError};
 use crate::gate;
-use crate::model::ids::OperationId;
+use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState, Phase, StepRecord};
 use crate::model::plan::PlanKind;
 use chrono::Utc;
@@ -18,16 +18,19 @@ pub(super) enum Takeover {
     Forward,
     /// Before the switch, or already undoing: back.
     Undo,
-    /// Restart and stop: again from the start, done steps are skipped.
+    /// Restart, stop, and a release whose data is migrated: again from the start, done steps are skipped.
     Again,
 }
 
 fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
     let undoing = steps.iter().any(|s| s.key.starts_with("undo:"));
     let switched = steps.iter().any(|s| s.key == "switch");
+    // Its old version must not see the data again: only forward leads to one release.
+    let migrated = super::datapath::taken(steps);
     match plan_kind {
         PlanKind::Restart | PlanKind::Stop => Takeover::Again,
         PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale if switched && !undoing => Takeover::Forward,
+        PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale if migrated && !undoing => Takeover::Again,
         PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale => Takeover::Undo,
     }
 }
@@ -44,6 +47,9 @@ impl Executor {
                 Some(id) => self.store.plan(id).await?,
                 None => None,
             };
+            if self.superseded(&op).await? {
+                continue;
+            }
             let steps = self.store.steps(&op.id).await?;
             match plan {
                 Some(plan) => {
@@ -57,6 +63,28 @@ impl Executor {
             }
         }
         Ok(taken)
+    }
+
+    /// Ends an operation whose stack a newer one has taken: it can write nothing any more, and what it left the newer one has found.
+    async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
+        let Some(stack) = &op.stack else { return Ok(false) };
+        let newer = self.store.stack(stack).await?.is_some_and(|s| s.epoch > op.epoch);
+        if newer {
+            let message = "interrupted, and superseded by a newer operation on its stack";
+            self.store.end_superseded(&op.id, OperationState::Failed, message, Utc::now()).await?;
+        }
+        Ok(newer)
+    }
+
+    /// Ends what an earlier run left open on a stack that nothing works at: the operation that begins now takes the stack over.
+    pub(super) async fn close_abandoned(&self, stack: &StackName) -> Result<(), ExecutorError> {
+        let open = self.store.open_operations().await?;
+        // Without a plan it is no deploy: backups run beside the operations that are at work here.
+        for op in open.into_iter().filter(|o| o.plan.is_some() && o.stack.as_ref() == Some(stack) && self.standing(&o.id).is_none()) {
+            let message = "interrupted, and superseded by a newer operation on its stack";
+            self.store.end_superseded(&op.id, OperationState::Failed, message, Utc::now()).await?;
+        }
+        Ok(())
     }
 
     /// An operation whose plan is gone (it never had one, or it outlived its keeping) cannot go on.

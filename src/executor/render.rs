@@ -55,7 +55,7 @@ const LOG_MAX_FILE: &str = "3";
 pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     let spec = r.stack.services.get(r.service).ok_or_else(|| format!("the release has no service {}", r.service))?;
     let serving = r.role == Role::Serving;
-    let (files, file_mounts) = files(r, spec)?;
+    let (files, file_mounts) = files(r.stack, r.service, spec)?;
     let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
     mounts.extend(file_mounts);
     for old in r.inherited.iter().filter(|m| m.kind == "volume") {
@@ -251,22 +251,21 @@ fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
 }
 
 /// Configs and secrets: copied into the container before it starts. A read-only container takes no copies: there a file is mounted.
-fn files(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
+fn files(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
     let mut copies = vec![];
     let mut mounts = vec![];
-    let configs = spec.configs.iter().map(|m| ("config", m, r.stack.configs.get(&m.source)));
-    let secrets = spec.secrets.iter().map(|m| ("secret", m, r.stack.secrets.get(&m.source)));
+    let configs = spec.configs.iter().map(|m| ("config", m, stack.configs.get(&m.source)));
+    let secrets = spec.secrets.iter().map(|m| ("secret", m, stack.secrets.get(&m.source)));
     for (kind, wanted, object) in configs.chain(secrets) {
         let object =
-            object.ok_or_else(|| format!("service {} names {kind} {}, which the file does not define", r.service, wanted.source))?;
+            object.ok_or_else(|| format!("service {service} names {kind} {}, which the file does not define", wanted.source))?;
         match deliver(wanted, object, spec.read_only) {
             Some(Delivery::Copy(file)) => copies.push(file),
             Some(Delivery::Mount(m)) => mounts.push(m),
             None => {
                 return Err(format!(
-                    "{kind} {} of service {} cannot be delivered: {}",
+                    "{kind} {} of service {service} cannot be delivered: {}",
                     wanted.source,
-                    r.service,
                     if object.external {
                         "external ones need a swarm"
                     } else {
@@ -277,6 +276,15 @@ fn files(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Ve
         }
     }
     Ok((copies, mounts))
+}
+
+/// Whether every config and secret of a service can be delivered.
+///
+/// # Errors
+/// A sentence that names the first that cannot.
+pub fn deliverable(stack: &StackSpec, service: &ServiceName) -> Result<(), String> {
+    let spec = stack.services.get(service).ok_or_else(|| format!("the release has no service {service}"))?;
+    files(stack, service, spec).map(|_| ())
 }
 
 enum Delivery {

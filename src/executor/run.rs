@@ -19,7 +19,6 @@ use chrono::Utc;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Why an act could not be done.
@@ -76,6 +75,8 @@ pub struct Run {
     pub(super) standing: tokio::sync::watch::Sender<Standing>,
     pub(super) cancel: CancellationToken,
     pub(super) conclude: CancellationToken,
+    /// What the old containers used before anything was changed, by service.
+    pub(super) usage: Mutex<BTreeMap<ServiceName, super::triggers::Usage>>,
     id: OperationId,
 }
 
@@ -93,15 +94,12 @@ pub(super) struct Begin {
     pub(super) conclude: CancellationToken,
 }
 
-/// Pause before an act is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(300);
-
 impl Run {
     pub(super) fn new(begin: Begin) -> Self {
         let Begin { exec, plan, permit, current, op, steps, standing, cancel, conclude } = begin;
         let journal = steps.into_iter().map(|s| (s.key.clone(), s)).collect();
         let (id, epoch) = (op.id.clone(), op.epoch);
-        Self { exec, plan, permit, current, epoch, op: Mutex::new(op), journal: Mutex::new(journal), standing, cancel, conclude, id }
+        Self { exec, plan, permit, current, epoch, op: Mutex::new(op), journal: Mutex::new(journal), standing, cancel, conclude, usage: Mutex::default(), id }
     }
 
     pub(super) fn operation_id(&self) -> &OperationId {
@@ -123,12 +121,21 @@ impl Run {
             }
         };
         let end = match result {
-            Ok(()) => self.settle(OperationState::Done, None, vec![]).await,
+            Ok(()) => self.done().await,
             Err(halt) => self.end(halt).await,
         };
         if let Err(e) = end {
             tracing::error!(operation = %self.id, error = %e, "the end of the operation could not be recorded; the next start takes it over");
         }
+    }
+
+    /// It is done; what needed attention on the stack before is settled by it.
+    async fn done(&self) -> Result<(), StoreError> {
+        self.settle(OperationState::Done, None, vec![]).await?;
+        if matches!(self.plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Stop) {
+            self.exec.store.close_attention(&self.plan.stack, &self.id).await?;
+        }
+        Ok(())
     }
 
     /// What follows a halt: undo where there is something to undo, then the matching state.
@@ -153,13 +160,29 @@ impl Run {
             op.evidence = evidence.clone();
         })
         .await?;
-        match self.undo().await {
+        let stopped = self.stops_before_data();
+        let keep = stopped.as_ref().map(|s| s.keep.clone()).unwrap_or_default();
+        let undone = match &stopped {
+            Some(s) if s.switched => Ok(()),
+            Some(_) | None => self.undo(&keep).await,
+        };
+        let undone = match undone {
+            Ok(()) => self.keep_serving(&keep).await,
+            halt => halt,
+        };
+        match undone {
             Ok(()) => {
                 if self.plan.to_release > 0 && Some(self.plan.to_release) != self.plan.from_release {
                     let failed = crate::model::release::ReleaseState::Failed;
                     self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, failed).await?;
                 }
-                self.settle(state, Some(message), evidence).await
+                match stopped {
+                    Some(s) => {
+                        let message = format!("{message}; {}", s.message);
+                        self.settle(OperationState::NeedsAttention, Some(message), evidence).await
+                    }
+                    None => self.settle(state, Some(message), evidence).await,
+                }
             }
             Err(Halt::Interrupted(why)) => {
                 tracing::warn!(operation = %self.id, %why, "undo interrupted; the next start takes it over");
@@ -252,18 +275,8 @@ impl Run {
                 (seq, act)
             }
         };
-        let done = match self.perform(&act).await {
-            Ok(done) => done,
-            Err(Fail::Store(e)) => return Err(e.into()),
-            Err(first) => {
-                tracing::warn!(operation = %self.id, step = %key, error = %first, "step failed once");
-                if !worth_again(&first, phase) {
-                    return Err(failed(format!("{key}: {first}")));
-                }
-                tokio::time::sleep(RETRY_PAUSE).await;
-                self.perform(&act).await.map_err(|e| failed(format!("{key}: {e}")))?
-            }
-        };
+        let done = self.perform_patiently(phase, &key, &act).await?;
+        self.exec.recorded()?;
         self.exec.store.step_done(&self.id, seq, &done).await?;
         if let Some(step) = self.journal.lock().expect("no panic while held").get_mut(&key) {
             step.done = Some(done.clone());
@@ -280,7 +293,8 @@ impl Run {
 
     /// Containers of the stack that are ours: claim and canaries left out by `planner::serving`.
     pub(super) async fn observe(&self) -> Result<Observed, Halt> {
-        self.exec.observe(&self.plan.stack).await.map_err(|e| failed(e.to_string()))
+        let phase = self.operation().phase;
+        self.asking(phase, || self.exec.observe(&self.plan.stack)).await
     }
 
     /// Serving containers of a service that this operation did not make.
@@ -352,14 +366,5 @@ impl Run {
     pub(super) async fn probe_halt(&self, id: &EngineName, service: &ServiceName, error: ProbeError) -> Halt {
         let evidence = super::probe::evidence(&*self.exec.engine, id, service.as_str(), &error).await;
         Halt::Failed { message: format!("service {service}: {error}"), evidence: vec![evidence] }
-    }
-}
-
-/// A passing fault of the engine is worth a second try; after the switch everything is.
-fn worth_again(fail: &Fail, phase: Phase) -> bool {
-    match fail {
-        Fail::Engine(EngineError::Unreachable { .. } | EngineError::Timeout { .. }) => true,
-        Fail::Engine(_) | Fail::Refused(_) => phase >= Phase::Switch,
-        Fail::Store(_) => false,
     }
 }

@@ -1,10 +1,12 @@
 //! Undo: the journal backwards, each act taken back, journaled itself so that a crash in the middle goes on where it was.
 
 use super::acts::Act;
-use super::run::{Halt, Run, failed};
+use super::patience::away;
+use super::run::{Fail, Halt, Run, failed};
 use crate::model::operation::Phase;
 use chrono::Utc;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Tries per act before the operation needs attention, and the pause between them.
@@ -15,13 +17,13 @@ const PREFIX: &str = "undo:";
 
 impl Run {
     /// Takes back every act of this operation, newest first. An intent without a result is taken back as well: taking back looks at
-    /// the engine by label and name and does nothing where nothing was done.
-    pub(super) async fn undo(&self) -> Result<(), Halt> {
+    /// the engine by label and name and does nothing where nothing was done. The services of `keep` stay as they are.
+    pub(super) async fn undo(&self, keep: &BTreeSet<String>) -> Result<(), Halt> {
         self.standing.send_modify(|s| s.message = "undoing".into());
         let steps = self.exec.store.steps(self.operation_id()).await?;
-        let done: std::collections::BTreeSet<String> =
+        let done: BTreeSet<String> =
             steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
-        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !done.contains(&s.key)) {
+        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !done.contains(&s.key) && !Self::kept(keep, s)) {
             let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
             self.exec.may_go_on()?;
             let key = format!("{PREFIX}{}", step.key);
@@ -39,6 +41,7 @@ impl Run {
                 }
             };
             self.take_back_with_patience(&step.key, &act, step.done.as_ref()).await?;
+            self.exec.recorded()?;
             self.exec.store.step_done(self.operation_id(), seq, &Value::Null).await?;
             self.exec.recorded()?;
         }
@@ -50,7 +53,12 @@ impl Run {
         loop {
             match self.take_back(act, done).await {
                 Ok(()) => return Ok(()),
-                Err(super::run::Fail::Store(e)) => return Err(e.into()),
+                Err(Fail::Store(e)) => return Err(e.into()),
+                // However long it takes: while the engine is away there is nothing else to do.
+                Err(Fail::Engine(e)) if away(&e) => {
+                    self.engine_back(Phase::Finished).await?;
+                    continue;
+                }
                 Err(e) if tries >= TRIES => return Err(failed(format!("{key}: {e}"))),
                 Err(e) => {
                     tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again")

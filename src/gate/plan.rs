@@ -12,6 +12,7 @@ pub mod ownership;
 pub mod paths;
 pub mod ports;
 pub mod privileges;
+pub mod probes;
 pub mod resources;
 pub mod secrets;
 pub mod subject;
@@ -141,6 +142,7 @@ pub fn weigh(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDat
         ownership::service(&mut j, at);
         build::service(&mut j, at);
         lifecycle::service(&mut j, at);
+        probes::service(&mut j, at);
     }
     j.findings.sort();
     j.findings.dedup();

@@ -47,6 +47,8 @@ pub struct RequestFacts {
     pub network_drivers: BTreeMap<String, String>,
     /// Rules an operator excepted for this service of this stack, with the value: `(rule, value)`.
     pub excepted: BTreeSet<(String, String)>,
+    /// Commands of the service's hooks, while the policy lets hooks run at all.
+    pub commands: BTreeSet<Vec<String>>,
 }
 
 impl RequestFacts {
@@ -65,6 +67,7 @@ impl RequestFacts {
         let named = |key: &String, name: &String| if name.is_empty() { key.clone() } else { name.clone() };
         let binds = s.mounts.iter().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_ref());
         let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_ref());
+        let hooks = rules::find("hook.command").and_then(|r| rules::level(policy, &facts.environment, r)) != Some(Verdict::Deny);
         let mine = |e: &&crate::model::policy::Exception| {
             e.stack == spec.name.as_str() && e.service.as_deref().is_none_or(|x| x == service) && now <= e.expires
         };
@@ -85,6 +88,7 @@ impl RequestFacts {
             log_driver: s.logging.as_ref().map(|l| l.driver.clone()),
             volume_specs: spec.volumes.iter().map(|(k, v)| (named(k, &v.name), v.clone())).collect(),
             network_drivers: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.driver.clone().unwrap_or_default())).collect(),
+            commands: s.settings.hooks.pre.iter().chain(&s.settings.hooks.post).filter(|_| hooks).map(|h| h.run.clone()).collect(),
             excepted: policy.exceptions.iter().filter(mine).map(|e| (e.rule.clone(), e.value.clone())).collect(),
         }
     }
@@ -222,6 +226,15 @@ impl ContainerSpec {
         let driver = self.logging.as_ref().map_or("", |l| l.driver.as_str());
         !matches!(driver, "" | "json-file" | "local" | "journald") && allowed.log_driver.as_deref() != Some(driver)
     }
+}
+
+/// Judges a command that is about to be run by a hook.
+pub fn assert_command(run: &[String], allowed: &RequestFacts) -> Vec<Finding> {
+    let mut a = Assert { allowed, findings: Vec::new() };
+    if !allowed.commands.contains(run) {
+        a.deny("hook.command", "hooks", &run.join(" "), "a command, or one that the policy forbids by now");
+    }
+    a.findings
 }
 
 /// Judges a volume that is about to be created.

@@ -22,6 +22,10 @@ pub const ROLE_SERVING: &str = "serving";
 pub const ROLE_CANARY: &str = "canary";
 /// `ROLE` of the never started container whose name claims a stack on an engine.
 pub const ROLE_CLAIM: &str = "claim";
+/// `ROLE` of a one-off container that runs a hook.
+pub const ROLE_HOOK: &str = "hook";
+/// What a one-shot service was run for: its own hash and those of what it depends on.
+pub const ONCE: &str = "dockwarden.once";
 
 /// Compose's label for the project.
 pub const COMPOSE_PROJECT: &str = "com.docker.compose.project";

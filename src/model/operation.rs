@@ -64,6 +64,8 @@ pub enum Phase {
     Prepare,
     /// New containers start and are probed.
     StartNew,
+    /// Smoke tests of the whole changed stack, before anything is switched.
+    Smoke,
     /// The new release takes over.
     Switch,
     /// Old containers are stopped and named away.

@@ -119,6 +119,9 @@ pub struct Plan {
     pub levels: Vec<Vec<ServiceName>>,
     /// What happens.
     pub changes: Vec<Change>,
+    /// Services whose new containers change data the release before may not read, with the reason: nothing automatic goes back over them.
+    #[serde(default)]
+    pub migrates: BTreeMap<ServiceName, String>,
     /// Replica counts or services for scale and restart; stop with removal.
     #[serde(default)]
     pub remove: bool,

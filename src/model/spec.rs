@@ -2,9 +2,11 @@
 //! planner diffs it, the executor turns it into engine requests, a release stores it. Units: bytes, nanoseconds of CPU (1e9 = one
 //! CPU), milliseconds. Maps are ordered, so the canonical JSON of a value is stable.
 
+pub mod checks;
 pub mod settings;
 
-pub use settings::{BackupSettings, HealMode, Quiesce, ServiceSettings, StackSettings};
+pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
+pub use settings::{BackupSettings, Criticality, HealMode, Monitor, Quiesce, ServiceSettings, StackSettings};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};

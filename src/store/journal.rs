@@ -119,6 +119,15 @@ impl Store {
         self.inner.state.write(move |c| Ok(end_operation(c, &id, state, &message, now)? == 1)).await
     }
 
+    /// Closes what needed attention on a stack before an operation that settled it; returns how many. They become `failed`, with the operation named.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn close_attention(&self, stack: &StackName, by: &OperationId) -> StoreResult<usize> {
+        let (stack, by) = (stack.clone(), by.clone());
+        self.inner.state.write(move |c| settle_attention(c, &stack, &by)).await
+    }
+
     /// One operation.
     pub async fn operation(&self, id: &OperationId) -> StoreResult<Option<Operation>> {
         let (id, inner) = (id.clone(), self.inner.clone());
@@ -303,6 +312,16 @@ fn end_operation(c: &Connection, id: &OperationId, state: OperationState, messag
             "UPDATE operation SET state = ?2, terminal = ?3, message = ?4, settled_at = coalesce(settled_at, ?5) WHERE id = ?1 AND terminal = 0",
         )?
         .execute(params![id.as_str(), state.as_str(), state.is_terminal(), message, time(now)])?;
+    Ok(rows)
+}
+
+fn settle_attention(c: &Connection, stack: &StackName, by: &OperationId) -> Sql<usize> {
+    let rows = c
+        .prepare_cached(
+            "UPDATE operation SET state = ?3, message = coalesce(message || '. ', '') || 'Settled by ' || ?2
+             WHERE stack = ?1 AND id <> ?2 AND state = ?4",
+        )?
+        .execute(params![stack.as_str(), by.as_str(), OperationState::Failed.as_str(), OperationState::NeedsAttention.as_str()])?;
     Ok(rows)
 }
 

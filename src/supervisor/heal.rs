@@ -164,7 +164,7 @@ pub fn sick(release: &Release, observed: &Observed, by_hand: &BTreeSet<EngineNam
             continue;
         }
         let reason =
-            planner::serving(observed, service).into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| ailment(c, spec.restart));
+            planner::live(observed, service).into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| ailment(c, spec.restart));
         if let Some(reason) = reason {
             out.push(Sick { service: service.clone(), reason });
         }

@@ -7,7 +7,9 @@ use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::plan::{Action, Change, GitState, Plan};
+use crate::model::preflight::{Check, Passed};
 use crate::model::verdict::{Finding, Verdict};
+use crate::redact;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,14 +48,20 @@ pub(super) struct Output {
     changes: Vec<Change>,
     findings: Vec<Finding>,
     verdict: Verdict,
+    /// Services that change data the release before may not read, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    migrates: BTreeMap<ServiceName, String>,
+    /// What a deploy would check first, judged now; absent when nothing would be done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    preflight: Vec<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     git: Option<GitState>,
 }
 
-impl From<Plan> for Output {
-    fn from(p: Plan) -> Self {
-        let Plan { id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git, .. } = p;
-        Self { plan_id: id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git }
+impl Output {
+    fn of(p: Plan, preflight: Vec<Check>) -> Self {
+        let Plan { id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git, migrates, .. } = p;
+        Self { plan_id: id, digest, stack, environment, from_release, to_release, changes, findings, verdict, migrates, preflight, git }
     }
 }
 
@@ -80,7 +88,9 @@ impl Verb for Planning {
         let Input { stack, compose, files, variables, images, refresh, environment: _ } = input;
         let plan = prepare::deploy(call, &Source { stack, compose, files, variables, images, refresh }).await?;
         call.house.store.put_plan(&plan).await?;
-        Ok(plan.into())
+        let preflight = if plan.is_noop() { vec![] } else { call.house.executor.preflight(&plan).await? };
+        let clean = |c: Check| Check { message: redact::line(&c.message, 400), ..c };
+        Ok(Output::of(plan, preflight.into_iter().map(clean).collect()))
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -106,6 +116,16 @@ impl Verb for Planning {
         for f in &o.findings {
             let place = f.path.as_deref().or(f.service.as_deref()).unwrap_or_default();
             out.push_str(&format!("\n{} {} {place}: {}", f.verdict.as_str(), f.rule, f.because));
+        }
+        for (service, why) in &o.migrates {
+            out.push_str(&format!("\nmigrates {service}: {why}; nothing automatic goes back over it"));
+        }
+        let passed = o.preflight.iter().filter(|c| c.ok == Passed::Yes).count();
+        if !o.preflight.is_empty() {
+            out.push_str(&format!("\npreflight: {passed} of {} checks hold", o.preflight.len()));
+        }
+        for c in o.preflight.iter().filter(|c| c.ok != Passed::Yes) {
+            out.push_str(&format!("\n{} {}: {}", word(&c.ok), c.id, c.message));
         }
         Some(out)
     }

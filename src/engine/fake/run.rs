@@ -37,6 +37,7 @@ impl World {
     /// One run of the process, and what follows at once when the image exits by itself.
     fn launch(&mut self, id: &EngineName) -> EngineResult<()> {
         let bound = self.prepare(id)?;
+        let script = self.run_script.clone();
         let (now, pid) = (self.now(), 1000 + self.next() as i64);
         let addresses = self.assign_addresses(id)?;
         let c = self.find_mut(id.as_str())?;
@@ -58,7 +59,8 @@ impl World {
         let has_test = c.health_test().is_some();
         c.health = if has_test { HealthState::Starting } else { HealthState::None };
         c.last_health_output = None;
-        let (health, exits, output) = (c.behaviour.health, c.behaviour.exits, c.behaviour.exec_output.clone());
+        let scripted = script.and_then(|s| s(&c.spec));
+        let (health, exits, output) = (c.behaviour.health, scripted.or(c.behaviour.exits), c.behaviour.exec_output.clone());
         self.emit(id, "start");
         self.check_invariants(id);
         if let Some(code) = exits {

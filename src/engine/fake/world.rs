@@ -1,7 +1,7 @@
 //! The state of the fake engine: plain maps, their look-ups, and the images. What calls do to it is in `change` and `run`,
 //! how it is shown in `objects`.
 
-use super::{Behaviour, ENDPOINT, ExecScript};
+use super::{Behaviour, ENDPOINT, ExecScript, RunScript};
 use crate::engine::{ContainerSpec, EngineError, EngineResult};
 use crate::model::ids::{EngineName, ImageRef};
 use crate::model::observed::*;
@@ -28,6 +28,7 @@ pub(crate) struct World {
     pub history: Vec<EngineEvent>,
     pub listeners: Vec<Listener>,
     pub exec_script: Option<ExecScript>,
+    pub run_script: Option<RunScript>,
     pub stats: Option<StatsSample>,
     pub occupied: BTreeSet<u16>,
     pub missing_paths: BTreeSet<String>,

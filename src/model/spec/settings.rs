@@ -1,5 +1,6 @@
 //! `x-dockwarden`: what a file says to us, at its top for the stack and under a service for that service. Closed; the schema is generated from here.
 
+use super::checks::{Hooks, Probe, Triggers};
 use serde::{Deserialize, Serialize};
 
 /// `x-dockwarden` at the top of a file. Closed: an unknown key is an error with its path.
@@ -8,6 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct StackSettings {
     /// Watch window after a deploy in seconds before the release counts as good; 10 by default.
     pub monitor_s: Option<u64>,
+    /// The watch window in full; goes before `monitor_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
+    /// What the watch window does about what it sees.
+    #[serde(skip_serializing_if = "is_default")]
+    pub triggers: Triggers,
+    /// Whether the release changes data in a way the one before cannot read: then nothing automatic goes back over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migrates: Option<bool>,
     /// Scheduled backups of all volumes of the stack.
     pub backup: Option<BackupSettings>,
     /// Whether the supervisor heals services: `off`, `restart` (default).
@@ -24,10 +34,60 @@ pub struct ServiceSettings {
     pub strategy: Option<crate::model::plan::Strategy>,
     /// Time for a new container to become healthy, in seconds; 60 by default.
     pub start_timeout_s: Option<u64>,
+    /// Checks of a new container beside its health check; all must pass before anything is switched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+    /// Tests made once, when every changed service of the stack has passed its probes and before any is switched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub smoke: Vec<Probe>,
+    /// Commands around the start of a new release.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hooks: Hooks,
+    /// What the watch window does about what it sees of this service.
+    #[serde(skip_serializing_if = "is_default")]
+    pub triggers: Triggers,
+    /// Whether a new version of it changes data in a way the one before cannot read. By default yes for a new image version of a service that writes a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migrates: Option<bool>,
+    /// How much depends on it; `normal` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub criticality: Option<Criticality>,
     /// Healing of this service.
     pub heal: Option<HealMode>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
+}
+
+/// How a release is watched once it serves.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Monitor {
+    /// Length of the watch window in seconds; 10 by default.
+    pub window_s: Option<u64>,
+}
+
+/// How much depends on a service. A trigger of a `low` one never switches a whole stack back, it warns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Criticality {
+    /// The stack is of use without it.
+    Low,
+    /// Part of what the stack is for.
+    Normal,
+    /// Nothing works without it.
+    High,
+}
+
+impl StackSettings {
+    /// Length of the watch window in seconds, where the file says one.
+    pub fn window_s(&self) -> Option<u64> {
+        self.monitor.as_ref().and_then(|m| m.window_s).or(self.monitor_s)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How far the supervisor goes by itself.

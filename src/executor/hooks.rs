@@ -1,0 +1,136 @@
+//! Hooks of a service: `pre` in a one-off container of the new image before a new container of the service is made, `post` in the first new
+//! container once the release serves. Each is a journaled step; what it may run was judged with the plan and is judged again here.
+
+use super::acts::Act;
+use super::run::{Fail, Halt, Run};
+use super::{names, probe};
+use crate::engine::{EngineError, ExecSpec, LogQuery};
+use crate::gate::request;
+use crate::model::ids::{EngineName, ServiceName};
+use crate::model::labels;
+use crate::model::observed::RunState;
+use crate::model::operation::{Evidence, Phase};
+use crate::model::plan::{Action, Change, Strategy};
+use crate::model::spec::{Hook, ServiceSpec};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// How often a one-off container is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Output of a hook that is kept.
+const OUTPUT: usize = 16 * 1024;
+const LINES: usize = 200;
+
+impl Run {
+    /// Runs the `pre` hooks of a service, one after the other. Called when the old containers of a service that writes data are stopped.
+    pub(super) async fn pre_hooks(&self, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Halt> {
+        for (i, hook) in spec.settings.hooks.pre.iter().enumerate() {
+            self.say(format!("running pre hook {} of {service}", i + 1));
+            let name = names::hook(self.operation_id(), service, i + 1);
+            let act = Act::HookOnce { service: service.clone(), name: name.clone(), run: hook.run.clone(), timeout_s: hook.timeout_s };
+            let done = self.step(Phase::StartNew, format!("hook:{service}:pre:{}", i + 1), act).await?;
+            outcome(service, "pre", hook, name.as_str(), &done)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the `post` hooks of every service that got a new container, in dependency order.
+    pub(super) async fn post_hooks(&self) -> Result<(), Halt> {
+        let renewed = |c: &&Change| matches!(c.action, Action::Create | Action::Update) && c.strategy != Strategy::RunOnce;
+        let order: Vec<&Change> =
+            self.plan.levels.iter().flatten().filter_map(|s| self.changes().find(|c| c.service == *s).filter(renewed)).collect();
+        for change in order {
+            let service = &change.service;
+            let spec = self.spec(service)?;
+            let Some(id) = self.created(&format!("create:{service}:1")) else { continue };
+            for (i, hook) in spec.settings.hooks.post.iter().enumerate() {
+                self.say(format!("running post hook {} of {service}", i + 1));
+                let act = Act::HookExec { service: service.clone(), id: id.clone(), run: hook.run.clone(), timeout_s: hook.timeout_s };
+                let done = self.step(Phase::Switch, format!("hook:{service}:post:{}", i + 1), act).await?;
+                outcome(service, "post", hook, id.short(), &done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes, starts and awaits a one-off container, and removes it. Found again after a crash, it is awaited, not run twice.
+    pub(super) async fn hook_once(&self, service: &ServiceName, name: &EngineName, run: &[String], timeout_s: u64) -> Result<Value, Fail> {
+        let (engine, permit) = (&*self.exec.engine, &self.permit);
+        let allowed = self.exec.request_facts(&self.plan, Some(service));
+        self.judge(request::assert_command(run, &allowed))?;
+        if engine.container(name).await?.is_none() {
+            let mut spec = self.render(service, 1, true, &[]).await?;
+            spec.name = name.clone();
+            spec.command = Some(run.to_vec());
+            spec.entrypoint = Some(vec![]);
+            spec.healthcheck = None;
+            spec.labels.insert(labels::ROLE.into(), labels::ROLE_HOOK.into());
+            self.create_judged(spec, allowed).await?;
+        }
+        if !self.is_mine(name).await? {
+            return Err(Fail::Refused(format!("a container named {name} is in the way")));
+        }
+        let seen = engine.container(name).await?;
+        if seen.is_none_or(|c| c.started_at.is_none()) {
+            engine.start(permit, name).await?;
+        }
+        let start = Instant::now();
+        let exit = loop {
+            let seen = engine.container(name).await?.ok_or_else(|| Fail::Refused(format!("the container {name} of a hook is gone")))?;
+            match seen.state {
+                RunState::Exited | RunState::Dead => break Some(seen.exit_code),
+                _ if start.elapsed() >= Duration::from_secs(timeout_s) => break None,
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        };
+        let query = LogQuery { tail: Some(LINES), since: None, max_bytes: OUTPUT };
+        let logs: Vec<String> = engine.logs(name, &query).await?.into_iter().map(|l| l.text).collect();
+        engine.remove_container(permit, name, true).await?;
+        Ok(json!({"exit": exit, "output": logs.join("\n")}))
+    }
+
+    /// Runs a command in a new container.
+    pub(super) async fn hook_exec(&self, service: &ServiceName, id: &EngineName, run: &[String], timeout_s: u64) -> Result<Value, Fail> {
+        let allowed = self.exec.request_facts(&self.plan, Some(service));
+        self.judge(request::assert_command(run, &allowed))?;
+        let spec =
+            ExecSpec { command: run.to_vec(), user: None, env: vec![], timeout: Duration::from_secs(timeout_s), max_output: OUTPUT };
+        let done = self.exec.engine.exec(&self.permit, id, &spec).await?;
+        Ok(json!({"exit": done.exit_code, "output": done.output}))
+    }
+
+    /// Removes the container of a hook that was interrupted.
+    pub(super) async fn remove_hook(&self, name: &EngineName) -> Result<(), Fail> {
+        if !self.is_mine(name).await? {
+            return Ok(());
+        }
+        match self.exec.engine.remove_container(&self.permit, name, true).await {
+            Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// The recorded end of a hook as a halt, when it did not exit 0.
+fn outcome(service: &ServiceName, which: &str, hook: &Hook, container: &str, done: &Value) -> Result<(), Halt> {
+    let exit = done["exit"].as_i64();
+    let why = match exit {
+        Some(0) => return Ok(()),
+        Some(126 | 127) => format!("cannot run (exit code {})", exit.unwrap_or(0)),
+        Some(code) => format!("ended with exit code {code}"),
+        None => format!("did not end within {} s", hook.timeout_s),
+    };
+    let reason = format!("its {which} hook `{}` {why}", probe::shortened(&hook.run.join(" ")));
+    Err(Halt::Failed {
+        message: format!("service {service}: {reason}"),
+        evidence: vec![Evidence {
+            service: service.to_string(),
+            container: container.to_owned(),
+            reason,
+            exit_code: exit,
+            oom_killed: false,
+            probe_output: done["output"].as_str().filter(|o| !o.is_empty()).map(str::to_owned),
+            logs: vec![],
+        }],
+    })
+}

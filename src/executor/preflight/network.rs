@@ -1,0 +1,137 @@
+//! Host ports and networks: free or ours, there or makeable, without overlap.
+
+use super::{Facts, Report};
+use crate::model::ids::ServiceName;
+use crate::model::observed::RunState;
+use crate::model::preflight::Passed;
+use crate::model::spec::{PortSpec, ServiceSpec};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+pub(super) fn all(facts: &Facts<'_>, host_ports: bool, report: &mut Report) {
+    let mut taken = vec![];
+    let mut published = 0;
+    for (change, spec) in facts.renewed() {
+        published += spec.ports.len();
+        taken.extend(taken_ports(facts, host_ports, &change.service, spec));
+    }
+    let seen = if host_ports { "" } else { " (by containers; other processes of the engine's host cannot be seen from here)" };
+    report.all("port.free", Passed::No, taken, format!("{published} published ports are free or ours{seen}"));
+    external(facts, report);
+    subnets(facts, report);
+}
+
+fn taken_ports(facts: &Facts<'_>, host_ports: bool, service: &ServiceName, spec: &ServiceSpec) -> Vec<String> {
+    let mut out = vec![];
+    for port in &spec.ports {
+        let Some(number) = port.published.as_deref().and_then(|p| p.parse::<u16>().ok()).filter(|p| *p != 0) else { continue };
+        let holder = facts
+            .containers
+            .iter()
+            .filter(|c| c.state == RunState::Running)
+            .find(|c| c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port)));
+        match holder {
+            Some(c) if facts.ours(&c.labels) => {}
+            Some(c) => out.push(format!("port {number}/{} of service {service} is held by container {}", port.protocol, c.name)),
+            None if host_ports && port.protocol == "tcp" && !bindable(port, number) => {
+                out.push(format!("port {number}/tcp of service {service} is held by a process on the host"));
+            }
+            None => {}
+        }
+    }
+    out
+}
+
+fn overlaps(held: &str, wanted: &PortSpec) -> bool {
+    let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+    let wanted = wanted.host_ip.as_deref().unwrap_or("");
+    any(held) || any(wanted) || held == wanted
+}
+
+fn bindable(port: &PortSpec, number: u16) -> bool {
+    let ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    match TcpListener::bind(SocketAddr::new(ip, number)) {
+        Ok(_) => true,
+        Err(e) => e.kind() != std::io::ErrorKind::AddrInUse,
+    }
+}
+
+fn external(facts: &Facts<'_>, report: &mut Report) {
+    let there = |name: &str| facts.networks.iter().any(|n| n.name == name || n.id.as_str() == name);
+    let missing = facts.plan.desired.networks.values().filter(|n| n.external && !there(&n.name));
+    let problems = missing.map(|n| format!("network {} does not exist; create it or correct its name", n.name)).collect();
+    report.all("network.external", Passed::No, problems, "external networks exist");
+}
+
+/// Subnets the file asks for must not overlap with those of other networks or with each other.
+fn subnets(facts: &Facts<'_>, report: &mut Report) {
+    let mut problems = vec![];
+    let own = |name: &str| facts.plan.desired.networks.values().any(|n| n.name == name);
+    let mut known: Vec<(String, Subnet)> = facts
+        .networks
+        .iter()
+        .filter(|n| !own(&n.name))
+        .flat_map(|n| n.subnets.iter().filter_map(|s| Some((n.name.clone(), s.parse().ok()?))))
+        .collect();
+    for network in facts.plan.desired.networks.values().filter(|n| !n.external) {
+        for text in network.ipam.iter().filter_map(|p| p.subnet.as_ref()) {
+            let Ok(subnet) = text.parse::<Subnet>() else {
+                problems.push(format!("network {}: {text} is no subnet", network.name));
+                continue;
+            };
+            if let Some((other, _)) = known.iter().find(|(_, s)| s.overlaps(&subnet)) {
+                problems.push(format!("network {}: subnet {text} overlaps with network {other}; choose another one", network.name));
+            }
+            known.push((network.name.clone(), subnet));
+        }
+    }
+    report.all("network.subnet", Passed::No, problems, "no subnet overlaps");
+}
+
+/// A subnet in CIDR form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Subnet {
+    first: u128,
+    bits: u32,
+    width: u32,
+}
+
+impl std::str::FromStr for Subnet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (ip, bits) = text.trim().split_once('/').ok_or(())?;
+        let bits: u32 = bits.parse().map_err(|_| ())?;
+        let (value, width) = match ip.parse::<IpAddr>().map_err(|_| ())? {
+            IpAddr::V4(v4) => (u128::from(u32::from(v4)), 32),
+            IpAddr::V6(v6) => (u128::from(v6), 128),
+        };
+        if bits > width {
+            return Err(());
+        }
+        let host = width - bits;
+        let first = if host >= 128 { 0 } else { value >> host << host };
+        Ok(Self { first, bits, width })
+    }
+}
+
+impl Subnet {
+    fn overlaps(&self, other: &Self) -> bool {
+        let shared = self.bits.min(other.bits);
+        let cut = |s: &Self| if s.width - shared >= 128 { 0 } else { s.first >> (s.width - shared) };
+        self.width == other.width && cut(self) == cut(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_overlap_when_one_holds_the_other() {
+        let s = |t: &str| t.parse::<Subnet>().unwrap();
+        assert!(s("10.0.0.0/8").overlaps(&s("10.1.2.0/24")) && s("10.1.2.0/24").overlaps(&s("10.0.0.0/8")));
+        assert!(!s("10.1.2.0/24").overlaps(&s("10.1.3.0/24")) && !s("10.0.0.0/8").overlaps(&s("fd00::/8")));
+        assert!(s("0.0.0.0/0").overlaps(&s("192.168.0.0/16")) && s("::/0").overlaps(&s("fd00::/64")));
+        assert!("10.0.0.0".parse::<Subnet>().is_err() && "10.0.0.0/33".parse::<Subnet>().is_err());
+    }
+}
