@@ -126,7 +126,8 @@ pub async fn execute(
     view(call, operation).await
 }
 
-fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
+/// Keyed hash of a call's arguments, to tell the reuse of a key.
+pub fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
     call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes())
 }
 
@@ -140,13 +141,25 @@ pub async fn replay(
     waiting: &Waiting,
     plan: Option<&PlanId>,
 ) -> Result<Option<OperationView>, CallError> {
-    let hash = args_hash(call, arguments);
-    let key = waiting.idempotency_key.as_deref();
-    let earlier = call.house.store.earlier_operation(call.who.agent.as_str(), key, &hash, plan, call.now).await?;
-    let Some(operation) = earlier else { return Ok(None) };
+    let Some(operation) = earlier(call, arguments, waiting, plan).await? else { return Ok(None) };
     let operation =
         if waiting.wait.unwrap_or(true) { wait(call, operation.id, waiting.timeout_s, Until::Settled).await? } else { operation };
     Ok(Some(view(call, operation).await?))
+}
+
+/// The operation an earlier call of the same agent with the same key or plan began.
+///
+/// # Errors
+/// `Conflict` when the key was used with other arguments, and the store's.
+pub async fn earlier(
+    call: &Call,
+    arguments: &serde_json::Value,
+    waiting: &Waiting,
+    plan: Option<&PlanId>,
+) -> Result<Option<Operation>, CallError> {
+    let hash = args_hash(call, arguments);
+    let key = waiting.idempotency_key.as_deref();
+    Ok(call.house.store.earlier_operation(call.who.agent.as_str(), key, &hash, plan, call.now).await?)
 }
 
 /// Waits until an operation stands as asked or the time is over, passing its progress on.
@@ -296,12 +309,17 @@ pub fn executor_error(e: ExecutorError) -> CallError {
                 .data(json!({"operation_id": operation}))
         }
         ExecutorError::Stale(_) => CallError::new(ErrorCode::StalePlan, message, "call `plan` again and deploy the new plan"),
-        ExecutorError::Unknown(_) => {
-            CallError::new(ErrorCode::NotFound, message, "use the operation_id that deploy, rollback, restart, stop or scale returned")
-                .field("operation_id")
-        }
+        ExecutorError::Unknown(_) => CallError::new(
+            ErrorCode::NotFound,
+            message,
+            "use the operation_id that deploy, rollback, restart, stop, scale, backup or restore returned",
+        )
+        .field("operation_id"),
         ExecutorError::TooLate(_) => {
-            CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before")
+            CallError::new(ErrorCode::Conflict, message, "where a new release serves already, `rollback` goes back to the one before")
+        }
+        ExecutorError::NoRepository => {
+            CallError::new(ErrorCode::Conflict, message, "an operator installs a build with the `backup` feature")
         }
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
         ExecutorError::Store(e) => e.into(),

@@ -24,7 +24,7 @@ fn executor(engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfte
         let service = service.map_or("", ServiceName::as_str);
         RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
     });
-    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, host_ports: false })
+    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, ..Options::default() })
 }
 
 async fn rig() -> Rig {
