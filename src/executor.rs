@@ -11,6 +11,7 @@ mod recover;
 pub mod render;
 pub mod restore;
 mod run;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod undo;

@@ -153,6 +153,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         levels,
         changes,
         remove,
+        data: Default::default(),
         findings: vec![],
         verdict: Default::default(),
         project_dir: input.project_dir.clone(),

@@ -8,6 +8,7 @@ use crate::executor::{Request, Until};
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState};
+use crate::model::plan::Plan;
 use crate::redact;
 use chrono::Utc;
 use schemars::JsonSchema;
@@ -71,6 +72,22 @@ pub async fn execute(
     };
     let operation = call.house.executor.submit_data(stack, job, permit, request).await.map_err(run::executor_error)?;
     tracing::info!(operation = %operation.id, verb, "operation accepted");
+    waited(call, operation, &waiting).await
+}
+
+/// Runs a permitted plan that swaps data, and waits as asked.
+///
+/// # Errors
+/// `Busy`, `StalePlan`, and those of engine and store.
+pub async fn execute_plan(
+    call: &Call,
+    verb: &str,
+    plan: Plan,
+    permit: Permit,
+    waiting: Waiting,
+    arguments: &serde_json::Value,
+) -> Result<(DataView, DataResult), CallError> {
+    let operation = run::submit(call, verb, plan, permit, &waiting, arguments).await?;
     waited(call, operation, &waiting).await
 }
 

@@ -106,6 +106,28 @@ pub async fn execute(
     if plan.is_noop() && matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
         return unchanged(call, verb, &plan).await;
     }
+    let operation = submit(call, verb, plan, permit, &waiting, arguments).await?;
+    // What an operator approved starts and is polled: nobody waits at this call.
+    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
+        wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
+    } else {
+        operation
+    };
+    view(call, operation).await
+}
+
+/// Hands a permitted plan to the executor.
+///
+/// # Errors
+/// `Busy`, `StalePlan`, and the store's.
+pub async fn submit(
+    call: &Call,
+    verb: &str,
+    plan: Plan,
+    permit: Permit,
+    waiting: &Waiting,
+    arguments: &serde_json::Value,
+) -> Result<Operation, CallError> {
     let request = Request {
         verb: verb.to_owned(),
         agent: call.who.agent.to_string(),
@@ -117,13 +139,7 @@ pub async fn execute(
     };
     let operation = call.house.executor.submit(plan, permit, request).await.map_err(executor_error)?;
     tracing::info!(operation = %operation.id, "operation accepted");
-    // What an operator approved starts and is polled: nobody waits at this call.
-    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
-        wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
-    } else {
-        operation
-    };
-    view(call, operation).await
+    Ok(operation)
 }
 
 /// Keyed hash of a call's arguments, to tell the reuse of a key.

@@ -74,6 +74,10 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
             names.insert(name);
         }
     }
+    // Volumes that a restore took the place of are kept for a person to look at, not backed up again and again.
+    for replaced in release.iter().flat_map(|r| r.spec.volumes.values()).filter_map(|v| v.swapped_from.as_deref()) {
+        names.retain(|n| n.as_str() != replaced);
+    }
     // Anonymous volumes are carried over from release to release and hold data like any other.
     for container in super::observe::details(&call.house, &super::observe::serving(&call.house, Some(stack)).await?).await? {
         let written = container.mounts.into_iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name);

@@ -139,8 +139,8 @@ async fn fill(ctx: &Hands, permit: &Permit, id: &SnapshotId, target: &VolumeInfo
 fn next(restored: &EngineName, live: &str, verified: bool) -> String {
     if verified {
         format!(
-            "{live} is untouched. To use the restored data, name the volume in the compose file (volumes: <key>: {{name: {restored}, external: true}}) \
-             and deploy; the old data stays in {live} until you remove it."
+            "{live} is untouched and {restored} holds the data beside it. To have the stack use it, call `restore` with swap: true (or `rollback` with the \
+             snapshot as data): {live} is kept."
         )
     } else {
         format!(

@@ -96,6 +96,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         levels: vec![],
         changes: vec![],
         remove: false,
+        data: Default::default(),
         findings: vec![],
         verdict: Verdict::Allow,
         project_dir: None,

@@ -5,7 +5,7 @@ use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::Waiting;
-use crate::call::{Call, CallError};
+use crate::call::{Call, CallError, prepare};
 use crate::executor::backup::{DataJob, DataResult};
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
@@ -30,6 +30,9 @@ pub(super) struct Input {
     at: Option<String>,
     /// Volume to fill; a new one by default. Must be empty or not exist.
     into: Option<EngineName>,
+    /// Take the restored volume into use, as a release of its own; the live volume is kept. False by default.
+    #[serde(default)]
+    swap: bool,
     /// Wait until it ended; true by default.
     #[serde(skip_serializing)]
     wait: Option<bool>,
@@ -113,7 +116,7 @@ impl Verb for Restore {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "restore",
         title: "Restore a snapshot",
-        description: "Restores a snapshot into a volume beside the live one and verifies every byte, as an operation that goes on when the caller leaves; live data is never changed. The reply says how to take the restored volume into use.",
+        description: "Restores a snapshot into a volume beside the live one and verifies every byte, as an operation that goes on when the caller leaves; no live volume is ever overwritten. With `swap` the stack goes on with the restored volume, proven like a deploy.",
         effect: Effect::Destructive,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -124,7 +127,12 @@ impl Verb for Restore {
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
         let snapshot = snapshot(call, input).await?;
-        let stack = snapshot.stack.as_deref().and_then(|s| StackName::new(s).ok());
+        let stack = stack_of(&snapshot);
+        if input.swap && (input.into.is_some() || stack.is_none()) {
+            let message =
+                "swap makes a new volume for the stack the snapshot is of: it goes without `into`, and with a snapshot of a stack";
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` or `swap` out").field("swap"));
+        }
         if let Some(into) = &input.into {
             if into.as_str() == snapshot.volume {
                 let message = format!("{into} is the volume the snapshot was taken of: a restore goes beside the live data");
@@ -139,9 +147,22 @@ impl Verb for Restore {
         Ok(data::replay(call, &super::as_arguments(input)?, &input.waiting()).await?.map(Output::from))
     }
 
-    async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+    async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
+        if !input.swap {
+            return Ok(None);
+        }
+        let record = snapshot(call, input).await?;
+        let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
+        prepare::swap(call, &stack, record).await.map(Some)
+    }
+
+    async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        if let Some(plan) = plan {
+            let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+            return Ok(data::execute_plan(call, Self::SPEC.name, plan, permit, waiting, &arguments).await?.into());
+        }
         let snapshot = Box::new(snapshot(call, &input).await?);
-        let stack = snapshot.stack.as_deref().and_then(|s| StackName::new(s).ok());
+        let stack = stack_of(&snapshot);
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
         let job = DataJob::Restore { snapshot, into: input.into };
         Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
@@ -163,6 +184,15 @@ impl Verb for Restore {
         }
         Some(text)
     }
+}
+
+fn stack_of(record: &BackupRecord) -> Option<StackName> {
+    record.stack.as_deref().and_then(|s| StackName::new(s).ok())
+}
+
+fn not_of_a_stack(record: &BackupRecord) -> CallError {
+    let message = format!("snapshot {} is of no stack", record.snapshot_id);
+    CallError::new(ErrorCode::InvalidArgument, message, "restore it beside, without `swap`").field("swap")
 }
 
 async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError> {

@@ -24,6 +24,16 @@ pub enum Quiesce {
     Stop,
 }
 
+impl From<crate::model::spec::Quiesce> for Quiesce {
+    fn from(asked: crate::model::spec::Quiesce) -> Self {
+        match asked {
+            crate::model::spec::Quiesce::None => Self::None,
+            crate::model::spec::Quiesce::Pause => Self::Pause,
+            crate::model::spec::Quiesce::Stop => Self::Stop,
+        }
+    }
+}
+
 /// A container that can write one of the volumes, running when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Writer {
