@@ -135,8 +135,9 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
-    let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, Options { host_ports, ..Options::default() });
     let backups = backups(&config.home);
+    let options_of = Options { host_ports, backups: backups.as_deref().cloned(), ..Options::default() };
+    let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, options_of);
     let house = Arc::new(House {
         store: store.clone(),
         engine,

@@ -4,6 +4,8 @@ mod accepted;
 pub mod approval;
 pub mod compose_files;
 pub mod context;
+pub mod data;
+pub mod data_plan;
 pub mod dispatch;
 pub mod error;
 pub mod facts;

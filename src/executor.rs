@@ -17,6 +17,7 @@ pub mod render;
 pub mod restore;
 mod run;
 mod smoke;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod triggers;
@@ -36,7 +37,7 @@ use chrono::Utc;
 use futures_util::TryStreamExt;
 use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +48,7 @@ use tokio_util::task::TaskTracker;
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// `deploy`, `rollback`, `restart`, `stop`, `scale`.
+    /// `deploy`, `rollback`, `restart`, `stop`, `scale`, `backup`, `restore`.
     pub verb: String,
     /// Agent.
     pub agent: String,
@@ -80,8 +81,11 @@ pub enum ExecutorError {
     /// No such operation.
     #[error("no operation {0}")]
     Unknown(OperationId),
+    /// This build has no backups.
+    #[error("this supervisor was built without backups")]
+    NoRepository,
     /// It is past the point where cancel undoes.
-    #[error("operation {0} has already switched")]
+    #[error("operation {0} has already switched or ended")]
     TooLate(OperationId),
     /// It is over.
     #[error("operation {operation} has ended: {}", state.as_str())]
@@ -127,7 +131,10 @@ pub enum Until {
 /// What is known here of an operation at work.
 #[derive(Debug)]
 struct Active {
-    stack: StackName,
+    /// Stack it holds; none when it works beside one.
+    stack: Option<StackName>,
+    /// Volumes it reads or fills.
+    volumes: BTreeSet<EngineName>,
     standing: watch::Receiver<Standing>,
     cancel: CancellationToken,
     conclude: CancellationToken,
@@ -146,6 +153,7 @@ pub struct Executor {
     facts: FactsOf,
     stop_after: Option<StopAfter>,
     host_ports: bool,
+    backups: Option<backup::BackupHouse>,
     records: AtomicU64,
     active: Mutex<BTreeMap<OperationId, Active>>,
     submitting: tokio::sync::Mutex<()>,
@@ -166,6 +174,8 @@ pub struct Options {
     pub stop_after: Option<StopAfter>,
     /// Host ports are tested by binding them: only where the engine's host is this one.
     pub host_ports: bool,
+    /// The backup repository; none in a build without backups.
+    pub backups: Option<backup::BackupHouse>,
 }
 
 impl Executor {
@@ -177,6 +187,7 @@ impl Executor {
             facts,
             stop_after: options.stop_after,
             host_ports: options.host_ports,
+            backups: options.backups,
             records: AtomicU64::new(0),
             active: Mutex::default(),
             submitting: tokio::sync::Mutex::default(),
@@ -276,7 +287,8 @@ impl Executor {
         let (send, receive) = watch::channel(standing);
         let (cancel, conclude) = (CancellationToken::new(), CancellationToken::new());
         let id = op.id.clone();
-        let active = Active { stack: plan.stack.clone(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
+        let stack = Some(plan.stack.clone());
+        let active = Active { stack, volumes: BTreeSet::new(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
         self.tasks.spawn(async move {
@@ -336,7 +348,7 @@ impl Executor {
 
     /// Operation at work on a stack.
     pub fn holding(&self, stack: &StackName) -> Option<OperationId> {
-        self.active.lock().expect("no panic while held").iter().find(|(_, a)| a.stack == *stack).map(|(id, _)| id.clone())
+        self.active.lock().expect("no panic while held").iter().find(|(_, a)| a.stack.as_ref() == Some(stack)).map(|(id, _)| id.clone())
     }
 
     /// How many operations are at work.

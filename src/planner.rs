@@ -158,6 +158,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         desired,
         changes,
         remove,
+        data: Default::default(),
         findings: vec![],
         verdict: Default::default(),
         asked: vec![],

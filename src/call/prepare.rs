@@ -1,6 +1,7 @@
 //! From a call's words to a plan: reads files, resolves images, observes the engine, asks the planner, has the plan gate judge. All reading happens here,
 //! before anything is decided, so that planner and gate stay pure. Nothing is changed.
 
+use super::data_plan::{self, DataChoice};
 use super::error::ErrorCode;
 use super::{Call, CallError, accepted, compose_files, git, observe, plan_facts};
 use crate::compose::{self, LoadInput};
@@ -9,12 +10,13 @@ use crate::model::config::Config;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ImageIdentity, ImageInfo};
-use crate::model::plan::{GitState, Plan, PlanKind};
+use crate::model::plan::{GitState, Plan, PlanKind, PlannedRestore};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::StackSpec;
 use crate::model::verdict::{Finding, Verdict};
 use crate::planner::{self, PlanError, PlanInput, Want};
 use crate::redact;
+use crate::store::backup::BackupRecord;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,7 @@ struct Desired {
     project_dir: Option<String>,
     git: Option<GitState>,
     facts: plan_facts::Texts,
+    restore: Vec<PlannedRestore>,
 }
 
 /// Plans a deploy of what the caller gave, of the registered directory, or of the current release with other images.
@@ -111,6 +114,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         project_dir: plan.project_dir.clone(),
         git: plan.git.clone(),
         facts: plan_facts::Texts::unknown(&plan.desired),
+        restore: plan.data.restore.clone(),
     };
     let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone()).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
@@ -122,19 +126,22 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         ));
     }
     // The texts are gone, so what was found in them then is kept beside what is found now.
-    judged(&mut now, plan.findings.clone());
+    let found_then = plan.findings.iter().filter(|f| f.rule != data_plan::RULE).cloned();
+    judged(&mut now, found_then.collect());
     now.asked.extend(plan.asked.iter().filter(|a| !now.asked.iter().any(|b| b.finding == a.finding)).cloned().collect::<Vec<_>>());
     Ok(now)
 }
 
-/// Plans going back to an older release: the named one, or the newest good one before what runs.
+/// Plans going back to an older release: the named one, the one that wrote the data brought back, or the newest good one before what runs.
 ///
 /// # Errors
-/// `NotFound` naming `history` when there is none; `Preflight` when one of its images is gone.
-pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>) -> Result<Plan, CallError> {
+/// `NotFound` naming `history` when there is none; `Preflight` when one of its images is gone; `Conflict` when the data needs a choice.
+pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &DataChoice) -> Result<Plan, CallError> {
     let store = &call.house.store;
     let record = store.stack(stack).await?.ok_or_else(|| not_deployed(stack))?;
     let releases = store.releases(stack, LOOKED_THROUGH).await?;
+    let current = releases.iter().find(|r| Some(r.number) == record.current).cloned();
+    let to = to.or_else(|| data.release());
     let target = match to {
         Some(number) => releases.into_iter().find(|r| r.number == number),
         None => previous_good(&releases, record.current).cloned(),
@@ -148,11 +155,29 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>) -> Result
         )
         .field("to_release")
     })?;
+    let snapshots = match data {
+        DataChoice::Keep => {
+            data_plan::readable(call, current.as_ref(), &target).await?;
+            &[][..]
+        }
+        DataChoice::CodeOnly => &[],
+        DataChoice::Snapshots(records) => records,
+    };
+    let restore = data_plan::restores(call, stack, &target.spec, snapshots).await?;
     let content_of = target.content_of.or(Some(target.number));
     let images = on_hand(call, &target).await?;
     let facts = plan_facts::Texts::unknown(&target.spec);
-    let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts };
+    let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, restore };
     planned(call, stack, Some(desired), None, new_id()).await
+}
+
+/// Plans the release that runs again, with the data of a snapshot in place of the live data.
+///
+/// # Errors
+/// As [`rollback`]; `NotFound` when nothing runs.
+pub async fn swap(call: &Call, stack: &StackName, snapshot: BackupRecord) -> Result<Plan, CallError> {
+    let current = call.house.store.stack(stack).await?.and_then(|r| r.current).ok_or_else(|| not_deployed(stack))?;
+    rollback(call, stack, Some(current), &DataChoice::Snapshots(vec![snapshot])).await
 }
 
 /// The newest good release before the content that runs: going back twice goes further back, never to what was just left.
@@ -183,8 +208,11 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
     };
     let observed = observe::stack(&call.house, stack).await?;
     let environment = call.environment().to_owned();
+    let mut restore = vec![];
     let (want, project_dir, git, texts) = match (desired, in_place) {
-        (Some(d), _) => {
+        (Some(mut d), _) => {
+            data_plan::carry(call, stack, current.as_ref(), &mut d.spec).await?;
+            restore = data_plan::swap(&mut d.spec, &d.restore);
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
         }
         // More copies are more of what was judged: judged again. A stop or restart must be possible whatever the policy says by now.
@@ -217,7 +245,10 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         };
         planner::plan(&input).map_err(|e| plan_error(&e))?
     };
+    plan.data.restore = restore;
     if let Some(texts) = texts {
+        let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
+        judged(&mut plan, about_data);
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
@@ -295,7 +326,7 @@ async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError
         Some(seen) => git::state(&seen).await,
         None => None,
     };
-    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts }))
+    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts, restore: vec![] }))
 }
 
 /// Without files: the release that runs, for `images` and `refresh` of a stack that was deployed inline.
@@ -313,7 +344,15 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
         CallError::new(ErrorCode::NotFound, format!("nothing is known of stack {stack}"), hint).field("stack")
     })?;
     let facts = plan_facts::Texts::unknown(&release.spec);
-    Ok(Desired { spec: release.spec, images: BTreeMap::new(), content_of: None, project_dir: release.project_dir, git: release.git, facts })
+    Ok(Desired {
+        spec: release.spec,
+        images: BTreeMap::new(),
+        content_of: None,
+        project_dir: release.project_dir,
+        git: release.git,
+        facts,
+        restore: vec![],
+    })
 }
 
 /// Whether the registered files of a stack say what runs: `same`, `differ`, or `unknown: ` and why. Variables that came only with the call that deployed

@@ -109,6 +109,28 @@ pub async fn execute(
     if plan.is_noop() && matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) {
         return unchanged(call, verb, &plan).await;
     }
+    let operation = submit(call, verb, plan, permit, &waiting, arguments).await?;
+    // What an operator approved starts and is polled: nobody waits at this call.
+    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
+        wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
+    } else {
+        operation
+    };
+    view(call, operation).await
+}
+
+/// Hands a permitted plan to the executor.
+///
+/// # Errors
+/// `Busy`, `StalePlan`, and the store's.
+pub async fn submit(
+    call: &Call,
+    verb: &str,
+    plan: Plan,
+    permit: Permit,
+    waiting: &Waiting,
+    arguments: &serde_json::Value,
+) -> Result<Operation, CallError> {
     let request = Request {
         verb: verb.to_owned(),
         agent: call.who.agent.to_string(),
@@ -125,16 +147,11 @@ pub async fn execute(
     }
     tracing::info!(operation = %operation.id, "operation accepted");
     call.accepted(&operation.id);
-    // What an operator approved starts and is polled: nobody waits at this call.
-    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
-        wait(call, operation.id, waiting.timeout_s, Until::Settled).await?
-    } else {
-        operation
-    };
-    view(call, operation).await
+    Ok(operation)
 }
 
-fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
+/// Keyed hash of a call's arguments, to tell the reuse of a key.
+pub fn args_hash(call: &Call, arguments: &serde_json::Value) -> String {
     call.house.store.keyed_digest(approval::canonical(arguments).to_string().as_bytes())
 }
 
@@ -322,12 +339,17 @@ pub fn executor_error(e: ExecutorError) -> CallError {
                 .data(json!({"operation_id": operation}))
         }
         ExecutorError::Stale(_) => CallError::new(ErrorCode::StalePlan, message, "call `plan` again and deploy the new plan"),
-        ExecutorError::Unknown(_) => {
-            CallError::new(ErrorCode::NotFound, message, "use the operation_id that deploy, rollback, restart, stop or scale returned")
-                .field("operation_id")
-        }
+        ExecutorError::Unknown(_) => CallError::new(
+            ErrorCode::NotFound,
+            message,
+            "use the operation_id that deploy, rollback, restart, stop, scale, backup or restore returned",
+        )
+        .field("operation_id"),
         ExecutorError::TooLate(_) => {
-            CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before")
+            CallError::new(ErrorCode::Conflict, message, "where a new release serves already, `rollback` goes back to the one before")
+        }
+        ExecutorError::NoRepository => {
+            CallError::new(ErrorCode::Conflict, message, "an operator installs a build with the `backup` feature")
         }
         ExecutorError::Ended { .. } => CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did"),
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),

@@ -3,32 +3,12 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError, prepare};
-use crate::executor::backup::{BackupContext, BackupError, Quiesce};
+use crate::executor::backup::Quiesce;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::labels;
 use crate::model::release::Release;
 use crate::model::spec::{self, MountKind};
 use std::collections::BTreeSet;
-
-/// What backup and restore work with.
-///
-/// # Errors
-/// `Conflict` when this build or home has no repository.
-pub fn context(call: &Call) -> Result<BackupContext, CallError> {
-    let house = call.house.backups.as_ref().ok_or_else(|| {
-        CallError::new(
-            ErrorCode::Conflict,
-            "this supervisor was built without backups",
-            "an operator installs a build with the `backup` feature",
-        )
-    })?;
-    Ok(BackupContext {
-        engine: call.house.engine.clone(),
-        store: call.house.store.clone(),
-        house: (**house).clone(),
-        instance: call.house.store.instance().to_owned(),
-    })
-}
 
 /// The stack a backup is of: the named one, or the one the volume belongs to.
 ///
@@ -94,6 +74,10 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
             names.insert(name);
         }
     }
+    // Volumes that a restore took the place of are kept for a person to look at, not backed up again and again.
+    for replaced in release.iter().flat_map(|r| r.spec.volumes.values()).filter_map(|v| v.swapped_from.as_deref()) {
+        names.retain(|n| n.as_str() != replaced);
+    }
     // Anonymous volumes are carried over from release to release and hold data like any other.
     for container in super::observe::details(&call.house, &super::observe::serving(&call.house, Some(stack)).await?).await? {
         let written = container.mounts.into_iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name);
@@ -131,20 +115,4 @@ pub fn quiesce(release: &Release) -> Quiesce {
         Some(spec::Quiesce::Pause) => Quiesce::Pause,
         Some(spec::Quiesce::Stop) => Quiesce::Stop,
     }
-}
-
-/// Code and next step of what a backup or restore answered; its own words say the rest.
-pub fn backup_error(e: &BackupError) -> CallError {
-    let (code, hint) = match e {
-        BackupError::NoVolume { .. } => (ErrorCode::NotFound, "call `status` and `backups`"),
-        BackupError::TargetNotEmpty { .. } | BackupError::TargetIsSource { .. } => {
-            (ErrorCode::Conflict, "leave `into` out to get a new volume")
-        }
-        BackupError::Engine(e) => return e.clone().into(),
-        BackupError::Name(_) => (ErrorCode::InvalidArgument, "correct the name"),
-        BackupError::NotResumed { .. } => (ErrorCode::Failed, "call `restart` for the stack, then `health`"),
-        BackupError::Worker(_) => (ErrorCode::Failed, "correct what it names, then call again"),
-        _ => (ErrorCode::Failed, "call again; `dockwarden doctor` says more when it happens twice"),
-    };
-    CallError::new(code, crate::redact::line(&e.to_string(), 500), hint).detail(e.to_string())
 }

@@ -101,6 +101,7 @@ pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut 
             driver: r.string("driver", report).filter(|d| !d.is_empty()),
             driver_opts: r.text_map("driver_opts", report),
             labels: r.text_map("labels", report),
+            swapped_from: None,
         };
         // A bind's device is a host path, so a relative one means the project directory.
         let bind = spec.driver_opts.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));

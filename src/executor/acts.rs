@@ -1,6 +1,7 @@
 //! The acts an operation is made of: each is idempotent, named in the journal before it is done, and has its undo beside it, even
 //! where that is "none".
 
+use super::backup::DataAct;
 use super::run::{Fail, Run};
 use super::{names, render};
 use crate::engine::{ContainerSpec, EngineError, NetworkCreate, VolumeCreate};
@@ -160,6 +161,11 @@ pub enum Act {
         /// Name.
         name: EngineName,
     },
+    /// Data made safe or brought back. Undo: the data act's own.
+    Data {
+        /// Which.
+        data: DataAct,
+    },
     /// Release made current. Undo: the one before is current again.
     Current {
         /// Release.
@@ -204,6 +210,7 @@ impl Run {
             Act::Rename { id, to, .. } => self.rename(id, to).await,
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
             Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
+            Act::Data { data } => self.perform_data(data).await,
             Act::Current { release, .. } => {
                 self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
                 Ok(Value::Null)
@@ -272,6 +279,7 @@ impl Run {
                 Ok(_) | Err(Fail::Engine(EngineError::NotFound { .. })) => Ok(()),
                 Err(e) => Err(e),
             },
+            Act::Data { data } => self.take_back_data(data).await,
             Act::Current { previous, .. } => {
                 self.exec.store.set_current(&self.plan.stack, *previous, self.epoch).await?;
                 Ok(())

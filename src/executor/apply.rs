@@ -31,6 +31,7 @@ impl Run {
             self.enter(Phase::Preflight, 2.0, "checking").await?;
             preflight::check(self).await?;
             self.record_release().await?;
+            self.make_safe().await?;
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
             self.prepare().await?;
             self.enter(Phase::StartNew, 20.0, "starting the new release").await?;
@@ -51,6 +52,7 @@ impl Run {
         self.update(|op| {
             op.state = OperationState::Monitoring;
             op.phase = Phase::Monitor;
+            op.message = op.message.take().or_else(|| self.data_left());
             op.settled_at.get_or_insert_with(Utc::now);
         })
         .await?;

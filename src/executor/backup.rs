@@ -1,13 +1,17 @@
-//! Backups of volumes: what a backup needs (`BackupContext`), and `backup_volumes`, which reads each volume from the host where that is
-//! proven to be the same data, otherwise through the engine, while its writers are held still if asked. Data goes into one restic-format
-//! repository through the worker process (`BackupHouse`). Deliberately absent: schedules, retention, policy.
+//! Backups of volumes: each is read from the host where that is proven to be the same data, otherwise through the engine, while its writers are held
+//! still if asked (`quiesce`). Data goes into one restic-format repository through the worker process (`BackupHouse`). `acts` are the journaled pieces,
+//! `operation` runs them as a durable operation. Deliberately absent: schedules, policy.
 
+pub(crate) mod acts;
 pub(crate) mod helper;
 pub(crate) mod house;
+mod operation;
 mod quiesce;
 
+pub use acts::DataAct;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
+pub use operation::{DataJob, DataResult};
 pub use quiesce::{Quiesce, Writer, resume, writers};
 
 pub use super::worker::{Failure, Progress, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState};
@@ -15,11 +19,9 @@ pub use super::worker::{Failure, Progress, ProgressSink, RestoreReport, Snapshot
 use super::worker::Source;
 use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, InvalidName, StackName};
+use crate::model::ids::{InvalidName, StackName};
 use crate::model::observed::VolumeInfo;
-use crate::store::backup::BackupRecord;
-use crate::store::{Store, StoreError};
-use chrono::{DateTime, Utc};
+use crate::store::StoreError;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,100 +122,24 @@ impl BackupError {
     }
 }
 
-/// What backup and restore work with.
-#[derive(Debug, Clone)]
-pub struct BackupContext {
-    /// The engine.
-    pub engine: Arc<dyn Engine>,
-    /// Where snapshots are recorded.
-    pub store: Store,
-    /// The repository.
-    pub house: BackupHouse,
-    /// Instance id of the home; labels everything made here.
-    pub instance: String,
-}
-
 /// What moves data, without what records it.
 #[derive(Debug, Clone)]
 pub(crate) struct Hands {
+    /// The engine.
     pub(crate) engine: Arc<dyn Engine>,
+    /// The repository.
     pub(crate) house: BackupHouse,
+    /// Instance id of the home; labels everything made here.
     pub(crate) instance: String,
 }
 
-impl BackupContext {
-    pub(crate) fn hands(&self) -> Hands {
-        Hands { engine: self.engine.clone(), house: self.house.clone(), instance: self.instance.clone() }
-    }
-}
-
-/// Who asked for a backup, and of which release.
+/// What a snapshot is tagged with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BackupReason {
-    /// Stack the volumes belong to.
-    pub stack: Option<StackName>,
-    /// Agent that asked.
-    pub agent: String,
-    /// Release that runs.
-    pub release: Option<u32>,
-    /// Further tags of the snapshots, e.g. `pre-update`; no commas.
-    pub tags: Vec<String>,
-}
-
-/// Backs up volumes one after the other and records each snapshot. Containers that write one of them are paused or stopped first when
-/// `quiesce` says so (the caller journals that with `writers`, and calls `resume` when it takes over an interrupted operation), and always
-/// set going again: on error, on cancellation, and before this returns.
-///
-/// # Errors
-/// The first volume that fails ends the run; snapshots taken before it stay recorded. `NotResumed` comes before every other error.
-pub async fn backup_volumes(
-    ctx: &BackupContext,
-    permit: &Permit,
-    reason: &BackupReason,
-    volumes: &[EngineName],
-    quiesce: Quiesce,
-    now: DateTime<Utc>,
-    progress: ProgressSink,
-) -> Result<Vec<BackupRecord>, BackupError> {
-    ctx.house.ensure().await?;
-    let held = quiesce::hold(&ctx.engine, permit, volumes, quiesce).await?;
-    let result = all(ctx, permit, reason, volumes, now, progress).await;
-    held.release().await?;
-    result
-}
-
-async fn all(
-    ctx: &BackupContext,
-    permit: &Permit,
-    reason: &BackupReason,
-    volumes: &[EngineName],
-    now: DateTime<Utc>,
-    progress: ProgressSink,
-) -> Result<Vec<BackupRecord>, BackupError> {
-    let hands = ctx.hands();
-    let mut records = Vec::new();
-    for name in volumes {
-        let volume = ctx.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
-        let report = snapshot(&hands, permit, reason, &volume, progress.clone()).await?;
-        let record = BackupRecord {
-            snapshot_id: report.snapshot_id.to_string(),
-            stack: reason.stack.as_ref().map(ToString::to_string),
-            volume: name.to_string(),
-            bytes: report.bytes,
-            added: report.added,
-            files: report.files,
-            state: report.state.as_str().to_owned(),
-            at: now,
-            agent: reason.agent.clone(),
-            release: reason.release,
-        };
-        if report.state == SnapshotState::Partial {
-            tracing::error!(volume = %name, snapshot = %report.snapshot_id, unreadable = ?report.unreadable, "the backup is partial");
-        }
-        ctx.store.put_backup(&record).await.map_err(|cause| BackupError::Unrecorded { snapshot: record.snapshot_id.clone(), cause })?;
-        records.push(record);
-    }
-    Ok(records)
+pub(crate) struct BackupReason {
+    /// Stack the volume belongs to.
+    pub(crate) stack: Option<StackName>,
+    /// Further tags, e.g. `pre-update`; no commas.
+    pub(crate) tags: Vec<String>,
 }
 
 pub(crate) async fn snapshot(

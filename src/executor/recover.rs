@@ -1,6 +1,7 @@
 //! Takeover on start: what a crash interrupted is undone before the switch and finished after it. An intent without a result means: look at
 //! the engine and decide; every act and every taking back does that by itself.
 
+use super::backup::DataJob;
 use super::{Executor, ExecutorError};
 use crate::gate;
 use crate::model::ids::{OperationId, StackName};
@@ -52,6 +53,11 @@ impl Executor {
             }
             let steps = self.store.steps(&op.id).await?;
             match plan {
+                None if DataJob::VERBS.contains(&op.verb.as_str()) => {
+                    tracing::info!(operation = %op.id, verb = %op.verb, "closing interrupted work on data");
+                    taken.push(op.id.clone());
+                    self.take_over_data(op, steps);
+                }
                 Some(plan) => {
                     let takeover = way(plan.kind, &steps);
                     tracing::info!(operation = %op.id, stack = %plan.stack, ?takeover, "taking over an interrupted operation");

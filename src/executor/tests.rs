@@ -12,22 +12,37 @@ use crate::planner::{self, PlanInput, Want};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
 
-struct Rig {
-    engine: Arc<FakeEngine>,
-    store: Store,
+pub(super) struct Rig {
+    pub(super) engine: Arc<FakeEngine>,
+    pub(super) store: Store,
     exec: Arc<Executor>,
     _dir: Arc<TempDir>,
 }
 
+impl Rig {
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self._dir.path()
+    }
+}
+
 fn executor(engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
+    executor_with(engine, store, stop_after, None)
+}
+
+pub(super) fn executor_with(
+    engine: &Arc<FakeEngine>,
+    store: &Store,
+    stop_after: Option<StopAfter>,
+    backups: Option<backup::BackupHouse>,
+) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|plan, service| {
         let service = service.map_or("", ServiceName::as_str);
         RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
     });
-    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, host_ports: false })
+    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups, ..Options::default() })
 }
 
-async fn rig() -> Rig {
+pub(super) async fn rig() -> Rig {
     let dir = Arc::new(TempDir::new().unwrap());
     let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.unwrap();
     let engine = Arc::new(FakeEngine::new());
@@ -43,12 +58,12 @@ async fn rig() -> Rig {
 fn name(s: &str) -> ServiceName {
     ServiceName::new(s).unwrap()
 }
-fn shop() -> StackName {
+pub(super) fn shop() -> StackName {
     StackName::new("shop").unwrap()
 }
 
 /// A web service with a published port and, when asked for, a database with a volume.
-fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
+pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
     let network = || BTreeMap::from([("default".to_owned(), ServiceNetwork::default())]);
     let service = |image: &str| ServiceSpec {
         active: true,
@@ -105,7 +120,7 @@ fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
     }
 }
 
-async fn plan_for(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Plan {
+pub(super) async fn plan_for(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Plan {
     let observed = exec.observe(&shop()).await.unwrap();
     let record = rig.store.stack(&shop()).await.unwrap();
     let current = match record.as_ref().and_then(|r| r.current) {
@@ -132,7 +147,7 @@ async fn plan_for(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Plan {
     .unwrap()
 }
 
-async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
+pub(super) async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
     let mut images = BTreeMap::new();
     for (service, s) in &spec.services {
         let reference = s.image.clone().unwrap();
@@ -142,7 +157,7 @@ async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
     Want::Release { desired: Box::new(spec), images, content_of: None }
 }
 
-fn permit(verb: &str) -> Permit {
+pub(super) fn permit(verb: &str) -> Permit {
     let call = CallId::new("call-test").unwrap();
     let facts = CallFacts {
         agent: "tester".into(),
@@ -157,7 +172,7 @@ fn permit(verb: &str) -> Permit {
     crate::gate::permit(&call, &facts, &decision, Verdict::Allow, &[], false).unwrap()
 }
 
-fn request(verb: &str) -> Request {
+pub(super) fn request(verb: &str) -> Request {
     Request {
         verb: verb.into(),
         agent: "tester".into(),
@@ -177,7 +192,7 @@ async fn run(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Operation {
     rig.store.operation(&op.id).await.unwrap().unwrap()
 }
 
-async fn ended(exec: &Arc<Executor>, id: &OperationId) {
+pub(super) async fn ended(exec: &Arc<Executor>, id: &OperationId) {
     if let Some(mut standing) = exec.standing(id) {
         while standing.changed().await.is_ok() {}
     }
@@ -189,7 +204,7 @@ async fn deploy(rig: &Rig, spec: StackSpec) -> Operation {
 }
 
 /// Everything that must hold after every settled operation, whatever happened.
-async fn assert_one_release(rig: &Rig, context: &str) {
+pub(super) async fn assert_one_release(rig: &Rig, context: &str) {
     let observed = rig.exec.observe(&shop()).await.unwrap();
     let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
     assert_eq!(rig.engine.violations(), Vec::<String>::new(), "{context}: two writers or two holders of a port");

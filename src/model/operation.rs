@@ -60,6 +60,8 @@ pub enum Phase {
     Queued,
     /// Read-only checks.
     Preflight,
+    /// The data is made safe, or brought back beside the live data.
+    Snapshot,
     /// Images, networks, volumes, claim.
     Prepare,
     /// New containers start and are probed.

@@ -1,8 +1,8 @@
 //! A plan: what would be done, as data, with a digest. Shown, judged, approved, then applied unchanged.
 
-use super::ids::{PlanId, ServiceName, StackName};
+use super::ids::{EngineName, PlanId, ServiceName, StackName};
 use super::observed::ImageIdentity;
-use super::spec::StackSpec;
+use super::spec::{Quiesce, StackSpec};
 use super::verdict::{Finding, Verdict};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -125,6 +125,9 @@ pub struct Plan {
     /// Replica counts or services for scale and restart; stop with removal.
     #[serde(default)]
     pub remove: bool,
+    /// What is done with data before anything is switched.
+    #[serde(default)]
+    pub data: DataPlan,
     /// Findings of the plan gate and the planner.
     pub findings: Vec<Finding>,
     /// Strictest of the findings.
@@ -151,6 +154,33 @@ pub struct Asked {
     pub finding: String,
     /// Release it was approved with; `None` when this plan asks.
     pub release: Option<u32>,
+}
+
+/// What a plan does with data before anything is switched.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DataPlan {
+    /// Volumes read into the backup repository first.
+    pub snapshot: Vec<EngineName>,
+    /// How their writers are held meanwhile.
+    pub quiesce: Quiesce,
+    /// Snapshots brought back, each into a volume of its own that the new release uses instead of the live one.
+    pub restore: Vec<PlannedRestore>,
+}
+
+/// A snapshot that a plan brings back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRestore {
+    /// Snapshot.
+    pub snapshot_id: String,
+    /// Volume it was taken of.
+    pub source: String,
+    /// Key of the volume in the file.
+    pub key: String,
+    /// Volume in use now; kept.
+    pub live: String,
+    /// Volume that is made and filled.
+    pub into: EngineName,
 }
 
 /// Git state of a project directory.

@@ -470,6 +470,16 @@ pub struct VolumeSpec {
     pub driver_opts: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Name the file gives, when `name` is a restored volume taken into use instead of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swapped_from: Option<String>,
+}
+
+impl VolumeSpec {
+    /// Name the file gives it, whatever volume is in use.
+    pub fn declared(&self) -> &str {
+        self.swapped_from.as_deref().unwrap_or(&self.name)
+    }
 }
 
 impl ServiceSpec {

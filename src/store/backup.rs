@@ -34,10 +34,16 @@ pub struct BackupRecord {
     /// Release that ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<u32>,
+    /// Why it was taken, e.g. `pre-update`; tags of the snapshot in the repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Operation that took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
 }
 
 const WHAT: &str = "backup";
-const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release";
+const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release, tags, operation";
 
 impl Store {
     /// Records a snapshot.
@@ -67,8 +73,8 @@ impl Store {
 }
 
 fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
-    c.prepare_cached(&format!("INSERT OR REPLACE INTO backup ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"))?.execute(
-        params![
+    c.prepare_cached(&format!("INSERT OR REPLACE INTO backup ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"))?
+        .execute(params![
             b.snapshot_id,
             b.stack,
             b.volume,
@@ -79,8 +85,9 @@ fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
             time(b.at),
             b.agent,
             b.release,
-        ],
-    )?;
+            b.tags.join(","),
+            b.operation,
+        ])?;
     Ok(())
 }
 
@@ -109,5 +116,7 @@ fn read(r: &Row<'_>) -> Sql<BackupRecord> {
         at: parse_time(WHAT, &r.get::<_, String>(7)?)?,
         agent: r.get(8)?,
         release: r.get(9)?,
+        tags: r.get::<_, String>(10)?.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect(),
+        operation: r.get(11)?,
     })
 }

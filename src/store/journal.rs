@@ -14,6 +14,8 @@ use serde_json::Value;
 const WHAT: &str = "operation";
 /// How long an idempotency key is remembered.
 const KEY_DAYS: i64 = 7;
+/// Epoch of an operation beside its stack; those that hold one count from 1.
+const BESIDE: u64 = 0;
 const COLUMNS: &str = "id, verb, stack, plan, agent, call, idempotency_key, state, phase, epoch, release, reason, message, sealed_evidence, \
                        approval, cancel_requested, created_at, settled_at";
 
@@ -38,6 +40,18 @@ impl Store {
     /// # Errors
     /// `KeyReused`, or the database's.
     pub async fn begin_operation(&self, op: Operation, args_hash: &str) -> StoreResult<Result<Operation, Operation>> {
+        self.begin(op, args_hash, true).await
+    }
+
+    /// As [`Store::begin_operation`] for work beside the stack that neither holds it nor is superseded: its epoch stays 0, which no holder has.
+    ///
+    /// # Errors
+    /// `KeyReused`, or the database's.
+    pub async fn begin_aside(&self, op: Operation, args_hash: &str) -> StoreResult<Result<Operation, Operation>> {
+        self.begin(op, args_hash, false).await
+    }
+
+    async fn begin(&self, op: Operation, args_hash: &str, holds: bool) -> StoreResult<Result<Operation, Operation>> {
         let args_hash = args_hash.to_owned();
         let mut sealed = self.seal_evidence(op)?;
         let inner = self.inner.clone();
@@ -53,8 +67,8 @@ impl Store {
                 };
             }
             sealed.op.epoch = match &sealed.op.stack {
-                Some(stack) => raise_epoch(c, stack)?,
-                None => 0,
+                Some(stack) if holds => raise_epoch(c, stack)?,
+                _ => 0,
             };
             insert_operation(c, &sealed, &args_hash)?;
             Ok(Ok(sealed.op))
@@ -104,6 +118,7 @@ impl Store {
         let write = move |c: &Connection| {
             let op = &sealed.op;
             if let Some(stack) = &op.stack
+                && op.epoch != BESIDE
                 && !is_terminal(c, &op.id)?
             {
                 hold(c, stack, op.epoch)?;
@@ -178,7 +193,9 @@ impl Store {
                 if own_epoch != int(WHAT, epoch)? {
                     return Err(StoreError::Superseded { stack: stack.to_string() }.into());
                 }
-                hold(c, &stack, epoch)?;
+                if epoch != BESIDE {
+                    hold(c, &stack, epoch)?;
+                }
             }
             let seq = last_step(c, &op)? + 1;
             let sealed = inner.keys.seal(&step_place(&op, seq, "intent"), &intent)?;

@@ -19,7 +19,11 @@ pub(super) struct Schema {
 /// `state.db`.
 pub(super) const STATE: Schema = Schema {
     name: "state.db",
-    steps: &[include_str!("../../migrations/state/01-base/up.sql"), include_str!("../../migrations/state/02-accepted/up.sql")],
+    steps: &[
+        include_str!("../../migrations/state/01-base/up.sql"),
+        include_str!("../../migrations/state/02-accepted/up.sql"),
+        include_str!("../../migrations/state/03-backup-tags/up.sql"),
+    ],
 };
 /// `audit.db`.
 pub(super) const AUDIT: Schema = Schema { name: "audit.db", steps: &[include_str!("../../migrations/audit/01-base/up.sql")] };

@@ -96,6 +96,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         levels: vec![],
         changes: vec![],
         remove: false,
+        data: Default::default(),
         findings: vec![],
         verdict: Verdict::Allow,
         asked: vec![],
@@ -476,6 +477,8 @@ async fn backups_are_found_by_stack_volume_and_prefix() {
         at: at(t),
         agent: "backup-keeper".into(),
         release: Some(4),
+        tags: vec!["pre-update".into(), "kept".into()],
+        operation: Some("op-1".into()),
     };
     let (a, b, c) = (record("ab12", Some("shop"), "data", 1), record("ab1", None, "data", 2), record("cd_9", Some("shop"), "logs", 3));
     for r in [&a, &b, &c] {

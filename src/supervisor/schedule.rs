@@ -75,7 +75,7 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     // Noted before it runs: a backup that fails is reported and tried at its next time, not every round.
     house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
-    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled"})).await.map_err(|e| e.to_string())
+    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false})).await.map_err(|e| e.to_string())
 }
 
 /// Whether a cron schedule (five fields, the supervisor's time zone) has a time in `(last, now]`. Pure.

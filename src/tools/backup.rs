@@ -1,32 +1,58 @@
 //! `backup`: a snapshot of a volume, or of every volume a stack writes, into the repository.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::data::{self, DataView};
 use crate::call::facts::Scope;
+use crate::call::run::{self, Waiting};
 use crate::call::{Call, CallError, volumes};
-use crate::executor::backup::{self, BackupReason, Quiesce};
+use crate::executor::backup::{DataJob, DataResult, Quiesce};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// All volumes of a stack.
     stack: Option<StackName>,
     /// One volume of a stack, by its name on the engine.
     volume: Option<EngineName>,
+    /// Wait until it ended; true by default.
+    #[serde(skip_serializing)]
+    wait: Option<bool>,
+    /// Longest wait, 45 by default, 55 at most; the backup goes on.
+    #[serde(skip_serializing)]
+    timeout_s: Option<u64>,
+    /// A repeated call with the same key returns the same operation.
+    #[serde(skip_serializing)]
+    idempotency_key: Option<String>,
     /// Why, for the record.
-    #[allow(dead_code, reason = "kept with the call's arguments in the audit log")]
+    #[serde(skip_serializing)]
     reason: Option<String>,
+}
+
+impl Input {
+    fn waiting(&self) -> Waiting {
+        let (idempotency_key, reason) = (self.idempotency_key.clone(), self.reason.clone());
+        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key, reason }
+    }
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Output {
+    #[serde(flatten)]
+    view: DataView,
     snapshots: Vec<BackupRecord>,
+}
+
+impl From<(DataView, DataResult)> for Output {
+    fn from((view, done): (DataView, DataResult)) -> Self {
+        Self { view, snapshots: done.snapshots }
+    }
 }
 
 pub(super) struct Backup;
@@ -35,7 +61,7 @@ impl Verb for Backup {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "backup",
         title: "Back up volumes",
-        description: "Takes a deduplicated, encrypted snapshot of a stack's volumes, or of one volume. Writers are paused or stopped meanwhile where the stack's x-dockwarden.backup says so.",
+        description: "Takes a deduplicated, encrypted snapshot of a stack's volumes, or of one volume, as an operation that goes on when the caller leaves. Writers are paused or stopped meanwhile where x-dockwarden.backup says so.",
         effect: Effect::Write,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -48,34 +74,33 @@ impl Verb for Backup {
         Ok(Scope::stack(&volumes::owner(call, input.stack.as_ref(), input.volume.as_ref()).await?))
     }
 
+    const REPLAYS: bool = true;
+
+    async fn earlier(call: &Call, input: &Input) -> Result<Option<Operation>, CallError> {
+        run::earlier(call, &super::as_arguments(input)?, input.idempotency_key.as_deref(), None).await
+    }
+
+    async fn replay(call: &Call, input: &Input, operation: Operation) -> Result<Option<Output>, CallError> {
+        data::replay(call, operation, &input.waiting()).await.map(|done| Some(Output::from(done)))
+    }
+
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
-        let context = volumes::context(call)?;
         let stack = volumes::owner(call, input.stack.as_ref(), input.volume.as_ref()).await?;
         let release = volumes::current(call, &stack).await?;
-        let targets = match input.volume {
+        let targets = match input.volume.clone() {
             Some(volume) => vec![volume],
             None => volumes::of_stack(call, &stack, release.as_ref()).await?,
         };
         let quiesce = release.as_ref().map(volumes::quiesce).unwrap_or(Quiesce::None);
-        let reason =
-            BackupReason { stack: Some(stack), agent: call.who.agent.to_string(), release: release.map(|r| r.number), tags: vec![] };
-        let progress = call.progress.clone();
-        let sink = Arc::new(move |p: backup::Progress| {
-            if let Some(progress) = &progress {
-                // The size is not known before the end: the line says how far it is, the percentage stays open. Lossy by design.
-                progress.try_send((0.0, format!("{} bytes, {} files", p.bytes, p.files))).ok();
-            }
-        });
-        let snapshots = backup::backup_volumes(&context, &permit, &reason, &targets, quiesce, call.now, sink)
-            .await
-            .map_err(|e| volumes::backup_error(&e))?;
-        Ok(Output { snapshots })
+        let job = DataJob::Backup { volumes: targets, quiesce, release: release.map(|r| r.number), tags: vec![] };
+        let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+        Ok(data::execute(call, Self::SPEC.name, Some(stack), job, permit, waiting, &arguments).await?.into())
     }
 
     fn text(o: &Output) -> Option<String> {
         let line = |s: &BackupRecord| {
-            format!("{} {}: {} bytes, {} added, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.added, s.files, s.state)
+            format!("\n{} {}: {} bytes, {} added, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.added, s.files, s.state)
         };
-        Some(o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n"))
+        Some(o.view.line("backup") + &o.snapshots.iter().map(line).collect::<String>())
     }
 }

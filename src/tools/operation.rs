@@ -3,21 +3,33 @@
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
-use crate::call::{Call, CallError};
+use crate::call::{Call, CallError, data};
 use crate::executor::Until;
+use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::OperationId;
 use crate::model::plan::Plan;
+use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
-    /// From deploy, rollback, restart, stop or scale.
+    /// From deploy, rollback, restart, stop, scale, backup or restore.
     operation_id: OperationId,
     /// Wait so many seconds for it to settle, 55 at most; 0 by default.
     wait_s: Option<u64>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    #[serde(flatten)]
+    view: OperationView,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    snapshots: Vec<BackupRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    restored: Vec<RestoreOutcome>,
 }
 
 pub(super) struct Operation;
@@ -30,25 +42,37 @@ impl Verb for Operation {
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
-        output_schema: schema::output::<OperationView>,
+        output_schema: schema::output::<Output>,
     };
     type Input = Input;
-    type Output = OperationView;
+    type Output = Output;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
         let operation = facts::operation(call, &input.operation_id).await?;
         Ok(operation.stack.as_ref().map(Scope::stack).unwrap_or_default())
     }
 
-    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<OperationView, CallError> {
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let operation = match input.wait_s.unwrap_or(0) {
             0 => facts::operation(call, &input.operation_id).await?,
             seconds => run::wait(call, input.operation_id, Some(seconds), Until::Ended).await?,
         };
-        run::view(call, operation).await
+        let done = data::result(call, &operation.id).await?;
+        Ok(Output { view: run::view(call, operation).await?, snapshots: done.snapshots, restored: done.restored })
     }
 
-    fn text(output: &OperationView) -> Option<String> {
-        Some(run::text(output))
+    fn text(output: &Output) -> Option<String> {
+        let mut text = run::text(&output.view);
+        for s in &output.snapshots {
+            text.push_str(&format!("\nsnapshot {} of {}: {} bytes, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.files, s.state));
+        }
+        for r in &output.restored {
+            let verified = if r.verified { "verified" } else { "NOT equal to the snapshot" };
+            text.push_str(&format!(
+                "\nrestored {} of {} into {}: {} files, {} bytes, {verified}",
+                r.snapshot_id, r.source, r.volume, r.files, r.bytes
+            ));
+        }
+        Some(text)
     }
 }

@@ -1,22 +1,26 @@
 //! `restore`: a snapshot's data into a volume beside the live one, compared byte by byte. Live data is never touched.
 
 use super::{Effect, ToolSpec, Verb, logs, schema};
+use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
-use crate::call::{Call, CallError, volumes};
-use crate::executor::restore::{RestoreOutcome, restore_volume};
+use crate::call::run::{self, Waiting};
+use crate::call::{Call, CallError, prepare};
+use crate::executor::backup::{DataJob, DataResult};
+use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId, StackName};
 use crate::model::labels;
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Snapshots of a volume looked through for the one at a moment.
 const LOOKED_THROUGH: usize = 1000;
 
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// From `backups`.
@@ -27,6 +31,84 @@ pub(super) struct Input {
     at: Option<String>,
     /// Volume to fill; a new one by default. Must be empty or not exist.
     into: Option<EngineName>,
+    /// Take the restored volume into use, as a release of its own; the live volume is kept. False by default.
+    #[serde(default)]
+    swap: bool,
+    /// Wait until it ended; true by default.
+    #[serde(skip_serializing)]
+    wait: Option<bool>,
+    /// Longest wait, 45 by default, 55 at most; the restore goes on.
+    #[serde(skip_serializing)]
+    timeout_s: Option<u64>,
+    /// A repeated call with the same key returns the same operation.
+    #[serde(skip_serializing)]
+    idempotency_key: Option<String>,
+    /// Why, for the record.
+    #[serde(skip_serializing)]
+    reason: Option<String>,
+}
+
+impl Input {
+    fn waiting(&self) -> Waiting {
+        let (idempotency_key, reason) = (self.idempotency_key.clone(), self.reason.clone());
+        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key, reason }
+    }
+}
+
+/// The operation, and what it restored once it is done.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    #[serde(flatten)]
+    view: DataView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volume: Option<EngineName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl From<(DataView, DataResult)> for Output {
+    fn from((view, mut done): (DataView, DataResult)) -> Self {
+        let o = done.restored.pop();
+        let RestoreOutcome { volume, source, snapshot_id, files, bytes, verified, differences, next } = match o {
+            Some(o) => o,
+            None => {
+                return Self {
+                    view,
+                    volume: None,
+                    source: None,
+                    snapshot_id: None,
+                    files: None,
+                    bytes: None,
+                    verified: None,
+                    differences: vec![],
+                    next: None,
+                };
+            }
+        };
+        Self {
+            view,
+            volume: Some(volume),
+            source: Some(source),
+            snapshot_id: Some(snapshot_id),
+            files: Some(files),
+            bytes: Some(bytes),
+            verified: Some(verified),
+            differences,
+            next: Some(next),
+        }
+    }
 }
 
 pub(super) struct Restore;
@@ -35,37 +117,89 @@ impl Verb for Restore {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "restore",
         title: "Restore a snapshot",
-        description: "Restores a snapshot into a volume beside the live one and verifies every byte; live data is never changed. The reply says how to take the restored volume into use.",
+        description: "Restores a snapshot into a volume beside the live one and verifies every byte, as an operation that goes on when the caller leaves; no live volume is ever overwritten. With `swap` the stack goes on with the restored volume, proven like a deploy.",
         effect: Effect::Destructive,
         idempotent: false,
         input_schema: schema::input::<Input>,
-        output_schema: schema::approvable::<RestoreOutcome>,
+        output_schema: schema::approvable::<Output>,
     };
     type Input = Input;
-    type Output = RestoreOutcome;
+    type Output = Output;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
         let snapshot = snapshot(call, input).await?;
-        let stack = snapshot.stack.as_deref().and_then(|s| StackName::new(s).ok());
+        let stack = stack_of(&snapshot);
+        if input.swap && (input.into.is_some() || stack.is_none()) {
+            let message =
+                "swap makes a new volume for the stack the snapshot is of: it goes without `into`, and with a snapshot of a stack";
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` or `swap` out").field("swap"));
+        }
         if let Some(into) = &input.into {
+            if into.as_str() == snapshot.volume {
+                let message = format!("{into} is the volume the snapshot was taken of: a restore goes beside the live data");
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` out to get a new volume").field("into"));
+            }
             unused(call, into, stack.as_ref()).await?;
         }
         Ok(Scope::service(stack.as_ref(), None))
     }
 
-    async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<RestoreOutcome, CallError> {
-        let context = volumes::context(call)?;
-        let snapshot = snapshot(call, &input).await?;
-        call.progress(0.0, format!("restoring {} bytes of {}", snapshot.bytes, snapshot.volume));
-        let mut outcome = restore_volume(&context, &permit, &snapshot, input.into).await.map_err(|e| volumes::backup_error(&e))?;
-        outcome.differences.truncate(100);
-        Ok(outcome)
+    const REPLAYS: bool = true;
+
+    async fn earlier(call: &Call, input: &Input) -> Result<Option<Operation>, CallError> {
+        run::earlier(call, &super::as_arguments(input)?, input.idempotency_key.as_deref(), None).await
     }
 
-    fn text(o: &RestoreOutcome) -> Option<String> {
-        let verified = if o.verified { "verified".to_owned() } else { format!("NOT equal to the snapshot: {}", o.differences.join("; ")) };
-        Some(format!("{} of {} into {}: {} files, {} bytes, {verified}\n{}", o.snapshot_id, o.source, o.volume, o.files, o.bytes, o.next))
+    async fn replay(call: &Call, input: &Input, operation: Operation) -> Result<Option<Output>, CallError> {
+        data::replay(call, operation, &input.waiting()).await.map(|done| Some(Output::from(done)))
     }
+
+    async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
+        if !input.swap {
+            return Ok(None);
+        }
+        let record = snapshot(call, input).await?;
+        let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
+        prepare::swap(call, &stack, record).await.map(Some)
+    }
+
+    async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        if let Some(plan) = plan {
+            let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+            return Ok(data::execute_plan(call, Self::SPEC.name, plan, permit, waiting, &arguments).await?.into());
+        }
+        let snapshot = Box::new(snapshot(call, &input).await?);
+        let stack = stack_of(&snapshot);
+        let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+        let job = DataJob::Restore { snapshot, into: input.into };
+        Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let mut text = o.view.line("restore");
+        if let (Some(volume), Some(source), Some(id)) = (&o.volume, &o.source, &o.snapshot_id) {
+            let verified = if o.verified == Some(true) {
+                "verified".to_owned()
+            } else {
+                format!("NOT equal to the snapshot: {}", o.differences.join("; "))
+            };
+            let (files, bytes) = (o.files.unwrap_or_default(), o.bytes.unwrap_or_default());
+            text.push_str(&format!("\n{id} of {source} into {volume}: {files} files, {bytes} bytes, {verified}"));
+        }
+        if let Some(next) = &o.next {
+            text.push_str(&format!("\n{next}"));
+        }
+        Some(text)
+    }
+}
+
+fn stack_of(record: &BackupRecord) -> Option<StackName> {
+    record.stack.as_deref().and_then(|s| StackName::new(s).ok())
+}
+
+fn not_of_a_stack(record: &BackupRecord) -> CallError {
+    let message = format!("snapshot {} is of no stack", record.snapshot_id);
+    CallError::new(ErrorCode::InvalidArgument, message, "restore it beside, without `swap`").field("swap")
 }
 
 async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError> {

@@ -1,7 +1,7 @@
 //! `rollback`: an older release again, by the same path as a deploy.
 
 use super::{Effect, ToolSpec, Verb, schema};
-use crate::call::error::ErrorCode;
+use crate::call::data_plan::DataChoice;
 use crate::call::facts::Scope;
 use crate::call::prepare;
 use crate::call::run::{self, OperationView, Waiting};
@@ -19,7 +19,8 @@ pub(super) struct Input {
     stack: StackName,
     /// Release to go back to; by default the last good one before the current.
     to_release: Option<u32>,
-    /// `keep` (default) and `code_only`: volumes stay as they are.
+    /// `keep` (default): volumes stay as they are, refused where the older release may not read them; `code_only`: the same without that check; or snapshot
+    /// ids, separated by commas: their data in new volumes, the live ones are kept aside.
     data: Option<String>,
     /// Why, for the record.
     #[serde(skip_serializing)]
@@ -32,7 +33,7 @@ impl Verb for Rollback {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "rollback",
         title: "Roll a stack back",
-        description: "Makes an older release run again (images, configuration, secrets), proven like a deploy. Volumes are never changed: keep and code_only mean the same today. `history` lists the releases.",
+        description: "Makes an older release run again (images, configuration, secrets), proven like a deploy. Data stays as it is unless `data` names snapshots; no live volume is ever overwritten. `history` lists the releases, `backups` the snapshots.",
         effect: Effect::Destructive,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -42,18 +43,12 @@ impl Verb for Rollback {
     type Output = OperationView;
 
     async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
-        match input.data.as_deref() {
-            None | Some("keep" | "code_only") => Ok(Scope::stack(&input.stack)),
-            Some(other) => {
-                let message = format!("rollback does not change data, so data: {:?} is refused", crate::redact::line(other, 64));
-                let hint = "use data: keep, or bring the data back with `restore {snapshot_id}` (beside the live data) and swap it in";
-                Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("data"))
-            }
-        }
+        Ok(Scope::stack(&input.stack))
     }
 
     async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
-        prepare::rollback(call, &input.stack, input.to_release).await.map(Some)
+        let data = DataChoice::of(call, &input.stack, input.data.as_deref()).await?;
+        prepare::rollback(call, &input.stack, input.to_release, &data).await.map(Some)
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {

@@ -5,6 +5,7 @@
 
 mod container;
 mod crash;
+mod data;
 mod engine_live;
 mod heal;
 mod inputs;

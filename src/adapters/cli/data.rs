@@ -63,6 +63,9 @@ pub struct RestoreArgs {
     /// Name of the volume to restore into.
     #[arg(long)]
     into: Option<String>,
+    /// Take the restored volume into use, as a release of its own; the live one is kept.
+    #[arg(long, conflicts_with = "into")]
+    swap: bool,
 }
 
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
@@ -114,7 +117,7 @@ pub async fn backups(global: &Global, args: BackupsArgs) -> CliResult {
 
 /// Runs `restore`.
 pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
-    let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into});
+    let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap});
     reach::operate(global, "restore", input(value), true).await
 }
 

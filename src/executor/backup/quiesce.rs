@@ -1,12 +1,11 @@
-//! Holding the writers of a volume still while it is read: pause or stop, and always set going again. Deliberately absent: the journal
-//! record of it, which the caller writes before (`writers` tells what will be held) so that a crash leaves no container paused.
+//! Holding the writers of a volume still while it is read: pause or stop, and set going again. Deliberately absent: the journal record of it, which
+//! the caller writes before (`writers` tells what will be held) so that neither a failure nor a crash leaves a container paused.
 
 use super::BackupError;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::model::ids::EngineName;
 use crate::model::observed::RunState;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest wait for a container to stop before it is killed. Databases need their time to flush.
@@ -23,6 +22,16 @@ pub enum Quiesce {
     Pause,
     /// Stopped with their grace time, started again afterwards.
     Stop,
+}
+
+impl From<crate::model::spec::Quiesce> for Quiesce {
+    fn from(asked: crate::model::spec::Quiesce) -> Self {
+        match asked {
+            crate::model::spec::Quiesce::None => Self::None,
+            crate::model::spec::Quiesce::Pause => Self::Pause,
+            crate::model::spec::Quiesce::Stop => Self::Stop,
+        }
+    }
 }
 
 /// A container that can write one of the volumes, running when it was looked at.
@@ -75,63 +84,21 @@ pub async fn resume(engine: &dyn Engine, permit: &Permit, held: &[Writer], quies
     if failed.is_empty() { Ok(()) } else { Err(BackupError::NotResumed { containers: failed.join(", ") }) }
 }
 
-/// Writers held still. Released explicitly; dropped instead (a cancelled call), it releases them in the background.
-pub(super) struct Held {
-    engine: Arc<dyn Engine>,
-    permit: Permit,
-    writers: Vec<Writer>,
-    quiesce: Quiesce,
-}
-
-impl Held {
-    pub(super) async fn release(mut self) -> Result<(), BackupError> {
-        // Emptied only afterwards: cancelled in the middle, the drop resumes once more.
-        let result = resume(self.engine.as_ref(), &self.permit, &self.writers, self.quiesce).await;
-        self.writers.clear();
-        result
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.writers.is_empty() {
-            return;
-        }
-        let (engine, permit, writers, quiesce) =
-            (self.engine.clone(), self.permit.clone(), std::mem::take(&mut self.writers), self.quiesce);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                runtime.spawn(async move {
-                    if let Err(error) = resume(engine.as_ref(), &permit, &writers, quiesce).await {
-                        tracing::error!(%error, "containers are still held after a cancelled backup");
-                    }
-                });
-            }
-            Err(_) => tracing::error!(?writers, "containers are still held: the supervisor is ending; its next start resumes them"),
-        }
-    }
-}
-
-/// Holds all writers of the volumes; all or none.
-pub(super) async fn hold(engine: &Arc<dyn Engine>, permit: &Permit, volumes: &[EngineName], quiesce: Quiesce) -> Result<Held, BackupError> {
-    let mut held = Held { engine: engine.clone(), permit: permit.clone(), writers: Vec::new(), quiesce };
-    if quiesce == Quiesce::None {
-        return Ok(held);
-    }
-    for writer in writers(engine.as_ref(), volumes).await? {
-        // Counted as held before it is: an unclear answer is resumed rather than left.
-        held.writers.push(writer.clone());
-        let (result, verb) = match quiesce {
-            Quiesce::None => (Ok(()), "held"),
-            Quiesce::Pause => (engine.pause(permit, &writer.id, true).await, "paused"),
-            Quiesce::Stop => (engine.stop(permit, &writer.id, STOP_GRACE).await, "stopped"),
+/// Holds containers still, one after the other. On an error some are held: whoever journaled the hold resumes all of them.
+pub(super) async fn hold(engine: &dyn Engine, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
+    for writer in held {
+        let (result, verb) = match (quiesce, engine.container(&writer.id).await) {
+            (Quiesce::None, _) => (Ok(()), "held"),
+            // Ended or held since it was listed: it writes no more.
+            (_, Ok(None)) => (Ok(()), "held"),
+            (_, Ok(Some(now))) if !matches!(now.state, RunState::Running | RunState::Restarting) => (Ok(()), "held"),
+            (Quiesce::Pause, Ok(Some(_))) => (engine.pause(permit, &writer.id, true).await, "paused"),
+            (Quiesce::Stop, Ok(Some(_))) => (engine.stop(permit, &writer.id, STOP_GRACE).await, "stopped"),
+            (_, Err(e)) => (Err(e), "looked at"),
         };
-        if let Err(cause) = result {
-            held.release().await?;
-            return Err(BackupError::NotQuiet { container: writer.name, verb, cause });
-        }
+        result.map_err(|cause| BackupError::NotQuiet { container: writer.name.clone(), verb, cause })?;
     }
-    Ok(held)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,6 +109,7 @@ mod tests {
     use crate::executor::backup::test_permit;
     use crate::model::ids::ImageRef;
     use crate::model::spec::MountKind;
+    use std::sync::Arc;
 
     async fn container(engine: &FakeEngine, name: &str, volume: &str, read_only: bool, started: bool) {
         let mount = EngineMount {
@@ -197,48 +165,34 @@ mod tests {
     #[tokio::test]
     async fn running_writers_are_held_and_resumed_and_nobody_else() {
         let engine = world().await;
-        let port: Arc<dyn Engine> = engine.clone();
         for (quiesce, state) in [(Quiesce::None, RunState::Running), (Quiesce::Pause, RunState::Paused), (Quiesce::Stop, RunState::Exited)]
         {
-            let held = hold(&port, &test_permit(), &data(), quiesce).await.unwrap();
+            let found = writers(engine.as_ref(), &data()).await.unwrap();
+            hold(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
             assert_eq!(states(&engine).await, expected(state, state), "{quiesce:?}");
-            held.release().await.unwrap();
+            resume(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
             assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running), "{quiesce:?}");
         }
     }
 
     #[tokio::test]
-    async fn one_that_cannot_be_held_sets_all_going_again() {
+    async fn one_that_cannot_be_held_is_named_and_all_can_be_resumed() {
         let engine = world().await;
-        let port: Arc<dyn Engine> = engine.clone();
+        let found = writers(engine.as_ref(), &data()).await.unwrap();
         engine.fail_next("stop", EngineError::Refused("no".to_owned()));
-        let refused = hold(&port, &test_permit(), &data(), Quiesce::Stop).await.err().map(|e| e.to_string()).unwrap();
+        let refused = hold(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap_err().to_string();
         assert!(refused.contains("could not be stopped before the backup: no"), "{refused}");
+        resume(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap();
         assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
-    }
-
-    #[tokio::test]
-    async fn a_hold_that_is_dropped_resumes() {
-        let engine = world().await;
-        let port: Arc<dyn Engine> = engine.clone();
-        drop(hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap());
-        let running = expected(RunState::Running, RunState::Running);
-        tokio::time::timeout(Duration::from_secs(20), async {
-            while states(&engine).await != running {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("the drop must resume them");
     }
 
     #[tokio::test]
     async fn one_that_cannot_be_resumed_is_named() {
         let engine = world().await;
-        let port: Arc<dyn Engine> = engine.clone();
-        let held = hold(&port, &test_permit(), &data(), Quiesce::Pause).await.unwrap();
+        let found = writers(engine.as_ref(), &data()).await.unwrap();
+        hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
-        let error = held.release().await.unwrap_err().to_string();
+        let error = resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap_err().to_string();
         assert!(error.contains("one (frozen)") ^ error.contains("two (frozen)"), "{error}");
     }
 }

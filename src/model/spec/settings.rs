@@ -54,6 +54,8 @@ pub struct ServiceSettings {
     pub criticality: Option<Criticality>,
     /// Healing of this service.
     pub heal: Option<HealMode>,
+    /// Whether a new version changes its data so that older ones may not read it; by default judged by whether the image's version changes.
+    pub migrates: Option<bool>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
 }
@@ -111,6 +113,8 @@ pub struct BackupSettings {
     pub schedule: Option<String>,
     /// `none`, `pause` or `stop` while the data is read.
     pub quiesce: Option<Quiesce>,
+    /// Snapshot of a service's volumes before it is replaced: `true` always, `false` never; by default when its image changes and a volume holds at most 1 GiB.
+    pub pre_update: Option<bool>,
 }
 
 /// What happens to the containers that write a volume while it is read.

@@ -1,0 +1,120 @@
+//! From a permitted backup or restore to its reply: hands the job to the executor, waits with progress as asked, reads what came of it from the journal.
+//! The operation goes on whatever happens to the caller. Deliberately absent: which volumes, and any step.
+
+use super::run::{self, Waiting};
+use super::{Call, CallError};
+use crate::executor::backup::{DataJob, DataResult};
+use crate::executor::{Request, Until};
+use crate::gate::Permit;
+use crate::model::ids::{OperationId, StackName};
+use crate::model::operation::{Operation, OperationState};
+use crate::model::plan::Plan;
+use crate::redact;
+use chrono::Utc;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// Where a backup or restore stands.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct DataView {
+    /// For `operation` and `cancel`.
+    pub operation_id: OperationId,
+    /// State.
+    pub state: OperationState,
+    /// From acceptance to its end, or until now.
+    pub duration_ms: u64,
+    /// Why it ended as it did, or what comes next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl DataView {
+    fn of(operation: &Operation) -> Self {
+        let end = operation.settled_at.unwrap_or_else(Utc::now);
+        let waits = matches!(operation.state, OperationState::Queued | OperationState::Running);
+        let next = waits.then(|| format!("still at work: call `operation` with {} and wait_s", operation.id));
+        Self {
+            operation_id: operation.id.clone(),
+            state: operation.state,
+            duration_ms: u64::try_from((end - operation.created_at).num_milliseconds()).unwrap_or_default(),
+            message: operation.message.as_deref().map(|m| redact::line(m, 500)).or(next),
+        }
+    }
+
+    /// One line: verb, state, how long, and what there is to say.
+    pub fn line(&self, verb: &str) -> String {
+        let message = self.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
+        format!("{verb}: {} in {} ms ({}){message}", self.state.as_str(), self.duration_ms, self.operation_id)
+    }
+}
+
+/// Runs a permitted job and waits as asked.
+///
+/// # Errors
+/// `Busy`, and those of engine and store.
+pub async fn execute(
+    call: &Call,
+    verb: &str,
+    stack: Option<StackName>,
+    job: DataJob,
+    permit: Permit,
+    waiting: Waiting,
+    arguments: &serde_json::Value,
+) -> Result<(DataView, DataResult), CallError> {
+    let request = Request {
+        verb: verb.to_owned(),
+        agent: call.who.agent.to_string(),
+        call: call.id.clone(),
+        idempotency_key: waiting.idempotency_key.clone(),
+        args_hash: run::args_hash(call, arguments),
+        reason: waiting.reason.as_deref().map(|r| redact::line(r, 500)),
+        approval: call.approved_by.get().cloned(),
+    };
+    let operation = call.house.executor.submit_data(stack, job, permit, request).await.map_err(run::executor_error)?;
+    tracing::info!(operation = %operation.id, verb, "operation accepted");
+    call.accepted(&operation.id);
+    waited(call, operation, &waiting).await
+}
+
+/// Runs a permitted plan that swaps data, and waits as asked.
+///
+/// # Errors
+/// `Busy`, `StalePlan`, and those of engine and store.
+pub async fn execute_plan(
+    call: &Call,
+    verb: &str,
+    plan: Plan,
+    permit: Permit,
+    waiting: Waiting,
+    arguments: &serde_json::Value,
+) -> Result<(DataView, DataResult), CallError> {
+    let operation = run::submit(call, verb, plan, permit, &waiting, arguments).await?;
+    waited(call, operation, &waiting).await
+}
+
+/// An earlier call's operation, waited for like a new one.
+///
+/// # Errors
+/// The executor's and the store's.
+pub async fn replay(call: &Call, operation: Operation, waiting: &Waiting) -> Result<(DataView, DataResult), CallError> {
+    waited(call, operation, waiting).await
+}
+
+async fn waited(call: &Call, operation: Operation, waiting: &Waiting) -> Result<(DataView, DataResult), CallError> {
+    // What an operator approved starts and is polled: nobody waits at this call.
+    let operation = if waiting.wait.unwrap_or(true) && call.resumes.is_none() {
+        run::wait(call, operation.id, waiting.timeout_s, Until::Ended).await?
+    } else {
+        operation
+    };
+    let done = result(call, &operation.id).await?;
+    Ok((DataView::of(&operation), done))
+}
+
+/// What an operation did with data so far.
+///
+/// # Errors
+/// The store's.
+pub async fn result(call: &Call, id: &OperationId) -> Result<DataResult, CallError> {
+    Ok(DataResult::of(&call.house.store.steps(id).await?))
+}

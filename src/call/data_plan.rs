@@ -1,0 +1,380 @@
+//! What a plan means for data: volumes a stack took into use by a restore stay in use in later releases; services about to be replaced get their data
+//! snapshotted first; a rollback keeps the data, or brings a snapshot back beside it. Reads only; data is never changed without being asked for.
+
+use super::error::ErrorCode;
+use super::{Call, CallError};
+use crate::executor::restore;
+use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
+use crate::model::plan::{Action, DiffLine, Plan, PlanKind, PlannedRestore};
+use crate::model::release::{Release, ReleaseState};
+use crate::model::spec::{BackupSettings, MountKind, Quiesce, ServiceSpec, StackSpec};
+use crate::model::verdict::{Finding, Verdict};
+use crate::planner::{self, Observed};
+use crate::store::backup::BackupRecord;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Largest volume that is snapshotted before an update without being asked to: about ten seconds of reading.
+pub const PRE_UPDATE_LIMIT: u64 = 1 << 30;
+/// Bytes a second of a first snapshot on a small machine, for the time told in a plan.
+const BYTES_PER_SECOND: u64 = 80 << 20;
+/// Entries of a volume looked at to learn its size; more of them count as too large.
+const MOST_ENTRIES: usize = 100_000;
+/// Rule of the findings about snapshots before an update.
+pub const RULE: &str = "backup.pre_update";
+/// Releases looked through.
+const LOOKED_THROUGH: usize = 100;
+
+/// What a rollback does with data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataChoice {
+    /// Volumes as they are; refused where the newer release may have changed what the older one cannot read.
+    Keep,
+    /// Volumes as they are, whatever the newer release did to them.
+    CodeOnly,
+    /// These snapshots instead of the live data of their volumes.
+    Snapshots(Vec<BackupRecord>),
+}
+
+impl DataChoice {
+    /// Of the words of a call: `keep`, `code_only`, or snapshot ids separated by commas.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown snapshot, `InvalidArgument` for one of another stack or of a volume named twice.
+    pub async fn of(call: &Call, stack: &StackName, words: Option<&str>) -> Result<Self, CallError> {
+        let ids = match words.map(str::trim) {
+            None | Some("" | "keep") => return Ok(Self::Keep),
+            Some("code_only") => return Ok(Self::CodeOnly),
+            Some(ids) => ids,
+        };
+        let hint = format!("pass keep, code_only, or a snapshot_id that `backups` with stack {stack} lists");
+        let wrong = |code, message: String| CallError::new(code, message, hint.clone()).field("data");
+        let mut found: Vec<BackupRecord> = vec![];
+        for id in ids.split(',').map(str::trim) {
+            let shown = crate::redact::line(id, 64);
+            let unknown = || wrong(ErrorCode::NotFound, format!("there is no snapshot {shown:?}"));
+            let id = SnapshotId::new(id).map_err(|_| unknown())?;
+            let record = call.house.store.backup(&id).await?.ok_or_else(unknown)?;
+            if record.stack.as_deref() != Some(stack.as_str()) {
+                let whose = record.stack.as_deref().unwrap_or("no stack");
+                return Err(wrong(ErrorCode::InvalidArgument, format!("snapshot {shown} is of {whose}, not of stack {stack}")));
+            }
+            if found.iter().any(|f| f.volume == record.volume) {
+                return Err(wrong(ErrorCode::InvalidArgument, format!("two snapshots of volume {}", record.volume)));
+            }
+            found.push(record);
+        }
+        Ok(Self::Snapshots(found))
+    }
+
+    /// Release a rollback goes to when none is named: the one that wrote the data brought back.
+    pub fn release(&self) -> Option<u32> {
+        match self {
+            Self::Snapshots(records) => records.iter().find_map(|r| r.release),
+            Self::Keep | Self::CodeOnly => None,
+        }
+    }
+}
+
+/// Volumes that a stack took into use instead of the file's stay in use: in a later deploy, after a removal, and when an older release comes back.
+///
+/// # Errors
+/// The store's.
+pub async fn carry(call: &Call, stack: &StackName, current: Option<&Release>, desired: &mut StackSpec) -> Result<(), CallError> {
+    let in_use = match current {
+        Some(release) => Some(release.spec.clone()),
+        None => {
+            let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
+            releases.into_iter().find(|r| r.state == ReleaseState::Good).map(|r| r.spec)
+        }
+    };
+    carried(in_use.as_ref(), desired);
+    Ok(())
+}
+
+/// The pure part of [`carry`].
+fn carried(in_use: Option<&StackSpec>, desired: &mut StackSpec) {
+    for (key, volume) in desired.volumes.iter_mut().filter(|(_, v)| !v.external) {
+        let declared = volume.declared().to_owned();
+        let swapped = in_use.and_then(|s| s.volumes.get(key)).filter(|v| v.declared() == declared).filter(|v| v.swapped_from.is_some());
+        match swapped {
+            Some(used) => (volume.name, volume.swapped_from) = (used.name.clone(), Some(declared)),
+            None => (volume.name, volume.swapped_from) = (declared, None),
+        }
+    }
+}
+
+/// Which volumes of the stack the snapshots go to, and into which new ones.
+///
+/// # Errors
+/// `Conflict` when a snapshot's volume is none of the release's own named volumes.
+pub async fn restores(
+    call: &Call,
+    stack: &StackName,
+    target: &StackSpec,
+    snapshots: &[BackupRecord],
+) -> Result<Vec<PlannedRestore>, CallError> {
+    if snapshots.is_empty() {
+        return Ok(vec![]);
+    }
+    let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
+    let mut planned: Vec<PlannedRestore> = vec![];
+    for record in snapshots {
+        // The snapshot may be of a volume that has been swapped since: any release that used it tells its key.
+        let specs = releases.iter().map(|r| &r.spec).chain([target]);
+        let key =
+            specs.flat_map(|s| &s.volumes).find(|(_, v)| v.name == record.volume || v.declared() == record.volume).map(|(k, _)| k.clone());
+        let volume = key.as_ref().and_then(|k| target.volumes.get(k)).filter(|v| !v.external);
+        let (Some(key), Some(volume)) = (key, volume) else {
+            let message =
+                format!("volume {} is not a named volume of the release that would run, so its data cannot be swapped in", record.volume);
+            let hint = "bring it back beside the live data with `restore {snapshot_id}` and copy what you need";
+            return Err(CallError::new(ErrorCode::Conflict, message, hint).field("data"));
+        };
+        if planned.iter().any(|p| p.key == key) {
+            let message = format!("two of the snapshots are of volume {key}");
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, "name one of them").field("data"));
+        }
+        let into = restore::free_name(call.house.engine.as_ref(), record).await.map_err(|e| {
+            CallError::new(ErrorCode::Conflict, crate::redact::line(&e.to_string(), 300), "remove restored volumes you no longer need")
+                .field("data")
+        })?;
+        planned.push(PlannedRestore {
+            snapshot_id: record.snapshot_id.clone(),
+            source: record.volume.clone(),
+            live: volume.name.clone(),
+            key,
+            into,
+        });
+    }
+    Ok(planned)
+}
+
+/// The release uses the restored volumes.
+pub fn swap(desired: &mut StackSpec, restores: &[PlannedRestore]) -> Vec<PlannedRestore> {
+    let mut done = restores.to_vec();
+    for restore in &mut done {
+        if let Some(volume) = desired.volumes.get_mut(&restore.key) {
+            let declared = volume.declared().to_owned();
+            restore.live = std::mem::replace(&mut volume.name, restore.into.to_string());
+            volume.swapped_from = Some(declared);
+        }
+    }
+    done
+}
+
+/// Refuses to go back with the data kept where the older release may not read it.
+///
+/// # Errors
+/// `Conflict` that names the services and the ways on.
+pub async fn readable(call: &Call, current: Option<&Release>, target: &Release) -> Result<(), CallError> {
+    let Some(current) = current else { return Ok(()) };
+    let migrated = migrates(current, target);
+    if migrated.is_empty() {
+        return Ok(());
+    }
+    let taken = call.house.store.backups(Some(&target.stack), None, LOOKED_THROUGH).await?;
+    let newest = taken.iter().find(|b| b.release.is_some_and(|r| r <= target.number) && b.state == "complete");
+    let way = match newest {
+        Some(b) => format!("data: {} brings {} back as of {}", b.snapshot_id, b.volume, b.at.format("%Y-%m-%dT%H:%M:%SZ")),
+        None => "no snapshot of that release's data is recorded".to_owned(),
+    };
+    let message = format!(
+        "release {} may have changed data that release {} cannot read: {}; say what shall happen to the data",
+        current.number,
+        target.number,
+        migrated.join("; ")
+    );
+    let hint = format!("data: code_only goes back with the data as it is; {way} (what was written since stays beside)");
+    Err(CallError::new(ErrorCode::Conflict, message, hint).field("data"))
+}
+
+/// Why data that the newer release wrote may be unreadable to the older one. Pure.
+fn migrates(newer: &Release, older: &Release) -> Vec<String> {
+    let mut why = vec![];
+    for (name, spec) in newer.spec.services.iter().filter(|(_, s)| s.active) {
+        let images = (newer.images.get(name), older.images.get(name));
+        let changed = match images {
+            (Some(new), Some(old)) => new.reference != old.reference && new.id != old.id,
+            _ => true,
+        };
+        let once = planner::one_shot(&newer.spec, name);
+        let touches =
+            writes_volumes(spec) || (once && spec.depends_on.keys().any(|d| newer.spec.services.get(d).is_some_and(writes_volumes)));
+        let declared = spec.settings.migrates;
+        let differs = changed || older.spec.services.get(name) != Some(spec);
+        match (declared, images) {
+            (Some(false), _) => {}
+            (Some(true), _) if differs => why.push(format!("service {name} says that it migrates")),
+            (None, (Some(new), Some(old))) if touches && changed => {
+                why.push(format!("service {name} went from {} to {}", old.reference, new.reference));
+            }
+            (None, (Some(_), None)) if once && touches => why.push(format!("{name} ran once over its data")),
+            (Some(true) | None, _) => {}
+        }
+    }
+    why
+}
+
+fn writes_volumes(spec: &ServiceSpec) -> bool {
+    spec.mounts.iter().any(|m| !m.read_only && matches!(m.kind, MountKind::Volume | MountKind::Cluster))
+}
+
+/// Writes into the plan which volumes are snapshotted first and what that costs, and what a restore changes. Returns what there is to say.
+///
+/// # Errors
+/// The store's and the engine's.
+pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, current: Option<&Release>) -> Result<Vec<Finding>, CallError> {
+    tell_restores(plan);
+    if !matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback) || current.is_none() {
+        return Ok(vec![]);
+    }
+    let mut findings = vec![];
+    let mut hold = Quiesce::None;
+    let kept: BTreeSet<String> = plan.data.restore.iter().map(|r| r.live.clone()).collect();
+    let (stack_wide, stack) = (plan.desired.settings.backup.clone().unwrap_or_default(), plan.stack.clone());
+    let updates: Vec<ServiceName> = plan.changes.iter().filter(|c| c.action == Action::Update).map(|c| c.service.clone()).collect();
+    for service in updates {
+        let running = planner::serving(observed, &service);
+        let written = running.iter().flat_map(|c| &c.mounts).filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
+        // A volume that a restore takes the place of stays as it is: it is its own snapshot.
+        let volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v)).collect();
+        if volumes.is_empty() {
+            continue;
+        }
+        let own = plan.desired.services.get(&service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
+        let asked = own.pre_update.or(stack_wide.pre_update);
+        let image = plan.images.get(&service).and_then(|i| i.id.as_deref());
+        let another = running.iter().any(|c| Some(c.image_id.as_str()) != image);
+        let say =
+            |verdict, because: String| Finding { rule: RULE.into(), verdict, service: Some(service.to_string()), path: None, because };
+        match asked {
+            Some(false) => continue,
+            None if !another => continue,
+            Some(true) if call.house.backups.is_none() => {
+                findings.push(say(
+                    Verdict::Deny,
+                    "a snapshot before the update is asked for, and this supervisor was built without backups".into(),
+                ));
+                continue;
+            }
+            None if call.house.backups.is_none() => continue,
+            Some(true) | None => {}
+        }
+        let mut sizes = BTreeMap::new();
+        for volume in &volumes {
+            sizes.insert(volume.clone(), size(call, volume).await?);
+        }
+        let whole = sizes.values().copied().sum::<Option<u64>>();
+        let names = volumes.iter().cloned().collect::<Vec<_>>().join(", ");
+        if asked.is_none() && !whole.is_some_and(|bytes| bytes <= PRE_UPDATE_LIMIT) {
+            let why = if whole.is_some() { "it is larger than 1 GiB" } else { "its size is not known before its first backup" };
+            let because = format!(
+                "the image changes and {names} is not snapshotted first, since {why}; call `backup` with stack {stack} before, or set \
+                 x-dockwarden.backup.pre_update: true (or false to say that this is meant)"
+            );
+            findings.push(say(Verdict::Warn, because));
+            continue;
+        }
+        let quiesce = quiesce(&own, &stack_wide);
+        hold = strictest(hold, quiesce);
+        let (held, cost) =
+            (in_words(quiesce), whole.map_or("an unknown time".to_owned(), |b| format!("about {} s", b / BYTES_PER_SECOND + 1)));
+        findings.push(say(Verdict::Allow, format!("{names} is snapshotted first")));
+        if let Some(change) = plan.changes.iter_mut().find(|c| c.service == service) {
+            change.expected_loss.push_str(&format!("; before that its data is snapshotted, {cost}{held}"));
+        }
+        for volume in volumes.iter().filter_map(|v| EngineName::new(v.as_str()).ok()) {
+            if !plan.data.snapshot.contains(&volume) {
+                plan.data.snapshot.push(volume);
+            }
+        }
+    }
+    plan.data.quiesce = hold;
+    Ok(findings)
+}
+
+fn tell_restores(plan: &mut Plan) {
+    for restore in &plan.data.restore {
+        for change in plan.changes.iter_mut().filter(|c| c.action == Action::Update) {
+            let uses =
+                plan.desired.services.get(&change.service).is_some_and(|s| {
+                    s.mounts.iter().any(|m| m.kind == MountKind::Volume && m.source.as_deref() == Some(restore.key.as_str()))
+                });
+            if uses {
+                let (from, to) = (Some(restore.live.clone()), Some(restore.into.to_string()));
+                change.diff.push(DiffLine { path: format!("volumes.{}", restore.key), from, to });
+                change.expected_loss.push_str(&format!(
+                    "; what was written since snapshot {} is in volume {} only",
+                    short(&restore.snapshot_id),
+                    restore.live
+                ));
+            }
+        }
+    }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// How writers are held during a snapshot before an update: as the file says, else paused, since files read at different moments need not fit together.
+fn quiesce(own: &BackupSettings, stack: &BackupSettings) -> Quiesce {
+    own.quiesce.or(stack.quiesce).unwrap_or(Quiesce::Pause)
+}
+
+fn strictest(a: Quiesce, b: Quiesce) -> Quiesce {
+    let rank = |q: Quiesce| match q {
+        Quiesce::None => 0,
+        Quiesce::Pause => 1,
+        Quiesce::Stop => 2,
+    };
+    if rank(a) >= rank(b) { a } else { b }
+}
+
+fn in_words(quiesce: Quiesce) -> &'static str {
+    match quiesce {
+        Quiesce::None => "",
+        Quiesce::Pause => " in which it is paused and its clients wait",
+        Quiesce::Stop => " in which it is stopped",
+    }
+}
+
+/// Bytes a volume holds, by its newest snapshot, else by a bounded look at its files; `None` when neither is to be had.
+async fn size(call: &Call, volume: &str) -> Result<Option<u64>, CallError> {
+    if let Some(record) = call.house.store.backups(None, Some(volume), 1).await?.first() {
+        return Ok(Some(record.bytes));
+    }
+    let Ok(name) = EngineName::new(volume) else { return Ok(None) };
+    let Some(info) = call.house.engine.volume(&name).await? else { return Ok(None) };
+    if info.driver != "local" || !info.options.is_empty() {
+        return Ok(None);
+    }
+    let root = PathBuf::from(info.mountpoint);
+    // Walks a disk that may be slow.
+    Ok(tokio::task::spawn_blocking(move || bytes_below(&root)).await.unwrap_or_default())
+}
+
+/// Bytes of the files below a directory, ending early past the limit; `None` when it cannot be read.
+fn bytes_below(root: &Path) -> Option<u64> {
+    let (mut bytes, mut seen, mut open) = (0u64, 0usize, vec![root.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).ok()? {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok()?;
+            if meta.is_dir() {
+                open.push(entry.path());
+            } else {
+                bytes = bytes.saturating_add(meta.len());
+            }
+            seen += 1;
+            if bytes > PRE_UPDATE_LIMIT || seen > MOST_ENTRIES {
+                return Some(PRE_UPDATE_LIMIT + 1);
+            }
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

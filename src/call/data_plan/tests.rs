@@ -1,0 +1,132 @@
+//! The pure parts: which volumes stay in use, what counts as migrated.
+
+use super::*;
+use crate::model::ids::{ImageRef, OperationId};
+use crate::model::observed::ImageIdentity;
+use crate::model::spec::{MountSpec, ServiceSettings, StackSettings, VolumeSpec};
+use chrono::DateTime;
+
+fn volume(name: &str, from: Option<&str>) -> VolumeSpec {
+    VolumeSpec { name: name.into(), swapped_from: from.map(str::to_owned), ..VolumeSpec::default() }
+}
+
+fn db(mounts: bool) -> ServiceSpec {
+    let mount = MountSpec {
+        kind: MountKind::Volume,
+        source: Some("data".into()),
+        target: "/data".into(),
+        read_only: false,
+        propagation: None,
+        selinux: None,
+        create_host_path: false,
+        nocopy: false,
+        subpath: None,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+        tmpfs_options: vec![],
+        path: String::new(),
+    };
+    ServiceSpec { active: true, mounts: if mounts { vec![mount] } else { vec![] }, ..ServiceSpec::default() }
+}
+
+fn stack(data: VolumeSpec) -> StackSpec {
+    StackSpec {
+        name: StackName::new("shop").unwrap(),
+        services: BTreeMap::from([(ServiceName::new("db").unwrap(), db(true)), (ServiceName::new("web").unwrap(), db(false))]),
+        networks: BTreeMap::new(),
+        volumes: BTreeMap::from([("data".into(), data)]),
+        configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        settings: StackSettings::default(),
+        unsupported: vec![],
+    }
+}
+
+fn release(number: u32, image: &str) -> Release {
+    let identity =
+        |image: &str| ImageIdentity { reference: ImageRef::new(image).unwrap(), id: Some(format!("sha256:{image}")), repo_digest: None };
+    Release {
+        stack: StackName::new("shop").unwrap(),
+        number,
+        state: ReleaseState::Good,
+        environment: "development".into(),
+        spec: stack(volume("shop_data", None)),
+        images: BTreeMap::from([
+            (ServiceName::new("db").unwrap(), identity(image)),
+            (ServiceName::new("web").unwrap(), identity(&format!("web:{number}"))),
+        ]),
+        agent: "tester".into(),
+        operation: OperationId::new("op-1").unwrap(),
+        reason: None,
+        content_of: None,
+        project_dir: None,
+        git: None,
+        created_at: DateTime::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn a_volume_taken_into_use_stays_in_use_whatever_release_comes() {
+    let swapped = stack(volume("shop_data-restored-1", Some("shop_data")));
+    let after = |mut desired: StackSpec, in_use: Option<&StackSpec>| {
+        carried(in_use, &mut desired);
+        desired.volumes["data"].clone()
+    };
+    let kept = volume("shop_data-restored-1", Some("shop_data"));
+    assert_eq!(after(stack(volume("shop_data", None)), Some(&swapped)), kept, "the file as it always was");
+    assert_eq!(after(swapped.clone(), Some(&swapped)), kept, "the release that runs");
+    assert_eq!(
+        after(stack(volume("shop_data-restored-0", Some("shop_data"))), Some(&swapped)),
+        kept,
+        "a release from before the last swap"
+    );
+    assert_eq!(after(stack(volume("other", None)), Some(&swapped)), volume("other", None), "a name the file changed is the file's");
+    let plain = stack(volume("shop_data", None));
+    assert_eq!(after(swapped.clone(), Some(&plain)), volume("shop_data", None), "a release from when it was swapped");
+    assert_eq!(after(plain.clone(), None), volume("shop_data", None));
+    let external = VolumeSpec { external: true, ..volume("shop_data", None) };
+    assert_eq!(after(stack(external.clone()), Some(&swapped)), external, "an external volume is what its name says");
+}
+
+#[test]
+fn a_swap_names_the_live_volume_and_remembers_the_files_name() {
+    let planned = |into: &str| PlannedRestore {
+        snapshot_id: "ab12".into(),
+        source: "shop_data".into(),
+        key: "data".into(),
+        live: String::new(),
+        into: EngineName::new(into).unwrap(),
+    };
+    let mut desired = stack(volume("shop_data", None));
+    let first = swap(&mut desired, &[planned("r1")]);
+    assert_eq!((first[0].live.as_str(), desired.volumes["data"].clone()), ("shop_data", volume("r1", Some("shop_data"))));
+    let second = swap(&mut desired, &[planned("r2")]);
+    assert_eq!((second[0].live.as_str(), desired.volumes["data"].clone()), ("r1", volume("r2", Some("shop_data"))));
+}
+
+#[test]
+fn another_version_of_what_writes_data_migrates_unless_the_file_says_otherwise() {
+    assert_eq!(migrates(&release(2, "db:1"), &release(1, "db:1")), Vec::<String>::new(), "the web changed, it has no data");
+    assert_eq!(migrates(&release(2, "db:2"), &release(1, "db:1")), ["service db went from db:1 to db:2"]);
+    let says = |says: bool, image: &str| {
+        let mut newer = release(2, image);
+        let db = newer.spec.services.get_mut("db").unwrap();
+        db.settings = ServiceSettings { migrates: Some(says), ..ServiceSettings::default() };
+        migrates(&newer, &release(1, "db:1"))
+    };
+    assert_eq!(says(false, "db:2"), Vec::<String>::new());
+    assert_eq!(says(true, "db:1"), ["service db says that it migrates"], "its settings are not the older one's");
+}
+
+#[test]
+fn the_size_of_a_tree_is_known_up_to_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("sub")).unwrap();
+    std::fs::write(dir.path().join("sub/a"), vec![0; 1000]).unwrap();
+    std::fs::write(dir.path().join("b"), vec![0; 24]).unwrap();
+    assert_eq!(bytes_below(dir.path()), Some(1024));
+    let sparse = std::fs::File::create(dir.path().join("large")).unwrap();
+    sparse.set_len(PRE_UPDATE_LIMIT).unwrap();
+    assert_eq!(bytes_below(dir.path()), Some(PRE_UPDATE_LIMIT + 1));
+    assert_eq!(bytes_below(&dir.path().join("none")), None);
+}

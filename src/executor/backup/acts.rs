@@ -1,0 +1,194 @@
+//! The acts on data, as the journal keeps them: writers held and resumed, a volume read into the repository, a snapshot brought back beside the live
+//! data. Each is safe to repeat and has its way back beside it. Used by backups and restores and by deploys that make data safe first. Deliberately
+//! absent: the order of acts and the journal itself.
+
+use super::quiesce::{Quiesce, Writer, hold, resume};
+use super::{BackupError, BackupReason, Hands, ProgressSink, SnapshotState, snapshot};
+use crate::engine::Engine;
+use crate::executor::restore;
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, OperationId, StackName};
+use crate::model::labels;
+use crate::store::Store;
+use crate::store::backup::BackupRecord;
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// One act on data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum DataAct {
+    /// Containers that write the volumes are held still. Undo: they are set going again.
+    Hold {
+        /// Which.
+        writers: Vec<Writer>,
+        /// How.
+        quiesce: Quiesce,
+    },
+    /// They are set going again. Undo: none.
+    Resume {
+        /// Which.
+        writers: Vec<Writer>,
+        /// How they were held.
+        quiesce: Quiesce,
+    },
+    /// A volume is read into the repository and the snapshot recorded. Undo: none (a snapshot harms nobody).
+    Snapshot {
+        /// Volume.
+        volume: EngineName,
+        /// Release that wrote it.
+        release: Option<u32>,
+        /// Further tags.
+        tags: Vec<String>,
+    },
+    /// A snapshot's data is put into a volume beside the live one and compared. Undo: the volume is removed when this operation made it.
+    Restore {
+        /// Snapshot.
+        snapshot: Box<BackupRecord>,
+        /// Volume it is put into.
+        into: EngineName,
+        /// Whether that volume is made for it.
+        made: bool,
+    },
+}
+
+/// Step keys of snapshots begin so; the rest is the volume.
+pub const SNAPSHOT: &str = "snapshot:";
+/// Step keys of restores begin so; the rest is the volume filled.
+pub const RESTORE: &str = "restore:";
+
+impl DataAct {
+    /// Key of its step within an operation.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Hold { .. } => "hold".to_owned(),
+            Self::Resume { .. } => "resume".to_owned(),
+            Self::Snapshot { volume, .. } => format!("{SNAPSHOT}{volume}"),
+            Self::Restore { into, .. } => format!("{RESTORE}{into}"),
+        }
+    }
+}
+
+/// Does acts on data for one operation.
+pub(crate) struct Doer<'a> {
+    pub(crate) hands: Hands,
+    pub(crate) store: &'a Store,
+    pub(crate) permit: &'a Permit,
+    pub(crate) operation: &'a OperationId,
+    pub(crate) stack: Option<StackName>,
+    pub(crate) agent: String,
+    pub(crate) progress: ProgressSink,
+}
+
+impl Doer<'_> {
+    /// Does an act; safe to repeat.
+    pub(crate) async fn perform(&self, act: &DataAct) -> Result<Value, BackupError> {
+        match act {
+            DataAct::Hold { writers, quiesce } => {
+                hold(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
+            }
+            DataAct::Resume { writers, quiesce } => {
+                resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
+            }
+            DataAct::Snapshot { volume, release, tags } => self.snapshot(volume, *release, tags).await,
+            DataAct::Restore { snapshot, into, made } => {
+                let outcome = self.restore(snapshot, into, *made).await?;
+                Ok(json!(outcome))
+            }
+        }
+    }
+
+    async fn snapshot(&self, name: &EngineName, release: Option<u32>, tags: &[String]) -> Result<Value, BackupError> {
+        let volume = self.hands.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
+        let own = release.map(|r| format!("release={r}")).into_iter().chain([format!("operation={}", self.operation)]);
+        let reason = BackupReason { stack: self.stack.clone(), tags: tags.iter().cloned().chain(own).collect() };
+        let at = Utc::now();
+        let report = snapshot(&self.hands, self.permit, &reason, &volume, self.progress.clone()).await?;
+        if report.state == SnapshotState::Partial {
+            tracing::error!(volume = %name, snapshot = %report.snapshot_id, unreadable = ?report.unreadable, "the backup is partial");
+        }
+        let record = BackupRecord {
+            snapshot_id: report.snapshot_id.to_string(),
+            stack: self.stack.as_ref().map(ToString::to_string),
+            volume: name.to_string(),
+            bytes: report.bytes,
+            added: report.added,
+            files: report.files,
+            state: report.state.as_str().to_owned(),
+            at,
+            agent: self.agent.clone(),
+            release,
+            tags: tags.to_vec(),
+            operation: Some(self.operation.to_string()),
+        };
+        self.store.put_backup(&record).await.map_err(|cause| BackupError::Unrecorded { snapshot: record.snapshot_id.clone(), cause })?;
+        let unreadable: Vec<&String> = report.unreadable.iter().take(10).collect();
+        Ok(json!({"snapshot": record, "unreadable": unreadable}))
+    }
+
+    async fn restore(&self, record: &BackupRecord, into: &EngineName, made: bool) -> Result<restore::RestoreOutcome, BackupError> {
+        if made {
+            // Left by an earlier try of this very step.
+            remove_made(self.hands.engine.as_ref(), &self.hands.instance, self.permit, self.operation, into).await?;
+        }
+        restore::restore_into(&self.hands, self.permit, record, into, made.then(|| self.marks(record))).await
+    }
+
+    /// Labels of a volume made here: ours, and none of Compose's, so that Compose takes it for nobody's.
+    fn marks(&self, record: &BackupRecord) -> BTreeMap<String, String> {
+        let mut marks = BTreeMap::from([
+            (labels::INSTANCE.to_owned(), self.hands.instance.clone()),
+            (labels::OPERATION.to_owned(), self.operation.to_string()),
+            (restore::RESTORED_FROM.to_owned(), record.snapshot_id.clone()),
+        ]);
+        if let Some(stack) = &self.stack {
+            marks.insert(labels::STACK.to_owned(), stack.to_string());
+        }
+        marks
+    }
+}
+
+/// Takes an act back; safe to repeat, also when the act itself was never done.
+pub(crate) async fn take_back(
+    engine: &dyn Engine,
+    instance: &str,
+    permit: &Permit,
+    operation: &OperationId,
+    act: &DataAct,
+) -> Result<(), BackupError> {
+    match act {
+        DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
+        DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
+        DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Restore { made: false, .. } => Ok(()),
+    }
+}
+
+/// Removes a volume when this operation made it.
+async fn remove_made(
+    engine: &dyn Engine,
+    instance: &str,
+    permit: &Permit,
+    operation: &OperationId,
+    name: &EngineName,
+) -> Result<(), BackupError> {
+    let Some(volume) = engine.volume(name).await? else { return Ok(()) };
+    let has = |key: &str, value: &str| volume.labels.get(key).is_some_and(|v| v == value);
+    if has(labels::INSTANCE, instance) && has(labels::OPERATION, operation.as_str()) {
+        engine.remove_volume(permit, name).await?;
+    }
+    Ok(())
+}
+
+/// Removes what killed work left on the engine and in the spool: helper containers and probe volumes of this home.
+pub(crate) async fn sweep(engine: &dyn Engine, permit: &Permit, instance: &str) -> Result<(), BackupError> {
+    let ours = [labels::filter(labels::INSTANCE, instance), super::HELPER_LABEL.to_owned()];
+    for container in engine.containers(&ours).await? {
+        engine.remove_container(permit, &container.id, false).await?;
+    }
+    for volume in engine.volumes(&ours).await? {
+        engine.remove_volume(permit, &volume.name).await?;
+    }
+    Ok(())
+}

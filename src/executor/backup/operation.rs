@@ -1,0 +1,494 @@
+//! Backup and restore as operations: durable, run by the supervisor and not by the call, journaled before each act. Whatever ends one (its end, a failure,
+//! a cancel, a crash), held containers run again and nothing half-made stays. Deliberately absent: who may, which volumes, and when.
+
+use super::acts::{self, DataAct, Doer};
+use super::{BackupError, Hands, Progress, Quiesce, SnapshotState, writers};
+use crate::executor::restore::{self, RestoreOutcome};
+use crate::executor::{Active, Executor, ExecutorError, Request, Standing};
+use crate::gate::{self, Permit};
+use crate::model::ids::{EngineName, OperationId, StackName};
+use crate::model::operation::*;
+use crate::store::StoreError;
+use crate::store::backup::BackupRecord;
+use chrono::Utc;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between tries of taking something back.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Tries of taking back while the supervisor runs on; a takeover waits longer, since the engine may just be starting.
+const TRIES: u32 = 5;
+const TAKEOVER_TRIES: u32 = 150;
+
+/// What is done with data.
+#[derive(Debug, Clone)]
+pub enum DataJob {
+    /// Volumes are read into the repository, one after the other.
+    Backup {
+        /// Which.
+        volumes: Vec<EngineName>,
+        /// How their writers are held meanwhile.
+        quiesce: Quiesce,
+        /// Release that runs.
+        release: Option<u32>,
+        /// Further tags of the snapshots; no commas.
+        tags: Vec<String>,
+    },
+    /// A snapshot is put beside the live data and compared.
+    Restore {
+        /// Which.
+        snapshot: Box<BackupRecord>,
+        /// Empty or new volume; a fresh one when absent.
+        into: Option<EngineName>,
+    },
+}
+
+impl DataJob {
+    /// Verbs of operations that run a data job.
+    pub const VERBS: [&'static str; 2] = ["backup", "restore"];
+
+    fn volumes(&self) -> BTreeSet<EngineName> {
+        match self {
+            Self::Backup { volumes, .. } => volumes.iter().cloned().collect(),
+            Self::Restore { into, .. } => into.iter().cloned().collect(),
+        }
+    }
+}
+
+/// What an operation did with data, read from its journal.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DataResult {
+    /// Snapshots it took.
+    pub snapshots: Vec<BackupRecord>,
+    /// What it restored.
+    pub restored: Vec<RestoreOutcome>,
+}
+
+impl DataResult {
+    /// Of the journal of any operation.
+    pub fn of(steps: &[StepRecord]) -> Self {
+        let done = |prefix: &'static str| steps.iter().filter(move |s| s.key.starts_with(prefix)).filter_map(|s| s.done.clone());
+        Self {
+            snapshots: done(acts::SNAPSHOT).filter_map(|v| serde_json::from_value(v["snapshot"].clone()).ok()).collect(),
+            restored: done(acts::RESTORE).filter_map(|v| serde_json::from_value(v).ok()).collect(),
+        }
+    }
+}
+
+/// Why a data operation stops before its end.
+enum Stop {
+    Failed(String),
+    Cancelled,
+    /// The supervisor ends in order.
+    Closing,
+    /// A crash test ended it right there.
+    Crashed,
+}
+
+impl From<BackupError> for Stop {
+    fn from(e: BackupError) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+impl From<StoreError> for Stop {
+    // No journal row, no action.
+    fn from(e: StoreError) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+impl Executor {
+    /// Starts a backup or restore; returns at once. The same idempotency key returns the earlier operation. A backup holds its stack, so that nothing is
+    /// switched or healed while its data is read; a restore goes on beside it.
+    ///
+    /// # Errors
+    /// `Busy` naming the operation that holds the stack or one of the volumes, `NoRepository`, `Closing`, `Store`.
+    pub async fn submit_data(
+        self: &Arc<Self>,
+        stack: Option<StackName>,
+        job: DataJob,
+        permit: Permit,
+        request: Request,
+    ) -> Result<Operation, ExecutorError> {
+        let _one = self.submitting.lock().await;
+        if self.closing.is_cancelled() {
+            return Err(ExecutorError::Closing);
+        }
+        if self.backups.is_none() {
+            return Err(ExecutorError::NoRepository);
+        }
+        let holds = matches!(job, DataJob::Backup { .. });
+        if let (true, Some(stack)) = (holds, &stack) {
+            if let Some(known) = self.known_key(stack, &request).await? {
+                return Ok(known);
+            }
+            self.free_stack(stack).await?;
+        }
+        if let Some(operation) = self.using(&job.volumes()) {
+            let stack = stack.clone().unwrap_or_else(|| StackName::new("volumes").expect("a valid name"));
+            return Err(ExecutorError::Busy { stack, operation });
+        }
+        let op = Operation {
+            id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
+            verb: request.verb,
+            stack,
+            plan: None,
+            agent: request.agent,
+            call: request.call,
+            idempotency_key: request.idempotency_key,
+            state: OperationState::Queued,
+            phase: Phase::Queued,
+            epoch: 0,
+            release: match &job {
+                DataJob::Backup { release, .. } => *release,
+                DataJob::Restore { .. } => None,
+            },
+            reason: request.reason,
+            message: None,
+            evidence: vec![],
+            approval: request.approval,
+            cancel_requested: false,
+            created_at: Utc::now(),
+            settled_at: None,
+        };
+        let begun = if holds {
+            self.store.begin_operation(op, &request.args_hash).await?
+        } else {
+            self.store.begin_aside(op, &request.args_hash).await?
+        };
+        match begun {
+            Ok(op) => {
+                self.spawn_data(op.clone(), Some(job), permit, vec![]);
+                Ok(op)
+            }
+            Err(earlier) => Ok(earlier),
+        }
+    }
+
+    /// Operation that works on one of these volumes.
+    fn using(&self, volumes: &BTreeSet<EngineName>) -> Option<OperationId> {
+        let active = self.active.lock().expect("no panic while held");
+        active.iter().find(|(_, a)| !a.volumes.is_disjoint(volumes)).map(|(id, _)| id.clone())
+    }
+
+    /// Ends what a crash interrupted: held containers run again, nothing half-made stays, the operation is closed as failed.
+    pub(in crate::executor) fn take_over_data(self: &Arc<Self>, op: Operation, steps: Vec<StepRecord>) {
+        let permit = gate::permit_takeover(&op);
+        self.spawn_data(op, None, permit, steps);
+    }
+
+    fn spawn_data(self: &Arc<Self>, op: Operation, job: Option<DataJob>, permit: Permit, steps: Vec<StepRecord>) {
+        let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "queued".into() };
+        let (send, receive) = watch::channel(standing);
+        let cancel = CancellationToken::new();
+        let id = op.id.clone();
+        // One that holds its stack has an epoch; one beside it must not be in the way of anything else.
+        let holds = op.stack.clone().filter(|_| op.epoch > 0);
+        let volumes = job.as_ref().map(DataJob::volumes).unwrap_or_default();
+        let active = Active { stack: holds, volumes, standing: receive, cancel: cancel.clone(), conclude: CancellationToken::new() };
+        self.active.lock().expect("no panic while held").insert(id.clone(), active);
+        let exec = self.clone();
+        self.tasks.spawn(async move {
+            let journal = steps
+                .into_iter()
+                .filter_map(|s| Some((s.key.clone(), (serde_json::from_value::<DataAct>(s.intent.clone()).ok()?, s.done.is_some()))))
+                .collect();
+            let work = Work {
+                op: Mutex::new(op),
+                id: id.clone(),
+                permit,
+                standing: send,
+                cancel,
+                journal: Mutex::new(journal),
+                exec: exec.clone(),
+            };
+            match job {
+                Some(job) => work.drive(&job).await,
+                None => work.close_interrupted().await,
+            }
+            exec.active.lock().expect("no panic while held").remove(&id);
+        });
+    }
+}
+
+/// One data operation at work.
+struct Work {
+    exec: Arc<Executor>,
+    op: Mutex<Operation>,
+    id: OperationId,
+    permit: Permit,
+    standing: watch::Sender<Standing>,
+    cancel: CancellationToken,
+    /// Key -> act and whether it was done.
+    journal: Mutex<BTreeMap<String, (DataAct, bool)>>,
+}
+
+impl Work {
+    fn operation(&self) -> Operation {
+        self.op.lock().expect("no panic while held").clone()
+    }
+
+    fn hands(&self) -> Result<Hands, BackupError> {
+        let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
+        Ok(Hands { engine: self.exec.engine.clone(), house, instance: self.exec.store.instance().to_owned() })
+    }
+
+    async fn update(&self, change: impl FnOnce(&mut Operation)) -> Result<(), StoreError> {
+        let op = {
+            let mut op = self.op.lock().expect("no panic while held");
+            change(&mut op);
+            op.clone()
+        };
+        self.exec.store.save_operation(&op).await?;
+        self.standing.send_modify(|s| (s.state, s.phase) = (op.state, op.phase));
+        Ok(())
+    }
+
+    fn say(&self, percent: f64, message: String) {
+        self.standing.send_modify(|s| (s.percent, s.message) = (percent, message));
+    }
+
+    /// A journal record was written: a crash test may end it here.
+    fn recorded(&self) -> Result<(), Stop> {
+        match self.exec.recorded() {
+            Err(_) if self.exec.stop_after.is_some() => Err(Stop::Crashed),
+            _ => Ok(()),
+        }
+    }
+
+    async fn drive(&self, job: &DataJob) {
+        let ended = match self.go(job).await {
+            Err(Stop::Crashed) => return,
+            other => other,
+        };
+        let cleaned = self.clean(TRIES).await;
+        let (mut state, mut message) = match ended {
+            Ok(message) => (OperationState::Done, message),
+            Err(Stop::Cancelled) => (OperationState::Cancelled, Some(format!("cancelled by a caller; {}", self.kept(job)))),
+            Err(Stop::Closing) => {
+                (OperationState::Failed, Some(format!("the supervisor was shut down; {}; call it again", self.kept(job))))
+            }
+            Err(Stop::Failed(why)) => (OperationState::Failed, Some(why)),
+            Err(Stop::Crashed) => return,
+        };
+        if let Err(left) = cleaned {
+            state = OperationState::NeedsAttention;
+            message = Some(message.map_or_else(|| left.clone(), |m| format!("{m}; {left}")));
+        }
+        self.settle(state, message).await;
+    }
+
+    fn kept(&self, job: &DataJob) -> String {
+        match job {
+            DataJob::Backup { .. } => {
+                format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
+            }
+            DataJob::Restore { .. } => "the half-filled volume is removed, live data was not touched".to_owned(),
+        }
+    }
+
+    fn finished(&self) -> usize {
+        let journal = self.journal.lock().expect("no panic while held");
+        journal.iter().filter(|(key, (_, done))| *done && key.starts_with(acts::SNAPSHOT)).count()
+    }
+
+    async fn settle(&self, state: OperationState, message: Option<String>) {
+        if state != OperationState::Done {
+            tracing::warn!(operation = %self.id, state = state.as_str(), message = message.as_deref().unwrap_or_default(), "data operation ended");
+        }
+        let end = self.update(|op| {
+            op.state = state;
+            op.phase = Phase::Finished;
+            op.message = message;
+            op.settled_at = Some(Utc::now());
+        });
+        if let Err(e) = end.await {
+            tracing::error!(operation = %self.id, error = %e, "the end of the operation could not be recorded; the next start takes it over");
+        }
+    }
+
+    /// What a restart interrupted.
+    async fn close_interrupted(&self) {
+        let cleaned = self.clean(TAKEOVER_TRIES).await;
+        if let Err(e) = acts::sweep(self.exec.engine.as_ref(), &self.permit, self.exec.store.instance()).await {
+            tracing::warn!(operation = %self.id, error = %e, "helpers of the interrupted work are left behind");
+        }
+        let again = format!(
+            "the supervisor was restarted while it ran; {} finished snapshots are kept, nothing half-made stays, held containers run again; call `{}` again",
+            self.finished(),
+            self.operation().verb
+        );
+        match cleaned {
+            Ok(()) => self.settle(OperationState::Failed, Some(again)).await,
+            // Ending again: the next start goes on.
+            Err(_) if self.exec.closing.is_cancelled() => {}
+            Err(left) => {
+                self.settle(OperationState::NeedsAttention, Some(format!("the supervisor was restarted while it ran; {left}"))).await
+            }
+        }
+    }
+
+    async fn go(&self, job: &DataJob) -> Result<Option<String>, Stop> {
+        let phase = match job {
+            DataJob::Backup { .. } => Phase::Snapshot,
+            DataJob::Restore { .. } => Phase::Prepare,
+        };
+        self.update(|op| (op.state, op.phase) = (OperationState::Running, phase)).await?;
+        match job {
+            DataJob::Backup { volumes, quiesce, release, tags } => self.backup(volumes, *quiesce, *release, tags).await,
+            DataJob::Restore { snapshot, into } => self.restore(snapshot, into.clone()).await,
+        }
+    }
+
+    async fn backup(
+        &self,
+        volumes: &[EngineName],
+        quiesce: Quiesce,
+        release: Option<u32>,
+        tags: &[String],
+    ) -> Result<Option<String>, Stop> {
+        let hands = self.hands()?;
+        self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
+        let held = match quiesce {
+            Quiesce::None => vec![],
+            Quiesce::Pause | Quiesce::Stop => writers(self.exec.engine.as_ref(), volumes).await?,
+        };
+        if !held.is_empty() {
+            self.say(0.0, format!("holding {} containers still", held.len()));
+            self.step(DataAct::Hold { writers: held.clone(), quiesce }).await?;
+        }
+        let mut partial = vec![];
+        for (n, volume) in volumes.iter().enumerate() {
+            self.say(100.0 * n as f64 / volumes.len() as f64, format!("reading {volume}"));
+            let act = DataAct::Snapshot { volume: volume.clone(), release, tags: tags.to_vec() };
+            let done = self.interruptible(self.step(act)).await?;
+            if done["snapshot"]["state"] == SnapshotState::Partial.as_str() {
+                let unreadable: Vec<&str> = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                partial.push(format!("{volume} ({})", unreadable.join(", ")));
+            }
+        }
+        if !held.is_empty() {
+            self.step(DataAct::Resume { writers: held, quiesce }).await?;
+        }
+        let warning = format!(
+            "PARTIAL: not everything could be read of {}; let the supervisor read these files and back up again",
+            partial.join("; ")
+        );
+        Ok((!partial.is_empty()).then_some(warning))
+    }
+
+    async fn restore(&self, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Option<String>, Stop> {
+        let target = restore::target(&self.hands()?, snapshot, into).await?;
+        self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, target.name));
+        let act = DataAct::Restore { snapshot: Box::new(snapshot.clone()), into: target.name, made: target.made };
+        let done = self.interruptible(self.step(act)).await?;
+        let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
+        if outcome.verified {
+            return Ok(None);
+        }
+        // The volume stays, to be looked at.
+        Err(Stop::Failed(format!(
+            "{} does not equal the snapshot: {}",
+            outcome.volume,
+            outcome.differences.iter().take(10).cloned().collect::<Vec<_>>().join("; ")
+        )))
+    }
+
+    /// Work that a cancel or the end of the supervisor may end in the middle: its worker dies with it.
+    async fn interruptible<T>(&self, work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        tokio::select! {
+            result = work => result,
+            () = self.cancel.cancelled() => Err(Stop::Cancelled),
+            () = self.exec.closing.cancelled() => Err(if self.exec.stop_after.is_some() { Stop::Crashed } else { Stop::Closing }),
+        }
+    }
+
+    /// One journaled act.
+    async fn step(&self, act: DataAct) -> Result<Value, Stop> {
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let (key, op) = (act.key(), self.operation());
+        let intent = serde_json::to_value(&act).expect("an act is plain data");
+        let seq = self.exec.store.step_intent(&self.id, op.epoch, op.phase, &key, &intent, Utc::now()).await?;
+        self.journal.lock().expect("no panic while held").insert(key.clone(), (act.clone(), false));
+        self.recorded()?;
+        let done = self.doer(self.hands()?).perform(&act).await?;
+        self.exec.store.step_done(&self.id, seq, &done).await?;
+        if let Some(entry) = self.journal.lock().expect("no panic while held").get_mut(&key) {
+            entry.1 = true;
+        }
+        self.recorded()?;
+        Ok(done)
+    }
+
+    fn doer(&self, hands: Hands) -> Doer<'_> {
+        let op = self.operation();
+        let standing = self.standing.clone();
+        let progress = Arc::new(move |p: Progress| {
+            standing.send_modify(|s| s.message = format!("{} bytes, {} files", p.bytes, p.files));
+        });
+        Doer { hands, store: &self.exec.store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress }
+    }
+
+    /// Takes back what must not outlive the operation: a hold without its resume, a volume that was not filled to its end.
+    async fn clean(&self, tries: u32) -> Result<(), String> {
+        let open: Vec<DataAct> = {
+            let journal = self.journal.lock().expect("no panic while held");
+            let resumed = journal.get("resume").is_some_and(|(_, done)| *done);
+            let open = |act: &DataAct, done: bool| match act {
+                DataAct::Hold { .. } => !resumed,
+                DataAct::Restore { .. } => !done,
+                DataAct::Resume { .. } | DataAct::Snapshot { .. } => false,
+            };
+            journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect()
+        };
+        let mut left = vec![];
+        for act in open {
+            if let Err(e) = self.take_back(&act, tries).await {
+                left.push(e);
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+
+    async fn take_back(&self, act: &DataAct, tries: u32) -> Result<(), String> {
+        let op = self.operation();
+        let intent = serde_json::to_value(act).expect("an act is plain data");
+        let key = format!("undo:{}", act.key());
+        // Containers are set going again also where that cannot be recorded: a full disk must not leave them paused.
+        let seq = match self.exec.store.step_intent(&self.id, op.epoch, op.phase, &key, &intent, Utc::now()).await {
+            Ok(seq) => Some(seq),
+            Err(e) => {
+                tracing::error!(operation = %self.id, step = key, error = %e, "taking back goes on without its record");
+                None
+            }
+        };
+        let mut tried = 1;
+        loop {
+            let result = acts::take_back(self.exec.engine.as_ref(), self.exec.store.instance(), &self.permit, &self.id, act).await;
+            match result {
+                Ok(()) => break,
+                Err(e) if tried >= tries || (tried >= TRIES && self.exec.closing.is_cancelled()) => return Err(e.to_string()),
+                Err(e) => tracing::warn!(operation = %self.id, step = key, error = %e, tried, "taking back failed, trying again"),
+            }
+            tried += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        if let Some(seq) = seq
+            && let Err(e) = self.exec.store.step_done(&self.id, seq, &Value::Null).await
+        {
+            tracing::error!(operation = %self.id, step = key, error = %e, "what was taken back could not be recorded");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "backup")]
+mod tests;

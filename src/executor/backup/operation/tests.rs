@@ -1,0 +1,307 @@
+//! Backup and restore as operations, on the in-memory engine with a real store, a real repository and a real worker.
+
+use super::*;
+use crate::engine::fake::{Behaviour, FakeEngine};
+use crate::engine::{ContainerSpec, Engine, EngineError, EngineMount};
+use crate::executor::backup::{house, test_permit};
+use crate::executor::{FactsOf, Options, StopAfter};
+use crate::gate::request::RequestFacts;
+use crate::model::ids::{CallId, ImageRef};
+use crate::model::observed::RunState;
+use crate::model::spec::MountKind;
+use crate::store::Store;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::TempDir;
+
+struct Rig {
+    dir: TempDir,
+    engine: Arc<FakeEngine>,
+    store: Store,
+    exec: Arc<Executor>,
+}
+
+fn shop() -> StackName {
+    StackName::new("shop").unwrap()
+}
+
+fn data() -> EngineName {
+    EngineName::new("shop_data").unwrap()
+}
+
+/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`.
+fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
+    use std::os::unix::fs::PermissionsExt;
+    let house = house::tests::house(dir, "");
+    let real = dir.join("real.sh");
+    std::fs::rename(&house.exe, &real).unwrap();
+    let script = format!(
+        "#!/bin/sh\nread -r line\ncase \"$line\" in *'\"do\":\"backup\"'*|*'\"do\":\"export\"'*)\n  [ -e \"$0.block\" ] && {{ echo $$ > \"$0.pid\"; exec sleep 600; }} ;;\nesac\n\
+         (printf '%s\\n' \"$line\"; exec cat) | {}\n",
+        real.display()
+    );
+    std::fs::write(&house.exe, script).unwrap();
+    std::fs::set_permissions(&house.exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    house
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(&dir.path().join("state"), &dir.path().join("memory")).await.unwrap();
+        let engine = Arc::new(FakeEngine::new());
+        engine.add_image("db:1", Behaviour::running());
+        engine.write_volume_file("shop_data", "a", b"one");
+        engine.write_volume_file("shop_data", "b", &vec![7; 100_000]);
+        let mount = EngineMount {
+            kind: MountKind::Volume,
+            source: Some("shop_data".to_owned()),
+            target: "/data".to_owned(),
+            read_only: false,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+        };
+        let name = EngineName::new("db").unwrap();
+        let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, ImageRef::new("db:1").unwrap()) };
+        let id = engine.create_container(&test_permit(), &spec).await.unwrap();
+        engine.start(&test_permit(), &id).await.unwrap();
+        let house = house_of(dir.path());
+        house.ensure().await.unwrap();
+        let exec = executor(dir.path(), &engine, &store, None);
+        Self { dir, engine, store, exec }
+    }
+
+    /// Another supervisor over the same state.
+    fn executor(&self, stop_after: Option<StopAfter>) -> Arc<Executor> {
+        executor(self.dir.path(), &self.engine, &self.store, stop_after)
+    }
+
+    async fn writer(&self) -> RunState {
+        self.engine.container(&EngineName::new("db").unwrap()).await.unwrap().unwrap().state
+    }
+
+    async fn volumes(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.engine.volumes(&[]).await.unwrap().into_iter().map(|v| v.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// Blocks the next worker; returns when it hangs.
+    fn block(&self) {
+        std::fs::write(self.dir.path().join("worker.sh.block"), "").unwrap();
+    }
+
+    async fn blocked(&self) -> i32 {
+        let path = self.dir.path().join("worker.sh.pid");
+        tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                if let Some(pid) = std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse().ok()) {
+                    return pid;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the worker starts")
+    }
+
+    async fn done(&self, exec: &Executor, op: &Operation) -> (Operation, DataResult) {
+        if let Some(mut standing) = exec.standing(&op.id) {
+            while standing.changed().await.is_ok() {}
+        }
+        (self.store.operation(&op.id).await.unwrap().unwrap(), DataResult::of(&self.store.steps(&op.id).await.unwrap()))
+    }
+
+    async fn snapshot(&self) -> BackupRecord {
+        let op = self.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+        let (op, mut done) = self.done(&self.exec, &op).await;
+        assert_eq!((op.state, op.message), (OperationState::Done, None));
+        done.snapshots.remove(0)
+    }
+}
+
+fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
+    let mut house = house::BackupHouse::of(&dir.join("home"), dir.join("worker.sh"), Duration::from_secs(60));
+    house.time_limit = Duration::from_secs(60);
+    let facts: FactsOf = Arc::new(|_, _| RequestFacts::default());
+    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups: Some(house), ..Options::default() })
+}
+
+fn backup() -> DataJob {
+    DataJob::Backup { volumes: vec![data()], quiesce: Quiesce::Pause, release: Some(3), tags: vec!["nightly".into()] }
+}
+
+fn request(verb: &str, key: Option<&str>) -> Request {
+    Request {
+        verb: verb.into(),
+        agent: "tester".into(),
+        call: CallId::new("call-1").unwrap(),
+        idempotency_key: key.map(str::to_owned),
+        args_hash: "h".into(),
+        reason: None,
+        approval: None,
+    }
+}
+
+fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_backup_is_an_operation_whose_result_is_in_its_journal() {
+    let rig = Rig::new().await;
+    let record = rig.snapshot().await;
+    assert_eq!((record.volume.as_str(), record.files, record.bytes, record.release), ("shop_data", 2, 100_003, Some(3)));
+    assert_eq!(record.tags, ["nightly"]);
+    assert_eq!(rig.store.backups(None, None, 10).await.unwrap(), [record]);
+    assert_eq!(rig.writer().await, RunState::Running);
+    let calls: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.contains("pause")).collect();
+    assert_eq!(calls.len(), 2, "paused and resumed: {calls:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_backup_ends_its_worker_resumes_the_writers_and_leaves_no_snapshot() {
+    let rig = Rig::new().await;
+    rig.block();
+    let op = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+    let worker = rig.blocked().await;
+    assert_eq!((rig.writer().await, alive(worker)), (RunState::Paused, true));
+    rig.exec.cancel(&op.id).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, done), (OperationState::Cancelled, DataResult::default()));
+    assert_eq!((rig.writer().await, rig.store.backups(None, None, 10).await.unwrap()), (RunState::Running, vec![]));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while alive(worker) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the worker is ended");
+    assert_eq!(rig.exec.holding(&shop()), None);
+}
+
+#[tokio::test]
+async fn an_orderly_end_of_the_supervisor_resumes_the_writers_at_once() {
+    let rig = Rig::new().await;
+    rig.block();
+    let op = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+    rig.blocked().await;
+    rig.exec.close(Duration::from_secs(20)).await;
+    assert_eq!(rig.writer().await, RunState::Running);
+    let op = rig.store.operation(&op.id).await.unwrap().unwrap();
+    assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("shut down")), "{op:?}");
+}
+
+#[tokio::test]
+async fn a_volume_and_a_stack_have_one_data_operation_at_a_time_and_a_key_is_one_operation() {
+    let rig = Rig::new().await;
+    rig.block();
+    let first = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", Some("k"))).await.unwrap();
+    rig.blocked().await;
+    let again = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", Some("k"))).await.unwrap();
+    assert_eq!(again.id, first.id);
+    let busy = |r: Result<Operation, ExecutorError>| match r {
+        Err(ExecutorError::Busy { operation, .. }) => operation == first.id,
+        _ => false,
+    };
+    assert!(busy(rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await), "the stack is held");
+    let other = StackName::new("other").unwrap();
+    assert!(busy(rig.exec.submit_data(Some(other), backup(), test_permit(), request("backup", None)).await), "the volume is in use");
+    assert_eq!(rig.exec.holding(&shop()), Some(first.id.clone()), "no deploy and no healing meanwhile");
+    rig.exec.cancel(&first.id).await.unwrap();
+    rig.done(&rig.exec, &first).await;
+}
+
+#[tokio::test]
+async fn writers_that_cannot_be_held_fail_the_backup_and_run_again() {
+    let rig = Rig::new().await;
+    rig.engine.fail_next("pause", EngineError::Refused("no freezer".into()));
+    let op = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, done), (OperationState::Failed, DataResult::default()));
+    assert!(op.message.as_deref().is_some_and(|m| m.contains("could not be paused before the backup: no freezer")), "{op:?}");
+    assert_eq!(rig.writer().await, RunState::Running);
+}
+
+#[tokio::test]
+async fn a_restore_goes_on_beside_the_stack_and_is_undone_when_cancelled() {
+    let rig = Rig::new().await;
+    let snapshot = Box::new(rig.snapshot().await);
+    let job = || DataJob::Restore { snapshot: snapshot.clone(), into: None };
+    let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("restore", None)).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, op.epoch, done.restored.len(), done.restored[0].verified), (OperationState::Done, 0, 1, true));
+    let beside = done.restored[0].volume.to_string();
+    assert_eq!(rig.engine.volume_file(&beside, "a"), Some(b"one".to_vec()));
+    rig.block();
+    let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("restore", None)).await.unwrap();
+    rig.blocked().await;
+    assert_eq!((rig.volumes().await.len(), rig.exec.holding(&shop())), (3, None));
+    rig.exec.cancel(&op.id).await.unwrap();
+    let (op, _) = rig.done(&rig.exec, &op).await;
+    assert_eq!(op.state, OperationState::Cancelled);
+    assert_eq!(rig.volumes().await, ["shop_data".to_owned(), beside], "the half-filled volume is gone, the finished one stays");
+}
+
+#[tokio::test]
+async fn a_restore_that_fails_removes_what_it_made() {
+    let rig = Rig::new().await;
+    let snapshot = Box::new(rig.snapshot().await);
+    rig.engine.fail_next("upload", EngineError::Refused("disk full".to_owned()));
+    let job = DataJob::Restore { snapshot, into: None };
+    let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
+    let (op, _) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, op.message.as_deref()), (OperationState::Failed, Some("disk full")));
+    assert_eq!(rig.volumes().await, ["shop_data"]);
+}
+
+/// Stops the supervisor after every journal record of a job, starts another one, and looks.
+async fn crash_everywhere(verb: &str) {
+    let mut k = 1;
+    loop {
+        let rig = Rig::new().await;
+        let job = match verb {
+            "restore" => DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None },
+            _ => backup(),
+        };
+        let crashed = Arc::new(AtomicBool::new(false));
+        let flag = crashed.clone();
+        let stop: StopAfter = Arc::new(move |count| {
+            flag.fetch_or(count == k, Ordering::SeqCst);
+            count == k
+        });
+        let doomed = rig.executor(Some(stop));
+        let op = doomed.submit_data(Some(shop()), job, test_permit(), request(verb, None)).await.unwrap();
+        rig.done(&doomed, &op).await;
+        doomed.close(Duration::from_secs(5)).await;
+        let next = rig.executor(None);
+        next.recover().await.unwrap();
+        let (op, done) = rig.done(&next, &op).await;
+        let context = format!("{verb} stopped after record {k}: {op:?}");
+        assert_eq!(rig.writer().await, RunState::Running, "{context}");
+        assert!(rig.store.open_operations().await.unwrap().is_empty(), "{context}");
+        if !crashed.load(Ordering::SeqCst) {
+            assert_eq!(op.state, OperationState::Done, "{context}");
+            assert!(k > 2, "the job wrote more than two records");
+            return;
+        }
+        assert!(op.state == OperationState::Failed && op.message.is_some_and(|m| m.contains("restarted while it ran")), "{context}");
+        let restored: Vec<String> = done.restored.iter().map(|r| r.volume.to_string()).collect();
+        assert_eq!(rig.volumes().await, [vec!["shop_data".to_owned()], restored].concat(), "{context}: only whole volumes stay");
+        assert_eq!(rig.engine.container_names(), ["db"], "{context}: no helper stays");
+        assert_eq!(next.holding(&shop()), None, "{context}");
+        k += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_a_backup_leaves_no_container_paused() {
+    crash_everywhere("backup").await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_a_restore_leaves_only_whole_volumes() {
+    crash_everywhere("restore").await;
+}
