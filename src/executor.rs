@@ -3,6 +3,8 @@
 mod acts;
 mod apply;
 pub mod backup;
+mod control;
+mod front;
 mod inplace;
 pub mod names;
 mod preflight;
@@ -30,6 +32,7 @@ use futures_util::TryStreamExt;
 use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -131,6 +134,8 @@ pub struct Executor {
     facts: FactsOf,
     stop_after: Option<StopAfter>,
     host_ports: bool,
+    front_binary: PathBuf,
+    front_tag: tokio::sync::OnceCell<ImageRef>,
     records: AtomicU64,
     active: Mutex<BTreeMap<OperationId, Active>>,
     submitting: tokio::sync::Mutex<()>,
@@ -151,6 +156,8 @@ pub struct Options {
     pub stop_after: Option<StopAfter>,
     /// Host ports are tested by binding them: only where the engine's host is this one.
     pub host_ports: bool,
+    /// Binary that fronts run; our own by default.
+    pub front_binary: Option<PathBuf>,
 }
 
 impl Executor {
@@ -162,6 +169,8 @@ impl Executor {
             facts,
             stop_after: options.stop_after,
             host_ports: options.host_ports,
+            front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
+            front_tag: tokio::sync::OnceCell::new(),
             records: AtomicU64::new(0),
             active: Mutex::default(),
             submitting: tokio::sync::Mutex::default(),

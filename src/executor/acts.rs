@@ -4,6 +4,7 @@
 use super::run::{Fail, Run};
 use super::{names, render};
 use crate::engine::{EngineError, NetworkCreate, VolumeCreate};
+use crate::model::front::Routes;
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
 use crate::model::spec::{MountKind, Restart};
@@ -113,6 +114,31 @@ pub enum Act {
         /// Name.
         name: EngineName,
     },
+    /// Image of fronts made of our own binary. Undo: none (an image harms nobody).
+    FrontImage {
+        /// Tag.
+        image: ImageRef,
+    },
+    /// A front made, with its first routes. Undo: removed.
+    CreateFront {
+        /// Service.
+        service: ServiceName,
+        /// Image.
+        image: ImageRef,
+        /// Name.
+        name: EngineName,
+        /// Routes it starts with.
+        routes: Routes,
+    },
+    /// Routes of a front changed. Undo: changed back.
+    Route {
+        /// Container of the front.
+        front: EngineName,
+        /// Before.
+        from: Routes,
+        /// After.
+        to: Routes,
+    },
     /// Release made current. Undo: the one before is current again.
     Current {
         /// Release.
@@ -153,6 +179,9 @@ impl Run {
             Act::Rename { id, to, .. } => self.rename(id, to).await,
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
             Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
+            Act::FrontImage { image } => self.front_image(image).await,
+            Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
+            Act::Route { front, to, .. } => self.route(front, to).await.map(|()| Value::Null),
             Act::Current { release, .. } => {
                 self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
                 Ok(Value::Null)
@@ -165,7 +194,21 @@ impl Run {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
         let made_here = done.is_none_or(|d| d["made"] != json!(false));
         match act {
-            Act::Switch | Act::Pull { .. } | Act::Restart { .. } | Act::Remove { .. } | Act::RemoveNetwork { .. } => Ok(()),
+            Act::Switch
+            | Act::Pull { .. }
+            | Act::Restart { .. }
+            | Act::Remove { .. }
+            | Act::RemoveNetwork { .. }
+            | Act::FrontImage { .. } => Ok(()),
+            Act::CreateFront { name, .. } => {
+                let id = done.and_then(|d| d["id"].as_str()).and_then(|id| EngineName::new(id).ok());
+                let target = id.as_ref().unwrap_or(name);
+                if self.is_mine(target).await? {
+                    engine.remove_container(permit, target, true).await?;
+                }
+                Ok(())
+            }
+            Act::Route { front, from, to } => self.route_back(front, from, to).await,
             Act::Start { id } => {
                 if self.is_mine(id).await? {
                     engine.stop(permit, id, Duration::from_secs(2)).await?;
@@ -225,7 +268,7 @@ impl Run {
         }
     }
 
-    fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
+    pub(super) fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
         labels.get(labels::OPERATION).is_some_and(|o| *o == self.operation_id().to_string())
             && labels.get(labels::INSTANCE).is_some_and(|i| i == self.exec.store.instance())
     }

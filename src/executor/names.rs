@@ -34,6 +34,14 @@ pub fn canary(op: &OperationId, service: &ServiceName) -> EngineName {
 pub fn retired(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
     name(format!("dw-{}-{}-{number}-old", tail(op), cut(service)))
 }
+/// Name a front is created under.
+pub fn front_working(op: &OperationId, service: &ServiceName) -> EngineName {
+    name(format!("dw-{}-{}-front", tail(op), cut(service)))
+}
+/// Name a front carries for people.
+pub fn front(stack: &StackName, service: &ServiceName) -> EngineName {
+    name(format!("{stack}-{}-front", cut(service)))
+}
 /// Whether a name is one of [`retired`]: the container stays, stopped, until its release has passed its watch window.
 pub fn is_retired(name: &str) -> bool {
     let Some((tail, number)) = name.strip_prefix("dw-").and_then(|n| n.strip_suffix("-old")).and_then(|n| n.rsplit_once('-')) else {
@@ -72,7 +80,11 @@ mod tests {
         let stack = StackName::new("dw-shop").expect("valid");
         assert!(is_retired(retired(&op, &service, 2).as_str()));
         let spec = ServiceSpec::default();
-        for other in [working(&op, &service, 2), canary(&op, &service), canonical(&stack, &service, &spec, 1), claim(&stack)] {
+        let fronts = [front_working(&op, &service), front(&stack, &service)];
+        for other in [working(&op, &service, 2), canary(&op, &service), canonical(&stack, &service, &spec, 1), claim(&stack)]
+            .into_iter()
+            .chain(fronts)
+        {
             assert!(!is_retired(other.as_str()), "{other}");
         }
         assert!(!is_retired("dw-old") && !is_retired("dw-a-1-old") && !is_retired("shop-api-1-old"));
