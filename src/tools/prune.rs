@@ -5,6 +5,7 @@ use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError, observe};
 use crate::engine::{EngineError, PruneKind};
+use crate::executor::names;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef, StackName};
 use crate::model::labels;
@@ -127,7 +128,9 @@ async fn images(call: &Call, permit: &Permit, out: &mut Output) -> Result<(), Ca
     let mut dangling = 0;
     for image in &all {
         let busy = used.contains(&image.id) || needed_ids.contains(&image.id);
-        for tag in image.tags.iter().filter(|t| is_release_tag(t) && !needed_tags.contains(*t)) {
+        // An image of fronts is made again from our own binary when one is needed.
+        let unneeded = |t: &&String| (is_release_tag(t) && !needed_tags.contains(*t)) || (t.starts_with("dockwarden/front:") && !busy);
+        for tag in image.tags.iter().filter(unneeded) {
             let Ok(reference) = ImageRef::new(tag.as_str()) else { continue };
             let last = image.tags.len() == 1 && !busy;
             let done = if out.dry_run { Ok(()) } else { engine.remove_image(permit, &reference).await };
@@ -188,11 +191,16 @@ async fn containers(call: &Call, permit: &Permit, out: &mut Output) -> Result<()
         let ended = matches!(c.state, RunState::Exited | RunState::Dead);
         let serves = label(labels::ROLE).is_none_or(|r| r == labels::ROLE_SERVING);
         let of_current = serves && label(labels::RELEASE).and_then(|r| r.parse().ok()) == current.get(stack).copied().flatten();
+        // The front of a stopped stack comes back with it; one that was replaced goes, with the volume that held its routes.
+        let front = label(labels::ROLE) == Some(labels::ROLE_FRONT);
+        if front && current.get(stack).is_some_and(Option::is_some) && !names::is_retired(&c.name) {
+            continue;
+        }
         let of_stopped_stack = serves && current.get(stack).is_some_and(Option::is_some) && label(labels::RELEASE).is_none();
         if held || !ended || of_current || of_stopped_stack {
             continue;
         }
-        let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_container(permit, &c.id, false).await };
+        let done = if out.dry_run { Ok(()) } else { call.house.engine.remove_container(permit, &c.id, front).await };
         note(out, c.name.clone(), 0, done);
     }
     Ok(())

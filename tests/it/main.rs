@@ -6,6 +6,7 @@
 mod container;
 mod crash;
 mod engine_live;
+mod front;
 mod heal;
 mod journey;
 mod python;
