@@ -376,11 +376,12 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));
             let nothing = running.is_empty() || (action == Action::Stop && idle);
             let action = if nothing && !matches!(input.want, Want::Stop { remove: true }) { Action::Unchanged } else { action };
+            let behind = input.current.filter(|_| action == Action::Restart).and_then(|r| front::restart(&r.spec, service, input.observed));
             Change {
                 service: service.clone(),
                 action,
                 strategy: Strategy::InPlace,
-                expected_loss: expected_loss(action, Strategy::InPlace).into(),
+                expected_loss: behind.unwrap_or_else(|| expected_loss(action, Strategy::InPlace).into()),
                 diff: vec![],
             }
         })

@@ -107,6 +107,18 @@ impl Run {
         if self.exec.engine.image(image).await?.is_some() {
             return Ok(Value::Null);
         }
+        let engine = self.exec.engine.about().await?;
+        let ours = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        if engine.arch != ours || engine.os != "linux" {
+            let (os, arch) = (engine.os, engine.arch);
+            return Err(Fail::Refused(format!(
+                "fronts run this binary, which is for linux/{ours}; the engine runs {os}/{arch}: leave out x-dockwarden.strategy there"
+            )));
+        }
         self.say("bringing our own binary to the engine as the image of fronts".into());
         let binary = self.exec.front_binary.clone();
         let tar = tokio::task::spawn_blocking(move || image_tar(&binary)).await.expect("packing does not panic");

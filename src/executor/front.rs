@@ -45,7 +45,7 @@ impl Run {
 
     /// Names of the new containers of a service.
     fn new_backends(&self, service: &ServiceName, numbers: std::ops::RangeInclusive<u32>) -> Vec<EngineName> {
-        numbers.map(|n| names::working(self.operation_id(), service, n)).collect()
+        numbers.map(|n| names::backend(self.operation_id(), service, n)).collect()
     }
 
     /// Fronts of a service that this operation did not make.

@@ -146,7 +146,7 @@ fn labels_of(r: &Rendering<'_>, spec: &ServiceSpec) -> BTreeMap<String, String> 
         (labels::ROLE.to_owned(), if serving { labels::ROLE_SERVING } else { labels::ROLE_CANARY }.to_owned()),
     ]);
     if serving && fronted(spec) {
-        map.insert(labels::BACKEND.to_owned(), names::working(r.operation, r.service, r.number).to_string());
+        map.insert(labels::BACKEND.to_owned(), names::backend(r.operation, r.service, r.number).to_string());
     }
     if serving {
         map.extend([
@@ -197,7 +197,7 @@ fn attachments(r: &Rendering<'_>, spec: &ServiceSpec) -> Vec<NetworkAttachment> 
             let serving = r.role == Role::Serving && !fronted(spec);
             let mut aliases = vec![];
             if r.role == Role::Serving && fronted(spec) {
-                aliases.push(names::working(r.operation, r.service, r.number).to_string());
+                aliases.push(names::backend(r.operation, r.service, r.number).to_string());
             }
             if serving {
                 aliases.extend([r.service.to_string(), names::canonical(&r.stack.name, r.service, spec, r.number).to_string()]);

@@ -170,3 +170,10 @@ pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing) -
     };
     (strategy, format!("{first}{how}"))
 }
+
+/// What a restart in place costs clients of a service behind a front that is up.
+pub(super) fn restart(stack: &StackSpec, service: &ServiceName, observed: &Observed) -> Option<String> {
+    let drain = fronting(stack, service)?.limits.drain_ms / 1000;
+    let how = "new connections go to the other copies, or wait, while it restarts";
+    fronts(observed, service).first().filter(|c| up(c)).map(|_| format!("none: {how}; sessions still open after {drain} s are cut"))
+}

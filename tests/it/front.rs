@@ -5,6 +5,7 @@ use crate::support::engine::{Slot, docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
+use crate::support::own_engine::OwnEngine;
 use crate::support::serve::Serve;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -271,4 +272,41 @@ async fn a_front_serves_without_its_supervisor_and_other_services_reach_it_by_na
         &format!("{stack}-web-front"),
     ]);
     assert_eq!(inspect, "true [ALL] 65534:65534 unless-stopped");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_of_the_engine_every_port_serves_its_stack_without_the_supervisor() {
+    let turn = Turn::take().await;
+    let mut engine = OwnEngine::start().await;
+    engine.load(&turn.slot.image);
+    let home = Home::new().on_engine(engine.host());
+    let serve = Serve::start(&home).await;
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let mut ports = vec![];
+    for (base, more) in [("boota", FRONT), ("bootb", HOLD)] {
+        let (stack, port) = (home.stack(base), free_port());
+        // A release before, so that what was replaced must stay down.
+        for release in ["old", base] {
+            let deployed = client.ok("deploy", input(&stack, port, &turn.slot.image, more, release, "none")).await;
+            assert_eq!(deployed["state"], json!("monitoring"), "{deployed:#}");
+            settled(&client, &deployed).await;
+        }
+        ports.push((port, base));
+    }
+    client.close().await;
+    serve.kill9().await;
+    engine.halt().await;
+    engine.boot().await;
+    for (port, base) in ports {
+        let url = format!("http://127.0.0.1:{port}/health");
+        let answer = eventually(&format!("port {port}"), Duration::from_secs(30), || async {
+            let checked = engine.inside(crate::support::BIN, &["demo-app", "check", &url]);
+            checked.status.success().then(|| String::from_utf8_lossy(&checked.stdout).into_owned())
+        })
+        .await;
+        assert_eq!(answer.trim(), format!("ok release {base}"));
+    }
+    let up = engine.docker(&["ps", "--format", "{{.Names}}"]);
+    assert_eq!(up.lines().count(), 4, "{up}");
+    engine.halt().await;
 }

@@ -144,6 +144,8 @@ async fn restart_stop_and_removal_take_the_front_along() {
     let rig = rig().await;
     let spec = copies(fronted("web:1", "db:1"), 2);
     deploy(&rig, spec).await;
+    let plan = plan_for(&rig, &rig.exec, Want::Restart { service: None }).await;
+    assert!(plan.changes.iter().all(|c| c.expected_loss.starts_with("none: ")), "{:#?}", plan.changes);
     let op = run(&rig, &rig.exec, Want::Restart { service: None }).await;
     assert_eq!((op.state, op.message), (OperationState::Done, None));
     assert_one_release(&rig, "restarted").await;
@@ -191,7 +193,8 @@ async fn what_writes_data_is_held_instead_and_the_plan_says_so() {
 #[tokio::test]
 async fn what_no_front_can_do_is_refused_with_the_reason() {
     let rig = rig().await;
-    let cases: [(&str, fn(&mut ServiceSpec)); 4] = [
+    type Case = (&'static str, fn(&mut ServiceSpec));
+    let cases: [Case; 4] = [
         ("services.web.ports[0] is udp", |s| {
             s.ports[0].protocol = "udp".into();
             s.ports[0].path = "services.web.ports[0]".into();
