@@ -4,7 +4,9 @@ mod acts;
 mod apply;
 pub mod backup;
 mod checks;
+mod control;
 mod datapath;
+mod front;
 mod hooks;
 mod inplace;
 pub mod names;
@@ -38,6 +40,7 @@ use futures_util::TryStreamExt;
 use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -154,6 +157,8 @@ pub struct Executor {
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
+    front_binary: PathBuf,
+    front_tag: tokio::sync::OnceCell<ImageRef>,
     records: AtomicU64,
     active: Mutex<BTreeMap<OperationId, Active>>,
     submitting: tokio::sync::Mutex<()>,
@@ -176,6 +181,8 @@ pub struct Options {
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
+    /// Binary that fronts run; our own by default.
+    pub front_binary: Option<PathBuf>,
 }
 
 impl Executor {
@@ -188,6 +195,8 @@ impl Executor {
             stop_after: options.stop_after,
             host_ports: options.host_ports,
             backups: options.backups,
+            front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
+            front_tag: tokio::sync::OnceCell::new(),
             records: AtomicU64::new(0),
             active: Mutex::default(),
             submitting: tokio::sync::Mutex::default(),

@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod engine;
 pub mod executor;
+pub mod front;
 pub mod gate;
 pub mod model;
 pub mod planner;

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod config;
+pub mod front;
 pub mod ids;
 pub mod labels;
 pub mod observed;

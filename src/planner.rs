@@ -1,6 +1,7 @@
 //! Pure planning: (desired, observed, current release) -> [`Plan`]. Deliberately absent: I/O, clocks, policy; the caller adds the gate's findings.
 
 pub mod diff;
+pub mod front;
 pub mod hash;
 pub mod levels;
 pub mod migrates;
@@ -127,6 +128,9 @@ pub enum PlanError {
 pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let (kind, desired, images, content_of) = want(input)?;
     let levels = levels::levels(&desired)?;
+    if matches!(input.want, Want::Release { .. } | Want::Scale { .. }) {
+        front::check(&desired)?;
+    }
     let changes = match &input.want {
         Want::Release { .. } | Want::Scale { .. } => release_changes(input, &desired, &images, &levels),
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
@@ -214,7 +218,8 @@ fn scalable(service: &ServiceName, spec: &ServiceSpec, replicas: u32) -> Result<
     if replicas <= 1 {
         return Ok(());
     }
-    let fixed_port = spec.ports.iter().any(|p| p.published.as_deref().is_some_and(|r| port_range_len(r) < replicas));
+    let fixed_port =
+        !front::fronted(spec) && spec.ports.iter().any(|p| p.published.as_deref().is_some_and(|r| port_range_len(r) < replicas));
     let why = if spec.single_writer() {
         "it writes data and two copies would write the same; set x-dockwarden.concurrent: true if that is safe"
     } else if fixed_port {
@@ -304,6 +309,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         diff,
     };
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
+    let standing = front::standing(desired, service, input.observed, input.digest);
     if running.is_empty() {
         if lines.is_empty() {
             // It is in the release that runs, and its container is not there: drift.
@@ -311,7 +317,8 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         }
         return make(Action::Create, Strategy::Start, lines);
     }
-    if !running.iter().all(same) {
+    let front_gone = standing == front::Standing::Other || (standing == front::Standing::Down && running.iter().any(up));
+    if !running.iter().all(same) || front_gone {
         if let (Some(first), Some(new)) = (running.first(), image_id)
             && first.image_id != new
             && !lines.iter().any(|l| l.path == "image")
@@ -319,13 +326,15 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             lines.push(DiffLine { path: "image.id".into(), from: Some(short(&first.image_id)), to: Some(short(new)) });
         }
         if lines.is_empty() {
-            lines.push(DiffLine {
-                path: "containers".into(),
-                from: Some("differ from the release".into()),
-                to: Some("as the release says".into()),
-            });
+            let (path, from) = if front_gone { ("front", "down, or another") } else { ("containers", "differ from the release") };
+            lines.push(DiffLine { path: path.into(), from: Some(from.into()), to: Some("as the release says".into()) });
         }
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
+        if standing != front::Standing::Unwanted {
+            let one_writer = spec.single_writer() || (carries_data && !spec.settings.concurrent);
+            let (strategy, expected_loss) = front::update(spec, one_writer, standing);
+            return Change { expected_loss, ..make(Action::Update, strategy, lines) };
+        }
         let strategy = match () {
             () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,
             () if spec.settings.strategy == Some(Strategy::Recreate) => Strategy::Recreate,
@@ -388,6 +397,8 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
         (Action::Stop, _) => "down until it is started again",
         (Action::Scale, _) => "none when adding; open connections of the removed copies when reducing",
         (Action::Remove, _) => "the service ends",
+        // Told by `front::update`.
+        (Action::Update, Strategy::Front | Strategy::Hold) => "none",
         (Action::Update, Strategy::Start | Strategy::InPlace) => "none",
     }
 }
@@ -402,11 +413,12 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));
             let nothing = running.is_empty() || (action == Action::Stop && idle);
             let action = if nothing && !matches!(input.want, Want::Stop { remove: true }) { Action::Unchanged } else { action };
+            let behind = input.current.filter(|_| action == Action::Restart).and_then(|r| front::restart(&r.spec, service, input.observed));
             Change {
                 service: service.clone(),
                 action,
                 strategy: Strategy::InPlace,
-                expected_loss: expected_loss(action, Strategy::InPlace).into(),
+                expected_loss: behind.unwrap_or_else(|| expected_loss(action, Strategy::InPlace).into()),
                 diff: vec![],
             }
         })

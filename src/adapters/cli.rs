@@ -6,6 +6,7 @@ pub mod approvals;
 pub mod audit;
 pub mod data;
 pub mod doctor;
+pub mod front;
 pub mod init;
 pub mod observe;
 pub mod output;
@@ -120,6 +121,9 @@ pub enum Command {
     /// The backup worker; started by the supervisor.
     #[command(hide = true)]
     Worker,
+    /// The TCP front of a service; started by the supervisor in a container of its own.
+    #[command(hide = true)]
+    Front(front::FrontArgs),
     /// The application of examples/hello.
     #[command(hide = true)]
     DemoApp(crate::demo::DemoArgs),
@@ -209,6 +213,7 @@ fn run(cli: Cli) -> CliResult {
     match cli.command {
         Command::Serve(args) => serve::serve(global, args),
         Command::Worker => Ok(if crate::executor::worker::worker_main() == ExitCode::SUCCESS { Ended::Done } else { Ended::Failed }),
+        Command::Front(args) => front::front(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dockwarden", &mut std::io::stdout());
             Ok(Ended::Done)
@@ -245,7 +250,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Init(args) => init::init(global, args).await,
                 Command::Service(args) => service::service(global, args),
                 Command::DemoApp(args) => Ok(if crate::demo::run(args).await == ExitCode::SUCCESS { Ended::Done } else { Ended::Failed }),
-                Command::Serve(_) | Command::Worker | Command::Completions { .. } => Ok(Ended::Done),
+                Command::Serve(_) | Command::Worker | Command::Front(_) | Command::Completions { .. } => Ok(Ended::Done),
             }
         }),
     }

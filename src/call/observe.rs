@@ -8,7 +8,7 @@ use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ContainerSummary, HealthState, RunState};
 use crate::model::release::Release;
 use crate::model::spec::{Restart, ServiceSpec};
-use crate::planner::Observed;
+use crate::planner::{self, Observed};
 use crate::redact::{self, Untrusted};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -30,6 +30,25 @@ pub async fn serving(house: &House, stack: Option<&StackName>) -> Result<Vec<Con
     found.retain(serves);
     found.sort_by(|a, b| key(&a.labels).cmp(&key(&b.labels)));
     Ok(found)
+}
+
+/// As [`serving`], and the fronts before them.
+///
+/// # Errors
+/// The engine's.
+pub async fn shown(house: &House, stack: Option<&StackName>) -> Result<Vec<ContainerSummary>, CallError> {
+    let mut found = house.engine.containers(&ours(house, stack)).await?;
+    found.retain(shows);
+    found.sort_by(|a, b| key(&a.labels).cmp(&key(&b.labels)));
+    Ok(found)
+}
+
+fn shows(c: &ContainerSummary) -> bool {
+    serves(c) || (is_front(&c.labels) && !names::is_retired(&c.name))
+}
+
+fn is_front(of: &std::collections::BTreeMap<String, String>) -> bool {
+    of.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_FRONT)
 }
 
 fn serves(c: &ContainerSummary) -> bool {
@@ -90,7 +109,7 @@ pub async fn unmanaged(house: &House, project: Option<&StackName>) -> Result<Vec
     Ok(found)
 }
 
-/// Ours as [`serving`] gives them and the others as [`unmanaged`] does, from one list: listing is what the engine takes its time for.
+/// Ours as [`shown`] gives them and the others as [`unmanaged`] does, from one list: listing is what the engine takes its time for.
 ///
 /// # Errors
 /// The engine's.
@@ -98,7 +117,7 @@ pub async fn everything(house: &House) -> Result<(Vec<ContainerSummary>, Vec<Con
     let found = house.engine.containers(&[]).await?;
     let (mut ours, others): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|c| c.labels.get(labels::INSTANCE).is_some_and(|i| i == house.store.instance()));
-    ours.retain(serves);
+    ours.retain(shows);
     ours.sort_by(|a, b| key(&a.labels).cmp(&key(&b.labels)));
     Ok((ours, others))
 }
@@ -161,14 +180,20 @@ pub async fn standing(house: &House, release: &Release, stopped: bool, now: Date
     Ok(Standing { stopped, probed_at: operation.and_then(|o| o.settled_at), now })
 }
 
-/// Health of every active service of a release, by what the engine shows.
+/// Health of every active service of a release, by what the engine shows of [`shown`].
 pub fn health(release: &Release, containers: &[ContainerDetail], standing: Standing) -> Vec<ServiceHealth> {
     let active = release.spec.services.iter().filter(|(_, spec)| spec.active);
     active
         .map(|(name, spec)| {
-            let mine: Vec<&ContainerDetail> =
-                containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())).collect();
-            service(name, spec, &mine, standing)
+            let all = containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str()));
+            let (fronts, mine): (Vec<&ContainerDetail>, Vec<&ContainerDetail>) = all.partition(|c| is_front(&c.labels));
+            let mut row = service(name, spec, &mine, standing);
+            let wanted = planner::front::fronted(spec) && !standing.stopped;
+            if row.healthy && wanted && !fronts.iter().any(|c| c.state == RunState::Running) {
+                row.healthy = false;
+                row.reason = Some("its front does not run, so nobody reaches it; `deploy` brings it back".into());
+            }
+            row
         })
         .collect()
 }

@@ -256,7 +256,7 @@ pub async fn services(call: &Call, stack: &StackName) -> Result<Vec<ServiceHealt
     let Some(record) = store.stack(stack).await? else { return Ok(vec![]) };
     let Some(number) = record.current else { return Ok(vec![]) };
     let Some(release) = store.release(stack, number).await? else { return Ok(vec![]) };
-    let containers = observe::details(&call.house, &observe::serving(&call.house, Some(stack)).await?).await?;
+    let containers = observe::details(&call.house, &observe::shown(&call.house, Some(stack)).await?).await?;
     let standing = observe::standing(&call.house, &release, record.stopped, chrono::Utc::now()).await?;
     Ok(observe::health(&release, &containers, standing))
 }

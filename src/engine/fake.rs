@@ -5,6 +5,7 @@
 mod behaviour;
 mod change;
 mod files;
+mod front;
 mod objects;
 mod port;
 mod recorder;
@@ -178,6 +179,13 @@ impl FakeEngine {
     /// Forgets the transcript so far.
     pub fn clear_calls(&self) {
         self.lock().calls.clear();
+    }
+
+    /// Names a running front passes new connections on to; `None` when there is no such front, or it does not run. Empty while it holds them.
+    pub fn routed(&self, front: &str) -> Option<Vec<String>> {
+        let w = self.lock();
+        let c = w.find(front).filter(|c| c.is_up())?;
+        w.routes_of(&c.id).map(|r| r.serving().into_iter().map(ToString::to_string).collect())
     }
 
     /// Names of running containers of `stack` (label `dockwarden.stack`) that hold the alias `service` on some network, sorted.

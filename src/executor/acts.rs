@@ -6,6 +6,7 @@ use super::run::{Fail, Run};
 use super::{names, render};
 use crate::engine::{ContainerSpec, EngineError, NetworkCreate, VolumeCreate};
 use crate::gate::request::RequestFacts;
+use crate::model::front::Routes;
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
 use crate::model::observed::RunState;
@@ -166,6 +167,31 @@ pub enum Act {
         /// Which.
         data: DataAct,
     },
+    /// Image of fronts made of our own binary. Undo: none (an image harms nobody).
+    FrontImage {
+        /// Tag.
+        image: ImageRef,
+    },
+    /// A front made, with its first routes. Undo: removed.
+    CreateFront {
+        /// Service.
+        service: ServiceName,
+        /// Image.
+        image: ImageRef,
+        /// Name.
+        name: EngineName,
+        /// Routes it starts with.
+        routes: Routes,
+    },
+    /// Routes of a front changed. Undo: changed back.
+    Route {
+        /// Container of the front.
+        front: EngineName,
+        /// Before.
+        from: Routes,
+        /// After.
+        to: Routes,
+    },
     /// Release made current. Undo: the one before is current again.
     Current {
         /// Release.
@@ -211,6 +237,9 @@ impl Run {
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
             Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
             Act::Data { data } => self.perform_data(data).await,
+            Act::FrontImage { image } => self.front_image(image).await,
+            Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
+            Act::Route { front, to, .. } => self.route(front, to).await.map(|()| Value::Null),
             Act::Current { release, .. } => {
                 self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
                 Ok(Value::Null)
@@ -223,10 +252,26 @@ impl Run {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
         let made_here = done.is_none_or(|d| d["made"] != json!(false));
         match act {
-            Act::Switch | Act::Pull { .. } | Act::Restart { .. } | Act::Remove { .. } | Act::RemoveNetwork { .. } => Ok(()),
-            Act::DataPath { .. } | Act::Ran { .. } | Act::HookExec { .. } => Ok(()),
+            Act::Switch
+            | Act::Pull { .. }
+            | Act::Restart { .. }
+            | Act::Remove { .. }
+            | Act::RemoveNetwork { .. }
+            | Act::FrontImage { .. }
+            | Act::DataPath { .. }
+            | Act::Ran { .. }
+            | Act::HookExec { .. } => Ok(()),
             Act::RunOnce { service, id, key } => self.stop_once(service, id, key).await,
             Act::HookOnce { name, .. } => self.remove_hook(name).await,
+            Act::CreateFront { name, .. } => {
+                let id = done.and_then(|d| d["id"].as_str()).and_then(|id| EngineName::new(id).ok());
+                let target = id.as_ref().unwrap_or(name);
+                if self.is_mine(target).await? {
+                    engine.remove_container(permit, target, true).await?;
+                }
+                Ok(())
+            }
+            Act::Route { front, from, to } => self.route_back(front, from, to).await,
             Act::Start { id } => {
                 if self.is_mine(id).await? {
                     engine.stop(permit, id, Duration::from_secs(2)).await?;
@@ -301,7 +346,7 @@ impl Run {
         Ok(Value::Null)
     }
 
-    fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
+    pub(super) fn made_by_me(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
         labels.get(labels::OPERATION).is_some_and(|o| *o == self.operation_id().to_string())
             && labels.get(labels::INSTANCE).is_some_and(|i| i == self.exec.store.instance())
     }

@@ -161,6 +161,9 @@ impl Run {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if self.start_behind(change, spec, observed).await? {
+            return Ok(());
+        }
         match (change.action, change.strategy) {
             (Action::Restart, _) => {
                 for c in &old {
@@ -189,6 +192,7 @@ impl Run {
                 self.data_path(service).await
             }
             (_, Strategy::Recreate) => {
+                self.retire_fronts(Phase::StartNew, service, observed).await?;
                 for c in &old {
                     self.retire(Phase::StartNew, service, c).await?;
                 }
@@ -199,7 +203,8 @@ impl Run {
                 }
                 self.data_path(service).await
             }
-            (_, Strategy::Start | Strategy::InPlace) => {
+            (_, Strategy::Start | Strategy::InPlace | Strategy::Front | Strategy::Hold) => {
+                self.retire_fronts(Phase::StartNew, service, observed).await?;
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
                     self.start_serving(Phase::StartNew, service, spec, number, None).await?;
@@ -227,7 +232,7 @@ impl Run {
         self.created(&key).ok_or_else(|| failed(format!("step {key} recorded no container")))
     }
 
-    async fn start_serving(
+    pub(super) async fn start_serving(
         &self,
         phase: Phase,
         service: &ServiceName,
@@ -263,7 +268,7 @@ impl Run {
     }
 
     /// Stops an old container so that nothing starts it again: its restart policy goes first.
-    async fn retire(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
+    pub(super) async fn retire(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
         if !matches!(old.state, RunState::Running | RunState::Restarting | RunState::Paused) {
             return Ok(());
         }
@@ -317,11 +322,13 @@ impl Run {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        self.switch_behind(change, observed).await?;
         if change.strategy == Strategy::Handover && change.action == Action::Update {
             // All successors exist before the first predecessor stops: the gap is one stop and one start.
             for number in 1..=spec.replicas {
                 self.create_step(Phase::Switch, service, number, false, None).await?;
             }
+            self.retire_fronts(Phase::Switch, service, observed).await?;
             let pairs = old.len().max(spec.replicas as usize);
             for i in 0..pairs {
                 if let Some(c) = old.get(i) {
@@ -370,6 +377,7 @@ impl Run {
         if let Some(id) = self.created(&format!("create:{service}:canary")) {
             self.step(phase, format!("remove:{service}:canary"), Act::Remove { id, volumes: true }).await?;
         }
+        self.retire_behind(change, observed).await?;
         let old = self.old_ones(observed, service);
         let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
         match change.action {
@@ -403,7 +411,7 @@ impl Run {
         Ok(())
     }
 
-    async fn rename_step(&self, service: &ServiceName, id: &EngineName, from: &str, to: EngineName) -> Result<(), Halt> {
+    pub(super) async fn rename_step(&self, service: &ServiceName, id: &EngineName, from: &str, to: EngineName) -> Result<(), Halt> {
         if from == to.as_str() {
             return Ok(());
         }
@@ -419,7 +427,10 @@ impl Run {
         let watched: Vec<(&ServiceName, EngineName)> = self
             .changes()
             .filter(|c| c.strategy != Strategy::RunOnce)
-            .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
+            .flat_map(|c| {
+                let fronts = self.created(&format!("create:{}:front", c.service));
+                (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).chain(fronts).map(move |id| (&c.service, id))
+            })
             .collect();
         if window.is_zero() {
             return Ok(());
@@ -462,6 +473,7 @@ impl Run {
         self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
         let observed = self.observe().await?;
         for change in &self.plan.changes {
+            self.remove_fronts(change, &observed).await?;
             let replaced = match change.action {
                 Action::Update | Action::Remove => 0,
                 Action::Scale => self.plan.desired.services.get(&change.service).map_or(0, |s| s.replicas as usize),

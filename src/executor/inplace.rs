@@ -33,12 +33,14 @@ impl Run {
                     let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart };
                     self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
                 }
+                self.route_around(service, c, &observed).await?;
                 self.say(format!("restarting {service}"));
                 let act =
                     if up(c) { Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) } } else { Act::Start { id: c.id.clone() } };
                 self.step(Phase::StartNew, format!("restart:{service}:{short}"), act).await?;
                 self.probe(&c.id, service, spec).await?;
             }
+            self.route_again(service, &observed).await?;
         }
         self.exec.store.set_stopped(&self.plan.stack, false).await?;
         Ok(())
@@ -51,6 +53,9 @@ impl Run {
         self.exec.store.set_stopped(&self.plan.stack, true).await?;
         let observed = self.observe().await?;
         for service in self.plan.levels.iter().rev().flatten() {
+            for front in planner::front::fronts(&observed, service) {
+                self.retire_front(Phase::StopOld, service, front).await?;
+            }
             for c in planner::serving(&observed, service) {
                 self.stop_one(service, c).await?;
             }
@@ -78,7 +83,9 @@ impl Run {
             if up(c) && c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM) {
                 self.step(Phase::StopOld, format!("stop:{}", c.id.short()), Act::Stop { id: c.id.clone(), grace_ms: 2000 }).await?;
             }
-            self.step(Phase::StopOld, format!("remove:{}", c.id.short()), Act::Remove { id: c.id.clone(), volumes: false }).await?;
+            // A front's volume holds nothing but its routes.
+            let volumes = c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_FRONT);
+            self.step(Phase::StopOld, format!("remove:{}", c.id.short()), Act::Remove { id: c.id.clone(), volumes }).await?;
         }
         for network in &observed.networks {
             if let Ok(name) = EngineName::new(network.as_str()) {

@@ -4,6 +4,7 @@
 use crate::model::ids::{EngineName, OperationId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::spec::ServiceSpec;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// Last twelve characters of an operation id: its random part.
@@ -38,6 +39,29 @@ pub fn hook(op: &OperationId, service: &ServiceName, number: usize) -> EngineNam
 pub fn retired(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
     name(format!("dw-{}-{}-{number}-old", tail(op), cut(service)))
 }
+/// Longest name that is one label of DNS less what surrounds the service in [`backend`].
+const IN_LABEL: usize = 40;
+
+/// Name on the stack's networks under which a front reaches a container. A label of DNS, so a long service name is cut and told apart by a hash.
+pub fn backend(op: &OperationId, service: &ServiceName, number: u32) -> EngineName {
+    let whole = service.as_str();
+    let part = match whole.len() {
+        0..=IN_LABEL => whole.to_owned(),
+        _ => {
+            let hash: String = Sha256::digest(whole).iter().take(4).map(|b| format!("{b:02x}")).collect();
+            format!("{}-{hash}", &whole[..IN_LABEL - 9])
+        }
+    };
+    name(format!("dw-{}-{part}-{number}", tail(op)))
+}
+/// Name a front is created under.
+pub fn front_working(op: &OperationId, service: &ServiceName) -> EngineName {
+    name(format!("dw-{}-{}-front", tail(op), cut(service)))
+}
+/// Name a front carries for people.
+pub fn front(stack: &StackName, service: &ServiceName) -> EngineName {
+    name(format!("{stack}-{}-front", cut(service)))
+}
 /// Whether a name is one of [`retired`]: the container stays, stopped, until its release has passed its watch window.
 pub fn is_retired(name: &str) -> bool {
     let Some((tail, number)) = name.strip_prefix("dw-").and_then(|n| n.strip_suffix("-old")).and_then(|n| n.rsplit_once('-')) else {
@@ -70,13 +94,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_backend_is_one_label_of_dns_and_no_two_services_share_one() {
+        let op = OperationId::new("op-01m7xz3tmrv2w2p7fq4b52vsxv").expect("valid");
+        let service = |s: String| ServiceName::new(s).expect("valid");
+        let (a, b) = (service("x".repeat(100) + "a"), service("x".repeat(100) + "b"));
+        assert_ne!(backend(&op, &a, 1), backend(&op, &b, 1));
+        assert!(backend(&op, &a, 1000).as_str().len() <= 63);
+        assert_eq!(backend(&op, &service("web".into()), 2).as_str(), format!("dw-{}-web-2", tail(&op)));
+    }
+
+    #[test]
     fn a_retired_name_is_known_again_and_nothing_else_is() {
         let op = OperationId::new("op-01m7xz3tmrv2w2p7fq4b52vsxv").expect("valid");
         let service = ServiceName::new("my-api").expect("valid");
         let stack = StackName::new("dw-shop").expect("valid");
         assert!(is_retired(retired(&op, &service, 2).as_str()));
         let spec = ServiceSpec::default();
-        for other in [working(&op, &service, 2), canary(&op, &service), canonical(&stack, &service, &spec, 1), claim(&stack)] {
+        let fronts = [front_working(&op, &service), front(&stack, &service)];
+        for other in [working(&op, &service, 2), canary(&op, &service), canonical(&stack, &service, &spec, 1), claim(&stack)]
+            .into_iter()
+            .chain(fronts)
+        {
             assert!(!is_retired(other.as_str()), "{other}");
         }
         assert!(!is_retired("dw-old") && !is_retired("dw-a-1-old") && !is_retired("shop-api-1-old"));

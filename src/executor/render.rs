@@ -6,6 +6,7 @@ use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::observed::MountInfo;
 use crate::model::spec::{FileMount, FileObject, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
+use crate::planner::front::fronted;
 use std::collections::BTreeMap;
 
 /// What a container is made for.
@@ -55,6 +56,7 @@ const LOG_MAX_FILE: &str = "3";
 pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     let spec = r.stack.services.get(r.service).ok_or_else(|| format!("the release has no service {}", r.service))?;
     let serving = r.role == Role::Serving;
+    let published = serving && !fronted(spec);
     let (files, file_mounts) = files(r.stack, r.service, spec)?;
     let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
     mounts.extend(file_mounts);
@@ -82,7 +84,7 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         domainname: spec.domainname.clone(),
         healthcheck: spec.healthcheck.clone(),
         exposed: spec.expose.clone(),
-        ports: if serving { spec.ports.iter().map(|p| port(p, r.number)).collect() } else { vec![] },
+        ports: if published { spec.ports.iter().map(|p| port(p, r.number)).collect() } else { vec![] },
         mounts,
         networks: if spec.network_mode.is_some() { vec![] } else { attachments(r, spec) },
         network_mode: match (&spec.network_mode, &r.joined) {
@@ -143,6 +145,9 @@ fn labels_of(r: &Rendering<'_>, spec: &ServiceSpec) -> BTreeMap<String, String> 
         (labels::SPEC.to_owned(), r.hash.clone()),
         (labels::ROLE.to_owned(), if serving { labels::ROLE_SERVING } else { labels::ROLE_CANARY }.to_owned()),
     ]);
+    if serving && fronted(spec) {
+        map.insert(labels::BACKEND.to_owned(), names::backend(r.operation, r.service, r.number).to_string());
+    }
     if serving {
         map.extend([
             (labels::COMPOSE_PROJECT.to_owned(), r.stack.name.to_string()),
@@ -168,7 +173,7 @@ fn logging(spec: &ServiceSpec) -> Logging {
 }
 
 /// The host port of the n-th copy: the n-th of a range, so that copies do not race for one.
-fn port(p: &PortSpec, number: u32) -> PortBinding {
+pub(super) fn port(p: &PortSpec, number: u32) -> PortBinding {
     let nth = |range: &str| {
         let (first, last) = range.split_once('-')?;
         let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
@@ -188,8 +193,12 @@ fn attachments(r: &Rendering<'_>, spec: &ServiceSpec) -> Vec<NetworkAttachment> 
     keys.into_iter()
         .map(|(key, n)| {
             let network = r.stack.networks.get(key).map_or_else(|| key.clone(), |s| s.name.clone());
-            let serving = r.role == Role::Serving;
+            // Behind a front the front holds the service's name and fixed addresses.
+            let serving = r.role == Role::Serving && !fronted(spec);
             let mut aliases = vec![];
+            if r.role == Role::Serving && fronted(spec) {
+                aliases.push(names::backend(r.operation, r.service, r.number).to_string());
+            }
             if serving {
                 aliases.extend([r.service.to_string(), names::canonical(&r.stack.name, r.service, spec, r.number).to_string()]);
                 aliases.push(format!("{}-{}-{}", r.stack.name, r.service, r.number));

@@ -1,6 +1,8 @@
 //! The executor against the in-memory engine and a real store: every way a deploy can go, and a stop of the supervisor after every
 //! journal record of each.
 
+mod front;
+
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::gate::{CallFacts, Decision};
@@ -39,7 +41,9 @@ pub(super) fn executor_with(
         let service = service.map_or("", ServiceName::as_str);
         RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
     });
-    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups, ..Options::default() })
+    // Any small file does as the binary of fronts: the fake engine runs none.
+    let front_binary = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
+    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups, front_binary, ..Options::default() })
 }
 
 pub(super) async fn rig() -> Rig {
@@ -208,15 +212,26 @@ pub(super) async fn assert_one_release(rig: &Rig, context: &str) {
     let observed = rig.exec.observe(&shop()).await.unwrap();
     let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
     assert_eq!(rig.engine.violations(), Vec::<String>::new(), "{context}: two writers or two holders of a port");
-    let expected: BTreeSet<String> = match current {
-        Some(n) => rig.store.release(&shop(), n).await.unwrap().unwrap().spec.services.keys().map(|s| format!("shop-{s}-1")).collect(),
-        None => BTreeSet::new(),
+    let spec = match current {
+        Some(n) => Some(rig.store.release(&shop(), n).await.unwrap().unwrap().spec),
+        None => None,
     };
+    let services = || spec.iter().flat_map(|s| &s.services);
+    let fronts = services().filter(|(_, s)| planner::front::fronted(s)).map(|(name, _)| format!("shop-{name}-front"));
+    let copies = services().flat_map(|(name, s)| (1..=s.replicas).map(move |n| format!("shop-{name}-{n}")));
+    let expected: BTreeSet<String> = copies.chain(fronts).collect();
     let seen: BTreeSet<String> = observed.containers.iter().map(|c| c.name.clone()).collect();
     assert_eq!(seen, expected, "{context}: exactly the current release's containers, under their canonical names");
     for c in &observed.containers {
         assert_eq!(c.state, RunState::Running, "{context}: {} runs", c.name);
         assert_eq!(c.restart_policy, "unless-stopped", "{context}: {} has the file's restart policy", c.name);
+    }
+    for service in services().filter(|(_, s)| planner::front::fronted(s)).map(|(name, _)| name) {
+        let backends: Vec<String> =
+            planner::serving(&observed, service).into_iter().filter_map(planner::front::backend).map(|b| b.to_string()).collect();
+        let routed = rig.engine.routed(&format!("shop-{service}-front"));
+        assert_eq!(routed, Some(backends), "{context}: the front of {service} serves the release's containers");
+        assert_eq!(rig.engine.serving("shop", service.as_str()), vec![format!("shop-{service}-front")], "{context}: and holds its name");
     }
     if current.is_none() {
         let claim = rig.engine.container_names().into_iter().filter(|n| n.contains("claim")).count();

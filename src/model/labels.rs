@@ -14,12 +14,16 @@ pub const OPERATION: &str = "dockwarden.operation";
 pub const SPEC: &str = "dockwarden.spec";
 /// Number of the container within its service, from 1.
 pub const NUMBER: &str = "dockwarden.number";
-/// `serving`, `canary` or `claim`.
+/// Name under which a service's front reaches the container.
+pub const BACKEND: &str = "dockwarden.backend";
+/// `serving`, `canary`, `front` or `claim`.
 pub const ROLE: &str = "dockwarden.role";
 /// `ROLE` of a container that serves, or shall.
 pub const ROLE_SERVING: &str = "serving";
 /// `ROLE` of a canary: proves a version, never serves.
 pub const ROLE_CANARY: &str = "canary";
+/// `ROLE` of a front: owns a service's ports and name and passes connections on to its serving containers.
+pub const ROLE_FRONT: &str = "front";
 /// `ROLE` of the never started container whose name claims a stack on an engine.
 pub const ROLE_CLAIM: &str = "claim";
 /// `ROLE` of a one-off container that runs a hook.

@@ -56,6 +56,10 @@ pub enum Strategy {
     Start,
     /// A canary proves the new version beside the old one, then a pre-created container takes over: about 0.2 s.
     Handover,
+    /// New containers start beside the old ones, then the service's front passes new connections on to them: nothing is lost.
+    Front,
+    /// Never two copies: the service's front lets connections wait while the old one stops and the new one starts: nothing is lost.
+    Hold,
     /// Old stopped, new started and probed, old started again on failure: planned downtime.
     Recreate,
     /// Runs once to its end and must exit 0.

@@ -6,7 +6,7 @@ pub mod checks;
 pub mod settings;
 
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
-pub use settings::{BackupSettings, Criticality, HealMode, Monitor, Quiesce, ServiceSettings, StackSettings};
+pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Monitor, Quiesce, ServiceSettings, StackSettings};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};

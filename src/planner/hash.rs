@@ -14,6 +14,13 @@ pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, diges
             map.remove(key);
         }
     }
+    let fronted = super::front::fronted(spec);
+    if let Value::Object(map) = &mut value
+        && fronted
+    {
+        // Its front publishes them.
+        map.remove("ports");
+    }
     strip_paths(&mut value);
     let networks: Vec<_> = spec.networks.keys().map(|k| (k, stack.networks.get(k).map(|n| &n.name))).collect();
     let volumes: Vec<_> =
@@ -24,7 +31,11 @@ pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, diges
         .map(|m| (m, stack.configs.get(&m.source).and_then(|f| f.content.as_ref())))
         .chain(spec.secrets.iter().map(|m| (m, stack.secrets.get(&m.source).and_then(|f| f.content.as_ref()))))
         .collect();
-    let whole = json!({"service": value, "image": image_id, "networks": networks, "volumes": volumes, "files": files});
+    let mut whole = json!({"service": value, "image": image_id, "networks": networks, "volumes": volumes, "files": files});
+    if fronted {
+        // Without the service's name and ports: another container than the same service without a front.
+        whole["fronted"] = true.into();
+    }
     let mut hash = digest(whole.to_string().as_bytes());
     hash.truncate(32);
     hash

@@ -92,7 +92,7 @@ impl Verb for Health {
         if let Some(name) = input.stack.as_ref().filter(|_| records.is_empty()) {
             return Err(prepare::not_deployed(name));
         }
-        let containers = observe::details(&call.house, &observe::serving(&call.house, input.stack.as_ref()).await?).await?;
+        let containers = observe::details(&call.house, &observe::shown(&call.house, input.stack.as_ref()).await?).await?;
         let mut stacks = vec![];
         for record in records {
             let release = match record.current {

@@ -5,6 +5,7 @@ use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError, observe};
 use crate::engine::{EngineError, PruneKind};
+use crate::executor::names;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef, StackName};
 use crate::model::labels;
@@ -130,7 +131,7 @@ struct Item {
 
 enum Unused {
     Image(ImageRef),
-    Container(EngineName),
+    Container { id: EngineName, volumes: bool },
     Network(EngineName),
     BuildCache,
 }
@@ -159,7 +160,7 @@ async fn remove(call: &Call, permit: &Permit, item: &Item) -> Result<u64, Engine
     let engine = &call.house.engine;
     match &item.what {
         Unused::Image(reference) => engine.remove_image(permit, reference).await?,
-        Unused::Container(id) => engine.remove_container(permit, id, false).await?,
+        Unused::Container { id, volumes } => engine.remove_container(permit, id, *volumes).await?,
         Unused::Network(name) => engine.remove_network(permit, name).await?,
         Unused::BuildCache => return engine.prune(permit, PruneKind::BuildCache).await,
     }
@@ -174,7 +175,9 @@ async fn images(call: &Call) -> Result<Vec<Item>, CallError> {
     let mut found = vec![];
     for image in &all {
         let busy = used.contains(&image.id) || needed_ids.contains(&image.id);
-        for tag in image.tags.iter().filter(|t| is_release_tag(t) && !needed_tags.contains(*t)) {
+        // An image of fronts is made again from our own binary when one is needed.
+        let unneeded = |t: &&String| (is_release_tag(t) && !needed_tags.contains(*t)) || (t.starts_with("dockwarden/front:") && !busy);
+        for tag in image.tags.iter().filter(unneeded) {
             let Ok(reference) = ImageRef::new(tag.as_str()) else { continue };
             let last = image.tags.len() == 1 && !busy;
             found.push(Item { what: Unused::Image(reference), shown: tag.clone(), bytes: if last { image.size } else { 0 } });
@@ -228,11 +231,16 @@ async fn containers(call: &Call) -> Result<Vec<Item>, CallError> {
         let ended = matches!(c.state, RunState::Exited | RunState::Dead);
         let serves = label(labels::ROLE).is_none_or(|r| r == labels::ROLE_SERVING);
         let of_current = serves && label(labels::RELEASE).and_then(|r| r.parse().ok()) == current.get(stack).copied().flatten();
+        // The front of a stopped stack comes back with it; one that was replaced goes, with the volume that held its routes.
+        let front = label(labels::ROLE) == Some(labels::ROLE_FRONT);
+        if front && current.get(stack).is_some_and(Option::is_some) && !names::is_retired(&c.name) {
+            continue;
+        }
         let of_stopped_stack = serves && current.get(stack).is_some_and(Option::is_some) && label(labels::RELEASE).is_none();
         if held || !ended || of_current || of_stopped_stack {
             continue;
         }
-        found.push(Item { what: Unused::Container(c.id), shown: c.name, bytes: 0 });
+        found.push(Item { what: Unused::Container { id: c.id, volumes: front }, shown: c.name, bytes: 0 });
     }
     Ok(found)
 }

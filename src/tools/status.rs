@@ -110,7 +110,7 @@ impl Verb for Status {
         let containers = async {
             match named {
                 None => observe::everything(house).await,
-                Some(_) => tokio::try_join!(observe::serving(house, named), observe::unmanaged(house, named)),
+                Some(_) => tokio::try_join!(observe::shown(house, named), observe::unmanaged(house, named)),
             }
         };
         let (info, containers) = tokio::join!(house.engine.about(), containers);

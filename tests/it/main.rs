@@ -7,6 +7,7 @@ mod container;
 mod crash;
 mod data;
 mod engine_live;
+mod front;
 mod heal;
 mod inputs;
 mod journey;

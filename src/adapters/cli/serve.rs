@@ -60,7 +60,7 @@ pub fn serve(global: &Global, args: ServeArgs) -> CliResult {
 }
 
 /// Log to stderr: stdout belongs to protocols. `$MCP_LOG_LEVEL`, default `info`; JSON when stderr is not a terminal.
-fn log() {
+pub(super) fn log() {
     use std::io::IsTerminal;
     let level = std::env::var("MCP_LOG_LEVEL").ok().filter(|l| !l.is_empty()).unwrap_or_else(|| "info".into());
     // A level that does not parse is refused by `config::load` a moment later.

@@ -157,6 +157,11 @@ impl World {
         if c.state != RunState::Running {
             return Err(not_running(c.id.as_str()));
         }
+        let (id, named) = (c.id.clone(), c.name.clone());
+        if let Some(outcome) = self.front_command(&id, &named, &spec.command) {
+            return Ok(outcome);
+        }
+        let c = self.find_mut(id.as_str())?;
         if let Some(outcome) = script.and_then(|s| s(&c.name, &spec.command)) {
             return Ok(outcome);
         }

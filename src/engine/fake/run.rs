@@ -63,6 +63,7 @@ impl World {
         let (health, exits, output) = (c.behaviour.health, scripted.or(c.behaviour.exits), c.behaviour.exec_output.clone());
         self.emit(id, "start");
         self.check_invariants(id);
+        self.check_front(id);
         if let Some(code) = exits {
             self.exit(id, code);
             return Ok(());
@@ -195,6 +196,7 @@ impl World {
         let (id, code) = (c.id.clone(), c.behaviour.stop_exit);
         match c.state {
             RunState::Running | RunState::Paused => {
+                self.check_routes(&id);
                 self.emit(&id, "kill");
                 if code == 137 {
                     self.emit(&id, "kill");

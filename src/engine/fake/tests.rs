@@ -363,3 +363,37 @@ async fn a_missing_bind_source_is_refused_and_never_made() {
     let error = e.create_container(&permit(), &s).await.unwrap_err().to_string();
     assert_eq!(error, "invalid mount config for type \"bind\": bind source path does not exist: /srv/none");
 }
+
+#[tokio::test]
+async fn routes_to_what_does_not_run_and_the_stop_of_what_is_routed_to_are_noted() {
+    use crate::model::front::{DIR, Limits, Reply, Routes};
+    let e = FakeEngine::new();
+    e.add_image("a:1", Behaviour::running());
+    network(&e, "net").await;
+    let mut backend = spec("one", "a:1");
+    backend.labels.insert(crate::model::labels::BACKEND.into(), "web-one".into());
+    backend.networks = vec![attach("net", &["web-one"])];
+    let backend = run(&e, &backend).await;
+    let mut front = spec("front", "a:1");
+    front.labels.insert(crate::model::labels::ROLE.into(), crate::model::labels::ROLE_FRONT.into());
+    front.networks = vec![attach("net", &["web"])];
+    front.mounts = vec![volume(None, DIR)];
+    let front = run(&e, &front).await;
+    let apply = async |revision: u64, to: &[&str]| -> Reply {
+        let routes = Routes { revision, ..Routes::to(to.iter().map(|n| name(n)), Limits::default()) };
+        let command = vec!["/dockwarden".into(), "front".into(), "--apply".into(), serde_json::to_string(&routes).unwrap()];
+        let run = ExecSpec { command, user: None, env: vec![], timeout: Duration::from_secs(1), max_output: 1 << 16 };
+        serde_json::from_str(&e.exec(&permit(), &front, &run).await.unwrap().output).unwrap()
+    };
+    assert!(matches!(apply(2, &["web-one"]).await, Reply::Ok(s) if s.revision == 2));
+    assert_eq!(apply(1, &[]).await, Reply::Stale { revision: 2 });
+    assert!(!matches!(apply(3, &[]).await, Reply::Stale { .. }));
+    e.stop(&permit(), &backend, Duration::ZERO).await.unwrap();
+    assert_eq!((e.routed("front"), e.violations()), (Some(vec![]), vec![]), "held before the stop");
+    apply(4, &["web-one"]).await;
+    assert_eq!(e.violations().len(), 1, "it does not run");
+    e.start(&permit(), &backend).await.unwrap();
+    e.stop(&permit(), &backend, Duration::ZERO).await.unwrap();
+    let noted = e.violations();
+    assert!(noted.len() == 2 && noted[1] == "lost connections: web-one is stopped while front front passes them on to it", "{noted:?}");
+}

@@ -30,8 +30,10 @@ pub struct StackSettings {
 pub struct ServiceSettings {
     /// Two copies may run at once although it writes data.
     pub concurrent: bool,
-    /// Strategy asked for; the planner chooses otherwise.
+    /// Strategy asked for; the planner chooses otherwise. With `front` or `hold` the service stands behind a front from its first release on.
     pub strategy: Option<crate::model::plan::Strategy>,
+    /// Bounds of the service's front.
+    pub front: Option<FrontSettings>,
     /// Time for a new container to become healthy, in seconds; 60 by default.
     pub start_timeout_s: Option<u64>,
     /// Checks of a new container beside its health check; all must pass before anything is switched.
@@ -90,6 +92,24 @@ impl StackSettings {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// Bounds of a front. Without a value: its default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FrontSettings {
+    /// How long sessions of a replaced container may stay, in seconds; 10 by default.
+    pub drain_s: Option<u64>,
+    /// How long a connection waits for a container to serve it, in seconds; 30 by default.
+    pub hold_s: Option<u64>,
+    /// How long a session may be silent, in seconds; 3600 by default.
+    pub idle_s: Option<u64>,
+    /// Open connections; 4096 by default. More wait in the kernel's queue.
+    pub max_connections: Option<u32>,
+    /// Connections that wait for a container to serve them; 1024 by default. More are refused.
+    pub max_held: Option<u32>,
+    /// The service learns its clients' addresses by the PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// How far the supervisor goes by itself.

@@ -60,9 +60,11 @@ pub fn remove_stack(stack: &str) {
             other => eprintln!("cleaning up {stack}: docker {verb:?} {ids:?}: {other:?}"),
         }
     };
-    for label in ["com.docker.compose.project", "dockwarden.stack"] {
-        let filter = format!("label={label}={stack}");
-        remove(&["rm", "-f", "-v"], list(&["ps", "-aq", "--filter", &filter]));
+    let filters = ["com.docker.compose.project", "dockwarden.stack"].map(|label| format!("label={label}={stack}"));
+    for filter in &filters {
+        remove(&["rm", "-f", "-v"], list(&["ps", "-aq", "--filter", filter]));
+    }
+    for filter in filters {
         remove(&["network", "rm"], list(&["network", "ls", "-q", "--filter", &filter]));
         remove(&["volume", "rm", "-f"], list(&["volume", "ls", "-q", "--filter", &filter]));
     }

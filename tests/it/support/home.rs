@@ -10,13 +10,14 @@ use tokio::process::Command;
 pub struct Home {
     dir: tempfile::TempDir,
     stacks: Mutex<Vec<String>>,
+    engine: Option<String>,
 }
 
 impl Home {
     /// The shipped agents, prompts and policy.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("dw-").tempdir().expect("a temporary directory");
-        let home = Self { dir, stacks: Mutex::default() };
+        let home = Self { dir, stacks: Mutex::default(), engine: None };
         for name in ["config/agents", "config/prompts", "state", "stacks"] {
             std::fs::create_dir_all(home.path(name)).expect("created");
         }
@@ -30,6 +31,12 @@ impl Home {
             }
         }
         home
+    }
+
+    /// Uses the engine at this `DOCKER_HOST`.
+    pub fn on_engine(mut self, host: String) -> Self {
+        self.engine = Some(host);
+        self
     }
 
     /// A path under the temporary directory: `state`, `config`, `stacks`, ...
@@ -73,6 +80,9 @@ impl Home {
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         command.env("PATH", path);
+        if let Some(host) = &self.engine {
+            command.env("DOCKER_HOST", host);
+        }
         command.env("HOME", self.dir.path()).env("DOCKWARDEN_HOME", self.path("state")).env("DOCKWARDEN_CONFIG", self.path("config"));
         command
     }
