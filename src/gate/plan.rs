@@ -105,7 +105,24 @@ pub struct BindFact {
 
 /// Judges a plan. Findings are sorted and without doubles; the plan's verdict is their strictest.
 pub fn judge(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<Finding> {
-    let mut j = Judge { spec, facts, policy, now, findings: Vec::new() };
+    let mut findings = judged(spec, facts, policy, now).findings;
+    findings.sort();
+    findings.dedup();
+    findings
+}
+
+/// Findings that keep a stack from being deployed as it is, each with the value an exception would have to name (empty where none can be written):
+/// what an operator who takes over a running stack has to decide about.
+pub fn undecided(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<(Finding, String)> {
+    let j = judged(spec, facts, policy, now);
+    let mut pairs: Vec<_> = j.findings.into_iter().zip(j.values).filter(|(f, _)| f.verdict >= Verdict::Approval).collect();
+    pairs.sort();
+    pairs.dedup();
+    pairs
+}
+
+fn judged<'a>(spec: &'a StackSpec, facts: &'a PlanFacts, policy: &'a Policy, now: NaiveDate) -> Judge<'a> {
+    let mut j = Judge { spec, facts, policy, now, findings: Vec::new(), values: Vec::new() };
     ownership::stack(&mut j);
     volumes::stack(&mut j);
     networks::stack(&mut j);
@@ -125,9 +142,7 @@ pub fn judge(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDat
         build::service(&mut j, at);
         lifecycle::service(&mut j, at);
     }
-    j.findings.sort();
-    j.findings.dedup();
-    j.findings
+    j
 }
 
 /// Strictest verdict of findings.
@@ -155,6 +170,8 @@ struct Judge<'a> {
     policy: &'a Policy,
     now: NaiveDate,
     findings: Vec<Finding>,
+    /// Beside each finding the value that broke the rule.
+    values: Vec<String>,
 }
 
 impl<'a> Judge<'a> {
@@ -177,6 +194,8 @@ impl<'a> Judge<'a> {
             None if info.host_root && !value.is_empty() => (verdict, format!("{because} (value: {})", shorten(value))),
             None => (verdict, because),
         };
+        let writable = !rule.starts_with("yaml.");
+        self.values.push(if writable { value.to_owned() } else { String::new() });
         self.findings.push(Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because });
     }
 

@@ -183,7 +183,11 @@ impl Verb for Status {
 
 /// Whether the registered files say the same as what runs.
 async fn files(call: &Call, stack: &StackName) -> Option<String> {
-    call.house.config.settings.stacks.get(stack)?;
+    match prepare::registration(&call.house, stack).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return None,
+        Err(e) => return Some(format!("unknown: {}", redact::line(&e.message, 200))),
+    }
     let source = Source::registered(stack);
     Some(match prepare::deploy(call, &source).await {
         Ok(plan) if plan.is_noop() => "same".into(),
