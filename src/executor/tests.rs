@@ -12,6 +12,8 @@ use crate::planner::{self, PlanInput, Want};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
 
+mod adopt;
+
 struct Rig {
     engine: Arc<FakeEngine>,
     store: Store,

@@ -250,7 +250,7 @@ async fn the_whole_way(home: &Home, stack: &str, dir: &Path) -> Serve {
     assert!(refused.to_string().contains("dockwarden adopt"), "{refused:#}");
     let (code, out, err) = home.run(&["audit", "verify"]).await;
     assert_eq!(code, 0, "{out}{err}");
-    let (_, audit) = run_json(home, &["audit", "--json", "--stack", stack]).await;
+    let (_, audit) = run_json(home, &["audit", "--json", "--of", "ann", "--stack", stack]).await;
     for event in ["adopt_asked", "adopted", "eject_asked", "ejected"] {
         assert!(audit.to_string().contains(event), "{event} is not in the audit log: {audit:#}");
     }
