@@ -14,8 +14,8 @@ use super::context::{Door, Principal};
 use super::error::ErrorCode;
 use super::prepare::{self, Desired, Source};
 use super::{Call, CallError, House, approval, facts, observe, plan_facts, run};
-use crate::executor::render::{self, Rendering, Role};
 use crate::executor::Request;
+use crate::executor::render::{self, Rendering, Role};
 use crate::gate::{self, CallFacts};
 use crate::model::adopted::Adoption;
 use crate::model::config::StackSettingsEntry;
@@ -140,7 +140,8 @@ async fn adopt_now(house: &Arc<House>, asked: &Asked) -> Result<Report, CallErro
         return Ok(report);
     }
     if !report.drift.is_empty() && !asked.accept_drift {
-        let list: Vec<String> = report.drift.iter().take(8).map(|d| format!("{} {}: file {}, runs {}", d.service, d.what, d.file, d.runs)).collect();
+        let list: Vec<String> =
+            report.drift.iter().take(8).map(|d| format!("{} {}: file {}, runs {}", d.service, d.what, d.file, d.runs)).collect();
         let message = format!("the files of {} differ from what runs in {} places: {}", asked.stack, report.drift.len(), list.join("; "));
         let hint = "run `docker compose up -d` or mend the files (a variable of that shell belongs into .env), then adopt it; or repeat with \
                     --accept-drift: the next deploy then makes it as the files say";
@@ -318,7 +319,8 @@ fn number(c: &ContainerDetail) -> u32 {
 fn profiles(desired: &Desired, running: &BTreeMap<String, Vec<&ContainerDetail>>, given: &[String]) -> Option<Vec<String>> {
     let mut chosen: BTreeSet<String> = given.iter().cloned().collect();
     let services = &desired.spec.services;
-    let extra = |profile: &String| services.iter().filter(|(n, s)| s.profiles.contains(profile) && !running.contains_key(n.as_str())).count();
+    let extra =
+        |profile: &String| services.iter().filter(|(n, s)| s.profiles.contains(profile) && !running.contains_key(n.as_str())).count();
     for (name, spec) in services {
         if running.contains_key(name.as_str()) && !spec.active && !spec.profiles.iter().any(|p| chosen.contains(p)) {
             chosen.extend(spec.profiles.iter().min_by_key(|p| extra(p)).cloned());
@@ -394,7 +396,11 @@ fn compare(
 ) -> Result<Vec<Drift>, CallError> {
     let store = &call.house.store;
     let cannot = |why: String| {
-        CallError::new(ErrorCode::Preflight, format!("service {service} cannot be taken over: {why}"), "change the file, then adopt the stack")
+        CallError::new(
+            ErrorCode::Preflight,
+            format!("service {service} cannot be taken over: {why}"),
+            "change the file, then adopt the stack",
+        )
     };
     let joined = made.network_mode.strip_prefix("container:").and_then(|id| EngineName::new(id).ok());
     let operation = OperationId::new("op-adopt").expect("a valid id");

@@ -42,7 +42,8 @@ pub async fn eject(house: &Arc<House>, stack: &StackName, dry_run: bool, by: &Ag
     let registered = prepare::registration(house, stack).await?;
     let everything = observe::stack(house, stack).await?.containers;
     let claim = names::claim(stack);
-    let serves = |c: &&ContainerDetail| c.labels.get(labels::ROLE).is_some_and(|r| r == labels::ROLE_SERVING) && !names::is_retired(&c.name);
+    let serves =
+        |c: &&ContainerDetail| c.labels.get(labels::ROLE).is_some_and(|r| r == labels::ROLE_SERVING) && !names::is_retired(&c.name);
     if let Some(other) = everything.iter().find(|c| c.name != claim.as_str() && !serves(c)) {
         let message = format!("container {} of stack {stack} means nothing to Compose", redact::line(&other.name, 80));
         let hint = "wait for the operation it belongs to, or deploy the stack with strategy handover first";

@@ -161,12 +161,15 @@ mod tests {
                     [format!("op-{name}"), name.to_string()],
                 )?;
                 put_registration(c, &name, &entry, "ann", Utc::now())?;
-                put_object(c, &AdoptedObject {
-                    kind: ObjectKind::Volume,
-                    id: format!("{name}_data"),
-                    stack: name.clone(),
-                    labels: BTreeMap::from([(labels::STACK.into(), name.to_string())]),
-                })
+                put_object(
+                    c,
+                    &AdoptedObject {
+                        kind: ObjectKind::Volume,
+                        id: format!("{name}_data"),
+                        stack: name.clone(),
+                        labels: BTreeMap::from([(labels::STACK.into(), name.to_string())]),
+                    },
+                )
             };
             store.inner.state.write(write).await.unwrap();
         }

@@ -194,7 +194,11 @@ async fn the_whole_way(home: &Home, stack: &str, dir: &Path) -> Serve {
     let serve = Serve::start(home).await;
     let client = Client::stdio(home, "stack-keeper").await;
     let row = stack_row(&client, stack).await;
-    assert_eq!((&row["managed"], &row["release"], &row["state"], &row["files"]), (&json!(true), &json!(1), &json!("running"), &json!("same")), "{row:#}");
+    assert_eq!(
+        (&row["managed"], &row["release"], &row["state"], &row["files"]),
+        (&json!(true), &json!(1), &json!("running"), &json!("same")),
+        "{row:#}"
+    );
     assert_eq!(client.ok("health", json!({"stack": stack})).await["healthy"], json!(true));
     let history = client.ok("history", json!({"stack": stack})).await;
     assert_eq!((&history["releases"][0]["state"], &history["releases"][0]["restorable"]), (&json!("good"), &json!("yes")), "{history:#}");

@@ -115,7 +115,10 @@ fn words(r: &Report) -> String {
         out.push_str(&format!("\n  {} {} {}: {}", f.verdict.as_str(), f.rule, f.path.as_deref().unwrap_or_default(), f.because));
     }
     if !r.policy_lines.is_empty() {
-        out.push_str(&format!("\n\nwithout these lines in policy.toml the next deploy of {} is refused or waits:\n\n{}", r.stack, r.policy_lines));
+        out.push_str(&format!(
+            "\n\nwithout these lines in policy.toml the next deploy of {} is refused or waits:\n\n{}",
+            r.stack, r.policy_lines
+        ));
     }
     out.trim_end().to_owned()
 }

@@ -146,7 +146,8 @@ fn process(p: &Pair<'_>, found: &mut Found) {
 
 fn limits(p: &Pair<'_>, found: &mut Found) {
     let (w, m) = (p.wanted, p.made);
-    let caps = |list: &[String]| -> BTreeSet<String> { list.iter().map(|c| c.to_uppercase().trim_start_matches("CAP_").to_owned()).collect() };
+    let caps =
+        |list: &[String]| -> BTreeSet<String> { list.iter().map(|c| c.to_uppercase().trim_start_matches("CAP_").to_owned()).collect() };
     found.unless("privileged", &w.privileged, &m.privileged);
     found.unless("read_only", &w.read_only, &m.read_only);
     found.unless("cap_add", &caps(&w.cap_add), &caps(&m.cap_add));
@@ -217,7 +218,8 @@ fn mounts(p: &Pair<'_>, found: &mut Found) {
     let of_image: BTreeSet<&str> = p.image.iter().flat_map(|i| &i.volumes).map(String::as_str).collect();
     let plain = |path: &str| if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path.to_owned() };
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
-    for m in p.wanted.mounts.iter().filter(|m| matches!(m.kind, MountKind::Bind | MountKind::Volume) && !files.contains(m.target.as_str())) {
+    for m in p.wanted.mounts.iter().filter(|m| matches!(m.kind, MountKind::Bind | MountKind::Volume) && !files.contains(m.target.as_str()))
+    {
         let source = m.source.as_deref().map_or_else(|| "anonymous volume".to_owned(), plain);
         wanted.insert(plain(&m.target), format!("{source}{}", if m.read_only { ":ro" } else { "" }));
     }

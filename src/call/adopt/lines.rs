@@ -16,7 +16,13 @@ pub(super) fn policy(stack: &StackName, undecided: &[(Finding, String)], today: 
     let mut out = String::new();
     for (finding, value) in undecided {
         let place = finding.path.as_deref().unwrap_or_default();
-        out.push_str(&format!("# {} ({}) {}: {}\n", finding.rule, finding.verdict.as_str(), redact::line(place, 120), redact::line(&finding.because, 300)));
+        out.push_str(&format!(
+            "# {} ({}) {}: {}\n",
+            finding.rule,
+            finding.verdict.as_str(),
+            redact::line(place, 120),
+            redact::line(&finding.because, 300)
+        ));
         if value.is_empty() {
             out.push_str("# no exception can be written for it: change the file, or the rule's level under [rules]\n\n");
             continue;
