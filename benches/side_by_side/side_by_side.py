@@ -1,18 +1,12 @@
 """Docker Compose v2 and dockwarden on the same six-service stack, in turns, in one run. Prints medians, ratios and a table; `--json FILE` keeps the raw
 numbers. Started by run.sh; everything it makes carries the two stacks' names and is removed, also after Ctrl-C."""
 
-import argparse, datetime, json, os, pathlib, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, pathlib, signal, statistics, subprocess, sys, tempfile, time
 
-from stack import Compose, Dockwarden, Failed, Stack, docker, run
+from stack import Compose, Dockwarden, Failed, Stack, docker, free_port, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 SETTLE_S = 5
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def timed(work):

@@ -1,7 +1,7 @@
 """The stack both sides deploy, and the two deployers behind one interface: up, update, kill. Six services in three levels: `store` (a volume) and
 `cache`, then `api` and `worker`, then `web` (published) and `admin`. Every image is the demo's, FROM scratch."""
 
-import json, os, pathlib, shutil, signal, sqlite3, subprocess, time, urllib.error, urllib.request
+import json, os, pathlib, shutil, signal, socket, sqlite3, subprocess, time, urllib.error, urllib.request
 
 # The engine's own check starts after one interval: what a file usually asks for.
 HEALTH_S = 2
@@ -36,6 +36,12 @@ def compose_file(image, port):
         "volumes: {visits: {}}",
         "",
     ])
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 class Failed(Exception):
@@ -162,7 +168,7 @@ class Dockwarden:
             lines = [l for l in agent.read_text().splitlines() if "calls_per_minute" not in l]
             (self.config / "agents" / agent.name).write_text("\n".join(lines) + "\n")
         shutil.copy(source / "agents" / "policy.toml", self.config / "policy.toml")
-        (self.config / "dockwarden.toml").write_text(f'listen = "off"\n[stacks.{stack.name}]\ndir = "{stack.dir}"\n')
+        (self.config / "dockwarden.toml").write_text(f'listen = "127.0.0.1:{free_port()}"\n[stacks.{stack.name}]\ndir = "{stack.dir}"\n')
         self.env = {k: v for k, v in os.environ.items() if k in ("PATH", "DOCKER_HOST", "HOME")}
         self.env |= {"DOCKWARDEN_HOME": str(self.home), "DOCKWARDEN_CONFIG": str(self.config)}
         self.log = open(pathlib.Path(root) / "serve.log", "a")
