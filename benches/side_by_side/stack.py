@@ -183,6 +183,8 @@ class Dockwarden:
             if subprocess.run([self.binary, "health", "--self"], env=self.env, capture_output=True).returncode == 0:
                 return
             time.sleep(0.05)
+        self.serve.kill()
+        self.serve.wait()
         raise Failed("serve does not answer")
 
     def argv(self):

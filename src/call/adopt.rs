@@ -135,6 +135,7 @@ async fn adopt_now(house: &Arc<House>, asked: &Asked) -> Result<Report, CallErro
         return nothing_foreign(house, &asked.stack).await;
     }
     found::unclaimed(house, &asked.stack, &containers).await?;
+    let containers = found::whole(house, &asked.stack).await?;
     let Look { plan, adoption, mut report, call } = look(house, asked, &containers).await?;
     if asked.dry_run {
         return Ok(report);
@@ -310,6 +311,10 @@ fn by_service(details: &[ContainerDetail]) -> BTreeMap<String, Vec<&ContainerDet
     out
 }
 
+fn ours(call: &Call, c: &ContainerDetail) -> bool {
+    c.labels.get(labels::INSTANCE).is_some_and(|i| i == call.house.store.instance())
+}
+
 fn number(c: &ContainerDetail) -> u32 {
     c.labels.get(labels::COMPOSE_NUMBER).and_then(|n| n.parse().ok()).unwrap_or(1)
 }
@@ -372,8 +377,15 @@ impl Gathered {
         }
         let digest = |bytes: &[u8]| store.keyed_digest(bytes);
         for c in list {
-            let made = engine.made_with(&c.id).await?.unwrap_or_default();
             let hash = planner::hash::spec_hash(&desired.spec, service, &c.image_id, &digest);
+            if ours(call, c) {
+                // One that we made says itself what it is; what is to be done about it the plan tells.
+                if c.labels.get(labels::SPEC) != Some(&hash) {
+                    self.differs(name, "container", "another release".into(), redact::line(&c.name, 80));
+                }
+                continue;
+            }
+            let made = engine.made_with(&c.id).await?.unwrap_or_default();
             let differences = compare(call, desired, (service, spec), c, &made, (image.as_ref(), resolved.as_deref()), once)?;
             if !differences.iter().any(|d| d.content) {
                 self.same.insert(c.id.to_string(), hash);

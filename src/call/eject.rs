@@ -3,7 +3,7 @@
 
 use super::adopt::{call, request};
 use super::error::ErrorCode;
-use super::{CallError, House, observe, prepare, run};
+use super::{CallError, House, approval, observe, prepare, run};
 use crate::executor::names;
 use crate::gate;
 use crate::model::config::StackSettingsEntry;
@@ -61,6 +61,9 @@ pub async fn eject(house: &Arc<House>, stack: &StackName, dry_run: bool, by: &Ag
     };
     if dry_run {
         return Ok(out);
+    }
+    if let Some(frozen) = approval::frozen(&house.store).await? {
+        return Err(CallError::new(ErrorCode::Denied, frozen, "lift it with `dockwarden unfreeze`"));
     }
     let call = call(house, by, "eject", stack, record.environment);
     let detail = json!({"release": record.current, "containers": out.containers, "registration": registered});

@@ -270,3 +270,90 @@ impl Engine for Adopted {
         self.inner.prune(permit, what).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::{Behaviour, FakeEngine};
+    use crate::gate::{self, CallFacts};
+    use crate::model::ids::{CallId, StackName};
+    use crate::model::verdict::Verdict;
+
+    fn permit() -> Permit {
+        let facts = CallFacts { agent: "a".into(), tool: "adopt".into(), mutates: true, stack: None, environment: None, service: None };
+        let call = CallId::new("call-1").unwrap();
+        gate::permit(&call, &facts, &gate::operator_decision("ann"), Verdict::Allow, &[], true).unwrap()
+    }
+
+    async fn made(engine: &FakeEngine, name: &str, labels: &[(&str, &str)]) -> EngineName {
+        let mut spec = ContainerSpec::new(EngineName::new(name).unwrap(), ImageRef::new("web:1").unwrap());
+        spec.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        engine.create_container(&permit(), &spec).await.unwrap()
+    }
+
+    fn object(id: &EngineName, labels: &[(&str, &str)]) -> AdoptedObject {
+        AdoptedObject {
+            kind: ObjectKind::Container,
+            id: id.to_string(),
+            stack: StackName::new("shop").unwrap(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn adopted_containers_are_found_by_our_labels_and_given_back_ones_are_not() {
+        let (fake, registry) = (Arc::new(FakeEngine::new()), Arc::new(Registry::default()));
+        fake.add_image("web:1", Behaviour::healthy());
+        let compose = (labels::COMPOSE_PROJECT, "shop");
+        let ours = [(labels::INSTANCE, "me"), (labels::STACK, "shop")];
+        let adopted = made(&fake, "shop-web-1", &[compose]).await;
+        let given_back = made(&fake, "shop-db-1", &[compose, ours[0], ours[1]]).await;
+        let other = made(&fake, "shop-other-1", &[compose]).await;
+        let native = made(&fake, "shop-own-1", &[ours[0], ours[1]]).await;
+        let engine = Adopted::over(fake.clone(), registry.clone());
+        let filter = [labels::filter(labels::INSTANCE, "me"), labels::filter(labels::STACK, "shop")];
+        let names = async |filter: &[String]| {
+            let mut names: Vec<String> = engine.containers(filter).await.unwrap().into_iter().map(|c| c.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&filter).await, ["shop-db-1", "shop-own-1"], "without a registry labels are all there is");
+        registry.set(vec![object(&adopted, &ours), object(&given_back, &[])]);
+        assert_eq!(names(&filter).await, ["shop-own-1", "shop-web-1"]);
+        assert_eq!(names(&[labels::filter(labels::INSTANCE, "another")]).await, Vec::<String>::new());
+        assert_eq!(names(&[]).await.len(), 4, "nothing is hidden from a look at everything");
+        let label = async |id: &EngineName| engine.container(id).await.unwrap().unwrap().labels.get(labels::INSTANCE).cloned();
+        assert_eq!(label(&adopted).await, Some("me".into()));
+        assert_eq!((label(&given_back).await, label(&other).await), (None, None));
+        assert_eq!(label(&native).await, Some("me".into()));
+    }
+
+    #[tokio::test]
+    async fn events_of_adopted_containers_come_once_and_the_stream_ends_when_another_is_adopted() {
+        let (fake, registry) = (Arc::new(FakeEngine::new()), Arc::new(Registry::default()));
+        fake.add_image("web:1", Behaviour::healthy());
+        let compose = (labels::COMPOSE_PROJECT, "shop");
+        let ours = [(labels::INSTANCE, "me"), (labels::STACK, "shop")];
+        let adopted = made(&fake, "shop-web-1", &[compose]).await;
+        // One that we made carries both kinds of labels and matches both streams.
+        let native = made(&fake, "shop-own-1", &[compose, ours[0], ours[1]]).await;
+        let stranger = made(&fake, "shop-x-1", &[compose]).await;
+        registry.set(vec![object(&adopted, &ours)]);
+        let engine = Adopted::over(fake.clone(), registry.clone());
+        let filter = [labels::filter(labels::INSTANCE, "me")];
+        let mut events = engine.events(&filter, None).await.unwrap();
+        for id in [&adopted, &native, &stranger] {
+            engine.start(&permit(), id).await.unwrap();
+        }
+        let seen: Vec<EngineEvent> = events.by_ref().take(2).map(|e| e.unwrap()).collect().await;
+        let mut started: Vec<&EngineName> = seen.iter().map(|e| &e.container).collect();
+        started.sort();
+        let mut expected = vec![&adopted, &native];
+        expected.sort();
+        assert_eq!(started, expected);
+        // Whoever follows opens it again from the last event on; what lies between is not lost.
+        registry.set(vec![object(&adopted, &ours), object(&stranger, &ours)]);
+        assert!(events.next().await.is_none());
+        assert!(seen.iter().all(|e| e.labels.get(labels::STACK).is_some_and(|s| s == "shop")));
+    }
+}

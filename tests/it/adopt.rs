@@ -59,35 +59,42 @@ fn up_by_hand(stack: &str, dir: &Path, image: &str) {
     let (network, volume) = (format!("{stack}_default"), format!("{stack}_visits"));
     docker(&["network", "create", "--label", &project, "--label", "com.docker.compose.network=default", &network]);
     docker(&["volume", "create", "--label", &project, "--label", "com.docker.compose.volume=visits", &volume]);
+    for service in ["store", "api", "web"] {
+        run_service(stack, dir, image, service);
+    }
+}
+
+fn run_service(stack: &str, dir: &Path, image: &str, service: &str) {
+    let project = format!("com.docker.compose.project={stack}");
+    let (network, volume) = (format!("{stack}_default"), format!("{stack}_visits"));
     let version = "com.docker.compose.version=2.26.1";
     let dir_label = format!("com.docker.compose.project.working_dir={}", dir.display());
     let files = format!("com.docker.compose.project.config_files={}", dir.join("compose.yaml").display());
-    for (service, env, more) in [
-        ("store", vec!["ROLE=store", "STORE_VERSION=1"], vec!["--mount".to_owned(), format!("type=volume,src={volume},dst=/data")]),
-        ("api", vec!["ROLE=api", "UPSTREAM=store:8080", "VERSION=1"], vec![]),
-        ("web", vec!["ROLE=web", "UPSTREAM=api:8080", "VERSION=1"], vec!["-p".to_owned(), "127.0.0.1::8080".to_owned()]),
+    let (env, more) = match service {
+        "store" => (vec!["ROLE=store", "STORE_VERSION=1"], vec!["--mount".to_owned(), format!("type=volume,src={volume},dst=/data")]),
+        "api" => (vec!["ROLE=api", "UPSTREAM=store:8080", "VERSION=1"], vec![]),
+        _ => (vec!["ROLE=web", "UPSTREAM=api:8080", "VERSION=1"], vec!["-p".to_owned(), "127.0.0.1::8080".to_owned()]),
+    };
+    let name = format!("{stack}-{service}-1");
+    let of_service = format!("com.docker.compose.service={service}");
+    let mut args = vec!["run", "-d", "--name", &name, "--network", &network, "--network-alias", service, "--restart", "unless-stopped"];
+    args.extend(["--memory", "64m", "--memory-swap", "128m"]);
+    for label in [
+        &project[..],
+        &of_service,
+        &dir_label,
+        &files,
+        version,
+        "com.docker.compose.container-number=1",
+        "com.docker.compose.oneoff=False",
+        "com.docker.compose.config-hash=0123456789abcdef",
     ] {
-        let name = format!("{stack}-{service}-1");
-        let of_service = format!("com.docker.compose.service={service}");
-        let mut args = vec!["run", "-d", "--name", &name, "--network", &network, "--network-alias", service, "--restart", "unless-stopped"];
-        args.extend(["--memory", "64m", "--memory-swap", "128m"]);
-        for label in [
-            &project[..],
-            &of_service,
-            &dir_label,
-            &files,
-            version,
-            "com.docker.compose.container-number=1",
-            "com.docker.compose.oneoff=False",
-            "com.docker.compose.config-hash=0123456789abcdef",
-        ] {
-            args.extend(["--label", label]);
-        }
-        args.extend(env.iter().flat_map(|e| ["--env", *e]));
-        args.extend(more.iter().map(String::as_str));
-        args.push(image);
-        docker(&args);
+        args.extend(["--label", label]);
     }
+    args.extend(env.iter().flat_map(|e| ["--env", *e]));
+    args.extend(more.iter().map(String::as_str));
+    args.push(image);
+    docker(&args);
 }
 
 /// Name, id and start of every container of a project, the claim left out.
@@ -290,6 +297,10 @@ async fn what_differs_is_shown_and_taken_over_only_when_that_is_asked_for() {
         .map(|d| format!("{} {}", d["service"].as_str().unwrap(), d["what"].as_str().unwrap()))
         .collect();
     assert_eq!(drift, ["api environment.VERSION", "web environment.VERSION"], "{look:#}");
+    // `--all` looks at every project of the engine, this one among them.
+    let (_, all) = run_json(&home, &["adopt", "--all", "--dry-run", "--json"]).await;
+    let mine = all["stacks"].as_array().expect("a list").iter().find(|s| s["stack"] == json!(stack)).expect("among all");
+    assert_eq!(mine["drift"], look["stacks"][0]["drift"]);
     let request = |accept: bool| json!({"admin": "adopt", "stack": stack, "accept_drift": accept, "credential": ann});
     let refused = admin(&home, request(false)).await.expect_err("refused");
     assert_eq!(refused["code"], json!("conflict"), "{refused:#}");
@@ -308,6 +319,33 @@ async fn what_differs_is_shown_and_taken_over_only_when_that_is_asked_for() {
         .map(|c| format!("{} {}", c["service"].as_str().unwrap(), c["action"].as_str().unwrap()))
         .collect();
     assert_eq!(actions, ["store unchanged", "api update", "web update"], "{plan:#}");
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn what_compose_makes_anew_of_a_managed_stack_is_taken_over_once_more() {
+    let slot = engine().await;
+    let home = Home::new();
+    let stack = home.stack("again");
+    let dir = project(&home, &stack, &slot.image);
+    up_by_hand(&stack, &dir, &slot.image);
+    let serve = Serve::start(&home).await;
+    let ann = operator(&home).await;
+    let request = json!({"admin": "adopt", "stack": stack, "credential": ann});
+    admin(&home, request.clone()).await.expect("adopted");
+    // Somebody's `docker compose up -d --force-recreate api`: same name, same labels, another container.
+    let api = format!("{stack}-api-1");
+    docker(&["rm", "-f", &api]);
+    run_service(&stack, &dir, &slot.image, "api");
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let refused = client.refused("deploy", json!({"stack": stack})).await;
+    assert!(refused.to_string().contains(&format!("dockwarden adopt {stack}")), "{refused:#}");
+    let before = containers(&stack);
+    let again = admin(&home, request).await.expect("adopted again");
+    assert_eq!((&again["stacks"][0]["state"], &again["stacks"][0]["release"]), (&json!("adopted"), &json!(2)), "{again:#}");
+    assert_eq!(containers(&stack), before);
+    let noop = client.ok("deploy", json!({"stack": stack})).await;
+    assert!(noop["message"].as_str().is_some_and(|m| m.contains("nothing to do")), "{noop:#}");
     serve.stop().await;
 }
 

@@ -252,3 +252,177 @@ fn state(p: &Pair<'_>, found: &mut Found) {
         found.push("state", "running", format!("{:?}", p.seen.state).to_lowercase(), false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineMount, NetworkAttachment, PortBinding};
+    use crate::model::ids::{EngineName, ImageRef};
+    use crate::model::observed::{HealthState, MountInfo, PublishedPort};
+    use crate::model::spec::ServiceNetwork;
+
+    struct Case {
+        service: ServiceName,
+        spec: ServiceSpec,
+        wanted: ContainerSpec,
+        image: ImageInfo,
+        seen: ContainerDetail,
+        made: MadeWith,
+    }
+
+    fn mount(kind: MountKind, source: Option<&str>, target: &str) -> EngineMount {
+        EngineMount {
+            kind,
+            source: source.map(str::to_owned),
+            target: target.into(),
+            read_only: false,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+        }
+    }
+
+    fn has(kind: &str, name: Option<&str>, source: &str, target: &str) -> MountInfo {
+        MountInfo { kind: kind.into(), name: name.map(str::to_owned), source: source.into(), target: target.into(), writable: true }
+    }
+
+    /// A container that is exactly as its file says, as Compose would have made it.
+    fn same() -> Case {
+        let mut wanted = ContainerSpec::new(EngineName::new("w").unwrap(), ImageRef::new("sha256:1").unwrap());
+        wanted.env = vec!["A=1".into(), "LANG=de".into()];
+        wanted.ports = vec![
+            PortBinding { host_ip: String::new(), host_port: Some("8080".into()), container_port: 80, protocol: "tcp".into() },
+            PortBinding { host_ip: "127.0.0.1".into(), host_port: None, container_port: 81, protocol: "tcp".into() },
+        ];
+        wanted.mounts = vec![mount(MountKind::Volume, Some("shop_data"), "/data"), mount(MountKind::Bind, Some("/srv/x"), "/x/")];
+        wanted.networks =
+            vec![NetworkAttachment { network: "shop_default".into(), aliases: vec!["db".into(), "web".into()], ..Default::default() }];
+        wanted.cap_drop = vec!["ALL".into()];
+        wanted.cap_add = vec!["NET_ADMIN".into()];
+        wanted.memory = Some(64);
+        let port =
+            |ip: &str, host_port, container_port| PublishedPort { host_ip: ip.into(), host_port, container_port, protocol: "tcp".into() };
+        let seen = ContainerDetail {
+            id: EngineName::new("c1").unwrap(),
+            name: "shop-web-1".into(),
+            image: "web:1".into(),
+            image_id: "sha256:1".into(),
+            state: RunState::Running,
+            health: HealthState::Healthy,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            restart_count: 0,
+            started_at: None,
+            finished_at: None,
+            labels: BTreeMap::from([("team".into(), "web".into()), ("com.docker.compose.project".into(), "shop".into())]),
+            restart_policy: "unless-stopped".into(),
+            networks: BTreeMap::from([("shop_default".into(), vec!["shop-web-1".into(), "web".into(), "db".into()])]),
+            addresses: BTreeMap::new(),
+            mounts: vec![
+                has("volume", Some("shop_data"), "/var/lib/docker/volumes/shop_data/_data", "/data"),
+                has("bind", None, "/srv/x/", "/x"),
+                has("volume", Some("0a1b"), "/var/lib/docker/volumes/0a1b/_data", "/cache"),
+                has("bind", None, "/srv/secret", "/run/secrets/key"),
+            ],
+            ports: vec![port("0.0.0.0", 8080, 80), port("::", 8080, 80), port("127.0.0.1", 32770, 81)],
+            last_health_output: None,
+            pid: 1,
+            health_test: Some(vec!["CMD".into(), "/check".into()]),
+        };
+        let network = ServiceNetwork { aliases: vec!["db".into()], ..Default::default() };
+        let secret =
+            crate::model::spec::FileMount { source: "key".into(), target: "/run/secrets/key".into(), uid: None, gid: None, mode: None };
+        Case {
+            service: ServiceName::new("web").unwrap(),
+            spec: ServiceSpec {
+                image: Some(ImageRef::new("web:1").unwrap()),
+                restart: Restart::UnlessStopped,
+                labels: BTreeMap::from([("team".into(), "web".into())]),
+                networks: BTreeMap::from([("default".into(), network)]),
+                secrets: vec![secret],
+                ..Default::default()
+            },
+            wanted,
+            image: ImageInfo {
+                id: "sha256:1".into(),
+                tags: vec![],
+                repo_digests: vec![],
+                arch: "amd64".into(),
+                size: 1,
+                created: None,
+                user: String::new(),
+                health_test: Some(vec!["CMD".into(), "/check".into()]),
+                volumes: vec!["/cache".into()],
+                labels: BTreeMap::new(),
+                env: vec!["LANG=en".into(), "HOME=/".into()],
+            },
+            seen,
+            made: MadeWith {
+                env: ["A=1", "LANG=de", "HOME=/", "PATH=/bin"].map(str::to_owned).into(),
+                command: vec!["serve".into()],
+                network_mode: "shop_default".into(),
+                cap_add: vec!["CAP_NET_ADMIN".into()],
+                cap_drop: vec!["ALL".into()],
+                memory: 64,
+                ..Default::default()
+            },
+        }
+    }
+
+    fn differences(case: &Case, resolved: Option<&str>) -> Vec<String> {
+        let hash = |v: &str| format!("h{}", v.len());
+        let pair = Pair {
+            service: &case.service,
+            spec: &case.spec,
+            wanted: &case.wanted,
+            resolved,
+            image: Some(&case.image),
+            seen: &case.seen,
+            made: &case.made,
+            once: false,
+            hash: &hash,
+        };
+        compare(&pair).into_iter().map(|d| format!("{}: {} / {}", d.what, d.file, d.runs)).collect()
+    }
+
+    fn changed(change: impl FnOnce(&mut Case)) -> Vec<String> {
+        let mut case = same();
+        change(&mut case);
+        differences(&case, Some("sha256:1"))
+    }
+
+    #[test]
+    fn what_compose_made_of_the_file_does_not_differ() {
+        assert_eq!(changed(|_| {}), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_thing_that_differs_is_named_and_values_are_not_shown() {
+        let one = |change: fn(&mut Case), expected: &str| assert_eq!(changed(change), [expected]);
+        one(|c| c.wanted.env[0] = "A=secret".into(), "environment.A: set (h6) / set (h1)");
+        one(|c| c.made.env.push("B=x".into()), "environment.B: unset / set (h1)");
+        one(|c| c.wanted.command = Some(vec!["other".into()]), "command: [\"other\"] / [\"serve\"]");
+        one(|c| c.spec.labels.insert("team".into(), "ops".into()).map_or((), drop), "labels.team: ops / web");
+        one(|c| c.spec.restart = Restart::Always, "restart: \"always\" / \"unless-stopped\"");
+        one(|c| c.wanted.memory = None, "mem_limit: 0 / 64");
+        one(|c| c.made.privileged = true, "privileged: false / true");
+        one(|c| c.made.cap_add.clear(), "cap_add: {\"NET_ADMIN\"} / {}");
+        one(|c| c.seen.mounts[0].name = Some("other".into()), "mounts./data: shop_data / other");
+        one(|c| c.seen.mounts[1].writable = false, "mounts./x: /srv/x / /srv/x:ro");
+        one(|c| c.seen.mounts.push(has("bind", None, "/etc", "/etc")), "mounts./etc: nothing / /etc");
+        one(|c| c.seen.networks.values_mut().for_each(|a| a.retain(|a| a != "db")), "networks.default.aliases: db / missing");
+        one(|c| c.seen.networks.clear(), "networks: {\"shop_default\"} / {}");
+        one(|c| c.seen.health_test = None, "healthcheck.test: Some([\"CMD\", \"/check\"]) / None");
+        one(|c| c.seen.state = RunState::Exited, "state: running / exited");
+        one(|c| c.seen.ports.remove(2).host_port = 0, "ports: {\"*:8080->80/tcp\", \"127.0.0.1:any->81/tcp\"} / {\"*:8080->80/tcp\"}");
+    }
+
+    #[test]
+    fn a_tag_that_moved_on_differs_and_so_does_one_that_is_gone() {
+        assert_eq!(differences(&same(), Some("sha256:2")), ["image: web:1 (2) / web:1 (1)"]);
+        assert_eq!(differences(&same(), None), ["image: web:1 (not on the engine) / web:1"]);
+    }
+}

@@ -31,6 +31,16 @@ pub async fn projects(house: &House) -> Result<BTreeMap<String, Vec<ContainerSum
     Ok(found)
 }
 
+/// All containers of a project that serve: also ours, where Compose replaced only some of a stack that is managed here.
+///
+/// # Errors
+/// The engine's.
+pub async fn whole(house: &House, stack: &StackName) -> Result<Vec<ContainerSummary>, CallError> {
+    let mut found = house.engine.containers(&[labels::filter(labels::COMPOSE_PROJECT, stack.as_str())]).await?;
+    found.retain(|c| !one_off(c) && !names::is_retired(&c.name));
+    Ok(found)
+}
+
 /// Made by `docker compose run`.
 pub fn one_off(c: &ContainerSummary) -> bool {
     c.labels.get(labels::COMPOSE_ONEOFF).is_some_and(|v| v.eq_ignore_ascii_case("true"))
@@ -64,7 +74,8 @@ pub async fn unclaimed(house: &House, stack: &StackName, containers: &[Container
 /// `Preflight` when it was deployed from standard input, or its directory or files are gone, out of sight or elsewhere.
 pub fn entry(config: &Config, stack: &StackName, containers: &[ContainerSummary]) -> Result<StackSettingsEntry, CallError> {
     let gone = |message: String, hint: &str| refuse(ErrorCode::Preflight, message, hint);
-    let newest = containers.iter().max_by_key(|c| c.created);
+    // Ours do not say: it was not from these files that Compose made them.
+    let newest = containers.iter().filter(|c| c.labels.contains_key(CONFIG_FILES)).max_by_key(|c| c.created);
     let label = |key: &str| newest.and_then(|c| c.labels.get(key)).map(String::as_str).unwrap_or_default();
     let list = |key: &str| label(key).split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect::<Vec<_>>();
     let (dir, files) = (label(WORKING_DIR), list(CONFIG_FILES));

@@ -1,6 +1,6 @@
 //! What of a project becomes ours: its containers, and the networks and volumes that Compose made for it, as rows of the registry.
 
-use super::number;
+use super::{number, ours};
 use crate::call::prepare::Desired;
 use crate::call::{Call, CallError};
 use crate::model::adopted::{AdoptedObject, ObjectKind};
@@ -55,7 +55,7 @@ pub(super) fn rows(
         ])
     };
     let object = |kind, id: &str, labels| AdoptedObject { kind, id: id.to_owned(), stack: stack.clone(), labels };
-    let containers = details.iter().map(|c| {
+    let containers = details.iter().filter(|c| !ours(call, c)).map(|c| {
         let mut own = base();
         own.extend([
             (labels::SERVICE.to_owned(), c.labels.get(labels::COMPOSE_SERVICE).cloned().unwrap_or_default()),
