@@ -268,8 +268,7 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
     gathered.drift.sort();
     let facts = plan_facts::gather(&call, &plan, &observed, None, &desired.facts).await?;
     let (policy, today) = (&call.rulebook.policy, call.now.date_naive());
-    let findings = gate::plan::judge(&plan.desired, &facts, policy, today);
-    let undecided = gate::plan::undecided(&plan.desired, &facts, policy, today);
+    let weighed = gate::plan::weigh(&plan.desired, &facts, policy, today);
     let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
     let services = by_service.iter().map(|(service, list)| ServiceRow {
         service: redact::line(service, 63),
@@ -286,8 +285,8 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
         networks,
         volumes,
         drift: gathered.drift,
-        findings,
-        policy_lines: lines::policy(stack, &undecided, today),
+        policy_lines: lines::policy(stack, &weighed, today),
+        findings: weighed.into_iter().map(|w| w.finding).collect(),
         config_lines: lines::config(stack, &entry),
         files: entry.clone(),
     };

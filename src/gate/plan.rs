@@ -103,26 +103,25 @@ pub struct BindFact {
     pub kind: Option<PathKind>,
 }
 
+/// A finding with the value that was judged: what an operator who approves the finding approves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weighed {
+    /// The finding.
+    pub finding: Finding,
+    /// The judged value, e.g. a host path; never a secret.
+    pub value: String,
+}
+
 /// Judges a plan. Findings are sorted and without doubles; the plan's verdict is their strictest.
 pub fn judge(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<Finding> {
-    let mut findings = judged(spec, facts, policy, now).findings;
-    findings.sort();
+    let mut findings: Vec<Finding> = weigh(spec, facts, policy, now).into_iter().map(|w| w.finding).collect();
     findings.dedup();
     findings
 }
 
-/// Findings that keep a stack from being deployed as it is, each with the value an exception would have to name (empty where none can be written):
-/// what an operator who takes over a running stack has to decide about.
-pub fn undecided(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<(Finding, String)> {
-    let j = judged(spec, facts, policy, now);
-    let mut pairs: Vec<_> = j.findings.into_iter().zip(j.values).filter(|(f, _)| f.verdict >= Verdict::Approval).collect();
-    pairs.sort();
-    pairs.dedup();
-    pairs
-}
-
-fn judged<'a>(spec: &'a StackSpec, facts: &'a PlanFacts, policy: &'a Policy, now: NaiveDate) -> Judge<'a> {
-    let mut j = Judge { spec, facts, policy, now, findings: Vec::new(), values: Vec::new() };
+/// Judges a plan and tells with each finding which value was judged. Sorted and without doubles.
+pub fn weigh(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDate) -> Vec<Weighed> {
+    let mut j = Judge { spec, facts, policy, now, findings: Vec::new() };
     ownership::stack(&mut j);
     volumes::stack(&mut j);
     networks::stack(&mut j);
@@ -142,7 +141,9 @@ fn judged<'a>(spec: &'a StackSpec, facts: &'a PlanFacts, policy: &'a Policy, now
         build::service(&mut j, at);
         lifecycle::service(&mut j, at);
     }
-    j
+    j.findings.sort();
+    j.findings.dedup();
+    j.findings
 }
 
 /// Strictest verdict of findings.
@@ -169,9 +170,7 @@ struct Judge<'a> {
     facts: &'a PlanFacts,
     policy: &'a Policy,
     now: NaiveDate,
-    findings: Vec<Finding>,
-    /// Beside each finding the value that broke the rule.
-    values: Vec<String>,
+    findings: Vec<Weighed>,
 }
 
 impl<'a> Judge<'a> {
@@ -194,9 +193,8 @@ impl<'a> Judge<'a> {
             None if info.host_root && !value.is_empty() => (verdict, format!("{because} (value: {})", shorten(value))),
             None => (verdict, because),
         };
-        let writable = !rule.starts_with("yaml.");
-        self.values.push(if writable { value.to_owned() } else { String::new() });
-        self.findings.push(Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because });
+        let finding = Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because };
+        self.findings.push(Weighed { finding, value: value.to_owned() });
     }
 
     /// `hit` for a service.

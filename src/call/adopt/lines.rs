@@ -1,8 +1,9 @@
 //! What an operator would write: exceptions for policy.toml, the registration for dockwarden.toml. Pure.
 
+use crate::gate::plan::Weighed;
 use crate::model::config::StackSettingsEntry;
 use crate::model::ids::StackName;
-use crate::model::verdict::Finding;
+use crate::model::verdict::Verdict;
 use crate::redact;
 use serde_json::json;
 
@@ -12,9 +13,9 @@ fn quoted(text: &str) -> String {
 }
 
 /// The exceptions an operator would write, as lines for policy.toml; what no exception can lift is a comment.
-pub(super) fn policy(stack: &StackName, undecided: &[(Finding, String)], today: chrono::NaiveDate) -> String {
+pub(super) fn policy(stack: &StackName, weighed: &[Weighed], today: chrono::NaiveDate) -> String {
     let mut out = String::new();
-    for (finding, value) in undecided {
+    for Weighed { finding, value } in weighed.iter().filter(|w| w.finding.verdict >= Verdict::Approval) {
         let place = finding.path.as_deref().unwrap_or_default();
         out.push_str(&format!(
             "# {} ({}) {}: {}\n",
@@ -23,7 +24,7 @@ pub(super) fn policy(stack: &StackName, undecided: &[(Finding, String)], today: 
             redact::line(place, 120),
             redact::line(&finding.because, 300)
         ));
-        if value.is_empty() {
+        if value.is_empty() || finding.rule.starts_with("yaml.") {
             out.push_str("# no exception can be written for it: change the file, or the rule's level under [rules]\n\n");
             continue;
         }

@@ -13,8 +13,14 @@ fn lines_for_the_policy_name_the_value_and_leave_the_reason_to_the_operator() {
         path: Some("services.web.volumes[0]".into()),
         because: "it leads out".into(),
     };
-    let undecided = [(finding("bind.outside", Some("web")), "/etc/\"ssl\"".to_owned()), (finding("yaml.alias", None), String::new())];
-    let text = lines::policy(&stack, &undecided, NaiveDate::from_ymd_opt(2030, 1, 31).unwrap());
+    let weighed = |finding, value: &str| gate::plan::Weighed { finding, value: value.to_owned() };
+    let warned = Finding { verdict: Verdict::Warn, ..finding("image.latest", Some("web")) };
+    let findings = [
+        weighed(finding("bind.outside", Some("web")), "/etc/\"ssl\""),
+        weighed(finding("yaml.alias", None), "x"),
+        weighed(warned, "web:latest"),
+    ];
+    let text = lines::policy(&stack, &findings, NaiveDate::from_ymd_opt(2030, 1, 31).unwrap());
     assert_eq!(
         text,
         "# bind.outside (deny) services.web.volumes[0]: it leads out\n[[exceptions]]\nrule = \"bind.outside\"\nstack = \"shop\"\nservice = \"web\"\n\
