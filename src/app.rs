@@ -119,6 +119,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
     let store = Store::open(&config.home, &config.memory).await?;
     let (engine, endpoint) = engine(&config)?;
+    let engine: Arc<dyn Engine> = crate::engine::adopted::Adopted::over(engine, store.registry());
     match container::path_map(engine.as_ref(), &endpoint).await {
         Ok(map) => config.path_map = map,
         Err(e) => {

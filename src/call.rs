@@ -1,12 +1,14 @@
 //! The one line every call takes, whatever door it came in by: identity, tool, gate, audit, plan, gate, approval, executor, audit, reply.
 
 mod accepted;
+pub mod adopt;
 pub mod approval;
 pub mod compose_files;
 pub mod context;
 pub mod data;
 pub mod data_plan;
 pub mod dispatch;
+pub mod eject;
 pub mod error;
 pub mod facts;
 pub mod git;

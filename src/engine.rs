@@ -1,6 +1,7 @@
 //! The engine port: what a container engine must do for us, and nothing more. Reads are free; every method that changes the world
 //! takes a [`Permit`], which only the gate can make. Deliberately absent: anything about stacks, releases or policy.
 
+pub mod adopted;
 pub mod docker;
 pub mod fake;
 
@@ -389,6 +390,8 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn containers(&self, labels: &[String]) -> EngineResult<Vec<ContainerSummary>>;
     /// A container, or `None` when there is none of that name or id.
     async fn container(&self, id: &EngineName) -> EngineResult<Option<ContainerDetail>>;
+    /// What a container was made with, as far as a compose file can say it; `None` when there is none of that name or id.
+    async fn made_with(&self, id: &EngineName) -> EngineResult<Option<MadeWith>>;
     /// An image, or `None` when it is not on the engine.
     async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>>;
     /// All images.

@@ -1,6 +1,7 @@
 //! The imperative shell: the only code that changes the world. Runs a plan as a durable operation of journaled steps.
 
 mod acts;
+mod adopt;
 mod apply;
 pub mod backup;
 mod checks;
@@ -47,6 +48,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// An adoption makes a few tags and one container.
+const ADOPT_WITHIN: Duration = Duration::from_secs(120);
 
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]

@@ -155,6 +155,19 @@ pub fn permit(
     Ok(Permit { call: call.clone(), agent: facts.agent.clone(), tool: facts.tool.clone(), stack: facts.stack.clone() })
 }
 
+/// The decision about what an operator does at the terminal (`adopt`, `eject`), its passphrase checked by the door: allowed, and recorded as such.
+/// Agents never get here: these acts are no tools.
+pub fn operator_decision(operator: &str) -> Decision {
+    let finding = Finding {
+        rule: "operator".into(),
+        verdict: Verdict::Allow,
+        service: None,
+        path: None,
+        because: format!("operator {operator} asked for it at the terminal"),
+    };
+    Decision { verdict: Verdict::Allow, findings: vec![finding], limits: vec![], approval: None, hint: None }
+}
+
 /// Gives a permit to go on with an operation that a permit once started and a restart interrupted: taking it over is not a new
 /// decision, leaving it half-done is never right.
 pub fn permit_takeover(op: &crate::model::operation::Operation) -> Permit {

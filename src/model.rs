@@ -1,6 +1,7 @@
 //! Plain data shared by every layer: what a stack is, what a plan says, what an agent may do.
 //! No I/O, no clocks, no policy: types, their validation and their wire forms only.
 
+pub mod adopted;
 pub mod agent;
 pub mod config;
 pub mod front;

@@ -2,6 +2,7 @@
 //! with group commit (`synchronous=FULL`), readers beside it. Deliberately absent: decisions.
 
 pub mod accepted;
+pub mod adopted;
 pub mod approval;
 pub mod audit;
 pub mod backup;
@@ -113,6 +114,8 @@ struct Inner {
     keys: seal::Keys,
     state: Arc<Database>,
     audit: Arc<Database>,
+    /// What was adopted, as the engine is shown with it.
+    registry: Arc<crate::engine::adopted::Registry>,
     memory_root: PathBuf,
     memories: tokio::sync::Mutex<Memories>,
     projection: tokio::sync::Mutex<Projection>,
@@ -162,6 +165,8 @@ impl Store {
         let path = home.join("state.db");
         let conn = migrate::open(&path, &migrate::STATE)?;
         let (instance, keys) = seal::identify(&conn, &home).map_err(|e| e.named(&path))?;
+        let registry = Arc::new(crate::engine::adopted::Registry::default());
+        registry.set(adopted::objects(&conn).map_err(|e| e.named(&path))?);
         drop(conn);
         let state = Database::open(&path, &migrate::STATE)?;
         let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT)?;
@@ -170,6 +175,7 @@ impl Store {
             keys,
             state,
             audit,
+            registry,
             memory_root,
             memories: tokio::sync::Mutex::default(),
             projection: tokio::sync::Mutex::default(),

@@ -1,11 +1,13 @@
 //! The command line: one file per family of commands, the doc comment of an argument struct is its help. Tools are reached over the
 //! supervisor's socket, the same line as MCP. Deliberately absent: anything a tool does.
 
+pub mod adopt;
 pub mod agents;
 pub mod approvals;
 pub mod audit;
 pub mod data;
 pub mod doctor;
+pub mod eject;
 pub mod front;
 pub mod init;
 pub mod observe;
@@ -93,6 +95,10 @@ pub enum Command {
     Restore(data::RestoreArgs),
     /// Remove what is no longer used (never volumes).
     Prune(data::PruneArgs),
+    /// Take over a stack that Compose deployed.
+    Adopt(adopt::AdoptArgs),
+    /// Give a stack back to plain Compose.
+    Eject(eject::EjectArgs),
     /// See and decide what waits for a person.
     Approvals(approvals::ApprovalsArgs),
     /// The people who may approve.
@@ -239,6 +245,8 @@ fn run(cli: Cli) -> CliResult {
                 Command::Backups(args) => data::backups(global, args).await,
                 Command::Restore(args) => data::restore(global, args).await,
                 Command::Prune(args) => data::prune(global, args).await,
+                Command::Adopt(args) => adopt::adopt(global, args).await,
+                Command::Eject(args) => eject::eject(global, args).await,
                 Command::Approvals(args) => approvals::approvals(global, args).await,
                 Command::Operators(args) => approvals::operators(global, args).await,
                 Command::Freeze(args) => approvals::freeze(global, args).await,

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod client;
 pub mod credential;
+pub mod handover;
 pub mod peer;
 pub mod wire;
 

@@ -56,7 +56,7 @@ pub fn unread(call: &Call, tool: &str) -> CallFacts {
     CallFacts { agent, tool, mutates: false, preview: false, stack: None, environment: None, service: None }
 }
 
-async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> Result<String, CallError> {
+pub(super) async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> Result<String, CallError> {
     let policy = &call.rulebook.policy;
     let registered = call.house.config.settings.stacks.get(stack).and_then(|s| s.environment.clone());
     let settled = match registered {

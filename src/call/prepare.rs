@@ -3,10 +3,10 @@
 
 use super::data_plan::{self, DataChoice};
 use super::error::ErrorCode;
-use super::{Call, CallError, accepted, compose_files, git, observe, plan_facts};
+use super::{Call, CallError, House, accepted, compose_files, git, observe, plan_facts};
 use crate::compose::{self, LoadInput};
 use crate::gate;
-use crate::model::config::Config;
+use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ImageIdentity, ImageInfo};
@@ -49,14 +49,14 @@ impl Source {
 }
 
 /// A stack as it shall be, with what is known of where it came from.
-struct Desired {
-    spec: StackSpec,
+pub(super) struct Desired {
+    pub(super) spec: StackSpec,
     images: BTreeMap<ServiceName, ImageIdentity>,
     content_of: Option<u32>,
-    project_dir: Option<String>,
-    git: Option<GitState>,
-    facts: plan_facts::Texts,
-    restore: Vec<PlannedRestore>,
+    pub(super) project_dir: Option<String>,
+    pub(super) git: Option<GitState>,
+    pub(super) facts: plan_facts::Texts,
+    pub(super) restore: Vec<PlannedRestore>,
 }
 
 /// Plans a deploy of what the caller gave, of the registered directory, or of the current release with other images.
@@ -195,7 +195,7 @@ pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan
     planned(call, stack, None, Some(want), new_id()).await
 }
 
-fn new_id() -> PlanId {
+pub(super) fn new_id() -> PlanId {
     PlanId::new(format!("plan-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric")
 }
 
@@ -298,8 +298,26 @@ fn judged(plan: &mut Plan, findings: Vec<Finding>) {
     plan.verdict = plan.findings.iter().map(|f| f.verdict).max().unwrap_or_default();
 }
 
+/// Where a stack's files are: as the operator wrote it down in dockwarden.toml, else as it was adopted.
+///
+/// # Errors
+/// The store's.
+pub async fn registration(house: &House, stack: &StackName) -> Result<Option<StackSettingsEntry>, CallError> {
+    match house.config.settings.stacks.get(stack) {
+        Some(entry) => Ok(Some(entry.clone())),
+        None => Ok(house.store.registration(stack).await?),
+    }
+}
+
 async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError> {
-    let (config, quotas, source) = (call.house.config.clone(), call.rulebook.policy.quotas.clone(), source.clone());
+    let entry = registration(&call.house, &source.stack).await?;
+    load_from(call, source, entry).await
+}
+
+/// Loads a source with the stack registered as given.
+pub(super) async fn load_from(call: &Call, source: &Source, entry: Option<StackSettingsEntry>) -> Result<Option<Desired>, CallError> {
+    let (mut config, quotas, source) = (call.house.config.clone(), call.rulebook.policy.quotas.clone(), source.clone());
+    config.settings.stacks.extend(entry.map(|e| (source.stack.clone(), e)));
     // Reads files and parses texts of up to a megabyte: off the threads that serve other calls.
     let loaded = tokio::task::spawn_blocking(move || {
         let Some(bundle) = compose_files::bundle(&config, &source)? else { return Ok(None) };
@@ -392,7 +410,7 @@ async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTre
     Ok(wanted.into_iter().zip(found).map(|((name, reference), found)| (name, identity(reference, found))).collect())
 }
 
-fn identity(reference: ImageRef, found: Option<ImageInfo>) -> ImageIdentity {
+pub(super) fn identity(reference: ImageRef, found: Option<ImageInfo>) -> ImageIdentity {
     let Some(image) = found else { return ImageIdentity { reference, id: None, repo_digest: None } };
     // The repository without tag and digest; a port of the registry is no tag.
     let text = reference.as_str().split('@').next().unwrap_or_default();
@@ -424,13 +442,19 @@ async fn on_hand(call: &Call, release: &Release) -> Result<BTreeMap<ServiceName,
 
 /// A Compose project of that name that someone else runs is never taken over by accident.
 async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError> {
-    let foreign = observe::unmanaged(&call.house, Some(stack)).await?;
+    let mut foreign = observe::unmanaged(&call.house, Some(stack)).await?;
+    // What `docker compose run` left stands in nobody's way.
+    foreign.retain(|c| !super::adopt::one_off(c));
     let Some(first) = foreign.first() else { return Ok(()) };
-    let owner = if first.labels.contains_key(labels::INSTANCE) { "another dockwarden" } else { "someone else" };
+    let (owner, hint) = if first.labels.contains_key(labels::INSTANCE) {
+        ("another dockwarden", "choose another stack name, or have that project removed first by whoever runs it".to_owned())
+    } else {
+        let hint = format!("an operator takes it over with `dockwarden adopt {stack}` (nothing is restarted); or choose another stack name");
+        ("someone else", hint)
+    };
     let message =
         format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
-    Err(CallError::new(ErrorCode::Conflict, message, "choose another stack name, or have that project removed first by whoever runs it")
-        .field("stack"))
+    Err(CallError::new(ErrorCode::Conflict, message, hint).field("stack"))
 }
 
 fn binds_exist(call: &Call, spec: &StackSpec, facts: &gate::plan::PlanFacts) -> Result<(), CallError> {
@@ -484,7 +508,7 @@ pub fn no_service<'a>(stack: &StackName, service: &ServiceName, known: impl Iter
     CallError::new(ErrorCode::NotFound, format!("stack {stack} has no service {service}"), hint).field("service")
 }
 
-fn plan_error(e: &PlanError) -> CallError {
+pub(super) fn plan_error(e: &PlanError) -> CallError {
     match e {
         PlanError::NotDeployed(stack) => not_deployed(stack),
         PlanError::NoService { stack, service, known } => no_service(stack, service, known.iter()),

@@ -139,7 +139,7 @@ impl Run {
     }
 
     /// What follows a halt: undo where there is something to undo, then the matching state.
-    async fn end(&self, halt: Halt) -> Result<(), StoreError> {
+    pub(super) async fn end(&self, halt: Halt) -> Result<(), StoreError> {
         let (state, message, evidence) = match halt {
             Halt::Interrupted(why) => {
                 tracing::warn!(operation = %self.id, %why, "operation interrupted; the next start takes it over");

@@ -14,6 +14,8 @@ use crate::planner::{self, PlanInput, Want};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
 
+mod adopt;
+
 pub(super) struct Rig {
     pub(super) engine: Arc<FakeEngine>,
     pub(super) store: Store,

@@ -151,6 +151,38 @@ pub struct ContainerDetail {
     pub health_test: Option<Vec<String>>,
 }
 
+/// What a container was made with, where [`ContainerDetail`] does not tell it: to compare a container someone else made with a file. Values the
+/// image gave are among them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct MadeWith {
+    /// `KEY=value`, the image's included.
+    pub env: Vec<String>,
+    /// Command, the image's when it was made without.
+    pub command: Vec<String>,
+    /// Entrypoint, the image's when it was made without.
+    pub entrypoint: Vec<String>,
+    /// User, empty for the image's own default.
+    pub user: String,
+    /// Working directory.
+    pub working_dir: String,
+    /// `bridge`, `host`, `none`, `container:<id>` or the primary network.
+    pub network_mode: String,
+    /// Privileged.
+    pub privileged: bool,
+    /// Read-only root file system.
+    pub read_only: bool,
+    /// Capabilities added.
+    pub cap_add: Vec<String>,
+    /// Capabilities dropped.
+    pub cap_drop: Vec<String>,
+    /// Memory limit in bytes, 0 for none.
+    pub memory: u64,
+    /// CPU limit in billionths, 0 for none.
+    pub nano_cpus: u64,
+    /// Process limit, 0 or less for none.
+    pub pids: i64,
+}
+
 /// A mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountInfo {

@@ -23,6 +23,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/01-base/up.sql"),
         include_str!("../../migrations/state/02-accepted/up.sql"),
         include_str!("../../migrations/state/03-backup-tags/up.sql"),
+        include_str!("../../migrations/state/04-adopted/up.sql"),
     ],
 };
 /// `audit.db`.

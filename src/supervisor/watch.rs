@@ -25,7 +25,8 @@ pub enum Wake {
 
 /// Pause before the stream is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
-/// A stop by hand reads `kill`, `die`, `stop`; a kill ends with `die`. After a `die` that follows a `kill` we wait so long for the `stop`.
+/// A stop by hand reads `kill`, `die`, `stop` (engines of API 1.45: `kill`, `stop`, `die`); a kill ends with `die`. After a `die` that follows a `kill`
+/// we wait so long for the `stop`.
 const STOP_FOLLOWS: Duration = Duration::from_millis(500);
 
 /// Follows events of our own containers until `shutdown`.

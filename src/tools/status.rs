@@ -183,8 +183,11 @@ impl Verb for Status {
 
 /// Whether the registered files say the same as what runs.
 async fn files(call: &Call, stack: &StackName) -> Option<String> {
-    call.house.config.settings.stacks.get(stack)?;
-    Some(prepare::compared(call, stack).await)
+    match prepare::registration(&call.house, stack).await {
+        Ok(Some(_)) => Some(prepare::compared(call, stack).await),
+        Ok(None) => None,
+        Err(e) => Some(format!("unknown: {}", redact::line(&e.message, 200))),
+    }
 }
 
 fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool) -> &'static str {

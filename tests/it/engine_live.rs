@@ -216,7 +216,11 @@ async fn life_of_a_container() {
             assert_eq!((&event.container, &event.labels), (&id, &g.labels()));
             seen.push(event.action);
         }
-        assert_eq!(seen, ["start", "kill", "die", "stop", "start", "kill", "die", "destroy"]);
+        // An engine of API 1.41 says `stop` after `die`, one of 1.45 before it.
+        let stop = seen.iter().position(|a| a == "stop").unwrap();
+        assert!(matches!(stop, 2 | 3), "{seen:?}");
+        seen.remove(stop);
+        assert_eq!(seen, ["start", "kill", "die", "start", "kill", "die", "destroy"]);
     })
     .await;
 }

@@ -3,6 +3,7 @@
 // An unwrap that fails is a failed test, in a helper as in a test.
 #![allow(clippy::unwrap_used)]
 
+mod adopt;
 mod container;
 mod crash;
 mod data;

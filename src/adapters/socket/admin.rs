@@ -2,6 +2,7 @@
 //! operator's passphrase, checked here. Deliberately absent: what an approval leads to (`call::approval`).
 
 use super::credential;
+use super::handover;
 use super::peer::{Peer, WARDEN};
 use super::wire::{Admin, Credential};
 use crate::adapters::Doors;
@@ -73,6 +74,14 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         }
         Admin::OperatorAdd { name, passphrase, credential } => operator_add(house, &name, passphrase, credential.as_ref()).await,
         Admin::Token { agent, revoke, credential } => token(house, &agent, revoke, credential.as_ref()).await,
+        Admin::Adopt { stack, dry_run, accept_drift, environment, credential } => {
+            let by = deciding(house, dry_run, credential.as_ref()).await?;
+            handover::adopt(house, stack.as_deref(), handover::How { dry_run, accept_drift, environment, by }).await
+        }
+        Admin::Eject { stack, dry_run, credential } => {
+            let by = deciding(house, dry_run, credential.as_ref()).await?;
+            handover::eject(house, &stack, dry_run, &by).await
+        }
         Admin::AuditVerify => {
             let report = house.store.audit_verify().await?;
             let text = if report.problems.is_empty() {
@@ -194,6 +203,19 @@ async fn verified(house: &Arc<House>, credential: &Credential) -> Result<String,
         "the operator or the passphrase is wrong",
         "make an operator with `dockwarden operators add NAME`, then type its passphrase",
     ))
+}
+
+/// Who decides about a stack: an operator. A look is the home's owner's.
+async fn deciding(house: &Arc<House>, look: bool, credential: Option<&Credential>) -> Result<String, CallError> {
+    match credential {
+        Some(credential) => verified(house, credential).await,
+        None if look => Ok("home-owner".into()),
+        None => Err(denied(
+            "this needs an operator's passphrase",
+            "run it at a terminal: it is typed there, never passed as an argument or variable; `dockwarden operators add NAME` makes an operator",
+        )
+        .field("credential")),
+    }
 }
 
 struct Authorised {

@@ -144,6 +144,35 @@ pub enum Admin {
         #[serde(default)]
         credential: Option<Credential>,
     },
+    /// Takes stacks over from Compose.
+    Adopt {
+        /// Which; all that could be when absent.
+        #[serde(default)]
+        stack: Option<String>,
+        /// Only look.
+        #[serde(default)]
+        dry_run: bool,
+        /// Go on although the files differ from what runs.
+        #[serde(default)]
+        accept_drift: bool,
+        /// Environment.
+        #[serde(default)]
+        environment: Option<String>,
+        /// Who says so; a look needs none.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// Gives a stack back to Compose.
+    Eject {
+        /// Which.
+        stack: String,
+        /// Only look.
+        #[serde(default)]
+        dry_run: bool,
+        /// Who says so; a look needs none.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
     /// Checks the audit log.
     AuditVerify,
     /// Where the backup repository is and the key to open it with any restic.

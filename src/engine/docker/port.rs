@@ -121,6 +121,10 @@ impl Engine for DockerEngine {
         found.map(show::detail).transpose()
     }
 
+    async fn made_with(&self, id: &EngineName) -> EngineResult<Option<MadeWith>> {
+        Ok(absent_is_none(self.call("container", READ, self.docker.inspect_container(id.as_str(), None)).await)?.map(show::made_with))
+    }
+
     async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>> {
         Ok(absent_is_none(self.call("image", READ, self.docker.inspect_image(image.as_str())).await)?.map(show::image))
     }

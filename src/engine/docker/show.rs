@@ -160,6 +160,26 @@ pub(super) fn detail(c: ContainerInspectResponse) -> EngineResult<ContainerDetai
     })
 }
 
+/// What a container was made with.
+pub(super) fn made_with(c: ContainerInspectResponse) -> MadeWith {
+    let (config, host) = (c.config.unwrap_or_default(), c.host_config.unwrap_or_default());
+    MadeWith {
+        env: config.env.unwrap_or_default(),
+        command: config.cmd.unwrap_or_default(),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
+        working_dir: config.working_dir.unwrap_or_default(),
+        network_mode: host.network_mode.unwrap_or_default(),
+        privileged: host.privileged.unwrap_or(false),
+        read_only: host.readonly_rootfs.unwrap_or(false),
+        cap_add: host.cap_add.unwrap_or_default(),
+        cap_drop: host.cap_drop.unwrap_or_default(),
+        memory: unsigned(host.memory),
+        nano_cpus: unsigned(host.nano_cpus),
+        pids: host.pids_limit.unwrap_or(0),
+    }
+}
+
 fn run_state(s: &ContainerState) -> EngineResult<RunState> {
     match s.status {
         Some(ContainerStateStatusEnum::CREATED) => Ok(RunState::Created),

@@ -36,6 +36,27 @@ impl Container {
         }
     }
 
+    /// What it was made with.
+    pub fn made_with(&self) -> MadeWith {
+        let s = &self.spec;
+        let own = |line: &str| s.env.iter().any(|e| e.split('=').next() == line.split('=').next());
+        MadeWith {
+            env: self.behaviour.env.iter().filter(|e| !own(e)).chain(&s.env).cloned().collect(),
+            command: s.command.clone().unwrap_or_default(),
+            entrypoint: s.entrypoint.clone().unwrap_or_default(),
+            user: s.user.clone().unwrap_or_default(),
+            working_dir: s.working_dir.clone().unwrap_or_default(),
+            network_mode: s.network_mode.clone().or(s.networks.first().map(|n| n.network.clone())).unwrap_or_default(),
+            privileged: s.privileged,
+            read_only: s.read_only,
+            cap_add: s.cap_add.clone(),
+            cap_drop: s.cap_drop.clone(),
+            memory: s.memory.unwrap_or(0),
+            nano_cpus: s.nano_cpus.unwrap_or(0),
+            pids: s.pids.unwrap_or(0),
+        }
+    }
+
     /// Its detail.
     pub fn detail(&self) -> ContainerDetail {
         let wanted = self.spec.ports.iter().map(|p| PublishedPort {

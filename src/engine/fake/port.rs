@@ -40,6 +40,10 @@ impl Engine for FakeEngine {
         self.read("container", |w| Ok(w.find(id.as_str()).map(|c| c.detail())))
     }
 
+    async fn made_with(&self, id: &EngineName) -> EngineResult<Option<MadeWith>> {
+        self.read("made_with", |w| Ok(w.find(id.as_str()).map(|c| c.made_with())))
+    }
+
     async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>> {
         self.read("image", |w| Ok(w.image(image.as_str()).map(|i| i.info())))
     }

@@ -3,6 +3,7 @@
 
 use super::world::{Container, World, matches};
 use crate::model::ids::EngineName;
+use crate::model::labels;
 use crate::model::observed::{EngineEvent, PublishedPort};
 
 const STACK: &str = "dockwarden.stack";
@@ -49,7 +50,9 @@ impl World {
 }
 
 fn same_service(a: &Container, b: &Container) -> bool {
-    let of = |c: &Container| Some((c.spec.labels.get(STACK)?.clone(), c.spec.labels.get(SERVICE)?.clone()));
+    // One that Compose made carries only Compose's labels, a canary only ours.
+    let either = |c: &Container, ours: &str, composes: &str| c.spec.labels.get(ours).or_else(|| c.spec.labels.get(composes)).cloned();
+    let of = |c: &Container| Some((either(c, STACK, labels::COMPOSE_PROJECT)?, either(c, SERVICE, labels::COMPOSE_SERVICE)?));
     of(a).is_some() && of(a) == of(b)
 }
 
