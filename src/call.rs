@@ -3,6 +3,7 @@
 pub mod approval;
 pub mod compose_files;
 pub mod context;
+pub mod diagnose;
 pub mod dispatch;
 pub mod error;
 pub mod facts;

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod config;
 pub mod ids;
+pub mod incident;
 pub mod labels;
 pub mod observed;
 pub mod operation;

@@ -53,6 +53,11 @@ pub enum Want {
         /// Service; all when absent.
         service: Option<ServiceName>,
     },
+    /// A new container of the same kind for a service: the release again, under a new number.
+    Recreate {
+        /// Service.
+        service: ServiceName,
+    },
     /// Stop in place; `remove` also removes containers and networks, never volumes.
     Stop {
         /// Remove.
@@ -124,7 +129,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let (kind, desired, images, content_of) = want(input)?;
     let levels = levels::levels(&desired)?;
     let changes = match &input.want {
-        Want::Release { .. } | Want::Scale { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Release { .. } | Want::Scale { .. } | Want::Recreate { .. } => release_changes(input, &desired, &images, &levels),
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
@@ -187,6 +192,12 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             scalable(service, spec, *replicas)?;
             spec.replicas = *replicas;
             (PlanKind::Scale, desired, release.images.clone(), None)
+        }
+        Want::Recreate { service } => {
+            let release = current()?;
+            known(release, service)?;
+            let content = release.content_of.unwrap_or(release.number);
+            (PlanKind::Deploy, release.spec.clone(), release.images.clone(), Some(content))
         }
         Want::Restart { service } => {
             let release = current()?;
@@ -296,7 +307,8 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         let strategy = if once { Strategy::RunOnce } else { Strategy::Start };
         return make(Action::Create, strategy, lines);
     }
-    if !running.iter().all(same) {
+    let anew = matches!(&input.want, Want::Recreate { service: wanted } if wanted == service);
+    if anew || !running.iter().all(same) {
         if let (Some(first), Some(new)) = (running.first(), image_id)
             && first.image_id != new
             && !lines.iter().any(|l| l.path == "image")
@@ -306,8 +318,8 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         if lines.is_empty() {
             lines.push(DiffLine {
                 path: "containers".into(),
-                from: Some("differ from the release".into()),
-                to: Some("as the release says".into()),
+                from: Some(if anew { "of this release" } else { "differ from the release" }.into()),
+                to: Some(if anew { "made anew" } else { "as the release says" }.into()),
             });
         }
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));

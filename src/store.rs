@@ -4,6 +4,7 @@
 pub mod approval;
 pub mod audit;
 pub mod backup;
+pub mod incident;
 pub mod journal;
 pub mod memory;
 pub mod release;
