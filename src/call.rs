@@ -7,6 +7,7 @@ pub mod compose_files;
 pub mod context;
 pub mod data;
 pub mod data_plan;
+pub mod diagnose;
 pub mod dispatch;
 pub mod eject;
 pub mod error;

@@ -206,6 +206,14 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
         );
     }
+    let five = |s: &str| s.split_whitespace().count() == 5 && s.parse::<croner::Cron>().is_ok();
+    if let Some(w) = settings.maintenance.iter().find(|w| !five(&w.schedule) || w.minutes == 0) {
+        return fault(
+            "maintenance",
+            format!("maintenance: schedule {:?} for {} minutes is no window", w.schedule, w.minutes),
+            "write e.g. maintenance = [{schedule = \"0 2 * * 0\", minutes = 60, stacks = [\"web-*\"]}]",
+        );
+    }
     Ok(())
 }
 
@@ -226,6 +234,8 @@ mod tests {
     #[test]
     fn values_that_cannot_work_are_refused_with_their_line() {
         assert_eq!(refused("listen = \"localhost\"").line, Some(1));
+        assert_eq!(refused("maintenance = [{schedule = \"sunday\", minutes = 5}]").line, Some(1));
+        assert_eq!(refused("maintenance = [{schedule = \"0 2 * * 0\", minutes = 0}]").line, Some(1));
         assert_eq!(refused("# a comment about backup_schedule\nbackup_schedule = \"daily\"").line, Some(2));
         assert_eq!(refused("[stacks.shop]\ndir = \"relative\"").line, Some(1));
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));

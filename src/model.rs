@@ -6,6 +6,7 @@ pub mod agent;
 pub mod config;
 pub mod front;
 pub mod ids;
+pub mod incident;
 pub mod labels;
 pub mod observed;
 pub mod operation;

@@ -58,6 +58,11 @@ pub enum Want {
         /// Service; all when absent.
         service: Option<ServiceName>,
     },
+    /// A new container of the same kind for a service: the release again, under a new number.
+    Recreate {
+        /// Service.
+        service: ServiceName,
+    },
     /// Stop in place; `remove` also removes containers and networks, never volumes.
     Stop {
         /// Remove.
@@ -132,7 +137,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         front::check(&desired)?;
     }
     let changes = match &input.want {
-        Want::Release { .. } | Want::Scale { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Release { .. } | Want::Scale { .. } | Want::Recreate { .. } => release_changes(input, &desired, &images, &levels),
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
@@ -198,6 +203,12 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             scalable(service, spec, *replicas)?;
             spec.replicas = *replicas;
             (PlanKind::Scale, desired, release.images.clone(), None)
+        }
+        Want::Recreate { service } => {
+            let release = current()?;
+            known(release, service)?;
+            let content = release.content_of.unwrap_or(release.number);
+            (PlanKind::Deploy, release.spec.clone(), release.images.clone(), Some(content))
         }
         Want::Restart { service } => {
             let release = current()?;
@@ -318,7 +329,8 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return make(Action::Create, Strategy::Start, lines);
     }
     let front_gone = standing == front::Standing::Other || (standing == front::Standing::Down && running.iter().any(up));
-    if !running.iter().all(same) || front_gone {
+    let anew = matches!(&input.want, Want::Recreate { service: wanted } if wanted == service);
+    if anew || !running.iter().all(same) || front_gone {
         if let (Some(first), Some(new)) = (running.first(), image_id)
             && first.image_id != new
             && !lines.iter().any(|l| l.path == "image")
@@ -326,8 +338,12 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             lines.push(DiffLine { path: "image.id".into(), from: Some(short(&first.image_id)), to: Some(short(new)) });
         }
         if lines.is_empty() {
-            let (path, from) = if front_gone { ("front", "down, or another") } else { ("containers", "differ from the release") };
-            lines.push(DiffLine { path: path.into(), from: Some(from.into()), to: Some("as the release says".into()) });
+            let (path, from, to) = match (anew, front_gone) {
+                (true, _) => ("containers", "of this release", "made anew"),
+                (false, true) => ("front", "down, or another", "as the release says"),
+                (false, false) => ("containers", "differ from the release", "as the release says"),
+            };
+            lines.push(DiffLine { path: path.into(), from: Some(from.into()), to: Some(to.into()) });
         }
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
         if standing != front::Standing::Unwanted {

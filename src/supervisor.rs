@@ -3,6 +3,8 @@
 //! look decides anew from what is there.
 
 mod heal;
+mod incidents;
+mod policy;
 mod schedule;
 mod watch;
 
@@ -23,8 +25,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(20);
 /// Runs until `shutdown`.
 pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
     let (wake, mut woken) = tokio::sync::mpsc::channel::<watch::Wake>(256);
-    let watcher = tokio::spawn(watch::run(house.clone(), wake, shutdown.clone()));
-    let mut healer = heal::Healer::new(house.clone()).await;
+    let watcher = tokio::spawn(watch::run(house.clone(), wake.clone(), shutdown.clone()));
+    let mut healer = heal::Healer::new(house.clone(), wake).await;
     let mut scan = tokio::time::interval(SCAN);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     for ticker in [&mut scan, &mut housekeeping] {
@@ -44,7 +46,7 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
 }
 
 /// A call of the loop, like any other agent's.
-async fn call(house: &Arc<House>, tool: &str, input: Value) -> Result<(), crate::call::CallError> {
+async fn call(house: &Arc<House>, tool: &str, input: Value) -> Result<Value, crate::call::CallError> {
     let who = Principal { agent: AgentName::new(WARDEN).expect("a valid name"), door: Door::Loop, client: None, read_only: false };
-    dispatch::dispatch(house, &who, tool, input, None).await.map(|_| ())
+    dispatch::dispatch(house, &who, tool, input, None).await.map(|reply| reply.value)
 }

@@ -8,6 +8,7 @@ mod backup;
 mod backups;
 mod cancel;
 mod deploy;
+mod diagnose;
 mod health;
 mod history;
 mod logs;
@@ -290,6 +291,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<backups::Backups>(PhantomData),
     &Face::<cancel::Cancel>(PhantomData),
     &Face::<deploy::Deploy>(PhantomData),
+    &Face::<diagnose::Diagnose>(PhantomData),
     &Face::<health::Health>(PhantomData),
     &Face::<history::History>(PhantomData),
     &Face::<logs::Logs>(PhantomData),

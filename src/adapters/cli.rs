@@ -67,6 +67,8 @@ pub enum Command {
     Health(observe::HealthArgs),
     /// Show log lines of a stack.
     Logs(observe::LogsArgs),
+    /// Show why a stack is not well, and its incidents.
+    Diagnose(observe::DiagnoseArgs),
     /// Show CPU and memory of a stack's containers.
     Stats(observe::StatusArgs),
     /// Show the releases of a stack.
@@ -231,6 +233,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Status(args) => observe::status(global, "status", args).await,
                 Command::Stats(args) => observe::status(global, "stats", args).await,
                 Command::Health(args) => observe::health(global, args).await,
+                Command::Diagnose(args) => observe::diagnose(global, args).await,
                 Command::Logs(args) => observe::logs(global, args).await,
                 Command::History(args) => stack::history(global, args).await,
                 Command::Plan(args) => stack::plan(global, args).await,

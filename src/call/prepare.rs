@@ -220,7 +220,9 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
             (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), texts)
         }
-        (None, Some(want)) => (want, current.as_ref().and_then(|r| r.project_dir.clone()), None, None),
+        (None, Some(want)) => {
+            (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), None)
+        }
         (None, None) => return Err(not_deployed(stack)),
     };
     let policy_version = call.policy_version();

@@ -23,6 +23,32 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Scheduled backups of every stack with data unless its file says otherwise: cron with five fields; `17 3 * * *` by default, `off` for none.
     pub backup_schedule: Option<String>,
+    /// Times in which the loop changes nothing.
+    pub maintenance: Vec<MaintenanceWindow>,
+}
+
+/// A time in which people work on stacks: the loop looks and keeps its hands off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceWindow {
+    /// When it begins: cron with five fields, in the supervisor's time zone.
+    pub schedule: String,
+    /// How long it lasts.
+    pub minutes: u32,
+    /// Stacks, `*` as a wildcard at the end; all when empty.
+    #[serde(default)]
+    pub stacks: Vec<String>,
+}
+
+impl MaintenanceWindow {
+    /// Whether it speaks of a stack.
+    pub fn covers(&self, stack: &str) -> bool {
+        let fits = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(start) => stack.starts_with(start),
+            None => pattern == stack,
+        };
+        self.stacks.is_empty() || self.stacks.iter().any(fits)
+    }
 }
 
 /// A registered stack.

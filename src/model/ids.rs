@@ -111,6 +111,9 @@ name_type!(
     /// Id of a backup snapshot: hexadecimal, as restic prints it.
     SnapshotId, "snapshot id", engine_safe, "the snapshot_id that `backup` or `backups` returned");
 name_type!(
+    /// Id of an incident: `inc-` and a ULID in lower case.
+    IncidentId, "incident id", engine_safe, "the id that `diagnose` showed");
+name_type!(
     /// Id of one call: `call-` and a ULID in lower case; ties audit rows, spans and replies together.
     CallId, "call id", engine_safe, "an id made by the supervisor");
 

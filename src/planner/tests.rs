@@ -235,3 +235,21 @@ fn mount_kinds_decide_who_is_a_single_writer() {
     spec.settings.concurrent = true;
     assert!(!spec.single_writer());
 }
+
+#[test]
+fn one_service_made_anew_is_the_same_content_under_a_new_number_and_touches_no_other() {
+    let spec = stack(vec![("web", service("web:1")), ("api", service("api:1"))]);
+    let anew = || Want::Recreate { service: name("web") };
+    let plan = make(anew(), &running(&spec), Some(&release(&spec))).unwrap();
+    assert_eq!((plan.from_release, plan.to_release, plan.content_of), (Some(1), 2, Some(1)));
+    assert_eq!(
+        summary(&plan),
+        [("api".into(), Action::Unchanged, Strategy::InPlace), ("web".into(), Action::Update, Strategy::Handover)]
+    );
+    // A container that is gone is made, whatever else runs.
+    let mut gone = running(&spec);
+    gone.containers.retain(|c| c.name != "shop-web-1");
+    let plan = make(anew(), &gone, Some(&release(&spec))).unwrap();
+    assert_eq!(summary(&plan)[1], ("web".into(), Action::Create, Strategy::Start));
+    assert!(matches!(make(Want::Recreate { service: name("nope") }, &gone, Some(&release(&spec))), Err(PlanError::NoService { .. })));
+}

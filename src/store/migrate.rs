@@ -24,6 +24,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/02-accepted/up.sql"),
         include_str!("../../migrations/state/03-backup-tags/up.sql"),
         include_str!("../../migrations/state/04-adopted/up.sql"),
+        include_str!("../../migrations/state/05-incident/up.sql"),
     ],
 };
 /// `audit.db`.

@@ -1,46 +1,57 @@
-//! Healing: an unhealthy or dead container of a deployed stack is restarted through the line, within a persisted budget; then the loop
-//! gives up loudly. Silent while an operation holds the stack, when a human stopped it, when the root cause is a dependency.
+//! Healing: what is not well is restarted, recreated or rolled back through the line, as the policy says, within a persisted budget; then
+//! the loop gives up loudly. Silent while an operation holds the stack, when a human stopped it, when the root cause is a dependency, in a
+//! maintenance window, when the host itself fails, and while an engine that was away settles.
 
+use super::incidents::Incidents;
+use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::Wake;
 use crate::call::House;
+use crate::call::diagnose::{self, Ailment};
+use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
-use crate::model::observed::{ContainerDetail, HealthState, RunState};
-use crate::model::release::Release;
-use crate::model::spec::{HealMode, Restart, StackSpec};
-use crate::planner::{self, Observed};
+use crate::model::incident::Cause;
+use crate::model::labels;
+use crate::model::observed::{HealthState, RunState};
+use crate::model::release::{Release, ReleaseState};
+use crate::model::spec::HealMode;
 use crate::store::StoreResult;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::sync::mpsc::Sender;
 
-/// Most healing actions per service within the window.
-pub const BUDGET: u32 = 5;
 /// Where the containers stopped by hand are kept.
 const BY_HAND: &str = "loop:stopped_by_hand";
-/// The window.
-pub const WINDOW: TimeDelta = TimeDelta::minutes(5);
+/// When the host as a whole was last reported.
+const HOST: &str = "loop:host_failing";
+/// After the engine was away, or the host has just booted, its own restart policies and the start periods come first.
+const SETTLING: TimeDelta = TimeDelta::seconds(20);
+/// A host up for less has just booted.
+const BOOT: f64 = 120.0;
 
 /// The healer's memory between looks; what must outlive a restart is in the store.
 #[derive(Debug)]
 pub struct Healer {
     house: Arc<House>,
+    wake: Sender<Wake>,
+    incidents: Incidents,
     by_hand: BTreeSet<EngineName>,
-    not_before: BTreeMap<(StackName, ServiceName), DateTime<Utc>>,
+    courses: BTreeMap<(StackName, ServiceName), Course>,
+    engine_lost: bool,
+    quiet_until: Option<DateTime<Utc>>,
 }
 
-/// One service that needs something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sick {
-    /// Service.
-    pub service: ServiceName,
-    /// Why.
-    pub reason: String,
+/// One look at a stack.
+struct Look<'a> {
+    stack: &'a StackName,
+    release: &'a Release,
+    now: DateTime<Utc>,
 }
 
 impl Healer {
-    /// A healer over a house; remembers what was stopped by hand before a restart of the supervisor.
-    pub async fn new(house: Arc<House>) -> Self {
+    /// A healer over a house; remembers what was stopped by hand before a restart of the supervisor. `wake` is how it calls itself back.
+    pub async fn new(house: Arc<House>, wake: Sender<Wake>) -> Self {
         let by_hand = match house.store.value(BY_HAND).await {
             Ok(Some(ids)) => serde_json::from_value(ids).unwrap_or_else(|e| {
                 tracing::error!(error = %e, "the list of containers stopped by hand is unreadable");
@@ -52,7 +63,9 @@ impl Healer {
                 BTreeSet::new()
             }
         };
-        Self { house, by_hand, not_before: BTreeMap::new() }
+        let quiet_until = booted_just_now().then(|| Utc::now() + SETTLING);
+        let incidents = Incidents::new(house.clone());
+        Self { house, wake, incidents, by_hand, courses: BTreeMap::new(), engine_lost: false, quiet_until }
     }
 
     async fn keep_by_hand(&self) {
@@ -77,9 +90,7 @@ impl Healer {
             }
             Wake::Look(stack) => stack,
         };
-        if let Err(e) = self.look(&stack).await {
-            tracing::warn!(%stack, error = %e, "could not look at the stack");
-        }
+        self.look_and_say(&stack).await;
     }
 
     /// Looks at every stack.
@@ -87,103 +98,251 @@ impl Healer {
         match self.house.store.stacks().await {
             Ok(stacks) => {
                 for stack in stacks {
-                    if let Err(e) = self.look(&stack.name).await {
-                        tracing::warn!(stack = %stack.name, error = %e, "could not look at the stack");
-                    }
+                    self.look_and_say(&stack.name).await;
                 }
             }
             Err(e) => tracing::error!(error = %e, "the stacks could not be read"),
         }
     }
 
-    async fn look(&mut self, name: &StackName) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let Some(stack) = self.house.store.stack(name).await.map_err(|e| text(&e))? else { return Ok(()) };
+    async fn look_and_say(&mut self, stack: &StackName) {
+        match self.look(stack).await {
+            Ok(()) => {}
+            Err(LookError::Engine(e @ EngineError::Unreachable { .. })) => {
+                if !self.engine_lost {
+                    tracing::warn!(error = %e, "the engine does not answer; nothing is healed until it does");
+                }
+                self.engine_lost = true;
+            }
+            Err(e) => tracing::warn!(%stack, error = %e, "could not look at the stack"),
+        }
+    }
+
+    async fn look(&mut self, name: &StackName) -> Result<(), LookError> {
+        let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
         let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.holding(name).is_some()) else { return Ok(()) };
-        let Some(release) = self.house.store.release(name, current).await.map_err(|e| text(&e))? else { return Ok(()) };
-        let observed = self.house.executor.observe(name).await.map_err(|e| text(&e))?;
-        let all = sick(&release, &observed, &self.by_hand);
-        for patient in roots(&release.spec, &all) {
-            self.treat(name, &patient, Utc::now()).await.map_err(|e| text(&e))?;
+        let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
+        let observed = self.house.executor.observe(name).await?;
+        let now = Utc::now();
+        if std::mem::take(&mut self.engine_lost) {
+            tracing::info!("the engine answers again");
+            self.quiet_until = Some(now + SETTLING);
+        }
+        let look = Look { stack: name, release: &release, now };
+        let ailing = diagnose::ailments(&release, &observed, &self.by_hand, now);
+        for service in release.spec.services.keys() {
+            if !ailing.iter().any(|a| a.service == *service) {
+                self.well(&look, service).await?;
+            }
+        }
+        if ailing.is_empty() || self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
+            return Ok(());
+        }
+        if self.host_failing(now).await? {
+            return Ok(());
+        }
+        for patient in diagnose::roots(&release.spec, &ailing) {
+            self.treat(&look, &patient).await?;
         }
         Ok(())
     }
 
-    async fn treat(&mut self, stack: &StackName, patient: &Sick, now: DateTime<Utc>) -> StoreResult<()> {
-        let key = (stack.clone(), patient.service.clone());
-        if self.not_before.get(&key).is_some_and(|t| *t > now) {
-            return Ok(());
+    fn in_maintenance(&self, stack: &StackName, now: DateTime<Utc>) -> bool {
+        let covering = self.house.config.settings.maintenance.iter().filter(|w| w.covers(stack.as_str()));
+        covering.into_iter().any(|w| {
+            super::schedule::within(&w.schedule, w.minutes, now).unwrap_or_else(|e| {
+                tracing::error!(error = %e, "a maintenance window cannot be read");
+                false
+            })
+        })
+    }
+
+    /// Whether more than half of all services are down at once; said once per window.
+    async fn host_failing(&self, now: DateTime<Utc>) -> Result<bool, LookError> {
+        let stopped: BTreeSet<StackName> =
+            self.house.store.stacks().await?.into_iter().filter(|s| s.stopped || s.current.is_none()).map(|s| s.name).collect();
+        let found = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
+        let mut services: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+        for c in &found {
+            let label = |key| c.labels.get(key).map(String::as_str);
+            let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) =
+                (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
+            else {
+                continue;
+            };
+            if stopped.iter().any(|s| s.as_str() == stack) || self.by_hand.contains(&c.id) {
+                continue;
+            }
+            let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
+            *services.entry((stack, service)).or_default() |= ended || c.health == HealthState::Unhealthy;
+        }
+        let (sick, all) = (services.values().filter(|down| **down).count(), services.len());
+        if !policy::host_failing(sick, all) {
+            return Ok(false);
         }
         let store = &self.house.store;
-        let spent = store.heal_count(stack, patient.service.as_str(), now - WINDOW).await?;
-        if spent >= BUDGET {
-            return self.give_up(stack, patient, spent, now).await;
+        let last = store.value(HOST).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
+        if last.is_none_or(|t| now - t >= policy::WINDOW) {
+            let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
+            tracing::error!(sick, all, "more than half of all services are down at once: this is the host or the engine, nothing is restarted");
+            store.set_value(HOST, &detail).await?;
+            store.audit_event(super::WARDEN, "host_failing", None, &detail, now).await?;
         }
-        let count = store.heal_action(stack, patient.service.as_str(), now, now - WINDOW).await?;
-        // 1, 2, 4, 8, 16 s between actions on one service.
-        self.not_before.insert(key, now + TimeDelta::seconds(1 << count.min(6).saturating_sub(1)));
-        tracing::warn!(%stack, service = %patient.service, reason = %patient.reason, action = count, budget = BUDGET, "healing: restart");
-        let house = self.house.clone();
-        let input = json!({"stack": stack, "service": patient.service});
-        let patient = patient.clone();
-        let stack = stack.clone();
+        Ok(true)
+    }
+
+    async fn course(&mut self, look: &Look<'_>, service: &ServiceName) -> StoreResult<Course> {
+        let key = (look.stack.clone(), service.clone());
+        let kept = match self.courses.get(&key) {
+            Some(course) => course.clone(),
+            None => {
+                let stored = self.house.store.value(&place(look.stack, service)).await?;
+                stored.map_or_else(Course::default, |v| {
+                    serde_json::from_value(v).unwrap_or_else(|e| {
+                        tracing::error!(error = %e, "the course of a service is unreadable; it begins anew");
+                        Course::default()
+                    })
+                })
+            }
+        };
+        let fresh = Course { release: look.release.number, ..Course::default() };
+        // A new release made by somebody else, or a hand that helped since, begins anew.
+        let own = kept.acts.iter().any(|(_, act)| *act != Act::Restart);
+        if kept.release != look.release.number && !own {
+            return Ok(fresh);
+        }
+        if let Some(given_up) = kept.quarantined {
+            let operations = self.house.store.operations(Some(look.stack), 5).await?;
+            if operations.iter().any(|o| o.agent != super::WARDEN && o.created_at > given_up && o.verb != "backup") {
+                return Ok(fresh);
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn keep(&mut self, look: &Look<'_>, service: &ServiceName, course: Course) -> StoreResult<()> {
+        self.house.store.set_value(&place(look.stack, service), &json!(course)).await?;
+        self.courses.insert((look.stack.clone(), service.clone()), course);
+        Ok(())
+    }
+
+    /// Ends the course and the incident of a service that is well, when it has been for long enough.
+    async fn well(&mut self, look: &Look<'_>, service: &ServiceName) -> StoreResult<()> {
+        let mut course = self.course(look, service).await?;
+        if course.acts.is_empty() && course.quarantined.is_none() {
+            return self.incidents.well(look.stack, service, look.now, true).await;
+        }
+        let before = course.clone();
+        let over = course.well(look.now);
+        self.incidents.well(look.stack, service, look.now, over).await?;
+        if over {
+            return self.keep(look, service, Course { release: look.release.number, ..Course::default() }).await;
+        }
+        if course == before { Ok(()) } else { self.keep(look, service, course).await }
+    }
+
+    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment) -> Result<(), LookError> {
+        let spec = look.release.spec.services.get(&patient.service);
+        let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
+        let mut course = self.course(look, &patient.service).await?;
+        let circumstances = Circumstances {
+            mode,
+            crash_loop: patient.looping,
+            deployed_at: look.release.created_at,
+            can_roll_back: self.can_roll_back(look).await?,
+            now: look.now,
+        };
+        if mode != HealMode::Off {
+            self.incidents.sign(look.stack, look.release, patient, look.now).await?;
+        }
+        match course.next(&circumstances) {
+            Step::Wait => Ok(()),
+            Step::Quarantine => {
+                course.quarantined = Some(look.now);
+                let spent = course.acts.len();
+                self.keep(look, &patient.service, course).await?;
+                Ok(self.give_up(look, patient, spent).await?)
+            }
+            Step::Do(act) => {
+                let act = if patient.cause == Cause::Missing && act == Act::Restart { Act::Recreate } else { act };
+                course.took(act, look.now, jitter());
+                course.release = look.release.number;
+                let count = course.acts.len();
+                self.keep(look, &patient.service, course).await?;
+                tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
+                self.act(look, patient, act).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// A good release with other content lies before this one, and none of its data moved on.
+    async fn can_roll_back(&self, look: &Look<'_>) -> StoreResult<bool> {
+        let content = look.release.content_of.unwrap_or(look.release.number);
+        let releases = self.house.store.releases(look.stack, 20).await?;
+        Ok(releases.iter().any(|r| r.state == ReleaseState::Good && r.content_of.unwrap_or(r.number) < content))
+    }
+
+    async fn act(&self, look: &Look<'_>, patient: &Ailment, act: Act) -> StoreResult<()> {
+        self.incidents.took(look.stack, &patient.service, act.as_str(), look.now).await?;
+        let (tool, input) = match act {
+            Act::Restart => ("restart", json!({"stack": look.stack, "service": patient.service})),
+            Act::Recreate => ("restart", json!({"stack": look.stack, "service": patient.service, "recreate": true})),
+            Act::Rollback => {
+                let reason = format!("healing {}: {}", patient.service, patient.reason);
+                ("rollback", json!({"stack": look.stack, "reason": reason}))
+            }
+        };
+        let (house, incidents, wake) = (self.house.clone(), self.incidents.clone(), self.wake.clone());
+        let (stack, service) = (look.stack.clone(), patient.service.clone());
         // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile.
         tokio::spawn(async move {
-            if let Err(e) = super::call(&house, "restart", input).await {
-                tracing::warn!(%stack, service = %patient.service, error = %e, "the healing restart did not succeed");
+            let outcome = match super::call(&house, tool, input).await {
+                Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
+                Err(e) => {
+                    tracing::warn!(%stack, %service, act = act.as_str(), error = %e, "the healing did not succeed");
+                    format!("failed: {}", e.message)
+                }
+            };
+            if let Err(e) = incidents.outcome(&stack, &service, outcome).await {
+                tracing::error!(%stack, %service, error = %e, "the incident could not be kept");
+            }
+            if let Err(e) = wake.send(Wake::Look(stack)).await {
+                tracing::debug!(wake = ?e.0, "the loop has ended");
             }
         });
         Ok(())
     }
 
-    /// Says so once per window, in the audit log and in the state that `health` shows.
-    async fn give_up(&mut self, stack: &StackName, patient: &Sick, spent: u32, now: DateTime<Utc>) -> StoreResult<()> {
-        let key = format!("gave_up:{stack}/{}", patient.service);
-        let before = self.house.store.value(&key).await?;
-        let since = before.as_ref().and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
-        self.not_before.insert((stack.clone(), patient.service.clone()), now + TimeDelta::seconds(30));
-        if since.is_some_and(|t| now - t < WINDOW) {
-            return Ok(());
-        }
-        tracing::error!(%stack, service = %patient.service, reason = %patient.reason, spent, "healing gave up: a person must look");
-        let detail =
-            json!({"at": now, "service": patient.service, "reason": patient.reason, "actions": spent, "window_s": WINDOW.num_seconds()});
-        self.house.store.set_value(&key, &detail).await?;
-        self.house.store.audit_event(super::WARDEN, "healing_gave_up", Some(stack.as_str()), &detail, now).await?;
+    /// Says so once, in the audit log, in the incident and in the log.
+    async fn give_up(&self, look: &Look<'_>, patient: &Ailment, spent: usize) -> StoreResult<()> {
+        tracing::error!(stack = %look.stack, service = %patient.service, reason = %patient.reason, spent, "healing gave up: a person must look");
+        let incident = self.incidents.quarantine(look.stack, &patient.service, look.now).await?;
+        let detail = json!({"at": look.now, "service": patient.service, "reason": patient.reason, "cause": patient.cause, "actions": spent, "incident": incident});
+        self.house.store.audit_event(super::WARDEN, "healing_gave_up", Some(look.stack.as_str()), &detail, look.now).await?;
         Ok(())
     }
 }
 
-/// Services with a container that is unhealthy, or dead although it is meant to run. A one-shot, or exit 0 under `no` and `on-failure`,
-/// is finished, not dead. What a human stopped is left alone. Pure.
-pub fn sick(release: &Release, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Vec<Sick> {
-    let mut out = vec![];
-    for (service, spec) in release.spec.services.iter().filter(|(_, s)| s.active) {
-        let mode = spec.settings.heal.or(release.spec.settings.heal).unwrap_or(HealMode::Restart);
-        if mode == HealMode::Off || planner::one_shot(&release.spec, service) {
-            continue;
-        }
-        let reason =
-            planner::live(observed, service).into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| ailment(c, spec.restart));
-        if let Some(reason) = reason {
-            out.push(Sick { service: service.clone(), reason });
-        }
-    }
-    out
+fn place(stack: &StackName, service: &ServiceName) -> String {
+    format!("course:{stack}/{service}")
 }
 
-fn ailment(c: &ContainerDetail, restart: Restart) -> Option<String> {
-    match c.state {
-        RunState::Running if c.health == HealthState::Unhealthy => Some("its health check fails".into()),
-        RunState::Exited if c.exit_code == 0 && matches!(restart, Restart::No | Restart::OnFailure(_)) => None,
-        RunState::Exited if c.oom_killed => Some("it was killed for want of memory".into()),
-        RunState::Exited | RunState::Dead => Some(format!("it ended with exit code {}", c.exit_code)),
-        RunState::Created | RunState::Running | RunState::Paused | RunState::Restarting | RunState::Removing => None,
-    }
+/// From 0 to 1, so that many services do not come back in step.
+fn jitter() -> f64 {
+    (ulid::Ulid::generate().random() % 1000) as f64 / 1000.0
 }
 
-/// The sick services whose dependencies are all well: the root causes come first. Pure.
-pub fn roots(spec: &StackSpec, sick: &[Sick]) -> Vec<Sick> {
-    let is_sick = |s: &ServiceName| sick.iter().any(|p| p.service == *s);
-    sick.iter().filter(|p| spec.services.get(&p.service).is_none_or(|s| !s.depends_on.keys().any(is_sick))).cloned().collect()
+fn booted_just_now() -> bool {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok();
+    uptime.and_then(|t| t.split(' ').next().and_then(|s| s.parse::<f64>().ok())).is_some_and(|s| s < BOOT)
+}
+
+/// Why a look was not possible.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }

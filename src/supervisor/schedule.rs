@@ -75,7 +75,15 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     // Noted before it runs: a backup that fails is reported and tried at its next time, not every round.
     house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
-    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false})).await.map_err(|e| e.to_string())
+    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false})).await.map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// Whether now lies within so many minutes after a time of the schedule. Pure.
+///
+/// # Errors
+/// A sentence when the schedule is not valid.
+pub fn within(schedule: &str, minutes: u32, now: DateTime<Utc>) -> Result<bool, String> {
+    due(schedule, now - chrono::TimeDelta::minutes(i64::from(minutes)), now)
 }
 
 /// Whether a cron schedule (five fields, the supervisor's time zone) has a time in `(last, now]`. Pure.
@@ -98,6 +106,8 @@ mod tests {
         assert_eq!(due("0 * * * *", at("2026-01-01T10:05:00Z"), at("2026-01-01T10:59:00Z")), Ok(false));
         assert_eq!(due("0 * * * *", at("2026-01-01T10:05:00Z"), at("2026-01-01T14:01:00Z")), Ok(true));
         assert_eq!(due("0 * * * *", at("2026-01-01T14:01:00Z"), at("2026-01-01T14:02:00Z")), Ok(false));
+        assert_eq!(within("0 * * * *", 30, at("2026-01-01T10:29:00Z")), Ok(true));
+        assert_eq!(within("0 * * * *", 30, at("2026-01-01T10:31:00Z")), Ok(false));
         assert!(due("every day", at("2026-01-01T14:01:00Z"), at("2026-01-01T14:02:00Z")).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! `restart`: restarts (or starts) the containers of a stack or of one service in place.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::prepare;
 use crate::call::run::{self, OperationView, Waiting};
@@ -19,6 +20,9 @@ pub(super) struct Input {
     stack: StackName,
     /// One service; all by default.
     service: Option<ServiceName>,
+    /// Make the service's containers anew instead; needs `service`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    recreate: bool,
 }
 
 pub(super) struct Restart;
@@ -27,7 +31,7 @@ impl Verb for Restart {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "restart",
         title: "Restart or start a stack",
-        description: "Restarts the containers of a stack, or of one service, in place; starts a stopped stack. Same release, short downtime.",
+        description: "Restarts the containers of a stack, or of one service, in place; starts a stopped stack. Same content, short downtime. recreate makes the containers of one service anew.",
         effect: Effect::Write,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -41,7 +45,15 @@ impl Verb for Restart {
     }
 
     async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
-        prepare::in_place(call, &input.stack, Want::Restart { service: input.service.clone() }).await.map(Some)
+        let want = match (&input.service, input.recreate) {
+            (Some(service), true) => Want::Recreate { service: service.clone() },
+            (None, true) => {
+                let hint = "name the service; `deploy` with refresh makes all of a stack anew that changed";
+                return Err(CallError::new(ErrorCode::InvalidArgument, "recreate makes one service anew", hint).field("service"));
+            }
+            (service, false) => Want::Restart { service: service.clone() },
+        };
+        prepare::in_place(call, &input.stack, want).await.map(Some)
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {

@@ -75,9 +75,9 @@ fn a_wrong_argument_is_named_with_cause_and_hint() {
     let unknown = refused("restart", json!({"stack": "shop", "servce": "web"}));
     assert_eq!(unknown.field.as_deref(), Some("servce"));
     assert!(unknown.message.contains("unknown field `servce`"), "{unknown}");
-    assert_eq!(unknown.hint, "did you mean service? it takes stack, service");
+    assert_eq!(unknown.hint, "did you mean service? it takes stack, service, recreate");
     let missing = refused("restart", json!({}));
-    assert_eq!((missing.field.as_deref(), missing.hint.as_str()), (Some("stack"), "add stack; it takes stack, service"));
+    assert_eq!((missing.field.as_deref(), missing.hint.as_str()), (Some("stack"), "add stack; it takes stack, service, recreate"));
     let wrong = refused("restart", json!({"stack": "../x"}));
     assert_eq!(wrong.field.as_deref(), Some("stack"));
     assert!(wrong.message.contains("invalid stack"), "{wrong}");

@@ -22,7 +22,7 @@ async fn a_killed_container_is_restarted_until_the_budget_is_spent_and_a_stopped
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "stack-keeper").await;
     let compose = format!(
-        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store: &s\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store}}\n    tmpfs: [/data]\n  other: *s\n",
+        "x-dockwarden: {{monitor_s: 0, heal: restart}}\nservices:\n  store: &s\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store}}\n    tmpfs: [/data]\n  other: *s\n",
         slot.image
     );
     let deployed = client.ok("deploy", json!({"stack": stack, "compose": compose})).await;
@@ -121,5 +121,55 @@ async fn what_a_human_stopped_stays_stopped_over_a_restart_of_the_supervisor_and
         .ok()
     })
     .await;
+    serve.stop().await;
+}
+
+/// The ladder on a real engine: a service that keeps dying right after a deploy is restarted, made anew, then its release is taken back; the
+/// incident tells the whole way.
+#[tokio::test]
+async fn a_release_that_keeps_failing_is_rolled_back_by_the_loop_and_the_incident_tells_it() {
+    let slot = engine().await;
+    let home = Home::new();
+    home.unlimited("stack-keeper");
+    let stack = home.stack("ladder");
+    let serve = Serve::start(&home).await;
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let compose = |version: u32| {
+        format!(
+            "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store:\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store, VERSION: \"{version}\"}}\n    tmpfs: [/data]\n",
+            slot.image
+        )
+    };
+    for version in [1, 2] {
+        let deployed = client.ok("deploy", json!({"stack": stack, "compose": compose(version)})).await;
+        client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 20})).await;
+    }
+    let container = format!("{stack}-store-1");
+    let release = || async { client.ok("history", json!({"stack": stack})).await["current"].as_u64().unwrap_or_default() };
+    // Two restarts, a new container of the same release (3), then release 1 again (4).
+    let mut seen = vec![];
+    for expected in [2, 2, 3, 4] {
+        docker(&["kill", &container]);
+        eventually(&format!("the loop heals towards release {expected}"), Duration::from_secs(60), || async {
+            (running(&container) && release().await == expected).then_some(())
+        })
+        .await;
+        seen.push(release().await);
+        eventually("the healing operation ends", Duration::from_secs(30), || async {
+            let found = client.ok("diagnose", json!({"stack": stack})).await;
+            let done = found["incidents"][0]["actions"].as_array().map(|a| a.iter().filter(|t| !t.to_string().contains("at work")).count());
+            (done == Some(seen.len())).then_some(())
+        })
+        .await;
+    }
+    let history = client.ok("history", json!({"stack": stack})).await;
+    assert_eq!(history["releases"][0]["content_of"], 1, "{history:#}");
+    let found = client.ok("diagnose", json!({"stack": stack})).await;
+    let incident = &found["incidents"][0];
+    assert_eq!(incident["cause"], "killed", "{found:#}");
+    let acts: Vec<&str> = incident["actions"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().split(':').next().unwrap()).collect();
+    assert_eq!(acts, ["restart", "restart", "recreate", "rollback"], "{found:#}");
+    let report = client.ok("diagnose", json!({"stack": stack, "incident_id": incident["incident_id"]})).await;
+    assert!(report["report"]["text"].as_str().unwrap().contains("rollback:"), "{report:#}");
     serve.stop().await;
 }

@@ -34,6 +34,18 @@ pub struct HealthArgs {
     own: bool,
 }
 
+/// Show why a stack is not well.
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// Stack.
+    stack: String,
+    /// Service.
+    service: Option<String>,
+    /// Print the report of this incident.
+    #[arg(long, value_name = "ID")]
+    incident: Option<String>,
+}
+
 /// Show log lines, services merged by time.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
@@ -53,6 +65,11 @@ pub struct LogsArgs {
     /// Go on showing new lines.
     #[arg(long, short)]
     follow: bool,
+}
+
+/// Runs `diagnose`.
+pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> CliResult {
+    reach::show(global, "diagnose", input(json!({"stack": args.stack, "service": args.service, "incident_id": args.incident}))).await
 }
 
 /// Runs `status` and `stats`.

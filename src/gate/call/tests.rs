@@ -11,6 +11,7 @@ pub(crate) const READS: &[&str] = &[
     "logs",
     "stats",
     "plan",
+    "diagnose",
     "history",
     "backups",
     "audit",

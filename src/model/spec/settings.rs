@@ -20,7 +20,7 @@ pub struct StackSettings {
     pub migrates: Option<bool>,
     /// Scheduled backups of all volumes of the stack.
     pub backup: Option<BackupSettings>,
-    /// Whether the supervisor heals services: `off`, `restart` (default).
+    /// How far the supervisor heals services: `off`, `restart`, `full` (default).
     pub heal: Option<HealMode>,
 }
 
@@ -121,6 +121,8 @@ pub enum HealMode {
     Off,
     /// Restarts.
     Restart,
+    /// Restarts, then makes the container anew, then rolls a young release back.
+    Full,
 }
 
 /// Backup settings.

@@ -1,0 +1,168 @@
+//! Why a service is not well, told from what the engine shows: shared by the loop, its incidents and the `diagnose` tool. Pure but for
+//! `changes`, which reads our own records. Deliberately absent: doing anything about it.
+
+use super::{CallError, House};
+use crate::model::ids::{EngineName, ServiceName, StackName};
+use crate::model::incident::Cause;
+use crate::model::observed::{ContainerDetail, HealthState, RunState};
+use crate::model::release::Release;
+use crate::model::spec::{Restart, ServiceSpec, StackSpec};
+use crate::planner::{self, Observed};
+use crate::redact;
+use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeSet;
+
+/// Restarts by the engine after which a container counts as looping although it runs at this moment.
+const LOOPS: u64 = 5;
+/// A looping container runs for less than this.
+const BRIEFLY: TimeDelta = TimeDelta::seconds(10);
+
+/// One service that is not well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ailment {
+    /// Service.
+    pub service: ServiceName,
+    /// The container that shows it; none when it is missing.
+    pub container: Option<EngineName>,
+    /// Cause.
+    pub cause: Cause,
+    /// In words, without text of the container.
+    pub reason: String,
+    /// The engine restarts it again and again.
+    pub looping: bool,
+}
+
+/// Services that are not well, with the reason. A one-shot, or exit 0 under `no` and `on-failure`, is finished, not dead; `by_hand`
+/// containers were stopped by a person and are left out.
+pub fn ailments(release: &Release, observed: &Observed, by_hand: &BTreeSet<EngineName>, now: DateTime<Utc>) -> Vec<Ailment> {
+    let active = release.spec.services.iter().filter(|(name, s)| s.active && s.replicas > 0 && !planner::one_shot(&release.spec, name));
+    active.filter_map(|(name, spec)| service(name, spec, observed, by_hand, now)).collect()
+}
+
+fn service(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    observed: &Observed,
+    by_hand: &BTreeSet<EngineName>,
+    now: DateTime<Utc>,
+) -> Option<Ailment> {
+    let containers = planner::live(observed, name);
+    if containers.is_empty() {
+        let reason = "its container is gone".to_owned();
+        return Some(Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false });
+    }
+    containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
+        let looping =
+            c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
+        let (cause, reason) = container(spec, c).or_else(|| {
+            let reason = format!("it keeps ending; the engine restarted it {} times", c.restart_count);
+            looping.then_some((Cause::Crashed, reason))
+        })?;
+        Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping })
+    })
+}
+
+/// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.
+fn container(spec: &ServiceSpec, c: &ContainerDetail) -> Option<(Cause, String)> {
+    match c.state {
+        RunState::Running if c.health == HealthState::Unhealthy => Some((Cause::Unhealthy, "its health check fails".into())),
+        RunState::Exited if c.exit_code == 0 && c.error.is_empty() && matches!(spec.restart, Restart::No | Restart::OnFailure(_)) => None,
+        RunState::Created if c.error.is_empty() => None,
+        RunState::Created | RunState::Exited | RunState::Dead if !c.error.is_empty() => {
+            let cause = cause_of_error(&c.error).unwrap_or(Cause::CannotStart);
+            Some((cause, format!("the engine could not start it: {}", redact::line(&c.error, 200))))
+        }
+        RunState::Exited | RunState::Dead if c.oom_killed => Some((Cause::OutOfMemory, "it was killed for want of memory".into())),
+        RunState::Exited | RunState::Dead => {
+            let (cause, note) = match c.exit_code {
+                126 => (Cause::Permission, ": its command may not be executed"),
+                127 => (Cause::CannotStart, ": its command was not found"),
+                137 => (Cause::Killed, ": SIGKILL from outside, or the host's out-of-memory killer"),
+                143 => (Cause::Killed, ": SIGTERM from outside"),
+                139 => (Cause::Crashed, ": segmentation fault"),
+                _ => (Cause::Crashed, ""),
+            };
+            Some((cause, format!("it ended with exit code {}{note}", c.exit_code)))
+        }
+        RunState::Running | RunState::Created | RunState::Paused | RunState::Restarting | RunState::Removing => None,
+    }
+}
+
+/// What the engine's error text, or a service's log, points at.
+pub fn cause_of_error(text: &str) -> Option<Cause> {
+    const SIGNS: [(Cause, &[&str]); 6] = [
+        (Cause::Port, &["port is already allocated", "address already in use"]),
+        (Cause::Disk, &["no space left on device", "disk quota exceeded"]),
+        (Cause::Image, &["no such image", "exec format error", "manifest unknown", "pull access denied"]),
+        (Cause::Permission, &["permission denied", "operation not permitted", "read-only file system"]),
+        (Cause::Network, &["network not found", "could not attach to network", "no route to host", "network is unreachable"]),
+        (Cause::Dependency, &["connection refused", "could not translate host name", "no such host", "name or service not known"]),
+    ];
+    let text = text.to_lowercase();
+    let network = text.contains("network ") && text.contains(" not found");
+    let found = SIGNS.iter().find(|(_, signs)| signs.iter().any(|s| text.contains(s))).map(|(cause, _)| *cause);
+    found.or_else(|| network.then_some(Cause::Network))
+}
+
+/// The ailing services whose dependencies are all well: the root causes.
+pub fn roots(spec: &StackSpec, ailing: &[Ailment]) -> Vec<Ailment> {
+    let ill = |s: &ServiceName| ailing.iter().any(|p| p.service == *s);
+    ailing.iter().filter(|p| spec.services.get(&p.service).is_none_or(|s| !s.depends_on.keys().any(ill))).cloned().collect()
+}
+
+/// What a caller can do next.
+pub fn next_step(stack: &StackName, a: &Ailment) -> String {
+    let service = &a.service;
+    match a.cause {
+        Cause::Unhealthy => format!("read `logs {{stack: {stack}, service: {service}}}`; `restart` it, or `rollback` when a release changed it"),
+        Cause::Crashed => format!("read `logs {{stack: {stack}, service: {service}}}`; `rollback` when it began with a release"),
+        Cause::OutOfMemory => "raise its memory limit in the file and `deploy`, or find what grew with `stats`".into(),
+        Cause::Killed => "somebody or the host's memory killer ended it: look at `audit` and `stats`, then `restart`".into(),
+        Cause::CannotStart => "correct the command or image in the file and `deploy`, or `rollback`".into(),
+        Cause::Port => "free the port or publish another one in the file and `deploy`; `status` shows who holds it".into(),
+        Cause::Network => "`deploy` the same file again: it makes the missing network".into(),
+        Cause::Disk => "`prune {what: images, dry_run: true}` shows what can go; otherwise an operator frees space on the host".into(),
+        Cause::Permission => "compare user, read_only and mounts in the file with what the service needs".into(),
+        Cause::Image => "name an image for this machine's architecture in the file and `deploy`, or `rollback`".into(),
+        Cause::Dependency => "look at the service it depends on first".into(),
+        Cause::Missing => format!("`deploy` or `restart {{stack: {stack}, service: {service}, recreate: true}}` makes it again"),
+        Cause::Host => "look at the engine and the host (`doctor` on it): more than half of all services failed at once".into(),
+    }
+}
+
+/// Releases of the last day and operations of the last hour, newest first.
+///
+/// # Errors
+/// The store's.
+pub async fn changes(house: &House, stack: &StackName, now: DateTime<Utc>) -> Result<Vec<String>, CallError> {
+    let time = |t: DateTime<Utc>| t.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let mut out = vec![];
+    for r in house.store.releases(stack, 10).await?.into_iter().filter(|r| now - r.created_at < TimeDelta::days(1)) {
+        out.push(format!("{} release {} ({}) by {}", time(r.created_at), r.number, format!("{:?}", r.state).to_lowercase(), r.agent));
+    }
+    for o in house.store.operations(Some(stack), 10).await?.into_iter().filter(|o| now - o.created_at < TimeDelta::hours(1)) {
+        out.push(format!("{} {} by {}: {}", time(o.created_at), o.verb, o.agent, o.state.as_str()));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_point_at_their_cause() {
+        for (text, cause) in [
+            ("driver failed: Bind for 127.0.0.1:80 failed: port is already allocated", Cause::Port),
+            ("listen tcp :80: bind: address already in use", Cause::Port),
+            ("write /data/x: No space left on device", Cause::Disk),
+            ("exec /app: exec format error", Cause::Image),
+            ("open /etc/x: Permission denied", Cause::Permission),
+            ("network 3f2a not found", Cause::Network),
+            ("dial tcp 10.0.0.2:5432: connection refused", Cause::Dependency),
+        ] {
+            assert_eq!(cause_of_error(text), Some(cause), "{text}");
+        }
+        assert_eq!(cause_of_error("GET / 200"), None);
+    }
+}
