@@ -192,6 +192,7 @@ pub(super) fn call(house: &Arc<House>, by: &AgentName, tool: &str, stack: &Stack
         stack: Some(stack.clone()),
         environment: Some(environment),
         service: None,
+        preview: false,
     };
     call.facts.set(facts).expect("a call's facts are set once");
     call

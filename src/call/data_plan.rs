@@ -201,7 +201,7 @@ fn migrates(newer: &Release, older: &Release) -> Vec<String> {
         let once = planner::one_shot(&newer.spec, name);
         let touches =
             writes_volumes(spec) || (once && spec.depends_on.keys().any(|d| newer.spec.services.get(d).is_some_and(writes_volumes)));
-        let declared = spec.settings.migrates;
+        let declared = spec.settings.migrates.or(newer.spec.settings.migrates);
         let differs = changed || older.spec.services.get(name) != Some(spec);
         match (declared, images) {
             (Some(false), _) => {}

@@ -15,7 +15,7 @@ use crate::model::plan::Plan;
 use crate::model::release::{Release, ReleaseState};
 use chrono::Utc;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ impl Executor {
             let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "adopting".into() };
             let (send, receive) = watch::channel(standing);
             let (cancel, conclude) = (CancellationToken::new(), CancellationToken::new());
-            let active = Active { stack, standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
+            let active = Active { stack: Some(stack), volumes: BTreeSet::new(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
             self.active.lock().expect("no panic while held").insert(id.clone(), active);
             let begin = Begin { exec: self.clone(), plan, permit, current: None, op, steps: vec![], standing: send, cancel, conclude };
             let run = Run::new(begin);

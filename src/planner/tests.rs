@@ -96,7 +96,7 @@ fn running(spec: &StackSpec) -> Observed {
             health_test: None,
         }
     };
-    Observed { containers: spec.services.iter().map(container).collect(), networks: vec![], volumes: vec![] }
+    Observed { containers: spec.services.iter().map(container).collect(), networks: vec![], volumes: vec![], ..Observed::default() }
 }
 
 fn make(want: Want, observed: &Observed, current: Option<&Release>) -> Result<Plan, PlanError> {

@@ -95,6 +95,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         images: images(),
         levels: vec![],
         changes: vec![],
+        migrates: BTreeMap::new(),
         remove: false,
         data: Default::default(),
         findings: vec![],

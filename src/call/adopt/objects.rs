@@ -79,5 +79,5 @@ pub(super) fn observed(details: &[ContainerDetail], objects: &[AdoptedObject], n
         c.labels.extend(own.into_iter().flat_map(|o| o.labels.clone()));
         c
     });
-    Observed { containers: dressed.collect(), networks, volumes }
+    Observed { containers: dressed.collect(), networks, volumes, ..Observed::default() }
 }

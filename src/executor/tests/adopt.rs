@@ -17,7 +17,7 @@ async fn over(rig: Rig) -> Rig {
 fn seen(rig: &Rig, stop_after: Option<StopAfter>) -> Arc<Executor> {
     let plain = executor(&rig.engine, &rig.store, None);
     let engine: Arc<dyn Engine> = Adopted::over(rig.engine.clone(), rig.store.registry());
-    Executor::new(engine, rig.store.clone(), plain.facts.clone(), Options { stop_after, host_ports: false })
+    Executor::new(engine, rig.store.clone(), plain.facts.clone(), Options { stop_after, ..Options::default() })
 }
 
 fn compose_labels(more: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -56,8 +56,6 @@ pub struct ServiceSettings {
     pub criticality: Option<Criticality>,
     /// Healing of this service.
     pub heal: Option<HealMode>,
-    /// Whether a new version changes its data so that older ones may not read it; by default judged by whether the image's version changes.
-    pub migrates: Option<bool>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
 }
