@@ -16,6 +16,7 @@ mod codec;
 mod db;
 mod fault;
 mod migrate;
+mod reserve;
 
 use crate::model::ids::AgentName;
 use db::Database;
@@ -83,6 +84,12 @@ pub enum StoreError {
         /// Its name or id.
         id: String,
     },
+    /// The disk is full.
+    #[error("the disk is full: {detail}")]
+    Full {
+        /// What could not be done.
+        detail: String,
+    },
     /// Larger than the store takes.
     #[error("{what} has {size} bytes, at most {max} are kept: shorten it or split it over several keys")]
     TooLarge {
@@ -113,6 +120,7 @@ struct Inner {
     keys: seal::Keys,
     state: Arc<Database>,
     audit: Arc<Database>,
+    reserve: Arc<reserve::Reserve>,
     memory_root: PathBuf,
     memories: tokio::sync::Mutex<Memories>,
     projection: tokio::sync::Mutex<Projection>,
@@ -163,13 +171,15 @@ impl Store {
         let conn = migrate::open(&path, &migrate::STATE)?;
         let (instance, keys) = seal::identify(&conn, &home).map_err(|e| e.named(&path))?;
         drop(conn);
-        let state = Database::open(&path, &migrate::STATE)?;
-        let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT)?;
+        let reserve = Arc::new(reserve::Reserve::open(&home));
+        let state = Database::open(&path, &migrate::STATE, Some(Arc::clone(&reserve)))?;
+        let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT, Some(Arc::clone(&reserve)))?;
         let inner = Inner {
             instance,
             keys,
             state,
             audit,
+            reserve,
             memory_root,
             memories: tokio::sync::Mutex::default(),
             projection: tokio::sync::Mutex::default(),
@@ -188,6 +198,11 @@ impl Store {
     /// Instance id of this home: a ULID in lower case, made when the home was.
     pub fn instance(&self) -> &str {
         &self.inner.instance
+    }
+
+    /// Whether the disk of the home is full: then only essential calls are recorded, and so taken.
+    pub fn is_full(&self) -> bool {
+        self.inner.reserve.is_given_up()
     }
 
     /// Finishes queued writes and joins the writers; later calls answer `Closed`.

@@ -6,9 +6,11 @@
 mod container;
 mod crash;
 mod engine_live;
+mod full;
 mod heal;
 mod inputs;
 mod journey;
 mod python;
+mod reload;
 mod support;
 mod tidy;

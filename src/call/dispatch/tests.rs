@@ -81,6 +81,7 @@ async fn bench_of(keeper: &str) -> Bench {
         store,
         engine: engine.clone(),
         rulebook: ArcSwap::from_pointee(book),
+        refused_rules: ArcSwap::default(),
         executor,
         config,
         prompts: ArcSwap::from_pointee(vec![]),
