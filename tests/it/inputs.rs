@@ -296,7 +296,7 @@ async fn garbage_on_the_bridge_is_answered_and_the_session_goes_on() {
     })
     .await
     .expect("an answer");
-    assert_eq!(answer["result"]["isError"].as_bool().unwrap_or(false), false, "{answer:#}");
+    assert!(!answer["result"]["isError"].as_bool().unwrap_or(false), "{answer:#}");
     assert!(errors >= 4, "{errors} errors were told");
     drop(writing.await.expect("written"));
     assert!(tokio::time::timeout(Duration::from_secs(10), bridge.wait()).await.expect("ends with its client").is_ok());
