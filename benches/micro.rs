@@ -188,6 +188,7 @@ fn row(n: usize) -> (Intent, Outcome) {
         stack: Some("shop".into()),
         environment: Some("staging".into()),
         arguments: json!({"stack": "shop", "response_format": "concise"}),
+        essential: false,
         verdict: Verdict::Allow,
         findings: vec![],
         at: now,

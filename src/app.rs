@@ -143,6 +143,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         store: store.clone(),
         engine,
         rulebook: ArcSwap::from_pointee(rulebook),
+        refused_rules: ArcSwap::default(),
         executor: Arc::clone(&executor),
         config,
         prompts: ArcSwap::from_pointee(prompts),

@@ -18,6 +18,7 @@ mod codec;
 mod db;
 mod fault;
 mod migrate;
+mod reserve;
 
 use crate::model::ids::AgentName;
 use db::Database;
@@ -85,6 +86,12 @@ pub enum StoreError {
         /// Its name or id.
         id: String,
     },
+    /// The disk is full.
+    #[error("the disk is full: {detail}")]
+    Full {
+        /// What could not be done.
+        detail: String,
+    },
     /// Larger than the store takes.
     #[error("{what} has {size} bytes, at most {max} are kept: shorten it or split it over several keys")]
     TooLarge {
@@ -117,6 +124,7 @@ struct Inner {
     audit: Arc<Database>,
     /// What was adopted, as the engine is shown with it.
     registry: Arc<crate::engine::adopted::Registry>,
+    reserve: Arc<reserve::Reserve>,
     memory_root: PathBuf,
     memories: tokio::sync::Mutex<Memories>,
     projection: tokio::sync::Mutex<Projection>,
@@ -169,14 +177,16 @@ impl Store {
         let registry = Arc::new(crate::engine::adopted::Registry::default());
         registry.set(adopted::objects(&conn).map_err(|e| e.named(&path))?);
         drop(conn);
-        let state = Database::open(&path, &migrate::STATE)?;
-        let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT)?;
+        let reserve = Arc::new(reserve::Reserve::open(&home));
+        let state = Database::open(&path, &migrate::STATE, Some(Arc::clone(&reserve)))?;
+        let audit = Database::open(&home.join("audit.db"), &migrate::AUDIT, Some(Arc::clone(&reserve)))?;
         let inner = Inner {
             instance,
             keys,
             state,
             audit,
             registry,
+            reserve,
             memory_root,
             memories: tokio::sync::Mutex::default(),
             projection: tokio::sync::Mutex::default(),
@@ -195,6 +205,11 @@ impl Store {
     /// Instance id of this home: a ULID in lower case, made when the home was.
     pub fn instance(&self) -> &str {
         &self.inner.instance
+    }
+
+    /// Whether the disk of the home is full: then only essential calls are recorded, and so taken.
+    pub fn is_full(&self) -> bool {
+        self.inner.reserve.is_given_up()
     }
 
     /// Finishes queued writes and joins the writers; later calls answer `Closed`.

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod eject;
 pub mod front;
 pub mod init;
+pub mod memory;
 pub mod observe;
 pub mod output;
 pub mod reach;
@@ -113,6 +114,8 @@ pub enum Command {
     Audit(audit::AuditArgs),
     /// Agents and their tokens.
     Agents(agents::AgentsArgs),
+    /// Restore, export, import and check agents' memory.
+    Memory(memory::MemoryArgs),
     /// Check agents, policy and prompts without loading them; explain the rules.
     Policy(agents::PolicyArgs),
     /// Explain what is wrong with this set-up and how to mend it.
@@ -256,6 +259,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
                 Command::Agents(args) => agents::agents(global, args).await,
+                Command::Memory(args) => memory::memory(global, args).await,
                 Command::Policy(args) => agents::policy(global, &args),
                 Command::Doctor(_) => doctor::doctor(global).await,
                 Command::Init(args) => init::init(global, args).await,

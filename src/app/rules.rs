@@ -2,9 +2,9 @@
 //! A faulty change keeps what is in force, and says so in the log and the audit. Deliberately absent: parsing and checking (`gate`).
 
 use crate::call::House;
-use crate::gate::prompt::{self, parse_prompt};
+use crate::gate::prompt::parse_prompt;
 use crate::gate::{LoadProblem, Rulebook, ToolFacts};
-use crate::model::prompt::{Prompt, PromptArgument};
+use crate::model::prompt::Prompt;
 use crate::tools::{Effect, catalogue};
 use chrono::Utc;
 use serde_json::json;
@@ -86,16 +86,10 @@ pub fn load(config_dir: &Path) -> Result<Loaded, Vec<LoadProblem>> {
     let rulebook = Rulebook::build(agents, &policy, &tools)?;
     let mut prompts = Vec::new();
     for (name, text) in texts(&config_dir.join("prompts"), PROMPTS).map_err(|p| vec![p])? {
-        prompts.push(as_served(parse_prompt(&name, &text)?));
+        prompts.push(parse_prompt(&name, &text)?);
     }
     prompts.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((rulebook, prompts))
-}
-
-fn as_served(p: prompt::Prompt) -> Prompt {
-    let argument = |a: prompt::PromptArgument| PromptArgument { name: a.name, description: a.description, required: a.required };
-    let arguments = p.arguments.into_iter().map(argument).collect();
-    Prompt { name: p.name, title: p.title, description: p.description, arguments, body: p.body }
 }
 
 /// Problems, one a line.
@@ -136,12 +130,15 @@ async fn reload(house: &Arc<House>) {
             let detail = json!({"version": rulebook.version, "agents": rulebook.agents.keys().collect::<Vec<_>>()});
             house.rulebook.store(Arc::new(rulebook));
             house.prompts.store(Arc::new(prompts));
+            house.refused_rules.store(Arc::default());
             ("rules_reloaded", detail)
         }
         Err(problems) => {
             let text = in_words(&problems);
             tracing::error!(problems = text, "a change of the rules was not taken; those before it stay in force");
-            ("rules_refused", json!({"problems": problems}))
+            let detail = json!({"problems": problems});
+            house.refused_rules.store(Arc::new(problems));
+            ("rules_refused", detail)
         }
     };
     if let Err(e) = house.store.audit_event("supervisor", what, None, &detail, Utc::now()).await {

@@ -3,7 +3,7 @@
 use super::repeat::{Turn, Turns};
 use crate::engine::Engine;
 use crate::executor::Executor;
-use crate::gate::{CallFacts, Rulebook};
+use crate::gate::{CallFacts, LoadProblem, Rulebook};
 use crate::model::config::Config;
 use crate::model::ids::{AgentName, ApprovalId, CallId, OperationId};
 use crate::store::Store;
@@ -63,6 +63,8 @@ pub struct House {
     pub engine: Arc<dyn Engine>,
     /// Agents and policy in force.
     pub rulebook: ArcSwap<Rulebook>,
+    /// Problems of the last change of agents, policy or prompts that was not taken; empty when the files are what is in force.
+    pub refused_rules: ArcSwap<Vec<LoadProblem>>,
     /// Runs operations.
     pub executor: Arc<Executor>,
     /// Where things are.

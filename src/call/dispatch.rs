@@ -77,7 +77,7 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
         let result = read(&call, facts, &decision, bound).await;
         return record::single(&call, &intent, &decision.limits, result).await;
     }
-    let before = repeat::before(&call, facts, bound.as_ref(), &input).await;
+    let before = repeat::before(&call, facts, &decision, bound.as_ref(), &input).await;
     let limits = before.limits(&decision.limits);
     record::begin(&call, &intent, &limits).await?;
     // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.

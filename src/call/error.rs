@@ -33,6 +33,8 @@ pub enum ErrorCode {
     EngineUnavailable,
     /// A registry wants credentials.
     RegistryUnauthorized,
+    /// The disk of the home is full.
+    StorageFull,
     /// The supervisor's own fault.
     Internal,
 }
@@ -102,6 +104,12 @@ impl From<crate::store::StoreError> for CallError {
             S::KeyReused { .. } => {
                 Self::new(ErrorCode::Conflict, e.to_string(), "use another idempotency_key, or repeat the call with the same arguments")
             }
+            S::Full { .. } => Self::new(
+                ErrorCode::StorageFull,
+                "the disk of the supervisor's home is full, so the call could not be recorded and was not done",
+                "free space there, or `prune`: until then only restart, rollback, stop, prune and calls from the command line are taken",
+            )
+            .detail(e.to_string()),
             _ => Self::new(
                 ErrorCode::Internal,
                 "the supervisor could not read or write its state",

@@ -2,7 +2,7 @@
 //! Deliberately absent: what is allowed.
 
 use super::error::ErrorCode;
-use super::{Call, CallError};
+use super::{Call, CallError, Door};
 use crate::gate::{CallFacts, Decision, RateLimit};
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
@@ -10,6 +10,9 @@ use crate::store::audit::{Intent, Outcome, Recorded};
 use crate::tools::Answer;
 use chrono::Utc;
 use serde_json::{Value, json};
+
+/// Tools that help on a full disk.
+const HELPS: [&str; 4] = ["restart", "rollback", "stop", "prune"];
 
 /// The row of a call that begins.
 pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input: &Value) -> Intent {
@@ -21,6 +24,7 @@ pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input:
         stack: facts.stack.as_ref().map(ToString::to_string),
         environment: facts.environment.clone(),
         arguments: redact::arguments(input, &|text| call.house.store.keyed_hash(text)),
+        essential: HELPS.contains(&facts.tool.as_str()) || call.who.door == Door::Cli,
         verdict: decision.verdict,
         findings: decision.findings.clone(),
         at: call.now,

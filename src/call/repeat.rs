@@ -4,7 +4,7 @@
 
 use super::{Call, CallError, approval};
 use crate::executor::{Executor, Standing};
-use crate::gate::{CallFacts, RateLimit};
+use crate::gate::{CallFacts, Decision, RateLimit};
 use crate::model::ids::OperationId;
 use crate::model::operation::{Operation, OperationState};
 use crate::store::StoreError;
@@ -94,22 +94,25 @@ impl Before {
     }
 }
 
-/// Waits for the call's turn and looks for what it repeats.
-pub(super) async fn before(call: &Call, facts: &CallFacts, bound: &dyn Bound, input: &Value) -> Before {
+/// Waits for the call's turn and looks for what it repeats, where either matters: a tool whose calls repeat one another, or a limit of a rule.
+pub(super) async fn before(call: &Call, facts: &CallFacts, decision: &Decision, bound: &dyn Bound, input: &Value) -> Before {
+    let resumes = call.resumes.is_some();
+    let counted = decision.limits.iter().any(by_rule);
+    if !counted && !bound.replays() {
+        return Before { earlier: Ok(None), asked_before: false, resumes };
+    }
     let same = identity(call, &facts.tool, input);
     call.takes(call.house.turns.wait(&same).await);
     let earlier = earlier(call, bound, &same).await;
     if matches!(earlier, Ok(Some(_))) {
         call.let_next();
     }
-    let asked_before = match asked(call, facts, &same).await {
-        Ok(asked) => asked,
-        Err(e) => {
+    let asked_before = counted
+        && asked(call, facts, &same).await.unwrap_or_else(|e| {
             tracing::warn!(error = %e, "the open approvals could not be read; the call is counted");
             false
-        }
-    };
-    Before { earlier, asked_before, resumes: call.resumes.is_some() }
+        });
+    Before { earlier, asked_before, resumes }
 }
 
 async fn earlier(call: &Call, bound: &dyn Bound, same: &str) -> Result<Option<Operation>, CallError> {

@@ -3,39 +3,12 @@
 
 use super::load::LoadProblem;
 use super::manifest::{front_matter, stem, yaml_line};
-use serde::{Deserialize, Serialize};
+use crate::model::prompt::{Prompt, PromptArgument};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Longest value of an argument in characters: a prompt is text for a model, not a way to carry files.
 const MAX_VALUE: usize = 4000;
-
-/// A loaded prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prompt {
-    /// Name, the file's.
-    pub name: String,
-    /// Title for people.
-    pub title: String,
-    /// What it is for.
-    pub description: String,
-    /// Arguments in file order.
-    pub arguments: Vec<PromptArgument>,
-    /// Text with `{{argument}}` placeholders.
-    pub body: String,
-}
-
-/// One argument.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromptArgument {
-    /// Name as it stands in the placeholders.
-    pub name: String,
-    /// What to give.
-    pub description: String,
-    /// Whether it must be given.
-    #[serde(default)]
-    pub required: bool,
-}
 
 /// Arguments of a `render` that do not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,38 +102,32 @@ pub fn parse_prompt(file: &str, text: &str) -> Result<Prompt, Vec<LoadProblem>> 
     if problems.is_empty() { Ok(prompt) } else { Err(problems) }
 }
 
-impl Prompt {
-    /// The text with the arguments put in. A value is never looked at for placeholders again; an optional argument that is not given
-    /// becomes `(not given)`.
-    ///
-    /// # Errors
-    /// `PromptError` for a missing, unknown or overlong argument.
-    pub fn render(&self, given: &BTreeMap<String, String>) -> Result<String, PromptError> {
-        for (name, value) in given {
-            if !self.arguments.iter().any(|a| a.name == *name) {
-                let known = self.arguments.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
-                return Err(PromptError::Unknown { prompt: self.name.clone(), argument: name.chars().take(80).collect(), known });
-            }
-            if value.chars().count() > MAX_VALUE {
-                return Err(PromptError::TooLong { argument: name.clone() });
-            }
+/// The text of a prompt with the arguments put in. A value is never looked at for placeholders again; an optional argument that is not given
+/// becomes `(not given)`.
+///
+/// # Errors
+/// `PromptError` for a missing, unknown or overlong argument.
+pub fn render(prompt: &Prompt, given: &BTreeMap<String, String>) -> Result<String, PromptError> {
+    for (name, value) in given {
+        if !prompt.arguments.iter().any(|a| a.name == *name) {
+            let known = prompt.arguments.iter().map(|a| a.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(PromptError::Unknown { prompt: prompt.name.clone(), argument: name.chars().take(80).collect(), known });
         }
-        for a in self.arguments.iter().filter(|a| a.required) {
-            if given.get(&a.name).is_none_or(|v| v.trim().is_empty()) {
-                return Err(PromptError::Missing {
-                    prompt: self.name.clone(),
-                    argument: a.name.clone(),
-                    description: a.description.clone(),
-                });
-            }
+        if value.chars().count() > MAX_VALUE {
+            return Err(PromptError::TooLong { argument: name.clone() });
         }
-        let value = |name: &str| given.get(name).map(String::as_str).filter(|v| !v.trim().is_empty()).unwrap_or("(not given)");
-        let put = |p: Piece<'_>| match p {
-            Piece::Text(t) => t.to_owned(),
-            Piece::Argument(name) => value(name).to_owned(),
-        };
-        Ok(pieces(&self.body).into_iter().map(put).collect())
     }
+    for a in prompt.arguments.iter().filter(|a| a.required) {
+        if given.get(&a.name).is_none_or(|v| v.trim().is_empty()) {
+            return Err(PromptError::Missing { prompt: prompt.name.clone(), argument: a.name.clone(), description: a.description.clone() });
+        }
+    }
+    let value = |name: &str| given.get(name).map(String::as_str).filter(|v| !v.trim().is_empty()).unwrap_or("(not given)");
+    let put = |p: Piece<'_>| match p {
+        Piece::Text(t) => t.to_owned(),
+        Piece::Argument(name) => value(name).to_owned(),
+    };
+    Ok(pieces(&prompt.body).into_iter().map(put).collect())
 }
 
 enum Piece<'a> {
@@ -195,17 +162,17 @@ mod tests {
     #[test]
     fn a_value_is_put_in_once_and_never_expanded_again() {
         let prompt = parse_prompt("prompts/hello.md", TEXT).unwrap();
-        assert_eq!(prompt.render(&given(&[("who", "{{why}}")])).unwrap(), "Hello {{why}},\nbecause (not given).");
+        assert_eq!(render(&prompt, &given(&[("who", "{{why}}")])).unwrap(), "Hello {{why}},\nbecause (not given).");
     }
 
     #[test]
     fn missing_unknown_and_overlong_arguments_are_told() {
         let prompt = parse_prompt("hello.md", TEXT).unwrap();
         let missing = PromptError::Missing { prompt: "hello".into(), argument: "who".into(), description: "A name".into() };
-        assert_eq!(prompt.render(&given(&[("who", " ")])), Err(missing));
+        assert_eq!(render(&prompt, &given(&[("who", " ")])), Err(missing));
         let unknown = PromptError::Unknown { prompt: "hello".into(), argument: "whom".into(), known: "who, why".into() };
-        assert_eq!(prompt.render(&given(&[("whom", "x")])), Err(unknown));
-        assert_eq!(prompt.render(&given(&[("who", &"x".repeat(4001))])), Err(PromptError::TooLong { argument: "who".into() }));
+        assert_eq!(render(&prompt, &given(&[("whom", "x")])), Err(unknown));
+        assert_eq!(render(&prompt, &given(&[("who", &"x".repeat(4001))])), Err(PromptError::TooLong { argument: "who".into() }));
     }
 
     #[test]
@@ -233,7 +200,7 @@ mod tests {
         for (file, text) in shipped {
             let prompt = parse_prompt(file, text).unwrap_or_else(|p| panic!("{p:?}"));
             let all = prompt.arguments.iter().map(|a| (a.name.clone(), "x".to_owned())).collect();
-            assert!(!prompt.render(&all).unwrap().contains("{{"), "{file}");
+            assert!(!render(&prompt, &all).unwrap().contains("{{"), "{file}");
         }
     }
 }

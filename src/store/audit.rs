@@ -7,7 +7,7 @@ pub(super) mod rows;
 mod verify;
 
 use super::fault::corrupt;
-use super::{Store, StoreResult};
+use super::{Store, StoreError, StoreResult};
 use crate::gate::RateLimit;
 use crate::model::ids::*;
 use crate::model::verdict::{Finding, Verdict};
@@ -16,6 +16,7 @@ use rows::NewRow;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// A row to be written when a call begins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Intent {
     pub environment: Option<String>,
     /// Arguments, already redacted.
     pub arguments: Value,
+    /// It is recorded even when the disk is full, out of the reserve kept for it.
+    #[serde(default)]
+    pub essential: bool,
     /// Verdict of the call gate.
     pub verdict: Verdict,
     /// Findings behind it.
@@ -164,7 +168,23 @@ impl Store {
     }
 
     async fn record(&self, row: NewRow, intent: Intent, limits: Vec<RateLimit>) -> StoreResult<Recorded> {
+        if !intent.essential {
+            return self.record_once((row, intent, limits)).await;
+        }
+        let once = (row, intent, limits);
+        match self.record_once(once.clone()).await {
+            // The reserve was given up meanwhile.
+            Err(StoreError::Full { .. }) => self.record_once(once).await,
+            result => result,
+        }
+    }
+
+    async fn record_once(&self, (row, intent, limits): (NewRow, Intent, Vec<RateLimit>)) -> StoreResult<Recorded> {
+        let reserve = Arc::clone(&self.inner.reserve);
         let write = move |c: &Connection| {
+            if !intent.essential && reserve.is_given_up() {
+                return Err(StoreError::Full { detail: "what is left of it is kept for calls that help".into() }.into());
+            }
             if row.verdict != Verdict::Deny && row.outcome.as_deref() != Some("denied") {
                 if let Some((limit, retry_after_s)) = limits::exceeded(c, &limits, intent.at)? {
                     let seq = rows::append(c, &NewRow::limited(&intent, &limit, retry_after_s))?;
@@ -187,7 +207,14 @@ impl Store {
     /// # Errors
     /// `Missing` when the call has no intent, or the database's.
     pub async fn audit_outcome(&self, outcome: &Outcome, forgiven: &[RateLimit]) -> StoreResult<i64> {
-        let (outcome, forgiven) = (outcome.clone(), forgiven.to_vec());
+        // Its intent was taken, so its end is told, out of the reserve if need be.
+        match self.outcome_once(outcome.clone(), forgiven.to_vec()).await {
+            Err(StoreError::Full { .. }) => self.outcome_once(outcome.clone(), forgiven.to_vec()).await,
+            result => result,
+        }
+    }
+
+    async fn outcome_once(&self, outcome: Outcome, forgiven: Vec<RateLimit>) -> StoreResult<i64> {
         let write = move |c: &Connection| {
             let call = outcome.call.as_str();
             let intent = rows::intent_of(c, call)?.ok_or_else(|| super::fault::missing("audit intent of call", call))?;
@@ -202,7 +229,11 @@ impl Store {
     /// Writes an event that is not a call (policy reloaded, loop gave up, approval given).
     pub async fn audit_event(&self, agent: &str, what: &str, stack: Option<&str>, detail: &Value, now: DateTime<Utc>) -> StoreResult<i64> {
         let row = NewRow::event(agent, what, stack, detail, now);
-        self.inner.audit.write(move |c| rows::append(c, &row)).await
+        let again = row.clone();
+        match self.inner.audit.write(move |c| rows::append(c, &row)).await {
+            Err(StoreError::Full { .. }) => self.inner.audit.write(move |c| rows::append(c, &again)).await,
+            result => result,
+        }
     }
 
     /// Rows, newest first.

@@ -3,18 +3,22 @@
 
 use super::fault::{Fault, Sql};
 use super::migrate::{self, Schema};
+use super::reserve::Reserve;
 use super::{StoreError, StoreResult, fault};
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Writes that may wait; more make their callers wait.
 const QUEUE: usize = 1024;
 /// Writes committed together at most: bounds how long the first of them waits.
 const BATCH: usize = 256;
+/// Longest wait for the writes of a burst to come together: less than the cheapest fsync.
+const GATHER: Duration = Duration::from_micros(150);
 /// Reads at once per database: more only contend for the disk.
 const READERS: u32 = 4;
 
@@ -30,6 +34,7 @@ pub(super) struct Database {
     writer: Mutex<Option<JoinHandle<()>>>,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    reserve: Option<Arc<Reserve>>,
 }
 
 /// A poisoned lock only says that a thread ended badly while it held it; what these guard is valid at every moment.
@@ -39,13 +44,13 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Database {
     /// Opens, migrates, starts the writer. Blocks.
-    pub(super) fn open(path: &Path, schema: &Schema) -> StoreResult<Arc<Self>> {
+    pub(super) fn open(path: &Path, schema: &Schema, reserve: Option<Arc<Reserve>>) -> StoreResult<Arc<Self>> {
         let conn = migrate::open(path, schema)?;
         let (send, receive) = mpsc::channel(QUEUE);
-        let file = path.to_path_buf();
+        let (file, room) = (path.to_path_buf(), reserve.clone());
         let writer = std::thread::Builder::new()
             .name(format!("write {}", schema.name))
-            .spawn(move || write_loop(&conn, &file, receive))
+            .spawn(move || write_loop(&conn, &file, receive, room.as_deref()))
             .map_err(|e| fault::io(path, &e))?;
         Ok(Arc::new(Self {
             path: path.to_path_buf(),
@@ -53,6 +58,7 @@ impl Database {
             writer: Mutex::new(Some(writer)),
             idle: Mutex::new(Vec::new()),
             permits: Arc::new(Semaphore::new(READERS as usize)),
+            reserve,
         }))
     }
 
@@ -81,7 +87,11 @@ impl Database {
             (keep, Box::new(move |commit| drop(reply.send(result.and_then(|v| commit.map(|()| v))))))
         });
         queue.send(job).await.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let result = answer.await.map_err(|_| StoreError::Closed)?;
+        if let (Err(StoreError::Full { .. }), Some(reserve)) = (&result, &self.reserve) {
+            reserve.give_up("a write found it full");
+        }
+        result
     }
 
     /// Runs `f` on a read-only connection, off the async threads. Sees every write acknowledged before.
@@ -128,20 +138,34 @@ impl Database {
     }
 }
 
-fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>) {
+fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, reserve: Option<&Reserve>) {
+    let mut before = 1;
     while let Some(first) = queue.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match queue.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
-            }
+        let batch = together(first, &mut queue, before);
+        before = batch.len();
+        if let Some(reserve) = reserve {
+            reserve.look();
         }
         commit(conn, path, batch);
     }
     if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::warn!(db = %path.display(), error = %e, "the WAL stays beside the database until it is opened again");
     }
+}
+
+/// What is queued, and what comes in a moment: the callers of the batch before have just been answered, and their next writes are on the way. Without
+/// waiting for them a burst would be committed in turns of one and all the others. A single caller never waits.
+fn together(first: Job, queue: &mut mpsc::Receiver<Job>, before: usize) -> Vec<Job> {
+    let mut batch = vec![first];
+    let begun = Instant::now();
+    while batch.len() < BATCH {
+        match queue.try_recv() {
+            Ok(job) => batch.push(job),
+            Err(_) if batch.len() < before && begun.elapsed() < GATHER => std::thread::yield_now(),
+            Err(_) => break,
+        }
+    }
+    batch
 }
 
 /// Runs a batch as one transaction and answers each job after the commit.
@@ -163,11 +187,18 @@ fn commit(conn: &Connection, path: &Path, batch: Vec<Job>) {
 fn run(conn: &Connection, path: &Path, batch: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
     let begun = step(conn, "BEGIN IMMEDIATE");
     let mut broken = begun.err();
+    // The transaction of a single job is its savepoint.
+    let alone = batch.len() == 1;
     for job in batch {
         // After the transaction broke, jobs only learn so: nothing may run outside of one.
         if broken.is_some() {
             answers.push(job(None, path).1);
             continue;
+        }
+        if alone {
+            let (keep, answer) = job(Some(conn), path);
+            answers.push(answer);
+            return step(conn, if keep { "COMMIT" } else { "ROLLBACK" });
         }
         if let Err(e) = step(conn, "SAVEPOINT job") {
             broken = Some(e);
@@ -198,7 +229,7 @@ mod tests {
 
     fn open() -> (tempfile::TempDir, Arc<Database>) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Database::open(&dir.path().join("t.db"), &SCHEMA).unwrap();
+        let db = Database::open(&dir.path().join("t.db"), &SCHEMA, None).unwrap();
         (dir, db)
     }
 

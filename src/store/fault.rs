@@ -40,7 +40,7 @@ pub(super) type Sql<T> = Result<T, Fault>;
 pub(super) fn database(path: &Path, e: rusqlite::Error) -> StoreError {
     use rusqlite::ErrorCode;
     let hint = match e.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => " (free space on its file system, then try again)",
+        Some(ErrorCode::DiskFull) => return StoreError::Full { detail: format!("{} could not be written", path.display()) },
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
             " (the supervisor's user must own the file and its directory)"
         }

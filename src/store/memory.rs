@@ -3,9 +3,12 @@
 
 mod events;
 mod history;
+mod restore;
 mod search;
 mod transfer;
 mod verify;
+
+pub use restore::MemoryRestored;
 
 use super::db::Database;
 use super::{Store, StoreError, StoreResult, fault, migrate};
@@ -42,7 +45,7 @@ pub struct MemoryEntry {
     pub key: String,
     /// Value, JSON.
     pub value: Value,
-    /// Where it came from: the agent itself, or `audit:<seq>`.
+    /// Where it came from: the agent itself, `audit:<seq>`, or `import` and of whom.
     pub source: String,
 }
 
@@ -104,6 +107,10 @@ impl Store {
     /// # Errors
     /// The first failure; the other agents' histories are written nevertheless, and the failed one is tried again next time.
     pub async fn project_history(&self) -> StoreResult<()> {
+        if self.is_full() {
+            // What is left of the disk is kept for the log itself; the history is made of it later.
+            return Ok(());
+        }
         history::project(self).await
     }
 
@@ -125,7 +132,7 @@ impl Store {
         let opening = tokio::task::spawn_blocking(move || {
             // Only made private when made here: a mounted volume belongs to whoever mounted it; the file in it is private anyhow.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| fault::io(&dir, &e))?;
-            Database::open(&dir.join("memory.db"), &migrate::MEMORY)
+            Database::open(&dir.join("memory.db"), &migrate::MEMORY, None)
         });
         let db = opening.await.map_err(|e| fault::corrupt("memory", format!("opening it ended early: {e}")))??;
         memories.open.insert(agent.clone(), Arc::clone(&db));

@@ -6,12 +6,16 @@ use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::agent::{Agent, Rule, Tier};
 use crate::model::plan::Plan;
+use crate::redact;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {}
+
+/// Problems of the files told in a reply; `dockwarden policy check` tells all.
+const PROBLEMS: usize = 20;
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
@@ -30,6 +34,9 @@ struct Row {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Output {
     agents: Vec<Row>,
+    /// The files were changed and not taken; what is listed here is in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
 }
 
 pub(super) struct Agents;
@@ -60,7 +67,9 @@ impl Verb for Agents {
             may: a.rules.iter().map(may).collect(),
             you: a.name == call.who.agent,
         };
-        Ok(Output { agents: call.rulebook.agents.values().map(|a| row(a)).collect() })
+        let refused = call.house.refused_rules.load();
+        let problems = refused.iter().take(PROBLEMS).map(|p| redact::line(&p.to_string(), 300)).collect();
+        Ok(Output { agents: call.rulebook.agents.values().map(|a| row(a)).collect(), problems })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -74,7 +83,11 @@ impl Verb for Agents {
                 a.may.join("\n  ")
             )
         };
-        Some(o.agents.iter().map(line).collect::<Vec<_>>().join("\n"))
+        let mut out = o.agents.iter().map(line).collect::<Vec<_>>().join("\n");
+        if !o.problems.is_empty() {
+            out.push_str(&format!("\na change of the files was not taken, the rules above stay in force:\n  {}", o.problems.join("\n  ")));
+        }
+        Some(out)
     }
 }
 

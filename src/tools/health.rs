@@ -178,7 +178,8 @@ async fn deep(call: &Call) -> Vec<Check> {
     let begun = Instant::now();
     // Writes, so that a full or read-only disk is found before a deploy finds it.
     let written = call.house.store.set_value("health.deep", &serde_json::json!(call.now)).await;
-    let store = written.err().map(|e| e.to_string());
+    let full = || call.house.store.is_full().then(|| "the disk of the home is full: free space there".to_owned());
+    let store = written.err().map(|e| e.to_string()).or_else(full);
     [("engine", engine, engine_ms), ("store", store, begun.elapsed())]
         .into_iter()
         .map(|(what, problem, took)| Check {

@@ -4,11 +4,13 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
+use crate::model::ids::AgentName;
 use crate::model::plan::Plan;
 use crate::redact;
 use crate::store::memory::MemoryEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Most bytes of values in a reply.
 const MAX_BYTES: usize = 48_000;
@@ -48,13 +50,22 @@ impl Verb for MemoryRead {
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let found = call.house.store.memory_read(&call.who.agent, input.key.as_deref()).await?;
-        let (entries, truncated) = bounded(found);
+        let (entries, truncated) = bounded(of_others_enveloped(found, &call.who.agent));
         Ok(Output { entries, truncated })
     }
 
     fn text(o: &Output) -> Option<String> {
         Some(listed(&o.entries, o.truncated))
     }
+}
+
+/// Notes that the agent did not write itself (imported ones) are another's words: data, not instructions.
+pub(super) fn of_others_enveloped(mut found: Vec<MemoryEntry>, me: &AgentName) -> Vec<MemoryEntry> {
+    for entry in found.iter_mut().filter(|e| e.kind == "context" && e.source != me.as_str()) {
+        let text = entry.value.as_str().map_or_else(|| entry.value.to_string(), str::to_owned);
+        entry.value = json!(redact::envelope(format!("note, {}", entry.source), &text, MAX_BYTES));
+    }
+    found
 }
 
 /// As many entries as fit into a reply.
@@ -75,8 +86,14 @@ pub(super) fn bounded(found: Vec<MemoryEntry>) -> (Vec<MemoryEntry>, bool) {
 pub(super) fn listed(entries: &[MemoryEntry], truncated: bool) -> String {
     let mut out = if entries.is_empty() { "nothing remembered".to_owned() } else { String::new() };
     for e in entries {
-        let value = e.value.as_str().map_or_else(|| e.value.to_string(), str::to_owned);
-        let origin = if e.kind == "history" { format!(" [history, {}]", e.source) } else { String::new() };
+        let foreign = e.value["untrusted"] == true;
+        let value = if foreign { &e.value["text"] } else { &e.value };
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let origin = match e.kind.as_str() {
+            "history" => format!(" [history, {}]", e.source),
+            _ if foreign => format!(" [untrusted, {}]", e.source),
+            _ => String::new(),
+        };
         out.push_str(&format!("{} {}{origin}: {}\n", e.at.format("%Y-%m-%d %H:%M"), redact::line(&e.key, 200), value));
     }
     if truncated {

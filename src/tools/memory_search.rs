@@ -1,6 +1,6 @@
 //! `memory_search`: full text over the calling agent's own notes and history.
 
-use super::memory_read::{bounded, listed};
+use super::memory_read::{bounded, listed, of_others_enveloped};
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
@@ -48,7 +48,8 @@ impl Verb for MemorySearch {
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let query = crate::redact::keep_start(&input.query, 500);
-        let (entries, truncated) = bounded(call.house.store.memory_search(&call.who.agent, query, FOUND).await?);
+        let found = call.house.store.memory_search(&call.who.agent, query, FOUND).await?;
+        let (entries, truncated) = bounded(of_others_enveloped(found, &call.who.agent));
         Ok(Output { entries, truncated })
     }
 

@@ -1,6 +1,8 @@
 //! What people at the machine ask for: approvals, operators, tokens, audit verification. Reading needs the home's owner; deciding needs an
 //! operator's passphrase, checked here. Deliberately absent: what an approval leads to (`call::approval`).
 
+mod memory;
+
 use super::credential;
 use super::handover;
 use super::peer::{Peer, WARDEN};
@@ -91,6 +93,12 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             };
             reply(json!(report), text)
         }
+        Admin::MemoryRestore { agent, at, credential } => memory::restore(house, &agent, at, credential.as_ref()).await,
+        Admin::MemoryExport { agent, dir } => memory::export(house, &agent, &dir).await,
+        Admin::MemoryImport { agent, context, of, credential } => {
+            memory::import(house, &agent, &context, of.as_deref(), credential.as_ref()).await
+        }
+        Admin::MemoryVerify { agent } => memory::verify(house, &agent).await,
         Admin::BackupRepository { credential } => {
             let by = authorised(house, credential.as_ref()).await?;
             house.store.audit_event(&by.name, "backup_key_shown", None, &json!({}), Utc::now()).await?;

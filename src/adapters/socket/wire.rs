@@ -175,6 +175,41 @@ pub enum Admin {
     },
     /// Checks the audit log.
     AuditVerify,
+    /// An agent's memory back to what it was at a moment.
+    MemoryRestore {
+        /// Agent.
+        agent: String,
+        /// Moment.
+        at: chrono::DateTime<chrono::Utc>,
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// An agent's memory as `context.json` and `history.json` in a directory.
+    MemoryExport {
+        /// Agent.
+        agent: String,
+        /// Directory, absolute, as the supervisor sees it.
+        dir: std::path::PathBuf,
+    },
+    /// Sets keys of an agent's memory.
+    MemoryImport {
+        /// Agent.
+        agent: String,
+        /// Text of a `context.json`.
+        context: String,
+        /// Agent whose notes they are.
+        #[serde(default)]
+        of: Option<String>,
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// Checks the event log of an agent's memory.
+    MemoryVerify {
+        /// Agent.
+        agent: String,
+    },
     /// Where the backup repository is and the key to open it with any restic.
     BackupRepository {
         /// An operator, where there is one.

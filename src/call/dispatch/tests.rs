@@ -12,6 +12,7 @@ use crate::model::ids::AgentName;
 use crate::store::Store;
 use crate::store::audit::{AuditQuery, AuditRow};
 use arc_swap::ArcSwap;
+use futures_util::StreamExt;
 use serde_json::json;
 
 const COMPOSE: &str =
@@ -81,6 +82,7 @@ async fn bench_of(keeper: &str) -> Bench {
         store,
         engine: engine.clone(),
         rulebook: ArcSwap::from_pointee(book),
+        refused_rules: ArcSwap::default(),
         executor,
         config,
         prompts: ArcSwap::from_pointee(vec![]),
@@ -231,8 +233,8 @@ async fn a_repeated_call_is_the_same_operation_and_counts_once() {
 async fn identical_calls_at_once_make_one_operation_and_count_once() {
     for input in [keyed("k1", "one"), json!({"stack": "shop", "compose": COMPOSE})] {
         let b = limited(1).await;
-        let calls = (0..4).map(|_| b.call("deploy", input.clone()));
-        let replies: Vec<_> = futures_util::future::join_all(calls).await.into_iter().map(|r| r.expect("deployed").value).collect();
+        let calls: Vec<_> = (0..4).map(|_| b.call("deploy", input.clone())).collect();
+        let replies: Vec<_> = futures_util::stream::iter(calls).buffer_unordered(4).map(|r| r.expect("deployed").value).collect().await;
         let ids: std::collections::BTreeSet<String> = replies.iter().map(|r| r["operation_id"].to_string()).collect();
         assert_eq!(ids.len(), 1, "{replies:?}");
         assert!(!ids.contains("null"), "{replies:?}");

@@ -14,6 +14,7 @@ fn intent(call: &str, agent: &str, seconds: i64) -> Intent {
         stack: Some("shop".into()),
         environment: Some("staging".into()),
         arguments: json!({"stack": "shop", "a": 1}),
+        essential: false,
         verdict: Verdict::Allow,
         findings: vec![finding("deployer/web", Verdict::Allow)],
         at: at(seconds),

@@ -19,6 +19,9 @@ pub(super) const REMOVE: &str = "remove";
 /// An event adds to the history.
 pub(super) const HISTORY: &str = "history";
 
+/// An event makes the context what it was at an earlier event.
+pub(super) const RESTORE: &str = "restore";
+
 /// An event to append.
 pub(super) struct NewEvent {
     op: &'static str,
@@ -40,6 +43,11 @@ impl NewEvent {
         }
         let op = if value.is_null() { REMOVE } else { SET };
         Ok(Self { op, at, key: key.into(), value: value.clone(), source: source.into() })
+    }
+
+    /// The context goes back to what an earlier event left.
+    pub(super) fn restore(value: Value, by: String, at: DateTime<Utc>) -> Self {
+        Self { op: RESTORE, at, key: String::new(), value, source: by }
     }
 
     /// Something that happened.
@@ -90,6 +98,10 @@ pub(super) fn append(c: &Connection, new: &NewEvent) -> Sql<i64> {
     };
     event.hash = event.link(&prev).to_vec();
     insert_event(c, &event)?;
+    if new.op == RESTORE {
+        // The projection of this one is its maker's: see `restore`.
+        return Ok(event.seq);
+    }
     if new.op == HISTORY {
         insert_history(c, &event)?;
     } else if let Some(old) = context_seq(c, &event.key)? {

@@ -24,6 +24,7 @@ async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
         stack: Some("shop".into()),
         environment: None,
         arguments: json!({}),
+        essential: false,
         verdict: Verdict::Allow,
         findings: vec![],
         at: at(n),
@@ -247,13 +248,55 @@ async fn memory_is_exported_and_imported_whole() {
     let history: Vec<MemoryEntry> = serde_json::from_slice(&std::fs::read(out.join("history.json")).unwrap()).unwrap();
     assert_eq!(history, store.memory_history(&me, 10).await.unwrap());
 
-    assert_eq!(store.memory_import(&other, &text, at(5)).await.unwrap(), 2);
+    assert_eq!(store.memory_import(&other, &text, None, at(5)).await.unwrap(), 2);
     let imported = [entry(2, 5, "context", "b", json!("2"), "import"), entry(1, 5, "context", "a", json!({"x": [1, "ä"]}), "import")];
     assert_eq!(store.memory_read(&other, None).await.unwrap(), imported);
     for bad in ["", "[1]", "nonsense", "{\"a\": 1"] {
-        assert!(matches!(store.memory_import(&other, bad, at(6)).await, Err(StoreError::Corrupt { what: "context.json", .. })), "{bad:?}");
+        assert!(
+            matches!(store.memory_import(&other, bad, None, at(6)).await, Err(StoreError::Corrupt { what: "context.json", .. })),
+            "{bad:?}"
+        );
     }
     let large = json!({"ok": 1, "big": "x".repeat(MAX_VALUE)}).to_string();
-    assert!(matches!(store.memory_import(&other, &large, at(6)).await, Err(StoreError::TooLarge { .. })));
+    assert!(matches!(store.memory_import(&other, &large, None, at(6)).await, Err(StoreError::TooLarge { .. })));
     assert_eq!(store.memory_read(&other, None).await.unwrap(), imported, "all or none");
+}
+
+#[tokio::test]
+async fn a_memory_goes_back_to_a_moment_by_one_more_event_and_forward_again() {
+    let (dir, store) = fresh().await;
+    let me = agent("deployer");
+    let now = async |key: &str| store.memory_read(&me, Some(key)).await.unwrap().pop().map(|e| e.value);
+    store.memory_write(&me, "db", &json!("postgres"), at(10)).await.unwrap();
+    store.memory_write(&me, "old", &json!("goes away"), at(11)).await.unwrap();
+    store.memory_write(&me, "db", &json!("mariadb"), at(20)).await.unwrap();
+    store.memory_write(&me, "old", &Value::Null, at(21)).await.unwrap();
+    store.memory_write(&me, "new", &json!("came later"), at(22)).await.unwrap();
+    // History is written later than what it tells of, and stays whatever is restored.
+    call(&store, "deployer", 12, "ok", json!({})).await;
+    store.project_history().await.unwrap();
+
+    let early = store.memory_restore(&me, at(9), "olga", at(30)).await.unwrap_err();
+    assert!(matches!(early, StoreError::Missing { .. }), "{early}");
+    let back = store.memory_restore(&me, at(15), "olga", at(30)).await.unwrap();
+    assert_eq!((back.as_of, back.keys, back.changed.clone()), (2, 2, vec!["db".to_owned(), "new".to_owned(), "old".to_owned()]));
+    assert_eq!((now("db").await, now("old").await, now("new").await), (Some(json!("postgres")), Some(json!("goes away")), None));
+    let found = async |q: &str| store.memory_search(&me, q, 10).await.unwrap().into_iter().map(|e| e.key).collect::<Vec<_>>();
+    assert_eq!((found("postgres").await, found("mariadb").await, found("later").await), (vec!["db".to_owned()], vec![], vec![]));
+    assert_eq!(store.memory_history(&me, 10).await.unwrap().len(), 1, "what happened has happened");
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+
+    // On from there, and back to before the restore: to what a restore left, too.
+    store.memory_write(&me, "db", &json!("sqlite"), at(40)).await.unwrap();
+    store.memory_restore(&me, at(35), "olga", at(50)).await.unwrap();
+    assert_eq!(now("db").await, Some(json!("postgres")));
+    let forward = store.memory_restore(&me, at(25), "olga", at(60)).await.unwrap();
+    assert_eq!((now("db").await, now("old").await, now("new").await), (Some(json!("mariadb")), None, Some(json!("came later"))));
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+    let same = store.memory_restore(&me, at(60), "olga", at(70)).await.unwrap();
+    assert_eq!((same.changed, same.as_of), (vec![], forward.seq));
+    store.close().await;
+    let store = open_in(&dir).await.unwrap();
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.memory_read(&me, Some("db")).await.unwrap()[0].value, json!("mariadb"));
 }

@@ -33,14 +33,22 @@ impl Store {
         task.await.map_err(|e| corrupt("memory", format!("the export ended early: {e}")))?
     }
 
-    /// Sets every key of a `context.json` (a JSON object), all or none; returns how many. Entries say that they were imported.
+    /// Sets every key of a `context.json` (a JSON object), all or none; returns how many. Entries say that they were imported, and of whom where that
+    /// is known: to their reader they are another's words.
     ///
     /// # Errors
     /// `Corrupt` when the text is not a JSON object, `TooLarge`, or the database's.
-    pub async fn memory_import(&self, agent: &AgentName, context_json: &str, now: DateTime<Utc>) -> StoreResult<usize> {
+    pub async fn memory_import(
+        &self,
+        agent: &AgentName,
+        context_json: &str,
+        of: Option<&AgentName>,
+        now: DateTime<Utc>,
+    ) -> StoreResult<usize> {
+        let source = of.map_or_else(|| SOURCE.to_owned(), |of| format!("{SOURCE}:{of}"));
         let context: Map<String, Value> = serde_json::from_str(context_json)
             .map_err(|e| corrupt("context.json", format!("{e}; it must be one JSON object of key: value")))?;
-        let new: Vec<NewEvent> = context.iter().map(|(k, v)| NewEvent::set(k, v, SOURCE, now)).collect::<StoreResult<_>>()?;
+        let new: Vec<NewEvent> = context.iter().map(|(k, v)| NewEvent::set(k, v, &source, now)).collect::<StoreResult<_>>()?;
         let write = move |c: &rusqlite::Connection| {
             for event in &new {
                 events::append(c, event)?;

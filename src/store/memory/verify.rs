@@ -1,6 +1,7 @@
 //! Looks for edits, gaps and removed guards in a memory's event log, and for projections that do not follow from it. Changes nothing.
 
-use super::events::{self, HISTORY, REMOVE, SET};
+use super::events::{self, HISTORY, REMOVE, RESTORE, SET};
+use super::restore;
 use crate::store::chain::{GENESIS, Hash};
 use crate::store::fault::Sql;
 use crate::store::migrate;
@@ -17,7 +18,7 @@ pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
         }
     }
     let (mut last, mut prev): (i64, Hash) = (0, GENESIS);
-    let mut context: BTreeMap<String, (i64, String)> = BTreeMap::new();
+    let mut readable = true;
     let mut history: BTreeSet<(i64, String)> = BTreeSet::new();
     events::each(c, |event| {
         if event.seq != last + 1 {
@@ -33,34 +34,43 @@ pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
         prev = stored.unwrap_or(GENESIS);
         last = event.seq;
         match event.op.as_str() {
-            SET => drop(context.insert(event.key, (event.seq, event.value))),
-            REMOVE => drop(context.remove(&event.key)),
+            SET | REMOVE => {}
+            RESTORE if restore::target(&event.value).is_some_and(|to| to < event.seq) => {}
+            RESTORE => {
+                readable = false;
+                problems.push(format!("event {} restores nothing there is", event.seq));
+            }
             HISTORY => drop(history.insert((event.seq, event.value))),
             other => problems.push(format!("event {} has the unknown operation {other:?}", event.seq)),
         }
         Ok(())
     })?;
-    projections(c, &context, &history, &mut problems)?;
+    if readable {
+        match restore::context_as_of(c, last) {
+            Ok(context) => of_context(c, &context, &mut problems)?,
+            Err(e) => problems.push(format!("the context cannot be made from its events: {e:?}")),
+        }
+    }
+    of_history(c, &history, &mut problems)?;
     Ok(problems)
 }
 
-fn projections(
-    c: &Connection,
-    context: &BTreeMap<String, (i64, String)>,
-    history: &BTreeSet<(i64, String)>,
-    problems: &mut Vec<String>,
-) -> Sql<()> {
+fn of_context(c: &Connection, context: &BTreeMap<String, i64>, problems: &mut Vec<String>) -> Sql<()> {
     let mut keys = context.keys().cloned().collect::<BTreeSet<_>>();
-    let mut statement = c.prepare("SELECT key, seq, value FROM context")?;
+    let mut statement = c.prepare("SELECT c.key, c.seq, c.value IS e.value FROM context c LEFT JOIN memory_event e ON e.seq = c.seq")?;
     let mut rows = statement.query([])?;
     while let Some(r) = rows.next()? {
-        let (key, seq, value): (String, i64, String) = (r.get(0)?, r.get(1)?, r.get(2)?);
+        let (key, seq, same): (String, i64, bool) = (r.get(0)?, r.get(1)?, r.get(2)?);
         keys.remove(&key);
-        if context.get(&key) != Some(&(seq, value)) {
+        if context.get(&key) != Some(&seq) || !same {
             problems.push(format!("context key {key:?} is not what its events say"));
         }
     }
     problems.extend(keys.iter().map(|key| format!("context key {key:?} is missing")));
+    Ok(())
+}
+
+fn of_history(c: &Connection, history: &BTreeSet<(i64, String)>, problems: &mut Vec<String>) -> Sql<()> {
     let mut missing: BTreeSet<i64> = history.iter().map(|(seq, _)| *seq).collect();
     let mut statement = c.prepare("SELECT seq, value FROM history")?;
     let mut rows = statement.query([])?;
