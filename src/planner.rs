@@ -341,6 +341,10 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
         return make(Action::Restart, Strategy::InPlace, lines);
     }
+    if front::rebounded(old, spec) {
+        let expected_loss = "none: only the bounds of its front change".into();
+        return Change { expected_loss, ..make(Action::Scale, Strategy::InPlace, lines) };
+    }
     make(Action::Unchanged, Strategy::InPlace, vec![])
 }
 

@@ -43,7 +43,8 @@ impl Drop for Turn {
             sha2::Sha256::digest(bytes).iter().take(6).map(|b| format!("{b:02x}")).collect::<String>()
         });
         match hash.map(|h| Command::new("docker").args(["rmi", &format!("dockwarden/front:{h}")]).output()) {
-            Ok(Ok(o)) if o.status.success() => {}
+            // None was made, or it lies on an engine of the test's own.
+            Ok(Ok(o)) if o.status.success() || String::from_utf8_lossy(&o.stderr).contains("No such image") => {}
             other => eprintln!("the image of fronts stays: {other:?}"),
         }
     }
