@@ -374,6 +374,10 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     if let Some(line) = running.iter().find_map(|c| policy_drift(spec, c)) {
         return make(Action::Restart, Strategy::InPlace, vec![line]);
     }
+    if front::rebounded(old, spec) {
+        let expected_loss = "none: only the bounds of its front change".into();
+        return Change { expected_loss, ..make(Action::Scale, Strategy::InPlace, lines) };
+    }
     make(Action::Unchanged, Strategy::InPlace, vec![])
 }
 

@@ -181,11 +181,11 @@ impl FakeEngine {
         self.lock().calls.clear();
     }
 
-    /// Names a running front passes new connections on to; `None` when there is no such front, or it does not run. Empty while it holds them.
-    pub fn routed(&self, front: &str) -> Option<Vec<String>> {
+    /// Routes a running front follows; `None` when there is no such front, or it does not run.
+    pub fn routed(&self, front: &str) -> Option<crate::model::front::Routes> {
         let w = self.lock();
         let c = w.find(front).filter(|c| c.is_up())?;
-        w.routes_of(&c.id).map(|r| r.serving().into_iter().map(ToString::to_string).collect())
+        w.routes_of(&c.id)
     }
 
     /// Names of running containers of `stack` (label `dockwarden.stack`) that hold the alias `service` on some network, sorted.

@@ -10,7 +10,7 @@ use crate::model::operation::{OperationState, Phase};
 use crate::model::plan::{Action, Change, Strategy};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{Restart, ServiceSpec};
-use crate::planner::Observed;
+use crate::planner::{self, Observed};
 use chrono::Utc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -329,6 +329,8 @@ impl Run {
                 self.create_step(Phase::Switch, service, number, false, None).await?;
             }
             self.retire_fronts(Phase::Switch, service, observed).await?;
+            // Those that stood behind a front hold no port: they stop when their successors serve.
+            let (behind, old): (Vec<_>, Vec<_>) = old.iter().partition(|c| planner::front::backend(c).is_some());
             let pairs = old.len().max(spec.replicas as usize);
             for i in 0..pairs {
                 if let Some(c) = old.get(i) {
@@ -337,6 +339,9 @@ impl Run {
                 if i < spec.replicas as usize {
                     self.start_serving(Phase::Switch, service, spec, u32::try_from(i).unwrap_or(0) + 1, None).await?;
                 }
+            }
+            for c in behind {
+                self.retire(Phase::Switch, service, c).await?;
             }
         }
         if change.strategy == Strategy::RunOnce || spec.restart == Restart::No {

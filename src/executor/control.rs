@@ -177,6 +177,8 @@ impl Run {
         Ok(ContainerSpec {
             entrypoint: Some(vec![BINARY.to_owned()]),
             command: Some(command),
+            // The engine's resolver passes names of stopped containers on to the host's: its silence must not keep a thread for long.
+            env: vec!["RES_OPTIONS=timeout:1 attempts:1".to_owned()],
             labels: own,
             user: Some(format!("{UID}:{UID}")),
             ports: front.published.iter().map(|p| render::port(p, 1)).collect(),

@@ -229,10 +229,13 @@ pub(super) async fn assert_one_release(rig: &Rig, context: &str) {
         assert_eq!(c.restart_policy, "unless-stopped", "{context}: {} has the file's restart policy", c.name);
     }
     for service in services().filter(|(_, s)| planner::front::fronted(s)).map(|(name, _)| name) {
-        let backends: Vec<String> =
-            planner::serving(&observed, service).into_iter().filter_map(planner::front::backend).map(|b| b.to_string()).collect();
-        let routed = rig.engine.routed(&format!("shop-{service}-front"));
-        assert_eq!(routed, Some(backends), "{context}: the front of {service} serves the release's containers");
+        let backends: Vec<EngineName> = planner::serving(&observed, service).into_iter().filter_map(planner::front::backend).collect();
+        let routes = rig.engine.routed(&format!("shop-{service}-front"));
+        assert_eq!(
+            routes.map(|r| r.serving().into_iter().cloned().collect::<Vec<_>>()),
+            Some(backends),
+            "{context}: the front of {service} serves the release's containers"
+        );
         assert_eq!(rig.engine.serving("shop", service.as_str()), vec![format!("shop-{service}-front")], "{context}: and holds its name");
     }
     if current.is_none() {

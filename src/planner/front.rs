@@ -171,6 +171,11 @@ pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing) -
     (strategy, format!("{first}{how}"))
 }
 
+/// Whether nothing but the bounds of a service's front changes, which goes with its routes.
+pub(super) fn rebounded(old: Option<&ServiceSpec>, new: &ServiceSpec) -> bool {
+    old.is_some_and(|old| fronted(old) && fronted(new) && limits(old) != limits(new))
+}
+
 /// What a restart in place costs clients of a service behind a front that is up.
 pub(super) fn restart(stack: &StackSpec, service: &ServiceName, observed: &Observed) -> Option<String> {
     let drain = fronting(stack, service)?.limits.drain_ms / 1000;

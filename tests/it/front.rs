@@ -43,7 +43,8 @@ impl Drop for Turn {
             sha2::Sha256::digest(bytes).iter().take(6).map(|b| format!("{b:02x}")).collect::<String>()
         });
         match hash.map(|h| Command::new("docker").args(["rmi", &format!("dockwarden/front:{h}")]).output()) {
-            Ok(Ok(o)) if o.status.success() => {}
+            // None was made, or it lies on an engine of the test's own.
+            Ok(Ok(o)) if o.status.success() || String::from_utf8_lossy(&o.stderr).contains("No such image") => {}
             other => eprintln!("the image of fronts stays: {other:?}"),
         }
     }
@@ -171,8 +172,11 @@ async fn releases_under_load(more: &str) {
     assert_eq!(outcome.lost, BTreeMap::new(), "{outcome:?}");
     assert!(outcome.by.contains_key("1") && outcome.by.contains_key("2") && !outcome.by.contains_key("3"), "{outcome:?}");
     assert_eq!(running(&stack), whole);
-    let health = client.ok("health", json!({"stack": stack})).await;
-    assert_eq!(health["healthy"], json!(true), "{health:#}");
+    // After the restart the engine's own first check is still to come.
+    eventually("healthy", Duration::from_secs(30), || async {
+        (client.ok("health", json!({"stack": stack})).await["healthy"] == json!(true)).then_some(())
+    })
+    .await;
     let status = client.ok("status", json!({"stack": stack})).await;
     assert!(status.to_string().contains(&format!("{stack}-web-front")), "{status:#}");
 

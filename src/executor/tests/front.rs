@@ -166,6 +166,21 @@ async fn restart_stop_and_removal_take_the_front_along() {
 }
 
 #[tokio::test]
+async fn other_bounds_of_a_front_go_with_its_routes() {
+    let rig = rig().await;
+    deploy(&rig, fronted("web:1", "db:1")).await;
+    let before: Vec<String> = rig.engine.container_names();
+    let mut spec = fronted("web:1", "db:1");
+    spec.services.get_mut("web").unwrap().settings.front = Some(FrontSettings { drain_s: Some(3), ..Default::default() });
+    rig.engine.clear_calls();
+    let op = deploy(&rig, spec).await;
+    assert_eq!((op.state, op.release), (OperationState::Done, Some(2)));
+    assert_eq!(rig.engine.routed("shop-web-front").map(|r| r.limits.drain_ms), Some(3000));
+    assert_eq!((rig.engine.container_names(), stops(&rig, "")), (before, vec![]));
+    assert_one_release(&rig, "other bounds").await;
+}
+
+#[tokio::test]
 async fn a_lost_front_comes_back_with_the_next_deploy() {
     let rig = rig().await;
     deploy(&rig, fronted("web:1", "db:1")).await;
