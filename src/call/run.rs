@@ -314,7 +314,9 @@ pub fn executor_error(e: ExecutorError) -> CallError {
         ExecutorError::TooLate(_) => {
             CallError::new(ErrorCode::Conflict, message, "the new release serves already: `rollback` goes back to the one before")
         }
-        ExecutorError::Ended { .. } => CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did"),
+        ExecutorError::Ended { .. } => {
+            CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did")
+        }
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
         ExecutorError::Store(e) => e.into(),
         ExecutorError::Engine(e) => e.into(),

@@ -419,7 +419,7 @@ impl Run {
             .filter(|c| c.strategy != Strategy::RunOnce)
             .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
             .collect();
-        if window.is_zero() {
+        if window.is_zero() || watched.is_empty() {
             return Ok(());
         }
         let mut watch = self.begin_watch().await?;

@@ -95,6 +95,8 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         images: images(),
         levels: vec![],
         changes: vec![],
+        migrates: Default::default(),
+        text_only: false,
         remove: false,
         findings: vec![],
         verdict: Verdict::Allow,
