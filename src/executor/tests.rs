@@ -208,6 +208,11 @@ async fn assert_one_release(rig: &Rig, context: &str) {
         assert_eq!(c.state, state, "{context}: {}", c.name);
         assert_eq!(c.restart_policy, policy, "{context}: {} has the file's restart policy", c.name);
     }
+    let networks: BTreeSet<String> = spec.iter().flat_map(|s| s.networks.values().map(|n| n.name.clone())).collect();
+    assert_eq!(observed.networks.iter().cloned().collect::<BTreeSet<_>>(), networks, "{context}: no network too many or too few");
+    let claim = format!("dockwarden-claim-{}", shop());
+    let orphans: Vec<String> = rig.engine.container_names().into_iter().filter(|n| !seen.contains(n) && *n != claim).collect();
+    assert_eq!(orphans, Vec::<String>::new(), "{context}: no container is forgotten");
     if current.is_none() {
         let claim = rig.engine.container_names().into_iter().filter(|n| n.contains("claim")).count();
         assert_eq!((observed.networks.len(), observed.volumes.len(), claim), (0, 0, 0), "{context}: nothing half-made stays");

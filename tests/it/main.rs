@@ -8,6 +8,7 @@ mod crash;
 mod engine_live;
 mod heal;
 mod journey;
+mod prove;
 mod python;
 mod support;
 mod tidy;
