@@ -166,6 +166,7 @@ pub struct Executor {
     records: AtomicU64,
     active: Mutex<BTreeMap<OperationId, Active>>,
     submitting: tokio::sync::Mutex<()>,
+    runs: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -204,6 +205,7 @@ impl Executor {
             records: AtomicU64::new(0),
             active: Mutex::default(),
             submitting: tokio::sync::Mutex::default(),
+            runs: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         })

@@ -142,7 +142,9 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
-    let noop = changes.iter().all(|c| c.action == Action::Unchanged);
+    let untouched = changes.iter().all(|c| c.action == Action::Unchanged);
+    let text_only = new_release && untouched && input.current.is_some_and(|r| hash::text(&r.spec) != hash::text(&desired));
+    let noop = untouched && !text_only;
     let current = input.current.map(|r| r.number);
     let to_release = if new_release && !(noop && current.is_some()) { input.next_release } else { current.unwrap_or(0) };
     let fingerprint = fingerprint(input);
@@ -166,6 +168,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         migrates: if new_release { migrates::reasons(&desired, input.current, &changes) } else { BTreeMap::new() },
         desired,
         changes,
+        text_only,
         remove,
         data: Default::default(),
         findings: vec![],
@@ -277,8 +280,7 @@ fn release_changes(
     images: &BTreeMap<ServiceName, ImageIdentity>,
     levels: &[Vec<ServiceName>],
 ) -> Vec<Change> {
-    let mut changes: Vec<Change> =
-        levels
+    let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
         .map(|service| match one_shot(desired, service) {
@@ -389,8 +391,11 @@ fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
         Restart::OnFailure(_) => "on-failure",
         Restart::UnlessStopped => "unless-stopped",
     };
-    (c.state == RunState::Running && c.restart_policy != wanted)
-        .then(|| DiffLine { path: "restart".into(), from: Some(c.restart_policy.clone()), to: Some(wanted.into()) })
+    (c.state == RunState::Running && c.restart_policy != wanted).then(|| DiffLine {
+        path: "restart".into(),
+        from: Some(c.restart_policy.clone()),
+        to: Some(wanted.into()),
+    })
 }
 
 /// Of the containers of a service those that stand for it: where one of a number runs, what was stopped and kept under the same number does not.

@@ -351,7 +351,9 @@ pub fn executor_error(e: ExecutorError) -> CallError {
         ExecutorError::NoRepository => {
             CallError::new(ErrorCode::Conflict, message, "an operator installs a build with the `backup` feature")
         }
-        ExecutorError::Ended { .. } => CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did"),
+        ExecutorError::Ended { .. } => {
+            CallError::new(ErrorCode::Conflict, message, "nothing is left to cancel: `history` and `operation` tell what it did")
+        }
         ExecutorError::Closing => CallError::new(ErrorCode::Busy, message, "call again when it is back"),
         ExecutorError::Store(e) => e.into(),
         ExecutorError::Engine(e) => e.into(),

@@ -437,7 +437,7 @@ impl Run {
                 (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).chain(fronts).map(move |id| (&c.service, id))
             })
             .collect();
-        if window.is_zero() {
+        if window.is_zero() || watched.is_empty() {
             return Ok(());
         }
         let mut watch = self.begin_watch().await?;

@@ -238,7 +238,9 @@ fn judged(http: &HttpProbe, status: u16, body: &str, how: &str) -> Outcome {
     let output = Some(body.chars().take(KEPT).collect::<String>()).filter(|o| !o.is_empty());
     match &http.contains {
         _ if !good => Outcome::Failed { reason: format!("{how}: status {status}"), output },
-        Some(text) if !body.contains(text) => Outcome::Failed { reason: format!("{how}: status {status}, without the text asked for"), output },
+        Some(text) if !body.contains(text) => {
+            Outcome::Failed { reason: format!("{how}: status {status}, without the text asked for"), output }
+        }
         Some(_) | None => Outcome::Passed(how.to_owned()),
     }
 }

@@ -93,8 +93,7 @@ impl Run {
     pub(super) async fn hook_exec(&self, service: &ServiceName, id: &EngineName, run: &[String], timeout_s: u64) -> Result<Value, Fail> {
         let allowed = self.exec.request_facts(&self.plan, Some(service));
         self.judge(request::assert_command(run, &allowed))?;
-        let spec =
-            ExecSpec { command: run.to_vec(), user: None, env: vec![], timeout: Duration::from_secs(timeout_s), max_output: OUTPUT };
+        let spec = ExecSpec { command: run.to_vec(), user: None, env: vec![], timeout: Duration::from_secs(timeout_s), max_output: OUTPUT };
         let done = self.exec.engine.exec(&self.permit, id, &spec).await?;
         Ok(json!({"exit": done.exit_code, "output": done.output}))
     }

@@ -1,8 +1,8 @@
 //! Restart and stop: the containers stay the same. No undo: the way back from a stop is a restart.
 
 use super::acts::Act;
-use super::run::{Halt, Run};
 use super::names;
+use super::run::{Halt, Run};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};

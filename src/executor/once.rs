@@ -33,6 +33,8 @@ impl Executor {
     }
 
     async fn remember(&self, stack: &StackName, service: &ServiceName, key: &str) -> StoreResult<()> {
+        // One-shots of a level end side by side, and their keys are one value.
+        let _one = self.runs.lock().await;
         let mut known = self.once(stack).await?;
         known.insert(service.clone(), key.to_owned());
         self.store.set_value(&place(stack), &json!(known)).await

@@ -103,7 +103,8 @@ impl Executor {
             Some(number) => self.store.release(&plan.stack, number).await.map_err(known).unwrap_or_default(),
             None => None,
         };
-        let facts = Facts { plan, instance: self.store.instance(), local: self.is_local(), about, containers, networks, volumes, images, current };
+        let facts =
+            Facts { plan, instance: self.store.instance(), local: self.is_local(), about, containers, networks, volumes, images, current };
         let mut report = Report::default();
         text(&facts, &mut report);
         service::images(&facts, &mut report);
@@ -191,7 +192,8 @@ fn volumes_there(facts: &Facts<'_>, report: &mut Report) {
     let other_driver = facts.plan.desired.volumes.values().filter(|v| !v.external).filter_map(|v| {
         let found = facts.volumes.iter().find(|f| f.name.as_str() == v.name)?;
         let wanted = v.driver.as_deref().unwrap_or("local");
-        (found.driver != wanted).then(|| format!("volume {} exists with driver {}, the file says {wanted}; rename one of them", v.name, found.driver))
+        (found.driver != wanted)
+            .then(|| format!("volume {} exists with driver {}, the file says {wanted}; rename one of them", v.name, found.driver))
     });
     report.all("volume.driver", Passed::No, other_driver.collect(), "volumes are as the file says, or are made");
 }

@@ -266,8 +266,7 @@ fn files(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec) -> Result
     let configs = spec.configs.iter().map(|m| ("config", m, stack.configs.get(&m.source)));
     let secrets = spec.secrets.iter().map(|m| ("secret", m, stack.secrets.get(&m.source)));
     for (kind, wanted, object) in configs.chain(secrets) {
-        let object =
-            object.ok_or_else(|| format!("service {service} names {kind} {}, which the file does not define", wanted.source))?;
+        let object = object.ok_or_else(|| format!("service {service} names {kind} {}, which the file does not define", wanted.source))?;
         match deliver(wanted, object, spec.read_only) {
             Some(Delivery::Copy(file)) => copies.push(file),
             Some(Delivery::Mount(m)) => mounts.push(m),

@@ -99,7 +99,20 @@ impl Run {
         let Begin { exec, plan, permit, current, op, steps, standing, cancel, conclude } = begin;
         let journal = steps.into_iter().map(|s| (s.key.clone(), s)).collect();
         let (id, epoch) = (op.id.clone(), op.epoch);
-        Self { exec, plan, permit, current, epoch, op: Mutex::new(op), journal: Mutex::new(journal), standing, cancel, conclude, usage: Mutex::default(), id }
+        Self {
+            exec,
+            plan,
+            permit,
+            current,
+            epoch,
+            op: Mutex::new(op),
+            journal: Mutex::new(journal),
+            standing,
+            cancel,
+            conclude,
+            usage: Mutex::default(),
+            id,
+        }
     }
 
     pub(super) fn operation_id(&self) -> &OperationId {

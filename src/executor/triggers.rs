@@ -73,7 +73,8 @@ fn errors<'a>(lines: impl Iterator<Item = &'a str>) -> Errors {
         "noauth authentication required",
         "wrongpass",
         "error connecting to database",
-        "database connection",
+        "database connection failed",
+        "database connection error",
         "unable to connect to database",
         "failed to connect to database",
         "connection pool timed out",
@@ -145,7 +146,13 @@ impl Run {
                 }
             }
         }
-        Ok(Watch { since: Utc::now() - TimeDelta::seconds(1), last: Instant::now(), fired: BTreeSet::new(), failing: BTreeMap::new(), before })
+        Ok(Watch {
+            since: Utc::now() - TimeDelta::seconds(1),
+            last: Instant::now(),
+            fired: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            before,
+        })
     }
 
     async fn lines(&self, id: &EngineName, since: DateTime<Utc>) -> Option<Vec<LogLine>> {
@@ -274,7 +281,13 @@ impl Run {
     }
 
     /// A container that is not what it must be, as its trigger is set.
-    pub(super) async fn ailing(&self, watch: &mut Watch, service: &ServiceName, seen: &ContainerDetail, reason: String) -> Result<(), Halt> {
+    pub(super) async fn ailing(
+        &self,
+        watch: &mut Watch,
+        service: &ServiceName,
+        seen: &ContainerDetail,
+        reason: String,
+    ) -> Result<(), Halt> {
         self.fire(watch, service, &seen.id, Trigger::Health, reason).await
     }
 }
@@ -285,7 +298,8 @@ mod tests {
 
     #[test]
     fn error_lines_are_words_and_healthy_reports_are_none() {
-        let lines = ["ERROR: disk", "level=error msg=x", "2 errors", "mirror started", "terrorist", "0 errors found", "panic: nil", "no error"];
+        let lines =
+            ["ERROR: disk", "level=error msg=x", "2 errors", "mirror started", "terrorist", "0 errors found", "panic: nil", "no error"];
         assert_eq!(errors(lines.into_iter()), Errors { lines: 4, database: 0 });
         let database = ["dial: ECONNREFUSED 10.0.0.2:5432", "FATAL: password authentication failed for user"];
         assert_eq!(errors(database.into_iter()), Errors { lines: 1, database: 2 });

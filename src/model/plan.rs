@@ -126,6 +126,9 @@ pub struct Plan {
     /// Services whose new containers change data the release before may not read, with the reason: nothing automatic goes back over them.
     #[serde(default)]
     pub migrates: BTreeMap<ServiceName, String>,
+    /// No container changes, but what the file says about the stack does (`x-dockwarden`, dependencies): recorded as a release.
+    #[serde(default)]
+    pub text_only: bool,
     /// Replica counts or services for scale and restart; stop with removal.
     #[serde(default)]
     pub remove: bool,
@@ -200,6 +203,6 @@ pub struct GitState {
 impl Plan {
     /// Whether anything would be done.
     pub fn is_noop(&self) -> bool {
-        self.changes.iter().all(|c| c.action == Action::Unchanged)
+        !self.text_only && self.changes.iter().all(|c| c.action == Action::Unchanged)
     }
 }

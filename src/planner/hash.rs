@@ -41,6 +41,16 @@ pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, diges
     hash
 }
 
+/// What a stack says, without positions in the file and notes about it: equal text, equal stack.
+pub fn text(stack: &StackSpec) -> Value {
+    let mut value = serde_json::to_value(stack).expect("a stack is plain data");
+    if let Value::Object(map) = &mut value {
+        map.remove("unsupported");
+    }
+    strip_paths(&mut value);
+    value
+}
+
 /// Positions in the file are for messages, not for identity.
 fn strip_paths(value: &mut Value) {
     match value {

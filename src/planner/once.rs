@@ -71,7 +71,7 @@ pub(super) fn change(
     if lines.is_empty() {
         let why = match () {
             () if !data => "its data is new",
-            () if ran.is_some() && there.iter().all(|c| same(c)) => "what it waits for changed",
+            () if ran.is_some() && there.iter().all(same) => "what it waits for changed",
             () => "it has not run to its end",
         };
         lines.push(DiffLine { path: "run_once".into(), from: None, to: Some(why.into()) });

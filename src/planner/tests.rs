@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::ids::{EngineName, ImageRef};
-use crate::model::spec::{Dependency, MountKind, MountSpec};
+use crate::model::spec::{Dependency, DependencyCondition, MountKind, MountSpec, Restart};
 
 fn name(s: &str) -> ServiceName {
     ServiceName::new(s).unwrap()
@@ -252,4 +252,108 @@ fn one_service_made_anew_is_the_same_content_under_a_new_number_and_touches_no_o
     let plan = make(anew(), &gone, Some(&release(&spec))).unwrap();
     assert_eq!(summary(&plan)[1], ("web".into(), Action::Create, Strategy::Start));
     assert!(matches!(make(Want::Recreate { service: name("nope") }, &gone, Some(&release(&spec))), Err(PlanError::NoService { .. })));
+}
+
+#[test]
+fn a_one_shot_runs_again_only_when_it_or_what_it_waits_for_changed() {
+    let mut job = service("job:1");
+    job.restart = Restart::No;
+    let wait = |condition| Dependency { condition, required: true, restart: false };
+    job.depends_on.insert(name("db"), wait(DependencyCondition::ServiceStarted));
+    let mut web = service("web:1");
+    web.depends_on.insert(name("job"), wait(DependencyCondition::ServiceCompletedSuccessfully));
+    let spec = stack(vec![("db", service("db:1")), ("job", job), ("web", web)]);
+    let (mut observed, current) = (running(&spec), release(&spec));
+    observed.once.insert(name("job"), once::key(&spec, &name("job"), &images(&spec), &digest).unwrap());
+    let job_of = |spec: &StackSpec, observed: &Observed| {
+        let plan = make(wanted(spec), observed, Some(&current)).unwrap();
+        plan.changes.into_iter().find(|c| c.service.as_str() == "job").unwrap()
+    };
+    assert_eq!(job_of(&spec, &observed).action, Action::Unchanged);
+    observed.containers.retain(|c| c.name != "shop-job-1");
+    assert_eq!(job_of(&spec, &observed).action, Action::Unchanged, "its container is no witness that is needed");
+    let mut newer = spec.clone();
+    newer.services.get_mut("db").unwrap().image = Some(ImageRef::new("db:2").unwrap());
+    let change = job_of(&newer, &observed);
+    assert_eq!(
+        (change.action, change.strategy, change.diff[0].to.as_deref()),
+        (Action::Create, Strategy::RunOnce, Some("what it waits for changed"))
+    );
+    let mut with_data = spec.clone();
+    with_data.services.get_mut("db").unwrap().mounts = vec![data_mount()];
+    with_data.volumes.insert("data".into(), crate::model::spec::VolumeSpec { name: "shop_data".into(), ..Default::default() });
+    observed.once.insert(name("job"), once::key(&with_data, &name("job"), &images(&with_data), &digest).unwrap());
+    assert_eq!(job_of(&with_data, &observed).diff[0].to.as_deref(), Some("its data is new"), "the volume it ran on is gone");
+    observed.volumes.push("shop_data".into());
+    assert_eq!(job_of(&with_data, &observed).action, Action::Unchanged);
+}
+
+#[test]
+fn a_release_migrates_by_its_word_by_a_one_shot_beside_data_and_by_a_new_version_on_a_volume() {
+    let mut db = service("db:1");
+    db.mounts = vec![data_mount()];
+    let spec = stack(vec![("db", db), ("web", service("web:1"))]);
+    let (observed, current) = (running(&spec), release(&spec));
+    let migrates = |spec: &StackSpec, current: Option<&Release>| make(wanted(spec), &observed, current).unwrap().migrates;
+    let names = |m: BTreeMap<ServiceName, String>| m.into_keys().map(|n| n.to_string()).collect::<Vec<_>>();
+    let mut next = spec.clone();
+    next.services.get_mut("db").unwrap().image = Some(ImageRef::new("db:2").unwrap());
+    next.services.get_mut("web").unwrap().image = Some(ImageRef::new("web:2").unwrap());
+    assert_eq!(
+        migrates(&next, Some(&current)),
+        BTreeMap::from([(name("db"), "it writes a volume and its image goes from 1 to 2".to_owned())])
+    );
+    assert_eq!(migrates(&next, None), BTreeMap::new(), "a first release has nothing to go back to");
+    next.services.get_mut("db").unwrap().settings.migrates = Some(false);
+    assert_eq!(names(migrates(&next, Some(&current))), Vec::<String>::new());
+    next.settings.migrates = Some(true);
+    assert_eq!(names(migrates(&next, Some(&current))), ["web"], "the service's own word goes before the stack's");
+    let mut with_job = spec.clone();
+    let mut job = service("job:1");
+    job.depends_on.insert(name("db"), Dependency { condition: DependencyCondition::ServiceHealthy, required: true, restart: false });
+    let after = Dependency { condition: DependencyCondition::ServiceCompletedSuccessfully, required: true, restart: false };
+    with_job.services.get_mut("web").unwrap().depends_on.insert(name("job"), after);
+    with_job.services.insert(name("job"), job);
+    assert_eq!(names(migrates(&with_job, Some(&current))), ["job"]);
+}
+
+#[test]
+fn drift_of_an_unchanged_file_is_shown_with_its_reason() {
+    let spec = stack(vec![("web", service("web:1"))]);
+    let (observed, current) = (running(&spec), release(&spec));
+    let line = |observed: &Observed| {
+        let plan = make(wanted(&spec), observed, Some(&current)).unwrap();
+        let c = &plan.changes[0];
+        (
+            c.action,
+            c.diff.first().map(|l| format!("{}: {} -> {}", l.path, l.from.as_deref().unwrap_or("-"), l.to.as_deref().unwrap_or("-"))),
+        )
+    };
+    assert_eq!(line(&observed), (Action::Unchanged, None));
+    let changed = |f: &dyn Fn(&mut ContainerDetail)| {
+        let mut o = observed.clone();
+        f(&mut o.containers[0]);
+        o
+    };
+    assert_eq!(line(&Observed::default()), (Action::Create, Some("containers: missing -> 1".into())));
+    assert_eq!(line(&changed(&|c| c.state = RunState::Exited)), (Action::Restart, Some("state: stopped -> running".into())));
+    assert_eq!(line(&changed(&|c| c.restart_policy = "no".into())), (Action::Restart, Some("restart: no -> always".into())));
+    let foreign = changed(&|c| {
+        c.labels.insert(labels::SPEC.into(), "other".into());
+    });
+    assert_eq!(line(&foreign), (Action::Update, Some("containers: differ from the release -> as the release says".into())));
+}
+
+#[test]
+fn a_change_of_what_the_file_says_beside_containers_makes_a_release_that_touches_none() {
+    let spec = stack(vec![("web", service("web:1"))]);
+    let (observed, current) = (running(&spec), release(&spec));
+    let mut next = spec.clone();
+    next.services.get_mut("web").unwrap().settings.heal = Some(crate::model::spec::HealMode::Off);
+    let plan = make(wanted(&next), &observed, Some(&current)).unwrap();
+    assert_eq!((plan.text_only, plan.is_noop(), plan.to_release), (true, false, 2));
+    assert_eq!(summary(&plan), [("web".to_owned(), Action::Unchanged, Strategy::InPlace)]);
+    let mut noted = spec;
+    noted.unsupported.push(crate::model::spec::Unsupported { path: "x".into(), reason: "y".into() });
+    assert!(make(wanted(&noted), &observed, Some(&current)).unwrap().is_noop(), "a note is no text");
 }

@@ -13,6 +13,7 @@ mod full;
 mod heal;
 mod inputs;
 mod journey;
+mod prove;
 mod python;
 mod reload;
 mod support;

@@ -76,10 +76,7 @@ async fn a_page_passes_by_status_and_text() {
     assert_eq!(ask(http(Some(200), Some("ready"))).await, Outcome::Passed("http".into()));
     let reason = "http: status 200, without the text asked for".to_owned();
     assert_eq!(ask(http(None, Some("steady"))).await, Outcome::Failed { reason, output: Some("ready".into()) });
-    assert_eq!(
-        ask(http(Some(204), None)).await,
-        Outcome::Failed { reason: "http: status 200".into(), output: Some("ready".into()) }
-    );
+    assert_eq!(ask(http(Some(204), None)).await, Outcome::Failed { reason: "http: status 200".into(), output: Some("ready".into()) });
 }
 
 #[tokio::test]
@@ -93,16 +90,19 @@ async fn a_page_that_fails_is_told_with_its_status() {
 async fn an_address_is_asked_once_and_its_body_is_not_kept() {
     let (at, count) = serve("HTTP/1.1 500 no\r\ncontent-length: 6\r\n\r\nsecret").await;
     let url = format!("http://{at}/x?y=1");
-    assert_eq!(
-        ask_url(&url).await,
-        Outcome::Failed { reason: format!("url {url} from the supervisor: status 500"), output: None }
-    );
+    assert_eq!(ask_url(&url).await, Outcome::Failed { reason: format!("url {url} from the supervisor: status 500"), output: None });
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
 async fn link_local_and_metadata_addresses_are_never_asked() {
-    for url in ["http://169.254.169.254/latest", "http://[fe80::1]/", "http://0.0.0.0:80/", "http://100.100.100.200/", "http://[::ffff:169.254.1.1]/"] {
+    for url in [
+        "http://169.254.169.254/latest",
+        "http://[fe80::1]/",
+        "http://0.0.0.0:80/",
+        "http://100.100.100.200/",
+        "http://[::ffff:169.254.1.1]/",
+    ] {
         let Outcome::Impossible(why) = ask_url(url).await else { panic!("{url} was asked") };
         assert!(why.contains("link-local or metadata"), "{why}");
     }

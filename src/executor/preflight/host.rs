@@ -39,7 +39,11 @@ fn memory(facts: &Facts<'_>, report: &mut Report) {
             report.add(ID, Passed::No, format!("the services reserve {}, {} are available", mib(reserved), mib(free)))
         }
         Some(free) => report.add(ID, Passed::Yes, format!("{} reserved, {} available", mib(reserved), mib(free))),
-        None => report.add(ID, Passed::Unknown, format!("the free memory of the engine's host cannot be read from here; it has {} in all", mib(total))),
+        None => report.add(
+            ID,
+            Passed::Unknown,
+            format!("the free memory of the engine's host cannot be read from here; it has {} in all", mib(total)),
+        ),
     }
 }
 
@@ -63,7 +67,9 @@ fn disk(facts: &Facts<'_>, report: &mut Report) {
     const ID: &str = "host.disk";
     let stat = Some(&facts.about.root_dir).filter(|d| facts.local && !d.is_empty()).and_then(|d| rustix::fs::statvfs(d.as_str()).ok());
     match stat.map(|s| s.f_bavail * s.f_frsize) {
-        Some(free) if free < DISK => report.add(ID, Passed::No, format!("{} free where the engine keeps its data; `prune` makes room", mib(free))),
+        Some(free) if free < DISK => {
+            report.add(ID, Passed::No, format!("{} free where the engine keeps its data; `prune` makes room", mib(free)))
+        }
         Some(free) if free < DISK_LOW => report.add(ID, Passed::Warn, format!("{} free where the engine keeps its data", mib(free))),
         Some(free) => report.add(ID, Passed::Yes, format!("{} free where the engine keeps its data", mib(free))),
         None => report.add(ID, Passed::Unknown, "the disk of the engine's host cannot be read from here"),

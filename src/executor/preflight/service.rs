@@ -18,7 +18,9 @@ pub(super) fn images(facts: &Facts<'_>, report: &mut Report) {
                 "image {} of service {service} is pulled first; whether its registry gives it shows only then",
                 identity.reference
             )),
-            (Some(id), None) => gone.push(format!("image {id} of service {service} ({}) is not on the engine any more", identity.reference)),
+            (Some(id), None) => {
+                gone.push(format!("image {id} of service {service} ({}) is not on the engine any more", identity.reference))
+            }
             (Some(_), Some(image)) => {
                 let wanted = facts.plan.desired.services.get(service).and_then(|s| s.platform.as_deref()).and_then(|p| p.split('/').nth(1));
                 let host = facts.about.arch.as_str();
@@ -59,7 +61,10 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
             secrets.push(why);
         }
         if spec.single_writer() && spec.replicas > 1 {
-            writers.push(format!("service {service} writes data and asks for {} copies; set x-dockwarden.concurrent: true if that is safe", spec.replicas));
+            writers.push(format!(
+                "service {service} writes data and asks for {} copies; set x-dockwarden.concurrent: true if that is safe",
+                spec.replicas
+            ));
         }
         if spec.single_writer() && change.action == Action::Update && change.strategy == Strategy::Handover {
             writers.push(format!("service {service} writes data, so no second copy may prove it"));
@@ -109,7 +114,9 @@ fn image_checks(facts: &Facts<'_>, service: &ServiceName) -> bool {
 fn checks(facts: &Facts<'_>, service: &ServiceName, spec: &ServiceSpec, once: bool, bad: &mut Vec<String>, unknown: &mut Vec<String>) {
     let settings = &spec.settings;
     if once && !(settings.probes.is_empty() && settings.smoke.is_empty() && settings.hooks.post.is_empty()) {
-        bad.push(format!("service {service} runs to its end: probes, smoke tests and post hooks have nothing to look at; its exit code is its test"));
+        bad.push(format!(
+            "service {service} runs to its end: probes, smoke tests and post hooks have nothing to look at; its exit code is its test"
+        ));
     }
     if !once && !settings.hooks.post.is_empty() && spec.replicas == 0 {
         bad.push(format!("service {service} has no container for its post hooks"));

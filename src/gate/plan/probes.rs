@@ -43,7 +43,13 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
             let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
             let ip = host.parse::<IpAddr>().ok();
             if ip.is_some_and(forbidden) || METADATA_HOSTS.contains(&host) {
-                j.at("probe.metadata", at, &path, host, "a probe asks a link-local or metadata address, where credentials of the host are served");
+                j.at(
+                    "probe.metadata",
+                    at,
+                    &path,
+                    host,
+                    "a probe asks a link-local or metadata address, where credentials of the host are served",
+                );
             } else if host != "localhost" && !ip.is_some_and(|ip| ip.is_loopback()) {
                 j.at("probe.outside", at, &path, host, "the supervisor itself asks this address, from its own place in the network");
             }

@@ -167,7 +167,7 @@ pub struct Hooks {
     pub post: Vec<Hook>,
 }
 
-/// One command. It must exit 0; after a crash of the supervisor in its middle a `post` hook runs again.
+/// One command. It must exit 0; after a crash of the supervisor in its middle it may run again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "HookText", into = "HookText")]
 #[schemars(with = "HookText")]

@@ -150,3 +150,53 @@ pub enum Quiesce {
     /// Stopped and started again.
     Stop,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// The schema of `x-dockwarden`, as editors read it: of a stack at the root, of a service under `$defs`.
+    fn schema() -> Value {
+        let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+        let (stack, service) = (generator.subschema_for::<StackSettings>(), generator.subschema_for::<ServiceSettings>());
+        json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "x-dockwarden of a stack; that of a service is $defs.ServiceSettings",
+            "allOf": [stack],
+            "x-service": service,
+            "$defs": generator.take_definitions(true),
+        })
+    }
+
+    #[test]
+    fn the_schema_in_the_documentation_is_the_one_that_is_read() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/x-dockwarden.schema.json");
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema()).unwrap());
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|v| v == "always") {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap() == text,
+            "docs/x-dockwarden.schema.json is out of date: INSTA_UPDATE=always writes it"
+        );
+    }
+
+    #[test]
+    fn the_key_is_closed_and_empty_settings_take_no_room() {
+        let refused = |v: Value| serde_json::from_value::<ServiceSettings>(v).unwrap_err().to_string();
+        assert!(refused(json!({"probe": []})).contains("unknown field `probe`"));
+        assert!(refused(json!({"hooks": {"before": []}})).contains("unknown field `before`"));
+        assert!(refused(json!({"triggers": {"error_lines": "explode"}})).contains("unknown variant `explode`"));
+        let written = serde_json::to_value(ServiceSettings::default()).unwrap();
+        assert!(["probes", "smoke", "hooks", "triggers", "migrates", "criticality"].iter().all(|k| written.get(k).is_none()), "{written}");
+    }
+
+    #[test]
+    fn the_window_is_read_under_both_names_and_the_full_one_wins() {
+        let window = |v: Value| serde_json::from_value::<StackSettings>(v).unwrap().window_s();
+        assert_eq!(window(json!({})), None);
+        assert_eq!(window(json!({"monitor_s": 3})), Some(3));
+        assert_eq!(window(json!({"monitor_s": 3, "monitor": {"window_s": 7}})), Some(7));
+    }
+}
