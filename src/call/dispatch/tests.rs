@@ -60,6 +60,7 @@ async fn bench() -> Bench {
         executor,
         config,
         prompts: ArcSwap::from_pointee(vec![]),
+        calls: Default::default(),
         backups: None,
     };
     Bench { house: Arc::new(house), engine, _dir: dir }
