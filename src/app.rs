@@ -173,7 +173,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
             beyond_loopback: !bound.ip().is_loopback(),
         };
         tracing::info!(%bound, "HTTP door open");
-        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone()));
+        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
     }
     background(&house, &shutdown, &tasks);
     tracing::info!(home = %home.display(), version = env!("CARGO_PKG_VERSION"), "supervisor ready");

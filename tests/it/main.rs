@@ -8,6 +8,7 @@ mod crash;
 mod engine_live;
 mod heal;
 mod journey;
+mod mcp;
 mod python;
 mod support;
 mod tidy;
