@@ -163,6 +163,8 @@ async fn who_listens_hears_of_changes_and_a_call_at_work_is_answered_at_the_end(
     let deployed = call("deploy", json!({"stack": stack, "compose": compose(&slot.image)})).await.expect("answered");
     let value = deployed.structured_content.expect("structured");
     assert_eq!(value["state"], "monitoring", "{value:#}");
+    // Out of its watch window, so that the next deploy does not wait for its end.
+    call("operation", json!({"operation_id": value["operation_id"], "wait_s": 20})).await.expect("answered");
     let told = |what: &str| ears.0.lock().expect("not poisoned").iter().any(|u| u == what);
     eventually("the stack's resource is told of", Duration::from_secs(10), || async { told(&uri).then_some(()) }).await;
     // A change of the rules is a change of the tools.

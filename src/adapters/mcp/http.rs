@@ -62,8 +62,14 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
     }
     request.extensions_mut().insert(caller);
+    let ends = request.method() == axum::http::Method::DELETE;
     let _here = keeper.doors.presence.enter();
-    next.run(request).await
+    let mut response = next.run(request).await;
+    // A session that was ended is gone, not going: some clients take any other answer for a failure.
+    if ends && response.status() == StatusCode::ACCEPTED {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    response
 }
 
 /// What the client's configuration asks for: `X-MCP-Toolsets` and `X-MCP-Readonly`, or `?toolsets=` and `?readonly=` where a client sends no
