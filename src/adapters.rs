@@ -1,5 +1,6 @@
 //! The doors: MCP, HTTP, the local socket and the command line. They translate between a protocol and `call::dispatch`, and decide nothing.
 
+pub mod changes;
 pub mod cli;
 pub mod http;
 pub mod mcp;
@@ -25,8 +26,12 @@ pub struct Doors {
     pub metrics: Metrics,
     /// Who is connected.
     pub presence: Presence,
-    /// Ends accepting.
+    /// What changes, for clients that listen.
+    pub changes: changes::Changes,
+    /// Ends accepting: no new connection, no new call.
     pub shutdown: CancellationToken,
+    /// Ends connections: comes when the calls that ran at `shutdown` are answered, or had their time.
+    pub hangup: CancellationToken,
     /// Start of the supervisor.
     pub started: Instant,
 }
@@ -34,7 +39,8 @@ pub struct Doors {
 impl Doors {
     /// Opens nothing yet; the doors take it.
     pub fn new(house: Arc<House>, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), shutdown, started: Instant::now() })
+        let (changes, hangup) = (changes::Changes::default(), CancellationToken::new());
+        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), changes, shutdown, hangup, started: Instant::now() })
     }
 
     /// Runs one call in a task of its own: a client that goes away stops waiting, never the call. A panic in a tool is that call's
@@ -49,8 +55,12 @@ impl Doors {
         input: Value,
         progress: Option<Progress>,
     ) -> Result<Reply, CallError> {
+        if self.shutdown.is_cancelled() {
+            let hint = "call again when it is back; what was begun is finished or undone by then, see `operation` and `history`";
+            return Err(CallError::new(ErrorCode::Busy, "the supervisor is ending", hint));
+        }
         let doors = Arc::clone(self);
-        let task = tokio::spawn(async move {
+        let task = self.house.calls.spawn(async move {
             let _busy = doors.presence.enter();
             let begun = Instant::now();
             let result = dispatch(&doors.house, &who, &tool, input, progress).await;

@@ -30,6 +30,8 @@ use tokio_util::task::TaskTracker;
 pub const ALREADY_RUNNING: u8 = 75;
 /// Time for running operations to reach their next journal record at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Time for replies that are ready to be written to their connections before these are cut.
+const REPLIES_LEAVE: Duration = Duration::from_millis(100);
 /// Longest run of one backup or restore job.
 const BACKUP_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// Pause between attempts to recover while the engine is away.
@@ -147,6 +149,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         executor: Arc::clone(&executor),
         config,
         prompts: ArcSwap::from_pointee(prompts),
+        calls: TaskTracker::new(),
         backups,
         turns: Default::default(),
     });
@@ -174,13 +177,20 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
             beyond_loopback: !bound.ip().is_loopback(),
         };
         tracing::info!(%bound, "HTTP door open");
-        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone()));
+        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
     }
     background(&house, &shutdown, &tasks);
     tracing::info!(home = %home.display(), version = env!("CARGO_PKG_VERSION"), "supervisor ready");
     until_end(&doors, options.idle_exit).await;
     shutdown.cancel();
-    executor.close(CLOSE_WITHIN).await;
+    // Operations stop at their next journal record, which lets the calls that wait for them answer; then the connections may go.
+    house.calls.close();
+    let (_, answered) = tokio::join!(executor.close(CLOSE_WITHIN), tokio::time::timeout(CLOSE_WITHIN, house.calls.wait()));
+    if answered.is_err() {
+        tracing::warn!(left = house.calls.len(), "calls had no answer in time; operations they began are taken over at the next start");
+    }
+    tokio::time::sleep(REPLIES_LEAVE).await;
+    doors.hangup.cancel();
     tasks.close();
     if tokio::time::timeout(CLOSE_WITHIN, tasks.wait()).await.is_err() {
         tracing::warn!(left = tasks.len(), "tasks did not end in time");

@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod plan;
 pub mod policy;
 pub mod prompt;
+pub mod reach;
 pub mod request;
 pub mod rules;
 

@@ -26,6 +26,7 @@ mod schema;
 mod stats;
 mod status;
 mod stop;
+pub mod toolsets;
 
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
@@ -224,11 +225,35 @@ impl<V: Verb> Bound for Arguments<V> {
         V::replay(call, &self.0, operation).await?.map(|output| answer::<V>(&output)).transpose()
     }
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError> {
-        V::plan(call, &self.0).await
+        match V::plan(call, &self.0).await {
+            Err(e) => Err(kindly(call, e).await),
+            planned => planned,
+        }
     }
     async fn run(self: Box<Self>, call: &Call, plan: Option<Plan>, permit: Permit) -> Result<Answer, CallError> {
-        answer::<V>(&V::run(call, self.0, plan, permit).await?)
+        match V::run(call, self.0, plan, permit).await {
+            Ok(output) => answer::<V>(&output),
+            Err(e) => Err(kindly(call, e).await),
+        }
     }
+}
+
+/// A stack that is not there gets the nearest names of those that are: said here once, whichever tool missed it.
+async fn kindly(call: &Call, mut error: CallError) -> CallError {
+    let missed = error.code == ErrorCode::NotFound && error.field.as_deref() == Some("stack");
+    let Some(stack) = call.facts.get().and_then(|f| f.stack.as_ref()).filter(|_| missed) else { return error };
+    // Its error is worth more than the one of a look for names.
+    let Ok(known) = call.house.store.stacks().await else { return error };
+    let mut names: Vec<String> = known.into_iter().map(|s| s.name.to_string()).collect();
+    names.extend(call.house.config.settings.stacks.keys().map(ToString::to_string));
+    names.retain(|n| n != stack.as_str());
+    names.sort();
+    names.dedup();
+    let near = nearest(stack.as_str(), names.iter().map(String::as_str));
+    if !near.is_empty() {
+        error.hint = format!("did you mean {}? Otherwise {}", near.join(" or "), error.hint);
+    }
+    error
 }
 
 fn answer<V: Verb>(output: &V::Output) -> Result<Answer, CallError> {

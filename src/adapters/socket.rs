@@ -12,6 +12,7 @@ use super::mcp::{Caller, stdio};
 use super::{Doors, client_text};
 use crate::call::{CallError, Door, Principal};
 use crate::model::ids::AgentName;
+use crate::tools::toolsets::Selection;
 use peer::Peer;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -94,16 +95,17 @@ async fn client_session(doors: &Arc<Doors>, stream: UnixStream, owner: u32) -> s
             (None, HelloDoor::Cli) => None,
             (None, HelloDoor::Mcp) => return Err(refused("the first line names no agent")),
         };
-        Ok((hello, agent))
+        let toolsets = hello.toolsets.as_deref().map(Selection::parse).transpose()?.unwrap_or_default();
+        Ok((hello, agent, toolsets))
     });
-    let (hello, agent) = match admitted {
+    let (hello, agent, toolsets) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => return send(&mut write, &Welcome::Refused { error }).await,
     };
     send(&mut write, &Welcome::Ok { ok: true, version: env!("CARGO_PKG_VERSION").into() }).await?;
     match (hello.door, agent) {
         (HelloDoor::Mcp, Some(agent)) => {
-            stdio::serve(Arc::clone(doors), Caller { agent, read_only: hello.read_only }, read, write).await;
+            stdio::serve(Arc::clone(doors), Caller { agent, read_only: hello.read_only, toolsets }, read, write).await;
             Ok(())
         }
         (_, agent) => commands(doors, &peer, agent, hello.read_only, read, write).await,

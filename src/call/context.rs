@@ -71,6 +71,8 @@ pub struct House {
     pub config: Config,
     /// MCP prompts.
     pub prompts: ArcSwap<Vec<crate::model::prompt::Prompt>>,
+    /// Calls at work: waited for at the end, so that none loses its outcome or its reply.
+    pub calls: tokio_util::task::TaskTracker,
     /// Backup repository; `None` when built without backups.
     pub backups: Option<Arc<crate::executor::backup::BackupHouse>>,
     /// Identical calls, one after the other.

@@ -82,7 +82,7 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     record::begin(&call, &intent, &limits).await?;
     // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.
     let rest = mutate(call.clone(), decision, bound, input, before, limits).instrument(tracing::Span::current());
-    tokio::spawn(rest).await.unwrap_or_else(|e| {
+    call.house.calls.spawn(rest).await.unwrap_or_else(|e| {
         Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string()))
     })
 }

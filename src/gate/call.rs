@@ -15,7 +15,7 @@ pub const APPROVAL_TTL_S: u64 = 30 * 60;
 const MAX_TTL_S: u64 = 7 * 24 * 3600;
 
 /// Tools on the agent's own memory: they need no rule, nobody else reads or writes it.
-const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write"];
+pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write"];
 /// Mutations that only add a copy or stop something under way. An environment that asks for approval of mutations does not hold them
 /// up (a rule can): a nightly backup would never run, and the brake would wait for the person it should protect.
 const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit"];

@@ -1,6 +1,7 @@
 //! `agents`: who there is and what each may do, so that a caller knows whom to ask. Prompts are not shown.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
@@ -12,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Input {}
+pub(super) struct Input {
+    /// One agent; all by default.
+    agent: Option<String>,
+}
 
 /// Problems of the files told in a reply; `dockwarden policy check` tells all.
 const PROBLEMS: usize = 20;
@@ -58,7 +62,7 @@ impl Verb for Agents {
         Ok(Scope::default())
     }
 
-    async fn run(call: &Call, _: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+    async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let row = |a: &Agent| Row {
             name: a.name.to_string(),
             description: a.description.clone(),
@@ -69,7 +73,16 @@ impl Verb for Agents {
         };
         let refused = call.house.refused_rules.load();
         let problems = refused.iter().take(PROBLEMS).map(|p| redact::line(&p.to_string(), 300)).collect();
-        Ok(Output { agents: call.rulebook.agents.values().map(|a| row(a)).collect(), problems })
+        let all = &call.rulebook.agents;
+        let agents: Vec<Row> =
+            all.values().filter(|a| input.agent.as_ref().is_none_or(|n| *n == *a.name.as_str())).map(|a| row(a)).collect();
+        if let Some(name) = input.agent.filter(|_| agents.is_empty()) {
+            let near = super::nearest(&name, all.keys().map(String::as_str));
+            let names = if near.is_empty() { all.keys().map(String::as_str).collect() } else { near };
+            let message = format!("there is no agent {:?}", crate::redact::line(&name, 64));
+            return Err(CallError::new(ErrorCode::NotFound, message, format!("name one of {}", names.join(", "))).field("agent"));
+        }
+        Ok(Output { agents, problems })
     }
 
     fn text(o: &Output) -> Option<String> {

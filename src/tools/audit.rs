@@ -1,6 +1,7 @@
 //! `audit`: rows of the audit log, newest first. What others wrote into a call (arguments, reasons) is in an untrusted envelope.
 
 use super::logs::moment;
+use super::status::Format;
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
@@ -38,10 +39,13 @@ pub(super) struct Input {
     since: Option<String>,
     /// Before.
     until: Option<String>,
-    /// From the reply before.
+    /// `next_cursor` of the reply before, for older rows.
     cursor: Option<String>,
     /// Rows; 50 by default, 200 at most.
     limit: Option<usize>,
+    /// `detailed` adds arguments, outcome details and hashes.
+    #[serde(default)]
+    response_format: Format,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -61,9 +65,11 @@ struct Row {
     verdict: Verdict,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<String>,
-    detail: Untrusted,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Untrusted>,
     /// First 12 characters of the row's hash.
-    hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -114,9 +120,9 @@ impl Verb for Audit {
         let rows: Vec<Row> = found
             .into_iter()
             .take(limit)
-            .map(row)
+            .map(|r| row(r, input.response_format))
             .take_while(|r| {
-                used += r.detail.text.len() + 300;
+                used += r.detail.as_ref().map_or(0, |d| d.text.len()) + 300;
                 used <= MAX_BYTES
             })
             .collect();
@@ -157,10 +163,11 @@ fn cursor(text: &str) -> Result<i64, CallError> {
     })
 }
 
-fn row(r: AuditRow) -> Row {
+fn row(r: AuditRow, format: Format) -> Row {
+    let whole = format == Format::Detailed;
     Row {
-        detail: redact::envelope(format!("audit:{}", r.seq), &r.detail.to_string(), 1_500),
-        hash: redact::keep_start(&r.hash, 12).to_owned(),
+        detail: whole.then(|| redact::envelope(format!("audit:{}", r.seq), &r.detail.to_string(), 1_500)),
+        hash: whole.then(|| redact::keep_start(&r.hash, 12).to_owned()),
         seq: r.seq,
         at: r.at,
         kind: r.kind,

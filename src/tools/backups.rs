@@ -1,6 +1,7 @@
 //! `backups`: the snapshots we took, newest first.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Snapshots shown.
 const SHOWN: usize = 100;
+/// Most snapshots looked through for a page: years of a nightly one of a hundred volumes.
+const ALL: usize = 100_000;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +23,8 @@ pub(super) struct Input {
     stack: Option<StackName>,
     /// Those of one volume.
     volume: Option<EngineName>,
+    /// `next_cursor` of the reply before, for older snapshots.
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -27,6 +32,9 @@ pub(super) struct Output {
     snapshots: Vec<BackupRecord>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
+    /// Pass as `cursor` for older ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(super) struct Backups;
@@ -49,17 +57,34 @@ impl Verb for Backups {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let volume = input.volume.as_ref().map(EngineName::as_str);
         let mut snapshots =
-            call.house.store.backups(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str), SHOWN + 1).await?;
+            call.house.store.backups(input.stack.as_ref(), volume, if input.cursor.is_some() { ALL } else { SHOWN + 1 }).await?;
+        if let Some(cursor) = &input.cursor {
+            let at = snapshots.iter().position(|s| s.snapshot_id == *cursor).ok_or_else(|| no_cursor(cursor))?;
+            snapshots.drain(..=at);
+        }
         let truncated = snapshots.len() > SHOWN;
         snapshots.truncate(SHOWN);
-        Ok(Output { snapshots, truncated })
+        let next_cursor = snapshots.last().map(|s| s.snapshot_id.clone()).filter(|_| truncated);
+        Ok(Output { snapshots, truncated, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
         let line = |s: &BackupRecord| {
             format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state)
         };
-        Some(if o.snapshots.is_empty() { "no snapshots".into() } else { o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n") })
+        let mut out =
+            if o.snapshots.is_empty() { "no snapshots".into() } else { o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n") };
+        if let Some(next) = &o.next_cursor {
+            out.push_str(&format!("\n(older snapshots: cursor {next})"));
+        }
+        Some(out)
     }
+}
+
+fn no_cursor(text: &str) -> CallError {
+    let message = format!("{:?} is no cursor of these snapshots", crate::redact::line(text, 64));
+    CallError::new(ErrorCode::InvalidArgument, message, "pass next_cursor of the reply before, with the same stack and volume")
+        .field("cursor")
 }

@@ -1,12 +1,14 @@
 //! `history`: the releases of a stack, newest first, and which of them could run again.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError, prepare};
 use crate::gate::Permit;
-use crate::model::ids::StackName;
+use crate::model::ids::{ServiceName, StackName};
 use crate::model::plan::{GitState, Plan};
 use crate::model::release::{Release, ReleaseState};
+use crate::planner::diff::diff;
 use crate::redact::{self, Untrusted};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -14,12 +16,18 @@ use serde::{Deserialize, Serialize};
 
 /// Releases shown: as many as keep their image tags, twice over.
 const SHOWN: usize = 20;
+/// Lines of one release's content shown: what a large stack has, and less than a reply may hold.
+const LINES: usize = 400;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// Stack name.
     stack: StackName,
+    /// Only this release: its services in full, and what it changed.
+    release: Option<u32>,
+    /// `next_cursor` of the reply before, for older releases.
+    cursor: Option<String>,
 }
 
 /// Whether a release could run again.
@@ -63,6 +71,15 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<u32>,
     releases: Vec<Row>,
+    /// `service path: value` of the one release that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    content: Vec<String>,
+    /// `service path: from -> to`, against the release before it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changed: Vec<String>,
+    /// Pass as `cursor` for older releases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(super) struct History;
@@ -71,7 +88,7 @@ impl Verb for History {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "history",
         title: "Releases of a stack",
-        description: "The releases of a stack, newest first: state, images, who and why, and whether each could run again.",
+        description: "The releases of a stack, newest first: state, images, who and why, and whether each could run again. With release also what it consists of and what it changed.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -87,10 +104,19 @@ impl Verb for History {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let store = &call.house.store;
         let record = store.stack(&input.stack).await?.ok_or_else(|| prepare::not_deployed(&input.stack))?;
-        let found = store.releases(&input.stack, SHOWN).await?;
+        let before = input.cursor.as_deref().map(cursor).transpose()?;
+        let (mut found, next) = match input.release {
+            Some(number) => (vec![one(call, &input.stack, number).await?], None),
+            None => page(call, &input.stack, before).await?,
+        };
+        let (content, changed) = match (input.release, found.first()) {
+            (Some(_), Some(release)) => told(call, release).await?,
+            _ => (vec![], vec![]),
+        };
         let here: std::collections::BTreeSet<String> = call.house.engine.images().await?.into_iter().map(|i| i.id).collect();
-        let releases = found.into_iter().map(|r| row(r, record.current, &here)).collect();
-        Ok(Output { stack: record.name, environment: record.environment, current: record.current, releases })
+        let releases = found.drain(..).map(|r| row(r, record.current, &here)).collect();
+        let next_cursor = next.map(|n| n.to_string());
+        Ok(Output { stack: record.name, environment: record.environment, current: record.current, releases, content, changed, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -105,8 +131,72 @@ impl Verb for History {
                 r.images.join(" ")
             ));
         }
+        for line in &o.content {
+            out.push_str(&format!("\n{line}"));
+        }
+        if !o.changed.is_empty() {
+            out.push_str(&format!("\nchanged:\n{}", o.changed.join("\n")));
+        }
+        if let Some(next) = &o.next_cursor {
+            out.push_str(&format!("\n(older releases: cursor {next})"));
+        }
         Some(out)
     }
+}
+
+fn cursor(text: &str) -> Result<u32, CallError> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+        let message = format!("{:?} is no cursor", redact::line(text, 64));
+        CallError::new(ErrorCode::InvalidArgument, message, "pass next_cursor of the reply before").field("cursor")
+    })
+}
+
+/// Releases older than `before`, newest first, and where the next page begins.
+async fn page(call: &Call, stack: &StackName, before: Option<u32>) -> Result<(Vec<Release>, Option<u32>), CallError> {
+    let store = &call.house.store;
+    // Numbers only grow by one: those that are not older are skipped by counting.
+    let newer = match before {
+        Some(before) => store.last_release_number(stack).await?.saturating_add(1).saturating_sub(before),
+        None => 0,
+    };
+    let mut found = store.releases(stack, SHOWN + 1 + usize::try_from(newer).unwrap_or_default()).await?;
+    found.retain(|r| before.is_none_or(|b| r.number < b));
+    let more = found.len() > SHOWN;
+    found.truncate(SHOWN);
+    let next = found.last().map(|r| r.number).filter(|_| more);
+    Ok((found, next))
+}
+
+async fn one(call: &Call, stack: &StackName, number: u32) -> Result<Release, CallError> {
+    call.house.store.release(stack, number).await?.ok_or_else(|| {
+        let hint = format!("call `history` with stack {stack} to see its releases");
+        CallError::new(ErrorCode::NotFound, format!("stack {stack} has no release {number}"), hint).field("release")
+    })
+}
+
+/// What a release consists of, and what it changed against the one before it; values of variables as set or changed, with a hash.
+async fn told(call: &Call, release: &Release) -> Result<(Vec<String>, Vec<String>), CallError> {
+    let store = &call.house.store;
+    let earlier = match release.number {
+        0 | 1 => None,
+        number => store.release(&release.stack, number - 1).await?,
+    };
+    let literal = &call.rulebook.policy.literal_keys;
+    let hash = |text: &str| store.keyed_hash(text);
+    let old = |name: &ServiceName| earlier.as_ref().and_then(|e| e.spec.services.get(name));
+    let (mut content, mut changed) = (vec![], vec![]);
+    for (name, service) in &release.spec.services {
+        let value = |v: Option<String>| redact::line(v.as_deref().unwrap_or("-"), 200);
+        content.extend(diff(None, Some(service), literal, &hash).into_iter().map(|l| format!("{name} {}: {}", l.path, value(l.to))));
+        let lines = if earlier.is_some() { diff(old(name), Some(service), literal, &hash) } else { vec![] };
+        changed.extend(lines.into_iter().map(|l| format!("{name} {}: {} -> {}", l.path, value(l.from), value(l.to))));
+    }
+    let gone = earlier.iter().flat_map(|e| e.spec.services.keys()).filter(|n| !release.spec.services.contains_key(*n));
+    changed.extend(gone.map(|name| format!("{name}: removed")));
+    for lines in [&mut content, &mut changed] {
+        lines.truncate(LINES);
+    }
+    Ok((content, changed))
 }
 
 fn row(r: Release, current: Option<u32>, here: &std::collections::BTreeSet<String>) -> Row {

@@ -14,12 +14,17 @@ use serde_json::json;
 
 /// Most bytes of values in a reply.
 const MAX_BYTES: usize = 48_000;
+/// Past calls shown.
+const HISTORY: usize = 100;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
     /// One key; all keys by default.
     key: Option<String>,
+    /// Your past calls instead, newest first.
+    #[serde(default)]
+    history: bool,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -49,8 +54,15 @@ impl Verb for MemoryRead {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
-        let found = call.house.store.memory_read(&call.who.agent, input.key.as_deref()).await?;
-        let (entries, truncated) = bounded(of_others_enveloped(found, &call.who.agent));
+        let (store, me) = (&call.house.store, &call.who.agent);
+        let found = if input.history {
+            let mut found = store.memory_history(me, HISTORY).await?;
+            found.retain(|e| input.key.as_ref().is_none_or(|k| e.key == *k));
+            found
+        } else {
+            store.memory_read(me, input.key.as_deref()).await?
+        };
+        let (entries, truncated) = bounded(of_others_enveloped(found, me));
         Ok(Output { entries, truncated })
     }
 

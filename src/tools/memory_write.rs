@@ -21,7 +21,19 @@ pub(super) struct Input {
     /// Key, at most 200 bytes.
     key: String,
     /// Any JSON up to 32 KiB; null removes the key. No secrets.
+    #[schemars(schema_with = "note")]
     value: Value,
+}
+
+/// Forms a note usually has. Any other is taken too: a schema that says nothing would tell as much, but clients warn of a tool that has one.
+fn note(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"anyOf": [
+        {"type": "string"},
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "object", "additionalProperties": true},
+        {"type": "array", "items": {"type": "string"}},
+    ]})
 }
 
 #[derive(Debug, Serialize, JsonSchema)]

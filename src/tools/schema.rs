@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 /// Levels of properties an output schema spells out; below it an object is just an object.
-const OUTPUT_DEPTH: usize = 2;
+const OUTPUT_DEPTH: usize = 1;
 
 /// Schema of a tool's arguments.
 pub(super) fn input<T: JsonSchema>() -> Value {
@@ -64,6 +64,8 @@ fn simplify(schema: &mut Value, terse: bool) {
                     map.remove(key);
                 }
                 constants(map);
+                // The words of a state are in the tool's description, where a model reads them; here they would be paid for twice.
+                map.remove("enum");
             }
             for (key, child) in map.iter_mut() {
                 if key == "properties" {

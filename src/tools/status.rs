@@ -261,3 +261,32 @@ fn image(reference: &str) -> String {
         None => reference.split('@').next().unwrap_or_default().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::EngineName;
+    use crate::model::observed::PublishedPort;
+
+    #[test]
+    fn a_list_of_twenty_containers_stays_under_700_tokens() {
+        let containers: Vec<ContainerSummary> = (1..=20_u16)
+            .map(|n| ContainerSummary {
+                id: EngineName::new(format!("{n:064x}")).expect("an id"),
+                name: format!("webshop-service-number-{n}-1"),
+                image: format!("registry.example.com/acme/service-{n}:1.24.{n}@sha256:{}", "0".repeat(64)),
+                image_id: format!("sha256:{n:064x}"),
+                state: RunState::Running,
+                health: HealthState::Healthy,
+                status: "Up 3 days (healthy)".into(),
+                labels: BTreeMap::new(),
+                ports: vec![PublishedPort { host_ip: "0.0.0.0".into(), host_port: 8000 + n, container_port: 8080, protocol: "tcp".into() }],
+                created: chrono::DateTime::UNIX_EPOCH,
+            })
+            .collect();
+        let row = stack_row("webshop", true, "running", &containers, Format::Concise);
+        let output = Output { host: "host".into(), engine: "linux 26.1.5 (API 1.45)".into(), stacks: vec![row], truncated: false };
+        let (value, text) = (serde_json::to_string(&output).expect("serialises").len(), Status::text(&output).expect("has a text").len());
+        assert!(value < 2_800 && text < 2_800, "{value} characters as JSON, {text} as text; about four are a token");
+    }
+}

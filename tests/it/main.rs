@@ -14,6 +14,7 @@ mod heal;
 mod inputs;
 mod journey;
 mod prove;
+mod mcp;
 mod python;
 mod reload;
 mod support;

@@ -101,7 +101,7 @@ async def main() -> None:
     a = parser.parse_args()
 
     env = {"DOCKWARDEN_HOME": a.home, "DOCKWARDEN_CONFIG": a.config}
-    stdio = StdioServerParameters(command=a.binary, args=["mcp", "--agent", "stack-keeper"], env=env)
+    stdio = StdioServerParameters(command=a.binary, args=["mcp", "--agent", "stack-keeper", "--toolsets", "all"], env=env)
     async with Client(stdio, mode="legacy") as client:
         print("-- stdio, handshake era")
         expect("status", isinstance((await call(client, "status")).get("stacks"), list), True)

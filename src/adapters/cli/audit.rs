@@ -58,6 +58,7 @@ pub async fn audit(global: &Global, args: AuditArgs) -> CliResult {
         return Ok(if intact { Ended::Done } else { Ended::Failed });
     }
     let filter = json!({"agent": args.of, "tool": args.tool, "stack": args.stack, "verdict": args.verdict, "outcome": args.outcome,
-                        "since": args.since, "until": args.until, "cursor": args.cursor, "limit": args.limit});
+                        "since": args.since, "until": args.until, "cursor": args.cursor, "limit": args.limit,
+                        "response_format": if global.json { "detailed" } else { "concise" }});
     reach::show(global, "audit", input(filter)).await
 }

@@ -1,6 +1,8 @@
 //! `init`: reads this host and proposes `dockwarden.toml`, `policy.toml` and the agents, shows what would change, and writes only when
 //! told to. Deliberately absent: changing a value somebody wrote; what exists is kept and only missing stacks are proposed.
 
+pub mod client;
+
 use super::{CliError, CliResult, Ended, Global, output, terminal};
 use crate::app::rules;
 use crate::config;
@@ -19,6 +21,15 @@ pub struct InitArgs {
     /// Write what is proposed without asking.
     #[arg(long)]
     write: bool,
+    /// Instead: the configuration of an MCP client in this project's directory, acting as --agent.
+    #[arg(long, value_name = "NAME")]
+    client: Option<client::Client>,
+    /// With --client: the supervisor is on another machine, reached by ssh.
+    #[arg(long, value_name = "HOST", requires = "client")]
+    ssh: Option<String>,
+    /// With --client: the project's directory; by default the current one.
+    #[arg(long, value_name = "DIR", default_value = ".", requires = "client")]
+    dir: PathBuf,
 }
 
 /// What the engine says about the host.
@@ -150,6 +161,9 @@ fn failed(path: &Path, e: impl std::fmt::Display) -> CliError {
 
 /// Runs `init`.
 pub async fn init(global: &Global, args: InitArgs) -> CliResult {
+    if let Some(client) = args.client {
+        return client::run(global, client, args.ssh, &args.dir, args.write);
+    }
     let dir = config::config_dir(global.config.as_deref());
     let engine_setting = config::load(&config::places(global.home.as_deref(), global.config.as_deref()))?.settings.engine;
     let no_engine = |e: crate::engine::EngineError| {

@@ -34,7 +34,7 @@ pub fn agent(global: &Global) -> Result<String, CliError> {
 /// # Errors
 /// The supervisor's, or why there is none.
 pub async fn session(global: &Global) -> Result<Session, CliError> {
-    let hello = Hello { door: HelloDoor::Cli, agent: Some(agent(global)?), read_only: false };
+    let hello = Hello { door: HelloDoor::Cli, agent: Some(agent(global)?), read_only: false, toolsets: None };
     let stream = connect_or_start(&config::home_dir(global.home.as_deref()), global.config.as_deref()).await?;
     Ok(Session::open(stream, &hello).await?)
 }
@@ -44,7 +44,7 @@ pub async fn session(global: &Global) -> Result<Session, CliError> {
 /// # Errors
 /// As `session`.
 pub async fn people(global: &Global, start: bool) -> Result<Session, CliError> {
-    let hello = Hello { door: HelloDoor::Cli, agent: None, read_only: false };
+    let hello = Hello { door: HelloDoor::Cli, agent: None, read_only: false, toolsets: None };
     let home = config::home_dir(global.home.as_deref());
     let stream = if start { connect_or_start(&home, global.config.as_deref()).await? } else { connect(&home).await? };
     Ok(Session::open(stream, &hello).await?)

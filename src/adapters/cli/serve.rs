@@ -30,9 +30,12 @@ pub struct ServeArgs {
 /// Serve MCP on stdin and stdout. Starts a supervisor when none runs; it ends by itself when it has nothing to look after.
 #[derive(Debug, Args)]
 pub struct McpArgs {
-    /// Offer and allow only tools that read.
+    /// Offer and allow only tools that read; wins over everything else.
     #[arg(long)]
     read_only: bool,
+    /// Tools to list: default, all, or names of groups (observe, change, data, memory, govern) and tools, separated by commas.
+    #[arg(long, env = "DOCKWARDEN_TOOLSETS", value_name = "NAMES")]
+    toolsets: Option<String>,
 }
 
 /// Runs `serve`.
@@ -75,7 +78,9 @@ pub(super) fn log() {
 /// Runs `mcp`. Reads nothing but the socket's path: a client waits for it.
 pub async fn mcp(global: &Global, args: McpArgs) -> CliResult {
     let agent = global.agent.clone().unwrap_or_else(|| super::reach::DEFAULT_AGENT.into());
-    let bridge = Bridge { home: config::home_dir(global.home.as_deref()), config: global.config.clone(), agent, read_only: args.read_only };
+    let home = config::home_dir(global.home.as_deref());
+    let toolsets = args.toolsets.filter(|t| !t.is_empty());
+    let bridge = Bridge { home, config: global.config.clone(), agent, read_only: args.read_only, toolsets };
     run(&bridge).await?;
     Ok(Ended::Done)
 }

@@ -16,11 +16,11 @@ use tokio_util::task::TaskTracker;
 const MAX_CONNECTIONS: usize = 512;
 /// A client that does not finish its headers is let go.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
-/// Time for open responses at the end.
+/// Time for open responses to be written once their streams are told to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Serves until shutdown, then lets open responses finish within `DRAIN`.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+/// Serves until `shutdown`, lets open responses finish until `hangup`, and waits for what is still being written within `DRAIN`.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, hangup: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = TaskTracker::new();
     loop {
@@ -45,6 +45,10 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         }
     }
     open.close();
+    tokio::select! {
+        () = open.wait() => return,
+        () = hangup.cancelled() => {}
+    }
     if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
         tracing::info!(open = open.len(), "HTTP connections were cut at the end");
     }

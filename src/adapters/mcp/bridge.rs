@@ -16,6 +16,8 @@ pub struct Bridge {
     pub agent: String,
     /// Only reads.
     pub read_only: bool,
+    /// Tools to list.
+    pub toolsets: Option<String>,
 }
 
 /// One direction came to its end.
@@ -31,7 +33,12 @@ enum Ended {
 /// # Errors
 /// In words for the client's log: no supervisor and none could be started, or the supervisor refused the agent.
 pub async fn run(bridge: &Bridge) -> Result<(), client::ClientError> {
-    let hello = wire::Hello { door: wire::HelloDoor::Mcp, agent: Some(bridge.agent.clone()), read_only: bridge.read_only };
+    let hello = wire::Hello {
+        door: wire::HelloDoor::Mcp,
+        agent: Some(bridge.agent.clone()),
+        read_only: bridge.read_only,
+        toolsets: bridge.toolsets.clone(),
+    };
     let stream = client::connect_or_start(&bridge.home, bridge.config.as_deref()).await?;
     let (from, to) = client::introduce(stream, &hello).await?;
     let ahead = from.buffer().to_vec();

@@ -1,9 +1,13 @@
 //! Streamable HTTP at `/mcp`: bearer token to agent, a cap on sessions, then rmcp's service. Deliberately absent: Host, Origin and body
 //! checks, which hold for the whole listener (`adapters::http::guard`).
 
+use super::sessions::Sessions;
 use super::{Caller, Server};
 use crate::adapters::Doors;
+use crate::call::CallError;
+use crate::call::error::ErrorCode;
 use crate::model::ids::AgentName;
+use crate::tools::toolsets::Selection;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Most sessions at once. Each keeps a task and its streams; an agent needs one.
-const MAX_SESSIONS: usize = 256;
+const MAX_SESSIONS: usize = 1_024;
 /// A session nobody used for so long ends; the client makes a new one.
 const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 
@@ -32,11 +36,12 @@ pub fn router(doors: &Arc<Doors>) -> Router {
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = Some(SESSION_IDLE);
     let sessions = Arc::new(manager);
-    let config = StreamableHttpServerConfig::default()
+    let mut config = StreamableHttpServerConfig::default()
         .disable_allowed_hosts()
         .disable_allowed_origins()
-        .with_cancellation_token(doors.shutdown.child_token())
+        .with_cancellation_token(doors.hangup.child_token())
         .with_max_request_body_bytes(super::stdio::MAX_LINE);
+    config.session_store = Some(Arc::new(Sessions::open(&doors.house.config.home)));
     let for_factory = Arc::clone(doors);
     let service = StreamableHttpService::new(move || Ok(Server::per_request(Arc::clone(&for_factory))), Arc::clone(&sessions), config);
     let keeper = Gatekeeper { doors: Arc::clone(doors), sessions };
@@ -44,18 +49,62 @@ pub fn router(doors: &Arc<Doors>) -> Router {
 }
 
 async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Next) -> Response {
-    let caller = match caller(&keeper.doors, request.headers()).await {
+    let mut caller = match caller(&keeper.doors, request.headers()).await {
         Ok(caller) => caller,
         Err(refused) => return *refused,
     };
+    if let Err(e) = narrow(&mut caller, request.headers(), request.uri().query().unwrap_or_default()) {
+        return problem(StatusCode::BAD_REQUEST, "invalid_argument", &e.message, &e.hint);
+    }
     let opens = request.method() == axum::http::Method::POST && !request.headers().contains_key("mcp-session-id");
-    if opens && keeper.sessions.sessions.read().await.len() >= MAX_SESSIONS {
+    if opens && !stateless(request.headers()) && keeper.sessions.sessions.read().await.len() >= MAX_SESSIONS {
         let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
     }
     request.extensions_mut().insert(caller);
+    let ends = request.method() == axum::http::Method::DELETE;
     let _here = keeper.doors.presence.enter();
-    next.run(request).await
+    let mut response = next.run(request).await;
+    // A session that was ended is gone, not going: some clients take any other answer for a failure.
+    if ends && response.status() == StatusCode::ACCEPTED {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    response
+}
+
+/// What the client's configuration asks for: `X-MCP-Toolsets` and `X-MCP-Readonly`, or `?toolsets=` and `?readonly=` where a client sends no
+/// headers. Either of them makes the session read-only; nothing makes it less so.
+fn narrow(caller: &mut Caller, headers: &HeaderMap, query: &str) -> Result<(), CallError> {
+    let header = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().map(str::to_owned)).collect::<Result<Vec<_>, _>>();
+    let parameter = |name: &str| {
+        let pairs = query.split('&').filter_map(|p| p.split_once('=').or(Some((p, ""))));
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.replace("%2C", ",").replace("%2c", ",")).collect::<Vec<_>>()
+    };
+    let asked = |name: &str, key: &str| {
+        let mut found = header(name).map_err(|_| unreadable(name))?;
+        found.extend(parameter(key));
+        Ok::<_, CallError>(found)
+    };
+    let wished = asked("x-mcp-toolsets", "toolsets")?;
+    if !wished.is_empty() {
+        caller.toolsets = Selection::parse(&wished.join(","))?;
+    }
+    for value in asked("x-mcp-readonly", "readonly")? {
+        match value.trim() {
+            "" | "1" | "true" => caller.read_only = true,
+            "0" | "false" => {}
+            _ => return Err(unreadable("x-mcp-readonly")),
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(name: &str) -> CallError {
+    CallError::new(
+        ErrorCode::InvalidArgument,
+        format!("{name} is not understood"),
+        "X-MCP-Toolsets takes names, X-MCP-Readonly true or false",
+    )
 }
 
 /// The agent behind a request's bearer token.
@@ -75,7 +124,9 @@ pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Re
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     match doors.house.store.token_agent(&hash).await {
         Ok(Some(name)) => match AgentName::new(name) {
-            Ok(agent) if doors.house.rulebook.load().agents.contains_key(agent.as_str()) => Ok(Caller { agent, read_only: false }),
+            Ok(agent) if doors.house.rulebook.load().agents.contains_key(agent.as_str()) => {
+                Ok(Caller { agent, read_only: false, toolsets: Selection::default() })
+            }
             _ => Err(refuse("the token belongs to an agent that has no manifest any more")),
         },
         Ok(None) => Err(refuse("the token is not known or was revoked")),
@@ -91,6 +142,11 @@ pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Re
     }
 }
 
+/// Requests since 2026-07-28 have no session; versions are dates and compare as text.
+fn stateless(headers: &HeaderMap) -> bool {
+    headers.get("mcp-protocol-version").and_then(|v| v.to_str().ok()).is_some_and(|v| v >= "2026-07-28")
+}
+
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
@@ -104,6 +160,27 @@ pub fn problem(status: StatusCode, code: &str, message: &str, hint: &str) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn narrowed(headers: &[(&'static str, &'static str)], query: &str) -> Result<Caller, CallError> {
+        let agent = AgentName::new("observer").expect("a name");
+        let mut caller = Caller { agent, read_only: false, toolsets: Selection::default() };
+        let headers = headers.iter().map(|(k, v)| (k.parse().expect("a name"), v.parse().expect("a value"))).collect();
+        narrow(&mut caller, &headers, query).map(|()| caller)
+    }
+
+    #[test]
+    fn a_client_narrows_its_session_by_header_or_query_and_never_widens_it() {
+        assert!(!narrowed(&[], "").expect("understood").read_only);
+        for (headers, query) in [(vec![("x-mcp-readonly", "true")], "readonly=false"), (vec![("x-mcp-readonly", "false")], "a=b&readonly")]
+        {
+            assert!(narrowed(&headers, query).expect("understood").read_only, "{headers:?} {query}");
+        }
+        let memory = Selection::parse("memory,plan").expect("known");
+        assert_eq!(narrowed(&[("x-mcp-toolsets", "memory, plan")], "").expect("understood").toolsets, memory);
+        assert_eq!(narrowed(&[], "toolsets=memory%2Cplan").expect("understood").toolsets, memory);
+        assert!(narrowed(&[("x-mcp-toolsets", "memroy")], "").is_err());
+        assert!(narrowed(&[("x-mcp-readonly", "maybe")], "").is_err());
+    }
 
     #[test]
     fn a_bearer_token_is_read_in_any_case_of_the_scheme_and_nothing_else_is() {

@@ -24,7 +24,7 @@ where
 {
     let agent = caller.agent.clone();
     let server = Server::for_caller(Arc::clone(&doors), Door::McpStdio, caller);
-    match serve_server_with_ct(server, Lines::new(read, write), doors.shutdown.child_token()).await {
+    match serve_server_with_ct(server, Lines::new(read, write), doors.hangup.child_token()).await {
         Ok(running) => {
             if let Err(e) = running.waiting().await {
                 tracing::warn!(%agent, error = %e, "an MCP connection ended abnormally");

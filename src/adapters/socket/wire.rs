@@ -27,6 +27,9 @@ pub struct Hello {
     /// Only reads.
     #[serde(default)]
     pub read_only: bool,
+    /// Tools an MCP client wants listed; as `--toolsets` takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toolsets: Option<String>,
 }
 
 /// Parses a hello.
@@ -285,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_hello_line_is_the_documented_one() {
-        let hello = Hello { door: HelloDoor::Mcp, agent: Some("deployer".into()), read_only: false };
+        let hello = Hello { door: HelloDoor::Mcp, agent: Some("deployer".into()), read_only: false, toolsets: None };
         assert_eq!(serde_json::to_string(&hello).expect("serialises"), r#"{"door":"mcp","agent":"deployer","read_only":false}"#);
         assert_eq!(parse_hello(r#"{"door":"mcp","agent":"deployer","read_only":false}"#), Ok(hello));
         for bad in ["", "GET / HTTP/1.1", r#"{"door":"ssh"}"#, r#"{"door":"mcp","agent":"a","uid":0}"#] {

@@ -86,6 +86,7 @@ async fn bench_of(keeper: &str) -> Bench {
         executor,
         config,
         prompts: ArcSwap::from_pointee(vec![]),
+        calls: Default::default(),
         backups: None,
         turns: Default::default(),
     };
