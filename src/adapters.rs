@@ -4,7 +4,9 @@ pub mod cli;
 pub mod http;
 pub mod mcp;
 pub mod metrics;
+pub mod people;
 pub mod socket;
+pub mod tokens;
 
 use crate::call::dispatch::{Reply, dispatch};
 use crate::call::error::ErrorCode;
@@ -25,6 +27,8 @@ pub struct Doors {
     pub metrics: Metrics,
     /// Who is connected.
     pub presence: Presence,
+    /// What is connected by which token.
+    pub tokens: tokens::Live,
     /// Ends accepting.
     pub shutdown: CancellationToken,
     /// Start of the supervisor.
@@ -34,7 +38,7 @@ pub struct Doors {
 impl Doors {
     /// Opens nothing yet; the doors take it.
     pub fn new(house: Arc<House>, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), shutdown, started: Instant::now() })
+        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), tokens: tokens::Live::default(), shutdown, started: Instant::now() })
     }
 
     /// Runs one call in a task of its own: a client that goes away stops waiting, never the call. A panic in a tool is that call's

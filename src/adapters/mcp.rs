@@ -11,6 +11,7 @@ use super::{Doors, client_text};
 use crate::call::{Door, Principal};
 use crate::gate::Rulebook;
 use crate::model::ids::AgentName;
+use crate::store::token::TokenId;
 use crate::tools::{Effect, ToolSpec, catalogue};
 use rmcp::model::*;
 use rmcp::service::RequestContext;
@@ -73,7 +74,7 @@ impl Server {
     }
     /// A server whose requests each carry their caller.
     pub fn per_request(doors: Arc<Doors>) -> Self {
-        Self { doors, door: Door::McpHttp, caller: None }
+        Self { doors, door: Door::McpHttp(None), caller: None }
     }
 
     fn caller(&self, context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
@@ -134,7 +135,12 @@ impl ServerHandler for Server {
     async fn call_tool(&self, request: CallToolRequestParams, context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
         let caller = self.caller(&context)?;
         let client = context.client_info().map(|c| client_text(&format!("{} {}", c.name, c.version)));
-        let who = Principal { agent: caller.agent, door: self.door, client, read_only: caller.read_only };
+        let parts = context.extensions.get::<::http::request::Parts>();
+        let door = match self.door {
+            Door::McpHttp(_) => Door::McpHttp(parts.and_then(|p| p.extensions.get::<TokenId>()).copied()),
+            door => door,
+        };
+        let who = Principal { agent: caller.agent, door, client, read_only: caller.read_only };
         let input = Value::Object(request.arguments.unwrap_or_default());
         let (sender, lines) = tokio::sync::mpsc::channel(32);
         let token = context.meta.get_progress_token();

@@ -17,7 +17,10 @@ pub(super) struct Schema {
 }
 
 /// `state.db`.
-pub(super) const STATE: Schema = Schema { name: "state.db", steps: &[include_str!("../../migrations/state/01-base/up.sql")] };
+pub(super) const STATE: Schema = Schema {
+    name: "state.db",
+    steps: &[include_str!("../../migrations/state/01-base/up.sql"), include_str!("../../migrations/state/02-tokens/up.sql")],
+};
 /// `audit.db`.
 pub(super) const AUDIT: Schema = Schema { name: "audit.db", steps: &[include_str!("../../migrations/audit/01-base/up.sql")] };
 /// `memory.db` of one agent.

@@ -24,9 +24,25 @@ enum AgentsCommand {
     Token {
         /// Agent.
         name: String,
-        /// End all earlier tokens of the agent.
+        /// End all earlier tokens of the agent. Without it one earlier token with the same label stays valid, so that clients can move over.
         #[arg(long)]
         revoke: bool,
+        /// What it is for, e.g. the machine it goes to.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Days it is valid; without end when absent.
+        #[arg(long)]
+        days: Option<u32>,
+        /// Operator; asked for when there is one.
+        #[arg(long)]
+        operator: Option<String>,
+    },
+    /// List tokens by id: label, made, last used, expiry; never the token.
+    Tokens,
+    /// End a token; what is connected with it is cut off.
+    Revoke {
+        /// Id, e.g. tk-0a1b2c3d4e5f.
+        token: String,
         /// Operator; asked for when there is one.
         #[arg(long)]
         operator: Option<String>,
@@ -60,9 +76,20 @@ pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
     match args.command.unwrap_or(AgentsCommand::List) {
         AgentsCommand::List => reach::show(global, "agents", json!({})).await,
         AgentsCommand::Check => Ok(check(global)),
-        AgentsCommand::Token { name, revoke, operator } => {
+        AgentsCommand::Tokens => {
+            let (value, text) = reach::admin(global, Admin::Tokens).await?;
+            output::reply(global.json, "agents tokens", &value, &text);
+            Ok(Ended::Done)
+        }
+        AgentsCommand::Revoke { token, operator } => {
             let credential = terminal::credential_if_any(global, operator).await?;
-            let (value, token) = reach::admin(global, Admin::Token { agent: name, revoke, credential }).await?;
+            let (value, text) = reach::admin(global, Admin::TokenRevoke { token, credential }).await?;
+            output::reply(global.json, "agents revoke", &value, &text);
+            Ok(Ended::Done)
+        }
+        AgentsCommand::Token { name, revoke, label, days, operator } => {
+            let credential = terminal::credential_if_any(global, operator).await?;
+            let (value, token) = reach::admin(global, Admin::Token { agent: name, revoke, label, days, credential }).await?;
             if global.json {
                 output::json(&value);
             } else {

@@ -42,6 +42,14 @@ enum ApprovalsCommand {
         #[arg(long)]
         operator: Option<String>,
     },
+    /// Take an approval back while nothing has started.
+    Revoke {
+        /// Approval.
+        approval: String,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
 }
 
 /// The people who may approve.
@@ -114,6 +122,7 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
             }
             Admin::Approve { approval, credential: terminal::credential(operator)? }
         }
+        ApprovalsCommand::Revoke { approval, operator } => Admin::Revoke { approval, credential: terminal::credential(operator)? },
         ApprovalsCommand::Deny { approval, operator } => Admin::Deny { approval, credential: terminal::credential(operator)? },
     };
     let showing = matches!(request, Admin::ApprovalShow { .. });

@@ -109,6 +109,13 @@ pub enum Admin {
         /// Who says so.
         credential: Credential,
     },
+    /// Takes a word back while nothing has started.
+    Revoke {
+        /// Which.
+        approval: String,
+        /// Who says so.
+        credential: Credential,
+    },
     /// Stops all changes.
     Freeze {
         /// Why, for everyone who is refused because of it.
@@ -140,6 +147,22 @@ pub enum Admin {
         /// Ends all earlier ones.
         #[serde(default)]
         revoke: bool,
+        /// What it is for, e.g. a machine's name.
+        #[serde(default)]
+        label: String,
+        /// Days it is valid; for ever when absent.
+        #[serde(default)]
+        days: Option<u32>,
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// Tokens there are, without the tokens.
+    Tokens,
+    /// Ends one token and the MCP sessions of its agent.
+    TokenRevoke {
+        /// Its id.
+        token: String,
         /// An operator, where there is one.
         #[serde(default)]
         credential: Option<Credential>,
