@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod error;
 pub mod facts;
 pub mod git;
+pub mod judge;
 pub mod observe;
 pub mod plan_facts;
 pub mod prepare;

@@ -3,6 +3,7 @@
 //! look decides anew from what is there.
 
 mod heal;
+pub mod notify;
 mod schedule;
 mod watch;
 

@@ -9,7 +9,9 @@ pub mod doctor;
 pub mod init;
 pub mod observe;
 pub mod output;
+pub mod policy;
 pub mod reach;
+pub mod report;
 pub mod serve;
 pub mod service;
 pub mod stack;
@@ -104,8 +106,8 @@ pub enum Command {
     Audit(audit::AuditArgs),
     /// Agents and their tokens.
     Agents(agents::AgentsArgs),
-    /// Check agents, policy and prompts without loading them; explain the rules.
-    Policy(agents::PolicyArgs),
+    /// Check the policy, explain it, and see who may do what.
+    Policy(policy::PolicyArgs),
     /// Explain what is wrong with this set-up and how to mend it.
     Doctor(doctor::DoctorArgs),
     /// Read this host and propose a configuration.
@@ -240,7 +242,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
                 Command::Agents(args) => agents::agents(global, args).await,
-                Command::Policy(args) => agents::policy(global, &args),
+                Command::Policy(args) => policy::policy(global, args).await,
                 Command::Doctor(_) => doctor::doctor(global).await,
                 Command::Init(args) => init::init(global, args).await,
                 Command::Service(args) => service::service(global, args),

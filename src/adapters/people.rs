@@ -114,7 +114,9 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
         let state = json!(before.state);
         let state = state.as_str().unwrap_or("settled");
         let (message, hint) = match word {
-            Word::Revoke => (format!("approval {id} is {state}: there is nothing to take back"), "`dockwarden cancel` stops what has started"),
+            Word::Revoke => {
+                (format!("approval {id} is {state}: there is nothing to take back"), "`dockwarden cancel` stops what has started")
+            }
             Word::Approve | Word::Deny => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
         };
         return Err(CallError::new(ErrorCode::Conflict, message, hint));
@@ -126,7 +128,8 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     };
     let stack = after.stack.as_ref().map(|s| s.as_str());
     let waited_s = (now - after.created_at).num_seconds();
-    let detail = json!({"approval": id, "digest": after.digest, "agent": after.agent, "tool": after.tool, "door": door, "waited_s": waited_s});
+    let detail =
+        json!({"approval": id, "digest": after.digest, "agent": after.agent, "tool": after.tool, "door": door, "waited_s": waited_s});
     house.store.audit_event(by, what, stack, &detail, now).await?;
     let mut value = row(&after);
     match (word, after.state) {

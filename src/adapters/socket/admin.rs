@@ -14,6 +14,9 @@ use chrono::Utc;
 use serde_json::json;
 use std::sync::Arc;
 
+/// Rows of the audit log in one answer: below the 4 MiB of a line with details of the usual size.
+const MAX_ROWS: usize = 500;
+
 /// Runs one request.
 ///
 /// # Errors
@@ -71,6 +74,21 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         }
         Admin::Tokens => tokens::list(house).await,
         Admin::TokenRevoke { token, credential } => tokens::revoke(doors, &token, credential.as_ref()).await,
+        Admin::PolicyCheck => {
+            let stacks = crate::call::judge::running(house).await?;
+            let line = |s: &crate::call::judge::Judged| {
+                let found = s.findings.iter().map(|f| format!("\n  {} {}: {}", f.verdict.as_str(), f.rule, f.because)).collect::<String>();
+                let error = s.error.as_ref().map(|e| format!("\n  not judged: {e}")).unwrap_or_default();
+                format!("{} release {} in {}: {}{found}{error}", s.stack, s.release, s.environment, s.verdict.as_str())
+            };
+            let text = if stacks.is_empty() { "no stack runs".to_owned() } else { stacks.iter().map(line).collect::<Vec<_>>().join("\n") };
+            reply(json!({"stacks": stacks}), text)
+        }
+        Admin::AuditRows { after, since, limit } => {
+            let (rows, head) = (house.store.audit_after(after, since, limit.min(MAX_ROWS)).await?, house.store.audit_head().await?);
+            reply(json!({"rows": rows, "head": head, "instance": house.store.instance(), "host": house.config.host_name}), "")
+        }
+        Admin::AuditFirsts { since } => reply(json!({"firsts": house.store.audit_firsts(since).await?}), ""),
         Admin::AuditVerify => {
             let report = house.store.audit_verify().await?;
             let text = if report.problems.is_empty() {

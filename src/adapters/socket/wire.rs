@@ -2,6 +2,7 @@
 //! Deliberately absent: a version negotiation; both ends are the same binary, and the welcome names the supervisor's version.
 
 use crate::call::CallError;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -166,6 +167,23 @@ pub enum Admin {
         /// An operator, where there is one.
         #[serde(default)]
         credential: Option<Credential>,
+    },
+    /// Judges the current release of every stack by the policy in force.
+    PolicyCheck,
+    /// Rows of the audit log after a row, oldest first.
+    AuditRows {
+        /// The row.
+        after: i64,
+        /// Not before.
+        #[serde(default)]
+        since: Option<DateTime<Utc>>,
+        /// Most rows.
+        limit: usize,
+    },
+    /// What agents did for the first time since a moment.
+    AuditFirsts {
+        /// The moment.
+        since: DateTime<Utc>,
     },
     /// Checks the audit log.
     AuditVerify,
