@@ -1,6 +1,7 @@
 //! The one line every call takes, whatever door it came in by: identity, tool, gate, audit, plan, gate, approval, executor, audit, reply.
 
 pub mod approval;
+pub mod brakes;
 pub mod compose_files;
 pub mod context;
 pub mod dispatch;

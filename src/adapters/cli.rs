@@ -100,6 +100,8 @@ pub enum Command {
     Operators(approvals::OperatorsArgs),
     /// Stop all changes until `unfreeze`.
     Freeze(approvals::FreezeArgs),
+    /// Stand in for approvals of one agent on one stack for at most an hour.
+    BreakGlass(approvals::BreakGlassArgs),
     /// Let changes happen again.
     Unfreeze(approvals::UnfreezeArgs),
     /// Query or verify the audit log.
@@ -239,6 +241,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Approvals(args) => approvals::approvals(global, args).await,
                 Command::Operators(args) => approvals::operators(global, args).await,
                 Command::Freeze(args) => approvals::freeze(global, args).await,
+                Command::BreakGlass(args) => approvals::break_glass(global, args).await,
                 Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
                 Command::Agents(args) => agents::agents(global, args).await,

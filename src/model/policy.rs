@@ -35,6 +35,8 @@ pub struct Policy {
     pub peers: BTreeMap<String, Vec<String>>,
     /// Environment keys whose values may be shown as text.
     pub literal_keys: Vec<String>,
+    /// Operations of one agent on one stack that may fail in a row before its changes there are stopped until an operator lifts it; 0 = never.
+    pub breaker_failures: u32,
 }
 
 /// One environment.
@@ -128,6 +130,7 @@ impl Default for Policy {
             exceptions: vec![],
             peers: BTreeMap::new(),
             literal_keys: vec![],
+            breaker_failures: 5,
         }
     }
 }

@@ -7,7 +7,9 @@
 pub mod compose_run;
 pub mod engine;
 pub mod home;
+pub mod http;
 pub mod mcp;
+pub mod people;
 pub mod serve;
 
 use std::time::{Duration, Instant};

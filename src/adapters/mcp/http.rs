@@ -61,9 +61,15 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(token.id);
     let _here = keeper.doors.presence.enter();
-    let ended = until_void(keeper.doors.tokens.watch(token.id), token.expires_at);
+    let revoked = keeper.doors.tokens.watch(token.id);
+    let response = next.run(request).await;
+    let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+    if !streams {
+        return response;
+    }
     // A stream that is open when its token ends must end with it: the next request is refused anyway.
-    next.run(request).await.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
+    let ended = until_void(revoked, token.expires_at);
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
 }
 
 /// Resolves when a token was revoked or its time is over.

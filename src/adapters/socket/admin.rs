@@ -6,10 +6,10 @@ use super::peer::Peer;
 use super::wire::{Admin, Credential};
 use crate::adapters::people::{self, Done, authorised, denied, reply, verified};
 use crate::adapters::{Doors, tokens};
-use crate::call::approval;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
-use crate::model::ids::AgentName;
+use crate::call::{approval, brakes};
+use crate::model::ids::{AgentName, StackName};
 use chrono::Utc;
 use serde_json::json;
 use std::sync::Arc;
@@ -64,6 +64,33 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
                 if before.is_some() { format!("unfrozen by {by}") } else { "nothing was frozen".to_owned() },
             )
         }
+        Admin::BreakerLift { agent, stack, credential } => {
+            let (by, stack) = (verified(house, &credential).await?, stack_name(&stack)?);
+            brakes::lift(&house.store, &by, &agent, &stack, Utc::now()).await?;
+            reply(
+                json!({"agent": agent, "stack": stack}),
+                format!("lifted by {by}: {agent} may change {stack} again, as far as its rules go"),
+            )
+        }
+        Admin::BreakGlass { agent, stack, minutes, reason, credential } => {
+            let (by, stack) = (verified(house, &credential).await?, stack_name(&stack)?);
+            if !house.rulebook.load().agents.contains_key(&agent) || crate::gate::load::HOUSE_AGENTS.contains(&agent.as_str()) {
+                let message = format!("there is no agent {:?} to do it for", crate::redact::line(&agent, 80));
+                return Err(CallError::new(ErrorCode::NotFound, message, "see `dockwarden agents list`").field("agent"));
+            }
+            let glass = brakes::Glass { agent, stack, by, reason, until: Utc::now() };
+            let made = brakes::break_glass(&house.store, glass, minutes, Utc::now()).await?;
+            let text = format!(
+                "GLASS BROKEN by {}: until {} what {} does on {} needs no approval; what is denied stays denied. `dockwarden break-glass --end` ends it",
+                made.by, made.until, made.agent, made.stack
+            );
+            reply(json!(made), text)
+        }
+        Admin::MendGlass { credential } => {
+            let by = verified(house, &credential).await?;
+            let ended = brakes::mend(&house.store, &by, Utc::now()).await?;
+            reply(json!({"ended": ended}), format!("{ended} ended by {by}: approvals are asked for again"))
+        }
         Admin::Operators => {
             let names: Vec<String> = house.store.operators().await?.into_iter().map(|(name, _)| name).collect();
             reply(json!({"operators": names}), names.join("\n"))
@@ -108,6 +135,11 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
     }
 }
 
+fn stack_name(text: &str) -> Result<StackName, CallError> {
+    StackName::new(text)
+        .map_err(|e| CallError::new(ErrorCode::InvalidArgument, e.to_string(), "name a stack of `dockwarden status`").field("stack"))
+}
+
 async fn info(doors: &Arc<Doors>) -> Done {
     let house = &doors.house;
     let rulebook = house.rulebook.load();
@@ -117,7 +149,7 @@ async fn info(doors: &Arc<Doors>) -> Done {
         "home": house.config.home, "config": house.config.config_dir, "memory": house.config.memory, "uptime_s": doors.started.elapsed().as_secs(),
         "agents": rulebook.agents.keys().collect::<Vec<_>>(), "policy_version": rulebook.version, "prompts": house.prompts.load().len(),
         "operations": house.executor.active(), "clients": doors.presence.count(), "in_container": house.config.path_map.is_some(),
-        "frozen": frozen,
+        "frozen": frozen, "glass": brakes::broken(&house.store, Utc::now()).await?,
     });
     let state = frozen.map(|f| format!(" ({f})")).unwrap_or_default();
     reply(value, format!("dockwarden {} on {}{state}", env!("CARGO_PKG_VERSION"), house.config.host_name))

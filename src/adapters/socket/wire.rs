@@ -129,6 +129,33 @@ pub enum Admin {
         /// Who says so.
         credential: Credential,
     },
+    /// Lets an agent change a stack again after too many failures.
+    BreakerLift {
+        /// Agent.
+        agent: String,
+        /// Stack.
+        stack: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Stands in for approvals of one agent on one stack for a while.
+    BreakGlass {
+        /// Agent.
+        agent: String,
+        /// Stack.
+        stack: String,
+        /// How long.
+        minutes: u32,
+        /// Why.
+        reason: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Ends all broken glass.
+    MendGlass {
+        /// Who says so.
+        credential: Credential,
+    },
     /// Names of operators.
     Operators,
     /// A new operator, or a new passphrase.
