@@ -5,7 +5,9 @@ pub mod cli;
 pub mod http;
 pub mod mcp;
 pub mod metrics;
+pub mod people;
 pub mod socket;
+pub mod tokens;
 
 use crate::call::dispatch::{Reply, dispatch};
 use crate::call::error::ErrorCode;
@@ -28,6 +30,8 @@ pub struct Doors {
     pub presence: Presence,
     /// What changes, for clients that listen.
     pub changes: changes::Changes,
+    /// What is connected by which token.
+    pub tokens: tokens::Live,
     /// Ends accepting: no new connection, no new call.
     pub shutdown: CancellationToken,
     /// Ends connections: comes when the calls that ran at `shutdown` are answered, or had their time.
@@ -40,7 +44,8 @@ impl Doors {
     /// Opens nothing yet; the doors take it.
     pub fn new(house: Arc<House>, shutdown: CancellationToken) -> Arc<Self> {
         let (changes, hangup) = (changes::Changes::default(), CancellationToken::new());
-        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), changes, shutdown, hangup, started: Instant::now() })
+        let (metrics, presence, tokens) = (Metrics::new(), Presence::new(), tokens::Live::default());
+        Arc::new(Self { house, metrics, presence, changes, tokens, shutdown, hangup, started: Instant::now() })
     }
 
     /// Runs one call in a task of its own: a client that goes away stops waiting, never the call. A panic in a tool is that call's

@@ -180,6 +180,8 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
     }
     background(&house, &shutdown, &tasks);
+    let counting = Arc::clone(&doors);
+    tasks.spawn(crate::supervisor::notify::run(Arc::clone(&house), shutdown.clone(), move |o| counting.metrics.notification(o.as_str())));
     tracing::info!(home = %home.display(), version = env!("CARGO_PKG_VERSION"), "supervisor ready");
     until_end(&doors, options.idle_exit).await;
     shutdown.cancel();

@@ -3,6 +3,7 @@
 mod accepted;
 pub mod adopt;
 pub mod approval;
+pub mod brakes;
 pub mod compose_files;
 pub mod context;
 pub mod data;
@@ -13,6 +14,7 @@ pub mod eject;
 pub mod error;
 pub mod facts;
 pub mod git;
+pub mod judge;
 pub mod observe;
 pub mod plan_facts;
 pub mod prepare;

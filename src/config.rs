@@ -196,6 +196,18 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
     if let Some(bad) = settings.allowed_origins.iter().find(|o| !o.starts_with("http://") && !o.starts_with("https://")) {
         return fault("allowed_origins", format!("allowed_origins: {bad:?} has no scheme"), "write e.g. \"https://console.example.com\"");
     }
+    if let Some(notify) = &settings.notify {
+        let scheme = |url: &&String| !url.starts_with("https://") && !url.starts_with("http://");
+        if let Some(bad) = notify.url.iter().chain(&notify.public_url).find(scheme) {
+            return fault(bad, "notify: an address has no scheme".into(), "write e.g. \"https://ntfy.sh\"");
+        }
+        if notify.url.is_some() && notify.url_file.is_some() {
+            return fault("url_file", "notify has both url and url_file".into(), "keep one of the two");
+        }
+        if notify.url.is_none() && notify.url_file.is_none() && notify.command.is_empty() {
+            return fault("[notify]", "notify names nobody to tell".into(), "set url, url_file or command");
+        }
+    }
     if let Some(schedule) = &settings.backup_schedule
         && schedule != "off"
         && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
@@ -241,6 +253,10 @@ mod tests {
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
         assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));
         assert_eq!(refused("cli_agent = \"../x\"").line, Some(1));
+        assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
+        assert_eq!(refused("[notify]\nurl = \"https://a\"\nurl_file = \"/x\"").line, Some(3));
+        assert_eq!(refused("[notify]\ntopic = \"x\"").line, Some(1));
+        assert_eq!(refused("[notify]\ncommand = [\"x\"]\nevents = [\"everything\"]").line, Some(3));
     }
 
     #[test]

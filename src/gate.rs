@@ -2,6 +2,7 @@
 //! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
 
 pub mod call;
+pub mod explain;
 pub mod glob;
 pub mod load;
 pub mod manifest;

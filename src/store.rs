@@ -131,7 +131,7 @@ struct Inner {
     /// A projection will run soon.
     projection_due: std::sync::atomic::AtomicBool,
     /// Valid tokens, once read.
-    tokens: tokio::sync::Mutex<Option<Arc<Vec<token::Token>>>>,
+    tokens: tokio::sync::Mutex<Option<Arc<Vec<token::Known>>>>,
     /// One checkpoint at a time: two would race for the end of the file.
     checkpoints: tokio::sync::Mutex<()>,
 }

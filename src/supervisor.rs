@@ -5,6 +5,7 @@
 mod heal;
 mod incidents;
 mod policy;
+pub mod notify;
 mod schedule;
 mod watch;
 

@@ -13,7 +13,9 @@ pub mod init;
 pub mod memory;
 pub mod observe;
 pub mod output;
+pub mod policy;
 pub mod reach;
+pub mod report;
 pub mod serve;
 pub mod service;
 pub mod stack;
@@ -108,6 +110,8 @@ pub enum Command {
     Operators(approvals::OperatorsArgs),
     /// Stop all changes until `unfreeze`.
     Freeze(approvals::FreezeArgs),
+    /// Stand in for approvals of one agent on one stack for at most an hour.
+    BreakGlass(approvals::BreakGlassArgs),
     /// Let changes happen again.
     Unfreeze(approvals::UnfreezeArgs),
     /// Query or verify the audit log.
@@ -116,8 +120,8 @@ pub enum Command {
     Agents(agents::AgentsArgs),
     /// Restore, export, import and check agents' memory.
     Memory(memory::MemoryArgs),
-    /// Check agents, policy and prompts without loading them; explain the rules.
-    Policy(agents::PolicyArgs),
+    /// Check the policy, explain it, and see who may do what.
+    Policy(policy::PolicyArgs),
     /// Explain what is wrong with this set-up and how to mend it.
     Doctor(doctor::DoctorArgs),
     /// Read this host and propose a configuration.
@@ -256,11 +260,12 @@ fn run(cli: Cli) -> CliResult {
                 Command::Approvals(args) => approvals::approvals(global, args).await,
                 Command::Operators(args) => approvals::operators(global, args).await,
                 Command::Freeze(args) => approvals::freeze(global, args).await,
+                Command::BreakGlass(args) => approvals::break_glass(global, args).await,
                 Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
                 Command::Agents(args) => agents::agents(global, args).await,
                 Command::Memory(args) => memory::memory(global, args).await,
-                Command::Policy(args) => agents::policy(global, &args),
+                Command::Policy(args) => policy::policy(global, args).await,
                 Command::Doctor(_) => doctor::doctor(global).await,
                 Command::Init(args) => init::init(global, args).await,
                 Command::Service(args) => service::service(global, args),

@@ -1,10 +1,12 @@
-//! The HTTP door: MCP at `/mcp`, health and metrics beside it. One listener, loopback unless told otherwise.
-//! Deliberately absent: a REST form of the tools and pages for review, TLS (a proxy's work).
+//! The HTTP door: MCP at `/mcp`, the approvals pages, health and metrics beside it. One listener, loopback unless told otherwise.
+//! Deliberately absent: a REST form of the tools, TLS (a proxy's work).
 
 pub mod card;
 pub mod guard;
 pub mod health;
 pub mod listen;
+pub mod pages;
+pub mod session;
 
 use super::Doors;
 use axum::Router;
@@ -25,6 +27,7 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
     open.merge(inner)
         .with_state(Arc::clone(doors))
         .merge(super::mcp::http::router(doors))
+        .merge(pages::router(doors))
         .fallback(health::not_found)
         .layer(from_fn_with_state(Arc::new(guard), guard::names))
 }

@@ -18,6 +18,7 @@ pub mod subscribe;
 use super::{Doors, client_text};
 use crate::call::{Door, Principal};
 use crate::model::ids::AgentName;
+use crate::store::token::TokenId;
 use crate::tools::toolsets::Selection;
 use rmcp::model::*;
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
@@ -57,7 +58,7 @@ impl Server {
     }
     /// A server whose requests each carry their caller.
     pub fn per_request(doors: Arc<Doors>) -> Self {
-        Self { doors, door: Door::McpHttp, caller: None, session: Arc::default() }
+        Self { doors, door: Door::McpHttp(None), caller: None, session: Arc::default() }
     }
 
     fn caller(&self, context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
@@ -68,7 +69,12 @@ impl Server {
     /// The caller as the line knows it.
     fn principal(&self, caller: &Caller, context: &RequestContext<RoleServer>) -> Principal {
         let client = context.client_info().map(|c| client_text(&format!("{} {}", c.name, c.version)));
-        Principal { agent: caller.agent.clone(), door: self.door, client, read_only: caller.read_only }
+        let parts = context.extensions.get::<::http::request::Parts>();
+        let door = match self.door {
+            Door::McpHttp(_) => Door::McpHttp(parts.and_then(|p| p.extensions.get::<TokenId>()).copied()),
+            door => door,
+        };
+        Principal { agent: caller.agent.clone(), door, client, read_only: caller.read_only }
     }
 
     fn info(&self, caller: Option<&Caller>) -> ServerConfig {

@@ -18,6 +18,11 @@ struct CallLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: &'static str,
 }
@@ -30,6 +35,7 @@ pub struct Metrics {
     seconds: Histogram,
     operations: Family<StateLabels, Gauge>,
     clients: Gauge,
+    notifications: Family<OutcomeLabels, Counter>,
 }
 
 /// The outcome's word, as in the audit log.
@@ -56,13 +62,19 @@ impl Metrics {
         registry.register("call_duration_seconds", "Duration of calls", seconds.clone());
         registry.register("operations", "Operations not yet finished, by state", operations.clone());
         registry.register("clients", "Connected clients and running calls", clients.clone());
-        Self { registry, calls, seconds, operations, clients }
+        let notifications = Family::<OutcomeLabels, Counter>::default();
+        registry.register("notifications", "Notifications by what became of them", notifications.clone());
+        Self { registry, calls, seconds, operations, clients, notifications }
     }
     /// Counts one call. Names outside the catalogue are counted as one.
     pub fn call(&self, tool: &str, outcome: &'static str, took: Duration) {
         let known = crate::tools::catalogue().iter().any(|t| t.name == tool);
         self.calls.get_or_create(&CallLabels { tool: if known { tool } else { "unknown" }.to_owned(), outcome }).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+    /// Counts what became of one notification.
+    pub fn notification(&self, outcome: &'static str) {
+        self.notifications.get_or_create(&OutcomeLabels { outcome }).inc();
     }
     /// The text a scraper reads.
     pub fn text(&self, operations: &[(&'static str, i64)], clients: usize) -> String {

@@ -4,7 +4,7 @@
 use super::context::Door;
 use super::dispatch::{Reply, resume};
 use super::error::ErrorCode;
-use super::{Call, CallError, House, Principal};
+use super::{Call, CallError, House, Principal, brakes};
 use crate::gate::{CallFacts, Decision};
 use crate::model::ids::{AgentName, ApprovalId};
 use crate::model::plan::Plan;
@@ -47,6 +47,9 @@ pub(super) async fn ask(
     }
     let digest = plan.map_or_else(|| digest(call, facts, input), |p| p.digest.clone());
     let store = &call.house.store;
+    if call.resumes.is_none() && brakes::stands_in(store, &call.id, facts, &digest, call.now).await? {
+        return Ok(Word::Given);
+    }
     let approval = match &call.resumes {
         Some(id) => resumed(call, id, &digest).await?,
         None => {

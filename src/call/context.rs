@@ -7,6 +7,7 @@ use crate::gate::{CallFacts, LoadProblem, Rulebook};
 use crate::model::config::Config;
 use crate::model::ids::{AgentName, ApprovalId, CallId, OperationId};
 use crate::store::Store;
+use crate::store::token::TokenId;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,8 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 pub enum Door {
     /// MCP over stdio (through the bridge).
     McpStdio,
-    /// MCP over HTTP.
-    McpHttp,
+    /// MCP over HTTP, with the token that opened it.
+    McpHttp(Option<TokenId>),
     /// Command line.
     Cli,
     /// The supervisor's own loop.
@@ -29,9 +30,17 @@ impl Door {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::McpStdio => "mcp-stdio",
-            Self::McpHttp => "mcp-http",
+            Self::McpHttp(_) => "mcp-http",
             Self::Cli => "cli",
             Self::Loop => "loop",
+        }
+    }
+
+    /// The word, and which token opened the door where one did.
+    pub fn detail(self) -> String {
+        match self {
+            Self::McpHttp(Some(token)) => format!("{} {token}", self.as_str()),
+            Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::Loop => self.as_str().to_owned(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! the intent before any effect, both gates over what is really done, the outcome before the reply.
 
 use super::repeat::{self, Before};
-use super::{Call, CallError, House, Principal, Progress, approval, error::ErrorCode, facts, record};
+use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record};
 use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::ApprovalId;
 use crate::model::verdict::Verdict;
@@ -168,6 +168,10 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
     if let Some(frozen) = approval::frozen(&call.house.store).await? {
         decision.findings.push(finding("house.frozen", frozen));
         decision.hint = Some("an operator lifts it with `dockwarden unfreeze`".into());
+    }
+    if let Some(open) = brakes::breaker(&call.house.store, facts, call.rulebook.policy.breaker_failures, call.now).await? {
+        decision.hint = Some(format!("find out why; an operator lifts it with `dockwarden unfreeze --pair {}/STACK`", facts.agent));
+        decision.findings.push(open);
     }
     decision.verdict = decision.findings.iter().map(|f| f.verdict).max().unwrap_or_default().max(decision.verdict);
     Ok(decision)

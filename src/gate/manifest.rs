@@ -8,10 +8,11 @@ use crate::model::agent::{Agent, Limits, Rule, RuleExample, Tier};
 use crate::model::ids::AgentName;
 use crate::model::policy::Policy;
 use crate::model::verdict::Verdict;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Front {
     name: String,
@@ -24,7 +25,7 @@ struct Front {
     dockwarden: Grants,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Tools {
     Text(String),
@@ -37,7 +38,7 @@ impl Default for Tools {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Grants {
     tier: Tier,
@@ -51,6 +52,11 @@ struct Grants {
 pub fn stem(file: &str) -> &str {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.strip_suffix(".md").unwrap_or(name)
+}
+
+/// JSON Schema of the front matter.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Front).to_value()
 }
 
 /// Splits a file into front matter (with the number of its first line) and the text after it.

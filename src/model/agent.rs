@@ -47,7 +47,7 @@ pub struct Agent {
 }
 
 /// One rule of an agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Id, unique within the agent.
@@ -88,7 +88,7 @@ pub struct Rule {
 }
 
 /// An example call of a rule, checked when the file is loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleExample {
     /// Tool.
@@ -105,7 +105,7 @@ pub struct RuleExample {
 }
 
 /// Limits of an agent.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Calls per minute over all tools.

@@ -25,6 +25,46 @@ pub struct Settings {
     pub backup_schedule: Option<String>,
     /// Times in which the loop changes nothing.
     pub maintenance: Vec<MaintenanceWindow>,
+    /// Who is told what needs a person; nobody when absent.
+    pub notify: Option<NotifySettings>,
+}
+
+/// `[notify]`: where messages go. Closed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NotifySettings {
+    /// Address that gets one JSON POST an event (ntfy, Slack, Discord, or anything else).
+    pub url: Option<String>,
+    /// File with that address, where it is a secret.
+    pub url_file: Option<PathBuf>,
+    /// Command that gets the JSON on stdin: program and arguments, no shell.
+    pub command: Vec<String>,
+    /// Topic of ntfy; its `url` is then the server's root.
+    pub topic: Option<String>,
+    /// Address under which people reach the HTTP door, for links.
+    pub public_url: Option<String>,
+    /// Events to tell; all when empty.
+    pub events: Vec<NotifyEvent>,
+}
+
+/// What is worth a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyEvent {
+    /// An approval waits.
+    ApprovalPending,
+    /// It waits and is about to expire.
+    ApprovalExpiring,
+    /// An operation was undone.
+    RolledBack,
+    /// An operation is stuck, or changes were stopped after too many failures.
+    NeedsAttention,
+    /// Healing gave up, or a service was quarantined.
+    GaveUp,
+    /// A backup failed.
+    BackupFailed,
+    /// An operator lifted denials for a while.
+    BreakGlass,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The whole policy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Environments by name. `default` names the one a stack gets when nothing says otherwise.
@@ -35,10 +35,12 @@ pub struct Policy {
     pub peers: BTreeMap<String, Vec<String>>,
     /// Environment keys whose values may be shown as text.
     pub literal_keys: Vec<String>,
+    /// Operations of one agent on one stack that may fail in a row before its changes there are stopped until an operator lifts it; 0 = never.
+    pub breaker_failures: u32,
 }
 
 /// One environment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Environment {
     /// Levels of single rules in this environment, over the global ones.
@@ -50,7 +52,7 @@ pub struct Environment {
 }
 
 /// Level of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleLevel {
     /// Not judged.
@@ -66,7 +68,7 @@ pub enum RuleLevel {
 }
 
 /// Quotas of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
     /// Replicas of one service.
@@ -88,7 +90,7 @@ impl Default for Quotas {
 }
 
 /// An exception from a rule of the plan gate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exception {
     /// Rule id.
@@ -128,6 +130,7 @@ impl Default for Policy {
             exceptions: vec![],
             peers: BTreeMap::new(),
             literal_keys: vec![],
+            breaker_failures: 5,
         }
     }
 }

@@ -159,6 +159,31 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// Takes an operator's word back while nothing has started: an approved one is denied by it, a pending one loses this operator's approval.
+    /// Returns the new state, or `None` when there is nothing to take back.
+    pub async fn revoke_approval(&self, id: &ApprovalId, operator: &str, now: DateTime<Utc>) -> StoreResult<Option<Approval>> {
+        let (id, operator, inner) = (id.clone(), operator.to_owned(), self.inner.clone());
+        let write = move |c: &Connection| {
+            expire(c, now)?;
+            let Some(mut approval) = by_id(c, &inner.keys, &id)? else { return Ok(None) };
+            match approval.state {
+                ApprovalState::Approved => {
+                    approval.denied_by = Some(operator);
+                    approval.state = ApprovalState::Denied;
+                }
+                ApprovalState::Pending if approval.approved_by.contains(&operator) => approval.approved_by.retain(|o| *o != operator),
+                ApprovalState::Pending
+                | ApprovalState::Denied
+                | ApprovalState::Expired
+                | ApprovalState::Used
+                | ApprovalState::Stale => return Ok(None),
+            }
+            store_decision(c, &approval)?;
+            Ok(Some(approval))
+        };
+        self.inner.state.write(write).await
+    }
+
     /// Uses an approved one up (single use): `true` exactly once, and only within its time.
     pub async fn use_approval(&self, id: &ApprovalId, operation: Option<&OperationId>, now: DateTime<Utc>) -> StoreResult<bool> {
         let (id, operation) = (id.clone(), operation.cloned());

@@ -2,6 +2,7 @@
 //! Deliberately absent: redaction (what comes in is redacted already) and deciding what is limited.
 
 mod checkpoint;
+pub mod export;
 mod limits;
 pub(super) mod rows;
 mod verify;
@@ -278,11 +279,19 @@ impl Store {
         let written = self.inner.audit.read(move |c| checkpoint::write(c, &file, &inner, now)).await?;
         match written {
             // Noted in the other database too, so that a removed file is missed.
-            Some(head) => self.set_value(checkpoint::NOTED, &json!({"size": head.size, "hash": super::chain::hex(&head.hash)})).await,
+            Some(head) => {
+                let before = self.value(checkpoint::NOTED).await?;
+                let mut sizes = before.map(|n| checkpoint::noted_sizes(&n)).unwrap_or_default();
+                sizes.push(head.size);
+                let kept = &sizes[sizes.len().saturating_sub(checkpoint::MOST_NOTED)..];
+                self.set_value(checkpoint::NOTED, &json!({"size": head.size, "hash": super::chain::hex(&head.hash), "sizes": kept})).await
+            }
             None => Ok(()),
         }
     }
 }
 
+#[cfg(test)]
+mod forging_tests;
 #[cfg(test)]
 mod tests;

@@ -502,15 +502,35 @@ async fn backups_are_found_by_stack_volume_and_prefix() {
 #[tokio::test]
 async fn tokens_operators_heals_and_values() {
     let (_dir, store) = fresh().await;
-    store.put_token("deployer", &[1; 32], at(0)).await.unwrap();
-    store.put_token("deployer", &[2; 32], at(0)).await.unwrap();
-    store.put_token("observer", &[3; 32], at(0)).await.unwrap();
-    assert_eq!(store.token_agent(&[2; 32]).await.unwrap().as_deref(), Some("deployer"));
-    assert_eq!(store.token_agent(&[9; 32]).await.unwrap(), None);
-    assert_eq!(store.revoke_tokens("deployer", at(1)).await.unwrap(), 2);
-    assert_eq!(store.revoke_tokens("deployer", at(1)).await.unwrap(), 0);
-    assert_eq!(store.token_agent(&[2; 32]).await.unwrap(), None);
-    assert_eq!(store.token_agent(&[3; 32]).await.unwrap().as_deref(), Some("observer"));
+    let put = async |agent: &str, label: &str, n: u8, expires: Option<i64>, t: i64| {
+        let (_, ended) = store.put_token(agent, label, &[n; 32], expires.map(at), at(t)).await.unwrap();
+        ended.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let whose = async |n: u8, t: i64| store.token_use(&[n; 32], at(t)).await.unwrap().map(|u| (u.agent, u.id.to_string()));
+    let none: Vec<String> = vec![];
+    assert_eq!(put("deployer", "ci", 1, None, 0).await, none);
+    assert_eq!(put("deployer", "ci", 2, None, 1).await, none, "two are valid while a client moves over");
+    assert_eq!(put("observer", "", 3, Some(60), 2).await, none);
+    assert_eq!(whose(1, 2).await, Some(("deployer".into(), "tk-010101010101".into())));
+    assert_eq!(put("deployer", "ci", 4, None, 3).await, ["tk-010101010101"], "the third ends the first");
+    assert_eq!((whose(1, 3).await, whose(9, 3).await), (None, None));
+    assert!(whose(3, 59).await.is_some() && whose(3, 60).await.is_none(), "void from its expiry on");
+    assert!(store.revoke_token("tk-020202020202", at(4)).await.unwrap());
+    assert!(!store.revoke_token("tk-020202020202", at(4)).await.unwrap(), "ended already");
+    assert!(!store.revoke_token("tk-ffffffffffff", at(4)).await.unwrap());
+    assert_eq!(store.revoke_tokens("deployer", at(5)).await.unwrap().len(), 1);
+    assert_eq!(whose(4, 5).await, None);
+    let listed = store.tokens().await.unwrap();
+    let seen: Vec<_> = listed.iter().map(|t| (t.id.as_str(), t.label.as_str(), t.revoked_at, t.expires_at)).collect();
+    assert_eq!(
+        seen,
+        [
+            ("tk-040404040404", "ci", Some(at(5)), None),
+            ("tk-030303030303", "", None, Some(at(60))),
+            ("tk-020202020202", "ci", Some(at(4)), None),
+            ("tk-010101010101", "ci", Some(at(3)), None),
+        ]
+    );
 
     store.put_operator("bob", "$hash1", at(0)).await.unwrap();
     store.put_operator("ann", "$hash2", at(0)).await.unwrap();

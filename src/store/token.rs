@@ -1,39 +1,152 @@
 //! Bearer tokens and operator credentials, kept only as hashes. Deliberately absent: making tokens, hashing passwords.
 
-use super::codec::{all, time};
+use super::codec::{all, parse_time, parse_time_opt, time};
 use super::fault::Sql;
 use super::{Store, StoreError, StoreResult};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, params};
+use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use subtle::ConstantTimeEq;
 
-/// A token's SHA-256 and the agent it belongs to.
-pub(super) type Token = ([u8; 32], String);
+const WHAT: &str = "token";
+
+/// Pause between notes of a token's last use: who looks wants the hour, and each note is a durable write.
+const NOTE_EVERY: TimeDelta = TimeDelta::minutes(1);
+/// Valid tokens of one agent with one label: the one in use and its successor.
+pub const AT_ONCE: usize = 2;
+
+/// Id of a token: `tk-` and the first 12 hexadecimal digits of its SHA-256. It names the token and does not help to guess it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId([u8; 6]);
+
+impl TokenId {
+    fn of(sha256: &[u8; 32]) -> Self {
+        let [a, b, c, d, e, f, ..] = *sha256;
+        Self([a, b, c, d, e, f])
+    }
+}
+
+impl std::fmt::Display for TokenId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tk-")?;
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+/// A token as lists show it: never the token, nor its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenRecord {
+    /// Id.
+    pub id: String,
+    /// Agent it acts as.
+    pub agent: String,
+    /// What it is for.
+    pub label: String,
+    /// Made.
+    pub created_at: DateTime<Utc>,
+    /// Last used, to the minute; absent when it never was.
+    pub used_at: Option<DateTime<Utc>>,
+    /// Void after.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Ended by an operator.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Whose token a caller showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenUse {
+    /// Which.
+    pub id: TokenId,
+    /// Agent it acts as.
+    pub agent: String,
+    /// Void after.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A valid token as it is kept in memory.
+#[derive(Debug)]
+pub(super) struct Known {
+    sha256: [u8; 32],
+    agent: String,
+    expires_at: Option<DateTime<Utc>>,
+    /// Last note of a use, seconds since 1970.
+    noted: AtomicI64,
+}
 
 impl Store {
-    /// Keeps the SHA-256 of a new token for an agent.
-    pub async fn put_token(&self, agent: &str, sha256: &[u8; 32], now: DateTime<Utc>) -> StoreResult<()> {
-        let (agent, sha256) = (agent.to_owned(), *sha256);
-        self.change_tokens(move |c| insert_token(c, &agent, &sha256, now)).await
+    /// Keeps the SHA-256 of a new token for an agent. Of the tokens with the same agent and label the newest before it stays valid, so that a
+    /// client can move over; older ones end. Returns its id and those of
+    /// the ended ones.
+    pub async fn put_token(
+        &self,
+        agent: &str,
+        label: &str,
+        sha256: &[u8; 32],
+        expires_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> StoreResult<(TokenId, Vec<TokenId>)> {
+        let (agent, label, sha256) = (agent.to_owned(), label.to_owned(), *sha256);
+        self.change_tokens(move |c| {
+            insert_token(c, &agent, &label, &sha256, expires_at, now)?;
+            let newest_first = "SELECT sha256 FROM token WHERE agent = ?1 AND label = ?2 AND revoked_at IS NULL
+                                  AND (expires_at IS NULL OR expires_at > ?3) ORDER BY created_at DESC, rowid DESC";
+            let mut same = hashes(c, newest_first, params![agent, label, time(now)])?;
+            let ended = same.split_off(AT_ONCE.min(same.len()));
+            for old in &ended {
+                end(c, old, now)?;
+            }
+            Ok((TokenId::of(&sha256), ended.iter().map(TokenId::of).collect()))
+        })
+        .await
     }
 
-    /// Agent a token's SHA-256 belongs to (constant-time comparison), unless revoked.
-    pub async fn token_agent(&self, sha256: &[u8; 32]) -> StoreResult<Option<String>> {
+    /// Whose a token is by its SHA-256 (constant-time comparison), unless revoked or expired. Notes the use.
+    pub async fn token_use(&self, sha256: &[u8; 32], now: DateTime<Utc>) -> StoreResult<Option<TokenUse>> {
         let wanted = *sha256;
         let tokens = self.valid_tokens().await?;
         // Every token is looked at, so that the time tells nothing about which one was near.
         let mut found = None;
-        for (known, agent) in tokens.iter() {
-            if bool::from(known.ct_eq(&wanted)) {
-                found = Some(agent.clone());
+        for known in tokens.iter() {
+            if bool::from(known.sha256.ct_eq(&wanted)) {
+                found = Some(known);
             }
         }
-        Ok(found)
+        let Some(known) = found.filter(|k| k.expires_at.is_none_or(|e| e > now)) else { return Ok(None) };
+        let last = known.noted.load(Ordering::Relaxed);
+        if now.timestamp() - last >= NOTE_EVERY.num_seconds()
+            && known.noted.compare_exchange(last, now.timestamp(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            // Beside the call: nobody waits for a note, and losing one in a crash costs nothing.
+            let inner = Arc::clone(&self.inner);
+            tokio::spawn(async move {
+                if let Err(e) = inner.state.write(move |c| note_use(c, &wanted, now)).await {
+                    tracing::warn!(error = %e, "the use of a token could not be noted");
+                }
+            });
+        }
+        Ok(Some(TokenUse { id: TokenId::of(&wanted), agent: known.agent.clone(), expires_at: known.expires_at }))
+    }
+
+    /// All tokens, newest first; those that ended too.
+    pub async fn tokens(&self) -> StoreResult<Vec<TokenRecord>> {
+        self.inner.state.read(records).await
+    }
+
+    /// Ends one token by its id; `false` when there is no valid one of that id.
+    pub async fn revoke_token(&self, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+        let id = id.to_owned();
+        self.change_tokens(move |c| {
+            let found = hashes(c, "SELECT sha256 FROM token WHERE revoked_at IS NULL", [])?;
+            let Some(found) = found.into_iter().find(|h| TokenId::of(h).to_string() == id) else { return Ok(false) };
+            Ok(end(c, &found, now)? == 1)
+        })
+        .await
     }
 
     /// The valid tokens, read once and kept until one is added or revoked: every HTTP request asks for them.
-    async fn valid_tokens(&self) -> StoreResult<Arc<Vec<Token>>> {
+    async fn valid_tokens(&self) -> StoreResult<Arc<Vec<Known>>> {
         let mut known = self.inner.tokens.lock().await;
         if let Some(tokens) = known.as_ref() {
             return Ok(Arc::clone(tokens));
@@ -55,10 +168,17 @@ impl Store {
         changing.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Revokes all tokens of an agent; how many.
-    pub async fn revoke_tokens(&self, agent: &str, now: DateTime<Utc>) -> StoreResult<usize> {
+    /// Revokes all tokens of an agent; their ids.
+    pub async fn revoke_tokens(&self, agent: &str, now: DateTime<Utc>) -> StoreResult<Vec<TokenId>> {
         let agent = agent.to_owned();
-        self.change_tokens(move |c| revoke(c, &agent, now)).await
+        self.change_tokens(move |c| {
+            let all = hashes(c, "SELECT sha256 FROM token WHERE agent = ?1 AND revoked_at IS NULL", [&agent])?;
+            for hash in &all {
+                end(c, hash, now)?;
+            }
+            Ok(all.iter().map(TokenId::of).collect())
+        })
+        .await
     }
 
     /// Keeps an operator's credential (a password hash string); a new one replaces the old.
@@ -73,19 +193,62 @@ impl Store {
     }
 }
 
-fn insert_token(c: &Connection, agent: &str, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<()> {
-    c.prepare_cached("INSERT INTO token (sha256, agent, created_at) VALUES (?1, ?2, ?3)")?.execute(params![sha256, agent, time(now)])?;
+fn insert_token(
+    c: &Connection,
+    agent: &str,
+    label: &str,
+    sha256: &[u8; 32],
+    expires_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Sql<()> {
+    c.prepare_cached("INSERT INTO token (sha256, agent, label, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        sha256,
+        agent,
+        label,
+        time(now),
+        expires_at.map(time)
+    ])?;
     Ok(())
 }
 
-fn valid_tokens(c: &Connection) -> Sql<Vec<Token>> {
-    let mut statement = c.prepare_cached("SELECT sha256, agent FROM token WHERE revoked_at IS NULL")?;
-    all(&mut statement, [], |r| Ok((r.get(0)?, r.get(1)?)))
+fn valid_tokens(c: &Connection) -> Sql<Vec<Known>> {
+    let mut statement = c.prepare_cached("SELECT sha256, agent, expires_at FROM token WHERE revoked_at IS NULL")?;
+    all(&mut statement, [], |r| {
+        let expires_at = parse_time_opt(WHAT, r.get::<_, Option<String>>(2)?.as_deref())?;
+        Ok(Known { sha256: r.get(0)?, agent: r.get(1)?, expires_at, noted: AtomicI64::new(0) })
+    })
 }
 
-fn revoke(c: &Connection, agent: &str, now: DateTime<Utc>) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE token SET revoked_at = ?2 WHERE agent = ?1 AND revoked_at IS NULL")?;
-    Ok(statement.execute(params![agent, time(now)])?)
+fn hashes(c: &Connection, sql: &str, params: impl rusqlite::Params) -> Sql<Vec<[u8; 32]>> {
+    let mut statement = c.prepare_cached(sql)?;
+    all(&mut statement, params, |r| Ok(r.get(0)?))
+}
+
+fn end(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
+    let mut statement = c.prepare_cached("UPDATE token SET revoked_at = ?2 WHERE sha256 = ?1 AND revoked_at IS NULL")?;
+    Ok(statement.execute(params![sha256, time(now)])?)
+}
+
+fn note_use(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
+    Ok(c.prepare_cached("UPDATE token SET used_at = ?2 WHERE sha256 = ?1")?.execute(params![sha256, time(now)])?)
+}
+
+fn records(c: &Connection) -> Sql<Vec<TokenRecord>> {
+    let mut statement = c.prepare_cached(
+        "SELECT sha256, agent, label, created_at, used_at, expires_at, revoked_at FROM token ORDER BY created_at DESC, rowid DESC",
+    )?;
+    all(&mut statement, [], |r| {
+        let moment = |n: usize| -> Sql<Option<DateTime<Utc>>> { Ok(parse_time_opt(WHAT, r.get::<_, Option<String>>(n)?.as_deref())?) };
+        Ok(TokenRecord {
+            id: TokenId::of(&r.get(0)?).to_string(),
+            agent: r.get(1)?,
+            label: r.get(2)?,
+            created_at: parse_time(WHAT, &r.get::<_, String>(3)?)?,
+            used_at: moment(4)?,
+            expires_at: moment(5)?,
+            revoked_at: moment(6)?,
+        })
+    })
 }
 
 fn put_operator(c: &Connection, name: &str, credential: &str, now: DateTime<Utc>) -> Sql<()> {

@@ -7,9 +7,11 @@
 pub mod compose_run;
 pub mod engine;
 pub mod home;
+pub mod http;
 pub mod mcp;
 pub mod own_engine;
 pub mod registry;
+pub mod people;
 pub mod serve;
 
 use std::time::{Duration, Instant};

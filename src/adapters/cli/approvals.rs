@@ -42,6 +42,14 @@ enum ApprovalsCommand {
         #[arg(long)]
         operator: Option<String>,
     },
+    /// Take an approval back while nothing has started.
+    Revoke {
+        /// Approval.
+        approval: String,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
 }
 
 /// The people who may approve.
@@ -78,9 +86,36 @@ pub struct FreezeArgs {
     operator: Option<String>,
 }
 
+/// Stand in for approvals: for at most an hour, what one agent does on one stack and needs approval counts as approved by you. For the night
+/// when the others cannot be reached. What is denied stays denied; everything is recorded, and told to whoever is notified.
+#[derive(Debug, Args)]
+pub struct BreakGlassArgs {
+    /// Agent it holds for.
+    #[arg(long = "for", value_name = "AGENT", required_unless_present = "end")]
+    agent: Option<String>,
+    /// Stack it holds for.
+    #[arg(long, required_unless_present = "end")]
+    stack: Option<String>,
+    /// What happened, and why it cannot wait.
+    #[arg(long, required_unless_present = "end")]
+    reason: Option<String>,
+    /// How long, at most 60.
+    #[arg(long, default_value_t = 30)]
+    minutes: u32,
+    /// End all of it now.
+    #[arg(long)]
+    end: bool,
+    /// Operator; asked for when absent.
+    #[arg(long)]
+    operator: Option<String>,
+}
+
 /// Let changes happen again.
 #[derive(Debug, Args)]
 pub struct UnfreezeArgs {
+    /// Only lift what too many failures stopped, e.g. deployer/shop.
+    #[arg(long, value_name = "AGENT/STACK")]
+    pair: Option<String>,
     /// Operator; asked for when absent.
     #[arg(long)]
     operator: Option<String>,
@@ -94,9 +129,32 @@ pub async fn freeze(global: &Global, args: FreezeArgs) -> CliResult {
     Ok(Ended::Done)
 }
 
+/// Runs `break-glass`.
+pub async fn break_glass(global: &Global, args: BreakGlassArgs) -> CliResult {
+    let BreakGlassArgs { agent, stack, reason, minutes, end, operator } = args;
+    let credential = terminal::credential(operator)?;
+    let request = match (end, agent, stack, reason) {
+        (false, Some(agent), Some(stack), Some(reason)) => Admin::BreakGlass { agent, stack, minutes, reason, credential },
+        _ => Admin::MendGlass { credential },
+    };
+    let (value, text) = reach::admin(global, request).await?;
+    output::reply(global.json, "break-glass", &value, &text);
+    Ok(Ended::Done)
+}
+
 /// Runs `unfreeze`.
 pub async fn unfreeze(global: &Global, args: UnfreezeArgs) -> CliResult {
-    let (value, text) = reach::admin(global, Admin::Unfreeze { credential: terminal::credential(args.operator)? }).await?;
+    let pair = args.pair.as_deref().map(|p| {
+        let wrong = || CliError::Usage(format!("{p:?} is no pair"), "write AGENT/STACK, e.g. deployer/shop".into());
+        p.split_once('/').ok_or_else(wrong)
+    });
+    let pair = pair.transpose()?;
+    let credential = terminal::credential(args.operator)?;
+    let request = match pair {
+        Some((agent, stack)) => Admin::BreakerLift { agent: agent.to_owned(), stack: stack.to_owned(), credential },
+        None => Admin::Unfreeze { credential },
+    };
+    let (value, text) = reach::admin(global, request).await?;
     output::reply(global.json, "unfreeze", &value, &text);
     Ok(Ended::Done)
 }
@@ -114,6 +172,7 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
             }
             Admin::Approve { approval, credential: terminal::credential(operator)? }
         }
+        ApprovalsCommand::Revoke { approval, operator } => Admin::Revoke { approval, credential: terminal::credential(operator)? },
         ApprovalsCommand::Deny { approval, operator } => Admin::Deny { approval, credential: terminal::credential(operator)? },
     };
     let showing = matches!(request, Admin::ApprovalShow { .. });

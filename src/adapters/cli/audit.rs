@@ -1,7 +1,7 @@
-//! Query and verification of the audit log.
+//! Query and verification of the audit log; `report` has its export, tail and report.
 
 use super::stack::input;
-use super::{CliResult, Ended, Global, output, reach};
+use super::{CliResult, Ended, Global, output, reach, report};
 use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -47,15 +47,52 @@ pub struct AuditArgs {
 enum AuditCommand {
     /// Check chain, numbers and checkpoints; 1 when something was changed.
     Verify,
+    /// Write the log to stdout, oldest first, with the attribute names of OpenTelemetry.
+    Export {
+        /// Format.
+        #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+        format: Format,
+        /// Not before: RFC 3339, or an age like 7d.
+        #[arg(long)]
+        since: Option<String>,
+    },
+    /// Show the last rows, and with -f those that come.
+    Tail {
+        /// Go on until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+        /// Rows to begin with.
+        #[arg(short = 'n', long, default_value_t = 10)]
+        lines: u32,
+    },
+    /// Write a report in Markdown: is the log intact, who did what, what was approved by whom, what is new.
+    Report {
+        /// Not before: RFC 3339, or an age like 7d.
+        #[arg(long, default_value = "7d")]
+        since: String,
+    },
+}
+
+/// Formats of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line.
+    Jsonl,
 }
 
 /// Runs `audit`.
 pub async fn audit(global: &Global, args: AuditArgs) -> CliResult {
-    if matches!(args.more, Some(AuditCommand::Verify)) {
-        let (value, text) = reach::admin(global, Admin::AuditVerify).await?;
-        output::reply(global.json, "audit verify", &value, &text);
-        let intact = value["problems"].as_array().is_some_and(Vec::is_empty);
-        return Ok(if intact { Ended::Done } else { Ended::Failed });
+    match args.more {
+        None => {}
+        Some(AuditCommand::Verify) => {
+            let (value, text) = reach::admin(global, Admin::AuditVerify).await?;
+            output::reply(global.json, "audit verify", &value, &text);
+            let intact = value["problems"].as_array().is_some_and(Vec::is_empty);
+            return Ok(if intact { Ended::Done } else { Ended::Failed });
+        }
+        Some(AuditCommand::Export { format: Format::Jsonl, since }) => return report::export(global, since.as_deref()).await,
+        Some(AuditCommand::Tail { follow, lines }) => return report::tail(global, follow, lines).await,
+        Some(AuditCommand::Report { since }) => return report::report(global, &since).await,
     }
     let filter = json!({"agent": args.of, "tool": args.tool, "stack": args.stack, "verdict": args.verdict, "outcome": args.outcome,
                         "since": args.since, "until": args.until, "cursor": args.cursor, "limit": args.limit,

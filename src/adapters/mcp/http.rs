@@ -8,17 +8,22 @@ use crate::call::CallError;
 use crate::call::error::ErrorCode;
 use crate::model::ids::AgentName;
 use crate::tools::toolsets::Selection;
+use crate::store::token::TokenUse;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Most sessions at once. Each keeps a task and its streams; an agent needs one.
 const MAX_SESSIONS: usize = 1_024;
@@ -49,8 +54,8 @@ pub fn router(doors: &Arc<Doors>) -> Router {
 }
 
 async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Next) -> Response {
-    let mut caller = match caller(&keeper.doors, request.headers()).await {
-        Ok(caller) => caller,
+    let (mut caller, token) = match identity(&keeper.doors, request.headers()).await {
+        Ok(identity) => identity,
         Err(refused) => return *refused,
     };
     if let Err(e) = narrow(&mut caller, request.headers(), request.uri().query().unwrap_or_default()) {
@@ -62,14 +67,31 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
     }
     request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(token.id);
     let ends = request.method() == axum::http::Method::DELETE;
     let _here = keeper.doors.presence.enter();
+    let revoked = keeper.doors.tokens.watch(token.id);
     let mut response = next.run(request).await;
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
         *response.status_mut() = StatusCode::NO_CONTENT;
     }
-    response
+    let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+    if !streams {
+        return response;
+    }
+    // A stream that is open when its token ends must end with it: the next request is refused anyway.
+    let ended = until_void(revoked, token.expires_at);
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
+}
+
+/// Resolves when a token was revoked or its time is over.
+async fn until_void(revoked: CancellationToken, expires_at: Option<DateTime<Utc>>) {
+    let left = expires_at.map(|e| (e - Utc::now()).to_std().unwrap_or_default());
+    tokio::select! {
+        () = revoked.cancelled() => {}
+        () = async { match left { Some(left) => tokio::time::sleep(left).await, None => std::future::pending().await } } => {}
+    }
 }
 
 /// What the client's configuration asks for: `X-MCP-Toolsets` and `X-MCP-Readonly`, or `?toolsets=` and `?readonly=` where a client sends no
@@ -112,6 +134,10 @@ fn unreadable(name: &str) -> CallError {
 /// # Errors
 /// The 401 or 503 to send.
 pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
+    identity(doors, headers).await.map(|(caller, _)| caller)
+}
+
+async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, TokenUse), Box<Response>> {
     let hint = "an operator makes a token with `dockwarden agents token NAME`; send it as `Authorization: Bearer TOKEN`";
     let refuse = |message: &str| {
         let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message, hint);
@@ -122,14 +148,14 @@ pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Re
         return Err(refuse("this door needs a bearer token"));
     };
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-    match doors.house.store.token_agent(&hash).await {
-        Ok(Some(name)) => match AgentName::new(name) {
+    match doors.house.store.token_use(&hash, Utc::now()).await {
+        Ok(Some(token)) => match AgentName::new(token.agent.clone()) {
             Ok(agent) if doors.house.rulebook.load().agents.contains_key(agent.as_str()) => {
-                Ok(Caller { agent, read_only: false, toolsets: Selection::default() })
+                Ok((Caller { agent, read_only: false, toolsets: Selection::default() }, token))
             }
             _ => Err(refuse("the token belongs to an agent that has no manifest any more")),
         },
-        Ok(None) => Err(refuse("the token is not known or was revoked")),
+        Ok(None) => Err(refuse("the token is not known, was revoked or has expired")),
         Err(e) => {
             tracing::error!(error = %e, "tokens could not be read");
             Err(Box::new(problem(

@@ -2,6 +2,7 @@
 //! Deliberately absent: a version negotiation; both ends are the same binary, and the welcome names the supervisor's version.
 
 use crate::call::CallError;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -112,6 +113,13 @@ pub enum Admin {
         /// Who says so.
         credential: Credential,
     },
+    /// Takes a word back while nothing has started.
+    Revoke {
+        /// Which.
+        approval: String,
+        /// Who says so.
+        credential: Credential,
+    },
     /// Stops all changes.
     Freeze {
         /// Why, for everyone who is refused because of it.
@@ -121,6 +129,33 @@ pub enum Admin {
     },
     /// Lets changes happen again.
     Unfreeze {
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Lets an agent change a stack again after too many failures.
+    BreakerLift {
+        /// Agent.
+        agent: String,
+        /// Stack.
+        stack: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Stands in for approvals of one agent on one stack for a while.
+    BreakGlass {
+        /// Agent.
+        agent: String,
+        /// Stack.
+        stack: String,
+        /// How long.
+        minutes: u32,
+        /// Why.
+        reason: String,
+        /// Who says so.
+        credential: Credential,
+    },
+    /// Ends all broken glass.
+    MendGlass {
         /// Who says so.
         credential: Credential,
     },
@@ -143,6 +178,12 @@ pub enum Admin {
         /// Ends all earlier ones.
         #[serde(default)]
         revoke: bool,
+        /// What it is for, e.g. a machine's name.
+        #[serde(default)]
+        label: String,
+        /// Days it is valid; for ever when absent.
+        #[serde(default)]
+        days: Option<u32>,
         /// An operator, where there is one.
         #[serde(default)]
         credential: Option<Credential>,
@@ -175,6 +216,33 @@ pub enum Admin {
         /// Who says so; a look needs none.
         #[serde(default)]
         credential: Option<Credential>,
+    },
+    /// Tokens there are, without the tokens.
+    Tokens,
+    /// Ends one token and the MCP sessions of its agent.
+    TokenRevoke {
+        /// Its id.
+        token: String,
+        /// An operator, where there is one.
+        #[serde(default)]
+        credential: Option<Credential>,
+    },
+    /// Judges the current release of every stack by the policy in force.
+    PolicyCheck,
+    /// Rows of the audit log after a row, oldest first.
+    AuditRows {
+        /// The row.
+        after: i64,
+        /// Not before.
+        #[serde(default)]
+        since: Option<DateTime<Utc>>,
+        /// Most rows.
+        limit: usize,
+    },
+    /// What agents did for the first time since a moment.
+    AuditFirsts {
+        /// The moment.
+        since: DateTime<Utc>,
     },
     /// Checks the audit log.
     AuditVerify,

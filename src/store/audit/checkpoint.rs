@@ -18,6 +18,8 @@ use std::path::Path;
 pub(super) const FILE: &str = "checkpoints";
 /// Key of the small value that notes the last checkpoint in the state database.
 pub(super) const NOTED: &str = "audit.checkpoint";
+/// Checkpoints noted there by their size, the newest: two weeks of one every ten minutes.
+pub(super) const MOST_NOTED: usize = 2016;
 /// Algorithm byte of Ed25519 in signed-note key ids.
 const ED25519: u8 = 1;
 
@@ -28,6 +30,12 @@ pub(super) struct Head {
     pub size: i64,
     /// Hash of the last.
     pub hash: Hash,
+}
+
+/// Sizes of the checkpoints a note knows of, oldest first.
+pub(super) fn noted_sizes(note: &serde_json::Value) -> Vec<i64> {
+    let listed = note["sizes"].as_array().map(|s| s.iter().filter_map(serde_json::Value::as_i64).collect::<Vec<_>>());
+    listed.unwrap_or_else(|| note["size"].as_i64().into_iter().collect())
 }
 
 fn origin(instance: &str) -> String {

@@ -308,6 +308,13 @@ pub(super) fn select(c: &Connection, q: &AuditQuery) -> Sql<Vec<AuditRow>> {
     all(&mut statement, params, |r| RawRow::read(r)?.parse())
 }
 
+/// Rows after a row, oldest first.
+pub(super) fn after(c: &Connection, seq: i64, since: Option<DateTime<Utc>>, n: usize) -> Sql<Vec<AuditRow>> {
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM audit WHERE seq > ?1 AND (?2 IS NULL OR at >= ?2) ORDER BY seq LIMIT ?3"))?;
+    all(&mut statement, params![seq, since.map(time), limit(n)], |r| RawRow::read(r)?.parse())
+}
+
 /// Finished calls of an agent after a row, oldest first, at most `n`: what its history is made of.
 pub(in crate::store) fn finished_of(c: &Connection, agent: &str, after: i64, n: usize) -> Sql<Vec<AuditRow>> {
     let mut statement = c.prepare_cached(&format!(

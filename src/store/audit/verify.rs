@@ -52,10 +52,13 @@ pub(super) fn verify(c: &Connection, file: &Path, inner: &Inner, noted: Option<s
             Err(e) => problems.say(format!("checkpoint {} cannot be trusted: {e}", i + 1)),
         }
     }
-    if let Some(size) = noted.as_ref().and_then(|n| n["size"].as_i64())
-        && last_size < size
-    {
-        problems.say(format!("the checkpoint of row {size} is missing from {}", file.display()));
+    let noted = noted.as_ref().map(checkpoint::noted_sizes).unwrap_or_default();
+    let missing: Vec<String> = noted.iter().filter(|s| !by_size.contains_key(s)).map(ToString::to_string).collect();
+    // One that cannot be trusted was told above.
+    if !missing.is_empty() && noted.len() > checkpoints {
+        let what = if missing.len() == 1 { "checkpoint of row" } else { "checkpoints of rows" };
+        let is = if missing.len() == 1 { "is" } else { "are" };
+        problems.say(format!("the {what} {} {is} missing from {}", missing.join(", "), file.display()));
     }
     let (rows, head) = chain(c, &by_size, &mut problems)?;
     if let Some((&size, _)) = by_size.last_key_value()

@@ -1,0 +1,315 @@
+//! The approvals pages as HTML. Text of others gets in only through [`Page::text`], which escapes; markup only as literals of this file.
+//! Deliberately absent: scripts, images, fonts, and anything fetched from elsewhere.
+
+use crate::model::plan::{Change, Plan};
+use crate::model::verdict::{Finding, Verdict};
+use crate::redact;
+use crate::store::approval::{Approval, ApprovalState};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::sync::LazyLock;
+
+/// The only style; the policy of the pages allows exactly its hash.
+const STYLE: &str = include_str!("style.css");
+
+/// `Content-Security-Policy`: nothing but this style and forms to ourselves.
+pub static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
+    format!("default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+});
+
+/// Longest text of one field: a page must stay readable whatever somebody put in.
+const MAX_TEXT: usize = 4_000;
+
+/// A page being written. Markup has to be a literal, so nothing unescaped can become part of it.
+struct Page(String);
+
+impl Page {
+    fn new(title: &str, host: &str, who: Option<(&str, &str)>) -> Self {
+        let mut page = Self(String::with_capacity(8 * 1024));
+        page.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"referrer\" content=\"same-origin\"><title>");
+        page.text(title).raw(" - dockwarden</title><style>");
+        page.raw(STYLE);
+        page.raw("</style></head><body><header><a class=\"home\" href=\"/approvals\">dockwarden</a><span class=\"host\">").text(host);
+        page.raw("</span>");
+        if let Some((operator, token)) = who {
+            page.raw("<form method=\"post\" action=\"/approvals/logout\"><span class=\"who\">").text(operator);
+            page.raw("</span>").token(token).raw("<button class=\"quiet\">Log out</button></form>");
+        }
+        page.raw("</header><main>");
+        page
+    }
+
+    fn raw(&mut self, markup: &'static str) -> &mut Self {
+        self.0.push_str(markup);
+        self
+    }
+
+    /// Text of any origin: without control and invisible characters, escaped for content and for quoted attributes.
+    fn text(&mut self, text: &str) -> &mut Self {
+        escape(&mut self.0, text);
+        self
+    }
+
+    fn token(&mut self, token: &str) -> &mut Self {
+        self.raw("<input type=\"hidden\" name=\"csrf\" value=\"").text(token).raw("\">")
+    }
+
+    fn row(&mut self, name: &'static str, value: &str) -> &mut Self {
+        self.raw("<dt>").raw(name).raw("</dt><dd>").text(value).raw("</dd>")
+    }
+
+    fn end(&mut self) -> String {
+        self.raw("</main></body></html>\n");
+        std::mem::take(&mut self.0)
+    }
+}
+
+fn escape(out: &mut String, text: &str) {
+    let clean = redact::clean(text);
+    for c in redact::keep_start(&clean, MAX_TEXT).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    if clean.len() > MAX_TEXT {
+        out.push_str(" [cut]");
+    }
+}
+
+/// The wire word of a value.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// What is left until `at`, in words.
+fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    match (at - now).num_seconds() {
+        ..=0 => "over".into(),
+        s @ 1..=119 => format!("{s} s left"),
+        s @ 120..=7199 => format!("{} min left", s / 60),
+        s => format!("{} h left", s / 3600),
+    }
+}
+
+fn state_class(state: ApprovalState) -> &'static str {
+    match state {
+        ApprovalState::Pending => "badge wait",
+        ApprovalState::Approved | ApprovalState::Used => "badge good",
+        ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => "badge bad",
+    }
+}
+
+fn place(a: &Approval) -> String {
+    let stack = a.stack.as_ref().map_or("the host", |s| s.as_str());
+    a.environment.as_deref().map_or_else(|| stack.to_owned(), |e| format!("{stack} in {e}"))
+}
+
+/// The login form. `then` is the approval to show after it.
+pub fn login(host: &str, then: Option<&str>, problem: Option<&str>) -> String {
+    let mut p = Page::new("Log in", host, None);
+    p.raw("<h1>Log in as an operator</h1>");
+    if let Some(problem) = problem {
+        p.raw("<p class=\"problem\" role=\"alert\">").text(problem).raw("</p>");
+    }
+    p.raw("<form class=\"card\" method=\"post\" action=\"/approvals/login\" autocomplete=\"off\">");
+    p.raw("<label for=\"operator\">Operator</label><input id=\"operator\" name=\"operator\" required maxlength=\"64\" autocomplete=\"username\" autocapitalize=\"none\" spellcheck=\"false\">");
+    p.raw("<label for=\"passphrase\">Passphrase</label><input id=\"passphrase\" name=\"passphrase\" type=\"password\" required maxlength=\"1024\" autocomplete=\"current-password\">");
+    if let Some(then) = then {
+        p.raw("<input type=\"hidden\" name=\"then\" value=\"").text(then).raw("\">");
+    }
+    p.raw("<button class=\"yes\">Log in</button></form><p class=\"small\">Operators are made on the host: <code>dockwarden operators add NAME</code>. A session ends after 15 minutes without use.</p>");
+    p.end()
+}
+
+/// Something that went wrong, with the way on.
+pub fn problem(host: &str, title: &str, message: &str, hint: &str) -> String {
+    let mut p = Page::new(title, host, None);
+    p.raw("<h1>").text(title).raw("</h1><p class=\"problem\" role=\"alert\">").text(message).raw("</p><p>").text(hint);
+    p.raw("</p><p><a href=\"/approvals\">All approvals</a></p>").end()
+}
+
+/// Who looks, and what the header needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Viewer<'a> {
+    /// Name of the host.
+    pub host: &'a str,
+    /// Operator.
+    pub operator: &'a str,
+    /// Form token of logging out.
+    pub logout: &'a str,
+    /// The moment the page is made for.
+    pub now: DateTime<Utc>,
+}
+
+/// The queue.
+pub fn list(viewer: &Viewer<'_>, approvals: &[Approval]) -> String {
+    let mut p = Page::new("Approvals", viewer.host, Some((viewer.operator, viewer.logout)));
+    let (waiting, settled): (Vec<_>, Vec<_>) = approvals.iter().partition(|a| a.state == ApprovalState::Pending);
+    p.raw("<h1>Waiting for a person</h1>");
+    if waiting.is_empty() {
+        p.raw("<p class=\"card\">Nothing waits.</p>");
+    }
+    entries(&mut p, &waiting, viewer.now);
+    if !settled.is_empty() {
+        p.raw("<h2>Settled lately</h2>");
+        entries(&mut p, &settled[..settled.len().min(20)], viewer.now);
+    }
+    p.end()
+}
+
+fn entries(p: &mut Page, approvals: &[&Approval], now: DateTime<Utc>) {
+    p.raw("<ul class=\"list\">");
+    for a in approvals {
+        p.raw("<li class=\"card\"><a href=\"/approvals/").text(a.id.as_str()).raw("\">").text(&a.tool).raw(" ").text(&place(a));
+        p.raw("</a> <span class=\"").raw(state_class(a.state)).raw("\">").text(&word(&a.state)).raw("</span><p class=\"small\">asked by ");
+        p.text(&a.agent).raw(" at ").text(&moment(a.created_at));
+        if a.state == ApprovalState::Pending {
+            p.raw(", ").text(&left(a.expires_at, now)).raw(", ").text(&format!("{} of {} given", a.approved_by.len(), a.needed));
+        }
+        p.raw("</p></li>");
+    }
+    p.raw("</ul>");
+}
+
+/// What an approval's page shows.
+#[derive(Debug)]
+pub struct Details<'a> {
+    /// The approval.
+    pub approval: &'a Approval,
+    /// Its plan, when its tool has one.
+    pub plan: Option<&'a Plan>,
+    /// The call's arguments, redacted.
+    pub arguments: &'a Value,
+    /// Form token of the decision.
+    pub csrf: &'a str,
+    /// What came of the last click, when it failed.
+    pub problem: Option<&'a str>,
+}
+
+/// One approval, with everything a person needs to decide.
+pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
+    let a = d.approval;
+    let title = format!("{} {}", a.tool, place(a));
+    let mut p = Page::new(&title, viewer.host, Some((viewer.operator, viewer.logout)));
+    p.raw("<h1>").text(&title).raw(" <span class=\"").raw(state_class(a.state)).raw("\">").text(&word(&a.state)).raw("</span></h1>");
+    if let Some(problem) = d.problem {
+        p.raw("<p class=\"problem\" role=\"alert\">").text(problem).raw("</p>");
+    }
+    p.raw("<dl class=\"card\">").row("Asked by", &format!("agent {}", a.agent)).row("At", &moment(a.created_at));
+    let expires = match a.state {
+        ApprovalState::Pending => format!("{} ({})", moment(a.expires_at), left(a.expires_at, viewer.now)),
+        _ => moment(a.expires_at),
+    };
+    let by = if a.approved_by.is_empty() { String::new() } else { format!(": {}", a.approved_by.join(", ")) };
+    p.row("Expires", &expires).row("Approvals", &format!("{} of {}{by}", a.approved_by.len(), a.needed));
+    if let Some(denied) = &a.denied_by {
+        p.row("Rejected by", denied);
+    }
+    if let Some(plan) = d.plan {
+        let from = plan.from_release.map_or_else(|| "nothing".to_owned(), |n| format!("release {n}"));
+        let what = plan.content_of.map_or_else(String::new, |n| format!(" (content of release {n})"));
+        p.row("Releases", &format!("{from} to release {}{what}", plan.to_release));
+        if let Some(git) = &plan.git {
+            p.row("Git", &format!("{}{}", git.commit, if git.dirty { ", with uncommitted changes" } else { "" }));
+        }
+    }
+    p.raw("<dt>Digest</dt><dd class=\"mono\">").text(&a.digest).raw("</dd></dl>");
+    if let Some(reason) = &a.reason {
+        p.raw("<h2>What the agent says</h2><blockquote class=\"card\">").text(reason);
+        p.raw("</blockquote><p class=\"small\">Written by the agent, not checked by anybody. Decide by what is below.</p>");
+    }
+    match d.plan {
+        Some(plan) => {
+            p.raw("<h2>What would be done</h2>");
+            plan.changes.iter().for_each(|c| change(&mut p, c));
+            findings(&mut p, &plan.findings);
+        }
+        None => {
+            let text = serde_json::to_string_pretty(d.arguments).unwrap_or_default();
+            p.raw("<h2>The call</h2><pre class=\"card\">").text(&text).raw("</pre>");
+        }
+    }
+    if a.state == ApprovalState::Pending {
+        decision(&mut p, viewer, d);
+    } else if let Some(operation) = &a.operation {
+        p.raw("<p>Operation <code>").text(operation.as_str()).raw("</code></p>");
+    }
+    p.end()
+}
+
+fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
+    let a = d.approval;
+    if a.approved_by.iter().any(|o| o == viewer.operator) {
+        p.raw("<p class=\"card\">You have approved this; it waits for another operator.</p>");
+    }
+    p.raw("<form class=\"decide\" method=\"post\" action=\"/approvals/").text(a.id.as_str()).raw("\">").token(d.csrf);
+    if a.agent == viewer.operator {
+        p.raw("<p class=\"problem\">Who asked cannot approve.</p>");
+    } else {
+        p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Approve and start</button>");
+    }
+    p.raw("<button class=\"no\" name=\"word\" value=\"deny\">Reject</button></form>");
+}
+
+fn change(p: &mut Page, c: &Change) {
+    p.raw("<section class=\"card\"><h3>")
+        .text(c.service.as_str())
+        .raw(" <span class=\"badge\">")
+        .text(&word(&c.action))
+        .raw("</span></h3>");
+    if c.action != crate::model::plan::Action::Unchanged {
+        p.raw("<p class=\"small\">by ").text(&word(&c.strategy)).raw("; expected loss: ").text(&c.expected_loss).raw("</p>");
+    }
+    if !c.diff.is_empty() {
+        p.raw("<ul class=\"diff\">");
+        for line in &c.diff {
+            p.raw("<li><span class=\"path\">").text(&line.path).raw("</span>");
+            if let Some(from) = &line.from {
+                p.raw("<del>").text(from).raw("</del>");
+            }
+            if let Some(to) = &line.to {
+                p.raw("<ins>").text(to).raw("</ins>");
+            }
+            p.raw("</li>");
+        }
+        p.raw("</ul>");
+    }
+    p.raw("</section>");
+}
+
+fn findings(p: &mut Page, findings: &[Finding]) {
+    p.raw("<h2>What the policy says</h2>");
+    if findings.is_empty() {
+        p.raw("<p class=\"card\">No finding.</p>");
+        return;
+    }
+    p.raw("<ul class=\"list\">");
+    for f in findings {
+        let class = match f.verdict {
+            Verdict::Allow => "badge good",
+            Verdict::Warn | Verdict::Approval => "badge wait",
+            Verdict::Deny => "badge bad",
+        };
+        p.raw("<li class=\"card\"><span class=\"").raw(class).raw("\">").text(f.verdict.as_str()).raw("</span> <strong>").text(&f.rule);
+        p.raw("</strong> <span class=\"path\">").text(f.path.as_deref().or(f.service.as_deref()).unwrap_or_default());
+        p.raw("</span><br>").text(&f.because).raw("</li>");
+    }
+    p.raw("</ul>");
+}
+
+#[cfg(test)]
+mod tests;

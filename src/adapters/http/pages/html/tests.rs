@@ -1,0 +1,118 @@
+//! Whatever an agent, an image or a file says, it arrives on the page as text.
+
+use super::*;
+use crate::model::ids::{ApprovalId, CallId, ServiceName, StackName};
+use crate::model::plan::{Action, DiffLine, Strategy};
+use serde_json::json;
+
+const HOSTILE: &str =
+    "</title></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'><form action=//evil>&lt;\u{202e}\u{1b}[31m\u{200b}";
+
+fn approval(state: ApprovalState) -> Approval {
+    Approval {
+        id: ApprovalId::new("ap-1").unwrap(),
+        agent: HOSTILE.into(),
+        tool: HOSTILE.into(),
+        stack: Some(StackName::new("shop").unwrap()),
+        environment: Some(HOSTILE.into()),
+        plan: None,
+        digest: HOSTILE.into(),
+        input: json!({}),
+        call: CallId::new("call-1").unwrap(),
+        reason: Some(HOSTILE.into()),
+        state,
+        needed: 2,
+        approved_by: vec![HOSTILE.into()],
+        denied_by: Some(HOSTILE.into()),
+        operation: None,
+        created_at: DateTime::UNIX_EPOCH,
+        expires_at: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(30),
+    }
+}
+
+fn viewer() -> Viewer<'static> {
+    Viewer { host: HOSTILE, operator: HOSTILE, logout: HOSTILE, now: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(3) }
+}
+
+/// Tags a page of these names may have; what a hostile text would open is not among them, or stands there as often as the page itself opens it.
+fn tags(html: &str) -> Vec<&str> {
+    html.split('<').skip(1).map(|t| t.split(|c: char| !(c.is_ascii_alphanumeric() || c == '/' || c == '!')).next().unwrap_or("")).collect()
+}
+
+#[test]
+fn hostile_text_is_only_ever_text() {
+    let finding = Finding {
+        rule: HOSTILE.into(),
+        verdict: Verdict::Warn,
+        service: Some(HOSTILE.into()),
+        path: Some(HOSTILE.into()),
+        because: HOSTILE.into(),
+    };
+    let change_of = Change {
+        service: ServiceName::new("web").unwrap(),
+        action: Action::Update,
+        strategy: Strategy::Handover,
+        expected_loss: HOSTILE.into(),
+        diff: vec![DiffLine { path: HOSTILE.into(), from: Some(HOSTILE.into()), to: Some(HOSTILE.into()) }],
+    };
+    let approval = approval(ApprovalState::Pending);
+    let arguments = json!({ HOSTILE: HOSTILE });
+    let d = Details { approval: &approval, plan: None, arguments: &arguments, csrf: HOSTILE, problem: Some(HOSTILE) };
+    let mut fragment = Page(String::new());
+    change(&mut fragment, &change_of);
+    findings(&mut fragment, &[finding]);
+    let pages = [
+        details(&viewer(), &d),
+        list(&viewer(), std::slice::from_ref(&approval)),
+        login(HOSTILE, Some(HOSTILE), Some(HOSTILE)),
+        problem(HOSTILE, HOSTILE, HOSTILE, HOSTILE),
+        fragment.0,
+    ];
+    for page in pages {
+        for never in ["script", "img", "/script"] {
+            assert!(!tags(&page).contains(&never), "{never}: {page}");
+        }
+        assert!(tags(&page).iter().filter(|t| **t == "/title").count() <= 1, "{page}");
+        assert!(!page.contains(['\u{202e}', '\u{1b}', '\u{200b}']), "{page}");
+        assert!(!page.contains("onerror=alert(1)>") && page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page}");
+        // No attribute was left: a quote of the text is never a quote of the markup.
+        assert!(!page.contains("\"'>") && page.contains("&quot;&#39;&gt;"), "{page}");
+    }
+}
+
+#[test]
+fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
+    let shown = |state, operator: &'static str, agent: &str| {
+        let approval = Approval { agent: agent.into(), approved_by: vec!["bob".into()], ..approval(state) };
+        let d = Details { approval: &approval, plan: None, arguments: &json!({}), csrf: "t", problem: None };
+        let viewer = Viewer { operator, ..viewer() };
+        details(&viewer, &d)
+    };
+    let pending = shown(ApprovalState::Pending, "ann", "deployer");
+    assert!(pending.contains("value=\"approve\"") && pending.contains("value=\"deny\"") && pending.contains("1 of 2: bob"));
+    assert!(pending.contains("27 min left"), "{pending}");
+    assert!(shown(ApprovalState::Pending, "bob", "deployer").contains("You have approved this"));
+    let own = shown(ApprovalState::Pending, "ann", "ann");
+    assert!(!own.contains("value=\"approve\"") && own.contains("Who asked cannot approve"));
+    for state in [ApprovalState::Approved, ApprovalState::Denied, ApprovalState::Expired, ApprovalState::Used, ApprovalState::Stale] {
+        assert!(!shown(state, "ann", "deployer").contains("<button class=\"yes\""), "{state:?}");
+    }
+}
+
+#[test]
+fn the_policy_allows_the_style_of_the_page_and_nothing_else() {
+    let page = login("h", None, None);
+    let style = page.split("<style>").nth(1).and_then(|s| s.split("</style>").next()).expect("a style");
+    let hash = BASE64_STANDARD.encode(Sha256::digest(style.as_bytes()));
+    assert_eq!(
+        *POLICY,
+        format!("default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+    );
+}
+
+#[test]
+fn a_long_text_is_cut_and_says_so() {
+    let mut out = String::new();
+    escape(&mut out, &"<".repeat(MAX_TEXT + 1));
+    assert!(out.ends_with("&lt; [cut]") && out.len() == MAX_TEXT * 4 + 6);
+}

@@ -1,0 +1,265 @@
+//! Tells a person outside what needs one: approvals that wait or run out, operations that were rolled back or are stuck, healing that gave
+//! up, backups that failed. What there is to tell is read from the store; each event is told once, also over restarts. Deliberately absent:
+//! reasons, arguments and texts of agents or containers (they may carry secrets or instructions), and any part in what happens.
+
+mod deliver;
+
+use crate::call::House;
+use crate::model::config::{NotifyEvent, NotifySettings};
+use crate::model::operation::{Operation, OperationState};
+use crate::store::approval::Approval;
+use crate::store::audit::AuditRow;
+use crate::store::{Store, StoreResult};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use deliver::Outcome;
+
+/// Pause between looks.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Where it is kept what was told.
+const TOLD: &str = "notify";
+/// An approval is about to expire when less than this, or a quarter of its life, is left.
+const EXPIRING: TimeDelta = TimeDelta::minutes(5);
+/// Messages of one look; what is more becomes one line that counts them.
+const AT_ONCE: usize = 5;
+/// Messages in `WINDOW`; beyond it one says that there is more, and the rest waits for a person to look.
+const MOST: usize = 30;
+const WINDOW: TimeDelta = TimeDelta::minutes(10);
+/// Ids of told events that are kept: a store full of approvals and operations has fewer in the week they are looked at.
+const KEPT: usize = 2_000;
+/// Messages waiting to be delivered.
+const QUEUE: usize = 64;
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Names it for ever: told once.
+    pub id: String,
+    /// Kind.
+    pub kind: NotifyEvent,
+    /// In one line.
+    pub title: String,
+    /// Path of the page about it, when there is one.
+    pub path: Option<String>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What was told so far; kept in the store.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Told {
+    /// Nothing from before is told: the home's first look must not tell its history.
+    since: Option<DateTime<Utc>>,
+    /// Last row of the audit log that was looked at.
+    seq: i64,
+    /// Ids, oldest first.
+    ids: Vec<String>,
+    /// Times of the last messages.
+    sent: Vec<DateTime<Utc>>,
+}
+
+/// Runs until `shutdown`. `count` learns what became of each message.
+pub async fn run(house: Arc<House>, shutdown: CancellationToken, count: impl Fn(Outcome) + Send + Sync + 'static) {
+    let Some(settings) = house.config.settings.notify.clone() else { return };
+    let courier = match deliver::Courier::new(&settings) {
+        Ok(courier) => courier,
+        Err(e) => return tracing::error!(error = %e, "nobody will be notified"),
+    };
+    let count = Arc::new(count);
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let (counted, stop) = (Arc::clone(&count), shutdown.clone());
+    let delivery = tokio::spawn(async move { courier.run(waiting, stop, move |o| counted(o)).await });
+    while tokio::time::timeout(LOOK_EVERY, shutdown.cancelled()).await.is_err() {
+        match look(&house, &settings, &queue).await {
+            Ok(0) => {}
+            Ok(dropped) => (0..dropped).for_each(|_| count(Outcome::Dropped)),
+            Err(e) => tracing::error!(error = %e, "what there is to notify could not be read"),
+        }
+    }
+    drop(queue);
+    if let Err(e) = delivery.await {
+        tracing::error!(error = %e, "delivery of notifications ended badly");
+    }
+}
+
+/// One look: what is new is noted as told and given to delivery. Noted first, so that a failing receiver is not asked for ever.
+async fn look(house: &House, settings: &NotifySettings, queue: &mpsc::Sender<Value>) -> StoreResult<usize> {
+    let now = Utc::now();
+    let before = house.store.value(TOLD).await?;
+    let mut told: Told = before.as_ref().and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default();
+    if told.since.is_none() {
+        told = Told { since: Some(now), seq: house.store.audit_head().await?, ..Told::default() };
+        return house.store.set_value(TOLD, &json!(told)).await.map(|()| 0);
+    }
+    let was = told.clone();
+    let mut events = collect(&house.store, &mut told, now).await?;
+    events.retain(|e| settings.events.is_empty() || settings.events.contains(&e.kind));
+    let host = &house.config.host_name;
+    let messages = within_bounds(&mut told, events, now);
+    if told != was {
+        house.store.set_value(TOLD, &json!(told)).await?;
+    }
+    let mut dropped = 0;
+    for event in messages {
+        if queue.try_send(message(&event, settings, host)).is_err() {
+            tracing::warn!(event = event.id, "a notification was dropped: too many wait to be delivered");
+            dropped += 1;
+        }
+    }
+    Ok(dropped)
+}
+
+/// Everything that was not told yet; notes it as told.
+async fn collect(store: &Store, told: &mut Told, now: DateTime<Utc>) -> StoreResult<Vec<Event>> {
+    let since = told.since.unwrap_or(now);
+    let mut events = vec![];
+    for approval in store.approvals(true, now).await? {
+        events.extend(waiting(&approval, now));
+    }
+    for operation in store.operations(None, 100).await? {
+        events.extend(settled(&operation).filter(|e| e.at >= since));
+    }
+    for row in store.audit_after(told.seq, None, 500).await? {
+        told.seq = row.seq;
+        events.extend(recorded(&row));
+    }
+    let known: BTreeSet<&String> = told.ids.iter().collect();
+    events.retain(|e| !known.contains(&e.id));
+    events.sort_by(|a, b| a.at.cmp(&b.at).then(a.id.cmp(&b.id)));
+    events.dedup_by(|a, b| a.id == b.id);
+    told.ids.extend(events.iter().map(|e| e.id.clone()));
+    let surplus = told.ids.len().saturating_sub(KEPT);
+    told.ids.drain(..surplus);
+    Ok(events)
+}
+
+fn place(stack: Option<&str>, environment: Option<&str>) -> String {
+    let stack = stack.unwrap_or("the host");
+    environment.map_or_else(|| stack.to_owned(), |e| format!("{stack} ({e})"))
+}
+
+/// An approval that waits, and that it is about to run out.
+fn waiting(a: &Approval, now: DateTime<Utc>) -> Vec<Event> {
+    let place = place(a.stack.as_ref().map(|s| s.as_str()), a.environment.as_deref());
+    let path = Some(format!("/approvals/{}", a.id));
+    let left = a.expires_at - now;
+    let given = if a.needed > 1 { format!(", {} of {} given", a.approved_by.len(), a.needed) } else { String::new() };
+    let asks = Event {
+        id: format!("pending:{}", a.id),
+        kind: NotifyEvent::ApprovalPending,
+        title: format!("{} wants {} on {place}: {} min to decide{given}", a.agent, a.tool, left.num_minutes().max(1)),
+        path: path.clone(),
+        at: a.created_at,
+    };
+    let soon = left < EXPIRING.min((a.expires_at - a.created_at) / 4);
+    let expiring = Event {
+        id: format!("expiring:{}", a.id),
+        kind: NotifyEvent::ApprovalExpiring,
+        title: format!("{} s left to decide: {} wants {} on {place}{given}", left.num_seconds().max(0), a.agent, a.tool),
+        path,
+        at: now,
+    };
+    [Some(asks), soon.then_some(expiring)].into_iter().flatten().collect()
+}
+
+/// An operation that ended badly.
+fn settled(o: &Operation) -> Option<Event> {
+    let backup = matches!(o.verb.as_str(), "backup" | "verify_backup");
+    let (kind, words) = match o.state {
+        OperationState::RolledBack => (NotifyEvent::RolledBack, "was rolled back: what ran before runs"),
+        OperationState::NeedsAttention => (NotifyEvent::NeedsAttention, "needs a person: it went neither forward nor back"),
+        OperationState::Failed if backup => (NotifyEvent::BackupFailed, "failed"),
+        OperationState::Failed
+        | OperationState::Queued
+        | OperationState::Running
+        | OperationState::Monitoring
+        | OperationState::Done
+        | OperationState::Cancelled
+        | OperationState::PendingApproval => return None,
+    };
+    let release = o.release.map(|r| format!(" release {r}")).unwrap_or_default();
+    let title = format!("{} of {}{release} by {} {words} ({})", o.verb, place(o.stack.as_ref().map(|s| s.as_str()), None), o.agent, o.id);
+    let id = if backup { format!("backup:{}", o.call) } else { format!("{}:{}", o.state.as_str(), o.id) };
+    Some(Event { id, kind, title, path: None, at: o.settled_at.unwrap_or(o.created_at) })
+}
+
+/// What the audit log alone tells: healing that gave up, quarantine, a brake that was pulled, a backup that failed.
+fn recorded(row: &AuditRow) -> Option<Event> {
+    let place = place(row.stack.as_deref(), row.environment.as_deref());
+    let event = |kind, id: String, title: String| Some(Event { id, kind, title, path: None, at: row.at });
+    if row.kind == "outcome" && row.outcome.as_deref() == Some("error") && matches!(row.tool.as_str(), "backup" | "verify_backup") {
+        return event(
+            NotifyEvent::BackupFailed,
+            format!("backup:{}", row.call),
+            format!("{} of {place} by {} failed", row.tool, row.agent),
+        );
+    }
+    if row.kind != "event" {
+        return None;
+    }
+    let id = format!("row:{}", row.seq);
+    match row.tool.as_str() {
+        "healing_gave_up" => {
+            let service = row.detail["service"].as_str().unwrap_or("a service");
+            event(NotifyEvent::GaveUp, id, format!("healing of {service} of {place} gave up: a person must look"))
+        }
+        what if what.contains("quarantine") => event(NotifyEvent::GaveUp, id, format!("{place} was quarantined: a person must look")),
+        "breaker_opened" => {
+            event(NotifyEvent::NeedsAttention, id, format!("too many failures: changes of {place} are stopped until an operator lifts it"))
+        }
+        "break_glass_opened" => {
+            event(NotifyEvent::BreakGlass, id, format!("{} broke the glass: denials by rule are lifted for a while", row.agent))
+        }
+        _ => None,
+    }
+}
+
+/// The first few of a look, one line for the rest, and never more than `MOST` in `WINDOW`.
+fn within_bounds(told: &mut Told, mut events: Vec<Event>, now: DateTime<Utc>) -> Vec<Event> {
+    told.sent.retain(|t| now - *t < WINDOW);
+    let room = MOST.saturating_sub(told.sent.len());
+    let keep = events.len().min(AT_ONCE).min(room);
+    let rest = events.split_off(keep);
+    if let Some(last) = rest.last().filter(|_| room > 0) {
+        let title = format!("and {} more events: `dockwarden audit` and `dockwarden approvals` show them", rest.len());
+        events.push(Event { title, path: Some("/approvals".into()), ..last.clone() });
+    } else if !rest.is_empty() {
+        tracing::warn!(events = rest.len(), "not notified: too many in the last ten minutes");
+    }
+    told.sent.extend(events.iter().map(|_| now));
+    events
+}
+
+/// The body of one message: `text` is what Slack shows, `content` Discord, `message`, `title`, `click` and `topic` ntfy; all of it for others.
+fn message(event: &Event, settings: &NotifySettings, host: &str) -> Value {
+    let base = settings.public_url.as_deref().map(|u| u.trim_end_matches('/'));
+    let link = base.zip(event.path.as_deref()).map(|(base, path)| format!("{base}{path}"));
+    let how = match (&link, event.kind) {
+        (Some(link), _) => format!("\n{link}"),
+        (None, NotifyEvent::ApprovalPending | NotifyEvent::ApprovalExpiring) => "\ndockwarden approvals".into(),
+        (None, _) => String::new(),
+    };
+    let title = format!("dockwarden on {host}");
+    let text = format!("[{host}] {}{how}", event.title);
+    let mut body = json!({
+        "event": event.kind, "event_id": event.id, "host": host, "at": event.at, "title": title, "message": format!("{}{how}", event.title), "text": text, "content": text,
+    });
+    if let Some(link) = link {
+        body["link"] = json!(link);
+        body["click"] = json!(link);
+    }
+    if let Some(topic) = &settings.topic {
+        body["topic"] = json!(topic);
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests;

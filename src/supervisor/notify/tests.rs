@@ -1,0 +1,201 @@
+//! Each event is told once and in time, without anybody's words; a storm becomes a few messages; a receiver that is away is asked again.
+
+use super::*;
+use crate::model::ids::{ApprovalId, CallId, OperationId, StackName};
+use crate::model::operation::Phase;
+use crate::store::approval::ApprovalState;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const SECRET: &str = "s3cret-of-the-reason";
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    "2026-01-02T10:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::seconds(seconds)
+}
+
+fn approval(id: &str, seconds: i64) -> Approval {
+    Approval {
+        id: ApprovalId::new(id).unwrap(),
+        agent: "deployer".into(),
+        tool: "deploy".into(),
+        stack: Some(StackName::new("shop").unwrap()),
+        environment: Some("production".into()),
+        plan: None,
+        digest: id.into(),
+        input: json!({"reason": SECRET, "variables": {"TOKEN": SECRET}}),
+        call: CallId::new(format!("call-{id}")).unwrap(),
+        reason: Some(SECRET.into()),
+        state: ApprovalState::Pending,
+        needed: 1,
+        approved_by: vec![],
+        denied_by: None,
+        operation: None,
+        created_at: at(seconds),
+        expires_at: at(seconds + 1800),
+    }
+}
+
+fn operation(id: &str, verb: &str, state: OperationState, settled: i64) -> Operation {
+    Operation {
+        id: OperationId::new(id).unwrap(),
+        verb: verb.into(),
+        stack: Some(StackName::new("shop").unwrap()),
+        plan: None,
+        agent: "deployer".into(),
+        call: CallId::new(format!("call-{id}")).unwrap(),
+        idempotency_key: None,
+        state,
+        phase: Phase::Finished,
+        epoch: 1,
+        release: Some(4),
+        reason: Some(SECRET.into()),
+        message: Some(SECRET.into()),
+        evidence: vec![],
+        approval: None,
+        cancel_requested: false,
+        created_at: at(settled - 5),
+        settled_at: Some(at(settled)),
+    }
+}
+
+fn settings() -> NotifySettings {
+    NotifySettings { public_url: Some("https://dw.example/".into()), topic: Some("ops".into()), ..NotifySettings::default() }
+}
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.unwrap();
+    (dir, store)
+}
+
+fn ids(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|e| e.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn an_approval_is_told_when_it_waits_and_when_it_runs_out_each_once() {
+    let (_dir, store) = store().await;
+    store.request_approval(approval("ap-1", 0)).await.unwrap();
+    let mut told = Told { since: Some(at(-1)), ..Told::default() };
+    let first = collect(&store, &mut told, at(3)).await.unwrap();
+    assert_eq!(ids(&first), ["pending:ap-1"]);
+    assert_eq!(first[0].title, "deployer wants deploy on shop (production): 29 min to decide");
+    assert_eq!(collect(&store, &mut told, at(6)).await.unwrap(), []);
+    assert_eq!(ids(&collect(&store, &mut told, at(1501)).await.unwrap()), ["expiring:ap-1"]);
+    assert_eq!(collect(&store, &mut told, at(1600)).await.unwrap(), []);
+    assert_eq!(collect(&store, &mut told, at(1801)).await.unwrap(), [], "void: nobody can decide any more");
+    let body = message(&first[0], &settings(), "box");
+    assert_eq!(
+        body,
+        json!({
+            "event": "approval_pending", "event_id": "pending:ap-1", "host": "box", "at": at(0), "title": "dockwarden on box", "topic": "ops",
+            "message": "deployer wants deploy on shop (production): 29 min to decide\nhttps://dw.example/approvals/ap-1",
+            "text": "[box] deployer wants deploy on shop (production): 29 min to decide\nhttps://dw.example/approvals/ap-1",
+            "content": "[box] deployer wants deploy on shop (production): 29 min to decide\nhttps://dw.example/approvals/ap-1",
+            "link": "https://dw.example/approvals/ap-1", "click": "https://dw.example/approvals/ap-1",
+        })
+    );
+}
+
+#[test]
+fn what_ends_badly_is_told_without_anybodys_words_and_what_ends_well_is_not() {
+    let of = |verb: &str, state| settled(&operation("op-1", verb, state, 0)).map(|e| (e.kind, e.id));
+    assert_eq!(of("deploy", OperationState::RolledBack), Some((NotifyEvent::RolledBack, "rolled_back:op-1".into())));
+    assert_eq!(of("stop", OperationState::NeedsAttention), Some((NotifyEvent::NeedsAttention, "needs_attention:op-1".into())));
+    assert_eq!(of("backup", OperationState::Failed), Some((NotifyEvent::BackupFailed, "backup:call-op-1".into())));
+    for quiet in [OperationState::Done, OperationState::Failed, OperationState::Cancelled, OperationState::Running] {
+        assert_eq!(of("deploy", quiet), None, "{quiet:?}");
+    }
+    let event = settled(&operation("op-1", "deploy", OperationState::RolledBack, 0)).unwrap();
+    assert!(!message(&event, &settings(), "box").to_string().contains(SECRET));
+    assert_eq!(event.title, "deploy of shop release 4 by deployer was rolled back: what ran before runs (op-1)");
+}
+
+#[tokio::test]
+async fn the_log_tells_of_healing_that_gave_up_and_only_of_what_is_new() {
+    let (_dir, store) = store().await;
+    store.audit_event("warden", "healing_gave_up", Some("old"), &json!({"service": "db"}), at(0)).await.unwrap();
+    let mut told = Told { since: Some(at(1)), seq: store.audit_head().await.unwrap(), ..Told::default() };
+    store.audit_event("warden", "healing_gave_up", Some("shop"), &json!({"service": "web", "reason": SECRET}), at(2)).await.unwrap();
+    store.audit_event("ann", "approval_given", Some("shop"), &json!({}), at(3)).await.unwrap();
+    let events = collect(&store, &mut told, at(4)).await.unwrap();
+    assert_eq!(ids(&events), ["row:2"]);
+    assert_eq!((events[0].kind, events[0].title.as_str()), (NotifyEvent::GaveUp, "healing of web of shop gave up: a person must look"));
+    assert_eq!(told.seq, 3);
+    assert_eq!(collect(&store, &mut told, at(5)).await.unwrap(), []);
+}
+
+#[test]
+fn a_storm_becomes_a_few_messages_and_then_silence() {
+    let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
+    let mut told = Told::default();
+    let sent = within_bounds(&mut told, (0..100).map(event).collect(), at(0));
+    assert_eq!(sent.len(), AT_ONCE + 1);
+    assert!(sent[AT_ONCE].title.starts_with("and 95 more"), "{sent:?}");
+    let mut all = sent.len();
+    for round in 1..60 {
+        all += within_bounds(&mut told, (0..100).map(event).collect(), at(round)).len();
+    }
+    assert!(all <= MOST + 1, "{all}");
+    assert_eq!(within_bounds(&mut told, vec![event(1)], at(700)).len(), 1, "ten minutes later there is room again");
+}
+
+/// A receiver that answers with the given statuses in order, then 200, and keeps the bodies.
+async fn receiver(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<Value>>>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (bodies, asked) = (Arc::new(Mutex::new(vec![])), Arc::new(AtomicUsize::new(0)));
+    let (kept, count) = (Arc::clone(&bodies), Arc::clone(&asked));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut text = String::new();
+            let mut buffer = [0; 4096];
+            let body = loop {
+                let n = stream.read(&mut buffer).await.unwrap();
+                text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+                if let Some((head, body)) = text.split_once("\r\n\r\n")
+                    && let Some(length) =
+                        head.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok())
+                    && body.len() >= length
+                {
+                    assert!(head.starts_with("POST /hook "), "{head}");
+                    break serde_json::from_str(body).unwrap();
+                }
+            };
+            let status = statuses.get(count.fetch_add(1, Ordering::SeqCst)).copied().unwrap_or(200);
+            if status == 200 {
+                kept.lock().unwrap().push(body);
+            }
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (url, bodies, asked)
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_away_is_asked_again_and_one_that_stays_away_is_given_up() {
+    let (url, bodies, asked) = receiver(&[500, 302]).await;
+    let courier = |url: String| deliver::Courier::new(&NotifySettings { url: Some(url), ..settings() }).unwrap().impatient();
+    assert!(courier(url).deliver(&json!({"event_id": "e"})).await);
+    assert_eq!((asked.load(Ordering::SeqCst), bodies.lock().unwrap().clone()), (3, vec![json!({"event_id": "e"})]));
+    let (url, bodies, asked) = receiver(&[500; 99]).await;
+    assert!(!courier(url).deliver(&json!({"event_id": "e"})).await);
+    assert_eq!((asked.load(Ordering::SeqCst), bodies.lock().unwrap().len()), (5, 0), "five attempts, then never again");
+}
+
+#[tokio::test]
+async fn a_command_gets_the_message_on_stdin_and_its_exit_code_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("seen").display().to_string();
+    let with = |script: &str| {
+        let command = ["sh", "-c", script, "x", &file].map(str::to_owned).to_vec();
+        deliver::Courier::new(&NotifySettings { command, ..NotifySettings::default() }).unwrap().impatient()
+    };
+    assert!(with("cat > \"$1\"").deliver(&json!({"event_id": "e"})).await);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), json!({"event_id": "e"}).to_string());
+    assert!(!with("exit 3").deliver(&json!({"event_id": "e"})).await);
+}
