@@ -24,7 +24,13 @@ pub(super) fn read(r: &mut Reader, spec: &mut ServiceSpec, report: &mut Report) 
         ..Resources::default()
     };
     let scale = replicas(r, "scale", report);
-    let restart = r.parsed("restart", report, restart);
+    let restart = r.string("restart", report).filter(|t| !t.is_empty()).and_then(|text| match restart(&text) {
+        Ok(found) => Some(found),
+        Err(message) => {
+            report.later(&r.at("restart"), Some(super::INVALID), message, "");
+            None
+        }
+    });
     let mut from_deploy = None;
     let mut policy = None;
     if let Some(deploy) = r.take("deploy") {
@@ -83,7 +89,7 @@ fn restart_policy(value: Value, path: &str, report: &mut Report) -> Option<Resta
         Some("none") => Some(Restart::No),
         Some("on-failure") => Some(Restart::OnFailure(most)),
         // Compose passes plain policy names through.
-        Some(other) => restart(other).map_err(|m| report.error(path, m, "write none, on-failure or any")).ok(),
+        Some(other) => restart(other).map_err(|m| report.later(path, Some(super::INVALID), m, "write none, on-failure or any")).ok(),
     }
 }
 

@@ -104,6 +104,21 @@ impl Reader {
         self.take(key).map(|v| pairs(v, &path, report)).unwrap_or_default()
     }
 
+    /// The `x-` keys that nobody asked for.
+    pub(super) fn extensions(&mut self) -> BTreeMap<String, serde_json::Value> {
+        self.map.iter().filter(|(k, _)| k.starts_with("x-")).map(|(k, v)| (k.clone(), v.to_json())).collect()
+    }
+
+    /// Whether a key is there that was not read yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// A copy of a value that is read in two ways.
+    pub(super) fn peek(&self, key: &str) -> Option<Value> {
+        self.map.get(key).filter(|v| **v != Value::Null).cloned()
+    }
+
     /// Reports keys that nothing asked for; `x-` keys belong to others.
     pub(super) fn finish(self, report: &mut Report) {
         for key in self.map.keys().filter(|k| !k.starts_with("x-")) {

@@ -67,6 +67,8 @@ fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         host_ip: None,
         protocol: "tcp".into(),
         mode: "ingress".into(),
+        name: None,
+        app_protocol: None,
         path: String::new(),
     }];
     if let Some(db) = db {
@@ -101,6 +103,7 @@ fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
         settings: StackSettings { monitor_s: Some(0), ..Default::default() },
+        extensions: Default::default(),
         unsupported: vec![],
     }
 }

@@ -3,6 +3,7 @@
 //! CPU), milliseconds. Maps are ordered, so the canonical JSON of a value is stable.
 
 pub mod settings;
+pub mod written;
 
 pub use settings::{BackupSettings, HealMode, Quiesce, ServiceSettings, StackSettings};
 
@@ -28,6 +29,9 @@ pub struct StackSpec {
     /// `x-dockwarden` at the top of the file.
     #[serde(default)]
     pub settings: StackSettings,
+    /// Other `x-` keys at the top of the file, as canonical JSON.
+    #[serde(default)]
+    pub extensions: BTreeMap<String, serde_json::Value>,
     /// What the file asks for and we do not do, by path; shown in the plan, never dropped silently.
     #[serde(default)]
     pub unsupported: Vec<Unsupported>,
@@ -182,6 +186,8 @@ pub struct ServiceSpec {
     pub settings: ServiceSettings,
     /// Every other key that compose knows, as canonical JSON, so that a diff and the gate still see it.
     pub other: BTreeMap<String, serde_json::Value>,
+    /// Keys as the file has them, where the fields above do not tell.
+    pub written: written::Written,
 }
 
 /// When a dependency counts as met.
@@ -239,6 +245,12 @@ pub struct PortSpec {
     pub protocol: String,
     /// `ingress` or `host`.
     pub mode: String,
+    /// `name`; for readers only.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// `app_protocol`; for readers only.
+    #[serde(default)]
+    pub app_protocol: Option<String>,
     /// Path in the file, e.g. `services.web.ports[0]`.
     #[serde(default)]
     pub path: String,
@@ -311,6 +323,8 @@ pub struct ServiceNetwork {
     pub mac_address: Option<String>,
     /// Order of attachment, higher first.
     pub priority: Option<i64>,
+    /// `gw_priority`: which network has the default route.
+    pub gw_priority: Option<i64>,
     /// Driver options.
     pub driver_opts: BTreeMap<String, String>,
 }
@@ -387,6 +401,9 @@ pub struct FileMount {
     pub source: String,
     /// Absolute path inside (`/run/secrets/<source>` and `/<source>` by default).
     pub target: String,
+    /// Target as written.
+    #[serde(default)]
+    pub written_target: Option<String>,
     /// Owner.
     pub uid: Option<String>,
     /// Group.
@@ -412,6 +429,12 @@ pub struct FileObject {
     pub labels: BTreeMap<String, String>,
     /// Driver or template driver asked for.
     pub driver: Option<String>,
+    /// Options of the driver.
+    #[serde(default)]
+    pub driver_opts: BTreeMap<String, String>,
+    /// Template driver.
+    #[serde(default)]
+    pub template_driver: Option<String>,
 }
 
 /// A network.
@@ -432,6 +455,10 @@ pub struct NetworkSpec {
     pub attachable: bool,
     /// IPv6.
     pub enable_ipv6: bool,
+    /// `enable_ipv6` as written.
+    pub written_ipv6: Option<bool>,
+    /// `enable_ipv4` as written.
+    pub written_ipv4: Option<bool>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// IPAM driver.
