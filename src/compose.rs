@@ -26,6 +26,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 mod unique;
+mod support;
 mod typed;
 mod units;
 mod value;
@@ -321,6 +322,7 @@ fn build(input: &LoadInput<'_>, report: &mut Report) -> Option<StackSpec> {
     if report.errors.is_empty() {
         check::deployable(&spec, report);
         report.later.append(&mut report.errors);
+        support::notes(&spec, report);
     }
     Some(spec)
 }

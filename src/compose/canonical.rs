@@ -30,7 +30,7 @@ pub fn canonical(spec: &StackSpec) -> Value {
     out.map("configs", &spec.configs, &configs, |o| file_object(o, true));
     out.map("secrets", &spec.secrets, &secrets, |o| file_object(o, false));
     for (key, value) in &spec.extensions {
-        out.0.insert(key.clone(), value.clone());
+        out.0.insert(key.clone(), no_empty_lists(value.clone()));
     }
     if spec.settings != Default::default() {
         out.set("x-dockwarden", given(&spec.settings));
@@ -147,7 +147,18 @@ fn service(s: &ServiceSpec) -> Value {
     }
     o.section("deploy", w.deploy.as_ref());
     o.list("device_cgroup_rules", &s.device_cgroup_rules);
-    o.list("devices", &s.devices);
+    let devices: Vec<Value> = s
+        .devices
+        .iter()
+        .map(|d| {
+            let mut o = Object::default();
+            o.text("source", Some(&d.source));
+            o.text("target", Some(&d.target));
+            o.text("permissions", Some(d.permissions.as_str()).filter(|_| !w.bare_devices.contains(&d.target)));
+            o.0.into()
+        })
+        .collect();
+    o.list("devices", &devices);
     o.list("dns", &s.dns);
     o.list("dns_opt", &s.dns_opt);
     o.list("dns_search", &s.dns_search);
@@ -416,6 +427,16 @@ fn file_object(f: &FileObject, config: bool) -> Value {
     o.texts("driver_opts", &f.driver_opts);
     o.text("template_driver", f.template_driver.as_deref());
     o.0.into()
+}
+
+/// Compose writes an empty list it knows nothing about as nothing.
+fn no_empty_lists(value: Value) -> Value {
+    match value {
+        Value::Array(items) if items.is_empty() => Value::Null,
+        Value::Array(items) => items.into_iter().map(no_empty_lists).collect(),
+        Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, no_empty_lists(v))).collect()),
+        other => other,
+    }
 }
 
 /// The form is a compose file again: a `$` in it would be interpolated.

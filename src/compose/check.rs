@@ -66,6 +66,28 @@ fn references(
             }
         }
     }
+    if let Some(deploy) = &service.written.deploy {
+        let w = &service.written;
+        let (limits, reservations) = (&deploy.resources.limits, &deploy.resources.reservations);
+        let limit = limits.as_ref();
+        let bytes = |b: &Option<crate::model::spec::written::Bytes>| b.map_or(0, |b| b.0);
+        for (differ, key, other) in [
+            (w.cpus.is_some_and(|c| c != 0.0 && limit.is_some_and(|l| l.cpus.unwrap_or(0.0) != c)), "cpus", "limits.cpus"),
+            (bytes(&w.mem_limit) != 0 && limit.is_some_and(|l| bytes(&l.memory) != bytes(&w.mem_limit)), "mem_limit", "limits.memory"),
+            (
+                bytes(&w.mem_reservation) != 0
+                    && reservations.as_ref().is_some_and(|r| bytes(&r.memory) != bytes(&w.mem_reservation)),
+                "mem_reservation",
+                "reservations.memory",
+            ),
+            (w.pids_limit.is_some_and(|p| p != 0 && limit.is_some_and(|l| l.pids.unwrap_or(0) != p)), "pids_limit", "limits.pids"),
+        ] {
+            if differ {
+                let message = format!("`{key}` and `deploy.resources.{other}` differ");
+                report.error(&format!("{path}.{key}"), message, "keep one of them, or write the same in both");
+            }
+        }
+    }
     for network in service.networks.keys().filter(|n| !spec.networks.contains_key(*n)) {
         undefined(report, &format!("{path}.networks.{network}"), "network", network, &mut spec.networks.keys().map(String::as_str));
     }

@@ -48,8 +48,8 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
     s.sysctls = r.text_map("sysctls", report);
     s.storage_opt = r.text_map("storage_opt", report);
     s.shm_size = r.parsed("shm_size", report, units::bytes);
-    s.stop_grace_period_ms = r.parsed("stop_grace_period", report, units::duration_ms);
-    s.devices = devices(r, report);
+    s.stop_grace_period_ms = r.duration("stop_grace_period", report);
+    s.devices = devices(r, &mut s.written.bare_devices, report);
     s.ulimits = ulimits(r, &mut s.written.single_ulimits, report);
     s.extra_hosts = extra_hosts(r, report);
     s.logging = r.take("logging").map(|v| {
@@ -60,7 +60,7 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
     });
 }
 
-fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
+fn devices(r: &mut Reader, bare: &mut BTreeSet<String>, report: &mut Report) -> Vec<DeviceSpec> {
     let path = r.at("devices");
     let Some(value) = r.take("devices") else { return Vec::new() };
     let items = if let Value::Seq(items) = value { items } else { vec![value] };
@@ -71,6 +71,9 @@ fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
             let mut d = Reader::new(item, &path, report);
             let found = (d.string("source", report).unwrap_or_default(), d.string("target", report), d.string("permissions", report));
             d.finish(report);
+            if found.2.is_none() {
+                bare.insert(found.1.clone().unwrap_or_else(|| found.0.clone()));
+            }
             found
         } else {
             let text = scalar(&item, &path, report).unwrap_or_default();

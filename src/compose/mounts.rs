@@ -196,7 +196,14 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
         sections.tmpfs = true;
         let mut t = Reader::new(tmpfs, &r.at("tmpfs"), report);
         mount.tmpfs_size = t.parsed("size", report, units::bytes);
-        mount.tmpfs_mode = t.take("mode").and_then(|v| mode(&v, &t.at("mode"), report));
+        // Unlike that of a secret, this mode is a number in Compose.
+        mount.tmpfs_mode = t.take("mode").and_then(|v| match v {
+            Value::String(text) => {
+                report.error(&t.at("mode"), format!("the mode {text:?} is text"), "write the mode without quotes, e.g. 0700");
+                None
+            }
+            number => mode(&number, &t.at("mode"), report),
+        });
         t.finish(report);
     }
     if let Some(image) = r.take("image") {

@@ -183,8 +183,8 @@ fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option
             report.later(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory");
         }
     }
-    if relative.starts_with('/') {
-        Some(relative)
+    if file.starts_with('/') {
+        Some(file.to_owned())
     } else if input.project_dir.is_empty() {
         None
     } else {

@@ -54,15 +54,20 @@ fn timestamp(text: &str) -> Option<String> {
         return Some(format!("{day} 00:00:00 +0000 UTC"));
     }
     if let Ok(time) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") {
-        return Some(format!("{} +0000 UTC", time.format("%Y-%m-%d %H:%M:%S%.f")));
+        return Some(format!("{} +0000 UTC", clock(&time)));
     }
     let time = chrono::DateTime::parse_from_str(&text.replacen('t', "T", 1), "%Y-%m-%dT%H:%M:%S%.f%:z").ok();
     let time = time.or_else(|| chrono::DateTime::parse_from_rfc3339(text).ok())?;
     let zone = if time.offset().local_minus_utc() == 0 { "+0000 UTC".to_owned() } else { time.format("%z %z").to_string() };
-    Some(format!("{} {zone}", time.format("%Y-%m-%d %H:%M:%S%.f")))
+    Some(format!("{} {zone}", clock(&time.naive_local())))
 }
 
-/// A floating-point number as Go prints it: the shortest digits, with an exponent below 1e-4 and from 1e21 on.
+fn clock(time: &NaiveDateTime) -> String {
+    let text = time.format("%Y-%m-%d %H:%M:%S%.f").to_string();
+    if text.contains('.') { text.trim_end_matches('0').to_owned() } else { text }
+}
+
+/// A floating-point number as Go prints it: the shortest digits, with an exponent below 1e-4 and from 1e6 on.
 pub(super) fn float_text(value: f64) -> String {
     if value.is_nan() {
         return "NaN".into();
@@ -71,7 +76,7 @@ pub(super) fn float_text(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.into();
     }
     let magnitude = value.abs();
-    if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if magnitude != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{value:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
@@ -108,7 +113,7 @@ mod tests {
 
     #[test]
     fn floats_are_printed_as_go_prints_them() {
-        let all = [1.0, 1.1, 0.5, 1e21, 1.5e-7, 123456789.0, -2.5].map(float_text);
-        assert_eq!(all, ["1", "1.1", "0.5", "1e+21", "1.5e-07", "123456789", "-2.5"]);
+        let all = [1.0, 1.1, 0.5, 1e21, 1.5e-7, 123456789.0, -2.5, 100000.0].map(float_text);
+        assert_eq!(all, ["1", "1.1", "0.5", "1e+21", "1.5e-07", "1.23456789e+08", "-2.5", "100000"]);
     }
 }

@@ -3,7 +3,7 @@
 use super::files::join;
 use super::reader::{Reader, scalar, strings};
 use super::value::{Map, Value};
-use super::{LoadInput, Report, at, dotenv, files, shellwords, typed, units};
+use super::{LoadInput, Report, at, dotenv, files, shellwords, typed};
 use crate::model::spec::Healthcheck;
 use crate::model::spec::written::{Build, Written};
 use std::collections::BTreeMap;
@@ -189,6 +189,9 @@ pub(super) fn environment(
                 let mut e = Reader::new(entry, &path, report);
                 let found = (e.string("path", report), e.boolean("required", report).unwrap_or(true), e.string("format", report));
                 e.finish(report);
+                if found.2.is_some() {
+                    report.newer.push(at(&path, "format"));
+                }
                 (found.0, found.1, found.2.as_deref() == Some("raw"))
             }
             other => (scalar(&other, &path, report), true, false),
@@ -267,8 +270,8 @@ pub(super) fn healthcheck(value: Value, path: &str, written: &mut Written, repor
     }
     let check = Healthcheck {
         test,
-        interval_ms: h.parsed("interval", report, units::duration_ms),
-        timeout_ms: h.parsed("timeout", report, units::duration_ms),
+        interval_ms: h.duration("interval", report),
+        timeout_ms: h.duration("timeout", report),
         retries: h.parsed("retries", report, |t| {
             t.trim()
                 .parse::<f64>()
@@ -277,8 +280,8 @@ pub(super) fn healthcheck(value: Value, path: &str, written: &mut Written, repor
                 .map(|v| v as u32)
                 .ok_or_else(|| format!("{t:?} is no number of retries"))
         }),
-        start_period_ms: h.parsed("start_period", report, units::duration_ms),
-        start_interval_ms: h.parsed("start_interval", report, units::duration_ms),
+        start_period_ms: h.duration("start_period", report),
+        start_interval_ms: h.duration("start_interval", report),
     };
     h.finish(report);
     check

@@ -4,7 +4,7 @@ use super::reader::{Reader, strings};
 use super::value::Value;
 use super::{LoadInput, Report, at, deploy, host, mounts, objects, ports, process, typed};
 use crate::model::ids::{ImageRef, ServiceName};
-use crate::model::spec::written::Written;
+use crate::model::spec::written::{DeviceRequest, Written};
 use crate::model::spec::{Dependency, DependencyCondition, NetworkSpec, ServiceNetwork, ServiceSpec, StackSpec};
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
             }
         }
         Some(other) => report.error("services", format!("a mapping is needed, found {}", other.kind()), "write `name:` lines below it"),
-        None => report.error("", "the file has no services", "add `services:` with at least one service"),
+        None => report.later("services", Some(super::INVALID), "the file has no services", "add `services:` with at least one service"),
     }
     let mut networks = objects::networks(r.take("networks"), input, report);
     let volumes = objects::volumes(r.take("volumes"), input, report);
@@ -123,11 +123,13 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
     }
     s.configs = r.take("configs").map(|v| mounts::file_mounts(v, &r.at("configs"), "/", report)).unwrap_or_default();
     s.secrets = r.take("secrets").map(|v| mounts::file_mounts(v, &r.at("secrets"), "/run/secrets", report)).unwrap_or_default();
+    // An empty mode is one: the service is then on no network of the stack.
+    let has_mode = r.has("network_mode");
     s.network_mode = r.string("network_mode", report).filter(|m| !m.is_empty());
     if let Some(legacy) = r.string("net", report) {
         report.error(&r.at("net"), format!("`net: {legacy}` is of the first file format"), "write `network_mode:`");
     }
-    s.networks = networks(&mut r, s.network_mode.is_some(), &mut s.written, report);
+    s.networks = networks(&mut r, has_mode, &mut s.written, report);
     deploy::read(&mut r, &mut s, report);
     host::host_settings(&mut r, &mut s, report);
     if let Some(gpus) = r.take("gpus") {
@@ -176,7 +178,12 @@ fn written(r: &mut Reader, before: Written, input: &LoadInput<'_>, report: &mut 
         *hooks = typed::read(Value::Seq(items), &path, report).unwrap_or_default();
     }
     w.tmpfs = r.peek("tmpfs").map(|v| strings(v, &r.at("tmpfs"), report)).unwrap_or_default();
-    w.attach = r.peek("attach").and_then(|v| v.scalar()).and_then(|t| super::cast::boolean(&t));
+    if let Some(text) = r.peek("attach").and_then(|v| v.scalar()) {
+        w.attach = super::cast::boolean(&text);
+        if w.attach.is_none() {
+            report.error(&r.at("attach"), format!("{text:?} is no boolean; write true or false"), "");
+        }
+    }
     let mut number = |key: &str| r.peek(key).and_then(|v| typed::read::<serde_json::Value>(v, &r.at(key), report));
     w.cpus = number("cpus").and_then(|v| v.as_f64()).map(|v| v as f32);
     w.cpu_percent = number("cpu_percent").and_then(|v| v.as_f64()).map(|v| v as f32);
@@ -197,7 +204,25 @@ fn written(r: &mut Reader, before: Written, input: &LoadInput<'_>, report: &mut 
     ] {
         *slot = r.peek(key).and_then(|v| typed::read(v, &r.at(key), report));
     }
+    if let Some(deploy) = &mut w.deploy {
+        deploy.replicas = w.scale.or(deploy.replicas);
+        if let Some(reserved) = &mut deploy.resources.reservations {
+            counted(&mut reserved.devices, &r.at("deploy.resources.reservations.devices"), report);
+        }
+    }
+    counted(&mut w.gpus, &r.at("gpus"), report);
     w
+}
+
+/// A request says how many devices, or which; neither means all.
+fn counted(requests: &mut [DeviceRequest], path: &str, report: &mut Report) {
+    for (index, request) in requests.iter_mut().enumerate() {
+        match (request.count, request.device_ids.is_empty()) {
+            (None, true) => request.count = Some(-1),
+            (Some(_), false) => report.error(&format!("{path}[{index}]"), "`count` and `device_ids` exclude each other", "keep one of them"),
+            _ => {}
+        }
+    }
 }
 
 /// A link, a shared namespace and `volumes_from` make a dependency, written or not.

@@ -79,6 +79,10 @@ impl Assembler<'_, '_> {
             shape::tree(&mut tree, report);
             unique::enforce(&mut tree);
         }
+        if tree.is_empty() {
+            report.error_in(&texts[0].0, Some(1), "the file is empty", "a compose file starts with `services:`");
+            return None;
+        }
         Some(tree)
     }
 
@@ -109,6 +113,10 @@ impl Assembler<'_, '_> {
                 let Value::Map(mut map) = done else { return None };
                 rebase(&mut map, dir);
                 Some(Parsed { map, resets })
+            }
+            // Nothing but comments: a file without a document.
+            Ok(Value::Null) if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
+                Some(Parsed { map: Map::new(), resets: Vec::new() })
             }
             Ok(other) => {
                 report.error_in(
@@ -184,7 +192,7 @@ impl Assembler<'_, '_> {
         let (target, other) = match &extends {
             Value::Map(m) => {
                 if let Some(key) = m.keys().find(|k| !matches!(k.as_str(), "service" | "file")) {
-                    report.error(&format!("{path}.{key}"), format!("unknown key `{key}`"), "`extends` has `service` and `file`");
+                    report.note(&format!("{path}.{key}"), "has no effect: `extends` has `service` and `file`");
                 }
                 (m.get("service").and_then(Value::scalar), m.get("file").and_then(Value::scalar))
             }
@@ -252,6 +260,9 @@ impl Assembler<'_, '_> {
         depth: usize,
         report: &mut Report,
     ) {
+        if include == Value::Null {
+            return;
+        }
         let Value::Seq(entries) = include else {
             report.error("include", format!("a list is needed, found {}", include.kind()), "write `- path/compose.yaml`");
             return;
@@ -274,7 +285,7 @@ impl Assembler<'_, '_> {
             if let Value::Map(m) = &entry
                 && let Some(key) = m.keys().find(|k| !matches!(k.as_str(), "path" | "project_directory" | "env_file"))
             {
-                report.error(&format!("{path}.{key}"), format!("unknown key `{key}`"), "`include` has path, project_directory and env_file");
+                report.note(&format!("{path}.{key}"), "has no effect: `include` has path, project_directory and env_file");
             }
             if let Some(other) = paths.iter().chain(&project).chain(&env_files).find(|p| remote(p)) {
                 fetched(&path, other, report);
@@ -306,8 +317,27 @@ impl Assembler<'_, '_> {
             let texts: Option<Vec<_>> =
                 paths.iter().map(|p| join(dir, p)).map(|p| self.read(&p, &path, report).map(|text| (p, text))).collect();
             let Some(texts) = texts else { continue };
-            if let Some(part) = self.project(texts, &inner_dir, &inner_vars, depth + 1, report) {
+            if let Some(mut part) = self.project(texts, &inner_dir, &inner_vars, depth + 1, report) {
+                settle(&mut part, &inner_dir, &inner_vars);
                 import(tree, part, &path, report);
+            }
+        }
+    }
+}
+
+/// Completes an included project by what only its own place tells: the values its environment files declare for entries that are only
+/// named, and the directory a build without a context means.
+fn settle(part: &mut Map, dir: &str, variables: &BTreeMap<String, String>) {
+    let Some(Value::Map(services)) = part.get_mut("services") else { return };
+    for service in services.values_mut() {
+        let Value::Map(map) = service else { continue };
+        if let Some(Value::Map(build)) = map.get_mut("build") {
+            build.entry("context".into()).or_insert_with(|| Value::String(join(dir, ".")));
+        }
+        let Some(Value::Seq(items)) = map.get_mut("environment") else { continue };
+        for item in items {
+            if let Some(value) = item.scalar().and_then(|name| variables.get(&name).map(|v| format!("{name}={v}"))) {
+                *item = Value::String(value);
             }
         }
     }
@@ -354,7 +384,7 @@ fn rebase(tree: &mut Map, dir: &str) {
             }
         }
     }
-    for kind in ["configs", "secrets"] {
+    for kind in ["configs", "secrets", "volumes"] {
         if let Some(objects) = tree.get_mut(kind) {
             rebase_objects(objects, dir);
         }

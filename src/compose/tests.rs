@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod corpus;
+mod forms;
+mod robust;
 
 struct Memory(BTreeMap<&'static str, &'static str>);
 impl Files for Memory {

@@ -227,10 +227,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
         self.spend(0).map(|()| Value::Int(v.into()))
     }
     fn visit_i128<E: serde::de::Error>(self, v: i128) -> Result<Value, E> {
-        self.spend(0).map(|()| Value::Int(v))
+        self.spend(0).map(|()| Value::Float(v as f64))
     }
     fn visit_u128<E: serde::de::Error>(self, v: u128) -> Result<Value, E> {
-        self.spend(0).map(|()| i128::try_from(v).map_or_else(|_| Value::String(v.to_string()), Value::Int))
+        // What fits no integer is a floating-point number, as Compose's parser has it.
+        self.spend(0).map(|()| Value::Float(v as f64))
     }
     fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
         self.spend(0).map(|()| Value::Float(v))

@@ -42,7 +42,7 @@ fn project_dir(entry: &BTreeMap<String, String>, base: &Path) -> String {
 
 fn load(base: &Path, dir: &str, sources: &[&str]) -> Result<Loaded, LoadErrors> {
     let source = |name: &&str| Source { path: (*name).into(), text: std::fs::read_to_string(base.join(name)).unwrap() };
-    let variables = BTreeMap::new();
+    let variables = BTreeMap::from([("HOME".to_owned(), "/nonexistent".to_owned())]);
     read(&LoadInput {
         name: StackName::new("corpus").unwrap(),
         project_dir: dir,
@@ -77,12 +77,12 @@ fn normalised(value: Value, path: &mut Vec<String>) -> Value {
         Value::Number(n) if n.as_f64().is_some_and(|f| f.fract() == 0.0 && f.abs() < 9e15) => {
             Value::from(n.as_f64().map_or(0, |f| f as i64))
         }
-        Value::String(text) => Value::String(match text.strip_prefix("/nonexistent/") {
-            Some(rest) => format!("~/{rest}"),
-            None if path.len() == 4 && path[0] == "volumes" && path[3] == "device" && text.starts_with('.') => {
+        Value::String(text) => Value::String(match text.strip_prefix("/nonexistent") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("~{rest}"),
+            _ if path.len() == 4 && path[0] == "volumes" && path[3] == "device" && text.starts_with('.') => {
                 format!("/project/{}", text.trim_start_matches("./"))
             }
-            None => text,
+            _ => text,
         }),
         other => other,
     }

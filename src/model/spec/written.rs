@@ -61,6 +61,8 @@ pub struct Written {
     pub mounts: Vec<MountSections>,
     /// Ulimits given as one number.
     pub single_ulimits: BTreeSet<String>,
+    /// Targets of devices given without permissions.
+    pub bare_devices: BTreeSet<String>,
     /// Networks given as an empty mapping and not only named.
     pub empty_networks: BTreeSet<String>,
     /// Dependencies that are not written but follow from links, shared namespaces and `volumes_from`.
@@ -338,6 +340,10 @@ fn mapping<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, 
     Ok(pairs(d)?.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect())
 }
 
+fn as_list<S: Serializer>(map: &BTreeMap<String, Option<String>>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(map.iter().map(|(k, v)| v.as_ref().map_or_else(|| k.clone(), |v| format!("{k}={v}"))))
+}
+
 fn is_zero(value: &Option<i64>) -> bool {
     value.is_none_or(|v| v == 0)
 }
@@ -565,7 +571,7 @@ pub struct Build {
     #[serde(deserialize_with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, Option<String>>,
     /// Keys of the agent: id and socket or file.
-    #[serde(deserialize_with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "pairs", serialize_with = "as_list", skip_serializing_if = "BTreeMap::is_empty")]
     pub ssh: BTreeMap<String, Option<String>>,
     /// Labels of the image.
     #[serde(deserialize_with = "mapping", skip_serializing_if = "BTreeMap::is_empty")]
