@@ -23,11 +23,11 @@ mod service;
 mod shape;
 mod shellwords;
 mod sources;
+mod support;
 #[cfg(test)]
 mod tests;
-mod unique;
-mod support;
 mod typed;
+mod unique;
 mod units;
 mod value;
 
@@ -169,6 +169,8 @@ struct Report {
     newer: Vec<String>,
     /// What keeps a file from being deployed and not from being read.
     later: Vec<LoadError>,
+    /// Whether the file is only read, as `docker compose config` reads it.
+    reading: bool,
 }
 
 /// Variable that needs no declaration.
@@ -178,7 +180,7 @@ const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 const INVALID: &str = "yaml.invalid";
 
 impl Report {
-    fn new() -> Self {
+    fn new(reading: bool) -> Self {
         Self {
             errors: Vec::new(),
             notes: Vec::new(),
@@ -188,6 +190,16 @@ impl Report {
             env_from_files: BTreeMap::new(),
             newer: Vec::new(),
             later: Vec::new(),
+            reading,
+        }
+    }
+
+    /// What Compose refuses and we can do without guessing: an error to who reads the file as Compose does, a note in a plan.
+    fn stricter(&mut self, path: &str, message: &str, what_is_done: &str) {
+        if self.reading {
+            self.error(path, message, "keep one of them, or write the same in both");
+        } else {
+            self.note(path, format!("{message}; Compose refuses this, here {what_is_done}"));
         }
     }
 
@@ -281,7 +293,7 @@ pub fn read(input: &LoadInput<'_>) -> Result<Loaded, LoadErrors> {
 }
 
 fn run(input: &LoadInput<'_>, deployable: bool) -> Result<Loaded, LoadErrors> {
-    let mut report = Report::new();
+    let mut report = Report::new(!deployable);
     // Compose declares the project's name by itself.
     let mut variables = input.variables.clone();
     variables.entry(PROJECT_NAME.to_owned()).or_insert_with(|| input.name.to_string());

@@ -14,8 +14,8 @@ fn kind(place: &[&str]) -> Option<Kind> {
         ["services", _, rest @ ..] => match rest {
             ["configs" | "secrets", "[]", "mode"] | ["ports", "[]", "target"] => Kind::Int,
             [
-                "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares" | "oom_score_adj" | "pids_limit"
-                | "scale",
+                "cpu_count" | "cpu_period" | "cpu_quota" | "cpu_rt_period" | "cpu_rt_runtime" | "cpu_shares" | "oom_score_adj"
+                | "pids_limit" | "scale",
             ] => Kind::Int,
             ["cpu_percent" | "cpus"] => Kind::Float,
             ["init" | "oom_kill_disable" | "privileged" | "read_only" | "stdin_open" | "tty"] => Kind::Bool,

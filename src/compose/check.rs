@@ -71,21 +71,25 @@ fn references(
         let (limits, reservations) = (&deploy.resources.limits, &deploy.resources.reservations);
         let limit = limits.as_ref();
         let bytes = |b: &Option<crate::model::spec::written::Bytes>| b.map_or(0, |b| b.0);
-        for (differ, key, other) in [
-            (w.cpus.is_some_and(|c| c != 0.0 && limit.is_some_and(|l| l.cpus.unwrap_or(0.0) != c)), "cpus", "limits.cpus"),
-            (bytes(&w.mem_limit) != 0 && limit.is_some_and(|l| bytes(&l.memory) != bytes(&w.mem_limit)), "mem_limit", "limits.memory"),
+        for (differ, key, group, other) in [
+            (w.cpus.is_some_and(|c| c != 0.0 && limit.is_some_and(|l| l.cpus.unwrap_or(0.0) != c)), "cpus", "limits", "cpus"),
+            (bytes(&w.mem_limit) != 0 && limit.is_some_and(|l| bytes(&l.memory) != bytes(&w.mem_limit)), "mem_limit", "limits", "memory"),
             (
-                bytes(&w.mem_reservation) != 0
-                    && reservations.as_ref().is_some_and(|r| bytes(&r.memory) != bytes(&w.mem_reservation)),
+                bytes(&w.mem_reservation) != 0 && reservations.as_ref().is_some_and(|r| bytes(&r.memory) != bytes(&w.mem_reservation)),
                 "mem_reservation",
-                "reservations.memory",
+                "reservations",
+                "memory",
             ),
-            (w.pids_limit.is_some_and(|p| p != 0 && limit.is_some_and(|l| l.pids.unwrap_or(0) != p)), "pids_limit", "limits.pids"),
         ] {
             if differ {
-                let message = format!("`{key}` and `deploy.resources.{other}` differ");
-                report.error(&format!("{path}.{key}"), message, "keep one of them, or write the same in both");
+                let message = format!("`{key}` and `deploy.resources.{group}.{other}` differ");
+                report.stricter(&format!("{path}.{key}"), &message, "the one below `deploy` is used where it is given");
             }
+        }
+        // Two numbers of processes are an error to whoever deploys, too.
+        if w.pids_limit.is_some_and(|p| p != 0 && limit.is_some_and(|l| l.pids.unwrap_or(0) != p)) {
+            let hint = "keep one of them, or write the same in both";
+            report.error(&format!("{path}.pids_limit"), "`pids_limit` and `deploy.resources.limits.pids` differ", hint);
         }
     }
     for network in service.networks.keys().filter(|n| !spec.networks.contains_key(*n)) {
@@ -190,7 +194,8 @@ fn cycles(active: &BTreeMap<&ServiceName, &ServiceSpec>, report: &mut Report) {
     let mut done: std::collections::BTreeSet<ServiceName> = std::collections::BTreeSet::new();
     for start in active.keys() {
         let mut stack: Vec<(ServiceName, Vec<ServiceName>)> = Vec::new();
-        let enter = |name: &ServiceName| (name.clone(), active.get(name).map(|s| s.depends_on.keys().cloned().collect()).unwrap_or_default());
+        let enter =
+            |name: &ServiceName| (name.clone(), active.get(name).map(|s| s.depends_on.keys().cloned().collect()).unwrap_or_default());
         if !done.contains(*start) {
             stack.push(enter(start));
         }

@@ -150,8 +150,7 @@ pub(super) fn tree(
         },
         Value::Seq(items) => {
             segments.push("[]".into());
-            let items =
-                items.into_iter().enumerate().map(|(i, v)| tree(v, &format!("{path}[{i}]"), segments, variables, report)).collect();
+            let items = items.into_iter().enumerate().map(|(i, v)| tree(v, &format!("{path}[{i}]"), segments, variables, report)).collect();
             segments.pop();
             Value::Seq(items)
         }
@@ -180,11 +179,8 @@ fn one(s: &str, path: &str, variables: &BTreeMap<String, String>, report: &mut R
     let seen = seen.into_inner();
     if let (Ok(done), true) = (&result, seen.iter().any(|name| variables.get(name).is_some_and(|v| !v.is_empty()))) {
         // The same text with declared variables as nothing: what remains was written by the author of the file.
-        let bare = text(
-            s,
-            &|name| variables.get(name).map(|v| if v.is_empty() { String::new() } else { BLANK.to_owned() }),
-            &mut Vec::new(),
-        );
+        let bare =
+            text(s, &|name| variables.get(name).map(|v| if v.is_empty() { String::new() } else { BLANK.to_owned() }), &mut Vec::new());
         report.substituted.insert(done.clone(), bare.unwrap_or_default().replace(BLANK, ""));
     }
     for name in seen {

@@ -159,7 +159,10 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
             let hint = "mount a file or a volume instead";
             report.later(&path, Some(super::INVALID), format!("the content is longer than {MAX_CONTENT} bytes"), hint);
         }
-        out.insert(key, FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver, driver_opts, template_driver });
+        out.insert(
+            key,
+            FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver, driver_opts, template_driver },
+        );
     }
     out
 }

@@ -40,7 +40,8 @@ fn integer(text: &str) -> Option<i128> {
 }
 
 fn float(text: &str) -> Option<f64> {
-    let ok = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'+' | b'-' | b'e' | b'E')) && text.bytes().any(|b| b.is_ascii_digit());
+    let ok = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'+' | b'-' | b'e' | b'E'))
+        && text.bytes().any(|b| b.is_ascii_digit());
     if ok { text.parse().ok() } else { None }
 }
 

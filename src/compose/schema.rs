@@ -97,7 +97,11 @@ impl Walk<'_> {
             let mut seen = std::collections::BTreeMap::new();
             for (index, item) in items.iter().enumerate() {
                 if let Some(first) = seen.insert(item.to_json().to_string(), index) {
-                    self.report.error(&format!("{path}[{index}]"), format!("the same entry is given twice, also as [{first}]"), "remove one of them");
+                    self.report.error(
+                        &format!("{path}[{index}]"),
+                        format!("the same entry is given twice, also as [{first}]"),
+                        "remove one of them",
+                    );
                 }
             }
         }

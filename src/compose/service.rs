@@ -219,7 +219,9 @@ fn counted(requests: &mut [DeviceRequest], path: &str, report: &mut Report) {
     for (index, request) in requests.iter_mut().enumerate() {
         match (request.count, request.device_ids.is_empty()) {
             (None, true) => request.count = Some(-1),
-            (Some(_), false) => report.error(&format!("{path}[{index}]"), "`count` and `device_ids` exclude each other", "keep one of them"),
+            (Some(_), false) => {
+                report.error(&format!("{path}[{index}]"), "`count` and `device_ids` exclude each other", "keep one of them")
+            }
             _ => {}
         }
     }

@@ -38,11 +38,7 @@ const DEPLOY: &[(&str, Given<Deploy>, &str)] = &[
     ("placement", |d| d.placement != Default::default(), "there is one node: nothing to choose from"),
     ("update_config", |d| d.update_config.is_some(), "the strategy decides how an update goes; write `x-dockwarden: {strategy: ...}`"),
     ("rollback_config", |d| d.rollback_config.is_some(), "the strategy decides how a rollback goes"),
-    (
-        "resources.reservations.cpus",
-        |d| d.resources.reservations.as_ref().is_some_and(|r| r.cpus.is_some()),
-        "the engine reserves no CPUs",
-    ),
+    ("resources.reservations.cpus", |d| d.resources.reservations.as_ref().is_some_and(|r| r.cpus.is_some()), "the engine reserves no CPUs"),
     (
         "resources.reservations.devices",
         |d| d.resources.reservations.as_ref().is_some_and(|r| !r.devices.is_empty()),

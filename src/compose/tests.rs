@@ -304,7 +304,9 @@ fn profiles_decide_what_is_active() {
     assert!(run(&[text], &[], &[], &["debug"]).is_err());
     assert_eq!(
         errors("services:\n  a: {image: a, depends_on: [b]}\n  b: {image: b, profiles: [x]}\n"),
-        ["compose.yaml:2: services.a.depends_on.b: service \"a\" depends on service \"b\", which is not active (activate one of its profiles, or write `required: false`)"]
+        [
+            "compose.yaml:2: services.a.depends_on.b: service \"a\" depends on service \"b\", which is not active (activate one of its profiles, or write `required: false`)"
+        ]
     );
 }
 

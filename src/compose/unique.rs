@@ -16,7 +16,20 @@ pub(super) fn enforce(tree: &mut Map) {
 }
 
 fn service(value: &mut Value) {
-    for key in ["annotations", "cap_add", "cap_drop", "dns", "dns_opt", "dns_search", "environment", "labels", "links", "profiles", "sysctls", "tmpfs"] {
+    for key in [
+        "annotations",
+        "cap_add",
+        "cap_drop",
+        "dns",
+        "dns_opt",
+        "dns_search",
+        "environment",
+        "labels",
+        "links",
+        "profiles",
+        "sysctls",
+        "tmpfs",
+    ] {
         list(value, key, &key_of);
     }
     list(value, "env_file", &|v| field(v, "path").or_else(|| v.scalar()));

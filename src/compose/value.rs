@@ -128,7 +128,13 @@ pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
         } else {
             super::INVALID
         };
-        ParseError { line: e.location().map(|l| l.line()), message, hint, rule }
+        // The parser does not say where the second document begins.
+        let second = || {
+            let begun = text.lines().position(|l| !l.trim().is_empty() && !l.starts_with(['#', '%']) && l.trim_end() != "---")?;
+            text.lines().skip(begun + 1).position(|l| l.starts_with("---") || l.trim_end() == "...").map(|n| begun + n + 2)
+        };
+        let line = e.location().map(|l| l.line()).or_else(|| if message.contains("more than one document") { second() } else { None });
+        ParseError { line: line.or(Some(1)), message, hint, rule }
     })
 }
 

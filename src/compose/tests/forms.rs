@@ -47,6 +47,8 @@ fn every_key_of_compose_has_the_form_that_compose_gives_it() {
 fn what_is_kept_and_not_carried_out_is_named_by_path() {
     let notes: std::collections::BTreeSet<String> = everything().spec.unsupported.into_iter().map(|u| u.path).collect();
     let expected = [
+        "configs.from_file",
+        "secrets.key",
         "secrets.token",
         "services.job.build",
         "services.job.build.additional_contexts",
@@ -133,7 +135,6 @@ fn values_that_compose_refuses_are_refused_with_path_and_line() {
         ("healthcheck: {interval: 5}", "healthcheck.interval"),
         ("healthcheck: {interval: 1d}", "healthcheck.interval"),
         ("restart: false", "restart"),
-        ("image: null", "image"),
         ("environment: null", "environment"),
         ("environment: {A: [1]}", "environment.A"),
         ("command: [1]", "command[0]"),
@@ -150,8 +151,7 @@ fn values_that_compose_refuses_are_refused_with_path_and_line() {
         ("gpus: [{count: 1, device_ids: [x]}]", "gpus[0]"),
         ("develop: {watch: [{path: x, action: sync}]}", "develop.watch[0]"),
         ("mem_limit: plenty", "mem_limit"),
-        ("cpus: 1\n    deploy: {resources: {limits: {cpus: 2}}}", "cpus"),
-        ("mem_limit: 1g\n    deploy: {resources: {limits: {cpus: '1'}}}", "mem_limit"),
+        ("pids_limit: 1\n    deploy: {resources: {limits: {pids: 2}}}", "pids_limit"),
         ("extra_hosts: [nowhere]", "extra_hosts[0]"),
         ("depends_on: {b: {restart: true}}", "depends_on.b"),
         ("network_mode: host\n    networks: [default]", "networks"),
@@ -264,11 +264,7 @@ fn an_override_merges_key_by_key() {
         ("logging: {driver: syslog}", "logging", json!({"driver": "syslog"})),
         ("healthcheck: {test: [CMD, b]}", "healthcheck", json!({"test": ["CMD", "b"], "retries": 3})),
         ("ulimits: {nofile: {soft: 5, hard: 6}}", "ulimits", json!({"nofile": {"soft": 5, "hard": 6}})),
-        (
-            "depends_on: {b: {condition: service_healthy}}",
-            "depends_on",
-            json!({"b": {"condition": "service_healthy", "required": true}}),
-        ),
+        ("depends_on: {b: {condition: service_healthy}}", "depends_on", json!({"b": {"condition": "service_healthy", "required": true}})),
         ("networks: {n: {aliases: [z]}}", "networks", json!({"n": {"aliases": ["z"]}})),
         ("build: {target: t}", "build", json!({"context": "/srv/shop", "dockerfile": "Dockerfile", "target": "t"})),
         ("devices: [\"/dev/b:/dev/x:r\"]", "devices", json!([{"source": "/dev/b", "target": "/dev/x", "permissions": "r"}])),
@@ -290,7 +286,10 @@ fn an_override_merges_key_by_key() {
 #[test]
 fn extends_follows_files_and_clears_what_is_reset() {
     let files = [
-        ("d/b.yaml", "services:\n  b:\n    extends: {file: ../c.yaml, service: c}\n    user: u\n    build: {target: t}\n    ports: [\"80:80\"]\n"),
+        (
+            "d/b.yaml",
+            "services:\n  b:\n    extends: {file: ../c.yaml, service: c}\n    user: u\n    build: {target: t}\n    ports: [\"80:80\"]\n",
+        ),
         ("c.yaml", "services:\n  c:\n    image: c\n    volumes: [\"./q:/q\"]\n    ports: [\"90:90\"]\n    environment: {A: 1}\n"),
     ];
     let text = "services:\n  a:\n    extends: {file: d/b.yaml, service: b}\n    ports: !reset []\n    environment: !override {B: 2}\n";
@@ -327,8 +326,35 @@ fn include_has_its_own_place_and_variables() {
     assert_eq!((&b["image"], &b["environment"]), (&json!("b:9"), &json!({"TAG": "9", "EXTRA": "1"})));
     assert_eq!(b["volumes"][0]["source"], "/srv/shop/e/x");
     let conflict = run(&["include: [a.yaml]\nservices: {a: {image: a}}\n"], &files, &[], &[]).unwrap_err().0;
-    assert_eq!(conflict[0].to_string(), "compose.yaml:1: include[0]: services.a is defined here and in the included file (rename one of them)");
+    assert_eq!(
+        conflict[0].to_string(),
+        "compose.yaml:1: include[0]: services.a is defined here and in the included file (rename one of them)"
+    );
     assert!(run(&["include: [a.yaml]\nservices: {a: {image: else}}\n"], &files, &[], &[]).is_ok());
+}
+
+#[test]
+fn two_limits_that_differ_are_refused_as_compose_does_or_named_in_the_plan() {
+    for (limits, used) in [
+        ("cpus: 1\n    deploy: {resources: {limits: {cpus: 2}}}", (Some(2_000_000_000), None)),
+        ("mem_limit: 1g\n    deploy: {resources: {limits: {cpus: '1'}}}", (Some(1_000_000_000), Some(1 << 30))),
+    ] {
+        let text = format!("services:\n  a:\n    image: a\n    {limits}\n");
+        let spec = ok(&text);
+        let resources = svc(&spec, "a").resources;
+        assert_eq!((resources.nano_cpus, resources.memory), used, "{limits}");
+        assert!(spec.unsupported.iter().any(|u| u.reason.contains("differ; Compose refuses this")), "{limits}");
+        let input = LoadInput {
+            name: StackName::new("shop").unwrap(),
+            project_dir: "/srv/shop",
+            sources: vec![Source { path: "compose.yaml".into(), text }],
+            variables: &BTreeMap::new(),
+            profiles: &[],
+            files: &Memory(BTreeMap::new()),
+            quotas: &Quotas::default(),
+        };
+        assert_eq!(read(&input).unwrap_err().0.len(), 1, "{limits}");
+    }
 }
 
 #[test]

@@ -132,7 +132,11 @@ impl<'de> Deserialize<'de> for Bytes {
             Scalar::Int(i) => Ok(Self(i)),
             Scalar::Float(_) | Scalar::Bool(_) => Ok(Self(0)),
             // What is written is read again, also where a text must not be negative.
-            Scalar::Text(t) => t.strip_prefix('-').and_then(|t| t.parse::<i64>().ok()).map(|i| Self(-i)).map_or_else(|| Self::parse(&t).map_err(D::Error::custom), Ok),
+            Scalar::Text(t) => t
+                .strip_prefix('-')
+                .and_then(|t| t.parse::<i64>().ok())
+                .map(|i| Self(-i))
+                .map_or_else(|| Self::parse(&t).map_err(D::Error::custom), Ok),
         }
     }
 }
@@ -245,13 +249,14 @@ fn text<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
 
 fn some_text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
     // An empty text is the same as none, as in everything Compose writes.
-    Ok(Option::<Scalar>::deserialize(d)?.map(|s| match s {
-        Scalar::Bool(b) => b.to_string(),
-        Scalar::Int(i) => i.to_string(),
-        Scalar::Float(f) => f.to_string(),
-        Scalar::Text(t) => t,
-    })
-    .filter(|t| !t.is_empty()))
+    Ok(Option::<Scalar>::deserialize(d)?
+        .map(|s| match s {
+            Scalar::Bool(b) => b.to_string(),
+            Scalar::Int(i) => i.to_string(),
+            Scalar::Float(f) => f.to_string(),
+            Scalar::Text(t) => t,
+        })
+        .filter(|t| !t.is_empty()))
 }
 
 fn int<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
