@@ -2,6 +2,8 @@
 //! Pure: side files come through [`Files`], variables through the input; no process environment, no disk, no clock.
 //! It does not judge whether a stack is safe (the gate does) nor whether images or host paths exist (preflight does).
 
+mod canonical;
+mod cast;
 mod check;
 mod deploy;
 mod dotenv;
@@ -12,16 +14,24 @@ mod locate;
 mod merge;
 mod mounts;
 mod objects;
+mod plain;
 mod ports;
 mod process;
 mod reader;
+mod schema;
 mod service;
+mod shape;
 mod shellwords;
 mod sources;
+mod support;
 #[cfg(test)]
 mod tests;
+mod typed;
+mod unique;
 mod units;
 mod value;
+
+pub use canonical::canonical;
 
 use crate::model::ids::StackName;
 use crate::model::policy::Quotas;
@@ -155,6 +165,12 @@ struct Report {
     /// Texts into which declared variables were put -> what is left of them without the variables' values.
     substituted: BTreeMap<String, String>,
     env_from_files: BTreeMap<(String, String), String>,
+    /// Keys used that the reference's schema has not.
+    newer: Vec<String>,
+    /// What keeps a file from being deployed and not from being read.
+    later: Vec<LoadError>,
+    /// Whether the file is only read, as `docker compose config` reads it.
+    reading: bool,
 }
 
 /// Variable that needs no declaration.
@@ -164,7 +180,7 @@ const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 const INVALID: &str = "yaml.invalid";
 
 impl Report {
-    fn new() -> Self {
+    fn new(reading: bool) -> Self {
         Self {
             errors: Vec::new(),
             notes: Vec::new(),
@@ -172,6 +188,26 @@ impl Report {
             references: BTreeMap::new(),
             substituted: BTreeMap::new(),
             env_from_files: BTreeMap::new(),
+            newer: Vec::new(),
+            later: Vec::new(),
+            reading,
+        }
+    }
+
+    /// What Compose refuses and we can do without guessing: an error to who reads the file as Compose does, a note in a plan.
+    fn stricter(&mut self, path: &str, message: &str, what_is_done: &str) {
+        if self.reading {
+            self.error(path, message, "keep one of them, or write the same in both");
+        } else {
+            self.note(path, format!("{message}; Compose refuses this, here {what_is_done}"));
+        }
+    }
+
+    /// An error for whoever deploys; who only reads the file is not concerned.
+    fn later(&mut self, path: &str, rule: Option<&'static str>, message: impl Into<String>, hint: impl Into<String>) {
+        if self.later.len() < MAX_ERRORS {
+            let path = Some(path.to_owned());
+            self.later.push(LoadError { path, file: String::new(), line: None, message: message.into(), hint: hint.into(), rule });
         }
     }
 
@@ -236,6 +272,8 @@ pub struct Loaded {
     /// Environment entries (service, key) whose value came from an environment file or a declared variable -> the part of the value that
     /// stands in the text of the compose file all the same.
     pub env_from_files: BTreeMap<(String, String), String>,
+    /// Paths of keys that compose has by now and the version the loader is measured against (2.26) has not.
+    pub newer: Vec<String>,
 }
 
 /// Loads a stack. All errors found are returned together.
@@ -245,18 +283,33 @@ pub fn load(input: &LoadInput<'_>) -> Result<StackSpec, LoadErrors> {
 
 /// As [`load`], with what the texts tell besides.
 pub fn load_all(input: &LoadInput<'_>) -> Result<Loaded, LoadErrors> {
-    let mut report = Report::new();
+    run(input, true)
+}
+
+/// As `docker compose config` reads a file: all that makes a project consistent, but not whether it could be deployed under this name and
+/// beside itself (another `name:`, a host port or container name used twice).
+pub fn read(input: &LoadInput<'_>) -> Result<Loaded, LoadErrors> {
+    run(input, false)
+}
+
+fn run(input: &LoadInput<'_>, deployable: bool) -> Result<Loaded, LoadErrors> {
+    let mut report = Report::new(!deployable);
     // Compose declares the project's name by itself.
     let mut variables = input.variables.clone();
     variables.entry(PROJECT_NAME.to_owned()).or_insert_with(|| input.name.to_string());
     let sources = input.sources.clone();
     let input = &LoadInput { name: input.name.clone(), sources, variables: &variables, ..*input };
     let spec = build(input, &mut report);
+    if deployable {
+        for error in std::mem::take(&mut report.later) {
+            report.push(error);
+        }
+    }
     report.references.remove(PROJECT_NAME);
     match spec {
         Some(mut spec) if report.errors.is_empty() => {
             spec.unsupported = report.notes;
-            Ok(Loaded { spec, references: report.references, env_from_files: report.env_from_files })
+            Ok(Loaded { spec, references: report.references, env_from_files: report.env_from_files, newer: report.newer })
         }
         _ => {
             let texts: Vec<(&str, &str)> = input.sources.iter().map(|s| (s.path.as_str(), s.text.as_str())).collect();
@@ -277,6 +330,11 @@ fn build(input: &LoadInput<'_>, report: &mut Report) -> Option<StackSpec> {
     let spec = service::stack(tree?, input, report);
     if report.errors.is_empty() {
         check::stack(&spec, report);
+    }
+    if report.errors.is_empty() {
+        check::deployable(&spec, report);
+        report.later.append(&mut report.errors);
+        support::notes(&spec, report);
     }
     Some(spec)
 }

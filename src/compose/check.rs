@@ -12,9 +12,19 @@ pub(super) fn stack(spec: &StackSpec, report: &mut Report) {
     for (name, service) in &active {
         references(name, service, spec, &active, report);
     }
+    cycles(&active, report);
+}
+
+/// Checks what Compose finds out when it starts a stack: names and ports claimed twice.
+pub(super) fn deployable(spec: &StackSpec, report: &mut Report) {
+    let active: BTreeMap<&ServiceName, &ServiceSpec> = spec.services.iter().filter(|(_, s)| s.active).collect();
+    for (name, service) in &active {
+        if let Some(Err(e)) = service.container_name.clone().map(EngineName::new) {
+            report.error(&format!("services.{name}.container_name"), e.to_string(), "choose another name");
+        }
+    }
     ports(&active, report);
     container_names(&active, report);
-    cycles(&active, report);
 }
 
 fn undefined(report: &mut Report, path: &str, kind: &str, name: &str, known: &mut dyn Iterator<Item = &str>) {
@@ -34,8 +44,53 @@ fn references(
 ) {
     let path = format!("services.{name}");
     // A provider stands in for the image; the gate refuses it by name.
-    if service.image.is_none() && service.build.is_none() && !service.other.contains_key("provider") {
+    if service.image.is_none() && service.written.image.is_none() && service.build.is_none() && !service.other.contains_key("provider") {
         report.error(&path, "the service has neither an image nor a build", "add `image:`");
+    }
+    if let Some(build) = &service.written.build {
+        for (context, from) in build.additional_contexts.iter().filter_map(|(c, f)| Some((c, f.strip_prefix("service:")?))) {
+            let built = ServiceName::new(from).ok().and_then(|n| spec.services.get(&n)).is_some_and(|s| s.build.is_some());
+            if !built {
+                let message = format!("no service {from:?} is built here");
+                report.broken(&format!("{path}.build.additional_contexts.{context}"), None, message, "name a service with `build:`");
+            }
+        }
+        if let Some(platform) = service.platform.as_ref().filter(|p| !build.platforms.is_empty() && !build.platforms.contains(p)) {
+            report.error(&format!("{path}.platform"), format!("{platform:?} is not one of build.platforms"), "add it there");
+        }
+        for (index, secret) in build.secrets.iter().enumerate() {
+            let source = secret.source.as_deref().unwrap_or_default();
+            if !spec.secrets.contains_key(source) {
+                let known = &mut spec.secrets.keys().map(String::as_str);
+                undefined(report, &format!("{path}.build.secrets[{index}]"), "secret", source, known);
+            }
+        }
+    }
+    if let Some(deploy) = &service.written.deploy {
+        let w = &service.written;
+        let (limits, reservations) = (&deploy.resources.limits, &deploy.resources.reservations);
+        let limit = limits.as_ref();
+        let bytes = |b: &Option<crate::model::spec::written::Bytes>| b.map_or(0, |b| b.0);
+        for (differ, key, group, other) in [
+            (w.cpus.is_some_and(|c| c != 0.0 && limit.is_some_and(|l| l.cpus.unwrap_or(0.0) != c)), "cpus", "limits", "cpus"),
+            (bytes(&w.mem_limit) != 0 && limit.is_some_and(|l| bytes(&l.memory) != bytes(&w.mem_limit)), "mem_limit", "limits", "memory"),
+            (
+                bytes(&w.mem_reservation) != 0 && reservations.as_ref().is_some_and(|r| bytes(&r.memory) != bytes(&w.mem_reservation)),
+                "mem_reservation",
+                "reservations",
+                "memory",
+            ),
+        ] {
+            if differ {
+                let message = format!("`{key}` and `deploy.resources.{group}.{other}` differ");
+                report.stricter(&format!("{path}.{key}"), &message, "the one below `deploy` is used where it is given");
+            }
+        }
+        // Two numbers of processes are an error to whoever deploys, too.
+        if w.pids_limit.is_some_and(|p| p != 0 && limit.is_some_and(|l| l.pids.unwrap_or(0) != p)) {
+            let hint = "keep one of them, or write the same in both";
+            report.error(&format!("{path}.pids_limit"), "`pids_limit` and `deploy.resources.limits.pids` differ", hint);
+        }
     }
     for network in service.networks.keys().filter(|n| !spec.networks.contains_key(*n)) {
         undefined(report, &format!("{path}.networks.{network}"), "network", network, &mut spec.networks.keys().map(String::as_str));
@@ -57,12 +112,22 @@ fn references(
         }
         let inactive = ServiceName::new(target).is_ok_and(|t| spec.services.contains_key(&t));
         if inactive {
-            report.error(at, format!("service {target:?} is not active"), "activate one of its profiles, or write `required: false`");
+            let message = format!("service {name:?} depends on service {target:?}, which is not active", name = name.as_str());
+            report.broken(at, None, message, "activate one of its profiles, or write `required: false`");
         } else {
-            undefined(report, at, "service", target, &mut spec.services.keys().map(ServiceName::as_str));
+            let hint = match nearest(target, spec.services.keys().map(ServiceName::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "define it under `services:` at the top of the file".to_owned(),
+            };
+            report.broken(at, None, format!("service {:?} depends on undefined service {target:?}", name.as_str()), hint);
         }
     };
-    for (dependency, _) in service.depends_on.iter().filter(|(_, d)| d.required) {
+    // A dependency that is not required may be switched off, but must be there.
+    for (dependency, _) in service.depends_on.iter().filter(|(n, d)| !d.required && !spec.services.contains_key(*n)) {
+        service_reference(dependency.as_str(), &format!("{path}.depends_on.{dependency}"), report);
+    }
+    let implied = &service.written.implied_dependencies;
+    for (dependency, _) in service.depends_on.iter().filter(|(n, d)| d.required && !implied.contains(n.as_str())) {
         service_reference(dependency.as_str(), &format!("{path}.depends_on.{dependency}"), report);
     }
     for (index, link) in service.links.iter().enumerate() {
@@ -71,15 +136,18 @@ fn references(
     for (index, from) in service.volumes_from.iter().enumerate().filter(|(_, f)| !f.starts_with("container:")) {
         service_reference(from.split(':').next().unwrap_or_default(), &format!("{path}.volumes_from[{index}]"), report);
     }
-    for (key, mode) in [("network_mode", &service.network_mode), ("pid", &service.pid), ("ipc", &service.ipc)] {
+    for (key, mode) in [
+        ("network_mode", &service.network_mode),
+        ("pid", &service.pid),
+        ("ipc", &service.ipc),
+        ("uts", &service.uts),
+        ("cgroup", &service.cgroup),
+    ] {
         if let Some(target) = mode.as_deref().and_then(|m| m.strip_prefix("service:")) {
             service_reference(target, &format!("{path}.{key}"), report);
         }
     }
     if let Some(container) = &service.container_name {
-        if let Err(e) = EngineName::new(container.clone()) {
-            report.error(&format!("{path}.container_name"), e.to_string(), "choose another name");
-        }
         if service.replicas > 1 {
             let message = format!("container_name {container:?} is for one container, and {} replicas are asked for", service.replicas);
             report.error(&format!("{path}.container_name"), message, "remove container_name");
@@ -121,22 +189,13 @@ fn container_names(active: &BTreeMap<&ServiceName, &ServiceSpec>, report: &mut R
     }
 }
 
-/// Services whose start waits for another one: `depends_on`, links, shared namespaces and volumes.
-fn waits_for(service: &ServiceSpec) -> Vec<ServiceName> {
-    let shared = [&service.network_mode, &service.pid, &service.ipc];
-    let named = shared.into_iter().filter_map(|m| m.as_deref()?.strip_prefix("service:"));
-    let linked = service.links.iter().chain(&service.volumes_from).filter_map(|l| l.split(':').next());
-    let mut out: Vec<ServiceName> = service.depends_on.keys().cloned().collect();
-    out.extend(named.chain(linked).filter_map(|n| ServiceName::new(n).ok()));
-    out
-}
-
 /// Names one cycle. Iterative: a chain may be as long as the file.
 fn cycles(active: &BTreeMap<&ServiceName, &ServiceSpec>, report: &mut Report) {
     let mut done: std::collections::BTreeSet<ServiceName> = std::collections::BTreeSet::new();
     for start in active.keys() {
         let mut stack: Vec<(ServiceName, Vec<ServiceName>)> = Vec::new();
-        let enter = |name: &ServiceName| (name.clone(), active.get(name).map(|s| waits_for(s)).unwrap_or_default());
+        let enter =
+            |name: &ServiceName| (name.clone(), active.get(name).map(|s| s.depends_on.keys().cloned().collect()).unwrap_or_default());
         if !done.contains(*start) {
             stack.push(enter(start));
         }

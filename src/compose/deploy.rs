@@ -1,5 +1,4 @@
-//! Replicas, limits, restart policy: `deploy` and the older keys beside it. Where both are given and differ, it is as in compose: an error for
-//! replicas and processes, deploy's value for CPUs and memory.
+//! Replicas, limits, restart policy: `deploy` and the older keys beside it. Where both are given and differ, it is an error, as in compose.
 
 use super::Report;
 use super::reader::Reader;
@@ -24,7 +23,13 @@ pub(super) fn read(r: &mut Reader, spec: &mut ServiceSpec, report: &mut Report) 
         ..Resources::default()
     };
     let scale = replicas(r, "scale", report);
-    let restart = r.parsed("restart", report, restart);
+    let restart = r.string("restart", report).filter(|t| !t.is_empty()).and_then(|text| match restart(&text) {
+        Ok(found) => Some(found),
+        Err(message) => {
+            report.later(&r.at("restart"), Some(super::INVALID), message, "");
+            None
+        }
+    });
     let mut from_deploy = None;
     let mut policy = None;
     if let Some(deploy) = r.take("deploy") {
@@ -83,7 +88,7 @@ fn restart_policy(value: Value, path: &str, report: &mut Report) -> Option<Resta
         Some("none") => Some(Restart::No),
         Some("on-failure") => Some(Restart::OnFailure(most)),
         // Compose passes plain policy names through.
-        Some(other) => restart(other).map_err(|m| report.error(path, m, "write none, on-failure or any")).ok(),
+        Some(other) => restart(other).map_err(|m| report.later(path, Some(super::INVALID), m, "write none, on-failure or any")).ok(),
     }
 }
 
@@ -94,18 +99,6 @@ fn limits(value: Value, path: &str, res: &mut Resources, spec: &mut ServiceSpec,
         let cpus = l.parsed("cpus", report, units::nano_cpus).filter(|v| *v > 0);
         let memory = l.parsed("memory", report, units::bytes).filter(|v| *v > 0);
         let pids = l.int("pids", report);
-        // Compose refuses two numbers of processes and takes deploy's where CPUs or memory differ.
-        if pids.is_some() && res.pids.is_some() && pids != res.pids {
-            report.error(&l.at("pids"), "differs from the limit given beside deploy", "keep one of them");
-        }
-        for (key, old, differ) in [
-            ("cpus", "cpus", cpus.is_some() && res.nano_cpus.is_some() && cpus != res.nano_cpus),
-            ("memory", "mem_limit", memory.is_some() && res.memory.is_some() && memory != res.memory),
-        ] {
-            if differ {
-                report.note(&l.at(key), format!("this limit is used; the other one, `{old}`, has no effect"));
-            }
-        }
         res.nano_cpus = cpus.or(res.nano_cpus);
         res.memory = memory.or(res.memory);
         res.pids = pids.or(res.pids);

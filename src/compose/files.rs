@@ -62,15 +62,38 @@ pub(super) fn rebase_service(service: &mut Map, dir: &str) {
                 }
                 _ => {}
             }),
-            ("build", Value::Map(m)) => rebase_key(m, "context", dir),
-            ("build", value @ Value::String(_)) => rebase(value, dir),
+            ("build", Value::Map(m)) => {
+                context(m.get_mut("context"), dir);
+                if let Some(Value::Map(more)) = m.get_mut("additional_contexts") {
+                    more.values_mut().for_each(|from| context(Some(from), dir));
+                }
+                if let Some(Value::Seq(more)) = m.get_mut("additional_contexts") {
+                    for entry in more {
+                        if let Some((name, from)) = entry.scalar().as_deref().and_then(|t| t.split_once('=')) {
+                            let mut moved = Value::String(from.to_owned());
+                            context(Some(&mut moved), dir);
+                            *entry = Value::String(format!("{name}={}", moved.scalar().unwrap_or_default()));
+                        }
+                    }
+                }
+            }
+            ("develop", Value::Map(m)) => {
+                if let Some(watch) = m.get_mut("watch") {
+                    each(watch, &|v| {
+                        if let Value::Map(trigger) = v {
+                            rebase_key(trigger, "path", dir);
+                        }
+                    });
+                }
+            }
+            ("build", value @ Value::String(_)) => context(Some(value), dir),
             ("extends", Value::Map(m)) => rebase_key(m, "file", dir),
             _ => {}
         }
     }
 }
 
-/// Moves the relative `file:` of top-level configs and secrets.
+/// Moves the relative `file:` of top-level configs and secrets, and the relative device of a volume that is a bind.
 pub(super) fn rebase_objects(objects: &mut Value, dir: &str) {
     if dir.is_empty() || dir == "." {
         return;
@@ -79,6 +102,11 @@ pub(super) fn rebase_objects(objects: &mut Value, dir: &str) {
         for object in map.values_mut() {
             if let Value::Map(m) = object {
                 rebase_key(m, "file", dir);
+                if let Some(Value::Map(options)) = m.get_mut("driver_opts")
+                    && options.get("o").and_then(Value::scalar).is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")))
+                {
+                    rebase_key(options, "device", dir);
+                }
             }
         }
     }
@@ -88,6 +116,15 @@ fn each(value: &mut Value, act: &dyn Fn(&mut Value)) {
     match value {
         Value::Seq(items) => items.iter_mut().for_each(act),
         one => act(one),
+    }
+}
+
+/// A build context: a directory, unless it is fetched or another service's.
+fn context(value: Option<&mut Value>, dir: &str) {
+    if let Some(value) = value
+        && value.scalar().is_some_and(|text| !remote(&text) && !text.starts_with("service:"))
+    {
+        rebase(value, dir);
     }
 }
 

@@ -4,7 +4,7 @@ use super::reader::{Reader, scalar, strings};
 use super::value::Value;
 use super::{Report, at, units};
 use crate::model::spec::{DeviceSpec, Logging, ServiceSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Plain keys about the process and its isolation.
 pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Report) {
@@ -48,9 +48,9 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
     s.sysctls = r.text_map("sysctls", report);
     s.storage_opt = r.text_map("storage_opt", report);
     s.shm_size = r.parsed("shm_size", report, units::bytes);
-    s.stop_grace_period_ms = r.parsed("stop_grace_period", report, units::duration_ms);
-    s.devices = devices(r, report);
-    s.ulimits = ulimits(r, report);
+    s.stop_grace_period_ms = r.duration("stop_grace_period", report);
+    s.devices = devices(r, &mut s.written.bare_devices, report);
+    s.ulimits = ulimits(r, &mut s.written.single_ulimits, report);
     s.extra_hosts = extra_hosts(r, report);
     s.logging = r.take("logging").map(|v| {
         let mut l = Reader::new(v, &r.at("logging"), report);
@@ -60,7 +60,7 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
     });
 }
 
-fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
+fn devices(r: &mut Reader, bare: &mut BTreeSet<String>, report: &mut Report) -> Vec<DeviceSpec> {
     let path = r.at("devices");
     let Some(value) = r.take("devices") else { return Vec::new() };
     let items = if let Value::Seq(items) = value { items } else { vec![value] };
@@ -71,6 +71,9 @@ fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
             let mut d = Reader::new(item, &path, report);
             let found = (d.string("source", report).unwrap_or_default(), d.string("target", report), d.string("permissions", report));
             d.finish(report);
+            if found.2.is_none() {
+                bare.insert(found.1.clone().unwrap_or_else(|| found.0.clone()));
+            }
             found
         } else {
             let text = scalar(&item, &path, report).unwrap_or_default();
@@ -90,7 +93,7 @@ fn devices(r: &mut Reader, report: &mut Report) -> Vec<DeviceSpec> {
     out
 }
 
-fn ulimits(r: &mut Reader, report: &mut Report) -> BTreeMap<String, (i64, i64)> {
+fn ulimits(r: &mut Reader, single: &mut BTreeSet<String>, report: &mut Report) -> BTreeMap<String, (i64, i64)> {
     let path = r.at("ulimits");
     let mut out = BTreeMap::new();
     let map = match r.take("ulimits") {
@@ -109,6 +112,7 @@ fn ulimits(r: &mut Reader, report: &mut Report) -> BTreeMap<String, (i64, i64)> 
             u.finish(report);
             found.0.zip(found.1)
         } else {
+            single.insert(name.clone());
             value.scalar().and_then(|t| t.trim().parse::<i64>().ok()).map(|n| (n, n))
         };
         match limits {
@@ -121,25 +125,34 @@ fn ulimits(r: &mut Reader, report: &mut Report) -> BTreeMap<String, (i64, i64)> 
     out
 }
 
-/// `host:address` entries; `host=address` and the mapping form are turned into it.
+/// `host:address` entries; `host=address`, several addresses behind commas and the mapping form are turned into it.
 fn extra_hosts(r: &mut Reader, report: &mut Report) -> Vec<String> {
     let path = r.at("extra_hosts");
+    let bare = |ip: &str| ip.strip_prefix('[').and_then(|i| i.strip_suffix(']')).filter(|i| !i.is_empty()).unwrap_or(ip).to_owned();
+    let mut out = Vec::new();
+    let mut add = |host: &str, address: &str, path: &str, report: &mut Report| {
+        if host.is_empty() || host.contains([':', '=']) {
+            report.error(path, format!("{host:?} is no host name"), "write \"host=address\"");
+        }
+        out.push(format!("{host}:{}", bare(address)));
+    };
     match r.take("extra_hosts") {
-        None => Vec::new(),
+        None => {}
         Some(Value::Map(map)) => {
-            let mut out = Vec::new();
             for (host, value) in map {
-                let addresses = strings(value, &at(&path, &host), report);
-                out.extend(addresses.into_iter().map(|a| format!("{host}:{a}")));
+                let path = at(&path, &host);
+                strings(value, &path, report).iter().for_each(|address| add(&host, address, &path, report));
             }
-            out
         }
         Some(list) => {
-            let entries = strings(list, &path, report);
-            for (index, entry) in entries.iter().enumerate().filter(|(_, e)| !e.contains([':', '='])) {
-                report.error(&format!("{path}[{index}]"), format!("{entry:?} has no address"), "write \"host:address\"");
+            for (index, entry) in strings(list, &path, report).iter().enumerate() {
+                let path = format!("{path}[{index}]");
+                match entry.split_once('=').or_else(|| entry.split_once(':')) {
+                    Some((host, addresses)) => addresses.split(',').for_each(|address| add(host, address, &path, report)),
+                    None => report.error(&path, format!("{entry:?} has no address"), "write \"host=address\""),
+                }
             }
-            entries.into_iter().map(|e| if e.contains('=') { e.replacen('=', ":", 1) } else { e }).collect()
         }
     }
+    out
 }

@@ -2,7 +2,7 @@
 //! Sees only what the caller's lookup gives, never the process environment.
 
 use super::value::{Map, Value};
-use super::{Report, at};
+use super::{Report, at, cast};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,81 +113,93 @@ fn braced(body: &str, whole: &str, lookup: Lookup<'_>, unset: &mut Vec<String>, 
     let usable = value.filter(|v| !(empty_counts && v.is_empty()));
     let mut operator = operator_and_word.chars();
     let kind = operator.next();
-    let word = operator.as_str();
+    // Compose looks for the closing brace on the same line only.
+    if operator.as_str().contains('\n') {
+        return Err(invalid(whole));
+    }
+    // The word is expanded whether it is used or not, so that what is wrong in it is wrong always.
+    let word = expand(operator.as_str(), lookup, unset, depth + 1)?;
     match (kind, usable) {
         (Some('-' | '?'), Some(value)) => Ok(value),
-        (Some('-'), None) | (Some('+'), Some(_)) => expand(word, lookup, unset, depth + 1),
+        (Some('-'), None) | (Some('+'), Some(_)) => Ok(word),
         (Some('+'), None) => Ok(String::new()),
         (Some('?'), None) => {
-            let reason = expand(word, lookup, unset, depth + 1)?;
-            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let reason = if word.is_empty() { String::new() } else { format!(": {word}") };
             Err(format!("required variable {name} is missing a value{reason}"))
         }
         _ => Err(invalid(whole)),
     }
 }
 
-/// Interpolates every text of a tree; problems and unset variables go to the report with their path.
-pub(super) fn tree(value: Value, path: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Value {
+/// Interpolates every text of a tree; problems and unset variables go to the report with their path. Texts at places that have a type are cast
+/// to it; `segments` are the keys down to here, `[]` for an entry of a list.
+pub(super) fn tree(
+    value: Value,
+    path: &str,
+    segments: &mut Vec<String>,
+    variables: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Value {
     match value {
-        Value::String(s) => {
-            let mut unset = Vec::new();
-            let seen = RefCell::new(BTreeSet::new());
-            let look = |name: &str| {
-                seen.borrow_mut().insert(name.to_owned());
-                variables.get(name).cloned()
-            };
-            let result = text(&s, &look, &mut unset);
-            let seen = seen.into_inner();
-            if let (Ok(done), true) = (&result, seen.iter().any(|name| variables.get(name).is_some_and(|v| !v.is_empty()))) {
-                // The same text with declared variables as nothing: what remains was written by the author of the file.
-                let bare = text(
-                    &s,
-                    &|name| variables.get(name).map(|v| if v.is_empty() { String::new() } else { BLANK.to_owned() }),
-                    &mut Vec::new(),
-                );
-                report.substituted.insert(done.clone(), bare.unwrap_or_default().replace(BLANK, ""));
-            }
-            for name in seen {
-                report.references.entry(name).or_insert_with(|| path.to_owned());
-            }
-            for name in unset {
-                report.note(path, format!("variable {name} is not set; an empty text is used"));
-            }
-            match result {
-                Ok(done) if report.spend(done.len()) => Value::String(done),
-                Ok(_) => {
-                    report.broken(
-                        path,
-                        Some("yaml.bomb"),
-                        "the file is too large after interpolation",
-                        "shorten the variables that are repeated",
-                    );
-                    Value::Null
-                }
-                Err(message) => {
-                    let hint = if message.starts_with("required") {
-                        "declare the variable in `variables`, `.env` or an environment file"
-                    } else {
-                        ""
-                    };
-                    report.error(path, message, hint);
-                    Value::Null
-                }
-            }
-        }
+        Value::String(s) => match one(&s, path, variables, report) {
+            Some(done) => cast::text(done, segments).unwrap_or_else(|message| {
+                report.error(path, message, "");
+                Value::Null
+            }),
+            None => Value::Null,
+        },
         Value::Seq(items) => {
-            Value::Seq(items.into_iter().enumerate().map(|(i, v)| tree(v, &format!("{path}[{i}]"), variables, report)).collect())
+            segments.push("[]".into());
+            let items = items.into_iter().enumerate().map(|(i, v)| tree(v, &format!("{path}[{i}]"), segments, variables, report)).collect();
+            segments.pop();
+            Value::Seq(items)
         }
         Value::Map(map) => {
-            let inner = |(k, v): (String, Value)| {
-                let below = at(path, &k);
-                let v = tree(v, &below, variables, report);
-                (k, v)
+            let mut inner = |(k, v): (String, Value)| {
+                segments.push(k);
+                let below = at(path, segments.last().map_or("", String::as_str));
+                let v = tree(v, &below, segments, variables, report);
+                (segments.pop().unwrap_or_default(), v)
             };
-            Value::Map(map.into_iter().map(inner).collect::<Map>())
+            Value::Map(map.into_iter().map(&mut inner).collect::<Map>())
         }
-        Value::Tagged(tag, inner) => Value::Tagged(tag, Box::new(tree(*inner, path, variables, report))),
+        Value::Tagged(tag, inner) => Value::Tagged(tag, Box::new(tree(*inner, path, segments, variables, report))),
         other @ (Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_)) => other,
+    }
+}
+
+fn one(s: &str, path: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Option<String> {
+    let mut unset = Vec::new();
+    let seen = RefCell::new(BTreeSet::new());
+    let look = |name: &str| {
+        seen.borrow_mut().insert(name.to_owned());
+        variables.get(name).cloned()
+    };
+    let result = text(s, &look, &mut unset);
+    let seen = seen.into_inner();
+    if let (Ok(done), true) = (&result, seen.iter().any(|name| variables.get(name).is_some_and(|v| !v.is_empty()))) {
+        // The same text with declared variables as nothing: what remains was written by the author of the file.
+        let bare =
+            text(s, &|name| variables.get(name).map(|v| if v.is_empty() { String::new() } else { BLANK.to_owned() }), &mut Vec::new());
+        report.substituted.insert(done.clone(), bare.unwrap_or_default().replace(BLANK, ""));
+    }
+    for name in seen {
+        report.references.entry(name).or_insert_with(|| path.to_owned());
+    }
+    for name in unset {
+        report.note(path, format!("variable {name} is not set; an empty text is used"));
+    }
+    match result {
+        Ok(done) if report.spend(done.len()) => Some(done),
+        Ok(_) => {
+            report.broken(path, Some("yaml.bomb"), "the file is too large after interpolation", "shorten the variables that are repeated");
+            None
+        }
+        Err(message) => {
+            let hint =
+                if message.starts_with("required") { "declare the variable in `variables`, `.env` or an environment file" } else { "" };
+            report.error(path, message, hint);
+            None
+        }
     }
 }

@@ -1,166 +1,227 @@
-//! Compose's merge rules, for override files, `extends` and `include`: mappings merge by key, lists append, a few keys replace, and lists
-//! with an identity (ports, volumes, `KEY=value`) keep the later entry. `!reset` removes, `!override` replaces.
+//! Compose's merge rules, for override files and `extends`: mappings merge by key, lists append, a few keys have a rule of their own. Which
+//! entries of a list are the same thing says `unique`. `!reset` and `!override` are taken out before, see [`take_tags`].
 
 use super::value::{Map, Tag, Value};
+use super::{Report, at};
 
-/// Lists that may also be written as mappings; merged as mappings. `=` splits an entry, a bare name stands for nothing.
-const PAIRS: &[&str] = &["environment", "labels", "annotations", "args", "sysctls", "driver_opts", "storage_opt"];
-/// Keys whose later value replaces the earlier one whole.
-const REPLACED: &[&str] = &["command", "entrypoint", "test", "extends"];
+/// The rule of a key that does not merge by its type.
+enum Rule {
+    /// The later value replaces the earlier one.
+    Replace,
+    /// Both become lists of `key=value`, appended.
+    Sequence,
+    /// As `Sequence`; what is there already is not repeated.
+    Hosts,
+    Build,
+    DependsOn,
+    Networks,
+    Logging,
+    IpamConfig,
+    ByType,
+}
 
-/// Merges `over` onto `base`; `path` is the list of keys down to here.
-pub(super) fn merge(base: Value, over: Value, path: &mut Vec<String>) -> Value {
-    let key = path.last().map_or("", String::as_str);
-    let in_service = path.len() == 3 && path[0] == "services";
-    let (base, over) = match (base, over) {
-        (_, Value::Tagged(Tag::Reset, _)) => return Value::Null,
-        (_, Value::Tagged(Tag::Override, value)) => return *value,
-        // A pair without a value is a value: it hands the variable through.
-        (base, Value::Null) if path.len() >= 2 && !PAIRS.contains(&path[path.len() - 2].as_str()) => return base,
-        (base, Value::Null) if path.len() < 2 => return base,
-        (Value::Null, over) => return over,
-        (base, over) => (base, over),
-    };
-    if REPLACED.contains(&key) {
-        return over;
+fn rule(path: &[String]) -> Rule {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["networks", _, "ipam", "config"] => Rule::IpamConfig,
+        ["networks" | "volumes", _, "labels"] => Rule::Sequence,
+        ["services", _, "command" | "entrypoint"] | ["services", _, "healthcheck", "test"] | ["services", _, "ulimits", _] => Rule::Replace,
+        ["services", _, "build"] => Rule::Build,
+        ["services", _, "build", "args" | "additional_contexts" | "labels"] => Rule::Sequence,
+        ["services", _, "extra_hosts"] | ["services", _, "build", "extra_hosts"] => Rule::Hosts,
+        ["services", _, "depends_on"] => Rule::DependsOn,
+        ["services", _, "networks"] => Rule::Networks,
+        ["services", _, "logging"] => Rule::Logging,
+        ["services", _, "deploy", "labels"] => Rule::Sequence,
+        [
+            "services",
+            _,
+            "annotations" | "dns" | "dns_opt" | "dns_search" | "env_file" | "label_file" | "environment" | "labels" | "sysctls" | "tmpfs",
+        ] => Rule::Sequence,
+        _ => Rule::ByType,
     }
-    if key == "logging" && in_service && driver_differs(&base, &over) {
-        return over;
+}
+
+/// Merges `over` onto `base`; `path` is the list of keys down to here. Two values that cannot be merged are reported.
+pub(super) fn merge(base: Value, over: Value, path: &mut Vec<String>, report: &mut Report) -> Value {
+    match rule(path) {
+        Rule::Replace => over,
+        Rule::Sequence => append(sequence(base), sequence(over)),
+        Rule::Hosts => {
+            let base = sequence(base);
+            let over = sequence(over).into_iter().filter(|v| !base.contains(v)).collect();
+            append(base, over)
+        }
+        Rule::Build => mappings(context(base), context(over), path, report),
+        Rule::DependsOn => mappings(named(base, true), named(over, true), path, report),
+        Rule::Networks => mappings(named(base, false), named(over, false), path, report),
+        Rule::Logging => match (base, over) {
+            (Value::Map(base), Value::Map(over)) if !drivers_differ(&base, &over) => mappings(base, over, path, report),
+            (_, over) => over,
+        },
+        Rule::IpamConfig => match (base, over) {
+            (Value::Seq(base), Value::Seq(over)) => pools(base, over, path, report),
+            (_, over) => over,
+        },
+        Rule::ByType => match (base, over) {
+            (base, Value::Null) => base,
+            (Value::Map(base), Value::Map(over)) => mappings(base, over, path, report),
+            (Value::Seq(base), Value::Seq(over)) => append(base, over),
+            (base @ (Value::Map(_) | Value::Seq(_)), over) => {
+                let path = path.iter().fold(String::new(), |all, key| at(&all, key));
+                report.error(&path, format!("{} cannot be merged with {}", base.kind(), over.kind()), "write both in the same form");
+                base
+            }
+            (_, over) => over,
+        },
     }
-    let (base, over) = if PAIRS.contains(&key) {
-        (pairs_to_map(base), pairs_to_map(over))
-    } else if in_service && matches!(key, "networks" | "depends_on") {
-        (names_to_map(base, key), names_to_map(over, key))
-    } else if in_service && key == "build" {
-        (text_to_map(base, "context"), text_to_map(over, "context"))
-    } else if in_service && key == "extra_hosts" {
-        (map_to_pairs(base), map_to_pairs(over))
-    } else if in_service && matches!(key, "env_file" | "dns" | "dns_search" | "tmpfs") {
-        (to_list(base), to_list(over))
-    } else {
-        (base, over)
-    };
-    match (base, over) {
-        (Value::Map(mut base), Value::Map(over)) => {
-            for (key, value) in over {
+}
+
+fn append(mut base: Vec<Value>, over: Vec<Value>) -> Value {
+    base.extend(over);
+    Value::Seq(base)
+}
+
+fn mappings(mut base: Map, over: Map, path: &mut Vec<String>, report: &mut Report) -> Value {
+    for (key, value) in over {
+        let merged = match base.remove(&key) {
+            Some(old) if !key.starts_with("x-") => {
                 path.push(key.clone());
-                match (base.remove(&key), value) {
-                    (_, Value::Tagged(Tag::Reset, _)) => {}
-                    (Some(old), value) => {
-                        base.insert(key, merge(old, value, path));
-                    }
-                    (None, value) => {
-                        base.insert(key, settle(value));
-                    }
-                }
+                let merged = merge(old, value, path, report);
                 path.pop();
+                merged
             }
-            Value::Map(base)
-        }
-        (Value::Seq(mut base), Value::Seq(over)) => {
-            for item in over {
-                if base.contains(&item) {
-                    continue;
-                }
-                let id = identity(key, &item);
-                match base.iter_mut().find(|old| id.is_some() && identity(key, old) == id) {
-                    // Long-form mounts merge by key in compose; the later entry says all that matters to us.
-                    Some(old) => *old = item,
-                    None => base.push(item),
-                }
-            }
-            Value::Seq(base)
-        }
-        (_, over) => over,
+            _ => value,
+        };
+        base.insert(key, merged);
     }
+    Value::Map(base)
 }
 
-/// Removes tags where there is nothing to merge with.
-pub(super) fn settle(value: Value) -> Value {
+/// A list of `key=value` of a mapping, sorted; a list stays.
+fn sequence(value: Value) -> Vec<Value> {
     match value {
-        Value::Tagged(Tag::Reset, _) => Value::Null,
-        Value::Tagged(Tag::Override, inner) => settle(*inner),
-        Value::Seq(items) => Value::Seq(items.into_iter().filter(|v| !matches!(v, Value::Tagged(Tag::Reset, _))).map(settle).collect()),
+        Value::Seq(items) => items,
         Value::Map(map) => {
-            Value::Map(map.into_iter().filter(|(_, v)| !matches!(v, Value::Tagged(Tag::Reset, _))).map(|(k, v)| (k, settle(v))).collect())
+            let mut out: Vec<String> = Vec::new();
+            for (key, value) in map {
+                match value {
+                    Value::Null => out.push(key),
+                    Value::Seq(many) => out.extend(many.iter().filter_map(Value::scalar).map(|v| format!("{key}={v}"))),
+                    one => out.push(format!("{key}={}", one.scalar().unwrap_or_default())),
+                }
+            }
+            out.sort();
+            out.into_iter().map(Value::String).collect()
         }
-        plain => plain,
+        Value::Null => Vec::new(),
+        one => vec![one],
     }
 }
 
-/// What makes two entries of a list the same thing.
-fn identity(key: &str, item: &Value) -> Option<String> {
-    let field = |name: &str| match item {
-        Value::Map(map) => map.get(name).and_then(Value::scalar),
+fn context(value: Value) -> Map {
+    match value {
+        Value::Map(map) => map,
+        Value::Null => Map::new(),
+        text => Map::from([("context".to_owned(), text)]),
+    }
+}
+
+/// A mapping of a list of names.
+fn named(value: Value, conditions: bool) -> Map {
+    let inner = || {
+        let condition = ("condition".to_owned(), Value::String("service_started".into()));
+        if conditions { Value::Map(Map::from([condition, ("required".to_owned(), Value::Bool(true))])) } else { Value::Null }
+    };
+    match value {
+        Value::Map(map) => map,
+        Value::Seq(items) => items.iter().filter_map(Value::scalar).map(|name| (name, inner())).collect(),
+        _ => Map::new(),
+    }
+}
+
+fn drivers_differ(base: &Map, over: &Map) -> bool {
+    matches!((base.get("driver"), over.get("driver")), (Some(a), Some(b)) if a != b)
+}
+
+/// Address pools are the same when their subnet is.
+fn pools(base: Vec<Value>, over: Vec<Value>, path: &mut Vec<String>, report: &mut Report) -> Value {
+    let subnet = |v: &Value| match v {
+        Value::Map(m) => m.get("subnet").cloned(),
         _ => None,
     };
-    match key {
-        "volumes" => field("target").or_else(|| {
-            let text = item.scalar()?;
-            let mut parts = text.split(':');
-            let first = parts.next()?.to_owned();
-            Some(parts.next().map_or(first, str::to_owned))
-        }),
-        "secrets" | "configs" => field("target").or_else(|| field("source")).or_else(|| item.scalar()),
-        "devices" => {
-            let text = item.scalar()?;
-            Some(text.split(':').nth(1).unwrap_or(&text).to_owned())
+    let mut out: Vec<Value> = Vec::new();
+    for old in base {
+        for new in &over {
+            if subnet(new) != subnet(&old) && !out.iter().any(|p| subnet(p) == subnet(new)) {
+                out.push(new.clone());
+                continue;
+            }
+            let (Value::Map(old), Value::Map(new)) = (&old, new) else { continue };
+            let merged = mappings(old.clone(), new.clone(), path, report);
+            match out.iter_mut().find(|p| subnet(p) == subnet(&merged)) {
+                Some(same) => *same = merged,
+                None => out.push(merged),
+            }
         }
-        _ => None,
     }
+    Value::Seq(out)
 }
 
-fn driver_differs(base: &Value, over: &Value) -> bool {
-    let driver = |v: &Value| match v {
-        Value::Map(m) => m.get("driver").and_then(Value::scalar),
-        _ => None,
-    };
-    matches!((driver(base), driver(over)), (Some(a), Some(b)) if a != b)
-}
-
-fn pairs_to_map(value: Value) -> Value {
-    let Value::Seq(items) = value else { return value };
-    if items.iter().any(|i| i.scalar().is_none()) {
-        return Value::Seq(items);
-    }
-    let entry = |text: String| match text.split_once('=') {
-        Some((k, v)) => (k.to_owned(), Value::String(v.to_owned())),
-        None => (text, Value::Null),
-    };
-    Value::Map(items.iter().filter_map(Value::scalar).map(entry).collect())
-}
-
-fn names_to_map(value: Value, key: &str) -> Value {
-    let Value::Seq(items) = value else { return value };
-    if items.iter().any(|i| i.scalar().is_none()) {
-        return Value::Seq(items);
-    }
-    let inner = || match key {
-        "depends_on" => Value::Map(Map::from([("condition".to_owned(), Value::String("service_started".into()))])),
-        _ => Value::Null,
-    };
-    Value::Map(items.iter().filter_map(Value::scalar).map(|name| (name, inner())).collect())
-}
-
-fn text_to_map(value: Value, key: &str) -> Value {
+/// Takes the tags out of a parsed file; `paths` are the places whose earlier value goes away before the file is merged.
+pub(super) fn take_tags(value: Value, path: &mut Vec<String>, paths: &mut Vec<Vec<String>>) -> Option<Value> {
     match value {
-        Value::String(_) => Value::Map(Map::from([(key.to_owned(), value)])),
-        other => other,
+        Value::Tagged(tag, inner) => {
+            paths.push(path.clone());
+            match tag {
+                Tag::Reset => None,
+                Tag::Override => Some(plain(*inner)),
+            }
+        }
+        Value::Seq(items) => Some(Value::Seq(
+            items
+                .into_iter()
+                .enumerate()
+                .filter_map(|(index, item)| {
+                    path.push(format!("[{index}]"));
+                    let item = take_tags(item, path, paths);
+                    path.pop();
+                    item
+                })
+                .collect(),
+        )),
+        Value::Map(map) => Some(Value::Map(
+            map.into_iter()
+                .filter_map(|(key, value)| {
+                    path.push(key.clone());
+                    let value = take_tags(value, path, paths);
+                    path.pop();
+                    value.map(|v| (key, v))
+                })
+                .collect(),
+        )),
+        scalar => Some(scalar),
     }
 }
 
-fn map_to_pairs(value: Value) -> Value {
-    let Value::Map(map) = value else { return value };
-    let entry = |(k, v): (String, Value)| match v {
-        Value::Seq(many) => many.iter().filter_map(Value::scalar).map(|v| Value::String(format!("{k}={v}"))).collect(),
-        one => vec![Value::String(format!("{k}={}", one.scalar().unwrap_or_default()))],
-    };
-    Value::Seq(map.into_iter().flat_map(entry).collect())
+/// Tags within a replaced value have nothing to act on.
+fn plain(value: Value) -> Value {
+    take_tags(value, &mut Vec::new(), &mut Vec::new()).unwrap_or(Value::Null)
 }
 
-fn to_list(value: Value) -> Value {
-    match value {
-        list @ (Value::Seq(_) | Value::Null) => list,
-        one => Value::Seq(vec![one]),
+/// Removes the places from what earlier files said.
+pub(super) fn clear(tree: &mut Map, paths: &[Vec<String>]) {
+    for path in paths {
+        let Some((last, way)) = path.split_last() else { continue };
+        let mut here = Some(&mut *tree);
+        for key in way {
+            here = match here.and_then(|m| m.get_mut(key)) {
+                Some(Value::Map(inner)) => Some(inner),
+                _ => None,
+            };
+        }
+        if let Some(map) = here {
+            map.remove(last);
+        }
     }
 }

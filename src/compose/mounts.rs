@@ -5,6 +5,7 @@ use super::reader::{Reader, scalar, strings};
 use super::units;
 use super::value::Value;
 use super::{LoadInput, Report};
+use crate::model::spec::written::MountSections;
 use crate::model::spec::{FileMount, MountKind, MountSpec};
 
 const HINT: &str = "write \"name:/path\", \"./dir:/path:ro\" or the long form {type: bind, source: ./dir, target: /path}";
@@ -30,13 +31,13 @@ fn empty(kind: MountKind, target: &str, path: &str) -> MountSpec {
 /// An absolute host path, or a reported reason why there is none.
 pub(super) fn host_path(source: &str, input: &LoadInput<'_>, path: &str, report: &mut Report) -> Option<String> {
     if source.starts_with('~') {
-        report.broken(
+        report.later(
             path,
             Some("bind.outside"),
             format!("{source:?} means a home directory, and the supervisor has none of yours"),
             "write the absolute path",
         );
-        return None;
+        return Some(source.to_owned());
     }
     if source.starts_with('/') {
         return Some(join("", source));
@@ -52,30 +53,52 @@ pub(super) fn host_path(source: &str, input: &LoadInput<'_>, path: &str, report:
     Some(join(input.project_dir, source))
 }
 
+/// The path inside that a short mount names, for telling which mounts are the same.
+pub(super) fn short_target(text: &str) -> &str {
+    let mut parts = text.splitn(3, ':');
+    let first = parts.next().unwrap_or_default();
+    parts.next().unwrap_or(first)
+}
+
 /// The mounts of a service's `volumes`.
-pub(super) fn volumes(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Vec<MountSpec> {
+pub(super) fn volumes(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Vec<(MountSpec, MountSections)> {
     let Value::Seq(items) = value else {
         report.error(path, format!("a list is needed, found {}", value.kind()), HINT);
         return Vec::new();
     };
-    let mut out = Vec::new();
+    let mut out: Vec<(MountSpec, MountSections)> = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
         let path = format!("{path}[{index}]");
         let mount = match item {
             Value::Map(_) => long(item, &path, input, report),
             other => scalar(&other, &path, report).and_then(|text| short(&text, &path, input, report)),
         };
-        if let Some(mount) = mount {
-            if !mount.target.starts_with('/') {
-                report.error(&path, format!("the path inside, {:?}, is not absolute", mount.target), HINT);
+        if let Some(mut mount) = mount {
+            mount.0.target = clean(&mount.0.target);
+            if !mount.0.target.starts_with('/') {
+                report.later(&path, Some(super::INVALID), format!("the path inside, {:?}, is not absolute", mount.0.target), HINT);
             }
-            out.push(mount);
+            // `/a` and `/a/` are one place.
+            match out.iter_mut().find(|(m, _)| m.target == mount.0.target) {
+                Some(same) => *same = mount,
+                None => out.push(mount),
+            }
         }
     }
     out
 }
 
-fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<MountSpec> {
+/// An absolute path as written, where that is not how it is resolved.
+fn respelled(written: &str, resolved: &str) -> Option<String> {
+    Some(written).filter(|w| w.starts_with('/') && *w != resolved).map(str::to_owned)
+}
+
+/// A path without `.`, `..`, double and closing slashes.
+fn clean(path: &str) -> String {
+    if path.is_empty() { String::new() } else { join("", path) }
+}
+
+fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<(MountSpec, MountSections)> {
     let parts: Vec<&str> = text.split(':').collect();
     if parts.iter().any(|p| p.is_empty()) || parts.len() > 3 {
         let why = if parts.len() > 3 { "has too many colons" } else { "has an empty section between colons; is a variable unset?" };
@@ -83,12 +106,19 @@ fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> 
         return None;
     }
     let (source, target) = match parts.as_slice() {
-        [target] => return Some(empty(MountKind::Volume, target, path)),
+        [target] => {
+            // Compose leaves the options of a very short text out.
+            let sections = MountSections { volume: text.len() > 2, ..MountSections::default() };
+            return Some((empty(MountKind::Volume, target, path), sections));
+        }
         [source, target, ..] => (*source, *target),
         [] => return None,
     };
-    let mut mount = if source.starts_with(['.', '/', '~']) {
+    let bind = source.starts_with(['.', '/', '~']);
+    let mut sections = MountSections { bind, volume: !bind, ..MountSections::default() };
+    let mut mount = if bind {
         let host = host_path(source, input, path, report)?;
+        sections.source = respelled(source, &host);
         MountSpec { source: Some(host), create_host_path: true, ..empty(MountKind::Bind, target, path) }
     } else {
         MountSpec { source: Some(source.to_owned()), ..empty(MountKind::Volume, target, path) }
@@ -97,16 +127,25 @@ fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> 
         match option {
             "ro" => mount.read_only = true,
             "" | "rw" | "cached" | "delegated" | "consistent" => {}
-            "nocopy" => mount.nocopy = true,
-            "z" | "Z" => mount.selinux = Some(option.to_owned()),
-            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => mount.propagation = Some(option.to_owned()),
+            "nocopy" => {
+                mount.nocopy = true;
+                sections.volume = true;
+            }
+            "z" | "Z" => {
+                mount.selinux = Some(option.to_owned());
+                sections.bind = true;
+            }
+            "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" => {
+                mount.propagation = Some(option.to_owned());
+                sections.bind = true;
+            }
             other => report.note(path, format!("mount option {other:?} has no effect")),
         }
     }
-    Some(mount)
+    Some((mount, sections))
 }
 
-fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<MountSpec> {
+fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) -> Option<(MountSpec, MountSections)> {
     let mut r = Reader::new(value, path, report);
     let kind = r.string("type", report);
     let source = r.string("source", report).filter(|s| !s.is_empty());
@@ -129,8 +168,9 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
     };
     let mut mount = empty(kind, &target, path);
     mount.read_only = r.boolean("read_only", report).unwrap_or(false);
-    r.raw("consistency");
+    let mut sections = MountSections { consistency: r.string("consistency", report).filter(|c| !c.is_empty()), ..MountSections::default() };
     if let Some(bind) = r.take("bind") {
+        sections.bind = true;
         let mut b = Reader::new(bind, &r.at("bind"), report);
         mount.propagation = b.string("propagation", report);
         mount.selinux = b.string("selinux", report);
@@ -138,10 +178,12 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
         mount.create_host_path = b.boolean("create_host_path", report).unwrap_or(false);
         if let Some(recursive) = b.string("recursive", report) {
             report.note(&b.at("recursive"), format!("recursive: {recursive} has no effect"));
+            sections.recursive = Some(recursive);
         }
         b.finish(report);
     }
     if let Some(volume) = r.take("volume") {
+        sections.volume = true;
         let mut v = Reader::new(volume, &r.at("volume"), report);
         mount.nocopy = v.boolean("nocopy", report).unwrap_or(false);
         mount.subpath = v.string("subpath", report);
@@ -151,19 +193,32 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
         v.finish(report);
     }
     if let Some(tmpfs) = r.take("tmpfs") {
+        sections.tmpfs = true;
         let mut t = Reader::new(tmpfs, &r.at("tmpfs"), report);
         mount.tmpfs_size = t.parsed("size", report, units::bytes);
-        mount.tmpfs_mode = t.take("mode").and_then(|v| mode(&v, &t.at("mode"), report));
+        // Unlike that of a secret, this mode is a number in Compose.
+        mount.tmpfs_mode = t.take("mode").and_then(|v| match v {
+            Value::String(text) => {
+                report.error(&t.at("mode"), format!("the mode {text:?} is text"), "write the mode without quotes, e.g. 0700");
+                None
+            }
+            number => mode(&number, &t.at("mode"), report),
+        });
         t.finish(report);
     }
     if let Some(image) = r.take("image") {
+        sections.image = true;
         let mut i = Reader::new(image, &r.at("image"), report);
         mount.subpath = i.string("subpath", report);
         i.finish(report);
     }
     r.finish(report);
     mount.source = match (kind, source) {
-        (MountKind::Bind, Some(s)) => Some(host_path(&s, input, path, report)?),
+        (MountKind::Bind, Some(s)) => {
+            let host = host_path(&s, input, path, report)?;
+            sections.source = respelled(&s, &host);
+            Some(host)
+        }
         (MountKind::Bind, None) => {
             report.error(path, "a bind mount needs a source", HINT);
             None
@@ -173,7 +228,7 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
     if target.is_empty() {
         report.error(path, "the mount has no target", HINT);
     }
-    Some(mount)
+    Some((mount, sections))
 }
 
 /// File mode bits. `0o440` arrives as a number, `0440` and "0440" as text; a plain number is decimal, as YAML has read octal literals already.
@@ -207,11 +262,12 @@ pub(super) fn tmpfs(value: Value, path: &str, report: &mut Report) -> Vec<MountS
                 }
             };
             if let Some(message) = problem {
-                report.error(&path, message, "");
+                report.later(&path, Some(super::INVALID), message, "");
             }
         }
         if !target.starts_with('/') {
-            report.error(&path, format!("the path inside, {target:?}, is not absolute"), "write \"/path\" or \"/path:size=64m\"");
+            let hint = "write \"/path\" or \"/path:size=64m\"";
+            report.later(&path, Some(super::INVALID), format!("the path inside, {target:?}, is not absolute"), hint);
         }
         out.push(mount);
     }
@@ -236,11 +292,12 @@ pub(super) fn file_mounts(value: Value, path: &str, root: &str, report: &mut Rep
             let (uid, gid) = (r.string("uid", report), r.string("gid", report));
             let mode = r.take("mode").and_then(|v| mode(&v, &r.at("mode"), report));
             r.finish(report);
+            let written_target = target.clone();
             let target = absolute(target.as_deref().unwrap_or(&source));
-            out.push(FileMount { source, target, uid, gid, mode });
+            out.push(FileMount { source, target, written_target, uid, gid, mode });
         } else if let Some(source) = scalar(&item, &path, report) {
             let target = absolute(&source);
-            out.push(FileMount { source, target, uid: None, gid: None, mode: None });
+            out.push(FileMount { source, target, written_target: None, uid: None, gid: None, mode: None });
         }
     }
     out

@@ -15,7 +15,7 @@ const MAX_CONTENT: usize = 512 << 10;
 fn entries(value: Option<Value>, path: &str, report: &mut Report) -> Vec<(String, Value)> {
     match value {
         None | Some(Value::Null) => Vec::new(),
-        Some(Value::Map(map)) => map.into_iter().filter(|(k, _)| !k.starts_with("x-")).collect(),
+        Some(Value::Map(map)) => map.into_iter().collect(),
         Some(other) => {
             report.error(path, format!("a mapping is needed, found {}", other.kind()), "");
             Vec::new()
@@ -34,7 +34,7 @@ fn identity(r: &mut Reader, key: &str, input: &LoadInput<'_>, report: &mut Repor
     let default = if external { key.to_owned() } else { format!("{}_{key}", input.name) };
     let name = named.or(legacy).unwrap_or(default);
     if let Err(e) = EngineName::new(name.clone()) {
-        report.error(&r.path, e.to_string(), "choose another name");
+        report.later(&r.path, Some(super::INVALID), e.to_string(), "choose another name");
     }
     (name, external)
 }
@@ -50,8 +50,10 @@ pub(super) fn networks(value: Option<Value>, input: &LoadInput<'_>, report: &mut
         spec.driver_opts = r.text_map("driver_opts", report);
         spec.internal = r.boolean("internal", report).unwrap_or(false);
         spec.attachable = r.boolean("attachable", report).unwrap_or(false);
-        spec.enable_ipv6 = r.boolean("enable_ipv6", report).unwrap_or(false);
-        if r.boolean("enable_ipv4", report) == Some(false) {
+        spec.written_ipv6 = r.boolean("enable_ipv6", report);
+        spec.enable_ipv6 = spec.written_ipv6 == Some(true);
+        spec.written_ipv4 = r.boolean("enable_ipv4", report);
+        if spec.written_ipv4 == Some(false) {
             report.note(&r.at("enable_ipv4"), "a network without IPv4 has no effect here; IPv4 stays on");
         }
         spec.labels = r.text_map("labels", report);
@@ -95,6 +97,11 @@ pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut 
     for (key, value) in entries(value, "volumes", report) {
         let mut r = Reader::new(value, &at("volumes", &key), report);
         let (name, external) = identity(&mut r, &key, input, report);
+        let beside = ["driver", "driver_opts", "labels"].into_iter().find(|k| external && r.has(k));
+        if let Some(beside) = beside {
+            let message = format!("`external` and `{beside}` exclude each other");
+            report.error(&r.path, message, "remove it: an external volume is made elsewhere");
+        }
         let mut spec = VolumeSpec {
             name,
             external,
@@ -125,14 +132,20 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
         let file = r.string("file", report).filter(|f| !f.is_empty());
         let mut content = r.string("content", report);
         let environment = r.string("environment", report).filter(|e| !e.is_empty());
-        let driver = r.string("driver", report).or_else(|| r.string("template_driver", report));
-        r.raw("template_driver");
-        if !r.text_map("driver_opts", report).is_empty() {
+        let external_given = r.has("external") || external;
+        let own_driver = r.string("driver", report).filter(|d| !d.is_empty());
+        let template_driver = r.string("template_driver", report).filter(|d| !d.is_empty());
+        if template_driver.is_some() {
+            report.note(&r.at("template_driver"), "has no effect: contents are delivered as they are");
+        }
+        let driver = own_driver.clone().or_else(|| template_driver.clone());
+        let driver_opts = r.text_map("driver_opts", report);
+        if !driver_opts.is_empty() {
             report.note(&r.at("driver_opts"), "driver_opts have no effect: contents are delivered as files");
         }
         r.finish(report);
         let sources = usize::from(file.is_some()) + usize::from(content.is_some()) + usize::from(environment.is_some());
-        if !external && driver.is_none() && sources != 1 {
+        if sources > 1 || (sources == 0 && own_driver.is_none() && !external_given) || (sources == 0 && kind == "secrets" && !external) {
             let found = if sources == 0 { "has no source" } else { "has more than one source" };
             report.error(&path, format!("{key:?} {found}"), "give one of file, content, environment, or external: true");
         }
@@ -144,9 +157,13 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
             }
         }
         if content.as_ref().is_some_and(|c| c.len() > MAX_CONTENT) {
-            report.error(&path, format!("the content is longer than {MAX_CONTENT} bytes"), "mount a file or a volume instead");
+            let hint = "mount a file or a volume instead";
+            report.later(&path, Some(super::INVALID), format!("the content is longer than {MAX_CONTENT} bytes"), hint);
         }
-        out.insert(key, FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver });
+        out.insert(
+            key,
+            FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver, driver_opts, template_driver },
+        );
     }
     out
 }
@@ -154,24 +171,24 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
 /// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery.
 fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option<String>, report: &mut Report) -> Option<String> {
     if file.starts_with('~') {
-        report.broken(
+        report.later(
             path,
             Some("path.traversal"),
             format!("{file:?} means a home directory, and the supervisor has none of yours"),
             "write the path relative to the project",
         );
-        return None;
+        return Some(file.to_owned());
     }
     let relative = join("", file);
     match input.files.read(&relative) {
         Ok(Some(text)) => *content = Some(text),
         Ok(None) => report.note(path, format!("file {file} does not exist, so it cannot be delivered")),
         Err(why) => {
-            report.broken(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory")
+            report.later(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory");
         }
     }
-    if relative.starts_with('/') {
-        Some(relative)
+    if file.starts_with('/') {
+        Some(file.to_owned())
     } else if input.project_dir.is_empty() {
         None
     } else {

@@ -38,10 +38,18 @@ pub(super) fn read(value: Value, path: &str, report: &mut Report) -> Vec<PortSpe
         }
         out.extend(more);
     }
-    // Overrides repeat what the base says: an identical publication is one.
-    let mut seen = std::collections::BTreeSet::new();
-    out.retain(|p| seen.insert((p.target, p.published.clone(), p.host_ip.clone(), p.protocol.clone())));
-    out
+    // Overrides repeat what the base says: an identical publication is one, and the later one counts.
+    let mut places = std::collections::BTreeMap::new();
+    let mut unique: Vec<PortSpec> = Vec::with_capacity(out.len());
+    for port in out {
+        let host = port.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into());
+        let place = *places.entry((host, port.published.clone(), port.target, port.protocol.clone())).or_insert(unique.len());
+        match unique.get_mut(place) {
+            Some(same) => *same = port,
+            None => unique.push(port),
+        }
+    }
+    unique
 }
 
 /// One port or an ascending range.
@@ -56,7 +64,7 @@ pub(super) fn range(text: &str) -> Result<(u16, u16), String> {
 
 fn short(text: &str, path: &str) -> Result<Vec<PortSpec>, String> {
     let (body, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
+    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_ascii_lowercase() };
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("{protocol:?} is no protocol; there are tcp, udp and sctp"));
     }
@@ -88,17 +96,24 @@ fn short(text: &str, path: &str) -> Result<Vec<PortSpec>, String> {
         host_ip: host_ip.clone(),
         protocol: protocol.clone(),
         mode: "ingress".into(),
+        name: None,
+        app_protocol: None,
         path: path.into(),
+    };
+    // Compose sorts the ports of one entry as text: 10 before 9.
+    let in_order = |mut ports: Vec<PortSpec>| {
+        ports.sort_by_key(|p| p.target.to_string());
+        ports
     };
     if from == 0 {
         return Err("a container port is 1 to 65535".into());
     }
     if published.is_empty() {
-        return Ok((from..=to).map(|t| port(t, None)).collect());
+        return Ok(in_order((from..=to).map(|t| port(t, None)).collect()));
     }
     let (first, last) = range(published)?;
     if last - first == to - from {
-        return Ok((from..=to).map(|t| port(t, Some((first + (t - from)).to_string()))).collect());
+        return Ok(in_order((from..=to).map(|t| port(t, Some((first + (t - from)).to_string()))).collect()));
     }
     if from == to {
         return Ok(vec![port(from, Some(format!("{first}-{last}")))]);
@@ -111,18 +126,17 @@ fn long(value: Value, path: &str, report: &mut Report) -> Vec<PortSpec> {
     let target = r.parsed("target", report, range);
     let published = r.string("published", report).filter(|p| !p.is_empty());
     let host_ip = r.string("host_ip", report).filter(|p| !p.is_empty());
-    let protocol = r.string("protocol", report).unwrap_or_else(|| "tcp".into()).to_ascii_lowercase();
+    let protocol = r.string("protocol", report).unwrap_or_else(|| "tcp".into());
     let mode = r.string("mode", report).unwrap_or_else(|| "ingress".into());
-    for label in ["name", "app_protocol"] {
-        r.raw(label);
-    }
+    let name = r.string("name", report).filter(|n| !n.is_empty());
+    let app_protocol = r.string("app_protocol", report).filter(|n| !n.is_empty());
     let errors = report.errors.len();
     r.finish(report);
-    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
-        report.error(path, format!("{protocol:?} is no protocol; there are tcp, udp and sctp"), "");
+    if !matches!(protocol.to_ascii_lowercase().as_str(), "tcp" | "udp" | "sctp") {
+        report.later(path, Some(super::INVALID), format!("{protocol:?} is no protocol; there are tcp, udp and sctp"), "");
     }
     if host_ip.as_ref().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_err()) {
-        report.error(path, "host_ip is no IP address", "");
+        report.later(path, Some(super::INVALID), "host_ip is no IP address", "");
     }
     let Some((from, to)) = target else {
         if report.errors.len() == errors {
@@ -134,7 +148,7 @@ fn long(value: Value, path: &str, report: &mut Report) -> Vec<PortSpec> {
         report.error(path, "a container port is 1 to 65535", "");
     }
     if let Some(Err(message)) = published.as_deref().map(range) {
-        report.error(path, message, HINT);
+        report.later(path, Some(super::INVALID), message, HINT);
     }
     let first = published.as_deref().and_then(|p| range(p).ok());
     let published_for = |t: u16| match first {
@@ -148,6 +162,8 @@ fn long(value: Value, path: &str, report: &mut Report) -> Vec<PortSpec> {
             host_ip: host_ip.clone(),
             protocol: protocol.clone(),
             mode: mode.clone(),
+            name: name.clone(),
+            app_protocol: app_protocol.clone(),
             path: path.to_owned(),
         })
         .collect()

@@ -70,11 +70,18 @@ impl Reader {
         }
     }
 
+    /// A duration in milliseconds; an empty text is none.
+    pub(super) fn duration(&mut self, key: &'static str, report: &mut Report) -> Option<u64> {
+        let text = self.string(key, report)?;
+        units::duration_ms(&text).map_err(|message| report.error(&self.at(key), message, "")).ok()
+    }
+
     pub(super) fn int(&mut self, key: &'static str, report: &mut Report) -> Option<i64> {
         self.parsed(key, report, |t| {
+            // Compose cuts the fraction off.
             t.trim()
                 .parse::<i64>()
-                .or_else(|_| t.trim().parse::<f64>().ok().filter(|f| f.fract() == 0.0 && f.abs() < 9e15).map(|f| f as i64).ok_or(()))
+                .or_else(|_| t.trim().parse::<f64>().ok().filter(|f| f.abs() < 9e15).map(|f| f as i64).ok_or(()))
                 .map_err(|()| format!("{t:?} is no whole number"))
         })
     }
@@ -102,6 +109,21 @@ impl Reader {
     pub(super) fn optional_map(&mut self, key: &'static str, report: &mut Report) -> BTreeMap<String, Option<String>> {
         let path = self.at(key);
         self.take(key).map(|v| pairs(v, &path, report)).unwrap_or_default()
+    }
+
+    /// The `x-` keys that nobody asked for.
+    pub(super) fn extensions(&mut self) -> BTreeMap<String, serde_json::Value> {
+        self.map.iter().filter(|(k, _)| k.starts_with("x-")).map(|(k, v)| (k.clone(), v.to_json())).collect()
+    }
+
+    /// Whether a key is there that was not read yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// A copy of a value that is read in two ways.
+    pub(super) fn peek(&self, key: &str) -> Option<Value> {
+        self.map.get(key).filter(|v| **v != Value::Null).cloned()
     }
 
     /// Reports keys that nothing asked for; `x-` keys belong to others.
@@ -150,7 +172,7 @@ pub(super) fn pairs(value: Value, path: &str, report: &mut Report) -> BTreeMap<S
                 if let Some(text) = scalar(item, &path, report) {
                     let (key, value) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v.to_owned())));
                     if key.is_empty() {
-                        report.error(&path, format!("{text:?} has no name before `=`"), "write NAME=value");
+                        report.later(&path, Some(super::INVALID), format!("{text:?} has no name before `=`"), "write NAME=value");
                     }
                     out.insert(key.to_owned(), value);
                 }

@@ -2,8 +2,9 @@
 
 use super::reader::{Reader, strings};
 use super::value::Value;
-use super::{LoadInput, Report, at, deploy, host, mounts, objects, ports, process};
+use super::{LoadInput, Report, at, deploy, host, mounts, objects, ports, process, typed};
 use crate::model::ids::{ImageRef, ServiceName};
+use crate::model::spec::written::{DeviceRequest, Written};
 use crate::model::spec::{Dependency, DependencyCondition, NetworkSpec, ServiceNetwork, ServiceSpec, StackSpec};
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
     let mut r = Reader::new(tree, "", report);
     if let Some(name) = r.string("name", report).filter(|n| n != input.name.as_str() && !n.is_empty()) {
         let hint = format!("remove `name:`, or deploy it as stack {name:?}");
-        report.broken("name", Some("project.name"), format!("the file is for {name:?}, not for stack {:?}", input.name.as_str()), hint);
+        report.later("name", Some("project.name"), format!("the file is for {name:?}, not for stack {:?}", input.name.as_str()), hint);
     }
     r.raw("version");
     if r.take("models").is_some() {
@@ -23,7 +24,7 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
     let mut services = BTreeMap::new();
     match r.take("services") {
         Some(Value::Map(map)) => {
-            for (key, value) in map.into_iter().filter(|(k, _)| !k.starts_with("x-")) {
+            for (key, value) in map {
                 let path = at("services", &key);
                 match ServiceName::new(key) {
                     Ok(name) => {
@@ -35,18 +36,19 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
             }
         }
         Some(other) => report.error("services", format!("a mapping is needed, found {}", other.kind()), "write `name:` lines below it"),
-        None => report.error("", "the file has no services", "add `services:` with at least one service"),
+        None => report.later("services", Some(super::INVALID), "the file has no services", "add `services:` with at least one service"),
     }
     let mut networks = objects::networks(r.take("networks"), input, report);
     let volumes = objects::volumes(r.take("volumes"), input, report);
     let configs = objects::files(r.take("configs"), "configs", input, report);
     let secrets = objects::files(r.take("secrets"), "secrets", input, report);
+    let extensions = r.extensions();
     r.finish(report);
     if services.values().any(|s| s.networks.contains_key("default")) {
         let name = format!("{}_default", input.name);
         networks.entry("default".into()).or_insert_with(|| NetworkSpec { name, ..NetworkSpec::default() });
     }
-    StackSpec { name: input.name.clone(), services, networks, volumes, configs, secrets, settings, unsupported: Vec::new() }
+    StackSpec { name: input.name.clone(), services, networks, volumes, configs, secrets, settings, extensions, unsupported: Vec::new() }
 }
 
 /// Takes the closed `x-dockwarden` out of a mapping.
@@ -62,7 +64,7 @@ fn settings<T: serde::de::DeserializeOwned + Default>(value: &mut Value, path: &
 }
 
 /// Keys compose knows that we keep as JSON for the diff and the gate; with a reason those that have no effect.
-const KEPT: &[&str] = &["cpu_count", "cpu_percent", "cpu_rt_period", "cpu_rt_runtime"];
+const KEPT: &[&str] = &["cpu_rt_period", "cpu_rt_runtime"];
 const NO_EFFECT: &[(&str, &str)] = &[
     ("attach", "has no effect: nothing is attached"),
     ("develop", "has no effect: it is for `docker compose watch`"),
@@ -70,8 +72,13 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ("pre_stop", "hooks are not run"),
     ("provider", "providers are not run"),
     ("models", "models are not started"),
-    ("label_file", "is not read; write the labels into the file"),
     ("credential_spec", "has no effect: it is for Windows containers"),
+    ("cpu_count", "has no effect: it is for Windows containers"),
+    ("cpu_percent", "has no effect: it is for Windows containers"),
+    ("dockerfile", "has no effect; write `build: {dockerfile: ...}`"),
+    ("log_driver", "has no effect; write `logging: {driver: ...}`"),
+    ("log_opt", "has no effect; write `logging: {options: ...}`"),
+    ("volume_driver", "has no effect; give the volume a driver"),
 ];
 
 fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> ServiceSpec {
@@ -82,9 +89,15 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
     s.profiles = r.strings("profiles", report);
     s.active = s.profiles.is_empty() || s.profiles.iter().any(|p| input.profiles.iter().any(|a| a == p || a == "*"));
     if let Some(text) = r.string("image", report).filter(|t| !t.is_empty()) {
-        let parsed = ImageRef::new(text).map_err(|e| report.broken(&r.at("image"), Some("image.malformed"), e.to_string(), ""));
-        s.image = parsed.ok();
+        match ImageRef::new(text.clone()) {
+            Ok(image) => s.image = Some(image),
+            Err(e) => {
+                report.later(&r.at("image"), Some("image.malformed"), e.to_string(), "");
+                s.written.image = Some(text);
+            }
+        }
     }
+    s.written = written(&mut r, s.written, input, report);
     s.build = process::build(&mut r, report);
     if s.build.is_some() {
         let reason = if s.image.is_some() {
@@ -97,23 +110,26 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
     s.command = process::command(&mut r, "command", report);
     s.entrypoint = process::command(&mut r, "entrypoint", report);
     s.environment = process::environment(&mut r, (name, s.active), input, report);
-    s.labels = r.text_map("labels", report);
+    s.labels = process::labels(&mut r, &mut s.other, input, report);
     s.annotations = r.text_map("annotations", report);
     s.depends_on = depends_on(&mut r, report);
-    s.healthcheck = r.take("healthcheck").map(|v| process::healthcheck(v, &r.at("healthcheck"), report));
+    s.healthcheck = r.take("healthcheck").map(|v| process::healthcheck(v, &r.at("healthcheck"), &mut s.written, report));
     s.ports = r.take("ports").map(|v| ports::read(v, &r.at("ports"), report)).unwrap_or_default();
     s.expose = expose(&mut r, report);
-    s.mounts = r.take("volumes").map(|v| mounts::volumes(v, &r.at("volumes"), input, report)).unwrap_or_default();
+    (s.mounts, s.written.mounts) =
+        r.take("volumes").map(|v| mounts::volumes(v, &r.at("volumes"), input, report)).unwrap_or_default().into_iter().unzip();
     if let Some(tmpfs) = r.take("tmpfs") {
         s.mounts.extend(mounts::tmpfs(tmpfs, &r.at("tmpfs"), report));
     }
     s.configs = r.take("configs").map(|v| mounts::file_mounts(v, &r.at("configs"), "/", report)).unwrap_or_default();
     s.secrets = r.take("secrets").map(|v| mounts::file_mounts(v, &r.at("secrets"), "/run/secrets", report)).unwrap_or_default();
+    // An empty mode is one: the service is then on no network of the stack.
+    let has_mode = r.has("network_mode");
     s.network_mode = r.string("network_mode", report).filter(|m| !m.is_empty());
     if let Some(legacy) = r.string("net", report) {
         report.error(&r.at("net"), format!("`net: {legacy}` is of the first file format"), "write `network_mode:`");
     }
-    s.networks = networks(&mut r, s.network_mode.is_some(), report);
+    s.networks = networks(&mut r, has_mode, &mut s.written, report);
     deploy::read(&mut r, &mut s, report);
     host::host_settings(&mut r, &mut s, report);
     if let Some(gpus) = r.take("gpus") {
@@ -131,7 +147,102 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
         }
     }
     r.finish(report);
+    imply(&mut s, path, report);
     s
+}
+
+/// The sections and keys that are kept as they are written. Most are read again for what they mean.
+fn written(r: &mut Reader, before: Written, input: &LoadInput<'_>, report: &mut Report) -> Written {
+    let mut w = before;
+    w.restart = r.peek("restart").and_then(|v| v.scalar()).filter(|t| !t.is_empty());
+    w.deploy = r.peek("deploy").and_then(|v| typed::read(v, &r.at("deploy"), report));
+    w.build = r.peek("build").and_then(|v| process::written_build(v, &r.at("build"), input, report));
+    if let Some(mut develop) = r.peek("develop") {
+        process::watched(&mut develop, &r.at("develop"), input, report);
+        w.develop = typed::read(develop, &r.at("develop"), report);
+        let missing = |t: &crate::model::spec::written::Watch| t.target.is_none() && !matches!(t.action.as_str(), "rebuild" | "restart");
+        if let Some(index) = w.develop.iter().flat_map(|d| &d.watch).position(missing) {
+            let path = format!("{}.watch[{index}]", r.at("develop"));
+            report.error(&path, "`target` is missing", "say where the files go inside of the container");
+        }
+    }
+    w.blkio_config = r.peek("blkio_config").and_then(|v| typed::read(v, &r.at("blkio_config"), report));
+    w.credential_spec = r.peek("credential_spec").and_then(|v| typed::read(v, &r.at("credential_spec"), report));
+    w.gpus = r.peek("gpus").and_then(|v| typed::read(v, &r.at("gpus"), report)).unwrap_or_default();
+    for (key, hooks) in [("post_start", &mut w.post_start), ("pre_stop", &mut w.pre_stop)] {
+        let path = r.at(key);
+        let Some(Value::Seq(mut items)) = r.peek(key) else { continue };
+        for (index, item) in items.iter_mut().enumerate() {
+            typed::split_command(item, &format!("{path}[{index}]"), report);
+        }
+        *hooks = typed::read(Value::Seq(items), &path, report).unwrap_or_default();
+    }
+    w.tmpfs = r.peek("tmpfs").map(|v| strings(v, &r.at("tmpfs"), report)).unwrap_or_default();
+    if let Some(text) = r.peek("attach").and_then(|v| v.scalar()) {
+        w.attach = super::cast::boolean(&text);
+        if w.attach.is_none() {
+            report.error(&r.at("attach"), format!("{text:?} is no boolean; write true or false"), "");
+        }
+    }
+    let mut number = |key: &str| r.peek(key).and_then(|v| typed::read::<serde_json::Value>(v, &r.at(key), report));
+    w.cpus = number("cpus").and_then(|v| v.as_f64()).map(|v| v as f32);
+    w.cpu_percent = number("cpu_percent").and_then(|v| v.as_f64()).map(|v| v as f32);
+    for (key, slot) in [
+        ("scale", &mut w.scale),
+        ("cpu_count", &mut w.cpu_count),
+        ("cpu_rt_period", &mut w.cpu_rt_period),
+        ("cpu_rt_runtime", &mut w.cpu_rt_runtime),
+        ("pids_limit", &mut w.pids_limit),
+    ] {
+        *slot = number(key).and_then(|v| v.as_i64().or_else(|| v.as_f64().map(|f| f as i64)));
+    }
+    for (key, slot) in [
+        ("mem_limit", &mut w.mem_limit),
+        ("mem_reservation", &mut w.mem_reservation),
+        ("memswap_limit", &mut w.memswap_limit),
+        ("mem_swappiness", &mut w.mem_swappiness),
+    ] {
+        *slot = r.peek(key).and_then(|v| typed::read(v, &r.at(key), report));
+    }
+    if let Some(deploy) = &mut w.deploy {
+        deploy.replicas = w.scale.or(deploy.replicas);
+        if let Some(reserved) = &mut deploy.resources.reservations {
+            counted(&mut reserved.devices, &r.at("deploy.resources.reservations.devices"), report);
+        }
+    }
+    counted(&mut w.gpus, &r.at("gpus"), report);
+    w
+}
+
+/// A request says how many devices, or which; neither means all.
+fn counted(requests: &mut [DeviceRequest], path: &str, report: &mut Report) {
+    for (index, request) in requests.iter_mut().enumerate() {
+        match (request.count, request.device_ids.is_empty()) {
+            (None, true) => request.count = Some(-1),
+            (Some(_), false) => {
+                report.error(&format!("{path}[{index}]"), "`count` and `device_ids` exclude each other", "keep one of them")
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A link, a shared namespace and `volumes_from` make a dependency, written or not.
+fn imply(s: &mut ServiceSpec, path: &str, report: &mut Report) {
+    let linked = s.links.iter().map(|l| (l.split_once(':').map_or(l.as_str(), |(name, _)| name), true));
+    let modes = [&s.network_mode, &s.ipc, &s.pid, &s.uts, &s.cgroup];
+    let shared = modes.into_iter().filter_map(|m| m.as_deref()?.strip_prefix("service:")).map(|n| (n, true));
+    let mounted = s.volumes_from.iter().filter(|v| !v.starts_with("container:")).map(|v| (v.split(':').next().unwrap_or_default(), false));
+    for (name, restart) in linked.chain(shared).chain(mounted).map(|(n, r)| (n.to_owned(), r)).collect::<Vec<_>>() {
+        match ServiceName::new(name.clone()) {
+            Ok(key) if !s.depends_on.contains_key(&key) => {
+                s.depends_on.insert(key, Dependency { condition: DependencyCondition::ServiceStarted, required: true, restart });
+                s.written.implied_dependencies.insert(name);
+            }
+            Ok(_) => {}
+            Err(e) => report.error(path, e.to_string(), ""),
+        }
+    }
 }
 
 fn depends_on(r: &mut Reader, report: &mut Report) -> BTreeMap<ServiceName, Dependency> {
@@ -173,18 +284,21 @@ fn expose(r: &mut Reader, report: &mut Report) -> Vec<String> {
     // An unset variable leaves an empty text, which exposes nothing.
     for (index, port) in found.iter().enumerate().filter(|(_, p)| !p.is_empty()) {
         if let Err(message) = ports::range(port.split('/').next().unwrap_or_default()) {
-            report.error(&format!("{path}[{index}]"), message, "write \"8080\" or \"8080/tcp\"");
+            report.later(&format!("{path}[{index}]"), Some(super::INVALID), message, "write \"8080\" or \"8080/tcp\"");
         }
     }
-    found.into_iter().filter(|p| !p.is_empty()).collect()
+    found
 }
 
-fn networks(r: &mut Reader, has_mode: bool, report: &mut Report) -> BTreeMap<String, ServiceNetwork> {
+fn networks(r: &mut Reader, has_mode: bool, written: &mut Written, report: &mut Report) -> BTreeMap<String, ServiceNetwork> {
     let path = r.at("networks");
     let mut out = BTreeMap::new();
     match r.take("networks") {
         Some(Value::Map(map)) => {
             for (key, value) in map {
+                if matches!(&value, Value::Map(m) if m.keys().all(|k| k.starts_with("x-"))) {
+                    written.empty_networks.insert(key.clone());
+                }
                 let mut n = Reader::new(value, &at(&path, &key), report);
                 let network = ServiceNetwork {
                     aliases: n.strings("aliases", report),
@@ -194,11 +308,13 @@ fn networks(r: &mut Reader, has_mode: bool, report: &mut Report) -> BTreeMap<Str
                     mac_address: n.string("mac_address", report),
                     priority: n.int("priority", report),
                     driver_opts: n.text_map("driver_opts", report),
+                    gw_priority: n.int("gw_priority", report),
                 };
-                for key in ["gw_priority", "interface_name"] {
-                    if n.raw(key).is_some() {
-                        report.note(&n.at(key), "has no effect on this engine");
-                    }
+                if network.gw_priority.is_some() {
+                    report.note(&n.at("gw_priority"), "has no effect: the engine chooses the default route");
+                }
+                if n.raw("interface_name").is_some() {
+                    report.note(&n.at("interface_name"), "has no effect on this engine");
                 }
                 n.finish(report);
                 out.insert(key, network);

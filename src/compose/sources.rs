@@ -2,7 +2,7 @@
 
 use super::files::{join, parent, rebase_objects, rebase_service, remote};
 use super::value::{Map, Value};
-use super::{LoadInput, Report, dotenv, interpolate, merge, value};
+use super::{LoadInput, Report, dotenv, interpolate, merge, schema, shape, unique, value};
 use std::collections::BTreeMap;
 
 /// Files followed in all, and how deep: real stacks use a handful.
@@ -13,7 +13,15 @@ struct Assembler<'a, 'i> {
     input: &'a LoadInput<'i>,
     read: usize,
     /// Parsed `extends` targets by path, so that fifty services of one file parse it once.
-    parsed: BTreeMap<String, Map>,
+    parsed: BTreeMap<String, Parsed>,
+}
+
+/// One file, interpolated.
+#[derive(Clone)]
+struct Parsed {
+    map: Map,
+    /// Places of its tags: what earlier files and extended services say there goes away.
+    resets: Vec<Vec<String>>,
 }
 
 /// The merged tree; `None` when something was reported that leaves no tree.
@@ -42,23 +50,50 @@ impl Assembler<'_, '_> {
         depth: usize,
         report: &mut Report,
     ) -> Option<Map> {
-        let mut tree: Option<Value> = None;
+        let mut tree = Map::new();
         for (file, text) in &texts {
+            let before = report.errors.len();
             let mut one = self.parse(file, text, dir, variables, report)?;
             self.extend_services(&mut one, file, variables, report);
-            tree = Some(match tree {
-                None => merge::settle(Value::Map(one)),
-                Some(base) => merge::merge(base, Value::Map(one), &mut Vec::new()),
-            });
+            // What could not be read would only yield follow-up errors.
+            if report.errors.len() > before {
+                return None;
+            }
+            merge::clear(&mut tree, &one.resets);
+            if let Some(include) = one.map.remove("include") {
+                self.include(&mut one.map, include, dir, variables, depth, report);
+            }
+            let before = report.errors.len();
+            if let Value::Map(merged) = merge::merge(Value::Map(tree), Value::Map(one.map), &mut Vec::new(), report) {
+                tree = merged;
+            } else {
+                return None;
+            }
+            unique::enforce(&mut tree);
+            schema::check(&tree, report);
+            self.attribute(file, before, report);
+            if report.errors.len() > before {
+                return None;
+            }
+            tree.remove("version");
+            shape::tree(&mut tree, report);
+            unique::enforce(&mut tree);
         }
-        let Some(Value::Map(mut tree)) = tree.map(merge::settle) else { return None };
-        if let Some(include) = tree.remove("include") {
-            self.include(&mut tree, include, dir, variables, depth, report);
+        if tree.is_empty() {
+            report.error_in(&texts[0].0, Some(1), "the file is empty", "a compose file starts with `services:`");
+            return None;
         }
         Some(tree)
     }
 
-    fn parse(&mut self, file: &str, text: &str, dir: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Option<Map> {
+    /// Errors in a file that is not one of the sources are located there by name only.
+    fn attribute(&self, file: &str, before: usize, report: &mut Report) {
+        if self.input.sources.iter().all(|s| s.path != file) {
+            report.errors[before..].iter_mut().filter(|e| e.file.is_empty()).for_each(|e| file.clone_into(&mut e.file));
+        }
+    }
+
+    fn parse(&mut self, file: &str, text: &str, dir: &str, variables: &BTreeMap<String, String>, report: &mut Report) -> Option<Parsed> {
         self.read += 1;
         if self.read > MAX_FILES {
             report.error_in(file, None, format!("more than {MAX_FILES} files are extended or included"), "put them together");
@@ -71,13 +106,17 @@ impl Assembler<'_, '_> {
             }
             Ok(Value::Map(map)) => {
                 let before = report.errors.len();
-                let done = interpolate::tree(Value::Map(map), "", variables, report);
-                if self.input.sources.iter().all(|s| s.path != file) {
-                    report.errors[before..].iter_mut().for_each(|e| file.clone_into(&mut e.file));
-                }
+                let mut resets = Vec::new();
+                let Some(map) = merge::take_tags(Value::Map(map), &mut Vec::new(), &mut resets) else { return None };
+                let done = interpolate::tree(map, "", &mut Vec::new(), variables, report);
+                self.attribute(file, before, report);
                 let Value::Map(mut map) = done else { return None };
                 rebase(&mut map, dir);
-                Some(map)
+                Some(Parsed { map, resets })
+            }
+            // Nothing but comments: a file without a document.
+            Ok(Value::Null) if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
+                Some(Parsed { map: Map::new(), resets: Vec::new() })
             }
             Ok(other) => {
                 report.error_in(
@@ -119,22 +158,22 @@ impl Assembler<'_, '_> {
         }
     }
 
-    fn extend_services(&mut self, tree: &mut Map, file: &str, variables: &BTreeMap<String, String>, report: &mut Report) {
-        let Some(Value::Map(services)) = tree.get("services").cloned() else { return };
+    fn extend_services(&mut self, one: &mut Parsed, file: &str, variables: &BTreeMap<String, String>, report: &mut Report) {
+        let Some(Value::Map(services)) = one.map.get("services").cloned() else { return };
         let mut done = Map::new();
         for name in services.keys() {
             let mut chain = Vec::new();
-            if let Some(service) = self.extended(&services, name, file, variables, &mut chain, report) {
+            if let Some(service) = self.extended((&services, &one.resets), name, file, variables, &mut chain, report) {
                 done.insert(name.clone(), service);
             }
         }
-        tree.insert("services".into(), Value::Map(done));
+        one.map.insert("services".into(), Value::Map(done));
     }
 
     #[allow(clippy::too_many_arguments)] // the recursion's state; a struct would only rename it
     fn extended(
         &mut self,
-        services: &Map,
+        (services, resets): (&Map, &[Vec<String>]),
         name: &str,
         file: &str,
         variables: &BTreeMap<String, String>,
@@ -151,7 +190,12 @@ impl Assembler<'_, '_> {
         let Value::Map(mut own) = service else { return Some(service) };
         let Some(extends) = own.remove("extends") else { return Some(Value::Map(own)) };
         let (target, other) = match &extends {
-            Value::Map(m) => (m.get("service").and_then(Value::scalar), m.get("file").and_then(Value::scalar)),
+            Value::Map(m) => {
+                if let Some(key) = m.keys().find(|k| !matches!(k.as_str(), "service" | "file")) {
+                    report.note(&format!("{path}.{key}"), "has no effect: `extends` has `service` and `file`");
+                }
+                (m.get("service").and_then(Value::scalar), m.get("file").and_then(Value::scalar))
+            }
             scalar => (scalar.scalar(), None),
         };
         let Some(target) = target else {
@@ -165,7 +209,7 @@ impl Assembler<'_, '_> {
                     report.error(&path, format!("`extends` names service {target:?}, which this file has not"), "");
                     return None;
                 }
-                self.extended(services, &target, file, variables, chain, report)?
+                self.extended((services, resets), &target, file, variables, chain, report)?
             }
             Some(other) => {
                 if remote(&other) {
@@ -175,10 +219,14 @@ impl Assembler<'_, '_> {
                 let other = join("", &other);
                 if !self.parsed.contains_key(&other) {
                     let text = self.read(&other, &path, report)?;
-                    let map = self.parse(&other, &text, parent(&other), variables, report)?;
-                    self.parsed.insert(other.clone(), map);
+                    let mut parsed = self.parse(&other, &text, parent(&other), variables, report)?;
+                    unique::enforce(&mut parsed.map);
+                    shape::tree(&mut parsed.map, report);
+                    unique::enforce(&mut parsed.map);
+                    self.parsed.insert(other.clone(), parsed);
                 }
-                let Some(Value::Map(theirs)) = self.parsed.get(&other).and_then(|m| m.get("services")).cloned() else {
+                let Some(Parsed { map, resets }) = self.parsed.get(&other).cloned() else { return None };
+                let Some(Value::Map(theirs)) = map.get("services").cloned() else {
                     report.error(&path, format!("file {other} has no services"), "");
                     return None;
                 };
@@ -186,12 +234,21 @@ impl Assembler<'_, '_> {
                     report.error(&path, format!("file {other} has no service {target:?}"), "");
                     return None;
                 }
-                self.extended(&theirs, &target, &other, variables, chain, report)?
+                self.extended((&theirs, &resets), &target, &other, variables, chain, report)?
             }
         };
         chain.pop();
+        if base == Value::Null {
+            return Some(Value::Map(own));
+        }
+        let mut holder = Map::from([("services".to_owned(), Value::Map(Map::from([(name.to_owned(), base)])))]);
+        merge::clear(&mut holder, resets);
+        let base = match holder.remove("services") {
+            Some(Value::Map(mut services)) => services.remove(name).unwrap_or(Value::Null),
+            _ => Value::Null,
+        };
         let mut at = vec!["services".to_owned(), name.to_owned()];
-        Some(merge::merge(merge::settle(base), Value::Map(own), &mut at))
+        Some(merge::merge(base, Value::Map(own), &mut at, report))
     }
 
     fn include(
@@ -203,6 +260,9 @@ impl Assembler<'_, '_> {
         depth: usize,
         report: &mut Report,
     ) {
+        if include == Value::Null {
+            return;
+        }
         let Value::Seq(entries) = include else {
             report.error("include", format!("a list is needed, found {}", include.kind()), "write `- path/compose.yaml`");
             return;
@@ -222,6 +282,11 @@ impl Assembler<'_, '_> {
                 Value::Map(m) => (list(m.get("path")), m.get("project_directory").and_then(Value::scalar), list(m.get("env_file"))),
                 one => (list(Some(one)), None, Vec::new()),
             };
+            if let Value::Map(m) = &entry
+                && let Some(key) = m.keys().find(|k| !matches!(k.as_str(), "path" | "project_directory" | "env_file"))
+            {
+                report.note(&format!("{path}.{key}"), "has no effect: `include` has path, project_directory and env_file");
+            }
             if let Some(other) = paths.iter().chain(&project).chain(&env_files).find(|p| remote(p)) {
                 fetched(&path, other, report);
                 continue;
@@ -232,10 +297,17 @@ impl Assembler<'_, '_> {
             };
             let inner_dir = project.map_or_else(|| parent(&first).to_owned(), |p| join(dir, &p));
             let mut inner_vars = variables.clone();
-            for env_file in env_files {
-                let file = join(dir, &env_file);
+            let mut env_files: Vec<String> = env_files.iter().map(|f| join(dir, f)).collect();
+            if env_files.is_empty() {
+                // As beside the project's own file: a `.env` there counts when there is one.
+                let beside = join(&inner_dir, ".env");
+                if matches!(self.input.files.read(&beside), Ok(Some(_))) && !inner_dir.is_empty() && inner_dir != "." {
+                    env_files.push(beside);
+                }
+            }
+            for file in env_files {
                 let Some(text) = self.read(&file, &path, report) else { continue };
-                match dotenv::parse(&text, variables, true) {
+                match dotenv::parse(&text, &inner_vars, true) {
                     Ok(more) => more.into_iter().for_each(|(k, v)| {
                         inner_vars.entry(k).or_insert(v);
                     }),
@@ -245,8 +317,27 @@ impl Assembler<'_, '_> {
             let texts: Option<Vec<_>> =
                 paths.iter().map(|p| join(dir, p)).map(|p| self.read(&p, &path, report).map(|text| (p, text))).collect();
             let Some(texts) = texts else { continue };
-            if let Some(part) = self.project(texts, &inner_dir, &inner_vars, depth + 1, report) {
+            if let Some(mut part) = self.project(texts, &inner_dir, &inner_vars, depth + 1, report) {
+                settle(&mut part, &inner_dir, &inner_vars);
                 import(tree, part, &path, report);
+            }
+        }
+    }
+}
+
+/// Completes an included project by what only its own place tells: the values its environment files declare for entries that are only
+/// named, and the directory a build without a context means.
+fn settle(part: &mut Map, dir: &str, variables: &BTreeMap<String, String>) {
+    let Some(Value::Map(services)) = part.get_mut("services") else { return };
+    for service in services.values_mut() {
+        let Value::Map(map) = service else { continue };
+        if let Some(Value::Map(build)) = map.get_mut("build") {
+            build.entry("context".into()).or_insert_with(|| Value::String(join(dir, ".")));
+        }
+        let Some(Value::Seq(items)) = map.get_mut("environment") else { continue };
+        for item in items {
+            if let Some(value) = item.scalar().and_then(|name| variables.get(&name).map(|v| format!("{name}={v}"))) {
+                *item = Value::String(value);
             }
         }
     }
@@ -293,7 +384,7 @@ fn rebase(tree: &mut Map, dir: &str) {
             }
         }
     }
-    for kind in ["configs", "secrets"] {
+    for kind in ["configs", "secrets", "volumes"] {
         if let Some(objects) = tree.get_mut(kind) {
             rebase_objects(objects, dir);
         }

@@ -1,57 +1,20 @@
 //! Durations, sizes and other small notations of compose files. Text to numbers only.
 
+use crate::model::spec::written::{Bytes, Span};
+
 /// A Go duration (`1m30s`, `1.5s`, `200ms`, `1h`) in milliseconds; a bare number is refused except 0.
 pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
-    let refuse = || format!("{text:?} is no duration; write e.g. 30s, 1m30s or 500ms");
-    let trimmed = text.trim();
-    if trimmed == "0" {
-        return Ok(0);
-    }
-    let mut rest = trimmed;
-    if rest.is_empty() {
-        return Err(refuse());
-    }
-    let mut total = 0f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(refuse)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| refuse())?;
-        rest = &rest[digits..];
-        let unit_len = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let factor = match &rest[..unit_len] {
-            "ns" => 1e-6,
-            "us" | "µs" | "μs" => 1e-3,
-            "ms" => 1.0,
-            "s" => 1e3,
-            "m" => 6e4,
-            "h" => 3.6e6,
-            "d" => 8.64e7,
-            "w" => 6.048e8,
-            _ => return Err(refuse()),
-        };
-        total += number * factor;
-        rest = &rest[unit_len..];
-    }
+    let nanos = Span::parse(text)?.0;
     // A year is beyond any use; saturating above it would hide a typo.
-    if total > 3.2e10 { Err(format!("the duration {text:?} is longer than a year")) } else { Ok(total.round() as u64) }
+    if nanos > 32_000_000_000_000_000 {
+        return Err(format!("the duration {text:?} is longer than a year"));
+    }
+    u64::try_from(nanos).map(|n| (n + 500_000) / 1_000_000).map_err(|_| format!("the duration {text:?} is negative"))
 }
 
 /// A size (`512m`, `1.5gb`, `64MiB`, `1024`) in bytes; units are powers of 1024, as in compose.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let refuse = || format!("{text:?} is no size; write e.g. 512m, 1g or a number of bytes");
-    let trimmed = text.trim().to_ascii_lowercase();
-    let digits = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
-    let number: f64 = trimmed[..digits].parse().map_err(|_| refuse())?;
-    let power = match trimmed[digits..].trim() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return Err(refuse()),
-    };
-    let value = number * 1024f64.powi(power);
-    if value.is_finite() && value < 9.2e18 { Ok(value as u64) } else { Err(refuse()) }
+    Bytes::parse(text.trim()).map(|b| b.0.unsigned_abs())
 }
 
 /// A number of CPUs (`0.5`, `2`) in billionths.

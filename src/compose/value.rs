@@ -1,6 +1,7 @@
 //! Text to a bounded tree. Limits are enforced while the tree is built, so an alias bomb is refused after the allowed number of nodes and
 //! not after it has filled the memory. Merge keys (`<<`) are resolved here, as YAML parsers do. Knows nothing of compose beside its two tags.
 
+use super::plain;
 use crate::model::policy::Quotas;
 use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Visitor};
 use std::cell::Cell;
@@ -51,7 +52,7 @@ impl Value {
         match self {
             Self::Bool(b) => Some(b.to_string()),
             Self::Int(i) => Some(i.to_string()),
-            Self::Float(f) => Some(f.to_string()),
+            Self::Float(f) => Some(plain::float_text(*f)),
             Self::String(s) => Some(s.clone()),
             Self::Null | Self::Seq(_) | Self::Map(_) | Self::Tagged(..) => None,
         }
@@ -63,7 +64,8 @@ impl Value {
             Self::Null => serde_json::Value::Null,
             Self::Bool(b) => (*b).into(),
             Self::Int(i) => i64::try_from(*i).map_or_else(|_| i.to_string().into(), Into::into),
-            Self::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| f.to_string().into(), serde_json::Value::Number),
+            Self::Float(f) if f.fract() == 0.0 && f.abs() < 9e15 => (*f as i64).into(),
+            Self::Float(f) => serde_json::Number::from_f64(*f).map_or_else(|| plain::float_text(*f).into(), serde_json::Value::Number),
             Self::String(s) => s.as_str().into(),
             Self::Seq(items) => items.iter().map(Self::to_json).collect(),
             Self::Map(map) => serde_json::Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect()),
@@ -104,6 +106,7 @@ pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
         });
     }
     let budget = Budget {
+        text,
         nodes: Cell::new(quotas.max_alias_expansion_nodes),
         // A scalar repeated through aliases costs no file bytes: bound what it expands to as well.
         bytes: Cell::new(quotas.max_file_bytes.saturating_mul(16)),
@@ -125,7 +128,13 @@ pub(super) fn parse(text: &str, quotas: &Quotas) -> Result<Value, ParseError> {
         } else {
             super::INVALID
         };
-        ParseError { line: e.location().map(|l| l.line()), message, hint, rule }
+        // The parser does not say where the second document begins.
+        let second = || {
+            let begun = text.lines().position(|l| !l.trim().is_empty() && !l.starts_with(['#', '%']) && l.trim_end() != "---")?;
+            text.lines().skip(begun + 1).position(|l| l.starts_with("---") || l.trim_end() == "...").map(|n| begun + n + 2)
+        };
+        let line = e.location().map(|l| l.line()).or_else(|| if message.contains("more than one document") { second() } else { None });
+        ParseError { line: line.or(Some(1)), message, hint, rule }
     })
 }
 
@@ -157,7 +166,9 @@ fn nesting_beyond(text: &str, limit: usize) -> Option<usize> {
     None
 }
 
-struct Budget {
+struct Budget<'t> {
+    /// The document, to tell a plain scalar from a quoted one: what the parser lends out is a part of it.
+    text: &'t str,
     nodes: Cell<u64>,
     bytes: Cell<u64>,
     max_depth: u32,
@@ -165,7 +176,7 @@ struct Budget {
 
 #[derive(Clone, Copy)]
 struct Seed<'b> {
-    budget: &'b Budget,
+    budget: &'b Budget<'b>,
     depth: u32,
 }
 
@@ -222,16 +233,24 @@ impl<'de> Visitor<'de> for Seed<'_> {
         self.spend(0).map(|()| Value::Int(v.into()))
     }
     fn visit_i128<E: serde::de::Error>(self, v: i128) -> Result<Value, E> {
-        self.spend(0).map(|()| Value::Int(v))
+        self.spend(0).map(|()| Value::Float(v as f64))
     }
     fn visit_u128<E: serde::de::Error>(self, v: u128) -> Result<Value, E> {
-        self.spend(0).map(|()| i128::try_from(v).map_or_else(|_| Value::String(v.to_string()), Value::Int))
+        // What fits no integer is a floating-point number, as Compose's parser has it.
+        self.spend(0).map(|()| Value::Float(v as f64))
     }
     fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
         self.spend(0).map(|()| Value::Float(v))
     }
     fn visit_str<E: serde::de::Error>(self, v: &str) -> Result<Value, E> {
         self.spend(v.len()).map(|()| Value::String(v.to_owned()))
+    }
+    fn visit_borrowed_str<E: serde::de::Error>(self, v: &'de str) -> Result<Value, E> {
+        self.spend(v.len())?;
+        let at = (v.as_ptr() as usize).checked_sub(self.budget.text.as_ptr() as usize);
+        let before = at.and_then(|at| self.budget.text.as_bytes().get(at.checked_sub(1)?));
+        let quoted = matches!(before, Some(b'"' | b'\''));
+        Ok(if quoted { None } else { plain::resolve(v) }.unwrap_or_else(|| Value::String(v.to_owned())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {

@@ -91,6 +91,8 @@ pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         host_ip: None,
         protocol: "tcp".into(),
         mode: "ingress".into(),
+        name: None,
+        app_protocol: None,
         path: String::new(),
     }];
     if let Some(db) = db {
@@ -125,6 +127,7 @@ pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
         settings: StackSettings { monitor_s: Some(0), ..Default::default() },
+        extensions: Default::default(),
         unsupported: vec![],
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod checks;
 pub mod settings;
+pub mod written;
 
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Monitor, Quiesce, ServiceSettings, StackSettings};
@@ -30,6 +31,9 @@ pub struct StackSpec {
     /// `x-dockwarden` at the top of the file.
     #[serde(default)]
     pub settings: StackSettings,
+    /// Other `x-` keys at the top of the file, as canonical JSON.
+    #[serde(default)]
+    pub extensions: BTreeMap<String, serde_json::Value>,
     /// What the file asks for and we do not do, by path; shown in the plan, never dropped silently.
     #[serde(default)]
     pub unsupported: Vec<Unsupported>,
@@ -184,6 +188,8 @@ pub struct ServiceSpec {
     pub settings: ServiceSettings,
     /// Every other key that compose knows, as canonical JSON, so that a diff and the gate still see it.
     pub other: BTreeMap<String, serde_json::Value>,
+    /// Keys as the file has them, where the fields above do not tell.
+    pub written: written::Written,
 }
 
 /// When a dependency counts as met.
@@ -241,6 +247,12 @@ pub struct PortSpec {
     pub protocol: String,
     /// `ingress` or `host`.
     pub mode: String,
+    /// `name`; for readers only.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// `app_protocol`; for readers only.
+    #[serde(default)]
+    pub app_protocol: Option<String>,
     /// Path in the file, e.g. `services.web.ports[0]`.
     #[serde(default)]
     pub path: String,
@@ -313,6 +325,8 @@ pub struct ServiceNetwork {
     pub mac_address: Option<String>,
     /// Order of attachment, higher first.
     pub priority: Option<i64>,
+    /// `gw_priority`: which network has the default route.
+    pub gw_priority: Option<i64>,
     /// Driver options.
     pub driver_opts: BTreeMap<String, String>,
 }
@@ -389,6 +403,9 @@ pub struct FileMount {
     pub source: String,
     /// Absolute path inside (`/run/secrets/<source>` and `/<source>` by default).
     pub target: String,
+    /// Target as written.
+    #[serde(default)]
+    pub written_target: Option<String>,
     /// Owner.
     pub uid: Option<String>,
     /// Group.
@@ -414,6 +431,12 @@ pub struct FileObject {
     pub labels: BTreeMap<String, String>,
     /// Driver or template driver asked for.
     pub driver: Option<String>,
+    /// Options of the driver.
+    #[serde(default)]
+    pub driver_opts: BTreeMap<String, String>,
+    /// Template driver.
+    #[serde(default)]
+    pub template_driver: Option<String>,
 }
 
 /// A network.
@@ -434,6 +457,10 @@ pub struct NetworkSpec {
     pub attachable: bool,
     /// IPv6.
     pub enable_ipv6: bool,
+    /// `enable_ipv6` as written.
+    pub written_ipv6: Option<bool>,
+    /// `enable_ipv4` as written.
+    pub written_ipv4: Option<bool>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// IPAM driver.

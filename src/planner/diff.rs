@@ -33,7 +33,7 @@ fn flatten(service: &ServiceSpec, literal: &[String], hash: &dyn Fn(&str) -> Str
     let mut out = BTreeMap::new();
     let mut value = serde_json::to_value(service).expect("a service spec is plain data");
     if let Value::Object(map) = &mut value {
-        for key in ["active", "environment"] {
+        for key in ["active", "environment", "written"] {
             map.remove(key);
         }
     }

@@ -10,7 +10,7 @@ pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, diges
     let Some(spec) = stack.services.get(service) else { return String::new() };
     let mut value = serde_json::to_value(spec).expect("a service spec is plain data");
     if let Value::Object(map) = &mut value {
-        for key in ["active", "profiles", "replicas", "depends_on", "settings", "build", "pull_policy", "image"] {
+        for key in ["active", "profiles", "replicas", "depends_on", "settings", "build", "pull_policy", "image", "written"] {
             map.remove(key);
         }
     }

@@ -34,6 +34,7 @@ fn stack(services: Vec<(&str, ServiceSpec)>) -> StackSpec {
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
         settings: Default::default(),
+        extensions: Default::default(),
         unsupported: vec![],
     }
 }

@@ -46,6 +46,8 @@ fn spec() -> StackSpec {
         environment: None,
         labels: Default::default(),
         driver: None,
+        driver_opts: Default::default(),
+        template_driver: None,
     };
     StackSpec {
         name: stack_name(),
@@ -55,6 +57,7 @@ fn spec() -> StackSpec {
         configs: Default::default(),
         secrets: [("cert".to_owned(), file)].into(),
         settings: Default::default(),
+        extensions: Default::default(),
         unsupported: vec![],
     }
 }

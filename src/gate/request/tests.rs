@@ -160,6 +160,7 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
         settings: Default::default(),
+        extensions: Default::default(),
         unsupported: vec![],
     };
     let fact = BindFact { real: "/srv/shop/data".into(), exists: true, kind: None };
