@@ -1,6 +1,7 @@
 //! The plan gate over what runs: the current release of every stack as if it were asked for again. Changes nothing, on the engine or in the
 //! store. Deliberately absent: what to do about a finding, which is a person's matter.
 
+use super::data_plan::DataChoice;
 use super::{Call, CallError, Door, House, Principal, prepare};
 use crate::gate::explain::call_of;
 use crate::model::ids::{AgentName, StackName};
@@ -44,7 +45,7 @@ pub async fn running(house: &Arc<House>) -> Result<Vec<Judged>, CallError> {
         };
         let facts = call_of(who.agent.as_str(), "plan", false, Some(record.name.clone()), Some(environment.clone()), None);
         call.facts.get_or_init(|| facts);
-        let judged = match prepare::rollback(&call, &record.name, Some(release)).await {
+        let judged = match prepare::rollback(&call, &record.name, Some(release), &DataChoice::CodeOnly).await {
             Ok(plan) => Judged { verdict: plan.verdict, findings: plan.findings, error: None, stack: record.name, release, environment },
             Err(e) => {
                 let error = Some(format!("{}: {}", e.message, e.hint));

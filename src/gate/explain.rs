@@ -17,7 +17,7 @@ pub fn call_of(
     environment: Option<String>,
     service: Option<ServiceName>,
 ) -> CallFacts {
-    CallFacts { agent: agent.to_owned(), tool: tool.to_owned(), mutates, stack, environment, service }
+    CallFacts { agent: agent.to_owned(), tool: tool.to_owned(), mutates, stack, environment, service, preview: false }
 }
 
 /// One rule of the agent beside the call.

@@ -83,6 +83,7 @@ fn may(doors: &Doors, caller: &Caller, tool: &str, stack: Option<&StackName>, en
         stack: stack.cloned(),
         environment: environment.filter(|e| !e.is_empty()),
         service: None,
+        preview: false,
     };
     gate::call::decide(&doors.house.rulebook.load(), &facts).verdict < Verdict::Approval
 }

@@ -334,7 +334,7 @@ mod tests {
         };
         let network = ServiceNetwork { aliases: vec!["db".into()], ..Default::default() };
         let secret =
-            crate::model::spec::FileMount { source: "key".into(), target: "/run/secrets/key".into(), uid: None, gid: None, mode: None };
+            crate::model::spec::FileMount { source: "key".into(), target: "/run/secrets/key".into(), uid: None, gid: None, mode: None, written_target: None };
         Case {
             service: ServiceName::new("web").unwrap(),
             spec: ServiceSpec {

@@ -39,6 +39,7 @@ fn stack(data: VolumeSpec) -> StackSpec {
         secrets: BTreeMap::new(),
         settings: StackSettings::default(),
         unsupported: vec![],
+        extensions: Default::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Services behind a front: every way there, on, back and away, with a stop of the supervisor after every journal record. The fake engine notes
 //! each moment in which a connection would have been lost.
 
+use super::matrix::crash_everywhere;
 use super::*;
 use crate::model::plan::{Action, Strategy};
 use crate::planner::PlanError;

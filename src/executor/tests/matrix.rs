@@ -54,9 +54,9 @@ impl Runs {
 }
 
 /// One kind of operation, with what must have come of it.
-struct Case {
+struct Case<F> {
     before: Vec<StackSpec>,
-    want: fn() -> Step,
+    want: F,
     /// Releases that may be current afterwards.
     ends_on: &'static [Option<u32>],
 }
@@ -78,8 +78,19 @@ async fn wanted(rig: &Rig, step: Step) -> Want {
     }
 }
 
+/// Every moment of an update from one stack to another, or of a first deploy; `must_end_on` = the release that serves afterwards whatever happened.
+pub(super) async fn crash_everywhere(before: Option<StackSpec>, after: StackSpec, must_end_on: Option<u32>) {
+    let ends_on: &[Option<u32>] = match (must_end_on, &before) {
+        (Some(_), _) => &[Some(1)],
+        (None, Some(_)) => &[Some(1), Some(2)],
+        (None, None) => &[None, Some(1)],
+    };
+    let moments = every_moment(Case { before: before.into_iter().collect(), want: || Step::Deploy(Box::new(after.clone())), ends_on }).await;
+    assert!(moments > 10, "the deploy wrote more than ten records");
+}
+
 /// Runs the case once for every moment, until one is past its end.
-async fn every_moment(case: Case) -> u64 {
+async fn every_moment<F: Fn() -> Step>(case: Case<F>) -> u64 {
     let mut k = 1;
     loop {
         let rig = rig().await;

@@ -99,6 +99,7 @@ mod tests {
             secrets: Default::default(),
             settings: Default::default(),
             unsupported: vec![],
+            extensions: Default::default(),
         }
     }
 
