@@ -3,6 +3,7 @@
 pub mod approval;
 pub mod compose_files;
 pub mod context;
+pub mod coverage;
 pub mod data;
 pub mod data_plan;
 pub mod dispatch;

@@ -25,6 +25,7 @@ mod schema;
 mod stats;
 mod status;
 mod stop;
+mod verify_backup;
 
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
@@ -256,6 +257,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<stats::Stats>(PhantomData),
     &Face::<status::Status>(PhantomData),
     &Face::<stop::Stop>(PhantomData),
+    &Face::<verify_backup::VerifyBackup>(PhantomData),
 ];
 
 /// All tools, sorted by name.

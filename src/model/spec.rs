@@ -4,7 +4,7 @@
 
 pub mod settings;
 
-pub use settings::{BackupSettings, HealMode, Quiesce, ServiceSettings, StackSettings};
+pub use settings::{BackupSettings, HealMode, Keep, Quiesce, ServiceSettings, StackSettings};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,14 @@
 //! `backups`: the snapshots we took, newest first.
 
+use super::schema::Row;
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::coverage::{self, Uncovered};
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::plan::Plan;
-use crate::store::backup::BackupRecord;
+use crate::store::backup::{BackupRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,14 @@ pub(super) struct Input {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Output {
     snapshots: Vec<BackupRecord>,
+    /// The last drill of each volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    drills: Vec<DrillRecord>,
+    /// Data that no backup covers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    uncovered: Vec<Uncovered>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
 }
@@ -35,7 +45,7 @@ impl Verb for Backups {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "backups",
         title: "List snapshots",
-        description: "Snapshots of volumes, newest first: when, how large, whether complete. Pass snapshot_id to `restore`.",
+        description: "Snapshots of volumes, newest first: when, how large, whether complete, and which data of services no backup covers. Pass snapshot_id to `restore`.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -53,13 +63,28 @@ impl Verb for Backups {
             call.house.store.backups(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str), SHOWN + 1).await?;
         let truncated = snapshots.len() > SHOWN;
         snapshots.truncate(SHOWN);
-        Ok(Output { snapshots, truncated })
+        let uncovered = match input.volume {
+            Some(_) => vec![],
+            None => coverage::uncovered(call, input.stack.as_ref()).await?,
+        };
+        let drills = call.house.store.last_drills(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str)).await?;
+        Ok(Output { snapshots, drills, uncovered, truncated })
     }
 
     fn text(o: &Output) -> Option<String> {
         let line = |s: &BackupRecord| {
             format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state)
         };
-        Some(if o.snapshots.is_empty() { "no snapshots".into() } else { o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n") })
+        let mut lines: Vec<String> = o.snapshots.iter().map(line).collect();
+        if lines.is_empty() {
+            lines.push("no snapshots".into());
+        }
+        let drill = |d: &DrillRecord| {
+            let result = if d.passed { "passed" } else { "FAILED" };
+            format!("drill of {} at {}: {result}", d.volume, d.at.format("%Y-%m-%dT%H:%M:%SZ"))
+        };
+        lines.extend(o.drills.iter().map(drill));
+        lines.extend(o.uncovered.iter().map(|u| format!("NOT COVERED: {} of {}/{}: {}", u.data, u.stack, u.service, u.because)));
+        Some(lines.join("\n"))
     }
 }
