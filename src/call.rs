@@ -6,6 +6,7 @@ pub mod approval;
 pub mod brakes;
 pub mod compose_files;
 pub mod context;
+pub mod coverage;
 pub mod data;
 pub mod data_plan;
 pub mod diagnose;

@@ -27,6 +27,7 @@ mod stats;
 mod status;
 mod stop;
 pub mod toolsets;
+mod verify_backup;
 
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
@@ -333,6 +334,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<stats::Stats>(PhantomData),
     &Face::<status::Status>(PhantomData),
     &Face::<stop::Stop>(PhantomData),
+    &Face::<verify_backup::VerifyBackup>(PhantomData),
 ];
 
 /// All tools, sorted by name.

@@ -120,6 +120,11 @@ pub async fn restores(
     let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
     let mut planned: Vec<PlannedRestore> = vec![];
     for record in snapshots {
+        if record.state != "complete" {
+            let message = format!("snapshot {} is {}: not everything of {} is in it", record.snapshot_id, record.state, record.volume);
+            let hint = "take a whole one, or bring this one back beside the live data with `restore` and copy what you need";
+            return Err(CallError::new(ErrorCode::Conflict, message, hint).field("data"));
+        }
         // The snapshot may be of a volume that has been swapped since: any release that used it tells its key.
         let specs = releases.iter().map(|r| &r.spec).chain([target]);
         let key =
@@ -267,7 +272,7 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         }
         let whole = sizes.values().copied().sum::<Option<u64>>();
         let names = volumes.iter().cloned().collect::<Vec<_>>().join(", ");
-        if asked.is_none() && !whole.is_some_and(|bytes| bytes <= PRE_UPDATE_LIMIT) {
+        if asked.is_none() && whole.is_none_or(|bytes| bytes > PRE_UPDATE_LIMIT) {
             let why = if whole.is_some() { "it is larger than 1 GiB" } else { "its size is not known before its first backup" };
             let because = format!(
                 "the image changes and {names} is not snapshotted first, since {why}; call `backup` with stack {stack} before, or set \

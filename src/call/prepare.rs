@@ -3,7 +3,7 @@
 
 use super::data_plan::{self, DataChoice};
 use super::error::ErrorCode;
-use super::{Call, CallError, House, accepted, compose_files, git, observe, plan_facts};
+use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts};
 use crate::compose::{self, LoadInput};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
@@ -251,6 +251,8 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
         judged(&mut plan, about_data);
+        let uncovered = coverage::findings(call, &plan.desired);
+        judged(&mut plan, uncovered);
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());

@@ -3,15 +3,18 @@
 //! `operation` runs them as a durable operation. Deliberately absent: schedules, policy.
 
 pub(crate) mod acts;
+pub mod drill;
 pub(crate) mod helper;
 pub(crate) mod house;
+mod job;
+pub mod keep;
 mod operation;
 mod quiesce;
 
 pub use acts::DataAct;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
-pub use operation::{DataJob, DataResult};
+pub use job::{DataJob, DataResult};
 pub use quiesce::{Quiesce, Writer, resume, writers};
 
 pub use super::worker::{Failure, Progress, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState};

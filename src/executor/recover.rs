@@ -44,6 +44,10 @@ impl Executor {
     pub async fn recover(self: &Arc<Self>) -> Result<Vec<OperationId>, ExecutorError> {
         let mut taken = vec![];
         for op in self.store.open_operations().await? {
+            if self.standing(&op.id).is_some() {
+                // Taken over by an earlier round that did not get to its end.
+                continue;
+            }
             let plan = match &op.plan {
                 Some(id) => self.store.plan(id).await?,
                 None => None,

@@ -3,6 +3,7 @@
 //! a restored volume is taken into use (it is a name in the release, switched like everything else of it).
 
 use super::backup::acts::{self, DataAct, Doer};
+use super::backup::keep::PRE_UPDATE;
 use super::backup::{BackupError, Hands, Progress, Quiesce, SnapshotState, Writer, resume, writers};
 use super::restore::RestoreOutcome;
 use super::run::{Fail, Halt, Run, failed};
@@ -11,9 +12,6 @@ use crate::model::ids::SnapshotId;
 use crate::model::operation::Phase;
 use serde_json::Value;
 use std::sync::Arc;
-
-/// Tag of snapshots taken before an update.
-const PRE_UPDATE: &str = "pre-update";
 
 impl From<BackupError> for Fail {
     fn from(e: BackupError) -> Self {

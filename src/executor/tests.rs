@@ -64,7 +64,7 @@ pub(super) async fn rig() -> Rig {
     Rig { engine, store, exec, _dir: dir }
 }
 
-fn name(s: &str) -> ServiceName {
+pub(super) fn name(s: &str) -> ServiceName {
     ServiceName::new(s).unwrap()
 }
 pub(super) fn shop() -> StackName {

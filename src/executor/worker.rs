@@ -83,6 +83,11 @@ pub enum Job {
         /// Name of the top directory.
         top: String,
     },
+    /// Removes snapshots, and then what no snapshot needs any more.
+    Forget {
+        /// Which; those that are gone already are no error.
+        snapshots: Vec<SnapshotId>,
+    },
     /// Compares data with a snapshot, by content.
     Verify {
         /// Which snapshot.
@@ -197,6 +202,8 @@ pub enum Output {
     Findings(Vec<String>),
     /// From `Restore` and `Export`.
     Restored(RestoreReport),
+    /// From `Forget`: how many snapshots were removed.
+    Forgotten(u64),
 }
 
 /// Why a job was not done, with what to do next.

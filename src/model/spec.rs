@@ -7,7 +7,7 @@ pub mod settings;
 pub mod written;
 
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
-pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Monitor, Quiesce, ServiceSettings, StackSettings};
+pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, ServiceSettings, StackSettings};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};

@@ -42,7 +42,38 @@ pub struct BackupRecord {
     pub operation: Option<String>,
 }
 
+/// What came of rehearsing a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(inline)]
+pub struct DrillRecord {
+    /// Snapshot that was restored.
+    pub snapshot_id: String,
+    /// Its stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
+    /// Its volume.
+    pub volume: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// It came back equal, and the service ran on it where that was asked for.
+    pub passed: bool,
+    /// Files that came back.
+    pub files: u64,
+    /// Bytes that came back.
+    pub bytes: u64,
+    /// How long it took, ms.
+    pub duration_ms: u64,
+    /// Service that was started on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probed: Option<String>,
+    /// Why it failed; empty when it passed.
+    pub detail: String,
+    /// Operation.
+    pub operation: String,
+}
+
 const WHAT: &str = "backup";
+const DRILL: &str = "operation, snapshot_id, stack, volume, at, passed, files, bytes, duration_ms, probed, detail";
 const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release, tags, operation";
 
 impl Store {
@@ -56,6 +87,29 @@ impl Store {
     pub async fn backups(&self, stack: Option<&StackName>, volume: Option<&str>, limit: usize) -> StoreResult<Vec<BackupRecord>> {
         let (stack, volume) = (stack.cloned(), volume.map(str::to_owned));
         self.inner.state.read(move |c| list(c, stack.as_ref(), volume.as_deref(), limit)).await
+    }
+
+    /// Records a drill.
+    pub async fn put_drill(&self, record: &DrillRecord) -> StoreResult<()> {
+        let record = record.clone();
+        self.inner.state.write(move |c| put_drill(c, &record)).await
+    }
+
+    /// The last drill of each volume of a stack (or of all), newest first.
+    pub async fn last_drills(&self, stack: Option<&StackName>, volume: Option<&str>) -> StoreResult<Vec<DrillRecord>> {
+        let (stack, volume) = (stack.cloned(), volume.map(str::to_owned));
+        self.inner.state.read(move |c| last_drills(c, stack.as_ref(), volume.as_deref())).await
+    }
+
+    /// Drops the records of snapshots that were forgotten.
+    pub async fn forget_backups(&self, ids: Vec<String>) -> StoreResult<()> {
+        let write = move |c: &Connection| {
+            for id in &ids {
+                forget(c, id)?;
+            }
+            Ok(())
+        };
+        self.inner.state.write(write).await
     }
 
     /// One by id or unambiguous prefix; `None` when several begin with it.
@@ -89,6 +143,52 @@ fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
             b.operation,
         ])?;
     Ok(())
+}
+
+fn put_drill(c: &Connection, d: &DrillRecord) -> Sql<()> {
+    c.prepare_cached(&format!("INSERT OR REPLACE INTO drill ({DRILL}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"))?.execute(
+        params![
+            d.operation,
+            d.snapshot_id,
+            d.stack,
+            d.volume,
+            time(d.at),
+            d.passed,
+            int("drill", d.files)?,
+            int("drill", d.bytes)?,
+            int("drill", d.duration_ms)?,
+            d.probed,
+            d.detail,
+        ],
+    )?;
+    Ok(())
+}
+
+fn last_drills(c: &Connection, stack: Option<&StackName>, volume: Option<&str>) -> Sql<Vec<DrillRecord>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {DRILL} FROM drill AS d WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR volume = ?2)
+           AND NOT EXISTS (SELECT 1 FROM drill AS n WHERE n.volume = d.volume AND n.stack IS d.stack AND n.at > d.at)
+         ORDER BY at DESC, volume"
+    ))?;
+    all(&mut statement, params![stack.map(StackName::as_str), volume], |r| {
+        Ok(DrillRecord {
+            operation: r.get(0)?,
+            snapshot_id: r.get(1)?,
+            stack: r.get(2)?,
+            volume: r.get(3)?,
+            at: parse_time("drill", &r.get::<_, String>(4)?)?,
+            passed: r.get(5)?,
+            files: uint("drill", r.get(6)?)?,
+            bytes: uint("drill", r.get(7)?)?,
+            duration_ms: uint("drill", r.get(8)?)?,
+            probed: r.get(9)?,
+            detail: r.get(10)?,
+        })
+    })
+}
+
+fn forget(c: &Connection, id: &str) -> Sql<usize> {
+    Ok(c.prepare_cached("DELETE FROM backup WHERE snapshot_id = ?1")?.execute([id])?)
 }
 
 fn list(c: &Connection, stack: Option<&StackName>, volume: Option<&str>, n: usize) -> Sql<Vec<BackupRecord>> {

@@ -1,10 +1,11 @@
 //! `backup`: a snapshot of a volume, or of every volume a stack writes, into the repository.
 
+use super::schema::Row;
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::data::{self, DataView};
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
-use crate::call::{Call, CallError, volumes};
+use crate::call::{Call, CallError, Door, volumes};
 use crate::executor::backup::{DataJob, DataResult, Quiesce};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
@@ -13,6 +14,7 @@ use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,7 @@ impl Input {
 pub(super) struct Output {
     #[serde(flatten)]
     view: DataView,
+    #[schemars(with = "Vec<Row>")]
     snapshots: Vec<BackupRecord>,
 }
 
@@ -92,7 +95,11 @@ impl Verb for Backup {
             None => volumes::of_stack(call, &stack, release.as_ref()).await?,
         };
         let quiesce = release.as_ref().map(volumes::quiesce).unwrap_or(Quiesce::None);
-        let job = DataJob::Backup { volumes: targets, quiesce, release: release.map(|r| r.number), tags: vec![] };
+        let settings = release.as_ref().and_then(|r| r.spec.settings.backup.clone()).unwrap_or_default();
+        // What a schedule adds it also thins out; a call of anybody else only ever adds.
+        let keep = (call.who.door == Door::Loop).then(|| settings.keep.clone().unwrap_or_default());
+        let timeout = settings.timeout.map(Duration::from_secs);
+        let job = DataJob::Backup { volumes: targets, quiesce, release: release.map(|r| r.number), tags: vec![], timeout, keep };
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
         Ok(data::execute(call, Self::SPEC.name, Some(stack), job, permit, waiting, &arguments).await?.into())
     }

@@ -1,13 +1,15 @@
 //! `backups`: the snapshots we took, newest first.
 
+use super::schema::Row;
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::coverage::{self, Uncovered};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::plan::Plan;
-use crate::store::backup::BackupRecord;
+use crate::store::backup::{BackupRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,14 @@ pub(super) struct Input {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Output {
     snapshots: Vec<BackupRecord>,
+    /// The last drill of each volume.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    drills: Vec<DrillRecord>,
+    /// Data that no backup covers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    uncovered: Vec<Uncovered>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
     /// Pass as `cursor` for older ones.
@@ -43,7 +53,7 @@ impl Verb for Backups {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "backups",
         title: "List snapshots",
-        description: "Snapshots of volumes, newest first: when, how large, whether complete. Pass snapshot_id to `restore`.",
+        description: "Snapshots of volumes, newest first: when, how large, whether complete, and which data of services no backup covers. Pass snapshot_id to `restore`.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -66,20 +76,31 @@ impl Verb for Backups {
         }
         let truncated = snapshots.len() > SHOWN;
         snapshots.truncate(SHOWN);
+        let uncovered = match input.volume {
+            Some(_) => vec![],
+            None => coverage::uncovered(call, input.stack.as_ref()).await?,
+        };
+        let drills = call.house.store.last_drills(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str)).await?;
         let next_cursor = snapshots.last().map(|s| s.snapshot_id.clone()).filter(|_| truncated);
-        Ok(Output { snapshots, truncated, next_cursor })
+        Ok(Output { snapshots, drills, uncovered, truncated, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
         let line = |s: &BackupRecord| {
             format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state)
         };
-        let mut out =
-            if o.snapshots.is_empty() { "no snapshots".into() } else { o.snapshots.iter().map(line).collect::<Vec<_>>().join("\n") };
-        if let Some(next) = &o.next_cursor {
-            out.push_str(&format!("\n(older snapshots: cursor {next})"));
+        let mut lines: Vec<String> = o.snapshots.iter().map(line).collect();
+        if lines.is_empty() {
+            lines.push("no snapshots".into());
         }
-        Some(out)
+        let drill = |d: &DrillRecord| {
+            let result = if d.passed { "passed" } else { "FAILED" };
+            format!("drill of {} at {}: {result}", d.volume, d.at.format("%Y-%m-%dT%H:%M:%SZ"))
+        };
+        lines.extend(o.drills.iter().map(drill));
+        lines.extend(o.uncovered.iter().map(|u| format!("NOT COVERED: {} of {}/{}: {}", u.data, u.stack, u.service, u.because)));
+        lines.extend(o.next_cursor.iter().map(|next| format!("(older snapshots: cursor {next})")));
+        Some(lines.join("\n"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `operation`: where an operation stands, waiting for it when asked to.
 
+use super::schema::Row;
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
@@ -9,7 +10,7 @@ use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::OperationId;
 use crate::model::plan::Plan;
-use crate::store::backup::BackupRecord;
+use crate::store::backup::{BackupRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +28,14 @@ pub(super) struct Output {
     #[serde(flatten)]
     view: OperationView,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
     snapshots: Vec<BackupRecord>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
     restored: Vec<RestoreOutcome>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    drills: Vec<DrillRecord>,
 }
 
 pub(super) struct Operation;
@@ -58,7 +64,7 @@ impl Verb for Operation {
             seconds => run::wait(call, input.operation_id, Some(seconds), Until::Ended).await?,
         };
         let done = data::result(call, &operation.id).await?;
-        Ok(Output { view: run::view(call, operation).await?, snapshots: done.snapshots, restored: done.restored })
+        Ok(Output { view: run::view(call, operation).await?, snapshots: done.snapshots, restored: done.restored, drills: done.drills })
     }
 
     fn text(output: &Output) -> Option<String> {

@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 /// Levels of properties an output schema spells out; below it an object is just an object.
 const OUTPUT_DEPTH: usize = 1;
 
+/// An object whose fields another tool's schema, or its own names, tell: spelling a record out in every tool that shows it would be paid for in every context.
+pub(super) type Row = Map<String, Value>;
+
 /// Schema of a tool's arguments.
 pub(super) fn input<T: JsonSchema>() -> Value {
     let mut schema = generate::<T>(SchemaSettings::draft2020_12());

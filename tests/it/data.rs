@@ -147,6 +147,30 @@ async fn data_goes_back_by_a_snapshot_taken_before_the_update_and_stays_back_in_
     client.ok("stop", json!({"stack": stack, "remove": true})).await;
     let four = client.ok("deploy", input(&stack, &slot.image, "4", settings)).await;
     assert_eq!((four["state"].clone(), in_use(&stack)), (json!("monitoring"), restored), "also after a removal: {four:#}");
+
+    // Taken into use on request, and rehearsed: both leave every other volume alone.
+    ended(&client, &four["operation_id"]).await;
+    std::fs::write(note(&in_use(&stack)), "four").expect("written");
+    let before = in_use(&stack);
+    let swapped = client.ok("restore", json!({"snapshot_id": snapshot["snapshot_id"], "swap": true, "wait": false})).await;
+    let swapped = ended(&client, &swapped["operation_id"]).await;
+    assert_eq!((swapped["state"].clone(), swapped["restored"][0]["verified"].clone()), (json!("done"), json!(true)), "{swapped:#}");
+    assert_ne!(in_use(&stack), before);
+    assert_eq!((read(&in_use(&stack)), read(&before), read(&live)), ("one".to_owned(), "four".to_owned(), "two".to_owned()));
+    let drill = client.ok("verify_backup", json!({"snapshot_id": snapshot["snapshot_id"], "probe": true, "wait": false})).await;
+    let drill = ended(&client, &drill["operation_id"]).await;
+    assert_eq!((drill["state"].clone(), drill["drills"][0]["probed"].clone()), (json!("done"), json!("store")), "{drill:#}");
+    let listed = client.ok("backups", json!({"stack": stack})).await;
+    assert_eq!(listed["drills"][0]["passed"], json!(true), "{listed:#}");
+    assert_eq!(listed["uncovered"][0]["service"], json!("store"), "its schedule is off: {listed:#}");
+    let of_drill = format!("label=dockwarden.operation={}", drill["operation_id"].as_str().expect("an id"));
+    assert_eq!(
+        docker(&["volume", "ls", "-q", "--filter", &of_drill]) + &docker(&["ps", "-aq", "--filter", &of_drill]),
+        "",
+        "nothing of the drill stays"
+    );
+    let (_, doctor, _) = home.run(&["doctor"]).await;
+    assert!(doctor.contains(&format!("{stack}/store")), "doctor names data without backups: {doctor}");
     let (code, out, err) = home.run(&["audit", "verify"]).await;
     assert_eq!(code, 0, "{out}{err}");
     serve.stop().await;

@@ -63,7 +63,12 @@ pub async fn doctor(global: &Global) -> CliResult {
     ];
     let endpoint = config::load(&places).ok().and_then(|c| c.settings.engine);
     findings.push(engine(endpoint.as_deref()).await);
-    findings.push(supervisor(global).await);
+    let running = supervisor(global).await;
+    let answers = running.level == Level::Ok;
+    findings.push(running);
+    if answers {
+        findings.push(backups(global).await);
+    }
     findings.extend(advisory(&places, endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);
     let rows: Vec<Value> =
@@ -210,6 +215,37 @@ async fn supervisor(global: &Global) -> Finding {
     }
 }
 
+/// Data that would be lost with the host, as the running supervisor knows it.
+async fn backups(global: &Global) -> Finding {
+    match reach::value(global, "backups", json!({})).await {
+        Ok((value, _)) => covered(&value),
+        Err(e) => note("backups", e.to_string(), "ask as an agent that may call `backups` (--agent)"),
+    }
+}
+
+fn covered(value: &Value) -> Finding {
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let rows = value["uncovered"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named: Vec<String> = rows
+        .iter()
+        .take(10)
+        .map(|u| format!("{} of {}/{} ({})", text(u, "data"), text(u, "stack"), text(u, "service"), text(u, "because")))
+        .collect();
+    let failed = value["drills"].as_array().into_iter().flatten().filter(|d| d["passed"] == false);
+    let failed: Vec<String> = failed.map(|d| format!("the last drill of {} failed", text(d, "volume"))).collect();
+    if !failed.is_empty() {
+        return error("backups", failed.join("; "), "`dockwarden call verify_backup` says why; take a new backup and rehearse it");
+    }
+    if rows.is_empty() {
+        return ok("backups", "all data of the stacks that run has a schedule and a whole snapshot");
+    }
+    note(
+        "backups",
+        format!("{} not covered: {}", rows.len(), named.join("; ")),
+        "`dockwarden backup STACK`, or switch its schedule on in x-dockwarden.backup",
+    )
+}
+
 /// Whoever runs this could be an agent's shell. What such a shell can write or reach makes the gate advisory.
 fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
     if config::container::dedicated() {
@@ -264,6 +300,17 @@ mod tests {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("set");
         assert_eq!(home(dir.path()).level, Level::Ok);
         assert_eq!(home(&dir.path().join("absent")).level, Level::Note);
+    }
+
+    #[test]
+    fn data_without_a_backup_is_named_and_a_failed_drill_is_an_error() {
+        assert_eq!(covered(&json!({"snapshots": []})).level, Level::Ok);
+        let row = json!({"stack": "shop", "service": "db", "data": "shop_data", "because": "its backups are switched off"});
+        let found = covered(&json!({"uncovered": [row]}));
+        assert_eq!((found.level, found.text.as_str()), (Level::Note, "1 not covered: shop_data of shop/db (its backups are switched off)"));
+        let drills = json!([{"volume": "a", "passed": true}, {"volume": "shop_data", "passed": false}]);
+        let found = covered(&json!({"uncovered": [row], "drills": drills}));
+        assert_eq!((found.level, found.text.as_str()), (Level::Error, "the last drill of shop_data failed"));
     }
 
     #[test]

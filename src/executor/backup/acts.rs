@@ -3,11 +3,11 @@
 //! absent: the order of acts and the journal itself.
 
 use super::quiesce::{Quiesce, Writer, hold, resume};
-use super::{BackupError, BackupReason, Hands, ProgressSink, SnapshotState, snapshot};
+use super::{BackupError, BackupReason, Hands, ProgressSink, SnapshotState, drill, snapshot};
 use crate::engine::Engine;
 use crate::executor::restore;
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, OperationId, StackName};
+use crate::model::ids::{EngineName, OperationId, ServiceName, SnapshotId, StackName};
 use crate::model::labels;
 use crate::store::Store;
 use crate::store::backup::BackupRecord;
@@ -43,6 +43,20 @@ pub enum DataAct {
         /// Further tags.
         tags: Vec<String>,
     },
+    /// Snapshots that a schedule no longer needs are removed from the repository and the records. Undo: none.
+    Forget {
+        /// Which.
+        snapshots: Vec<SnapshotId>,
+    },
+    /// A restore is rehearsed in a scratch volume and the result recorded. Undo: what it made is removed.
+    Drill {
+        /// Snapshot.
+        snapshot: Box<BackupRecord>,
+        /// Name of the scratch volume, and of the container that uses it.
+        scratch: EngineName,
+        /// Service to start on it.
+        service: Option<ServiceName>,
+    },
     /// A snapshot's data is put into a volume beside the live one and compared. Undo: the volume is removed when this operation made it.
     Restore {
         /// Snapshot.
@@ -56,6 +70,8 @@ pub enum DataAct {
 
 /// Step keys of snapshots begin so; the rest is the volume.
 pub const SNAPSHOT: &str = "snapshot:";
+/// Step keys of drills begin so; the rest is the snapshot.
+pub const DRILL: &str = "drill:";
 /// Step keys of restores begin so; the rest is the volume filled.
 pub const RESTORE: &str = "restore:";
 
@@ -66,6 +82,8 @@ impl DataAct {
             Self::Hold { .. } => "hold".to_owned(),
             Self::Resume { .. } => "resume".to_owned(),
             Self::Snapshot { volume, .. } => format!("{SNAPSHOT}{volume}"),
+            Self::Forget { .. } => "forget".to_owned(),
+            Self::Drill { snapshot, .. } => format!("{DRILL}{}", snapshot.snapshot_id),
             Self::Restore { into, .. } => format!("{RESTORE}{into}"),
         }
     }
@@ -93,6 +111,14 @@ impl Doer<'_> {
                 resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
             }
             DataAct::Snapshot { volume, release, tags } => self.snapshot(volume, *release, tags).await,
+            DataAct::Forget { snapshots } => {
+                // The repository first: a record without a snapshot would promise what is not there.
+                let removed = self.hands.house.forget(snapshots.clone()).await?;
+                let ids = snapshots.iter().map(ToString::to_string).collect();
+                self.store.forget_backups(ids).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
+                Ok(json!({"removed": removed}))
+            }
+            DataAct::Drill { snapshot, scratch, service } => Ok(json!(drill::run(self, snapshot, scratch, service.as_ref()).await?)),
             DataAct::Restore { snapshot, into, made } => {
                 let outcome = self.restore(snapshot, into, *made).await?;
                 Ok(json!(outcome))
@@ -161,12 +187,13 @@ pub(crate) async fn take_back(
     match act {
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
-        DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Restore { made: false, .. } => Ok(()),
+        DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
+        DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Forget { .. } | DataAct::Restore { made: false, .. } => Ok(()),
     }
 }
 
 /// Removes a volume when this operation made it.
-async fn remove_made(
+pub(super) async fn remove_made(
     engine: &dyn Engine,
     instance: &str,
     permit: &Permit,

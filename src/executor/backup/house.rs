@@ -92,6 +92,17 @@ impl BackupHouse {
         }
     }
 
+    /// Removes snapshots, and what no snapshot needs any more.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn forget(&self, snapshots: Vec<SnapshotId>) -> Result<u64, BackupError> {
+        match self.run(Job::Forget { snapshots }, Arc::new(|_| {})).await? {
+            Output::Forgotten(n) => Ok(n),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Snapshots in the repository, newest first, ours and others'.
     ///
     /// # Errors

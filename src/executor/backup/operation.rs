@@ -1,15 +1,15 @@
 //! Backup and restore as operations: durable, run by the supervisor and not by the call, journaled before each act. Whatever ends one (its end, a failure,
 //! a cancel, a crash), held containers run again and nothing half-made stays. Deliberately absent: who may, which volumes, and when.
 
+mod jobs;
+
 use super::acts::{self, DataAct, Doer};
-use super::{BackupError, Hands, Progress, Quiesce, SnapshotState, writers};
-use crate::executor::restore::{self, RestoreOutcome};
+use super::{BackupError, DataJob, Hands, Progress};
 use crate::executor::{Active, Executor, ExecutorError, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
 use crate::model::operation::*;
 use crate::store::StoreError;
-use crate::store::backup::BackupRecord;
 use chrono::Utc;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,66 +18,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// Longest wait for the watch window of a deploy; after it a backup is told `busy`.
+const WATCH_WINDOW: Duration = Duration::from_secs(30);
 /// Pause between tries of taking something back.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Tries of taking back while the supervisor runs on; a takeover waits longer, since the engine may just be starting.
 const TRIES: u32 = 5;
 const TAKEOVER_TRIES: u32 = 150;
-
-/// What is done with data.
-#[derive(Debug, Clone)]
-pub enum DataJob {
-    /// Volumes are read into the repository, one after the other.
-    Backup {
-        /// Which.
-        volumes: Vec<EngineName>,
-        /// How their writers are held meanwhile.
-        quiesce: Quiesce,
-        /// Release that runs.
-        release: Option<u32>,
-        /// Further tags of the snapshots; no commas.
-        tags: Vec<String>,
-    },
-    /// A snapshot is put beside the live data and compared.
-    Restore {
-        /// Which.
-        snapshot: Box<BackupRecord>,
-        /// Empty or new volume; a fresh one when absent.
-        into: Option<EngineName>,
-    },
-}
-
-impl DataJob {
-    /// Verbs of operations that run a data job.
-    pub const VERBS: [&'static str; 2] = ["backup", "restore"];
-
-    fn volumes(&self) -> BTreeSet<EngineName> {
-        match self {
-            Self::Backup { volumes, .. } => volumes.iter().cloned().collect(),
-            Self::Restore { into, .. } => into.iter().cloned().collect(),
-        }
-    }
-}
-
-/// What an operation did with data, read from its journal.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DataResult {
-    /// Snapshots it took.
-    pub snapshots: Vec<BackupRecord>,
-    /// What it restored.
-    pub restored: Vec<RestoreOutcome>,
-}
-
-impl DataResult {
-    /// Of the journal of any operation.
-    pub fn of(steps: &[StepRecord]) -> Self {
-        let done = |prefix: &'static str| steps.iter().filter(move |s| s.key.starts_with(prefix)).filter_map(|s| s.done.clone());
-        Self {
-            snapshots: done(acts::SNAPSHOT).filter_map(|v| serde_json::from_value(v["snapshot"].clone()).ok()).collect(),
-            restored: done(acts::RESTORE).filter_map(|v| serde_json::from_value(v).ok()).collect(),
-        }
-    }
-}
 
 /// Why a data operation stops before its end.
 enum Stop {
@@ -115,6 +62,10 @@ impl Executor {
         permit: Permit,
         request: Request,
     ) -> Result<Operation, ExecutorError> {
+        let holds = matches!(job, DataJob::Backup { .. });
+        if let (true, Some(stack)) = (holds, &stack) {
+            self.watch_window(stack).await;
+        }
         let _one = self.submitting.lock().await;
         if self.closing.is_cancelled() {
             return Err(ExecutorError::Closing);
@@ -122,12 +73,13 @@ impl Executor {
         if self.backups.is_none() {
             return Err(ExecutorError::NoRepository);
         }
-        let holds = matches!(job, DataJob::Backup { .. });
         if let (true, Some(stack)) = (holds, &stack) {
             if let Some(known) = self.known_key(stack, &request).await? {
                 return Ok(known);
             }
-            self.free_stack(stack).await?;
+            if let Some(operation) = self.holding(stack) {
+                return Err(ExecutorError::Busy { stack: stack.clone(), operation });
+            }
         }
         if let Some(operation) = self.using(&job.volumes()) {
             let stack = stack.clone().unwrap_or_else(|| StackName::new("volumes").expect("a valid name"));
@@ -146,7 +98,7 @@ impl Executor {
             epoch: 0,
             release: match &job {
                 DataJob::Backup { release, .. } => *release,
-                DataJob::Restore { .. } => None,
+                DataJob::Restore { .. } | DataJob::Drill { .. } => None,
             },
             reason: request.reason,
             message: None,
@@ -170,6 +122,15 @@ impl Executor {
         }
     }
 
+    /// Waits a while for the watch window of a deploy to pass: a backup must not cut it short, as a newer deploy does.
+    async fn watch_window(&self, stack: &StackName) {
+        let Some(mut standing) = self.holding(stack).and_then(|id| self.standing(&id)) else { return };
+        if standing.borrow().state == OperationState::Monitoring {
+            // Passed, or still there: what holds the stack then is looked at under the lock.
+            let _passed_or_late = tokio::time::timeout(WATCH_WINDOW, async { while standing.changed().await.is_ok() {} }).await;
+        }
+    }
+
     /// Operation that works on one of these volumes.
     fn using(&self, volumes: &BTreeSet<EngineName>) -> Option<OperationId> {
         let active = self.active.lock().expect("no panic while held");
@@ -190,6 +151,10 @@ impl Executor {
         // One that holds its stack has an epoch; one beside it must not be in the way of anything else.
         let holds = op.stack.clone().filter(|_| op.epoch > 0);
         let volumes = job.as_ref().map(DataJob::volumes).unwrap_or_default();
+        let time_limit = match &job {
+            Some(DataJob::Backup { timeout, .. }) => *timeout,
+            Some(DataJob::Restore { .. } | DataJob::Drill { .. }) | None => None,
+        };
         let active = Active { stack: holds, volumes, standing: receive, cancel: cancel.clone(), conclude: CancellationToken::new() };
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
@@ -204,6 +169,7 @@ impl Executor {
                 permit,
                 standing: send,
                 cancel,
+                time_limit,
                 journal: Mutex::new(journal),
                 exec: exec.clone(),
             };
@@ -224,6 +190,8 @@ struct Work {
     permit: Permit,
     standing: watch::Sender<Standing>,
     cancel: CancellationToken,
+    /// Longest run of one worker.
+    time_limit: Option<Duration>,
     /// Key -> act and whether it was done.
     journal: Mutex<BTreeMap<String, (DataAct, bool)>>,
 }
@@ -234,7 +202,8 @@ impl Work {
     }
 
     fn hands(&self) -> Result<Hands, BackupError> {
-        let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
+        let mut house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
+        house.time_limit = self.time_limit.unwrap_or(house.time_limit);
         Ok(Hands { engine: self.exec.engine.clone(), house, instance: self.exec.store.instance().to_owned() })
     }
 
@@ -288,6 +257,7 @@ impl Work {
             DataJob::Backup { .. } => {
                 format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
             }
+            DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
             DataJob::Restore { .. } => "the half-filled volume is removed, live data was not touched".to_owned(),
         }
     }
@@ -331,72 +301,6 @@ impl Work {
                 self.settle(OperationState::NeedsAttention, Some(format!("the supervisor was restarted while it ran; {left}"))).await
             }
         }
-    }
-
-    async fn go(&self, job: &DataJob) -> Result<Option<String>, Stop> {
-        let phase = match job {
-            DataJob::Backup { .. } => Phase::Snapshot,
-            DataJob::Restore { .. } => Phase::Prepare,
-        };
-        self.update(|op| (op.state, op.phase) = (OperationState::Running, phase)).await?;
-        match job {
-            DataJob::Backup { volumes, quiesce, release, tags } => self.backup(volumes, *quiesce, *release, tags).await,
-            DataJob::Restore { snapshot, into } => self.restore(snapshot, into.clone()).await,
-        }
-    }
-
-    async fn backup(
-        &self,
-        volumes: &[EngineName],
-        quiesce: Quiesce,
-        release: Option<u32>,
-        tags: &[String],
-    ) -> Result<Option<String>, Stop> {
-        let hands = self.hands()?;
-        self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
-        let held = match quiesce {
-            Quiesce::None => vec![],
-            Quiesce::Pause | Quiesce::Stop => writers(self.exec.engine.as_ref(), volumes).await?,
-        };
-        if !held.is_empty() {
-            self.say(0.0, format!("holding {} containers still", held.len()));
-            self.step(DataAct::Hold { writers: held.clone(), quiesce }).await?;
-        }
-        let mut partial = vec![];
-        for (n, volume) in volumes.iter().enumerate() {
-            self.say(100.0 * n as f64 / volumes.len() as f64, format!("reading {volume}"));
-            let act = DataAct::Snapshot { volume: volume.clone(), release, tags: tags.to_vec() };
-            let done = self.interruptible(self.step(act)).await?;
-            if done["snapshot"]["state"] == SnapshotState::Partial.as_str() {
-                let unreadable: Vec<&str> = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                partial.push(format!("{volume} ({})", unreadable.join(", ")));
-            }
-        }
-        if !held.is_empty() {
-            self.step(DataAct::Resume { writers: held, quiesce }).await?;
-        }
-        let warning = format!(
-            "PARTIAL: not everything could be read of {}; let the supervisor read these files and back up again",
-            partial.join("; ")
-        );
-        Ok((!partial.is_empty()).then_some(warning))
-    }
-
-    async fn restore(&self, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Option<String>, Stop> {
-        let target = restore::target(&self.hands()?, snapshot, into).await?;
-        self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, target.name));
-        let act = DataAct::Restore { snapshot: Box::new(snapshot.clone()), into: target.name, made: target.made };
-        let done = self.interruptible(self.step(act)).await?;
-        let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
-        if outcome.verified {
-            return Ok(None);
-        }
-        // The volume stays, to be looked at.
-        Err(Stop::Failed(format!(
-            "{} does not equal the snapshot: {}",
-            outcome.volume,
-            outcome.differences.iter().take(10).cloned().collect::<Vec<_>>().join("; ")
-        )))
     }
 
     /// Work that a cancel or the end of the supervisor may end in the middle: its worker dies with it.
@@ -443,8 +347,8 @@ impl Work {
             let resumed = journal.get("resume").is_some_and(|(_, done)| *done);
             let open = |act: &DataAct, done: bool| match act {
                 DataAct::Hold { .. } => !resumed,
-                DataAct::Restore { .. } => !done,
-                DataAct::Resume { .. } | DataAct::Snapshot { .. } => false,
+                DataAct::Restore { .. } | DataAct::Drill { .. } => !done,
+                DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Forget { .. } => false,
             };
             journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect()
         };

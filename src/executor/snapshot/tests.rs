@@ -1,7 +1,7 @@
 //! Deploys that make data safe and rollbacks that bring it back, with a stop of the supervisor in between, on the in-memory engine with a real repository.
 
 use crate::engine::Engine;
-use crate::executor::backup::{BackupHouse, DataResult, house};
+use crate::executor::backup::{BackupHouse, DataJob, DataResult, house};
 use crate::executor::tests::*;
 use crate::executor::{Executor, StopAfter};
 use crate::model::ids::EngineName;
@@ -173,4 +173,32 @@ async fn a_crash_while_data_is_brought_back_leaves_release_and_data_together() {
         brought_back(&done.snapshots[0].snapshot_id)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_drill_starts_the_service_on_the_restored_data_without_network() {
+    let rig = rig().await;
+    let exec = deployed(&rig).await;
+    let plan = planned(&rig, &exec, stack("web:2", Some("db:1"), &[]), first(Quiesce::None)).await;
+    let (_, done) = run(&rig, &exec, plan).await;
+    let drill = async || {
+        let job = DataJob::Drill { snapshots: vec![(done.snapshots[0].clone(), Some(name("db")))] };
+        let op = exec.submit_data(Some(shop()), job, permit("verify_backup"), request("verify_backup")).await.unwrap();
+        ended(&exec, &op.id).await;
+        let drills = DataResult::of(&rig.store.steps(&op.id).await.unwrap()).drills;
+        (rig.store.operation(&op.id).await.unwrap().unwrap(), drills)
+    };
+    let (op, drills) = drill().await;
+    assert_eq!((op.state, drills[0].passed, drills[0].probed.as_deref()), (OperationState::Done, true, Some("db")), "{op:?} {drills:?}");
+    // The same with an image that cannot use the data.
+    let mut release = rig.store.release(&shop(), 2).await.unwrap().unwrap();
+    let bad = rig.engine.image(&crate::model::ids::ImageRef::new("db:bad").unwrap()).await.unwrap().unwrap().id;
+    release.images.get_mut("db").unwrap().id = Some(bad);
+    rig.store.put_release(&release).await.unwrap();
+    let (op, drills) = drill().await;
+    assert_eq!((op.state, drills[0].passed), (OperationState::Failed, false));
+    assert!(drills[0].detail.contains("does not run on it") && drills[0].detail.contains("cannot open the data"), "{drills:?}");
+    let left: Vec<String> = rig.engine.container_names().into_iter().filter(|n| n.contains("drill")).collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert_one_release(&rig, "drilled").await;
 }

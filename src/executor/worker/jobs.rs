@@ -1,6 +1,6 @@
 //! The jobs themselves, one function each, on an opened repository. Deliberately absent: the protocol and the process around them.
 
-use super::repo::{Opened, init, io, one_line, open, repository_failure};
+use super::repo::{Opened, init, io, one_line, open, open_alone, repository_failure};
 use super::source::{ReadLog, Watched, root_node};
 use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
@@ -8,7 +8,7 @@ use super::{Failure, Job, Output, ProgressSink, Request, RestoreReport, Snapshot
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
-use rustic_core::{BackupOptions, CheckOptions, LocalDestination, LsOptions, ReadSource, RestoreOptions, SnapshotOptions};
+use rustic_core::{BackupOptions, CheckOptions, LocalDestination, LsOptions, PruneOptions, ReadSource, RestoreOptions, SnapshotOptions};
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,7 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
         Job::Check { read_data } => check(&open(request, sink)?, *read_data).map(Output::Findings),
         Job::Restore { snapshot, into } => restore(open(request, sink)?, snapshot, into).map(Output::Restored),
         Job::Export { snapshot, tar, top } => export(open(request, sink)?, snapshot, tar, top).map(Output::Restored),
+        Job::Forget { snapshots } => forget(open_alone(request, sink)?, snapshots).map(Output::Forgotten),
         Job::Verify { snapshot, against } => {
             let opened = open(request, sink)?;
             let found = find(&opened, snapshot)?;
@@ -155,6 +156,21 @@ fn check(opened: &Opened, read_data: bool) -> Result<Vec<String>, Failure> {
         .iter()
         .map(|(level, error)| format!("{}: {}", format!("{level:?}").to_lowercase(), one_line(&error.to_string())))
         .collect())
+}
+
+/// Removes snapshots and prunes. Pruning has two phases a day apart: what nothing refers to any more is marked now and removed by a later run, so that a restic
+/// that writes beside us loses nothing.
+fn forget(opened: Opened, ids: &[SnapshotId]) -> Result<u64, Failure> {
+    let wanted: std::collections::BTreeSet<&str> = ids.iter().map(SnapshotId::as_str).collect();
+    let there = opened.repo.get_all_snapshots().map_err(repository_failure)?;
+    let gone: Vec<_> = there.iter().filter(|s| wanted.contains(s.id.to_hex().as_str())).map(|s| s.id).collect();
+    if !gone.is_empty() {
+        opened.repo.delete_snapshots(&gone).map_err(repository_failure)?;
+    }
+    let options = PruneOptions::default();
+    let plan = opened.repo.prune_plan(&options).map_err(repository_failure)?;
+    opened.repo.prune(&options, plan).map_err(repository_failure)?;
+    Ok(gone.len() as u64)
 }
 
 fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {

@@ -73,12 +73,21 @@ pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure>
 
 /// Opens the repository for everything but `init`.
 pub(super) fn open(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
+    open_with(request, sink, false)
+}
+
+/// Opens it while no other worker is at work: what removes must not meet what reads or adds.
+pub(super) fn open_alone(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
+    open_with(request, sink, true)
+}
+
+fn open_with(request: &Request, sink: ProgressSink, alone: bool) -> Result<Opened, Failure> {
     let secret = read_key(&request.key_file)?;
     let no_repository = || Failure::NoRepository { repo: request.repo.display().to_string() };
     if !request.repo.is_dir() {
         return Err(no_repository());
     }
-    let lock = lock(&request.repo, false)?;
+    let lock = lock(&request.repo, alone)?;
     let (repo, gate, counter) = unopened(request, sink)?;
     if repo.config_id().map_err(repository_failure)?.is_none() {
         return Err(no_repository());
@@ -151,7 +160,7 @@ fn master_key(secret: &str) -> MasterKey {
     .expect("the three parts have the lengths of a master key")
 }
 
-/// Takes the advisory lock beside the repository: exclusive to create, shared for everything else. Ends with the process.
+/// Takes the advisory lock beside the repository: exclusive to create and to remove, shared for everything else. Ends with the process.
 fn lock(repo: &Path, exclusive: bool) -> Result<File, Failure> {
     let mut name = repo.as_os_str().to_owned();
     name.push(".lock");

@@ -22,7 +22,7 @@ pub(crate) const READS: &[&str] = &[
     "memory_read",
 ];
 pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "memory_write", "rollback", "stop", "restore", "prune"];
+    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };

@@ -135,6 +135,33 @@ pub struct BackupSettings {
     pub quiesce: Option<Quiesce>,
     /// Snapshot of a service's volumes before it is replaced: `true` always, `false` never; by default when its image changes and a volume holds at most 1 GiB.
     pub pre_update: Option<bool>,
+    /// Longest run of one backup in seconds; six hours by default.
+    pub timeout: Option<u64>,
+    /// Snapshots that a scheduled backup leaves.
+    pub keep: Option<Keep>,
+}
+
+/// How many snapshots of a source stay: the newest of each of so many hours, days, weeks and months, and the last ones before updates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Keep {
+    /// Hours; 24 by default.
+    pub hourly: u32,
+    /// Days; 7 by default.
+    pub daily: u32,
+    /// Weeks; 5 by default.
+    pub weekly: u32,
+    /// Months; 12 by default.
+    pub monthly: u32,
+    /// Snapshots before updates, beside those of the last 7 days; 5 by default.
+    pub pre_update: u32,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { hourly: 24, daily: 7, weekly: 5, monthly: 12, pre_update: 5 }
+    }
 }
 
 /// What happens to the containers that write a volume while it is read.

@@ -3,13 +3,16 @@
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::engine::{ContainerSpec, Engine, EngineError, EngineMount};
+use crate::executor::backup::{DataResult, Quiesce};
 use crate::executor::backup::{house, test_permit};
 use crate::executor::{FactsOf, Options, StopAfter};
 use crate::gate::request::RequestFacts;
 use crate::model::ids::{CallId, ImageRef};
 use crate::model::observed::RunState;
+use crate::model::spec::Keep;
 use crate::model::spec::MountKind;
 use crate::store::Store;
+use crate::store::backup::BackupRecord;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
@@ -130,7 +133,14 @@ fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop
 }
 
 fn backup() -> DataJob {
-    DataJob::Backup { volumes: vec![data()], quiesce: Quiesce::Pause, release: Some(3), tags: vec!["nightly".into()] }
+    DataJob::Backup {
+        volumes: vec![data()],
+        quiesce: Quiesce::Pause,
+        release: Some(3),
+        tags: vec!["nightly".into()],
+        timeout: None,
+        keep: None,
+    }
 }
 
 fn request(verb: &str, key: Option<&str>) -> Request {
@@ -264,6 +274,7 @@ async fn crash_everywhere(verb: &str) {
         let rig = Rig::new().await;
         let job = match verb {
             "restore" => DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None },
+            "verify_backup" => DataJob::Drill { snapshots: vec![(rig.snapshot().await, None)] },
             _ => backup(),
         };
         let crashed = Arc::new(AtomicBool::new(false));
@@ -304,4 +315,64 @@ async fn a_crash_at_any_record_of_a_backup_leaves_no_container_paused() {
 #[tokio::test]
 async fn a_crash_at_any_record_of_a_restore_leaves_only_whole_volumes() {
     crash_everywhere("restore").await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_of_a_drill_leaves_nothing_of_it() {
+    crash_everywhere("verify_backup").await;
+}
+
+#[tokio::test]
+async fn a_drill_is_recorded_leaves_nothing_behind_and_fails_on_a_damaged_pack() {
+    let rig = Rig::new().await;
+    let snapshot = rig.snapshot().await;
+    let job = || DataJob::Drill { snapshots: vec![(snapshot.clone(), None)] };
+    let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("verify_backup", None)).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, done.drills.len()), (OperationState::Done, 1), "{op:?}");
+    let drill = done.drills[0].clone();
+    assert_eq!((drill.passed, drill.files, drill.bytes, drill.detail.as_str()), (true, 2, 100_003, ""));
+    assert_eq!(rig.store.last_drills(Some(&shop()), None).await.unwrap(), [drill]);
+    assert_eq!((rig.volumes().await, rig.engine.container_names()), (vec!["shop_data".to_owned()], vec!["db".to_owned()]));
+    let packs = walk(&rig.dir.path().join("home/backups/data"));
+    assert!(!packs.is_empty());
+    for pack in packs {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&pack, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut bytes = std::fs::read(&pack).unwrap();
+        let middle = bytes.len() / 3;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&pack, bytes).unwrap();
+    }
+    let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("verify_backup", None)).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("the drill FAILED for")), "{op:?}");
+    assert_eq!(rig.store.last_drills(None, Some("shop_data")).await.unwrap(), done.drills, "the last one is the failed one");
+    assert!(!done.drills[0].passed && !done.drills[0].detail.is_empty());
+    assert_eq!((rig.volumes().await, rig.engine.container_names()), (vec!["shop_data".to_owned()], vec!["db".to_owned()]));
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] }).collect()
+}
+
+#[tokio::test]
+async fn a_schedules_backup_forgets_what_it_no_longer_needs_and_an_agents_never_does() {
+    let rig = Rig::new().await;
+    let first = rig.snapshot().await;
+    rig.engine.write_volume_file("shop_data", "a", b"two");
+    let second = rig.snapshot().await;
+    assert_eq!(rig.store.backups(None, None, 10).await.unwrap(), [second, first], "an agent's backup only adds");
+    rig.engine.write_volume_file("shop_data", "a", b"three");
+    let keep = Some(Keep { hourly: 1, daily: 1, weekly: 1, monthly: 1, pre_update: 0 });
+    let job = DataJob::Backup { volumes: vec![data()], quiesce: Quiesce::None, release: None, tags: vec![], timeout: None, keep };
+    let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("backup", None)).await.unwrap();
+    let (op, done) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
+    assert_eq!(rig.store.backups(None, None, 10).await.unwrap(), done.snapshots);
+    let house = rig.exec.backups.clone().unwrap();
+    let there: Vec<String> = house.list().await.unwrap().into_iter().map(|s| s.snapshot_id.to_string()).collect();
+    assert_eq!(there, [done.snapshots[0].snapshot_id.clone()], "the repository holds what the records say");
+    assert_eq!(house.check(true).await.unwrap(), Vec::<String>::new());
 }

@@ -1,0 +1,169 @@
+//! A drill: a snapshot restored into a scratch volume, compared with what was backed up, and on request used by a container of the service's own image without
+//! any network. What was made for it is removed; the result is recorded, a failed one above all. Deliberately absent: anything that touches live data.
+
+use super::acts::{Doer, remove_made};
+use super::{BackupError, HELPER_LABEL};
+use crate::engine::{ContainerSpec, Engine, EngineMount};
+use crate::executor::{probe, restore};
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
+use crate::model::labels;
+use crate::model::release::Release;
+use crate::model::spec::MountKind;
+use crate::store::backup::{BackupRecord, DrillRecord};
+use chrono::Utc;
+use std::collections::BTreeMap;
+
+/// Differences and causes kept of a failed drill.
+const SHOWN: usize = 10;
+
+/// The service of a release that uses a volume, and where it has it.
+pub fn user_of(release: &Release, volume: &str) -> Option<(ServiceName, String)> {
+    let key = release.spec.volumes.iter().find(|(_, v)| v.name == volume || v.declared() == volume).map(|(k, _)| k.as_str())?;
+    release.spec.services.iter().filter(|(_, s)| s.active && s.image.is_some()).find_map(|(name, s)| {
+        let mount = s.mounts.iter().find(|m| m.kind == MountKind::Volume && m.source.as_deref() == Some(key) && !m.read_only)?;
+        Some((name.clone(), mount.target.clone()))
+    })
+}
+
+/// Runs a drill and records what came of it. A snapshot that does not come back is a result, not an error.
+pub(super) async fn run(
+    doer: &Doer<'_>,
+    record: &BackupRecord,
+    scratch: &EngineName,
+    service: Option<&ServiceName>,
+) -> Result<DrillRecord, BackupError> {
+    let begun = Utc::now();
+    let engine = doer.hands.engine.as_ref();
+    // Left by an earlier try of this very step.
+    remove(engine, &doer.hands.instance, doer.permit, doer.operation, scratch).await?;
+    let mut result = DrillRecord {
+        snapshot_id: record.snapshot_id.clone(),
+        stack: record.stack.clone(),
+        volume: record.volume.clone(),
+        at: begun,
+        passed: false,
+        files: 0,
+        bytes: 0,
+        duration_ms: 0,
+        probed: None,
+        detail: String::new(),
+        operation: doer.operation.to_string(),
+    };
+    match restore::restore_into(&doer.hands, doer.permit, record, scratch, Some(marks(doer))).await {
+        Ok(outcome) if outcome.verified => {
+            (result.files, result.bytes, result.passed) = (outcome.files, outcome.bytes, true);
+            if let Some(service) = service {
+                result.probed = Some(service.to_string());
+                if let Err(cause) = used(doer, record, scratch, service).await? {
+                    (result.passed, result.detail) = (false, format!("restored whole, but service {service} does not run on it: {cause}"));
+                }
+            }
+        }
+        Ok(outcome) => {
+            let differences: Vec<String> = outcome.differences.into_iter().take(SHOWN).collect();
+            result.detail = format!("what came back differs: {}", differences.join("; "));
+        }
+        // Engine trouble says nothing of the snapshot.
+        Err(BackupError::Engine(e)) => return Err(e.into()),
+        Err(e) => result.detail = e.to_string(),
+    }
+    remove(engine, &doer.hands.instance, doer.permit, doer.operation, scratch).await?;
+    result.duration_ms = u64::try_from((Utc::now() - begun).num_milliseconds()).unwrap_or_default();
+    if !result.passed {
+        tracing::error!(snapshot = %result.snapshot_id, volume = %result.volume, detail = %result.detail, "a drill failed");
+    }
+    doer.store.put_drill(&result).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
+    Ok(result)
+}
+
+/// Labels of what a drill makes; a start after a crash removes whatever carries them.
+fn marks(doer: &Doer<'_>) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (labels::INSTANCE.to_owned(), doer.hands.instance.clone()),
+        (labels::OPERATION.to_owned(), doer.operation.to_string()),
+        (HELPER_LABEL.to_owned(), "drill".to_owned()),
+    ])
+}
+
+/// Runs the service on the scratch volume: its image, command, environment and health check, no network, no other mount, no privilege. `Err` inside = why not.
+async fn used(
+    doer: &Doer<'_>,
+    record: &BackupRecord,
+    scratch: &EngineName,
+    service: &ServiceName,
+) -> Result<Result<(), String>, BackupError> {
+    let missing = |what: &str| Ok(Err(format!("{what} is not known any more")));
+    let Some(stack) = &doer.stack else { return missing("its stack") };
+    let failed = |e: crate::store::StoreError| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() };
+    let current = match doer.store.stack(stack).await.map_err(failed)?.and_then(|r| r.current) {
+        Some(number) => doer.store.release(stack, number).await.map_err(failed)?,
+        None => None,
+    };
+    let Some(release) = current else { return missing("its release") };
+    let (Some(spec), Some((_, target))) = (release.spec.services.get(service), user_of(&release, &record.volume)) else {
+        return missing("the service");
+    };
+    let Some(image) = release.images.get(service).and_then(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) else {
+        return missing("its image");
+    };
+    let mount = EngineMount {
+        kind: MountKind::Volume,
+        source: Some(scratch.to_string()),
+        target,
+        read_only: false,
+        propagation: None,
+        nocopy: true,
+        subpath: None,
+        tmpfs_size: None,
+        tmpfs_mode: None,
+    };
+    let request = ContainerSpec {
+        command: spec.command.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        env: spec.environment.iter().filter_map(|(k, v)| v.as_ref().map(|v| format!("{k}={v}"))).collect(),
+        labels: marks(doer),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        healthcheck: spec.healthcheck.clone(),
+        mounts: vec![mount],
+        network_mode: Some("none".to_owned()),
+        nano_cpus: spec.resources.nano_cpus,
+        memory: spec.resources.memory,
+        pids: spec.resources.pids,
+        cap_drop: spec.cap_drop.clone(),
+        security_opt: vec!["no-new-privileges".to_owned()],
+        init: spec.init,
+        read_only: spec.read_only,
+        stop_signal: spec.stop_signal.clone(),
+        ..ContainerSpec::new(scratch.clone(), image)
+    };
+    let engine = doer.hands.engine.as_ref();
+    let id = engine.create_container(doer.permit, &request).await?;
+    engine.start(doer.permit, &id).await?;
+    match probe::healthy(engine, doer.permit, &id, spec).await {
+        Ok(()) => Ok(Ok(())),
+        Err(probe::ProbeError::Engine(e)) => Err(e.into()),
+        Err(e) => {
+            let kept = probe::evidence(engine, &id, service.as_str(), &e).await;
+            let logs: Vec<String> = kept.logs.into_iter().rev().take(SHOWN).rev().collect();
+            Ok(Err(format!("{e}; its last lines: {}", logs.join(" | "))))
+        }
+    }
+}
+
+/// Removes what a drill made.
+pub(super) async fn remove(
+    engine: &dyn Engine,
+    instance: &str,
+    permit: &Permit,
+    operation: &OperationId,
+    scratch: &EngineName,
+) -> Result<(), BackupError> {
+    if let Some(container) = engine.container(scratch).await?
+        && container.labels.get(labels::OPERATION).is_some_and(|o| o == operation.as_str())
+    {
+        engine.remove_container(permit, &container.id, false).await?;
+    }
+    remove_made(engine, instance, permit, operation, scratch).await
+}

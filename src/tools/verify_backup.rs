@@ -1,0 +1,147 @@
+//! `verify_backup`: a drill. Snapshots are restored into scratch volumes, compared, on request used by a container without network, and removed again.
+
+use super::schema::Row;
+use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::data::{self, DataView};
+use crate::call::error::ErrorCode;
+use crate::call::facts::Scope;
+use crate::call::run::{self, Waiting};
+use crate::call::{Call, CallError, volumes};
+use crate::executor::backup::{DataJob, DataResult, drill};
+use crate::gate::Permit;
+use crate::model::ids::{SnapshotId, StackName};
+use crate::model::operation::Operation;
+use crate::model::plan::Plan;
+use crate::store::backup::{BackupRecord, DrillRecord};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Snapshots looked through for the newest of each volume.
+const LOOKED_THROUGH: usize = 1000;
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Input {
+    /// One snapshot, from `backups`.
+    snapshot_id: Option<SnapshotId>,
+    /// Instead: the newest whole snapshot of every volume of a stack.
+    stack: Option<StackName>,
+    /// Also start the service's image on the restored data, without network, and wait for its health check. False by default.
+    #[serde(default)]
+    probe: bool,
+    /// Wait until it ended; true by default.
+    #[serde(skip_serializing)]
+    wait: Option<bool>,
+    /// Longest wait, 45 by default, 55 at most; the drill goes on.
+    #[serde(skip_serializing)]
+    timeout_s: Option<u64>,
+    /// A repeated call with the same key returns the same operation.
+    #[serde(skip_serializing)]
+    idempotency_key: Option<String>,
+}
+
+impl Input {
+    fn waiting(&self) -> Waiting {
+        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key: self.idempotency_key.clone(), reason: None }
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Output {
+    #[serde(flatten)]
+    view: DataView,
+    #[schemars(with = "Vec<Row>")]
+    drills: Vec<DrillRecord>,
+}
+
+impl From<(DataView, DataResult)> for Output {
+    fn from((view, done): (DataView, DataResult)) -> Self {
+        Self { view, drills: done.drills }
+    }
+}
+
+pub(super) struct VerifyBackup;
+
+impl Verb for VerifyBackup {
+    const SPEC: &'static ToolSpec = &ToolSpec {
+        name: "verify_backup",
+        title: "Rehearse a restore",
+        description: "Restores snapshots into scratch volumes, compares every byte, on request starts the service on them without network, and removes all of it. Results are kept: `backups` shows the last of each volume. Live data is not touched.",
+        effect: Effect::Write,
+        idempotent: false,
+        input_schema: schema::input::<Input>,
+        output_schema: schema::approvable::<Output>,
+    };
+    type Input = Input;
+    type Output = Output;
+
+    async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
+        let first = snapshots(call, input).await?.into_iter().next();
+        let stack = first.and_then(|s| s.stack).and_then(|s| StackName::new(s).ok());
+        Ok(Scope::service(stack.as_ref(), None))
+    }
+
+    const REPLAYS: bool = true;
+
+    async fn earlier(call: &Call, input: &Input) -> Result<Option<Operation>, CallError> {
+        run::earlier(call, &super::as_arguments(input)?, input.idempotency_key.as_deref(), None).await
+    }
+
+    async fn replay(call: &Call, input: &Input, operation: Operation) -> Result<Option<Output>, CallError> {
+        data::replay(call, operation, &input.waiting()).await.map(|done| Some(Output::from(done)))
+    }
+
+    async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        let snapshots = snapshots(call, &input).await?;
+        let stack = snapshots.first().and_then(|s| s.stack.as_deref()).and_then(|s| StackName::new(s).ok());
+        let release = match &stack {
+            Some(stack) if input.probe => volumes::current(call, stack).await?,
+            _ => None,
+        };
+        let with_user = |s: BackupRecord| {
+            let service = release.as_ref().and_then(|r| drill::user_of(r, &s.volume)).map(|(service, _)| service);
+            (s, service)
+        };
+        let job = DataJob::Drill { snapshots: snapshots.into_iter().map(with_user).collect() };
+        let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+        Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
+    }
+
+    fn text(o: &Output) -> Option<String> {
+        let line = |d: &DrillRecord| {
+            let result = if d.passed { "came back whole" } else { "FAILED" };
+            let probed = d.probed.as_ref().map(|s| format!(", used by {s}")).unwrap_or_default();
+            let detail = if d.detail.is_empty() { String::new() } else { format!(": {}", crate::redact::line(&d.detail, 500)) };
+            format!(
+                "\n{} of {}: {result}{probed}, {} files, {} bytes, {} ms{detail}",
+                d.snapshot_id, d.volume, d.files, d.bytes, d.duration_ms
+            )
+        };
+        Some(o.view.line("verify_backup") + &o.drills.iter().map(line).collect::<String>())
+    }
+}
+
+async fn snapshots(call: &Call, input: &Input) -> Result<Vec<BackupRecord>, CallError> {
+    let store = &call.house.store;
+    let found: Vec<BackupRecord> = match (&input.snapshot_id, &input.stack) {
+        (Some(id), None) => store.backup(id).await?.into_iter().collect(),
+        (None, Some(stack)) => {
+            let mut newest: Vec<BackupRecord> = vec![];
+            for record in store.backups(Some(stack), None, LOOKED_THROUGH).await? {
+                if record.state == "complete" && !newest.iter().any(|n| n.volume == record.volume) {
+                    newest.push(record);
+                }
+            }
+            newest
+        }
+        _ => {
+            let message = "verify_backup takes either snapshot_id or stack";
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, "give one of them").field("snapshot_id"));
+        }
+    };
+    if found.is_empty() {
+        let error = CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them, `backup` to take one");
+        return Err(error.field(if input.stack.is_some() { "stack" } else { "snapshot_id" }));
+    }
+    Ok(found)
+}
