@@ -432,10 +432,7 @@ impl Run {
         let watched: Vec<(&ServiceName, EngineName)> = self
             .changes()
             .filter(|c| c.strategy != Strategy::RunOnce)
-            .flat_map(|c| {
-                let fronts = self.created(&format!("create:{}:front", c.service));
-                (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).chain(fronts).map(move |id| (&c.service, id))
-            })
+            .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
             .collect();
         if window.is_zero() || watched.is_empty() {
             return Ok(());
@@ -451,6 +448,7 @@ impl Run {
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             }
             let due = Self::due(&mut watch, start.elapsed() >= window);
+            self.watch_fronts().await?;
             for (service, id) in &watched {
                 let spec = self.spec(service)?;
                 match self.exec.engine.container(id).await {

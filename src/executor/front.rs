@@ -5,7 +5,7 @@
 use super::acts::Act;
 use super::control::LOOK;
 use super::names;
-use super::probe::ProbeError;
+use super::probe::{self, ProbeError};
 use super::run::{Halt, Run, failed};
 use crate::engine::EngineError;
 use crate::model::front::{Command, Limits, Reply, Routes, Status};
@@ -258,6 +258,27 @@ impl Run {
             let key = format!("remove:{}:{}", change.service, front.id.short());
             if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: front.id.clone(), volumes: true }).await {
                 return Err(Halt::Interrupted(why));
+            }
+        }
+        Ok(())
+    }
+
+    /// In the watch window a front of ours must stay up like what stands behind it.
+    pub(super) async fn watch_fronts(&self) -> Result<(), Halt> {
+        for service in self.plan.changes.iter().map(|c| &c.service) {
+            let Some(id) = self.new_front(service) else { continue };
+            let reason = match self.exec.engine.container(&id).await {
+                Ok(Some(seen)) => probe::alive(&seen).err(),
+                Ok(None) => Some("it disappeared".into()),
+                // An engine that does not answer says nothing about the release.
+                Err(e) => {
+                    tracing::warn!(operation = %self.operation_id(), error = %e, "the watch window could not look");
+                    None
+                }
+            };
+            if let Some(reason) = reason {
+                let reason = format!("its front, in the watch window: {reason}");
+                return Err(self.probe_halt(&id, service, ProbeError::Failed { reason, output: None }).await);
             }
         }
         Ok(())

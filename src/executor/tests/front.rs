@@ -105,6 +105,24 @@ async fn a_release_that_fails_its_watch_window_is_routed_back() {
 }
 
 #[tokio::test]
+async fn a_new_front_that_does_not_stay_up_is_taken_back() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let mut next = fronted("web:1", "db:1");
+    next.settings.monitor_s = Some(30);
+    let want = release_of(&rig, next).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    rig.exec.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+    assert!(rig.engine.crash_container("shop-web-front", 1));
+    ended(&rig.exec, &op.id).await;
+    let op = rig.store.operation(&op.id).await.unwrap().unwrap();
+    assert_eq!(op.state, OperationState::RolledBack);
+    assert!(op.message.unwrap().contains("its front, in the watch window"));
+    assert_one_release(&rig, "without the front").await;
+}
+
+#[tokio::test]
 async fn a_service_moves_behind_a_front_and_away_from_it() {
     let rig = rig().await;
     deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
