@@ -7,6 +7,8 @@ from stack import Compose, Dockwarden, Failed, Stack, docker, free_port, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 SETTLE_S = 5
+# Longer than an update takes; a change that outlasts it is told in its row.
+LOAD_S = 15
 
 
 def timed(work):
@@ -45,7 +47,7 @@ def loaded(side, rate, seconds, change):
     result = load.result()
     if isinstance(side, Dockwarden):
         side.idle()
-    return result | {"took_s": round(took, 3), "ended": ended}
+    return result | {"took_s": round(took, 3), "ended": ended, "outlasted_load": took > seconds - 1}
 
 
 def cold(sides, rounds):
@@ -92,7 +94,7 @@ def updates(sides, strategies, rounds, rate):
                 side.idle()
             version += 1
             side.stack.set(strategy=strategy, WEB_VERSION=version)
-            row = loaded(side, rate, 12, side.up)
+            row = loaded(side, rate, LOAD_S, side.up)
             row["serves"] = side.stack.settled(SETTLE_S) == f"ok release {version}"
             rows.setdefault(key, []).append(row)
             say(f"  update {key}: lost {row['lost']} of {row['sent']}, gap {row['gap_s']} s, {row['took_s']} s")
@@ -106,7 +108,7 @@ def broken(sides, rate):
         side.mend()
         before = side.stack.settled(SETTLE_S)
         side.stack.set(WEB_VERSION=99, WEB_FAIL="start")
-        row = loaded(side, rate, 12, side.up)
+        row = loaded(side, rate, LOAD_S, side.up)
         row["final"] = side.stack.answer()
         row["unharmed"] = row["final"] == before
         out[side.name] = row

@@ -6,6 +6,7 @@ import json, os, pathlib, shutil, signal, socket, sqlite3, subprocess, time, url
 # The engine's own check starts after one interval: what a file usually asks for.
 HEALTH_S = 2
 COMMAND_S = 180
+WAIT_S = 60
 
 
 def compose_file(image, port):
@@ -109,7 +110,10 @@ def docker(*args):
 
 def run(argv, **options):
     """Runs to the end; a failure is an exception with what it wrote."""
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, **options)
+    try:
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, **options)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{' '.join(map(str, argv))}: not within {COMMAND_S} s") from None
     if result.returncode != 0:
         raise Failed(f"{' '.join(map(str, argv))}: exit {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
     return result
@@ -124,8 +128,8 @@ class Compose:
         self.binary, self.stack = binary, stack
 
     def argv(self):
-        # `--wait` is how Compose says "all healthy", which is what is compared.
-        return [self.binary, "-p", self.stack.name, "up", "-d", "--wait"]
+        # `--wait` is how Compose says "all healthy", which is what is compared; without a limit it waits for a crash loop for ever.
+        return [self.binary, "-p", self.stack.name, "up", "-d", "--wait", "--wait-timeout", str(WAIT_S)]
 
     def up(self):
         run(self.argv(), cwd=self.stack.dir)

@@ -24,6 +24,7 @@ use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ContainerSummary, ImageIdentity, ImageInfo, MadeWith, RunState};
 use crate::model::operation::OperationState;
 use crate::model::plan::{Action, Plan};
+use crate::model::spec::StackSpec;
 use crate::model::verdict::{Finding, Verdict};
 use crate::planner::{self, Observed, PlanInput, Want};
 use crate::redact;
@@ -237,7 +238,8 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
     let details = observe::details(house, containers).await?;
     let by_service = by_service(&details);
     let mut desired = load(&call, stack, &entry).await?;
-    if let Some(profiles) = profiles(&desired, &by_service, &entry.profiles) {
+    let running = by_service.keys().map(String::as_str).collect();
+    if let Some(profiles) = profiles(&desired.spec, &running, &entry.profiles) {
         entry.profiles = profiles;
         desired = load(&call, stack, &entry).await?;
     }
@@ -321,14 +323,13 @@ fn number(c: &ContainerDetail) -> u32 {
 
 /// Profiles that were active: Compose does not note them, what runs tells. For a service that runs and is not active, the one of its profiles that
 /// brings the fewest services that do not run. `None` when nothing has to be added.
-fn profiles(desired: &Desired, running: &BTreeMap<String, Vec<&ContainerDetail>>, given: &[String]) -> Option<Vec<String>> {
+fn profiles(spec: &StackSpec, running: &BTreeSet<&str>, given: &[String]) -> Option<Vec<String>> {
     let mut chosen: BTreeSet<String> = given.iter().cloned().collect();
-    let services = &desired.spec.services;
     let extra =
-        |profile: &String| services.iter().filter(|(n, s)| s.profiles.contains(profile) && !running.contains_key(n.as_str())).count();
-    for (name, spec) in services {
-        if running.contains_key(name.as_str()) && !spec.active && !spec.profiles.iter().any(|p| chosen.contains(p)) {
-            chosen.extend(spec.profiles.iter().min_by_key(|p| extra(p)).cloned());
+        |profile: &String| spec.services.iter().filter(|(n, s)| s.profiles.contains(profile) && !running.contains(n.as_str())).count();
+    for (name, service) in &spec.services {
+        if running.contains(name.as_str()) && !service.active && !service.profiles.iter().any(|p| chosen.contains(p)) {
+            chosen.extend(service.profiles.iter().min_by_key(|p| extra(p)).cloned());
         }
     }
     (chosen.len() > given.len()).then(|| chosen.into_iter().collect())

@@ -46,3 +46,31 @@ fn lines_for_the_configuration_are_read_back_as_the_registration() {
     let settings = crate::config::parse(&text, "dockwarden.toml").unwrap();
     assert_eq!(settings.stacks[&StackName::new("shop").unwrap()], entry);
 }
+
+#[test]
+fn profiles_are_taken_from_what_runs_and_bring_as_little_else_as_can_be() {
+    let service = |profiles: &[&str]| crate::model::spec::ServiceSpec {
+        active: profiles.is_empty(),
+        profiles: profiles.iter().map(|p| (*p).to_owned()).collect(),
+        ..Default::default()
+    };
+    let services = [("web", service(&[])), ("mail", service(&["all", "mail"])), ("shell", service(&["all"])), ("jobs", service(&["jobs"]))];
+    let spec = StackSpec {
+        name: StackName::new("shop").unwrap(),
+        services: services.into_iter().map(|(n, s)| (ServiceName::new(n).unwrap(), s)).collect(),
+        networks: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+        configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        settings: Default::default(),
+        unsupported: vec![],
+    };
+    let of = |running: &[&str], given: &[&str]| {
+        let given: Vec<String> = given.iter().map(|g| (*g).to_owned()).collect();
+        profiles(&spec, &running.iter().copied().collect(), &given)
+    };
+    assert_eq!(of(&["web"], &[]), None);
+    assert_eq!(of(&["web", "mail"], &[]), Some(vec!["mail".into()]), "`all` would bring shell too");
+    assert_eq!(of(&["web", "mail"], &["mail"]), None);
+    assert_eq!(of(&["jobs", "shell"], &["mail"]), Some(vec!["all".into(), "jobs".into(), "mail".into()]));
+}

@@ -93,13 +93,11 @@ async fn adopt(rig: &Rig, exec: &Arc<Executor>, spec: &StackSpec) -> Operation {
     exec.adopt(plan, permit("adopt"), request("adopt"), adoption).await.unwrap()
 }
 
-fn ids(rig: &Rig) -> impl Future<Output = Vec<(String, EngineName)>> + '_ {
-    async {
-        let found = rig.engine.containers(&["com.docker.compose.project=shop".into()]).await.unwrap();
-        let mut ids: Vec<_> = found.into_iter().map(|c| (c.name, c.id)).collect();
-        ids.sort();
-        ids
-    }
+async fn ids(rig: &Rig) -> Vec<(String, EngineName)> {
+    let found = rig.engine.containers(&["com.docker.compose.project=shop".into()]).await.unwrap();
+    let mut ids: Vec<_> = found.into_iter().map(|c| (c.name, c.id)).collect();
+    ids.sort();
+    ids
 }
 
 #[tokio::test]
