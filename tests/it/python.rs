@@ -10,7 +10,10 @@ use tokio::process::Command;
 async fn the_python_sdk_takes_a_stack_through_its_life() {
     let slot = engine().await;
     let home = Home::new();
+    home.unlimited("stack-keeper");
     let stack = home.stack("python");
+    // Named by the script for its second part: it goes with the home, too.
+    home.named(format!("{stack}-doors"));
     let serve = Serve::start(&home).await;
     let (code, out, err) = home.run(&["agents", "token", "stack-keeper", "--json"]).await;
     assert_eq!(code, 0, "{err}");

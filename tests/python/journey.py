@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import doors
 import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
@@ -115,6 +116,11 @@ async def main() -> None:
                 print("-- HTTP, protocol", client.protocol_version)
                 status = await call(client, "status")
                 expect("status", isinstance(status.get("stacks"), list), True)
+        # The same over each transport in each era, as tests/node/clients.mjs does it.
+        for mode in ("legacy", "auto"):
+            await doors.door(f"stdio {mode}", lambda: Client(stdio, mode=mode), f"{a.stack}-doors", a.image)
+            over_http = lambda: Client(streamable_http_client(a.url, http_client=http), mode=mode)
+            await doors.door(f"http {mode}", over_http, f"{a.stack}-doors", a.image)
     print("journey complete")
 
 

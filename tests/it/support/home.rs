@@ -66,6 +66,11 @@ impl Home {
         name
     }
 
+    /// A stack whose name somebody else makes, to go with the home as those of `stack` do.
+    pub fn named(&self, name: String) {
+        self.stacks.lock().expect("not poisoned").push(name);
+    }
+
     /// The binary under test with this home and nothing else of the caller's environment that could lead elsewhere.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(BIN);
