@@ -64,6 +64,7 @@ DOCKER_BUILDKIT=0 docker build --quiet --network none --label "dockwarden.build=
   { cat "$context.log" >&2; die "docker build of $tag failed"; }
 # Old builds of the same image go, except the newest three; one in use stays because the engine refuses.
 docker images --filter "label=dockwarden.build" --format '{{.Repository}}:{{.Tag}}' "$name" | tail -n +4 | while read -r old; do
-  docker rmi "$old" >/dev/null 2>&1 || true
+  # A build out of the cache is as old as its first one: the tag asked for may be among the old ones.
+  [ "$old" = "$tag" ] || docker rmi "$old" >/dev/null 2>&1 || true
 done
 echo "$tag"

@@ -39,7 +39,9 @@ async function ask(request, agent) {
   socket.write(JSON.stringify({ door: "cli", ...(agent && { agent }) }) + "\n");
   await lines.next();
   socket.write(JSON.stringify({ id: 1, ...request }) + "\n");
-  const answer = JSON.parse((await lines.next()).value);
+  let answer;
+  do answer = JSON.parse((await lines.next()).value);
+  while (answer.progress);
   socket.end();
   assert.equal(answer.error, undefined, JSON.stringify(answer.error));
   return answer.ok;
@@ -83,7 +85,8 @@ try {
   };
   const first = await deploy(compose(image, "1"), "first release");
   const started = await ask({ admin: "approve", approval: first, credential });
-  await ask({ tool: "operation", input: { operation_id: started.result.operation_id, wait_s: 40 } }, "stack-keeper");
+  const release = await ask({ tool: "operation", input: { operation_id: started.result.operation_id, wait_s: 40 } }, "stack-keeper");
+  assert.equal(release.state, "done", JSON.stringify(release, null, 1));
   const update = await deploy(compose(image, "2", ', EXTRA: "on"'), hostile);
   await ask({ tool: "prune", input: { what: "images" } }, "stack-keeper");
 
@@ -145,7 +148,7 @@ try {
       await look("rejected");
       await page.goto(`${base}/approvals/${update}`);
       await page.getByRole("button", { name: "Approve and start" }).click();
-      await page.getByText("Operation op-").waitFor();
+      await page.getByText("Operation op-").waitFor({ timeout: 30_000 }).catch(async () => assert.fail(await page.locator("main").innerText()));
       assert.equal(await page.getByRole("button", { name: "Approve and start" }).count(), 0);
       await look("approved");
     }

@@ -139,8 +139,8 @@ async fn an_agent_that_obeys_what_it_reads_gets_nowhere() {
         ("a volume that is a bind",         &keeper,   "deploy", file("volumes: [\"x:/x\"]", "volumes: {x: {driver: local, driver_opts: {type: none, o: bind, device: /etc}}}"), Denied),
         ("production's data",               &keeper,   "deploy", file("volumes: [\"x:/x\"]", &format!("volumes: {{x: {{external: true, name: {volume}}}}}")), Denied),
         ("production's network",            &deployer, "deploy", file("networks: [x]", &format!("networks: {{x: {{external: true, name: {prod}_default}}}}")), Denied),
-        ("a secret from the host",          &keeper,   "deploy", file("secrets: [x]", "secrets: {x: {file: /etc/shadow}}"), Denied),
-        ("a file above the project",        &keeper,   "deploy", file("env_file: [\"../../../../etc/passwd\"]", ""), Denied),
+        ("a secret from the host",          &keeper,   "deploy", file("secrets: [x]", "secrets: {x: {file: /etc/shadow}}"), Refused),
+        ("a file above the project",        &keeper,   "deploy", file("env_file: [\"../../../../etc/passwd\"]", ""), Refused),
         ("a key we do not know",            &keeper,   "deploy", file("x_privileged: true", ""), Refused),
         // Production without a person.
         ("a new release of production",     &keeper,   "deploy", in_production(json!({"compose": safe(i, "2")})), Held),

@@ -14,7 +14,7 @@ const HOSTILE: &str = "harmless <script>alert(1)</script> \"' onmouseover=x \u{2
 
 fn compose(image: &str) -> String {
     format!(
-        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store:\n    image: {image}\n    restart: unless-stopped\n    mem_limit: 64m\n    cpus: 0.5\n    pids_limit: 64\n    environment: {{ROLE: store, TOKEN: \"s3cret-of-the-page\"}}\n    tmpfs: [/data]\n    healthcheck: {{test: [\"CMD\", \"/dockwarden\", \"demo-app\", \"check\", \"http://127.0.0.1:8080/health\"], interval: 2s, timeout: 2s}}\n"
+        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store:\n    image: {image}\n    restart: unless-stopped\n    mem_limit: 64m\n    cpus: 0.5\n    pids_limit: 64\n    extra_hosts: [\"gate:host-gateway\"]\n    environment: {{ROLE: store, TOKEN: \"s3cret-of-the-page\"}}\n    tmpfs: [/data]\n    healthcheck: {{test: [\"CMD\", \"/dockwarden\", \"demo-app\", \"check\", \"http://127.0.0.1:8080/health\"], interval: 2s, timeout: 2s}}\n"
     )
 }
 
@@ -184,12 +184,12 @@ async fn an_operator_sees_what_would_happen_and_decides_in_a_browser() {
     let (code, out, err) = home.run(&["policy", "check"]).await;
     assert!(code == 0 && out.contains(&format!("{stack} release 1 in production: ")), "{out}{err}");
     let policy = std::fs::read_to_string(home.path("config/policy.toml")).expect("shipped");
-    let strict = policy.replace("[rules]\n", "[rules]\n\"image.nodigest_prod\" = \"deny\"\n");
+    let strict = policy.replace("[rules]\n", "[rules]\n\"hosts.gateway\" = \"deny\"\n");
     assert_ne!(strict, policy);
     home.configure("policy.toml", &strict);
     eventually("the stricter policy finds the running release", std::time::Duration::from_secs(10), || async {
         let (code, out, _) = home.run(&["policy", "check"]).await;
-        (code == 1 && out.contains("deny image.nodigest_prod")).then_some(())
+        (code == 1 && out.contains("deny hosts.gateway")).then_some(())
     })
     .await;
     serve.stop().await;

@@ -34,6 +34,8 @@ impl Client {
 
     /// Over Streamable HTTP; the refusal is the caller's to look at.
     pub async fn try_http(url: &str, token: Option<&str>) -> Result<Self, String> {
+        // The SDK's HTTP client wants to know who does TLS, even for plain HTTP; the first test to ask decides for the process.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let mut config = StreamableHttpClientTransportConfig::with_uri(url.to_owned());
         if let Some(token) = token {
             config = config.auth_header(token);
