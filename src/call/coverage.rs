@@ -162,6 +162,7 @@ mod tests {
                 secrets: BTreeMap::new(),
                 settings: StackSettings::default(),
                 unsupported: vec![],
+                extensions: Default::default(),
             },
             images: BTreeMap::new(),
             agent: "tester".into(),

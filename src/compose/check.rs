@@ -25,6 +25,39 @@ pub(super) fn deployable(spec: &StackSpec, report: &mut Report) {
     }
     ports(&active, report);
     container_names(&active, report);
+    subnets(spec, report);
+}
+
+/// A subnet in CIDR notation as its first and last address.
+fn cidr(text: &str) -> Option<(u128, u128)> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, width) = match address.parse().ok()? {
+        // Apart from all addresses of the other family.
+        std::net::IpAddr::V4(a) => (u128::from(u32::from(a)) | (0xffff << 32), 32),
+        std::net::IpAddr::V6(a) => (u128::from(a), 128),
+    };
+    let host = width - bits.parse::<u32>().ok().filter(|b| *b <= width)?;
+    let mask = if host == 128 { u128::MAX } else { (1u128 << host) - 1 };
+    Some((address & !mask, address | mask))
+}
+
+/// Address pools that are none, or that the engine would refuse because they overlap.
+fn subnets(spec: &StackSpec, report: &mut Report) {
+    let mut seen: Vec<((u128, u128), String)> = Vec::new();
+    for (key, network) in spec.networks.iter().filter(|(_, n)| !n.external) {
+        for (index, pool) in network.ipam.iter().enumerate() {
+            let path = format!("networks.{key}.ipam.config[{index}]");
+            let Some(text) = &pool.subnet else { continue };
+            let Some(range) = cidr(text) else {
+                report.error(&format!("{path}.subnet"), format!("{text:?} is no subnet"), "write e.g. 172.28.0.0/16");
+                continue;
+            };
+            if let Some((_, other)) = seen.iter().find(|((first, last), _)| *first <= range.1 && range.0 <= *last) {
+                report.error(&format!("{path}.subnet"), format!("{text} overlaps the subnet of {other}"), "choose another one");
+            }
+            seen.push((range, path));
+        }
+    }
 }
 
 fn undefined(report: &mut Report, path: &str, kind: &str, name: &str, known: &mut dyn Iterator<Item = &str>) {
@@ -147,11 +180,9 @@ fn references(
             service_reference(target, &format!("{path}.{key}"), report);
         }
     }
-    if let Some(container) = &service.container_name {
-        if service.replicas > 1 {
-            let message = format!("container_name {container:?} is for one container, and {} replicas are asked for", service.replicas);
-            report.error(&format!("{path}.container_name"), message, "remove container_name");
-        }
+    if let Some(container) = service.container_name.as_ref().filter(|_| service.replicas > 1) {
+        let message = format!("container_name {container:?} is for one container, and {} replicas are asked for", service.replicas);
+        report.error(&format!("{path}.container_name"), message, "remove container_name");
     }
 }
 

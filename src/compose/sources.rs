@@ -107,7 +107,7 @@ impl Assembler<'_, '_> {
             Ok(Value::Map(map)) => {
                 let before = report.errors.len();
                 let mut resets = Vec::new();
-                let Some(map) = merge::take_tags(Value::Map(map), &mut Vec::new(), &mut resets) else { return None };
+                let map = merge::take_tags(Value::Map(map), &mut Vec::new(), &mut resets)?;
                 let done = interpolate::tree(map, "", &mut Vec::new(), variables, report);
                 self.attribute(file, before, report);
                 let Value::Map(mut map) = done else { return None };
@@ -225,7 +225,7 @@ impl Assembler<'_, '_> {
                     unique::enforce(&mut parsed.map);
                     self.parsed.insert(other.clone(), parsed);
                 }
-                let Some(Parsed { map, resets }) = self.parsed.get(&other).cloned() else { return None };
+                let Parsed { map, resets } = self.parsed.get(&other).cloned()?;
                 let Some(Value::Map(theirs)) = map.get("services").cloned() else {
                     report.error(&path, format!("file {other} has no services"), "");
                     return None;

@@ -34,7 +34,8 @@ fn project_dir(entry: &BTreeMap<String, String>, base: &Path) -> String {
     let dir = || {
         let (repo, path) = (entry.get("repo")?.replace('/', "__"), entry.get("path")?);
         let text = std::fs::read_to_string(base.join("expected.json")).ok()?;
-        let root = text.split('"').filter(|t| t.starts_with("/corpus/")).find_map(|t| Some(&t[..t.find(&repo)? + repo.len()]))?;
+        let root =
+            text.split('"').filter(|t| t.starts_with('/')).find_map(|t| Some(&t[..t.find(&format!("/{repo}"))? + 1 + repo.len()]))?;
         Some(path.rsplit_once('/').map_or(root.to_owned(), |(dir, _)| format!("{root}/{dir}")))
     };
     dir().unwrap_or_else(|| "/project".into())

@@ -382,6 +382,28 @@ fn reading_asks_less_than_deploying() {
 }
 
 #[test]
+fn subnets_that_overlap_are_refused_before_an_engine_is_asked() {
+    let text = |subnets: [&str; 2]| {
+        let network = |(i, s): (usize, &&str)| format!("  n{i}: {{ipam: {{config: [{{subnet: \"{s}\"}}]}}}}\n");
+        format!("services:\n  a: {{image: a}}\nnetworks:\n{}", subnets.iter().enumerate().map(network).collect::<String>())
+    };
+    for (subnets, refused) in [
+        (["10.0.0.0/8", "10.1.0.0/16"], true),
+        (["10.0.0.0/8", "11.0.0.0/8"], false),
+        (["fd00::/64", "fd00::1:0/112"], true),
+        (["10.0.0.0/8", "fd00::/8"], false),
+        (["10.0.0.0/40", "11.0.0.0/8"], true),
+        (["somewhere", "11.0.0.0/8"], true),
+    ] {
+        let found = run(&[&text(subnets)], &[], &[], &[]);
+        assert_eq!(found.is_err(), refused, "{subnets:?}: {found:?}");
+    }
+    let found = errors(&text(["10.0.0.0/8", "10.1.0.0/16"]));
+    let expected = "compose.yaml:5: networks.n1.ipam.config[0].subnet: 10.1.0.0/16 overlaps the subnet of networks.n0.ipam.config[0] (choose another one)";
+    assert_eq!(found, [expected]);
+}
+
+#[test]
 fn configs_and_secrets_come_from_files_variables_and_the_text() {
     let files = [("f", "from file")];
     let text = "services:\n  a:\n    image: a\n    configs: [c, {source: e, target: /e, mode: 0400}]\n    secrets: [s, {source: v, target: vee}]\nconfigs:\n  c: {content: \"${SET}$$\"}\n  e: {environment: SET}\nsecrets:\n  s: {file: ./f}\n  v: {environment: SET}\n  x: {external: true, name: there}\n";
