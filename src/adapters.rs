@@ -38,7 +38,14 @@ pub struct Doors {
 impl Doors {
     /// Opens nothing yet; the doors take it.
     pub fn new(house: Arc<House>, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { house, metrics: Metrics::new(), presence: Presence::new(), tokens: tokens::Live::default(), shutdown, started: Instant::now() })
+        Arc::new(Self {
+            house,
+            metrics: Metrics::new(),
+            presence: Presence::new(),
+            tokens: tokens::Live::default(),
+            shutdown,
+            started: Instant::now(),
+        })
     }
 
     /// Runs one call in a task of its own: a client that goes away stops waiting, never the call. A panic in a tool is that call's
