@@ -172,11 +172,9 @@ impl Store {
                     approval.state = ApprovalState::Denied;
                 }
                 ApprovalState::Pending if approval.approved_by.contains(&operator) => approval.approved_by.retain(|o| *o != operator),
-                ApprovalState::Pending
-                | ApprovalState::Denied
-                | ApprovalState::Expired
-                | ApprovalState::Used
-                | ApprovalState::Stale => return Ok(None),
+                ApprovalState::Pending | ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Used | ApprovalState::Stale => {
+                    return Ok(None);
+                }
             }
             store_decision(c, &approval)?;
             Ok(Some(approval))
