@@ -13,7 +13,7 @@ pub use found::one_off;
 use super::context::{Door, Principal};
 use super::error::ErrorCode;
 use super::prepare::{self, Desired, Source};
-use super::{Call, CallError, House, approval, facts, observe, plan_facts, run};
+use super::{Call, CallError, House, accepted, approval, facts, observe, plan_facts, run};
 use crate::executor::Request;
 use crate::executor::render::{self, Rendering, Role};
 use crate::gate::{self, CallFacts};
@@ -158,11 +158,16 @@ async fn adopt_now(house: &Arc<House>, asked: &Asked) -> Result<Report, CallErro
     let permit = gate::permit(&call.id, facts, &decision, Verdict::Allow, &[], true)
         .map_err(|r| CallError::new(ErrorCode::Denied, r.to_string(), "report this"))?;
     let request = request(&call, "adopt", Some("taken over from Compose".into()));
+    let (asked_of, release) = (plan.asked.clone(), plan.to_release);
     let op = house.executor.adopt(plan, permit, request, adoption).await.map_err(run::executor_error)?;
     if op.state != OperationState::Done {
         let why = op.message.unwrap_or_else(|| op.state.as_str().to_owned());
         let hint = "nothing was restarted; mend what it names and adopt it again";
         return Err(CallError::new(ErrorCode::Failed, redact::line(&why, 500), hint).data(json!({"operation_id": op.id})));
+    }
+    let kept: BTreeMap<String, u32> = asked_of.into_iter().map(|a| (a.finding, release)).collect();
+    if !kept.is_empty() {
+        house.store.keep_accepted(&op.id, kept).await?;
     }
     report.state = "adopted";
     report.release = op.release;
@@ -260,7 +265,7 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
     let number = house.store.last_release_number(stack).await? + 1;
     let rows = objects::rows(&call, number, &desired, &details, &gathered.same, &networks, &volumes);
     let observed = objects::observed(&details, &rows, networks.clone(), volumes.clone());
-    let plan = plan(&call, stack, &environment, &desired, &gathered.images, &observed, number)?;
+    let mut plan = plan(&call, stack, &environment, &desired, &gathered.images, &observed, number)?;
     // The planner has the last word about "the next plan is a no-op": what it would do and we did not see is drift too.
     for change in plan.changes.iter().filter(|c| c.action != Action::Unchanged) {
         if gathered.drift.iter().any(|d| d.service == change.service.as_str()) {
@@ -272,6 +277,9 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
     let facts = plan_facts::gather(&call, &plan, &observed, None, &desired.facts).await?;
     let (policy, today) = (&call.rulebook.policy, call.now.date_naive());
     let weighed = gate::plan::weigh(&plan.desired, &facts, policy, today);
+    let policy_lines = lines::policy(stack, &weighed, today);
+    // Adopting is the operator's word on what runs as it runs: it does not ask again while it stays the same.
+    let findings = accepted::settle(&call, &mut plan, weighed, &BTreeMap::new());
     let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
     let services = by_service.iter().map(|(service, list)| ServiceRow {
         service: redact::line(service, 63),
@@ -288,8 +296,8 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
         networks,
         volumes,
         drift: gathered.drift,
-        policy_lines: lines::policy(stack, &weighed, today),
-        findings: weighed.into_iter().map(|w| w.finding).collect(),
+        policy_lines,
+        findings,
         config_lines: lines::config(stack, &entry),
         files: entry.clone(),
     };

@@ -127,6 +127,7 @@ fn done(c: &Connection, operation: &str, release: u32, now: DateTime<Utc>) -> Sq
 fn forget(c: &Connection, stack: &StackName) -> Sql<()> {
     for statement in [
         "DELETE FROM step WHERE operation IN (SELECT id FROM operation WHERE stack = ?1)",
+        "DELETE FROM accepted WHERE operation IN (SELECT id FROM operation WHERE stack = ?1)",
         "DELETE FROM operation WHERE stack = ?1",
         "DELETE FROM plan WHERE stack = ?1",
         "DELETE FROM release WHERE stack = ?1",
