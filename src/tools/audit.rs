@@ -14,11 +14,14 @@ use crate::store::audit::{AuditQuery, AuditRow};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Rows when the caller does not say.
 const LIMIT: usize = 50;
 /// Most rows of a reply.
 const MAX_LIMIT: usize = 200;
+/// Bytes of what a concise row is about.
+const BRIEF: usize = 200;
 /// Most bytes of details in a reply.
 const MAX_BYTES: usize = 48_000;
 
@@ -43,7 +46,7 @@ pub(super) struct Input {
     cursor: Option<String>,
     /// Rows; 50 by default, 200 at most.
     limit: Option<usize>,
-    /// `detailed` adds arguments, outcome details and hashes.
+    /// `detailed` gives arguments, findings and outcome in full, and hashes.
     #[serde(default)]
     response_format: Format,
 }
@@ -163,10 +166,22 @@ fn cursor(text: &str) -> Result<i64, CallError> {
     })
 }
 
+/// What a row is about, in a line: arguments, the code of an error, what came of it.
+fn brief(detail: &Value) -> Option<String> {
+    let empty = |v: &&Value| v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty);
+    // An event of the supervisor's own has no call: all of it is what it is about.
+    let event = detail.get("arguments").is_none() && detail.get("findings").is_none();
+    let about = if event { [detail, &Value::Null, &Value::Null] } else { ["arguments", "code", "detail"].map(|key| &detail[key]) };
+    let parts = about.map(|v| Some(v).filter(|v| !empty(v)));
+    let text = parts.into_iter().flatten().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ");
+    (!text.is_empty()).then(|| redact::line(&text, BRIEF))
+}
+
 fn row(r: AuditRow, format: Format) -> Row {
     let whole = format == Format::Detailed;
     Row {
-        detail: whole.then(|| redact::envelope(format!("audit:{}", r.seq), &r.detail.to_string(), 1_500)),
+        detail: if whole { Some(r.detail.to_string()) } else { brief(&r.detail) }
+            .map(|text| redact::envelope(format!("audit:{}", r.seq), &text, 1_500)),
         hash: whole.then(|| redact::keep_start(&r.hash, 12).to_owned()),
         seq: r.seq,
         at: r.at,
@@ -179,5 +194,22 @@ fn row(r: AuditRow, format: Format) -> Row {
         environment: r.environment,
         verdict: r.verdict,
         outcome: r.outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_concise_row_says_what_it_is_about_in_a_line() {
+        let read = json!({"arguments": {"service": "web"}, "code": null, "detail": {}, "duration_ms": 3, "findings": []});
+        assert_eq!(brief(&read).as_deref(), Some(r#"{"service":"web"}"#));
+        let failed = json!({"code": "denied", "detail": {"message": "no"}, "findings": []});
+        assert_eq!(brief(&failed).as_deref(), Some(r#"denied {"message":"no"}"#));
+        assert_eq!(brief(&json!({"service": "web"})).as_deref(), Some(r#"{"service":"web"}"#), "an event");
+        assert_eq!(brief(&json!({"arguments": {}, "findings": []})), None);
+        assert!(brief(&json!({"arguments": {"a": "x".repeat(900)}})).is_some_and(|b| b.len() <= BRIEF));
     }
 }
