@@ -453,7 +453,8 @@ async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError
     let (owner, hint) = if first.labels.contains_key(labels::INSTANCE) {
         ("another dockwarden", "choose another stack name, or have that project removed first by whoever runs it".to_owned())
     } else {
-        let hint = format!("an operator takes it over with `dockwarden adopt {stack}` (nothing is restarted); or choose another stack name");
+        let hint =
+            format!("an operator takes it over with `dockwarden adopt {stack}` (nothing is restarted); or choose another stack name");
         ("someone else", hint)
     };
     let message =
