@@ -10,15 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Writes that may wait; more make their callers wait.
 const QUEUE: usize = 1024;
 /// Writes committed together at most: bounds how long the first of them waits.
 const BATCH: usize = 256;
-/// Longest wait for the writes of a burst to come together: less than the cheapest fsync.
-const GATHER: Duration = Duration::from_micros(150);
 /// Reads at once per database: more only contend for the disk.
 const READERS: u32 = 4;
 
@@ -139,10 +136,14 @@ impl Database {
 }
 
 fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, reserve: Option<&Reserve>) {
-    let mut before = 1;
     while let Some(first) = queue.blocking_recv() {
-        let batch = together(first, &mut queue, before);
-        before = batch.len();
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            match queue.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => break,
+            }
+        }
         if let Some(reserve) = reserve {
             reserve.look();
         }
@@ -151,21 +152,6 @@ fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, re
     if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::warn!(db = %path.display(), error = %e, "the WAL stays beside the database until it is opened again");
     }
-}
-
-/// What is queued, and what comes in a moment: the callers of the batch before have just been answered, and their next writes are on the way. Without
-/// waiting for them a burst would be committed in turns of one and all the others. A single caller never waits.
-fn together(first: Job, queue: &mut mpsc::Receiver<Job>, before: usize) -> Vec<Job> {
-    let mut batch = vec![first];
-    let begun = Instant::now();
-    while batch.len() < BATCH {
-        match queue.try_recv() {
-            Ok(job) => batch.push(job),
-            Err(_) if batch.len() < before && begun.elapsed() < GATHER => std::thread::yield_now(),
-            Err(_) => break,
-        }
-    }
-    batch
 }
 
 /// Runs a batch as one transaction and answers each job after the commit.
@@ -187,18 +173,11 @@ fn commit(conn: &Connection, path: &Path, batch: Vec<Job>) {
 fn run(conn: &Connection, path: &Path, batch: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
     let begun = step(conn, "BEGIN IMMEDIATE");
     let mut broken = begun.err();
-    // The transaction of a single job is its savepoint.
-    let alone = batch.len() == 1;
     for job in batch {
         // After the transaction broke, jobs only learn so: nothing may run outside of one.
         if broken.is_some() {
             answers.push(job(None, path).1);
             continue;
-        }
-        if alone {
-            let (keep, answer) = job(Some(conn), path);
-            answers.push(answer);
-            return step(conn, if keep { "COMMIT" } else { "ROLLBACK" });
         }
         if let Err(e) = step(conn, "SAVEPOINT job") {
             broken = Some(e);
