@@ -4,8 +4,8 @@
 
 mod heal;
 mod incidents;
-mod policy;
 pub mod notify;
+mod policy;
 mod schedule;
 mod watch;
 

@@ -114,7 +114,9 @@ pub fn roots(spec: &StackSpec, ailing: &[Ailment]) -> Vec<Ailment> {
 pub fn next_step(stack: &StackName, a: &Ailment) -> String {
     let service = &a.service;
     match a.cause {
-        Cause::Unhealthy => format!("read `logs {{stack: {stack}, service: {service}}}`; `restart` it, or `rollback` when a release changed it"),
+        Cause::Unhealthy => {
+            format!("read `logs {{stack: {stack}, service: {service}}}`; `restart` it, or `rollback` when a release changed it")
+        }
         Cause::Crashed => format!("read `logs {{stack: {stack}, service: {service}}}`; `rollback` when it began with a release"),
         Cause::OutOfMemory => "raise its memory limit in the file and `deploy`, or find what grew with `stats`".into(),
         Cause::Killed => "somebody or the host's memory killer ended it: look at `audit` and `stats`, then `restart`".into(),

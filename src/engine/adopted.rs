@@ -280,7 +280,15 @@ mod tests {
     use crate::model::verdict::Verdict;
 
     fn permit() -> Permit {
-        let facts = CallFacts { agent: "a".into(), tool: "adopt".into(), mutates: true, stack: None, environment: None, service: None, preview: false };
+        let facts = CallFacts {
+            agent: "a".into(),
+            tool: "adopt".into(),
+            mutates: true,
+            stack: None,
+            environment: None,
+            service: None,
+            preview: false,
+        };
         let call = CallId::new("call-1").unwrap();
         gate::permit(&call, &facts, &gate::operator_decision("ann"), Verdict::Allow, &[], true).unwrap()
     }

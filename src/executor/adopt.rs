@@ -39,7 +39,13 @@ impl Executor {
             let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "adopting".into() };
             let (send, receive) = watch::channel(standing);
             let (cancel, conclude) = (CancellationToken::new(), CancellationToken::new());
-            let active = Active { stack: Some(stack), volumes: BTreeSet::new(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
+            let active = Active {
+                stack: Some(stack),
+                volumes: BTreeSet::new(),
+                standing: receive,
+                cancel: cancel.clone(),
+                conclude: conclude.clone(),
+            };
             self.active.lock().expect("no panic while held").insert(id.clone(), active);
             let begin = Begin { exec: self.clone(), plan, permit, current: None, op, steps: vec![], standing: send, cancel, conclude };
             let run = Run::new(begin);

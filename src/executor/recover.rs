@@ -77,7 +77,8 @@ impl Executor {
 
     /// Ends an operation whose stack a newer one has taken: it can write nothing any more, and what it left the newer one has found.
     async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
-        let Some(stack) = &op.stack else { return Ok(false) };
+        // Without an epoch it works beside its stack: nothing newer takes that from it.
+        let Some(stack) = op.stack.as_ref().filter(|_| op.epoch > 0) else { return Ok(false) };
         let newer = self.store.stack(stack).await?.is_some_and(|s| s.epoch > op.epoch);
         if newer {
             let message = "interrupted, and superseded by a newer operation on its stack";

@@ -1,9 +1,9 @@
 //! The executor against the in-memory engine and a real store: every way a deploy can go, and a stop of the supervisor after every
 //! journal record of each.
 
-mod front;
 mod away;
 mod features;
+mod front;
 mod matrix;
 
 use super::*;

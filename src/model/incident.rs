@@ -201,7 +201,8 @@ mod tests {
             quarantined: false,
         };
         let report = incident.markdown(at(100));
-        for part in ["recovered at", "after 42 s", "Cause: crashed", "release 3 by deployer", "restart: done", "exit code 7", "not written"] {
+        for part in ["recovered at", "after 42 s", "Cause: crashed", "release 3 by deployer", "restart: done", "exit code 7", "not written"]
+        {
             assert!(report.contains(part), "{part} in\n{report}");
         }
         assert!(report.lines().all(|l| !l.starts_with("```") && !l.starts_with("# Approved")), "{report}");

@@ -243,10 +243,7 @@ fn one_service_made_anew_is_the_same_content_under_a_new_number_and_touches_no_o
     let anew = || Want::Recreate { service: name("web") };
     let plan = make(anew(), &running(&spec), Some(&release(&spec))).unwrap();
     assert_eq!((plan.from_release, plan.to_release, plan.content_of), (Some(1), 2, Some(1)));
-    assert_eq!(
-        summary(&plan),
-        [("api".into(), Action::Unchanged, Strategy::InPlace), ("web".into(), Action::Update, Strategy::Handover)]
-    );
+    assert_eq!(summary(&plan), [("api".into(), Action::Unchanged, Strategy::InPlace), ("web".into(), Action::Update, Strategy::Handover)]);
     // A container that is gone is made, whatever else runs.
     let mut gone = running(&spec);
     gone.containers.retain(|c| c.name != "shop-web-1");

@@ -26,7 +26,14 @@ impl Store {
                 "INSERT INTO incident (id, stack, service, opened_at, closed_at, sealed_body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (id) DO UPDATE SET closed_at = ?5, sealed_body = ?6",
             )?
-            .execute(params![i.id.as_str(), i.stack.as_str(), i.service.as_str(), time(i.opened_at), i.closed_at.map(time), sealed])?;
+            .execute(params![
+                i.id.as_str(),
+                i.stack.as_str(),
+                i.service.as_str(),
+                time(i.opened_at),
+                i.closed_at.map(time),
+                sealed
+            ])?;
             c.prepare_cached(
                 "DELETE FROM incident WHERE closed_at IS NOT NULL AND opened_at < (SELECT opened_at FROM incident ORDER BY opened_at DESC LIMIT 1 OFFSET ?1)",
             )?

@@ -184,7 +184,11 @@ impl Healer {
         let last = store.value(HOST).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
         if last.is_none_or(|t| now - t >= policy::WINDOW) {
             let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
-            tracing::error!(sick, all, "more than half of all services are down at once: this is the host or the engine, nothing is restarted");
+            tracing::error!(
+                sick,
+                all,
+                "more than half of all services are down at once: this is the host or the engine, nothing is restarted"
+            );
             store.set_value(HOST, &detail).await?;
             store.audit_event(super::WARDEN, "host_failing", None, &detail, now).await?;
         }

@@ -12,12 +12,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
+/// Services that may have an open incident; not read yet when absent.
+type Open = Option<BTreeSet<(StackName, ServiceName)>>;
+
 /// Keeps incidents; clones share one lock, since the loop and the actions it started write the same record.
 #[derive(Debug, Clone)]
 pub(super) struct Incidents {
     house: Arc<House>,
     /// Services that may have an open incident: a look at a healthy stack must not read the store for each of its services.
-    open: Arc<Mutex<Option<BTreeSet<(StackName, ServiceName)>>>>,
+    open: Arc<Mutex<Open>>,
 }
 
 impl Incidents {
@@ -26,7 +29,7 @@ impl Incidents {
     }
 
     /// The services with an open incident, read once.
-    async fn known<'a>(&self, open: &'a mut Option<BTreeSet<(StackName, ServiceName)>>) -> StoreResult<&'a mut BTreeSet<(StackName, ServiceName)>> {
+    async fn known<'a>(&self, open: &'a mut Open) -> StoreResult<&'a mut BTreeSet<(StackName, ServiceName)>> {
         if open.is_none() {
             let all = self.house.store.incidents(None, None, 500).await?;
             *open = Some(all.into_iter().filter(|i| i.closed_at.is_none()).map(|i| (i.stack, i.service)).collect());
@@ -48,7 +51,8 @@ impl Incidents {
             }
             return Ok(());
         }
-        let id = IncidentId::new(format!("inc-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
+        let id =
+            IncidentId::new(format!("inc-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
         let error = ProbeError::Failed { reason: patient.reason.clone(), output: None };
         let evidence = match &patient.container {
             Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
@@ -56,8 +60,10 @@ impl Incidents {
         };
         // A log often names what the exit code only hints at.
         let hinted = evidence.iter().flat_map(|e| e.logs.iter().rev().take(20)).find_map(|line| diagnose::cause_of_error(line));
-        let cause = if matches!(patient.cause, Cause::Crashed | Cause::Unhealthy) { hinted.unwrap_or(patient.cause) } else { patient.cause };
-        let changes = diagnose::changes(&self.house, stack, now).await.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
+        let cause =
+            if matches!(patient.cause, Cause::Crashed | Cause::Unhealthy) { hinted.unwrap_or(patient.cause) } else { patient.cause };
+        let changes =
+            diagnose::changes(&self.house, stack, now).await.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
         let incident = Incident {
             id,
             stack: stack.clone(),
@@ -78,7 +84,12 @@ impl Incidents {
         Ok(())
     }
 
-    async fn change(&self, stack: &StackName, service: &ServiceName, change: impl FnOnce(&mut Incident)) -> StoreResult<Option<IncidentId>> {
+    async fn change(
+        &self,
+        stack: &StackName,
+        service: &ServiceName,
+        change: impl FnOnce(&mut Incident),
+    ) -> StoreResult<Option<IncidentId>> {
         let _one = self.open.lock().await;
         let Some(mut incident) = self.house.store.open_incident(stack, service).await? else { return Ok(None) };
         change(&mut incident);

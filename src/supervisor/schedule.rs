@@ -75,7 +75,10 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     // Noted before it runs: a backup that fails is reported and tried at its next time, not every round.
     house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
-    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false})).await.map(|_| ()).map_err(|e| e.to_string())
+    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false}))
+        .await
+        .map(|_| ())
+        .map_err(|e| e.to_string())
 }
 
 /// Whether now lies within so many minutes after a time of the schedule. Pure.

@@ -181,7 +181,8 @@ async fn found(
         logs = (!text.is_empty()).then(|| redact::envelope(format!("logs of {}", c.name), &text, BYTES));
     }
     let root_cause = roots.iter().any(|r| r.service == a.service);
-    let ill: Vec<String> = release.spec.services.get(&a.service).into_iter().flat_map(|s| s.depends_on.keys()).map(ToString::to_string).collect();
+    let ill: Vec<String> =
+        release.spec.services.get(&a.service).into_iter().flat_map(|s| s.depends_on.keys()).map(ToString::to_string).collect();
     let reason = if root_cause { a.reason.clone() } else { format!("{}; it depends on {}", a.reason, ill.join(", ")) };
     let cause = if root_cause { cause } else { Cause::Dependency };
     let next = diagnose::next_step(stack, &Ailment { cause, ..a.clone() });

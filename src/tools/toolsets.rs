@@ -8,20 +8,33 @@ use std::collections::BTreeSet;
 
 /// Name, meaning and tools of each group. A tool can be in several; each is in one at least.
 pub const TOOLSETS: &[(&str, &str, &[&str])] = &[
-    ("observe", "what runs, how well, and what it was", &["health", "history", "logs", "operation", "stats", "status"]),
+    ("observe", "what runs, how well, and what it was", &["diagnose", "health", "history", "logs", "operation", "stats", "status"]),
     (
         "change",
         "plans and what carries them out",
         &["approval", "cancel", "deploy", "operation", "plan", "restart", "rollback", "scale", "stop"],
     ),
-    ("data", "backups, restores, cleaning up", &["backup", "backups", "operation", "prune", "restore"]),
+    ("data", "backups, restores, cleaning up", &["backup", "backups", "operation", "prune", "restore", "verify_backup"]),
     ("memory", "the agent's own notes", &["memory_read", "memory_search", "memory_write"]),
     ("govern", "who may what, and who did what", &["agents", "approval", "audit"]),
 ];
 
 /// What a client that asks for nothing gets when all its tools together are too large.
-const DEFAULT: &[&str] =
-    &["approval", "cancel", "deploy", "health", "history", "logs", "operation", "plan", "restart", "rollback", "status", "stop"];
+const DEFAULT: &[&str] = &[
+    "approval",
+    "cancel",
+    "deploy",
+    "diagnose",
+    "health",
+    "history",
+    "logs",
+    "operation",
+    "plan",
+    "restart",
+    "rollback",
+    "status",
+    "stop",
+];
 
 /// Most characters of a default list: 4,000 tokens of about four characters.
 pub const DEFAULT_BUDGET: usize = 16_000;

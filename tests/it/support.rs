@@ -10,8 +10,8 @@ pub mod home;
 pub mod http;
 pub mod mcp;
 pub mod own_engine;
-pub mod registry;
 pub mod people;
+pub mod registry;
 pub mod serve;
 
 use std::time::{Duration, Instant};

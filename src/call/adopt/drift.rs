@@ -333,8 +333,14 @@ mod tests {
             health_test: Some(vec!["CMD".into(), "/check".into()]),
         };
         let network = ServiceNetwork { aliases: vec!["db".into()], ..Default::default() };
-        let secret =
-            crate::model::spec::FileMount { source: "key".into(), target: "/run/secrets/key".into(), uid: None, gid: None, mode: None, written_target: None };
+        let secret = crate::model::spec::FileMount {
+            source: "key".into(),
+            target: "/run/secrets/key".into(),
+            uid: None,
+            gid: None,
+            mode: None,
+            written_target: None,
+        };
         Case {
             service: ServiceName::new("web").unwrap(),
             spec: ServiceSpec {

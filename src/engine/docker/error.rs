@@ -61,7 +61,11 @@ pub(super) fn of_pull(image: &ImageRef, error: EngineError, hint: Option<&str>) 
     let asks = ["unauthorized", "denied", "authentication required", "no basic auth credentials"];
     if !asks.iter().any(|a| text.contains(a)) {
         // A registry's own words ("manifest unknown") do not say of what.
-        return if detail.contains(image.as_str()) { error } else { EngineError::Refused(format!("{image} could not be pulled: {detail}")) };
+        return if detail.contains(image.as_str()) {
+            error
+        } else {
+            EngineError::Refused(format!("{image} could not be pulled: {detail}"))
+        };
     }
     let detail = hint.map_or_else(|| detail.clone(), |h| format!("{detail} ({h})"));
     EngineError::Unauthorized { registry: super::credentials::registry_of(image).to_owned(), image: image.as_str().to_owned(), detail }

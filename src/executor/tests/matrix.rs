@@ -85,7 +85,8 @@ pub(super) async fn crash_everywhere(before: Option<StackSpec>, after: StackSpec
         (None, Some(_)) => &[Some(1), Some(2)],
         (None, None) => &[None, Some(1)],
     };
-    let moments = every_moment(Case { before: before.into_iter().collect(), want: || Step::Deploy(Box::new(after.clone())), ends_on }).await;
+    let moments =
+        every_moment(Case { before: before.into_iter().collect(), want: || Step::Deploy(Box::new(after.clone())), ends_on }).await;
     assert!(moments > 10, "the deploy wrote more than ten records");
 }
 

@@ -194,7 +194,7 @@ fn the_loops_own_agent_heals_in_production_and_can_do_nothing_else() {
     let book = shipped();
     let allowed: Vec<&str> =
         WRITES.iter().copied().filter(|t| decide(&book, &call("warden", t, Some("shop"), Some("production"))).verdict == Allow).collect();
-    assert_eq!(allowed, ["restart", "backup"]);
+    assert_eq!(allowed, ["restart", "backup", "rollback"]);
 }
 
 #[test]
