@@ -15,6 +15,7 @@ pub mod eject;
 pub mod error;
 pub mod facts;
 pub mod git;
+mod images;
 pub mod judge;
 pub mod observe;
 pub mod plan_facts;

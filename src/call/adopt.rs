@@ -13,7 +13,7 @@ pub use found::one_off;
 use super::context::{Door, Principal};
 use super::error::ErrorCode;
 use super::prepare::{self, Desired, Source};
-use super::{Call, CallError, House, accepted, approval, facts, observe, plan_facts, run};
+use super::{Call, CallError, House, accepted, approval, facts, images, observe, plan_facts, run};
 use crate::executor::Request;
 use crate::executor::render::{self, Rendering, Role};
 use crate::gate::{self, CallFacts};
@@ -258,7 +258,7 @@ async fn look(house: &Arc<House>, asked: &Asked, containers: &[ContainerSummary]
     for (service, spec) in missing {
         gathered.differs(service.as_str(), "containers", format!("{} run", spec.replicas), "none".into());
         let Some(reference) = &spec.image else { continue };
-        let identity = prepare::identity(reference.clone(), house.engine.image(reference).await?);
+        let identity = images::identity(reference.clone(), house.engine.image(reference).await?);
         gathered.images.insert(service.clone(), identity);
     }
     let (networks, volumes) = objects::of_project(&call, &desired).await?;
@@ -376,7 +376,7 @@ impl Gathered {
         let reference = spec.image.clone().or_else(|| ImageRef::new(first.image.as_str()).ok());
         if let Some(reference) = reference {
             // What runs is what the release is, whatever the tag means by now.
-            let mut identity = prepare::identity(reference, image.clone());
+            let mut identity = images::identity(reference, image.clone());
             identity.id = Some(first.image_id.clone());
             self.images.insert(service.clone(), identity);
         }

@@ -172,11 +172,16 @@ async fn images(call: &Call) -> Result<Vec<Item>, CallError> {
     let all = engine.images().await?;
     let used: BTreeSet<String> = engine.containers(&[]).await?.into_iter().map(|c| c.image_id).collect();
     let (needed_ids, needed_tags) = needed(call).await?;
+    // Another supervisor on this engine tags its releases alike: only stacks this one knows are its to tidy.
+    let known: BTreeSet<String> = call.house.store.stacks().await?.into_iter().map(|s| s.name.to_string()).collect();
     let mut found = vec![];
     for image in &all {
         let busy = used.contains(&image.id) || needed_ids.contains(&image.id);
         // An image of fronts is made again from our own binary when one is needed.
-        let unneeded = |t: &&String| (is_release_tag(t) && !needed_tags.contains(*t)) || (t.starts_with("dockwarden/front:") && !busy);
+        let unneeded = |t: &&String| {
+            (release_tag(t).is_some_and(|stack| known.contains(stack)) && !needed_tags.contains(*t))
+                || (t.starts_with("dockwarden/front:") && !busy)
+        };
         for tag in image.tags.iter().filter(unneeded) {
             let Ok(reference) = ImageRef::new(tag.as_str()) else { continue };
             let last = image.tags.len() == 1 && !busy;
@@ -198,17 +203,18 @@ async fn needed(call: &Call) -> Result<(BTreeSet<String>, BTreeSet<String>), Cal
         for (_, release) in kept {
             for (service, identity) in &release.images {
                 ids.extend(identity.id.clone());
-                tags.insert(format!("dockwarden/{}/{service}:r{}", stack.name, release.number));
+                tags.insert(format!("dockwarden/{}/{}:r{}", stack.name, service.as_str().to_lowercase(), release.number));
             }
         }
     }
     Ok((ids, tags))
 }
 
-/// `dockwarden/<stack>/<service>:r<n>`: tags only we set.
-fn is_release_tag(tag: &str) -> bool {
-    let Some((path, version)) = tag.strip_prefix("dockwarden/").and_then(|t| t.rsplit_once(":r")) else { return false };
-    path.split('/').count() == 2 && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())
+/// The stack of `dockwarden/<stack>/<service>:r<n>`: tags only dockwarden sets.
+fn release_tag(tag: &str) -> Option<&str> {
+    let (path, version) = tag.strip_prefix("dockwarden/")?.rsplit_once(":r")?;
+    let (stack, service) = path.split_once('/')?;
+    (!service.contains('/') && !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit())).then_some(stack)
 }
 
 /// No tag and no digest by which a registry knows it.
@@ -269,17 +275,17 @@ async fn networks(call: &Call) -> Result<Vec<Item>, CallError> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_release_tag;
+    use super::release_tag;
 
     #[test]
     fn only_tags_we_set_count_as_ours() {
         for ours in ["dockwarden/shop/web:r1", "dockwarden/shop/web:r12"] {
-            assert!(is_release_tag(ours), "{ours}");
+            assert_eq!(release_tag(ours), Some("shop"), "{ours}");
         }
         for other in
             ["dockwarden:r1", "dockwarden/shop:r1", "dockwarden/shop/web:latest", "dockwarden/shop/web:r", "x/dockwarden/a/b:r1", "web:r1"]
         {
-            assert!(!is_release_tag(other), "{other}");
+            assert_eq!(release_tag(other), None, "{other}");
         }
     }
 }

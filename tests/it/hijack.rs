@@ -161,11 +161,11 @@ async fn an_agent_that_obeys_what_it_reads_gets_nowhere() {
         ("production stopped",              &keeper,   "stop", in_production(json!({})), Held),
         ("production restarted",            &keeper,   "restart", in_production(json!({})), Held),
         ("production scaled away",          &keeper,   "scale", in_production(json!({"service": "web", "replicas": 0})), Held),
-        ("the host cleaned up",             &keeper,   "prune", json!({"what": "images"}), Held),
+        ("the host cleaned up",             &keeper,   "prune", json!({"what": "networks", "dry_run": false}), Held),
         // What this agent was never given.
         ("deployer stops production",       &deployer, "stop", in_production(json!({})), Denied),
         ("deployer stops development",      &deployer, "stop", json!({"stack": d}), Denied),
-        ("deployer cleans up",              &deployer, "prune", json!({"what": "images"}), Denied),
+        ("deployer cleans up",              &deployer, "prune", json!({"what": "networks", "dry_run": false}), Denied),
         ("deployer reads the audit log",    &deployer, "audit", json!({}), Denied),
         // Deciding for a person, or becoming one.
         ("approves with a tool",            &keeper,   "approve", json!({"approval_id": first}), Refused),

@@ -131,7 +131,7 @@ async fn an_operator_sees_what_would_happen_and_decides_in_a_browser() {
     assert_eq!((ended["state"].clone(), ended["approval"].clone()), (json!("done"), json!(id)), "{ended:#}");
 
     // Two people for the host: the first word is not enough, the same person's second is not one more.
-    let held = agent.ok("prune", json!({"what": "images"})).await;
+    let held = agent.ok("prune", json!({"what": "networks", "dry_run": false})).await;
     assert_eq!(held["state"], "pending_approval", "{held:#}");
     let waiting = admin(&home, json!({"admin": "approvals"})).await.expect("listed");
     let prune = waiting["approvals"][0]["approval_id"].as_str().expect("an id").to_owned();
