@@ -1,6 +1,7 @@
 //! Configs and secrets: where a service sees them, and where their content comes from.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A config or secret mounted into a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
