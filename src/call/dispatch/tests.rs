@@ -8,7 +8,8 @@ use crate::executor::Executor;
 use crate::gate::Rulebook;
 use crate::gate::request::RequestFacts;
 use crate::model::config::Config;
-use crate::model::ids::AgentName;
+use crate::model::ids::{AgentName, CallId, OperationId, StackName};
+use crate::model::operation::{Operation, OperationState, Phase};
 use crate::store::Store;
 use crate::store::audit::{AuditQuery, AuditRow};
 use arc_swap::ArcSwap;
@@ -186,10 +187,38 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert_eq!(tail, [("outcome".to_owned(), Some("error".to_owned())), ("intent".to_owned(), None)]);
 }
 
+/// A stack this supervisor once worked on.
+async fn known(b: &Bench, stack: &str) {
+    let now = chrono::Utc::now();
+    let past = Operation {
+        id: OperationId::new("op-past").expect("valid"),
+        verb: "stop".into(),
+        stack: Some(StackName::new(stack).expect("valid")),
+        plan: None,
+        agent: "stack-keeper".into(),
+        call: CallId::new("call-past").expect("valid"),
+        idempotency_key: None,
+        state: OperationState::Done,
+        phase: Phase::Finished,
+        epoch: 0,
+        release: None,
+        reason: None,
+        message: None,
+        evidence: vec![],
+        approval: None,
+        cancel_requested: false,
+        created_at: now,
+        settled_at: Some(now),
+    };
+    b.house.store.begin_operation(past, "hash").await.expect("stored").expect("new");
+}
+
 #[tokio::test]
 async fn a_dry_run_of_prune_is_a_read_and_removes_nothing() {
     let b = bench().await;
+    known(&b, "gone").await;
     b.engine.add_image("dockwarden/gone/web:r1", Behaviour::healthy());
+    b.engine.add_image("dockwarden/of-another-supervisor/web:r1", Behaviour::healthy());
     for input in [json!({"what": "images"}), json!({"what": "images", "dry_run": true})] {
         let shown = b.call("prune", input).await.expect("a read needs no approval").value;
         assert_eq!((shown["dry_run"].clone(), shown["items"].clone()), (json!(true), json!(["dockwarden/gone/web:r1"])), "{shown}");
