@@ -129,7 +129,9 @@ function inspector(door, more) {
   console.log(`ok inspector ${version('@modelcontextprotocol/inspector')} --strict | ${door} | ${listed} tools`);
 }
 
-inspector('stdio', ['--', command.command, ...command.args]);
+// It hands its own environment to no server it starts: without these the bridge would start a supervisor in the user's own home.
+const home = [`DOCKWARDEN_HOME=${a.home}`, `DOCKWARDEN_CONFIG=${a.config}`];
+inspector('stdio', ['--', 'env', ...home, command.command, ...command.args]);
 inspector('http', ['--transport', 'http', '--server-url', a.url, ...Object.entries(headers).flatMap(([k, v]) => ['--header', `${k}: ${v}`])]);
 for (const door of ['stdio', 'http']) {
   for (const sdk of [one, two('legacy'), two({ pin: '2026-07-28' })]) {
