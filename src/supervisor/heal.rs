@@ -210,9 +210,8 @@ impl Healer {
             }
         };
         let fresh = Course { release: look.release.number, ..Course::default() };
-        // A new release made by somebody else, or a hand that helped since, begins anew.
-        let own = kept.acts.iter().any(|(_, act)| *act != Act::Restart);
-        if kept.release != look.release.number && !own {
+        // A release made by somebody else, or a hand that helped since, begins anew; one the loop made itself is part of the course.
+        if kept.release != look.release.number && look.release.agent != super::WARDEN {
             return Ok(fresh);
         }
         if let Some(given_up) = kept.quarantined {
