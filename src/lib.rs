@@ -16,6 +16,7 @@ pub mod gate;
 pub mod model;
 pub mod planner;
 pub mod redact;
+pub mod runner;
 pub mod store;
 pub mod supervisor;
 pub mod tools;

@@ -16,4 +16,5 @@ pub mod preflight;
 pub mod prompt;
 pub mod release;
 pub mod spec;
+pub mod task;
 pub mod verdict;

@@ -74,7 +74,7 @@ impl Server {
             Door::McpHttp(_) => Door::McpHttp(parts.and_then(|p| p.extensions.get::<TokenId>()).copied()),
             door => door,
         };
-        Principal { agent: caller.agent.clone(), door, client, read_only: caller.read_only }
+        Principal { agent: caller.agent.clone(), door, client, read_only: caller.read_only, on_behalf: vec![] }
     }
 
     fn info(&self, caller: Option<&Caller>) -> ServerConfig {

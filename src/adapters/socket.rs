@@ -164,7 +164,7 @@ async fn commands(
                 None => (id, Err(refused("the first line named no agent, so no tool can be called"))),
                 Some(agent) => {
                     let client = Some(client_text(&format!("dockwarden cli uid {}", peer.uid)));
-                    let who = Principal { agent: agent.clone(), door: Door::Cli, client, read_only };
+                    let who = Principal { agent: agent.clone(), door: Door::Cli, client, read_only, on_behalf: vec![] };
                     let (sender, mut lines) = tokio::sync::mpsc::channel(32);
                     let call = doors.call(who, tool, input, Some(sender));
                     tokio::pin!(call);

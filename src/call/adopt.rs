@@ -189,7 +189,7 @@ pub(super) fn request(call: &Call, verb: &str, reason: Option<String>) -> Reques
 
 /// A call in an operator's name.
 pub(super) fn call(house: &Arc<House>, by: &AgentName, tool: &str, stack: &StackName, environment: String) -> Call {
-    let who = Principal { agent: by.clone(), door: Door::Cli, client: None, read_only: false };
+    let who = Principal { agent: by.clone(), door: Door::Cli, client: None, read_only: false, on_behalf: vec![] };
     let call = Call::new(house, &who, None, None);
     let facts = CallFacts {
         agent: by.to_string(),

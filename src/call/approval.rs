@@ -186,7 +186,7 @@ pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, 
     }
     let agent = AgentName::new(approval.agent.clone())
         .map_err(|e| CallError::new(ErrorCode::Internal, "the approval names no valid agent", "ask again").detail(e.to_string()))?;
-    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false };
+    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false, on_behalf: vec![] };
     resume(house, &who, &approval.tool, approval.input.clone(), approval.id.clone()).await
 }
 

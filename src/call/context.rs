@@ -23,6 +23,8 @@ pub enum Door {
     Cli,
     /// The supervisor's own loop.
     Loop,
+    /// A task of an agent that runs in the house: a runbook's call, or one a model asked for.
+    Task,
 }
 
 impl Door {
@@ -33,6 +35,7 @@ impl Door {
             Self::McpHttp(_) => "mcp-http",
             Self::Cli => "cli",
             Self::Loop => "loop",
+            Self::Task => "task",
         }
     }
 
@@ -40,7 +43,7 @@ impl Door {
     pub fn detail(self) -> String {
         match self {
             Self::McpHttp(Some(token)) => format!("{} {token}", self.as_str()),
-            Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::Loop => self.as_str().to_owned(),
+            Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::Loop | Self::Task => self.as_str().to_owned(),
         }
     }
 }
@@ -56,6 +59,8 @@ pub struct Principal {
     pub client: Option<String>,
     /// Only reads, whatever the manifest grants.
     pub read_only: bool,
+    /// Who gave the agent this work, outermost first: a call needs the right of each of them too.
+    pub on_behalf: Vec<AgentName>,
 }
 
 /// One line of progress of a waiting call: percent 0..=100 and a text.

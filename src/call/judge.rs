@@ -36,7 +36,7 @@ pub async fn running(house: &Arc<House>) -> Result<Vec<Judged>, CallError> {
     for record in house.store.stacks().await? {
         let Some(release) = record.current else { continue };
         let agent = AgentName::new("policy-check").expect("a valid name");
-        let who = Principal { agent, door: Door::Cli, client: None, read_only: true };
+        let who = Principal { agent, door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
         let call = Call::new(house, &who, None, None);
         let environment = match house.config.settings.stacks.get(&record.name).and_then(|s| s.environment.clone()) {
             Some(registered) => registered,

@@ -114,6 +114,9 @@ name_type!(
     /// Id of an incident: `inc-` and a ULID in lower case.
     IncidentId, "incident id", engine_safe, "the id that `diagnose` showed");
 name_type!(
+    /// Id of a task: `task-` and a ULID in lower case.
+    TaskId, "task id", engine_safe, "the task_id that `task_submit` returned");
+name_type!(
     /// Id of one call: `call-` and a ULID in lower case; ties audit rows, spans and replies together.
     CallId, "call id", engine_safe, "an id made by the supervisor");
 

@@ -11,7 +11,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (2, &["engine::docker", "engine::swarm", "engine::fake", "engine::dry_run", "store"]),
     (3, &["executor"]),
     (4, &["call", "tools"]),
-    (5, &["supervisor"]),
+    (5, &["supervisor", "runner"]),
     (6, &["adapters", "app", "config", "main", "lib"]),
 ];
 /// Processes of their own that use nothing above plain data.
