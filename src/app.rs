@@ -114,6 +114,15 @@ pub fn address_file(home: &Path) -> PathBuf {
 /// # Errors
 /// Whatever kept it from starting; once it runs it ends without error.
 pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
+    serve_with(options, Options::default()).await
+}
+
+/// As [`serve`], with an executor that differs from the ordinary one: tests that stop a supervisor at a given record run this in a process of theirs.
+/// What the house itself knows (the repository of backups, whose host's ports are ours) is set here.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), AppError> {
     let mut config = config::load(&options.places)?;
     let (rulebook, prompts) = rules::load(&config.config_dir).map_err(|p| AppError::Rules(rules::in_words(&p)))?;
     let address = address(&options, &mut config)?;
@@ -138,9 +147,9 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
-    let backups = backups(&config.home);
-    let options_of = Options { host_ports, backups: backups.as_deref().cloned(), ..Options::default() };
-    let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, options_of);
+    let backups = backups(&config.home, executor.front_binary.clone());
+    let executor = Options { host_ports, backups: backups.as_deref().cloned(), ..executor };
+    let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, executor);
     let house = Arc::new(House {
         store: store.clone(),
         engine,
@@ -291,11 +300,11 @@ fn engine(config: &crate::model::config::Config) -> Result<(Arc<dyn Engine>, Str
 }
 
 /// The backup repository: made at its first use, by a child process of this binary.
-fn backups(home: &Path) -> Option<Arc<BackupHouse>> {
+fn backups(home: &Path, binary: Option<PathBuf>) -> Option<Arc<BackupHouse>> {
     if !cfg!(feature = "backup") {
         return None;
     }
-    match std::env::current_exe() {
+    match binary.map_or_else(std::env::current_exe, Ok) {
         Ok(exe) => Some(Arc::new(BackupHouse::of(home, exe, BACKUP_WITHIN))),
         Err(e) => {
             tracing::error!(error = %e, "no backups: this binary's path is unknown");

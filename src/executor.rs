@@ -186,7 +186,7 @@ pub struct Options {
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
-    /// Binary that fronts run; our own by default.
+    /// Binary that fronts and backup workers run; our own by default.
     pub front_binary: Option<PathBuf>,
 }
 

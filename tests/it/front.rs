@@ -52,21 +52,21 @@ impl Drop for Turn {
 
 /// What came of the requests of a load.
 #[derive(Debug, Default)]
-struct Outcome {
+pub(crate) struct Outcome {
     sent: usize,
     /// Cause -> how many.
-    lost: BTreeMap<String, usize>,
+    pub(crate) lost: BTreeMap<String, usize>,
     /// Release that answered -> how many.
     by: BTreeMap<String, usize>,
 }
 
-struct Load {
+pub(crate) struct Load {
     stop: oneshot::Sender<()>,
     running: JoinHandle<Outcome>,
 }
 
 /// One new connection per request, sent when its time has come whatever became of the others.
-fn load(port: u16) -> Load {
+pub(crate) fn load(port: u16) -> Load {
     let (stop, mut stopped) = oneshot::channel();
     let running = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
@@ -90,7 +90,7 @@ fn load(port: u16) -> Load {
 }
 
 impl Load {
-    async fn end(self) -> Outcome {
+    pub(crate) async fn end(self) -> Outcome {
         self.stop.send(()).expect("the load runs");
         self.running.await.expect("the load does not panic")
     }
@@ -125,7 +125,7 @@ const FRONT: &str = "    tmpfs: [/data]\n    x-dockwarden: {strategy: front, sta
 const HOLD: &str = "    volumes: ['visits:/data']\n    x-dockwarden: {strategy: hold, start_timeout_s: 6, front: {max_held: 4000}}\nvolumes: {visits: {}}\n";
 
 /// One that is free now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 

@@ -14,6 +14,7 @@ mod heal;
 mod hijack;
 mod inputs;
 mod journey;
+mod matrix;
 mod mcp;
 mod pages;
 mod prove;

@@ -73,7 +73,12 @@ impl Home {
 
     /// The binary under test with this home and nothing else of the caller's environment that could lead elsewhere.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(BIN);
+        self.command_of(BIN, args)
+    }
+
+    /// As `command`, another program.
+    pub fn command_of<S: AsRef<std::ffi::OsStr>>(&self, program: impl AsRef<std::ffi::OsStr>, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program);
         command.args(args).env_clear().kill_on_drop(true);
         for keep in ["PATH", "DOCKER_HOST", "DOCKER_CONTEXT", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(keep) {
