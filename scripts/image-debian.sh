@@ -76,6 +76,8 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   mkdir -p "$PGDATA"
   chmod 700 "$PGDATA"
   initdb -D "$PGDATA" -U postgres --auth=trust --no-locale -E UTF8
+  # Only containers of the test's own network get here.
+  echo 'host all all all trust' >>"$PGDATA/pg_hba.conf"
 fi
 exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/tmp -c shared_buffers=16MB -c jit=off "$@"
 END

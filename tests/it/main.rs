@@ -17,6 +17,7 @@ mod journey;
 mod matrix;
 mod mcp;
 mod pages;
+mod postgres;
 mod prove;
 mod python;
 mod reload;

@@ -106,24 +106,37 @@ impl Writers {
 }
 
 /// One kind of operation.
-struct Case<'a> {
-    name: &'static str,
+pub(crate) struct Case<'a> {
+    pub(crate) name: &'static str,
     /// Brings the stack to where the operation begins; runs before every moment, with the number of the round.
-    before: &'a dyn Fn(u64) -> Vec<(&'static str, Value)>,
+    pub(crate) before: &'a dyn Fn(u64) -> Vec<(&'static str, Value)>,
     /// The operation.
-    act: &'a dyn Fn(u64) -> (&'static str, Value),
+    pub(crate) act: &'a dyn Fn(u64) -> (&'static str, Value),
     /// Copies of `worker` that may run afterwards.
-    workers: &'a [usize],
+    pub(crate) workers: &'a [usize],
     /// States it may end in when nothing crashes.
-    ends: &'a [&'a str],
+    pub(crate) ends: &'a [&'a str],
     /// A first deploy that was undone leaves nothing.
-    may_vanish: bool,
+    pub(crate) may_vanish: bool,
 }
 
-struct Bench {
-    home: Home,
-    stack: String,
-    port: u16,
+/// Data a stack must never lose.
+pub(crate) enum Data {
+    /// Visits that the demo counts in a volume, asked for through this port.
+    Visits(u16),
+    /// Rows of a table of the PostgreSQL in the service `db`.
+    Rows,
+}
+
+/// A home with one stack and what must hold of it.
+pub(crate) struct Bench {
+    pub(crate) home: Home,
+    pub(crate) stack: String,
+    /// The service that writes data.
+    pub(crate) writer: &'static str,
+    /// Containers that run whenever the stack does, beside copies of `worker`.
+    pub(crate) fixed: &'static [&'static str],
+    pub(crate) data: Data,
 }
 
 impl Bench {
@@ -156,11 +169,12 @@ impl Bench {
         }
         let workers = seen.keys().filter(|n| n.starts_with("worker-")).count();
         assert!(case.workers.contains(&workers), "{context}: {workers} workers: {seen:?}");
-        let mut expected: BTreeSet<String> = ["store-1", "api-1", "api-front"].map(str::to_owned).into();
+        let mut expected: BTreeSet<String> = self.fixed.iter().map(|n| (*n).to_owned()).collect();
         expected.extend((1..=workers).map(|n| format!("worker-{n}")));
         let running: BTreeSet<String> = seen.iter().filter(|(_, s)| *s == "running").map(|(n, _)| n.clone()).collect();
         assert_eq!(running, expected, "{context}: the containers of one release, under their canonical names: {seen:?}");
-        let others: Vec<&String> = seen.keys().filter(|n| !expected.contains(*n) && *n != "once-1").collect();
+        let others: Vec<&String> =
+            seen.keys().filter(|n| !expected.contains(*n) && !["once-1", "migrate-1"].contains(&n.as_str())).collect();
         assert!(others.is_empty(), "{context}: nothing is forgotten: {others:?}");
         eventually(&format!("{context}: healthy"), Duration::from_secs(20), || async {
             (client.ok("health", json!({"stack": self.stack})).await["healthy"] == json!(true)).then_some(())
@@ -169,16 +183,33 @@ impl Bench {
     }
 }
 
-/// How many visits the store counted, this one included; the count lies in its volume.
-async fn visits(port: u16) -> u64 {
-    let url = format!("http://127.0.0.1:{port}/");
-    let text = eventually("the stack answers", Duration::from_secs(30), || async {
-        let output = tokio::process::Command::new(BIN).args(["demo-app", "check", &url]).output().await.expect("the binary runs");
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    })
-    .await;
-    let count = text.split_whitespace().skip_while(|w| *w != "visits").nth(1).and_then(|n| n.parse().ok());
-    count.unwrap_or_else(|| panic!("no count in {text:?}"))
+impl Bench {
+    /// Adds to the data and counts it.
+    async fn count(&self) -> u64 {
+        let mut command = match self.data {
+            Data::Visits(port) => {
+                let mut command = tokio::process::Command::new(BIN);
+                command.args(["demo-app", "check", &format!("http://127.0.0.1:{port}/")]);
+                command
+            }
+            Data::Rows => {
+                let mut command = tokio::process::Command::new("docker");
+                let sql = "insert into beat default values; select 'visits ' || count(*) from beat";
+                command.args(["exec", &format!("{}-db-1", self.stack), "psql", "-qtA", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+                command
+            }
+        };
+        let text = eventually("the stack answers", Duration::from_secs(30), || {
+            let asked = command.output();
+            async {
+                let output = asked.await.expect("the command runs");
+                output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+        })
+        .await;
+        let count = text.split_whitespace().skip_while(|w| *w != "visits").nth(1).and_then(|n| n.parse().ok());
+        count.unwrap_or_else(|| panic!("no count in {text:?}"))
+    }
 }
 
 /// A supervisor that aborts at a journal record: this test binary, running the product's own `serve`.
@@ -253,7 +284,7 @@ fn a_supervisor_that_aborts() {
 }
 
 /// Runs the case at its moments; how many there are and how many ran.
-async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
+pub(crate) async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
     let (mut all, mut ran, mut round) = (0, 0, 0);
     // The first round aborts nowhere: it counts.
     let mut queue = vec![None];
@@ -270,11 +301,11 @@ async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
         for (tool, input) in (case.before)(round) {
             bench.through(&client, tool, input).await;
         }
-        let counted = if case.may_vanish { None } else { Some(visits(bench.port).await) };
+        let counted = if case.may_vanish { None } else { Some(bench.count().await) };
         client.close().await;
         serve.stop().await;
 
-        let writers = Writers::follow(&bench.stack, "store").await;
+        let writers = Writers::follow(&bench.stack, bench.writer).await;
         let begun = Instant::now();
         let doomed = Doomed::start(&bench.home, moment.unwrap_or(u64::MAX)).await;
         let client = Client::stdio(&bench.home, "stack-keeper").await;
@@ -312,7 +343,7 @@ async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
         bench.whole(&client, case, &context).await;
         writers.never_two(&context);
         if let Some(before) = counted {
-            assert!(visits(bench.port).await > before, "{context}: the data is whole");
+            assert!(bench.count().await > before, "{context}: the data is whole");
         }
         eprintln!("{context}: whole {:.1} s after it began", begun.elapsed().as_secs_f64());
         client.close().await;
@@ -321,15 +352,18 @@ async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
     (all, ran)
 }
 
-async fn bench(base: &str) -> (crate::support::engine::Slot, Bench) {
+/// A bench for the stack of [`compose`], and the port it serves.
+async fn bench(base: &str) -> (crate::support::engine::Slot, Bench, u16) {
     let slot = engine().await;
     let home = Home::new();
     home.unlimited("stack-keeper");
-    let stack = home.stack(base);
-    (slot, Bench { home, stack, port: free_port() })
+    home.unbroken();
+    let (stack, port) = (home.stack(base), free_port());
+    let bench = Bench { home, stack, writer: "store", fixed: &["store-1", "api-1", "api-front"], data: Data::Visits(port) };
+    (slot, bench, port)
 }
 
-fn told(results: &[(&str, (u64, usize))]) {
+pub(crate) fn told(results: &[(&str, (u64, usize))]) {
     for (name, (all, ran)) in results {
         eprintln!("crash matrix, {name}: {ran} of {all} moments, all whole");
         assert!(*all > 8 && *ran >= 5, "{name} has moments");
@@ -338,9 +372,9 @@ fn told(results: &[(&str, (u64, usize))]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_at_moments_of_deploys_there_is_one_serving_release() {
-    let (slot, bench) = bench("mxd").await;
+    let (slot, bench, port) = bench("mxd").await;
     let deploy = |version: String, fail: &str, workers: u32| {
-        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, bench.port, &version, fail, workers)}))
+        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, port, &version, fail, workers)}))
     };
     let first = Case {
         name: "first deploy",
@@ -359,7 +393,7 @@ async fn aborted_at_moments_of_deploys_there_is_one_serving_release() {
         ends: &["done"],
         may_vanish: false,
     };
-    let under_load = load(bench.port);
+    let under_load = load(port);
     let update = ("update", run(&bench, &update).await);
     let broken = Case {
         name: "broken update",
@@ -377,9 +411,9 @@ async fn aborted_at_moments_of_deploys_there_is_one_serving_release() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_at_moments_of_rollbacks_and_scaling_there_is_one_serving_release() {
-    let (slot, bench) = bench("mxr").await;
+    let (slot, bench, port) = bench("mxr").await;
     let deploy = |version: String, workers: u32| {
-        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, bench.port, &version, "none", workers)}))
+        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, port, &version, "none", workers)}))
     };
     let rollback = Case {
         name: "rollback",

@@ -58,6 +58,14 @@ impl Home {
         self.configure(&file, &(lifted.join("\n") + "\n"));
     }
 
+    /// Lets an agent's operations fail as often as they like: a test that breaks many releases is stopped by the breaker otherwise.
+    pub fn unbroken(&self) {
+        let text = std::fs::read_to_string(self.path("config/policy.toml")).expect("shipped");
+        let lifted = text.replace("breaker_failures = 5", "breaker_failures = 1000");
+        assert_ne!(lifted, text, "policy.toml has a breaker to lift");
+        self.configure("policy.toml", &lifted);
+    }
+
     /// A stack name of this run and this home; whatever is deployed under it goes when the home goes.
     pub fn stack(&self, base: &str) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
