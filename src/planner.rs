@@ -398,12 +398,26 @@ fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
     })
 }
 
-/// Of the containers of a service those that stand for it: where one of a number runs, what was stopped and kept under the same number does not.
+/// Of the containers of a service those that stand for it: those that are up, and of a number of which none is, the newest. What was stopped and kept
+/// beside them stands for nothing: started as well, it would be a second writer.
 pub fn live<'a>(observed: &'a Observed, service: &ServiceName) -> Vec<&'a ContainerDetail> {
-    let all = serving(observed, service);
-    let number = |c: &ContainerDetail| c.labels.get(labels::NUMBER).cloned();
-    let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
-    all.iter().filter(|c| up(c) || !all.iter().any(|o| up(o) && number(o) == number(c))).copied().collect()
+    standing_for(serving(observed, service), |c| (&c.labels, c.state))
+}
+
+/// As [`live`], over any view of the serving containers of one service.
+pub fn standing_for<'a, T>(all: Vec<&'a T>, show: impl Fn(&'a T) -> (&'a BTreeMap<String, String>, RunState)) -> Vec<&'a T> {
+    let up = |c: &'a T| matches!(show(c).1, RunState::Running | RunState::Restarting | RunState::Paused);
+    let number = |c: &'a T| show(c).0.get(labels::NUMBER);
+    // Ids of operations are ULIDs: they sort by time.
+    let age = |c: &'a T| {
+        let labels = show(c).0;
+        (labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()), labels.get(labels::OPERATION))
+    };
+    let stands = |(i, c): (usize, &'a T)| {
+        let mut same = all.iter().copied().enumerate().filter(|(j, o)| *j != i && number(o) == number(c));
+        up(c) || !same.any(|(j, o)| up(o) || (age(o), j) > (age(c), i))
+    };
+    all.iter().copied().enumerate().filter(|pair| stands(*pair)).map(|(_, c)| c).collect()
 }
 
 fn short(id: &str) -> String {

@@ -371,7 +371,7 @@ impl Run {
     /// Before a container restarts in place: new connections go to the others, or wait.
     pub(super) async fn route_around(&self, service: &ServiceName, c: &ContainerDetail, observed: &Observed) -> Result<(), Halt> {
         let Some(front) = self.kept_front(observed, service).filter(up) else { return Ok(()) };
-        let all = planner::serving(observed, service);
+        let all = planner::live(observed, service);
         let others = all.iter().filter(|o| o.id != c.id && up(o)).filter_map(|o| backend(o)).collect();
         let from = self.routes(service, all.iter().filter_map(|o| backend(o)).collect());
         let key = format!("aside:{service}:{}", c.id.short());
@@ -390,7 +390,7 @@ impl Run {
             return Ok(());
         };
         let phase = Phase::StartNew;
-        let all: Vec<EngineName> = planner::serving(observed, service).into_iter().filter_map(backend).collect();
+        let all: Vec<EngineName> = planner::live(observed, service).into_iter().filter_map(backend).collect();
         let (from, to) = (self.routes(service, vec![]), self.routes(service, all));
         self.route_step(phase, format!("again:{service}"), &front.id, from, to).await?;
         if front.restart_policy == "no" {

@@ -23,7 +23,7 @@ impl Run {
         let changed = |s: &ServiceName| self.plan.changes.iter().any(|c| c.service == *s && c.action == Action::Restart);
         for service in self.plan.levels.iter().flatten().filter(|s| changed(s)) {
             let Some(spec) = self.plan.desired.services.get(service) else { continue };
-            // One that was stopped and kept beside a running one of its number is not started: two would write.
+            // What was stopped and kept beside them is not started: two would write.
             for c in planner::live(&observed, service) {
                 let short = c.id.short();
                 if planner::one_shot(&self.plan.desired, service) {
