@@ -6,6 +6,7 @@ pub mod hash;
 pub mod levels;
 pub mod migrates;
 pub mod once;
+pub mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -136,11 +137,18 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     if matches!(input.want, Want::Release { .. } | Want::Scale { .. }) {
         front::check(&desired)?;
     }
-    let changes = match &input.want {
+    let mut changes = match &input.want {
         Want::Release { .. } | Want::Scale { .. } | Want::Recreate { .. } => release_changes(input, &desired, &images, &levels),
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
+    let makes_way = succession::makes_way(&desired, input.current, input.observed, &changes);
+    for change in &mut changes {
+        if let Some(heirs) = makes_way.get(&change.service) {
+            let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
+            change.expected_loss = format!("the service ends before {} starts, which takes over its data, port or address", heirs.join(", "));
+        }
+    }
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
     let untouched = changes.iter().all(|c| c.action == Action::Unchanged);
     let text_only = new_release && untouched && input.current.is_some_and(|r| hash::text(&r.spec) != hash::text(&desired));
@@ -165,7 +173,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         content_of,
         images,
         levels,
-        migrates: if new_release { migrates::reasons(&desired, input.current, &changes) } else { BTreeMap::new() },
+        migrates: if new_release { migrates::reasons(&desired, input.current, &changes, &makes_way) } else { BTreeMap::new() },
+        makes_way,
         desired,
         changes,
         text_only,

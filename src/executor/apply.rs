@@ -144,6 +144,7 @@ impl Run {
     async fn start_new(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
         for level in &self.plan.levels {
+            self.make_way(level, &observed).await?;
             let mut work = FuturesUnordered::new();
             for change in self.changes().filter(|c| level.contains(&c.service)) {
                 work.push(self.start_service(change, &observed));
@@ -153,6 +154,17 @@ impl Run {
                 first = first.and(result);
             }
             first?;
+        }
+        Ok(())
+    }
+
+    /// Ends services no longer in the file whose data, port or address one of these takes over.
+    async fn make_way(&self, level: &[ServiceName], observed: &Observed) -> Result<(), Halt> {
+        for (gone, _) in self.plan.makes_way.iter().filter(|(_, heirs)| heirs.iter().any(|h| level.contains(h))) {
+            self.retire_fronts(Phase::StartNew, gone, observed).await?;
+            for c in self.old_ones(observed, gone) {
+                self.retire(Phase::StartNew, gone, &c).await?;
+            }
         }
         Ok(())
     }
@@ -361,7 +373,9 @@ impl Run {
     /// undo: the new release already serves.
     async fn stop_old(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
-        for change in &self.plan.changes {
+        // What leaves goes first: a successor may carry its name.
+        let (leaving, staying): (Vec<_>, Vec<_>) = self.plan.changes.iter().partition(|c| c.action == Action::Remove);
+        for change in leaving.into_iter().chain(staying) {
             match self.retire_service(change, &observed).await {
                 Ok(()) => {}
                 Err(Halt::Failed { message, .. }) => {
@@ -387,8 +401,13 @@ impl Run {
         let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
         match change.action {
             Action::Remove => {
-                for c in &old {
+                let wanted = |name: &str| self.plan.desired.services.values().any(|s| s.active && s.container_name.as_deref() == Some(name));
+                for (i, c) in old.iter().enumerate() {
                     self.retire(phase, service, c).await?;
+                    if wanted(&c.name) {
+                        let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
+                        self.rename_step(service, &c.id, &c.name, to).await?;
+                    }
                 }
             }
             Action::Scale => {

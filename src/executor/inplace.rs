@@ -29,6 +29,11 @@ impl Run {
                 if planner::one_shot(&self.plan.desired, service) {
                     continue;
                 }
+                if let Some(writer) = self.succeeded_by(c, &observed) {
+                    let note = format!("{service} was not started: {writer} has taken its data over; `deploy` or `rollback` decides which one stays");
+                    self.update(|op| op.message = Some(note)).await?;
+                    continue;
+                }
                 if spec.restart != Restart::No && c.restart_policy == "no" {
                     let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart };
                     self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
@@ -46,6 +51,16 @@ impl Run {
         Ok(())
     }
 
+    /// The container of a service this release does not have that writes what a stopped one would write: its successor on the same data.
+    fn succeeded_by(&self, c: &ContainerDetail, observed: &planner::Observed) -> Option<String> {
+        let unknown = |o: &&ContainerDetail| {
+            let service = o.labels.get(labels::SERVICE).map(String::as_str);
+            service.is_some_and(|s| !self.plan.desired.services.keys().any(|k| k.as_str() == s))
+        };
+        let mut others = observed.containers.iter().filter(unknown);
+        others.find(|o| !up(c) && planner::succession::write_the_same(c, o)).map(|o| o.name.clone())
+    }
+
     /// Stops in reverse dependency order; with `remove` also removes containers and networks, never volumes.
     pub(super) async fn stop(&self) -> Result<(), Halt> {
         self.enter(Phase::StopOld, 10.0, "stopping").await?;
@@ -58,6 +73,13 @@ impl Run {
             }
             for c in planner::serving(&observed, service) {
                 self.stop_one(service, c).await?;
+            }
+        }
+        // What an operation in need of attention left running under a name that no release knows.
+        for c in observed.containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_SERVING)) {
+            let service = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+            if let Some(service) = service.filter(|s| !self.plan.levels.iter().flatten().any(|known| known == s)) {
+                self.stop_one(&service, c).await?;
             }
         }
         if self.plan.remove { self.remove(&observed).await } else { Ok(()) }

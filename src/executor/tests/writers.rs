@@ -30,3 +30,60 @@ async fn a_restart_of_what_was_stopped_starts_the_newest_of_a_number_and_never_t
     assert_eq!((op.state, rig.engine.violations()), (OperationState::Done, vec![]), "{:?}", op.message);
     assert_eq!(image_of(&rig, "db").await, ["db:2"], "the one that wrote last");
 }
+
+/// The same stack with a service under another name.
+fn renamed(mut spec: StackSpec, from: &str, to: &str) -> StackSpec {
+    let service = spec.services.remove(&name(from)).unwrap();
+    spec.services.insert(name(to), service);
+    for other in spec.services.values_mut() {
+        if let Some(dependency) = other.depends_on.remove(&name(from)) {
+            other.depends_on.insert(name(to), dependency);
+        }
+    }
+    spec
+}
+
+#[tokio::test]
+async fn a_renamed_service_takes_over_volume_and_port_only_when_the_one_before_has_ended() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let next = renamed(renamed(stack("web:2", Some("db:1"), &[]), "db", "database"), "web", "site");
+    let op = deploy(&rig, next).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    assert_one_release(&rig, "renamed").await;
+}
+
+#[tokio::test]
+async fn a_renamed_service_that_fails_gives_volume_and_port_back() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let next = renamed(renamed(stack("web:bad", Some("db:1"), &[]), "db", "database"), "web", "site");
+    let op = deploy(&rig, next).await;
+    assert_eq!(op.state, OperationState::RolledBack, "{:?}", op.message);
+    assert_one_release(&rig, "renamed and undone").await;
+}
+
+#[tokio::test]
+async fn a_renamed_service_that_migrates_keeps_the_one_before_off_its_data() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let op = deploy(&rig, renamed(stack("web:bad", Some("db:2"), &[]), "db", "database")).await;
+    assert_eq!(op.state, OperationState::NeedsAttention, "{:?}", op.message);
+    assert_eq!((image_of(&rig, "database").await, image_of(&rig, "db").await), (vec!["db:2".to_owned()], vec![]));
+    let restart = run(&rig, &rig.exec, Want::Restart { service: None }).await;
+    assert_eq!((restart.state, rig.engine.violations()), (OperationState::Done, vec![]), "{:?}", restart.message);
+    assert_eq!(image_of(&rig, "db").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_renamed_service_keeps_its_fixed_container_name() {
+    let rig = rig().await;
+    let fixed = |mut spec: StackSpec| {
+        spec.services.values_mut().filter(|s| !s.mounts.is_empty()).for_each(|s| s.container_name = Some("the-db".into()));
+        spec
+    };
+    deploy(&rig, fixed(stack("web:1", Some("db:1"), &[]))).await;
+    let op = deploy(&rig, fixed(renamed(stack("web:1", Some("db:1"), &[]), "db", "database"))).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
+    assert!(rig.engine.running().contains(&"the-db".to_owned()), "{:?}", rig.engine.container_names());
+}
