@@ -3,7 +3,7 @@
 use super::acts::Act;
 use super::patience::away;
 use super::run::{Fail, Halt, Run, failed};
-use crate::model::operation::Phase;
+use crate::model::operation::{Phase, StepRecord};
 use chrono::Utc;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -23,7 +23,10 @@ impl Run {
         let steps = self.exec.store.steps(self.operation_id()).await?;
         let done: BTreeSet<String> =
             steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
-        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !done.contains(&s.key) && !Self::kept(keep, s)) {
+        // Whom a hold held runs again since its resume; who was stopped after that is not the hold's to start.
+        let resumed = steps.iter().any(|s| s.key == "resume" && s.done.is_some());
+        let over = |s: &StepRecord| done.contains(&s.key) || Self::kept(keep, s) || (s.key == "hold" && resumed);
+        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !over(s)) {
             let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
             self.exec.may_go_on()?;
             let key = format!("{PREFIX}{}", step.key);
