@@ -138,7 +138,11 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         front::check(&desired)?;
     }
     let mut changes = match &input.want {
-        Want::Release { .. } | Want::Scale { .. } | Want::Recreate { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Release { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Scale { service, .. } | Want::Recreate { service } => {
+            not_newer(input, service)?;
+            one_service(release_changes(input, &desired, &images, &levels), service)
+        }
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
@@ -174,6 +178,10 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         images,
         levels,
         migrates: if new_release { migrates::reasons(&desired, input.current, &changes, &makes_way) } else { BTreeMap::new() },
+        only: match &input.want {
+            Want::Scale { service, .. } | Want::Recreate { service } | Want::Restart { service: Some(service) } => Some(service.clone()),
+            Want::Release { .. } | Want::Restart { service: None } | Want::Stop { .. } => None,
+        },
         makes_way,
         desired,
         changes,
@@ -234,6 +242,27 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             (PlanKind::Stop, release.spec.clone(), release.images.clone(), None)
         }
     })
+}
+
+/// A container of a later release than the current one was kept because it changed the data: one of the current release must not see that data.
+fn not_newer(input: &PlanInput<'_>, service: &ServiceName) -> Result<(), PlanError> {
+    let current = input.current.map_or(0, |r| r.number);
+    let release = |c: &ContainerDetail| c.labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()).unwrap_or(0);
+    match live(input.observed, service).into_iter().map(release).find(|kept| *kept > current) {
+        Some(kept) => Err(PlanError::Impossible(format!(
+            "service {service} runs as release {kept} left it, on data that release changed, and the stack is at release {current}; `deploy` or              `rollback` decides which one stays"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What one service's change means for the stack: nothing for the others, whatever they have drifted to.
+fn one_service(changes: Vec<Change>, service: &ServiceName) -> Vec<Change> {
+    let others = |c: Change| match c.service == *service {
+        true => c,
+        false => Change { action: Action::Unchanged, strategy: Strategy::InPlace, expected_loss: "none".into(), diff: vec![], ..c },
+    };
+    changes.into_iter().filter(|c| c.action != Action::Remove).map(others).collect()
 }
 
 /// Several copies of a service that writes data, owns a fixed host port or has a fixed name cannot run.

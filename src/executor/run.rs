@@ -145,7 +145,8 @@ impl Run {
     /// It is done; what needed attention on the stack before is settled by it.
     async fn done(&self) -> Result<(), StoreError> {
         self.settle(OperationState::Done, None, vec![]).await?;
-        if matches!(self.plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Stop) {
+        let whole = self.plan.only.is_none();
+        if whole && matches!(self.plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Stop) {
             self.exec.store.close_attention(&self.plan.stack, &self.id).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Healing: what is not well is restarted, recreated or rolled back through the line, as the policy says, within a persisted budget; then
 //! the loop gives up loudly. Silent while an operation holds the stack, when a human stopped it, when the root cause is a dependency, in a
-//! maintenance window, when the host itself fails, and while an engine that was away settles.
+//! maintenance window, when the host itself fails, and while an engine that was away settles. While an operation needs attention it only restarts.
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
@@ -253,6 +253,8 @@ impl Healer {
             crash_loop: patient.looping,
             deployed_at: look.release.created_at,
             can_roll_back: self.can_roll_back(look).await?,
+            attention: self.house.store.attention(look.stack).await?.is_some(),
+            missing: patient.cause == Cause::Missing,
             now: look.now,
         };
         if mode != HealMode::Off {

@@ -64,6 +64,10 @@ pub struct Circumstances {
     pub deployed_at: DateTime<Utc>,
     /// There is a good release before it, and going back loses no data.
     pub can_roll_back: bool,
+    /// An operation on the stack waits for a person's decision: what serves is restarted in place, and nothing of any release is put anywhere.
+    pub attention: bool,
+    /// There is no container to restart.
+    pub missing: bool,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -85,13 +89,17 @@ impl Course {
         if c.mode == HealMode::Off || self.quarantined.is_some() || self.not_before.is_some_and(|t| t > c.now) {
             return Step::Wait;
         }
+        if c.attention && (c.missing || c.crash_loop) {
+            return Step::Wait;
+        }
         if self.acts.len() >= BUDGET {
             return Step::Quarantine;
         }
+        let mode = if c.attention { HealMode::Restart } else { c.mode };
         let done = |act| self.acts.iter().any(|(_, a)| *a == act);
         let young = c.now - c.deployed_at <= DEPLOY_WINDOW;
         let rung = self.acts.len() + if c.crash_loop { 2 } else { 0 };
-        match (c.mode, rung) {
+        match (mode, rung) {
             (HealMode::Full, 2..) if !done(Act::Recreate) => Step::Do(Act::Recreate),
             (HealMode::Full, 3..) if young && c.can_roll_back && !done(Act::Rollback) => Step::Do(Act::Rollback),
             // The engine restarts it already, and nothing else is allowed or left.
@@ -129,7 +137,7 @@ mod tests {
         DateTime::from_timestamp(1_790_000_000 + s, 0).unwrap()
     }
     fn circumstances(mode: HealMode, now: i64) -> Circumstances {
-        Circumstances { mode, crash_loop: false, deployed_at: at(0), can_roll_back: true, now: at(now) }
+        Circumstances { mode, crash_loop: false, deployed_at: at(0), can_roll_back: true, attention: false, missing: false, now: at(now) }
     }
     /// Every step of a service that never gets well, one a minute.
     fn ladder(c: Circumstances, every: i64) -> Vec<Step> {
@@ -165,6 +173,15 @@ mod tests {
         assert_eq!(old[..6], [Do(Restart), Do(Restart), Do(Recreate), Do(Restart), Do(Restart), Quarantine]);
         let first = ladder(Circumstances { can_roll_back: false, ..circumstances(HealMode::Full, 60) }, 60);
         assert!(!first.contains(&Do(Rollback)));
+    }
+
+    #[test]
+    fn while_a_person_must_decide_what_serves_is_restarted_and_nothing_else() {
+        let waiting = Circumstances { attention: true, ..circumstances(HealMode::Full, 60) };
+        let steps = ladder(waiting, 60);
+        assert_eq!(steps[..6], [Do(Restart), Do(Restart), Do(Restart), Do(Restart), Do(Restart), Quarantine]);
+        assert!(ladder(Circumstances { missing: true, ..waiting }, 60).iter().all(|s| *s == Wait), "nothing is made");
+        assert!(ladder(Circumstances { crash_loop: true, ..waiting }, 60).iter().all(|s| *s == Wait));
     }
 
     #[test]

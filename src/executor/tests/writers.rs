@@ -87,3 +87,13 @@ async fn a_renamed_service_keeps_its_fixed_container_name() {
     assert_eq!((op.state, op.message), (OperationState::Done, None));
     assert!(rig.engine.running().contains(&"the-db".to_owned()), "{:?}", rig.engine.container_names());
 }
+
+#[tokio::test]
+async fn one_service_made_anew_leaves_a_kept_database_alone_and_the_attention_open() {
+    let rig = rig().await;
+    let op = attention(&rig).await;
+    let anew = run(&rig, &rig.exec, Want::Recreate { service: name("web") }).await;
+    assert_eq!((anew.state, rig.engine.violations()), (OperationState::Done, vec![]), "{:?}", anew.message);
+    assert_eq!(image_of(&rig, "db").await, ["db:2"], "the new database keeps its data");
+    assert_eq!(rig.store.operation(&op.id).await.unwrap().unwrap().state, OperationState::NeedsAttention);
+}
