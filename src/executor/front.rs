@@ -381,7 +381,7 @@ impl Run {
     }
 
     /// After all of a service have restarted: connections go to each of them, and a front that was stopped runs again.
-    pub(super) async fn route_again(&self, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
+    pub(super) async fn route_again(&self, phase: Phase, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
         let Some(front) = self.kept_front(observed, service) else {
             if self.plan.desired.services.get(service).is_some_and(fronted) {
                 let note = format!("the front of {service} is gone: deploy makes a new one");
@@ -389,7 +389,6 @@ impl Run {
             }
             return Ok(());
         };
-        let phase = Phase::StartNew;
         let all: Vec<EngineName> = planner::live(observed, service).into_iter().filter_map(backend).collect();
         let (from, to) = (self.routes(service, vec![]), self.routes(service, all));
         self.route_step(phase, format!("again:{service}"), &front.id, from, to).await?;

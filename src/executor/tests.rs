@@ -2,6 +2,7 @@
 //! journal record of each.
 
 mod away;
+mod endings;
 mod features;
 mod front;
 mod matrix;
