@@ -24,3 +24,25 @@ async fn a_restart_that_fails_gives_the_front_its_routes_back() {
     assert_eq!(op.state, OperationState::Failed);
     assert_one_release(&rig, "routes are back").await;
 }
+
+#[tokio::test]
+async fn a_container_found_half_made_is_made_again() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &[]);
+    spec.networks.insert("back".into(), NetworkSpec { name: "shop_back".into(), ..Default::default() });
+    web(&mut spec).networks.insert("back".into(), ServiceNetwork::default());
+    let (world, once) = (FakeEngine::clone(&rig.engine), AtomicBool::new(false));
+    rig.engine.on_mutation(Box::new(move |moment| {
+        let mut w = world.lock();
+        let half = w.containers.values_mut().find(|c| moment == "create_container:done" && c.networks.len() == 2);
+        let Some(c) = half.filter(|_| !once.swap(true, Ordering::SeqCst)) else { return true };
+        // The answer is lost, and so is what came after the create itself.
+        c.networks.remove("shop_back");
+        false
+    }));
+    let op = deploy(&rig, spec).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    let made = rig.engine.container(&EngineName::new("shop-web-1").unwrap()).await.unwrap().unwrap();
+    assert_eq!(made.networks.keys().collect::<Vec<_>>(), ["shop_back", "shop_default"]);
+    assert_one_release(&rig, "made again").await;
+}
