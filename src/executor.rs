@@ -34,7 +34,7 @@ use crate::model::ids::*;
 use crate::model::labels;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
-use crate::planner::Observed;
+use crate::planner::{self, Observed};
 use crate::store::Store;
 use chrono::Utc;
 use futures_util::TryStreamExt;
@@ -214,7 +214,8 @@ impl Executor {
     /// Starts an operation for a plan; returns at once. The same idempotency key returns the earlier operation.
     ///
     /// # Errors
-    /// `Busy` while another operation holds the stack (its watch window does not count: that is ended), `Closing`, `Store`.
+    /// `Busy` while another operation holds the stack (its watch window does not count: that is ended), `Stale` when the world is not the plan's any more,
+    /// `Closing`, `Store`, `Engine`.
     pub async fn submit(self: &Arc<Self>, plan: Plan, permit: Permit, request: Request) -> Result<Operation, ExecutorError> {
         let _one = self.submitting.lock().await;
         if self.closing.is_cancelled() {
@@ -232,9 +233,9 @@ impl Executor {
             verb: request.verb,
             stack: Some(plan.stack.clone()),
             plan: Some(plan.id.clone()),
-            agent: request.agent,
+            agent: request.agent.clone(),
             call: request.call,
-            idempotency_key: request.idempotency_key,
+            idempotency_key: request.idempotency_key.clone(),
             state: if noop { OperationState::Done } else { OperationState::Queued },
             phase: if noop { Phase::Finished } else { Phase::Queued },
             epoch: 0,
@@ -247,6 +248,13 @@ impl Executor {
             created_at: now,
             settled_at: noop.then_some(now),
         };
+        if let Some(key) = &request.idempotency_key {
+            let known = self.store.earlier_operation(&request.agent, Some(key), &request.args_hash, None, now).await?;
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+        self.still_true(&plan).await?;
         self.store.put_plan(&plan).await?;
         let op = match self.store.begin_operation(op, &request.args_hash).await? {
             Ok(op) => op,
@@ -261,6 +269,29 @@ impl Executor {
             self.store.set_stopped(&plan.stack, true).await?;
         }
         Ok(op)
+    }
+
+    /// Refuses a plan whose world has moved on: another release serves, its number is taken, or the engine shows something else than it was made against.
+    async fn still_true(&self, plan: &Plan) -> Result<(), ExecutorError> {
+        let stale = |what: String| Err(ExecutorError::Stale(what));
+        let current = self.store.stack(&plan.stack).await?.and_then(|s| s.current);
+        if current != plan.from_release {
+            let word = |r: Option<u32>| r.map_or_else(|| "no release".to_owned(), |r| format!("release {r}"));
+            return stale(format!("{} serves, and it was made when {} did", word(current), word(plan.from_release)));
+        }
+        let last = self.store.last_release_number(&plan.stack).await?;
+        if Some(plan.to_release) != plan.from_release && plan.to_release > 0 && plan.to_release <= last {
+            return stale(format!("release {} was made meanwhile", plan.to_release));
+        }
+        let release = match current {
+            Some(number) => self.store.release(&plan.stack, number).await?,
+            None => None,
+        };
+        let observed = self.observe(&plan.stack).await?;
+        if planner::fingerprint(release.as_ref(), &observed, &|bytes: &[u8]| self.store.keyed_digest(bytes)) != plan.fingerprint {
+            return stale("its containers, networks or volumes on the engine are not the ones it was made for".into());
+        }
+        Ok(())
     }
 
     /// An earlier operation of the same agent with the same key, while the stack is held by it.

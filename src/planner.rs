@@ -20,7 +20,7 @@ use crate::model::plan::*;
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is on the engine for a stack.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -159,7 +159,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let noop = untouched && !text_only;
     let current = input.current.map(|r| r.number);
     let to_release = if new_release && !(noop && current.is_some()) { input.next_release } else { current.unwrap_or(0) };
-    let fingerprint = fingerprint(input);
+    let fingerprint = fingerprint(input.current, input.observed, input.digest);
     let remove = matches!(input.want, Want::Stop { remove: true });
     let digest = (input.digest)(
         json!({"kind": kind, "stack": input.stack, "environment": input.environment, "desired": desired, "images": images, "changes": changes,
@@ -506,22 +506,34 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
     changes
 }
 
-/// What the plan was made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or
-/// times, so that healing does not make a plan stale.
-pub fn fingerprint(input: &PlanInput<'_>) -> String {
-    let mut containers: Vec<_> = input
-        .observed
-        .containers
-        .iter()
-        .filter(|c| c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_SERVING))
+/// What a plan is made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or times, so that
+/// healing does not make a plan stale; nor what was replaced and only waits for the end of a watch window.
+pub fn fingerprint(current: Option<&Release>, observed: &Observed, digest: &dyn Fn(&[u8]) -> String) -> String {
+    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    let services: BTreeSet<&String> = observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).collect();
+    let stand = |service: ServiceName| {
+        let mut live = live(observed, &service);
+        match current.and_then(|r| r.spec.services.get(&service)) {
+            Some(spec) => {
+                live.sort_by_key(|c| !up(c));
+                live.truncate(spec.replicas as usize);
+            }
+            None => live.retain(up),
+        }
+        live
+    };
+    let mut containers: Vec<_> = services
+        .into_iter()
+        .filter_map(|s| ServiceName::new(s.as_str()).ok())
+        .flat_map(stand)
         .map(|c| (c.labels.get(labels::SERVICE), c.labels.get(labels::NUMBER), c.labels.get(labels::SPEC), &c.image_id))
         .collect();
     containers.sort();
-    let (mut networks, mut volumes) = (input.observed.networks.clone(), input.observed.volumes.clone());
+    let (mut networks, mut volumes) = (observed.networks.clone(), observed.volumes.clone());
     networks.sort();
     volumes.sort();
-    let whole = json!({"release": input.current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
-    let mut print = (input.digest)(whole.to_string().as_bytes());
+    let whole = json!({"release": current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
+    let mut print = digest(whole.to_string().as_bytes());
     print.truncate(32);
     print
 }

@@ -64,6 +64,14 @@ pub enum StoreError {
         /// Stack.
         stack: String,
     },
+    /// A number that is given once belongs to another operation.
+    #[error("{what} was recorded by operation {by}; plan again")]
+    Taken {
+        /// What.
+        what: String,
+        /// Whose it is.
+        by: String,
+    },
     /// Same idempotency key, other arguments.
     #[error("idempotency key {key:?} was used with other arguments")]
     KeyReused {

@@ -11,6 +11,7 @@ use crate::model::plan::{Action, Change, Strategy};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{Restart, ServiceSpec};
 use crate::planner::{self, Observed};
+use crate::store::StoreError;
 use chrono::Utc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -68,25 +69,25 @@ impl Run {
     async fn record_release(&self) -> Result<(), Halt> {
         let op = self.operation();
         let plan = &self.plan;
-        self.exec
-            .store
-            .put_release(&Release {
-                stack: plan.stack.clone(),
-                number: plan.to_release,
-                state: ReleaseState::Pending,
-                environment: plan.environment.clone(),
-                spec: plan.desired.clone(),
-                images: plan.images.clone(),
-                agent: op.agent,
-                operation: op.id,
-                reason: op.reason,
-                content_of: plan.content_of,
-                project_dir: plan.project_dir.clone(),
-                git: plan.git.clone(),
-                created_at: Utc::now(),
-            })
-            .await?;
-        Ok(())
+        let release = Release {
+            stack: plan.stack.clone(),
+            number: plan.to_release,
+            state: ReleaseState::Pending,
+            environment: plan.environment.clone(),
+            spec: plan.desired.clone(),
+            images: plan.images.clone(),
+            agent: op.agent,
+            operation: op.id,
+            reason: op.reason,
+            content_of: plan.content_of,
+            project_dir: plan.project_dir.clone(),
+            git: plan.git.clone(),
+            created_at: Utc::now(),
+        };
+        match self.exec.store.add_release(&release).await {
+            Err(e @ StoreError::Taken { .. }) => Err(failed(e.to_string())),
+            other => Ok(other?),
+        }
     }
 
     /// Services the plan changes with a new container, in level order.

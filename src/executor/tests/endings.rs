@@ -46,3 +46,54 @@ async fn a_container_found_half_made_is_made_again() {
     assert_eq!(made.networks.keys().collect::<Vec<_>>(), ["shop_back", "shop_default"]);
     assert_one_release(&rig, "made again").await;
 }
+
+async fn submitted(rig: &Rig, exec: &Arc<Executor>, spec: StackSpec) -> Operation {
+    let want = release_of(rig, spec).await;
+    let plan = plan_for(rig, exec, want).await;
+    exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap()
+}
+
+async fn stored(rig: &Rig, op: &Operation) -> Operation {
+    rig.store.operation(&op.id).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_plan_the_world_has_left_behind_is_refused_and_overwrites_no_release() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    let (one, two) = (release_of(&rig, stack("web:2", None, &[])).await, release_of(&rig, stack("web:1", None, &["extra"])).await);
+    let (one, two) = (plan_for(&rig, &rig.exec, one).await, plan_for(&rig, &rig.exec, two).await);
+    assert_eq!((one.to_release, two.to_release), (2, 2));
+    let op = rig.exec.submit(one.clone(), permit("deploy"), request("deploy")).await.unwrap();
+    ended(&rig.exec, &op.id).await;
+    let refused = rig.exec.submit(two, permit("deploy"), request("deploy")).await;
+    assert!(matches!(refused, Err(ExecutorError::Stale(_))), "{refused:?}");
+    let again = rig.exec.submit(one, permit("deploy"), request("deploy")).await;
+    assert!(matches!(again, Err(ExecutorError::Stale(_))), "{again:?}");
+    assert_eq!(rig.store.release(&shop(), 2).await.unwrap().unwrap().operation, op.id);
+    // Same release, but somebody took a container away.
+    let want = release_of(&rig, stack("web:1", None, &[])).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    rig.engine.remove_container(&permit("deploy"), &EngineName::new("shop-web-1").unwrap(), false).await.unwrap();
+    let moved = rig.exec.submit(plan, permit("deploy"), request("deploy")).await;
+    assert!(matches!(moved, Err(ExecutorError::Stale(_))), "{moved:?}");
+}
+
+#[tokio::test]
+async fn a_plan_made_in_a_watch_window_is_good_when_the_window_has_ended() {
+    let rig = rig().await;
+    let watched = |web: &str, extra: &[&str]| {
+        let mut spec = stack(web, Some("db:1"), extra);
+        spec.settings.monitor_s = Some(30);
+        spec
+    };
+    deploy(&rig, stack("web:1", Some("db:1"), &["old"])).await;
+    let op = submitted(&rig, &rig.exec, watched("web:2", &[])).await;
+    rig.exec.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+    let mut next = watched("web:1", &[]);
+    next.settings.monitor_s = Some(0);
+    let next = submitted(&rig, &rig.exec, next).await;
+    ended(&rig.exec, &next.id).await;
+    assert_eq!(stored(&rig, &next).await.state, OperationState::Done);
+    assert_one_release(&rig, "concluded").await;
+}
