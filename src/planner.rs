@@ -5,6 +5,7 @@ pub mod front;
 pub mod hash;
 pub mod levels;
 pub mod migrates;
+mod namespaces;
 pub mod once;
 pub mod succession;
 #[cfg(test)]
@@ -146,6 +147,9 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
+    if !matches!(input.want, Want::Stop { .. } | Want::Restart { .. }) {
+        namespaces::follow(&desired, input.observed, &mut changes);
+    }
     let makes_way = succession::makes_way(&desired, input.current, input.observed, &changes);
     for change in &mut changes {
         if let Some(heirs) = makes_way.get(&change.service) {
@@ -480,11 +484,16 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     }
 }
 
+/// Whether a service lives in a namespace of another one, which a restart makes anew.
+fn in_its_namespace(input: &PlanInput<'_>, service: &ServiceName, of: &ServiceName) -> bool {
+    input.current.and_then(|r| r.spec.services.get(service)).is_some_and(|s| s.shares(of))
+}
+
 fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&ServiceName>, action: Action) -> Vec<Change> {
     let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
-        .filter(|s| only.is_none_or(|o| o == *s))
+        .filter(|s| only.is_none_or(|o| o == *s || in_its_namespace(input, s, o)))
         .map(|service| {
             let running = serving(input.observed, service);
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));

@@ -170,10 +170,35 @@ impl Run {
         Ok(())
     }
 
+    /// Stops what lives in a namespace of a service that is about to stop: it would lose it, and on the way back it can only start after it.
+    async fn retire_sharers(&self, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
+        let shares = |who: &ServiceName, of: &ServiceName| {
+            let specs = [Some(&self.plan.desired), self.current.as_ref().map(|r| &r.spec)];
+            specs.into_iter().flatten().any(|stack| stack.services.get(who).is_some_and(|s| s.shares(of)))
+        };
+        let mut bound = vec![service.clone()];
+        let mut at = 0;
+        while let Some(of) = bound.get(at).cloned() {
+            let changed = self.plan.changes.iter().filter(|c| matches!(c.action, Action::Update | Action::Remove));
+            let more: Vec<ServiceName> = changed.map(|c| c.service.clone()).filter(|s| shares(s, &of) && !bound.contains(s)).collect();
+            bound.extend(more);
+            at += 1;
+        }
+        for sharer in bound.iter().skip(1).rev() {
+            for c in self.old_ones(observed, sharer) {
+                self.retire(Phase::StartNew, sharer, &c).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn start_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if matches!(change.strategy, Strategy::Recreate | Strategy::Hold) {
+            self.retire_sharers(service, observed).await?;
+        }
         if self.start_behind(change, spec, observed).await? {
             return Ok(());
         }

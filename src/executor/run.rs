@@ -361,7 +361,7 @@ impl Run {
         let service = ServiceName::new(service).map_err(|e| Fail::Refused(e.to_string()))?;
         let observed = self.exec.observe(&self.plan.stack).await?;
         let mine = self.id.to_string();
-        let found = planner::serving(&observed, &service);
+        let found = planner::live(&observed, &service);
         Ok(found.iter().find(|c| c.labels.get(labels::OPERATION) == Some(&mine)).or(found.first()).map(|c| c.id.clone()))
     }
 

@@ -469,6 +469,13 @@ impl VolumeSpec {
 }
 
 impl ServiceSpec {
+    /// Whether it lives in the network, processes, memory, names or control group of another service: then its containers are bound to the very
+    /// containers of that one.
+    pub fn shares(&self, other: &ServiceName) -> bool {
+        let modes = [&self.network_mode, &self.pid, &self.ipc, &self.uts, &self.cgroup];
+        modes.into_iter().any(|m| m.as_deref().and_then(|m| m.strip_prefix("service:")) == Some(other.as_str()))
+    }
+
     /// Whether two copies of it could write the same data, or claim the same device or host network: then two never run at once.
     pub fn single_writer(&self) -> bool {
         if self.settings.concurrent {

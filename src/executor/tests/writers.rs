@@ -1,6 +1,7 @@
 //! Two writers never, and nothing older on changed data: restarts, renamed services, one service made anew, shared namespaces.
 
 use super::*;
+use crate::model::plan::{Action, Strategy};
 
 async fn image_of(rig: &Rig, service: &str) -> Vec<String> {
     let observed = rig.exec.observe(&shop()).await.unwrap();
@@ -96,4 +97,58 @@ async fn one_service_made_anew_leaves_a_kept_database_alone_and_the_attention_op
     assert_eq!((anew.state, rig.engine.violations()), (OperationState::Done, vec![]), "{:?}", anew.message);
     assert_eq!(image_of(&rig, "db").await, ["db:2"], "the new database keeps its data");
     assert_eq!(rig.store.operation(&op.id).await.unwrap().unwrap().state, OperationState::NeedsAttention);
+}
+
+/// `side` lives in the network of `core`.
+fn shared(core: &str) -> StackSpec {
+    let mut spec = stack("web:1", None, &["core", "side"]);
+    spec.services.get_mut("core").unwrap().image = Some(ImageRef::new(core).unwrap());
+    let side = spec.services.get_mut("side").unwrap();
+    side.networks.clear();
+    side.network_mode = Some("service:core".into());
+    side.depends_on.insert(name("core"), Dependency { condition: DependencyCondition::ServiceStarted, required: true, restart: true });
+    spec
+}
+
+fn joined(rig: &Rig) -> (Option<String>, String) {
+    let world = rig.engine.lock();
+    let core = world.find("shop-core-1").unwrap().id.to_string();
+    (world.find("shop-side-1").unwrap().spec.network_mode.clone(), format!("container:{core}"))
+}
+
+#[tokio::test]
+async fn what_shares_a_network_is_made_anew_after_what_it_shares_it_with() {
+    let rig = rig().await;
+    assert_eq!(deploy(&rig, shared("web:1")).await.state, OperationState::Done);
+    let want = release_of(&rig, shared("web:2")).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    let told: Vec<_> = plan.changes.iter().map(|c| (c.service.as_str(), c.action, c.strategy)).collect();
+    let (update, recreate) = (Action::Update, Strategy::Recreate);
+    assert_eq!(told, [("core", update, recreate), ("web", Action::Unchanged, Strategy::InPlace), ("side", update, recreate)]);
+    let op = deploy(&rig, shared("web:2")).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    let (mode, core) = joined(&rig);
+    assert_eq!(mode, Some(core), "its network is the new one's");
+    assert_one_release(&rig, "shared network").await;
+}
+
+#[tokio::test]
+async fn a_failed_update_of_what_is_shared_puts_both_back() {
+    let rig = rig().await;
+    deploy(&rig, shared("web:1")).await;
+    let op = deploy(&rig, shared("web:bad")).await;
+    assert_eq!(op.state, OperationState::RolledBack, "{:?}", op.message);
+    let (mode, core) = joined(&rig);
+    assert_eq!(mode, Some(core));
+    assert_one_release(&rig, "shared network undone").await;
+}
+
+#[tokio::test]
+async fn a_restart_of_what_is_shared_restarts_who_shares_it() {
+    let rig = rig().await;
+    deploy(&rig, shared("web:1")).await;
+    rig.engine.clear_calls();
+    assert_eq!(run(&rig, &rig.exec, Want::Restart { service: Some(name("core")) }).await.state, OperationState::Done);
+    let restarts: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.starts_with("restart")).collect();
+    assert_eq!(restarts, ["restart shop-core-1", "restart shop-side-1"]);
 }
