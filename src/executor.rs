@@ -52,6 +52,9 @@ use tokio_util::task::TaskTracker;
 /// An adoption makes a few tags and one container.
 const ADOPT_WITHIN: Duration = Duration::from_secs(120);
 
+/// First and longest pause before an operation whose state could not be written is taken over.
+const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -337,13 +340,72 @@ impl Executor {
         let active = Active { stack, volumes: BTreeSet::new(), standing: receive, cancel: cancel.clone(), conclude: conclude.clone() };
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
+        let begin = run::Begin { exec: exec.clone(), plan, permit, current, op, steps, standing: send, cancel, conclude };
         self.tasks.spawn(async move {
-            let begin = run::Begin { exec: exec.clone(), plan, permit, current, op, steps, standing: send, cancel, conclude };
-            let run = run::Run::new(begin);
-            run.drive(takeover == Takeover::Forward, takeover == Takeover::Undo).await;
+            exec.work(begin, takeover).await;
             exec.active.lock().expect("no panic while held").remove(&id);
         });
         Ok(())
+    }
+
+    /// Runs an operation to its end. One whose state could not be written is taken over here, as the next start would, once it can be: until then
+    /// it holds its stack.
+    async fn work(&self, mut begin: run::Begin, mut takeover: Takeover) {
+        let mut pause = WRITE_AGAIN.0;
+        loop {
+            let (again, id) = (begin.again(), begin.op.id.clone());
+            run::Run::new(begin).drive(takeover).await;
+            let (op, steps) = loop {
+                match self.left_open(&id).await {
+                    Ok(None) => return,
+                    Ok(Some(left)) => break left,
+                    Err(e) => tracing::error!(operation = %id, error = %e, "the operation cannot be read; tried again"),
+                }
+                if !self.waited(pause).await {
+                    return;
+                }
+                pause = (pause * 2).min(WRITE_AGAIN.1);
+            };
+            if !self.waited(pause).await {
+                return;
+            }
+            pause = (pause * 2).min(WRITE_AGAIN.1);
+            takeover = recover::way(again.plan.kind, &steps);
+            tracing::warn!(operation = %id, ?takeover, "its state could not be written: it is taken over");
+            begin = run::Begin { permit: crate::gate::permit_takeover(&op), op, steps, ..again };
+        }
+    }
+
+    /// What is stored of an operation that did not come to its end; `None` = it did, a newer one has its stack, or the supervisor ends.
+    async fn left_open(&self, id: &OperationId) -> Result<Option<(Operation, Vec<StepRecord>)>, ExecutorError> {
+        if self.closing.is_cancelled() {
+            return Ok(None);
+        }
+        let Some(op) = self.store.operation(id).await?.filter(|o| !o.state.is_terminal()) else { return Ok(None) };
+        if self.superseded(&op).await? {
+            return Ok(None);
+        }
+        Ok(Some((op, self.store.steps(id).await?)))
+    }
+
+    /// False when the supervisor ends meanwhile.
+    async fn waited(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.closing() => false,
+        }
+    }
+
+    /// The operation that holds a stack, whether it is at work here or waits to be taken over.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn held_by(&self, stack: &StackName) -> Result<Option<OperationId>, ExecutorError> {
+        if let Some(id) = self.holding(stack) {
+            return Ok(Some(id));
+        }
+        let open = self.store.open_operations().await?;
+        Ok(open.into_iter().find(|o| o.plan.is_some() && o.stack.as_ref() == Some(stack)).map(|o| o.id))
     }
 
     /// Waits until the operation stands as asked or the time is over; returns it as it stands.

@@ -23,7 +23,7 @@ pub(super) enum Takeover {
     Again,
 }
 
-fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
+pub(super) fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
     let undoing = steps.iter().any(|s| s.key.starts_with("undo:"));
     let switched = steps.iter().any(|s| s.key == "switch");
     // Its old version must not see the data again: only forward leads to one release.
@@ -76,7 +76,7 @@ impl Executor {
     }
 
     /// Ends an operation whose stack a newer one has taken: it can write nothing any more, and what it left the newer one has found.
-    async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
+    pub(super) async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
         // Without an epoch it works beside its stack: nothing newer takes that from it.
         let Some(stack) = op.stack.as_ref().filter(|_| op.epoch > 0) else { return Ok(false) };
         let newer = self.store.stack(stack).await?.is_some_and(|s| s.epoch > op.epoch);

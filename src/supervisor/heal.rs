@@ -120,7 +120,7 @@ impl Healer {
 
     async fn look(&mut self, name: &StackName) -> Result<(), LookError> {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
-        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.holding(name).is_some()) else { return Ok(()) };
+        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else { return Ok(()) };
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
         let now = Utc::now();
@@ -350,4 +350,6 @@ enum LookError {
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Executor(#[from] crate::executor::ExecutorError),
 }

@@ -77,7 +77,7 @@ impl Executor {
             if let Some(known) = self.known_key(stack, &request).await? {
                 return Ok(known);
             }
-            if let Some(operation) = self.holding(stack) {
+            if let Some(operation) = self.held_by(stack).await? {
                 return Err(ExecutorError::Busy { stack: stack.clone(), operation });
             }
         }

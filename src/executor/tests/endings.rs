@@ -97,3 +97,27 @@ async fn a_plan_made_in_a_watch_window_is_good_when_the_window_has_ended() {
     assert_eq!(stored(&rig, &next).await.state, OperationState::Done);
     assert_one_release(&rig, "concluded").await;
 }
+
+#[tokio::test]
+async fn an_operation_whose_state_could_not_be_written_goes_on_by_itself() {
+    for moment in ["create_network", "start", "rename:done"] {
+        let rig = rig().await;
+        deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+        let (store, once) = (rig.store.clone(), AtomicBool::new(false));
+        rig.engine.on_mutation(Box::new(move |now| {
+            if now == moment && !once.swap(true, Ordering::SeqCst) {
+                store.fail_writes(2);
+            }
+            true
+        }));
+        let mut spec = stack("web:2", Some("db:1"), &[]);
+        spec.networks.insert("back".into(), NetworkSpec { name: "shop_back".into(), ..Default::default() });
+        web(&mut spec).networks.insert("back".into(), ServiceNetwork::default());
+        let op = submitted(&rig, &rig.exec, spec).await;
+        ended(&rig.exec, &op.id).await;
+        let op = stored(&rig, &op).await;
+        assert!(op.state.is_terminal(), "{moment}: {:?}", op.state);
+        assert_eq!(rig.exec.holding(&shop()), None, "{moment}");
+        assert_one_release(&rig, moment).await;
+    }
+}
