@@ -3,6 +3,7 @@
 use super::acts::Act;
 use super::patience::away;
 use super::run::{Fail, Halt, Run, failed};
+use crate::engine::EngineError;
 use crate::model::operation::{Phase, StepRecord};
 use chrono::Utc;
 use serde_json::Value;
@@ -12,6 +13,8 @@ use std::time::Duration;
 /// Tries per act before the operation needs attention, and the pause between them.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Connections lost to an engine that answers at once, before that counts like a refusal.
+const LOST: u32 = 20;
 /// Marks the records of undoing.
 const PREFIX: &str = "undo:";
 
@@ -52,21 +55,28 @@ impl Run {
     }
 
     async fn take_back_with_patience(&self, key: &str, act: &Act, done: Option<&Value>) -> Result<(), Halt> {
-        let mut tries = 1;
+        let (mut tries, mut lost) = (1, 0);
         loop {
-            match self.take_back(act, done).await {
+            let error = match self.take_back(act, done).await {
                 Ok(()) => return Ok(()),
                 Err(Fail::Store(e)) => return Err(e.into()),
-                // However long it takes: while the engine is away there is nothing else to do.
-                Err(Fail::Engine(e)) if away(&e) => {
+                Err(Fail::Engine(e)) if away(&e) && self.exec.engine.info().await.is_err() => {
+                    // However long it takes: while the engine is away there is nothing else to do.
                     self.engine_back(Phase::Finished).await?;
                     continue;
                 }
-                Err(e) if tries >= TRIES => return Err(failed(format!("{key}: {e}"))),
-                Err(e) => {
-                    tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again")
+                // It answers, so it is this very request that it loses: not without end.
+                Err(Fail::Engine(e @ EngineError::Unreachable { .. })) if lost < LOST => {
+                    lost += 1;
+                    tries = 0;
+                    Fail::Engine(e)
                 }
+                Err(e) => e,
+            };
+            if tries >= TRIES {
+                return Err(failed(format!("{key}: {error}")));
             }
+            tracing::warn!(operation = %self.operation_id(), step = key, %error, tries, "taking back failed, trying again");
             self.exec.may_go_on()?;
             tries += 1;
             tokio::time::sleep(PAUSE).await;

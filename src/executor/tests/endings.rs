@@ -121,3 +121,15 @@ async fn an_operation_whose_state_could_not_be_written_goes_on_by_itself() {
         assert_one_release(&rig, moment).await;
     }
 }
+
+#[tokio::test]
+async fn an_undo_that_the_engine_never_finishes_ends_in_need_of_attention() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    for _ in 0..40 {
+        rig.engine.fail_next("remove_container", EngineError::Timeout { what: "a removal", after: Duration::from_secs(1) });
+    }
+    let op = deploy(&rig, stack("web:bad", None, &[])).await;
+    assert_eq!(op.state, OperationState::NeedsAttention, "{:?}", op.message);
+    assert!(op.message.unwrap().contains("did not finish a removal"));
+}
