@@ -11,7 +11,7 @@ use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
 use crate::model::labels;
-use crate::model::observed::{HealthState, RunState};
+use crate::model::observed::{ContainerSummary, HealthState, RunState};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::HealMode;
 use crate::store::StoreResult;
@@ -66,6 +66,20 @@ impl Healer {
         let quiet_until = booted_just_now().then(|| Utc::now() + SETTLING);
         let incidents = Incidents::new(house.clone());
         Self { house, wake, incidents, by_hand, courses: BTreeMap::new(), engine_lost: false, quiet_until }
+    }
+
+    /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
+    async fn reconcile_by_hand(&mut self) -> Result<(), EngineError> {
+        if self.by_hand.is_empty() {
+            return Ok(());
+        }
+        let ours = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
+        let known = self.by_hand.len();
+        self.by_hand = still_by_hand(std::mem::take(&mut self.by_hand), &ours);
+        if self.by_hand.len() != known {
+            self.keep_by_hand().await;
+        }
+        Ok(())
     }
 
     async fn keep_by_hand(&self) {
@@ -123,6 +137,7 @@ impl Healer {
         let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else { return Ok(()) };
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
+        self.reconcile_by_hand().await?;
         let now = Utc::now();
         if std::mem::take(&mut self.engine_lost) {
             tracing::info!("the engine answers again");
@@ -329,6 +344,12 @@ impl Healer {
     }
 }
 
+/// Those that are there and down.
+fn still_by_hand(ids: BTreeSet<EngineName>, there: &[ContainerSummary]) -> BTreeSet<EngineName> {
+    let down = |c: &&ContainerSummary| matches!(c.state, RunState::Created | RunState::Exited | RunState::Dead | RunState::Removing);
+    ids.into_iter().filter(|id| there.iter().filter(down).any(|c| c.id == *id)).collect()
+}
+
 fn place(stack: &StackName, service: &ServiceName) -> String {
     format!("course:{stack}/{service}")
 }
@@ -352,4 +373,32 @@ enum LookError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Executor(#[from] crate::executor::ExecutorError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str, state: RunState) -> ContainerSummary {
+        ContainerSummary {
+            id: EngineName::new(id).unwrap(),
+            name: id.into(),
+            image: "web:1".into(),
+            image_id: "sha256:1".into(),
+            state,
+            health: HealthState::None,
+            status: String::new(),
+            labels: BTreeMap::new(),
+            ports: vec![],
+            created: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_was_stopped_by_hand_counts_until_it_runs_or_is_gone() {
+        let id = |s: &str| EngineName::new(s).unwrap();
+        let there = [container("down", RunState::Exited), container("again", RunState::Running)];
+        let kept = still_by_hand(BTreeSet::from([id("down"), id("again"), id("gone")]), &there);
+        assert_eq!(kept, BTreeSet::from([id("down")]));
+    }
 }
