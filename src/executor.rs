@@ -355,8 +355,8 @@ impl Executor {
         loop {
             let (again, id) = (begin.again(), begin.op.id.clone());
             run::Run::new(begin).drive(takeover).await;
-            let (op, steps) = loop {
-                match self.left_open(&id).await {
+            let (op, steps, way) = loop {
+                match self.left_open(&again.plan, &id).await {
                     Ok(None) => return,
                     Ok(Some(left)) => break left,
                     Err(e) => tracing::error!(operation = %id, error = %e, "the operation cannot be read; tried again"),
@@ -370,14 +370,18 @@ impl Executor {
                 return;
             }
             pause = (pause * 2).min(WRITE_AGAIN.1);
-            takeover = recover::way(again.plan.kind, &steps);
+            takeover = way;
             tracing::warn!(operation = %id, ?takeover, "its state could not be written: it is taken over");
             begin = run::Begin { permit: crate::gate::permit_takeover(&op), op, steps, ..again };
         }
     }
 
     /// What is stored of an operation that did not come to its end; `None` = it did, a newer one has its stack, or the supervisor ends.
-    async fn left_open(&self, id: &OperationId) -> Result<Option<(Operation, Vec<StepRecord>)>, ExecutorError> {
+    async fn left_open(
+        &self,
+        plan: &Plan,
+        id: &OperationId,
+    ) -> Result<Option<(Operation, Vec<StepRecord>, Takeover)>, ExecutorError> {
         if self.closing.is_cancelled() {
             return Ok(None);
         }
@@ -385,7 +389,9 @@ impl Executor {
         if self.superseded(&op).await? {
             return Ok(None);
         }
-        Ok(Some((op, self.store.steps(id).await?)))
+        let steps = self.store.steps(id).await?;
+        let way = self.way_on(plan, &op, &steps).await?;
+        Ok(Some((op, steps, way)))
     }
 
     /// False when the supervisor ends meanwhile.

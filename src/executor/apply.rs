@@ -62,7 +62,20 @@ impl Run {
             s.message = "watching the new release".into();
         });
         self.monitor().await?;
-        self.finish().await
+        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
+        self.tidy().await
+    }
+
+    /// Removes what a good release replaced. From here a failure is told and never undone: there is nothing left to go back to.
+    pub(super) async fn tidy(&self) -> Result<(), Halt> {
+        match self.finish().await {
+            Err(Halt::Failed { message, .. }) => {
+                tracing::warn!(operation = %self.operation_id(), %message, "not everything that was replaced could be removed");
+                let note = format!("not everything that was replaced could be removed ({message}); the next deploy tries again");
+                Ok(self.update(|op| op.message = Some(op.message.take().map_or(note.clone(), |m| format!("{m}; {note}")))).await?)
+            }
+            other => other,
+        }
     }
 
     /// The release's own record, before anything of it exists.
@@ -516,9 +529,7 @@ impl Run {
         Ok(())
     }
 
-    /// The release is good: what it replaced is removed.
     async fn finish(&self) -> Result<(), Halt> {
-        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
         let observed = self.observe().await?;
         for change in &self.plan.changes {
             self.remove_fronts(change, &observed).await?;

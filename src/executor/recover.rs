@@ -6,7 +6,8 @@ use super::{Executor, ExecutorError};
 use crate::gate;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState, Phase, StepRecord};
-use crate::model::plan::PlanKind;
+use crate::model::plan::{Plan, PlanKind};
+use crate::model::release::ReleaseState;
 use chrono::Utc;
 use std::sync::Arc;
 
@@ -17,13 +18,15 @@ pub(super) enum Takeover {
     None,
     /// After the switch: forward.
     Forward,
+    /// The release is recorded as good: only what it replaced is left to be removed.
+    Finish,
     /// Before the switch, or already undoing: back.
     Undo,
     /// Restart, stop, and a release whose data is migrated: again from the start, done steps are skipped.
     Again,
 }
 
-pub(super) fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
+fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
     let undoing = steps.iter().any(|s| s.key.starts_with("undo:"));
     let switched = steps.iter().any(|s| s.key == "switch");
     // Its old version must not see the data again: only forward leads to one release.
@@ -37,6 +40,13 @@ pub(super) fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
 }
 
 impl Executor {
+    /// How an operation whose journal is `steps` goes on.
+    pub(super) async fn way_on(&self, plan: &Plan, op: &Operation, steps: &[StepRecord]) -> Result<Takeover, ExecutorError> {
+        let made = self.store.release(&plan.stack, plan.to_release).await?.filter(|r| r.operation == op.id);
+        let good = made.is_some_and(|r| r.state == ReleaseState::Good);
+        Ok(if good { Takeover::Finish } else { way(plan.kind, steps) })
+    }
+
     /// Takes over every operation a restart interrupted: undoes before the switch, goes forward after it. Returns what was taken over.
     ///
     /// # Errors
@@ -63,7 +73,7 @@ impl Executor {
                     self.take_over_data(op, steps);
                 }
                 Some(plan) => {
-                    let takeover = way(plan.kind, &steps);
+                    let takeover = self.way_on(&plan, &op, &steps).await?;
                     tracing::info!(operation = %op.id, stack = %plan.stack, ?takeover, "taking over an interrupted operation");
                     taken.push(op.id.clone());
                     let permit = gate::permit_takeover(&op);

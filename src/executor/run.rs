@@ -144,6 +144,7 @@ impl Run {
     pub(super) async fn drive(&self, takeover: Takeover) {
         let result = match (takeover, self.plan.kind) {
             (Takeover::Undo, _) => Err(failed("the supervisor was restarted, or could not write its state, before the switch")),
+            (Takeover::Finish, _) => self.tidy().await,
             (_, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) => self.release(takeover == Takeover::Forward).await,
             (_, PlanKind::Restart) => self.restart().await,
             (_, PlanKind::Stop) => self.stop().await,

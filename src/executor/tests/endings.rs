@@ -133,3 +133,43 @@ async fn an_undo_that_the_engine_never_finishes_ends_in_need_of_attention() {
     assert_eq!(op.state, OperationState::NeedsAttention, "{:?}", op.message);
     assert!(op.message.unwrap().contains("did not finish a removal"));
 }
+
+/// How many journal records a deploy writes, and its executor that stops at one of them.
+async fn records(rig: &Rig, spec: StackSpec) -> u64 {
+    let count = Arc::new(AtomicU64::new(0));
+    let seen = count.clone();
+    let counting = executor(&rig.engine, &rig.store, Some(Arc::new(move |_| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        false
+    })));
+    let op = submitted(rig, &counting, spec).await;
+    ended(&counting, &op.id).await;
+    count.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_release_recorded_as_good_is_not_undone_by_the_next_start() {
+    let spec = |web: &str, window| {
+        let mut spec = stack(web, None, &[]);
+        spec.settings.monitor_s = Some(window);
+        spec
+    };
+    let all = {
+        let rig = rig().await;
+        deploy(&rig, spec("web:1", 0)).await;
+        records(&rig, spec("web:2", 0)).await
+    };
+    let rig = rig().await;
+    deploy(&rig, spec("web:1", 0)).await;
+    let doomed = executor(&rig.engine, &rig.store, Some(Arc::new(move |count| count == all - 2)));
+    let op = submitted(&rig, &doomed, spec("web:2", 1)).await;
+    ended(&doomed, &op.id).await;
+    doomed.close(Duration::from_secs(5)).await;
+    assert_eq!(rig.store.release(&shop(), 2).await.unwrap().unwrap().state, ReleaseState::Good);
+    assert!(rig.engine.crash_container("shop-web-1", 1));
+    for id in rig.exec.recover().await.unwrap() {
+        ended(&rig.exec, &id).await;
+    }
+    assert_eq!(stored(&rig, &op).await.state, OperationState::Done);
+    assert_one_release(&rig, "good stays good").await;
+}
