@@ -12,8 +12,9 @@ use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
 use crate::model::labels;
 use crate::model::observed::{ContainerSummary, HealthState, RunState};
-use crate::model::release::{Release, ReleaseState};
+use crate::model::release::{Release, ReleaseState, StackRecord};
 use crate::model::spec::HealMode;
+use crate::planner;
 use crate::store::StoreResult;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -174,24 +175,10 @@ impl Healer {
 
     /// Whether more than half of all services are down at once; said once per window.
     async fn host_failing(&self, now: DateTime<Utc>) -> Result<bool, LookError> {
-        let stopped: BTreeSet<StackName> =
-            self.house.store.stacks().await?.into_iter().filter(|s| s.stopped || s.current.is_none()).map(|s| s.name).collect();
+        let left_out = |s: &StackRecord| s.stopped || s.current.is_none() || self.house.executor.holding(&s.name).is_some();
+        let left_out: BTreeSet<StackName> = self.house.store.stacks().await?.into_iter().filter(left_out).map(|s| s.name).collect();
         let found = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let mut services: BTreeMap<(&str, &str), bool> = BTreeMap::new();
-        for c in &found {
-            let label = |key| c.labels.get(key).map(String::as_str);
-            let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) =
-                (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
-            else {
-                continue;
-            };
-            if stopped.iter().any(|s| s.as_str() == stack) || self.by_hand.contains(&c.id) {
-                continue;
-            }
-            let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
-            *services.entry((stack, service)).or_default() |= ended || c.health == HealthState::Unhealthy;
-        }
-        let (sick, all) = (services.values().filter(|down| **down).count(), services.len());
+        let (sick, all) = down_and_all(&found, &left_out, &self.by_hand);
         if !policy::host_failing(sick, all) {
             return Ok(false);
         }
@@ -344,6 +331,34 @@ impl Healer {
     }
 }
 
+/// How many services are down, and how many there are: by the containers that stand for each, since what was replaced and waits to be removed is down
+/// by right.
+fn down_and_all(found: &[ContainerSummary], left_out: &BTreeSet<StackName>, by_hand: &BTreeSet<EngineName>) -> (usize, usize) {
+    let mut services: BTreeMap<(&str, &str), Vec<&ContainerSummary>> = BTreeMap::new();
+    for c in found {
+        let label = |key| c.labels.get(key).map(String::as_str);
+        let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) = (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
+        else {
+            continue;
+        };
+        if !left_out.iter().any(|s| s.as_str() == stack) {
+            services.entry((stack, service)).or_default().push(c);
+        }
+    }
+    let down = |c: &&ContainerSummary| {
+        let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
+        ended || c.health == HealthState::Unhealthy
+    };
+    let mut counts = (0, 0);
+    for containers in services.into_values() {
+        let mut live = planner::standing_for(containers, |c| (&c.labels, c.state));
+        live.retain(|c| !by_hand.contains(&c.id));
+        counts.1 += usize::from(!live.is_empty());
+        counts.0 += usize::from(live.iter().any(down));
+    }
+    counts
+}
+
 /// Those that are there and down.
 fn still_by_hand(ids: BTreeSet<EngineName>, there: &[ContainerSummary]) -> BTreeSet<EngineName> {
     let down = |c: &&ContainerSummary| matches!(c.state, RunState::Created | RunState::Exited | RunState::Dead | RunState::Removing);
@@ -392,6 +407,30 @@ mod tests {
             ports: vec![],
             created: DateTime::UNIX_EPOCH,
         }
+    }
+
+    #[test]
+    fn what_was_replaced_or_is_being_worked_at_does_not_make_the_host_sick() {
+        let of = |stack: &str, service: &str, release: u32, state| {
+            let mut c = container(&format!("{stack}-{service}-{release}"), state);
+            let own = [
+                (labels::STACK, stack.to_owned()),
+                (labels::SERVICE, service.to_owned()),
+                (labels::ROLE, labels::ROLE_SERVING.to_owned()),
+                (labels::NUMBER, "1".to_owned()),
+                (labels::RELEASE, release.to_string()),
+            ];
+            c.labels = own.map(|(k, v)| (k.to_owned(), v)).into();
+            c.status = if state == RunState::Exited { "Exited (137) 3 seconds ago".into() } else { "Up".into() };
+            c
+        };
+        let (up, down) = (RunState::Running, RunState::Exited);
+        let found =
+            [of("shop", "web", 1, down), of("shop", "web", 2, up), of("shop", "db", 1, down), of("held", "web", 1, down), of("held", "db", 1, down)];
+        let held = BTreeSet::from([StackName::new("held").unwrap()]);
+        assert_eq!(down_and_all(&found, &held, &BTreeSet::new()), (1, 2));
+        let by_hand = BTreeSet::from([EngineName::new("shop-db-1").unwrap()]);
+        assert_eq!(down_and_all(&found, &held, &by_hand), (0, 1));
     }
 
     #[test]
