@@ -273,8 +273,8 @@ impl Run {
             }
             Act::Route { front, from, to } => self.route_back(front, from, to).await,
             Act::Start { id } => {
-                if self.is_mine(id).await? {
-                    engine.stop(permit, id, Duration::from_secs(2)).await?;
+                if let Some(mine) = engine.container(id).await?.filter(|c| self.made_by_me(&c.labels)) {
+                    engine.stop(permit, id, Duration::from_millis(self.grace_of_new(&mine))).await?;
                 }
                 Ok(())
             }

@@ -5,6 +5,7 @@ use super::acts::Act;
 use super::run::{Halt, Run, failed};
 use super::{names, preflight, probe};
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::{OperationState, Phase};
 use crate::model::plan::{Action, Change, Strategy};
@@ -353,9 +354,14 @@ impl Run {
     pub(super) fn grace(&self, service: &ServiceName) -> u64 {
         let of = |r: &crate::model::spec::StackSpec| r.services.get(service).cloned();
         let spec = self.current.as_ref().and_then(|r| of(&r.spec)).or_else(|| of(&self.plan.desired));
-        let default = if spec.as_ref().is_some_and(ServiceSpec::single_writer) { GRACE_DATA } else { GRACE_PLAIN };
-        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
-        spec.and_then(|s| s.stop_grace_period_ms).unwrap_or(default)
+        grace_ms(spec.as_ref(), spec.as_ref().is_some_and(ServiceSpec::single_writer))
+    }
+
+    /// Grace time of a container this operation made, in ms: the new file's, else by whether it writes data, also in a volume of its image.
+    pub(super) fn grace_of_new(&self, c: &ContainerDetail) -> u64 {
+        let service = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+        let spec = service.and_then(|s| self.plan.desired.services.get(&s));
+        grace_ms(spec, c.mounts.iter().any(|m| m.writable && m.kind != "tmpfs"))
     }
 
     async fn switch(&self) -> Result<(), Halt> {
@@ -551,4 +557,9 @@ impl Run {
         }
         Ok(())
     }
+}
+
+fn grace_ms(spec: Option<&ServiceSpec>, writes: bool) -> u64 {
+    let default = if writes { GRACE_DATA } else { GRACE_PLAIN };
+    spec.and_then(|s| s.stop_grace_period_ms).unwrap_or_else(|| u64::try_from(default.as_millis()).unwrap_or(u64::MAX))
 }

@@ -24,6 +24,7 @@ pub(crate) struct World {
     pub volumes: BTreeMap<String, Volume>,
     pub failures: BTreeMap<String, VecDeque<EngineError>>,
     pub calls: Vec<String>,
+    pub graces: Vec<(String, std::time::Duration)>,
     pub violations: Vec<String>,
     pub history: Vec<EngineEvent>,
     pub listeners: Vec<Listener>,

@@ -173,3 +173,14 @@ async fn a_release_recorded_as_good_is_not_undone_by_the_next_start() {
     assert_eq!(stored(&rig, &op).await.state, OperationState::Done);
     assert_one_release(&rig, "good stays good").await;
 }
+
+#[tokio::test]
+async fn an_undo_gives_a_writer_its_time_to_stop() {
+    let rig = rig().await;
+    let mut bad = stack("web:1", Some("db:bad"), &[]);
+    assert_eq!(deploy(&rig, bad.clone()).await.state, OperationState::RolledBack);
+    bad.services.get_mut("db").unwrap().stop_grace_period_ms = Some(45_000);
+    assert_eq!(deploy(&rig, bad).await.state, OperationState::RolledBack);
+    let graces: Vec<Duration> = rig.engine.graces().into_iter().filter(|(name, _)| name.contains("-db-")).map(|(_, grace)| grace).collect();
+    assert_eq!(graces, [Duration::from_secs(10), Duration::from_secs(45)]);
+}
