@@ -91,6 +91,7 @@ pub(crate) struct Network {
     pub driver: String,
     pub internal: bool,
     pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
     pub subnets: Vec<String>,
     pub number: u64,
     pub hosts: u64,

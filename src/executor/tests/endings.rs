@@ -184,3 +184,29 @@ async fn an_undo_gives_a_writer_its_time_to_stop() {
     let graces: Vec<Duration> = rig.engine.graces().into_iter().filter(|(name, _)| name.contains("-db-")).map(|(_, grace)| grace).collect();
     assert_eq!(graces, [Duration::from_secs(10), Duration::from_secs(45)]);
 }
+
+#[tokio::test]
+async fn a_network_or_volume_that_is_not_what_the_file_says_stops_a_deploy_and_says_what_to_do() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let network = |change: &dyn Fn(&mut NetworkSpec)| {
+        let mut spec = stack("web:1", Some("db:1"), &[]);
+        change(spec.networks.get_mut("default").unwrap());
+        spec
+    };
+    let pool = IpamPool { subnet: Some("10.99.0.0/16".into()), ..Default::default() };
+    let mut volume = stack("web:1", Some("db:1"), &[]);
+    volume.volumes.get_mut("data").unwrap().driver_opts.insert("type".into(), "nfs".into());
+    for (spec, told) in [
+        (network(&|n| n.internal = true), "network.definition: network shop_default exists with another `internal` (false)"),
+        (network(&|n| n.driver = Some("macvlan".into())), "another driver (bridge)"),
+        (network(&|n| n.ipam = vec![pool.clone()]), "another subnet"),
+        (network(&|n| drop(n.driver_opts.insert("mtu".into(), "1400".into()))), "another driver option mtu"),
+        (volume, "volume shop_data exists with another driver option type"),
+    ] {
+        let op = deploy(&rig, spec).await;
+        let message = op.message.unwrap_or_default();
+        assert!(op.state == OperationState::Failed && message.contains(told) && message.contains("give it another name"), "{message}");
+    }
+    assert_one_release(&rig, "nothing was touched").await;
+}
