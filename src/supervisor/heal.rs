@@ -135,6 +135,8 @@ impl Healer {
 
     async fn look(&mut self, name: &StackName) -> Result<(), LookError> {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
+        let latest = Utc::now() + SETTLING;
+        self.quiet_until = self.quiet_until.map(|t| t.min(latest));
         let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else { return Ok(()) };
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
@@ -183,7 +185,7 @@ impl Healer {
             return Ok(false);
         }
         let store = &self.house.store;
-        let last = store.value(HOST).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
+        let last = super::schedule::noted(store.value(HOST).await?.as_ref(), now);
         if last.is_none_or(|t| now - t >= policy::WINDOW) {
             let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
             tracing::error!(

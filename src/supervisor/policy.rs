@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const BUDGET: usize = 5;
 /// The window: a course ends when the service was well for two of them.
 pub const WINDOW: TimeDelta = TimeDelta::minutes(5);
+/// No pause between two actions is longer.
+const LONGEST: TimeDelta = TimeDelta::seconds(60);
 /// A release this young may be what broke the service: it is rolled back.
 pub const DEPLOY_WINDOW: TimeDelta = TimeDelta::minutes(15);
 /// Fewer services than this are never "more than half of the host".
@@ -86,7 +88,9 @@ pub enum Step {
 impl Course {
     /// The next step for a service that is not well.
     pub fn next(&self, c: &Circumstances) -> Step {
-        if c.mode == HealMode::Off || self.quarantined.is_some() || self.not_before.is_some_and(|t| t > c.now) {
+        // Farther away than any pause, it was noted before the clock was set back.
+        let early = self.not_before.is_some_and(|t| t > c.now && t - c.now <= LONGEST);
+        if c.mode == HealMode::Off || self.quarantined.is_some() || early {
             return Step::Wait;
         }
         if c.attention && (c.missing || c.crash_loop) {
@@ -119,7 +123,8 @@ impl Course {
 
     /// Notes that the service is well; `true` when that ends the course.
     pub fn well(&mut self, now: DateTime<Utc>) -> bool {
-        let since = *self.well_since.get_or_insert(now);
+        let since = self.well_since.map_or(now, |t| t.min(now));
+        self.well_since = Some(since);
         now - since >= WINDOW * 2
     }
 }
@@ -206,6 +211,15 @@ mod tests {
         }
         course.took(Restart, at(100), 1.0);
         assert!((course.not_before.unwrap() - at(100)).num_milliseconds() > 32_000);
+    }
+
+    #[test]
+    fn a_clock_set_back_neither_stops_the_healing_nor_hides_that_all_is_well() {
+        let mut course = Course::default();
+        course.took(Restart, at(90_000), 0.0);
+        assert_eq!(course.next(&circumstances(HealMode::Full, 100)), Do(Restart));
+        assert!(!course.well(at(90_000)) && !course.well(at(100)));
+        assert!(course.well(at(100 + 600)));
     }
 
     #[test]
