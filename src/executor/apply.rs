@@ -225,8 +225,7 @@ impl Run {
                 Ok(())
             }
             (Action::Scale, _) => {
-                let have = u32::try_from(old.len()).unwrap_or(u32::MAX);
-                for number in have + 1..=spec.replicas {
+                for number in missing_numbers(&old, spec.replicas) {
                     self.start_serving(Phase::StartNew, service, spec, number, None).await?;
                 }
                 Ok(())
@@ -456,7 +455,7 @@ impl Run {
                 }
             }
             Action::Scale => {
-                for c in old.iter().skip(replicas) {
+                for c in by_worth(&old).into_iter().skip(replicas) {
                     self.retire(phase, service, c).await?;
                 }
             }
@@ -544,7 +543,8 @@ impl Run {
                 Action::Scale => self.plan.desired.services.get(&change.service).map_or(0, |s| s.replicas as usize),
                 Action::Create | Action::Restart | Action::Stop | Action::Unchanged => continue,
             };
-            for c in self.old_ones(&observed, &change.service).into_iter().skip(replaced) {
+            let old = self.old_ones(&observed, &change.service);
+            for c in by_worth(&old).into_iter().skip(replaced) {
                 if matches!(c.state, RunState::Running | RunState::Restarting) {
                     continue;
                 }
@@ -557,6 +557,24 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Copies in the order they stay when there are to be fewer: those that are up first, then by number.
+pub(super) fn by_worth(old: &[ContainerDetail]) -> Vec<&ContainerDetail> {
+    let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    let mut all: Vec<&ContainerDetail> = old.iter().collect();
+    all.sort_by_key(|c| (!up(c), number_of(c)));
+    all
+}
+
+fn number_of(c: &ContainerDetail) -> u32 {
+    c.labels.get(labels::NUMBER).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Numbers to be given to the copies that are missing: the lowest that no copy that stays has.
+pub(super) fn missing_numbers(old: &[ContainerDetail], replicas: u32) -> Vec<u32> {
+    let stays: Vec<u32> = by_worth(old).into_iter().take(replicas as usize).map(number_of).collect();
+    (1..=replicas).filter(|n| !stays.contains(n)).take((replicas as usize).saturating_sub(stays.len())).collect()
 }
 
 fn grace_ms(spec: Option<&ServiceSpec>, writes: bool) -> u64 {

@@ -3,6 +3,7 @@
 //! change of routes is a journaled act whose undo is the routes before. Deliberately absent: the proxy itself (`crate::front`).
 
 use super::acts::Act;
+use super::apply::{by_worth, missing_numbers};
 use super::control::LOOK;
 use super::names;
 use super::probe::{self, ProbeError};
@@ -186,9 +187,9 @@ impl Run {
                 self.start_front(phase, service, &front.id, up(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
-                let have = u32::try_from(old.len()).unwrap_or(u32::MAX);
-                let mut to: Vec<EngineName> = before.iter().take(spec.replicas as usize).cloned().collect();
-                to.extend(self.new_backends(service, have.saturating_add(1)..=spec.replicas));
+                let stay = by_worth(&old).into_iter().take(spec.replicas as usize).filter_map(backend);
+                let added = missing_numbers(&old, spec.replicas).into_iter().map(|n| names::backend(self.operation_id(), service, n));
+                let to: Vec<EngineName> = stay.chain(added).collect();
                 let before = self.routes_before(service, before);
                 self.route_step(phase, format!("route:{service}"), &front.id, before, self.routes(service, to)).await?;
                 self.start_front(phase, service, &front.id, up(front)).await?;
@@ -221,7 +222,7 @@ impl Run {
             Action::Scale => self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize),
             Action::Create | Action::Update => 0,
         };
-        let leaving: Vec<&ContainerDetail> = old.iter().skip(stays).filter(|c| backend(c).is_some() && up(c)).collect();
+        let leaving: Vec<&ContainerDetail> = by_worth(&old).into_iter().skip(stays).filter(|c| backend(c).is_some() && up(c)).collect();
         let front = self.new_front(service).or_else(|| self.kept_front(observed, service).map(|c| c.id));
         if let Some(front) = front.filter(|_| !leaving.is_empty()) {
             self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect()).await?;

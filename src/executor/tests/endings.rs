@@ -210,3 +210,26 @@ async fn a_network_or_volume_that_is_not_what_the_file_says_stops_a_deploy_and_s
     }
     assert_one_release(&rig, "nothing was touched").await;
 }
+
+#[tokio::test]
+async fn scaling_fills_the_gap_in_the_numbers() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.services.get_mut("worker").unwrap().replicas = 3;
+    deploy(&rig, spec).await;
+    rig.engine.remove_container(&permit("deploy"), &EngineName::new("shop-worker-2").unwrap(), false).await.unwrap();
+    let op = run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 4 }).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
+    assert_one_release(&rig, "four again").await;
+}
+
+#[tokio::test]
+async fn scaling_down_retires_what_is_stopped_first() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.services.get_mut("worker").unwrap().replicas = 2;
+    deploy(&rig, spec).await;
+    rig.engine.stop(&permit("deploy"), &EngineName::new("shop-worker-1").unwrap(), Duration::ZERO).await.unwrap();
+    run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 1 }).await;
+    assert_eq!(rig.engine.serving("shop", "worker"), ["shop-worker-2"]);
+}
