@@ -488,6 +488,12 @@ impl Run {
         Ok(())
     }
 
+    /// Serving containers this operation made for a service, whatever their numbers.
+    fn made_copies(&self, service: &ServiceName) -> Vec<EngineName> {
+        let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas);
+        (1..=replicas).filter_map(|n| self.created(&format!("create:{service}:{n}"))).collect()
+    }
+
     /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack.
     async fn monitor(&self) -> Result<(), Halt> {
         let window = self.plan.desired.settings.window_s().map_or(MONITOR, Duration::from_secs);
@@ -495,7 +501,7 @@ impl Run {
         let watched: Vec<(&ServiceName, EngineName)> = self
             .changes()
             .filter(|c| c.strategy != Strategy::RunOnce)
-            .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
+            .flat_map(|c| self.made_copies(&c.service).into_iter().map(move |id| (&c.service, id)))
             .collect();
         if window.is_zero() || watched.is_empty() {
             return Ok(());

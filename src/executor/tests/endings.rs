@@ -233,3 +233,18 @@ async fn scaling_down_retires_what_is_stopped_first() {
     run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 1 }).await;
     assert_eq!(rig.engine.serving("shop", "worker"), ["shop-worker-2"]);
 }
+
+#[tokio::test]
+async fn an_added_copy_is_watched_like_any_other() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.settings.monitor_s = Some(2);
+    deploy(&rig, spec).await;
+    let plan = plan_for(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 3 }).await;
+    let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    rig.exec.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+    assert!(rig.engine.crash_container("shop-worker-3", 1));
+    ended(&rig.exec, &op.id).await;
+    assert_eq!(stored(&rig, &op).await.state, OperationState::RolledBack);
+    assert_one_release(&rig, "scaled back").await;
+}
