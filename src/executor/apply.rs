@@ -438,7 +438,7 @@ impl Run {
         let service = &change.service;
         let phase = Phase::StopOld;
         if let Some(id) = self.created(&format!("create:{service}:canary")) {
-            self.step(phase, format!("remove:{service}:canary"), Act::Remove { id, volumes: true }).await?;
+            self.remove_if_possible(phase, format!("remove:{service}:canary"), id, true).await?;
         }
         self.retire_behind(change, observed).await?;
         let old = self.old_ones(observed, service);
@@ -554,14 +554,40 @@ impl Run {
                 if matches!(c.state, RunState::Running | RunState::Restarting) {
                     continue;
                 }
-                let key = format!("remove:{}:{}", change.service, c.id.short());
-                if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: c.id.clone(), volumes: false }).await
-                {
-                    return Err(Halt::Interrupted(why));
-                }
+                self.remove_step(&change.service, c, false).await?;
+            }
+        }
+        if self.plan.only.is_none() { self.remove_leftovers(&observed).await } else { Ok(()) }
+    }
+
+    /// Canaries, hooks and retired containers of earlier operations: those ended while the engine would not remove them.
+    async fn remove_leftovers(&self, observed: &Observed) -> Result<(), Halt> {
+        let mine = self.operation_id().to_string();
+        for c in observed.containers.iter().filter(|c| c.labels.get(labels::OPERATION).is_some_and(|o| *o != mine)) {
+            let aside = matches!(c.labels.get(labels::ROLE).map(String::as_str), Some(labels::ROLE_CANARY | labels::ROLE_HOOK));
+            let retired = names::is_retired(&c.name) && !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+            let Some(service) = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok()) else { continue };
+            if aside || retired {
+                self.remove_step(&service, c, aside).await?;
             }
         }
         Ok(())
+    }
+
+    pub(super) async fn remove_step(&self, service: &ServiceName, c: &ContainerDetail, volumes: bool) -> Result<(), Halt> {
+        self.remove_if_possible(Phase::Monitor, format!("remove:{service}:{}", c.id.short()), c.id.clone(), volumes).await
+    }
+
+    /// Removes what serves no more. What the engine will not remove is told in the log, and the next deploy tries again.
+    async fn remove_if_possible(&self, phase: Phase, key: String, id: EngineName, volumes: bool) -> Result<(), Halt> {
+        match self.step(phase, key.clone(), Act::Remove { id, volumes }).await {
+            Ok(_) | Err(Halt::Cancelled) => Ok(()),
+            Err(Halt::Interrupted(why)) => Err(Halt::Interrupted(why)),
+            Err(Halt::Failed { message, .. }) => {
+                tracing::warn!(operation = %self.operation_id(), step = key, %message, "not removed; the next deploy tries again");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -256,10 +256,7 @@ impl Run {
     /// Removes fronts that were replaced, with the volume that holds nothing but their routes.
     pub(super) async fn remove_fronts(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
         for front in self.leaving_fronts(change, observed).iter().filter(|c| !up(c)) {
-            let key = format!("remove:{}:{}", change.service, front.id.short());
-            if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: front.id.clone(), volumes: true }).await {
-                return Err(Halt::Interrupted(why));
-            }
+            self.remove_step(&change.service, front, true).await?;
         }
         Ok(())
     }

@@ -248,3 +248,20 @@ async fn an_added_copy_is_watched_like_any_other() {
     assert_eq!(stored(&rig, &op).await.state, OperationState::RolledBack);
     assert_one_release(&rig, "scaled back").await;
 }
+
+#[tokio::test]
+async fn what_an_earlier_deploy_could_not_remove_goes_with_the_next() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    // The canary, the old container, each with a second try.
+    for _ in 0..4 {
+        rig.engine.fail_next("remove_container", EngineError::Refused("busy".into()));
+    }
+    let op = deploy(&rig, stack("web:2", None, &[])).await;
+    assert_eq!(op.state, OperationState::Done);
+    let left = |rig: &Rig| rig.engine.container_names().into_iter().filter(|n| n.starts_with("dw-")).count();
+    assert_eq!(left(&rig), 2);
+    let op = deploy(&rig, stack("web:2", None, &["extra"])).await;
+    assert_eq!(op.state, OperationState::Done);
+    assert_one_release(&rig, "tidy again").await;
+}
