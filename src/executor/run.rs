@@ -143,7 +143,7 @@ impl Run {
     /// Drives the operation to a settled and then a terminal state.
     pub(super) async fn drive(&self, takeover: Takeover) {
         let result = match (takeover, self.plan.kind) {
-            (Takeover::Undo, _) => Err(failed("the supervisor was restarted, or could not write its state, before the switch")),
+            (Takeover::Undo, _) => Err(self.cause_of_undo()),
             (Takeover::Finish, _) => self.tidy().await,
             (_, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) => self.release(takeover == Takeover::Forward).await,
             (_, PlanKind::Restart) => self.restart().await,
@@ -156,6 +156,15 @@ impl Run {
         if let Err(e) = end {
             tracing::error!(operation = %self.id, error = %e, "the end of the operation could not be recorded; the next start takes it over");
         }
+    }
+
+    /// Why a takeover undoes: what was recorded when the undo began, else that the run was interrupted.
+    fn cause_of_undo(&self) -> Halt {
+        let op = self.operation();
+        let begun = self.journal.lock().expect("no panic while held").keys().any(|k| k.starts_with(super::undo::PREFIX));
+        let interrupted = || "the supervisor was restarted, or could not write its state, before the switch".to_owned();
+        let message = op.message.filter(|_| begun || !op.evidence.is_empty()).unwrap_or_else(interrupted);
+        Halt::Failed { message, evidence: op.evidence }
     }
 
     /// It is done; what needed attention on the stack before is settled by it.

@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Connections lost to an engine that answers at once, before that counts like a refusal.
 const LOST: u32 = 20;
 /// Marks the records of undoing.
-const PREFIX: &str = "undo:";
+pub(super) const PREFIX: &str = "undo:";
 
 impl Run {
     /// Takes back every act of this operation, newest first. An intent without a result is taken back as well: taking back looks at

@@ -265,3 +265,24 @@ async fn what_an_earlier_deploy_could_not_remove_goes_with_the_next() {
     assert_eq!(op.state, OperationState::Done);
     assert_one_release(&rig, "tidy again").await;
 }
+
+#[tokio::test]
+async fn a_takeover_of_an_undo_keeps_the_cause_and_its_evidence() {
+    let all = {
+        let rig = rig().await;
+        deploy(&rig, stack("web:1", None, &[])).await;
+        records(&rig, stack("web:bad", None, &[])).await
+    };
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    let doomed = executor(&rig.engine, &rig.store, Some(Arc::new(move |count| count == all - 1)));
+    let op = submitted(&rig, &doomed, stack("web:bad", None, &[])).await;
+    ended(&doomed, &op.id).await;
+    doomed.close(Duration::from_secs(5)).await;
+    for id in rig.exec.recover().await.unwrap() {
+        ended(&rig.exec, &id).await;
+    }
+    let op = stored(&rig, &op).await;
+    assert_eq!((op.state, op.evidence.len()), (OperationState::RolledBack, 1));
+    assert!(op.message.as_deref().unwrap().contains("service web"), "{:?}", op.message);
+}
