@@ -37,13 +37,14 @@ use crate::model::plan::{Plan, PlanKind};
 use crate::planner::{self, Observed};
 use crate::store::Store;
 use chrono::Utc;
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -148,6 +149,18 @@ struct Active {
     standing: watch::Receiver<Standing>,
     cancel: CancellationToken,
     conclude: CancellationToken,
+}
+
+/// An operation at work lets its stack go when its task ends, however that ends.
+struct Held {
+    exec: Arc<Executor>,
+    id: OperationId,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.exec.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
 }
 
 /// Says after a number of journal records whether to stop right there, as a crash would. Shutdown and crash tests use it.
@@ -341,9 +354,10 @@ impl Executor {
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
         let begin = run::Begin { exec: exec.clone(), plan, permit, current, op, steps, standing: send, cancel, conclude };
+        let held = Held { exec: exec.clone(), id };
         self.tasks.spawn(async move {
             exec.work(begin, takeover).await;
-            exec.active.lock().expect("no panic while held").remove(&id);
+            drop(held);
         });
         Ok(())
     }
@@ -354,7 +368,10 @@ impl Executor {
         let mut pause = WRITE_AGAIN.0;
         loop {
             let (again, id) = (begin.again(), begin.op.id.clone());
-            run::Run::new(begin).drive(takeover).await;
+            let run = run::Run::new(begin);
+            if let Err(panic) = AssertUnwindSafe(run.drive(takeover)).catch_unwind().await {
+                return self.broken(&again.plan, &id, &*panic).await;
+            }
             let (op, steps, way) = loop {
                 match self.left_open(&again.plan, &id).await {
                     Ok(None) => return,
@@ -373,6 +390,30 @@ impl Executor {
             takeover = way;
             tracing::warn!(operation = %id, ?takeover, "its state could not be written: it is taken over");
             begin = run::Begin { permit: crate::gate::permit_takeover(&op), op, steps, ..again };
+        }
+    }
+
+    /// A defect of ours ended a run: nothing is known of how far it came, so a person decides.
+    async fn broken(&self, plan: &Plan, id: &OperationId, panic: &(dyn std::any::Any + Send)) {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+        let what = text.unwrap_or_else(|| "see the log".into());
+        tracing::error!(operation = %id, %what, "the operation ended by a defect of the supervisor");
+        let message = format!(
+            "a defect of the supervisor ended it ({}); what runs was left as it is: `deploy`, `rollback` or `stop` supersedes this",
+            crate::redact::line(&what, 200)
+        );
+        let in_place = matches!(plan.kind, PlanKind::Restart | PlanKind::Stop);
+        let state = if in_place { OperationState::Failed } else { OperationState::NeedsAttention };
+        match self.store.operation(id).await {
+            Ok(Some(mut op)) if !op.state.is_terminal() => {
+                (op.state, op.phase, op.message) = (state, Phase::Finished, Some(message));
+                op.settled_at.get_or_insert_with(Utc::now);
+                if let Err(e) = self.store.save_operation(&op).await {
+                    tracing::error!(operation = %id, error = %e, "its end could not be recorded; the next start takes it over");
+                }
+            }
+            Ok(_) => {}
+            Err(e) => tracing::error!(operation = %id, error = %e, "its end could not be recorded; the next start takes it over"),
         }
     }
 

@@ -286,3 +286,18 @@ async fn a_takeover_of_an_undo_keeps_the_cause_and_its_evidence() {
     assert_eq!((op.state, op.evidence.len()), (OperationState::RolledBack, 1));
     assert!(op.message.as_deref().unwrap().contains("service web"), "{:?}", op.message);
 }
+
+#[tokio::test]
+async fn a_run_that_panics_holds_nothing_and_says_so() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    rig.engine.on_mutation(Box::new(|moment| if moment == "start" { panic!("a defect") } else { true }));
+    let op = submitted(&rig, &rig.exec, stack("web:2", None, &[])).await;
+    ended(&rig.exec, &op.id).await;
+    rig.engine.clear_hook();
+    assert_eq!(rig.exec.holding(&shop()), None);
+    let op = stored(&rig, &op).await;
+    assert_eq!(op.state, OperationState::NeedsAttention, "{:?}", op.message);
+    assert_eq!(deploy(&rig, stack("web:2", None, &[])).await.state, OperationState::Done);
+    assert_one_release(&rig, "after a panic").await;
+}
