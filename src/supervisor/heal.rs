@@ -252,6 +252,9 @@ impl Healer {
         let spec = look.release.spec.services.get(&patient.service);
         let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
+        if course.ails() {
+            self.keep(look, &patient.service, course.clone()).await?;
+        }
         let circumstances = Circumstances {
             mode,
             crash_loop: patient.looping,

@@ -121,6 +121,11 @@ impl Course {
         self.well_since = None;
     }
 
+    /// Notes that the service is not well, whatever is done about it; `true` when it was noted as well before.
+    pub fn ails(&mut self) -> bool {
+        self.well_since.take().is_some()
+    }
+
     /// Notes that the service is well; `true` when that ends the course.
     pub fn well(&mut self, now: DateTime<Utc>) -> bool {
         let since = self.well_since.map_or(now, |t| t.min(now));
@@ -229,8 +234,9 @@ mod tests {
         assert!(!course.well(at(10)));
         assert!(!course.well(at(10 + 599)));
         assert!(course.well(at(10 + 600)));
-        course.took(Restart, at(700), 0.0);
-        assert!(!course.well(at(710)), "a relapse begins the count anew");
+        assert!(course.ails() && !course.ails());
+        assert!(!course.well(at(710)), "a relapse begins the count anew, also one that is only waited for");
+        assert!(!course.well(at(710 + 599)) && course.well(at(710 + 600)));
     }
 
     #[test]
