@@ -366,6 +366,9 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
     let standing = front::standing(desired, service, input.observed, input.digest);
     if running.is_empty() {
+        if spec.replicas == 0 && matches!(standing, front::Standing::Unwanted | front::Standing::Up) {
+            return make(Action::Unchanged, Strategy::InPlace, vec![]);
+        }
         if lines.is_empty() {
             // It is in the release that runs, and its container is not there: drift.
             lines.push(DiffLine { path: "containers".into(), from: Some("missing".into()), to: Some(spec.replicas.to_string()) });

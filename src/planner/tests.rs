@@ -270,6 +270,15 @@ fn one_service_made_anew_or_scaled_does_not_mend_others_nor_go_back_over_newer_d
 }
 
 #[test]
+fn a_service_with_no_copies_is_nothing_to_do_when_none_runs() {
+    let spec = stack(vec![("idle", ServiceSpec { replicas: 0, ..service("web:1") }), ("web", service("web:1"))]);
+    let mut observed = running(&spec);
+    observed.containers.retain(|c| c.name != "shop-idle-1");
+    let plan = make(wanted(&spec), &observed, Some(&release(&spec))).unwrap();
+    assert!(plan.is_noop(), "{:?}", summary(&plan));
+}
+
+#[test]
 fn a_one_shot_runs_again_only_when_it_or_what_it_waits_for_changed() {
     let mut job = service("job:1");
     job.restart = Restart::No;
