@@ -5,7 +5,9 @@ pub mod front;
 pub mod hash;
 pub mod levels;
 pub mod migrates;
+mod namespaces;
 pub mod once;
+pub mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,7 @@ use crate::model::plan::*;
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is on the engine for a stack.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -136,18 +138,32 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     if matches!(input.want, Want::Release { .. } | Want::Scale { .. }) {
         front::check(&desired)?;
     }
-    let changes = match &input.want {
-        Want::Release { .. } | Want::Scale { .. } | Want::Recreate { .. } => release_changes(input, &desired, &images, &levels),
+    let mut changes = match &input.want {
+        Want::Release { .. } => release_changes(input, &desired, &images, &levels),
+        Want::Scale { service, .. } | Want::Recreate { service } => {
+            not_newer(input, service)?;
+            one_service(release_changes(input, &desired, &images, &levels), service)
+        }
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
     };
+    if !matches!(input.want, Want::Stop { .. } | Want::Restart { .. }) {
+        namespaces::follow(&desired, input.observed, &mut changes);
+    }
+    let makes_way = succession::makes_way(&desired, input.current, input.observed, &changes);
+    for change in &mut changes {
+        if let Some(heirs) = makes_way.get(&change.service) {
+            let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
+            change.expected_loss = format!("the service ends before {} starts, which takes over its data, port or address", heirs.join(", "));
+        }
+    }
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
     let untouched = changes.iter().all(|c| c.action == Action::Unchanged);
     let text_only = new_release && untouched && input.current.is_some_and(|r| hash::text(&r.spec) != hash::text(&desired));
     let noop = untouched && !text_only;
     let current = input.current.map(|r| r.number);
     let to_release = if new_release && !(noop && current.is_some()) { input.next_release } else { current.unwrap_or(0) };
-    let fingerprint = fingerprint(input);
+    let fingerprint = fingerprint(input.current, input.observed, input.digest);
     let remove = matches!(input.want, Want::Stop { remove: true });
     let digest = (input.digest)(
         json!({"kind": kind, "stack": input.stack, "environment": input.environment, "desired": desired, "images": images, "changes": changes,
@@ -165,7 +181,12 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         content_of,
         images,
         levels,
-        migrates: if new_release { migrates::reasons(&desired, input.current, &changes) } else { BTreeMap::new() },
+        migrates: if new_release { migrates::reasons(&desired, input.current, &changes, &makes_way) } else { BTreeMap::new() },
+        only: match &input.want {
+            Want::Scale { service, .. } | Want::Recreate { service } | Want::Restart { service: Some(service) } => Some(service.clone()),
+            Want::Release { .. } | Want::Restart { service: None } | Want::Stop { .. } => None,
+        },
+        makes_way,
         desired,
         changes,
         text_only,
@@ -225,6 +246,27 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             (PlanKind::Stop, release.spec.clone(), release.images.clone(), None)
         }
     })
+}
+
+/// A container of a later release than the current one was kept because it changed the data: one of the current release must not see that data.
+fn not_newer(input: &PlanInput<'_>, service: &ServiceName) -> Result<(), PlanError> {
+    let current = input.current.map_or(0, |r| r.number);
+    let release = |c: &ContainerDetail| c.labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()).unwrap_or(0);
+    match live(input.observed, service).into_iter().map(release).find(|kept| *kept > current) {
+        Some(kept) => Err(PlanError::Impossible(format!(
+            "service {service} runs as release {kept} left it, on data that release changed, and the stack is at release {current}; `deploy` or              `rollback` decides which one stays"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What one service's change means for the stack: nothing for the others, whatever they have drifted to.
+fn one_service(changes: Vec<Change>, service: &ServiceName) -> Vec<Change> {
+    let others = |c: Change| match c.service == *service {
+        true => c,
+        false => Change { action: Action::Unchanged, strategy: Strategy::InPlace, expected_loss: "none".into(), diff: vec![], ..c },
+    };
+    changes.into_iter().filter(|c| c.action != Action::Remove).map(others).collect()
 }
 
 /// Several copies of a service that writes data, owns a fixed host port or has a fixed name cannot run.
@@ -324,6 +366,9 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
     let standing = front::standing(desired, service, input.observed, input.digest);
     if running.is_empty() {
+        if spec.replicas == 0 && matches!(standing, front::Standing::Unwanted | front::Standing::Up) {
+            return make(Action::Unchanged, Strategy::InPlace, vec![]);
+        }
         if lines.is_empty() {
             // It is in the release that runs, and its container is not there: drift.
             lines.push(DiffLine { path: "containers".into(), from: Some("missing".into()), to: Some(spec.replicas.to_string()) });
@@ -398,12 +443,26 @@ fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
     })
 }
 
-/// Of the containers of a service those that stand for it: where one of a number runs, what was stopped and kept under the same number does not.
+/// Of the containers of a service those that stand for it: those that are up, and of a number of which none is, the newest. What was stopped and kept
+/// beside them stands for nothing: started as well, it would be a second writer.
 pub fn live<'a>(observed: &'a Observed, service: &ServiceName) -> Vec<&'a ContainerDetail> {
-    let all = serving(observed, service);
-    let number = |c: &ContainerDetail| c.labels.get(labels::NUMBER).cloned();
-    let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
-    all.iter().filter(|c| up(c) || !all.iter().any(|o| up(o) && number(o) == number(c))).copied().collect()
+    standing_for(serving(observed, service), |c| (&c.labels, c.state))
+}
+
+/// As [`live`], over any view of the serving containers of one service.
+pub fn standing_for<'a, T>(all: Vec<&'a T>, show: impl Fn(&'a T) -> (&'a BTreeMap<String, String>, RunState)) -> Vec<&'a T> {
+    let up = |c: &'a T| matches!(show(c).1, RunState::Running | RunState::Restarting | RunState::Paused);
+    let number = |c: &'a T| show(c).0.get(labels::NUMBER);
+    // Ids of operations are ULIDs: they sort by time.
+    let age = |c: &'a T| {
+        let labels = show(c).0;
+        (labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()), labels.get(labels::OPERATION))
+    };
+    let stands = |(i, c): (usize, &'a T)| {
+        let mut same = all.iter().copied().enumerate().filter(|(j, o)| *j != i && number(o) == number(c));
+        up(c) || !same.any(|(j, o)| up(o) || (age(o), j) > (age(c), i))
+    };
+    all.iter().copied().enumerate().filter(|pair| stands(*pair)).map(|(_, c)| c).collect()
 }
 
 fn short(id: &str) -> String {
@@ -428,11 +487,16 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     }
 }
 
+/// Whether a service lives in a namespace of another one, which a restart makes anew.
+fn in_its_namespace(input: &PlanInput<'_>, service: &ServiceName, of: &ServiceName) -> bool {
+    input.current.and_then(|r| r.spec.services.get(service)).is_some_and(|s| s.shares(of))
+}
+
 fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&ServiceName>, action: Action) -> Vec<Change> {
     let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
-        .filter(|s| only.is_none_or(|o| o == *s))
+        .filter(|s| only.is_none_or(|o| o == *s || in_its_namespace(input, s, o)))
         .map(|service| {
             let running = serving(input.observed, service);
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));
@@ -454,22 +518,34 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
     changes
 }
 
-/// What the plan was made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or
-/// times, so that healing does not make a plan stale.
-pub fn fingerprint(input: &PlanInput<'_>) -> String {
-    let mut containers: Vec<_> = input
-        .observed
-        .containers
-        .iter()
-        .filter(|c| c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_SERVING))
+/// What a plan is made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or times, so that
+/// healing does not make a plan stale; nor what was replaced and only waits for the end of a watch window.
+pub fn fingerprint(current: Option<&Release>, observed: &Observed, digest: &dyn Fn(&[u8]) -> String) -> String {
+    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    let services: BTreeSet<&String> = observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).collect();
+    let stand = |service: ServiceName| {
+        let mut live = live(observed, &service);
+        match current.and_then(|r| r.spec.services.get(&service)) {
+            Some(spec) => {
+                live.sort_by_key(|c| !up(c));
+                live.truncate(spec.replicas as usize);
+            }
+            None => live.retain(up),
+        }
+        live
+    };
+    let mut containers: Vec<_> = services
+        .into_iter()
+        .filter_map(|s| ServiceName::new(s.as_str()).ok())
+        .flat_map(stand)
         .map(|c| (c.labels.get(labels::SERVICE), c.labels.get(labels::NUMBER), c.labels.get(labels::SPEC), &c.image_id))
         .collect();
     containers.sort();
-    let (mut networks, mut volumes) = (input.observed.networks.clone(), input.observed.volumes.clone());
+    let (mut networks, mut volumes) = (observed.networks.clone(), observed.volumes.clone());
     networks.sort();
     volumes.sort();
-    let whole = json!({"release": input.current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
-    let mut print = (input.digest)(whole.to_string().as_bytes());
+    let whole = json!({"release": current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
+    let mut print = digest(whole.to_string().as_bytes());
     print.truncate(32);
     print
 }

@@ -64,6 +64,14 @@ pub enum StoreError {
         /// Stack.
         stack: String,
     },
+    /// A number that is given once belongs to another operation.
+    #[error("{what} was recorded by operation {by}; plan again")]
+    Taken {
+        /// What.
+        what: String,
+        /// Whose it is.
+        by: String,
+    },
     /// Same idempotency key, other arguments.
     #[error("idempotency key {key:?} was used with other arguments")]
     KeyReused {
@@ -157,6 +165,12 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Store {
+    /// Refuses the next writes of state.db, as a full disk does.
+    #[cfg(test)]
+    pub(crate) fn fail_writes(&self, next: u32) {
+        self.inner.state.refuse.store(next, std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Opens (creating, migrating after a copy by `VACUUM INTO`) `state.db` and `audit.db` under `home` and, each when first used, the memory databases under `memory`.
     ///
     /// # Errors

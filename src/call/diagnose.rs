@@ -48,10 +48,10 @@ fn service(
 ) -> Option<Ailment> {
     let containers = planner::live(observed, name);
     if containers.is_empty() {
-        let reason = "its container is gone".to_owned();
-        return Some(Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false });
+        return Some(missing(name, "its container is gone".into()));
     }
-    containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
+    let there = containers.len();
+    let sick = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
         let looping =
             c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
         let (cause, reason) = container(spec, c).or_else(|| {
@@ -59,7 +59,29 @@ fn service(
             looping.then_some((Cause::Crashed, reason))
         })?;
         Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping })
+    });
+    sick.or_else(|| {
+        let gone = (spec.replicas as usize).saturating_sub(there);
+        (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
+    .or_else(|| front_gone(name, spec, observed, by_hand))
+}
+
+fn missing(name: &ServiceName, reason: String) -> Ailment {
+    Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false }
+}
+
+/// A service behind a front nobody can reach: its front is gone, or down and not by hand.
+fn front_gone(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Option<Ailment> {
+    if !planner::front::fronted(spec) {
+        return None;
+    }
+    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    let fronts = planner::front::fronts(observed, name);
+    if fronts.iter().any(up) || fronts.iter().any(|c| by_hand.contains(&c.id)) {
+        return None;
+    }
+    Some(missing(name, if fronts.is_empty() { "its front is gone" } else { "its front is down" }.into()))
 }
 
 /// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.
@@ -151,6 +173,62 @@ pub async fn changes(house: &House, stack: &StackName, now: DateTime<Utc>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::labels;
+
+    fn container(service: &str, number: u32, role: &str, state: RunState) -> ContainerDetail {
+        let own = [
+            (labels::SERVICE, service.to_owned()),
+            (labels::ROLE, role.to_owned()),
+            (labels::NUMBER, number.to_string()),
+            (labels::RELEASE, "1".to_owned()),
+        ];
+        ContainerDetail {
+            id: EngineName::new(format!("{service}-{role}-{number}")).unwrap(),
+            name: format!("shop-{service}-{number}"),
+            image: "web:1".into(),
+            image_id: "sha256:1".into(),
+            state,
+            health: HealthState::None,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            restart_count: 0,
+            started_at: None,
+            finished_at: None,
+            labels: own.map(|(k, v)| (k.to_owned(), v)).into(),
+            restart_policy: "no".into(),
+            networks: Default::default(),
+            addresses: Default::default(),
+            mounts: vec![],
+            ports: vec![],
+            last_health_output: None,
+            pid: 1,
+            health_test: None,
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_gone_and_a_front_that_is_down_are_ailments() {
+        let spec = ServiceSpec {
+            active: true,
+            replicas: 2,
+            settings: crate::model::spec::ServiceSettings { strategy: Some(crate::model::plan::Strategy::Front), ..Default::default() },
+            ..ServiceSpec::default()
+        };
+        let name = ServiceName::new("web").unwrap();
+        let of = |containers: Vec<ContainerDetail>, by_hand: &[&str]| {
+            let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
+            let observed = Observed { containers, ..Observed::default() };
+            service(&name, &spec, &observed, &by_hand, Utc::now()).map(|a| (a.cause, a.reason))
+        };
+        let (copy, front) = (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));
+        let told = |reason: &str| Some((Cause::Missing, reason.to_owned()));
+        assert_eq!(of(vec![copy(1), copy(2), front(RunState::Running)], &[]), None);
+        assert_eq!(of(vec![copy(2), front(RunState::Running)], &[]), told("1 of its 2 containers are gone"));
+        assert_eq!(of(vec![copy(1), copy(2)], &[]), told("its front is gone"));
+        assert_eq!(of(vec![copy(1), copy(2), front(RunState::Exited)], &[]), told("its front is down"));
+        assert_eq!(of(vec![copy(1), copy(2), front(RunState::Exited)], &["web-front-0"]), None);
+    }
 
     #[test]
     fn texts_point_at_their_cause() {

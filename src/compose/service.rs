@@ -5,7 +5,9 @@ use super::value::Value;
 use super::{LoadInput, Report, at, deploy, host, mounts, objects, ports, process, typed};
 use crate::model::ids::{ImageRef, ServiceName};
 use crate::model::spec::written::{DeviceRequest, Written};
-use crate::model::spec::{Dependency, DependencyCondition, NetworkSpec, ServiceNetwork, ServiceSpec, StackSpec};
+use crate::model::spec::{
+    Dependency, DependencyCondition, NetworkSpec, START_TIMEOUT_MOST, ServiceNetwork, ServiceSettings, ServiceSpec, StackSpec,
+};
 use std::collections::BTreeMap;
 
 /// The whole stack.
@@ -83,7 +85,11 @@ const NO_EFFECT: &[(&str, &str)] = &[
 
 fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> ServiceSpec {
     let mut value = value;
-    let settings = settings(&mut value, path, report);
+    let settings: ServiceSettings = settings(&mut value, path, report);
+    if let Some(seconds) = settings.start_timeout_s.filter(|s| *s > START_TIMEOUT_MOST) {
+        let message = format!("{seconds} s are more than a day, and its stack would wait as long");
+        report.error(&at(path, "x-dockwarden.start_timeout_s"), message, &format!("at most {START_TIMEOUT_MOST}"));
+    }
     let mut r = Reader::new(value, path, report);
     let mut s = ServiceSpec { settings, ..ServiceSpec::default() };
     s.profiles = r.strings("profiles", report);

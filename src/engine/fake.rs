@@ -176,6 +176,11 @@ impl FakeEngine {
         self.lock().calls.clone()
     }
 
+    /// Names of containers that were asked to stop, with the time they were given.
+    pub fn graces(&self) -> Vec<(String, std::time::Duration)> {
+        self.lock().graces.clone()
+    }
+
     /// Forgets the transcript so far.
     pub fn clear_calls(&self) {
         self.lock().calls.clear();

@@ -273,8 +273,8 @@ impl Run {
             }
             Act::Route { front, from, to } => self.route_back(front, from, to).await,
             Act::Start { id } => {
-                if self.is_mine(id).await? {
-                    engine.stop(permit, id, Duration::from_secs(2)).await?;
+                if let Some(mine) = engine.container(id).await?.filter(|c| self.made_by_me(&c.labels)) {
+                    engine.stop(permit, id, Duration::from_millis(self.grace_of_new(&mine))).await?;
                 }
                 Ok(())
             }
@@ -420,6 +420,20 @@ impl Run {
         Ok(json!({"made": true}))
     }
 
+    /// The container an earlier run of this step made after all. One that was never started may lack files and networks, which come after the create
+    /// itself: it is removed, to be made again.
+    pub(super) async fn made_before(&self, name: &EngineName, volumes: bool) -> Result<Option<EngineName>, Fail> {
+        let Some(there) = self.exec.engine.container(name).await? else { return Ok(None) };
+        if !self.made_by_me(&there.labels) {
+            return Err(Fail::Refused(format!("a container named {name} is in the way")));
+        }
+        if there.started_at.is_some() {
+            return Ok(Some(there.id));
+        }
+        self.exec.engine.remove_container(&self.permit, &there.id, volumes).await?;
+        Ok(None)
+    }
+
     async fn create(
         &self,
         service: &ServiceName,
@@ -428,13 +442,8 @@ impl Run {
         inherits: Option<&EngineName>,
         name: &EngineName,
     ) -> Result<Value, Fail> {
-        if let Some(there) = self.exec.engine.container(name).await? {
-            // The request of an earlier run of this step arrived after all.
-            return if self.made_by_me(&there.labels) {
-                Ok(json!({"id": there.id}))
-            } else {
-                Err(Fail::Refused(format!("a container named {name} is in the way")))
-            };
+        if let Some(id) = self.made_before(name, inherits.is_none()).await? {
+            return Ok(json!({"id": id}));
         }
         let inherited = match inherits {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),

@@ -5,12 +5,14 @@ use super::acts::Act;
 use super::run::{Halt, Run, failed};
 use super::{names, preflight, probe};
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::{OperationState, Phase};
 use crate::model::plan::{Action, Change, Strategy};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{Restart, ServiceSpec};
 use crate::planner::{self, Observed};
+use crate::store::StoreError;
 use chrono::Utc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -61,32 +63,45 @@ impl Run {
             s.message = "watching the new release".into();
         });
         self.monitor().await?;
-        self.finish().await
+        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
+        self.tidy().await
+    }
+
+    /// Removes what a good release replaced. From here a failure is told and never undone: there is nothing left to go back to.
+    pub(super) async fn tidy(&self) -> Result<(), Halt> {
+        match self.finish().await {
+            Err(Halt::Failed { message, .. }) => {
+                tracing::warn!(operation = %self.operation_id(), %message, "not everything that was replaced could be removed");
+                let note = format!("not everything that was replaced could be removed ({message}); the next deploy tries again");
+                Ok(self.update(|op| op.message = Some(op.message.take().map_or(note.clone(), |m| format!("{m}; {note}")))).await?)
+            }
+            other => other,
+        }
     }
 
     /// The release's own record, before anything of it exists.
     async fn record_release(&self) -> Result<(), Halt> {
         let op = self.operation();
         let plan = &self.plan;
-        self.exec
-            .store
-            .put_release(&Release {
-                stack: plan.stack.clone(),
-                number: plan.to_release,
-                state: ReleaseState::Pending,
-                environment: plan.environment.clone(),
-                spec: plan.desired.clone(),
-                images: plan.images.clone(),
-                agent: op.agent,
-                operation: op.id,
-                reason: op.reason,
-                content_of: plan.content_of,
-                project_dir: plan.project_dir.clone(),
-                git: plan.git.clone(),
-                created_at: Utc::now(),
-            })
-            .await?;
-        Ok(())
+        let release = Release {
+            stack: plan.stack.clone(),
+            number: plan.to_release,
+            state: ReleaseState::Pending,
+            environment: plan.environment.clone(),
+            spec: plan.desired.clone(),
+            images: plan.images.clone(),
+            agent: op.agent,
+            operation: op.id,
+            reason: op.reason,
+            content_of: plan.content_of,
+            project_dir: plan.project_dir.clone(),
+            git: plan.git.clone(),
+            created_at: Utc::now(),
+        };
+        match self.exec.store.add_release(&release).await {
+            Err(e @ StoreError::Taken { .. }) => Err(failed(e.to_string())),
+            other => Ok(other?),
+        }
     }
 
     /// Services the plan changes with a new container, in level order.
@@ -144,6 +159,7 @@ impl Run {
     async fn start_new(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
         for level in &self.plan.levels {
+            self.make_way(level, &observed).await?;
             let mut work = FuturesUnordered::new();
             for change in self.changes().filter(|c| level.contains(&c.service)) {
                 work.push(self.start_service(change, &observed));
@@ -157,10 +173,46 @@ impl Run {
         Ok(())
     }
 
+    /// Ends services no longer in the file whose data, port or address one of these takes over.
+    async fn make_way(&self, level: &[ServiceName], observed: &Observed) -> Result<(), Halt> {
+        for (gone, _) in self.plan.makes_way.iter().filter(|(_, heirs)| heirs.iter().any(|h| level.contains(h))) {
+            self.retire_fronts(Phase::StartNew, gone, observed).await?;
+            for c in self.old_ones(observed, gone) {
+                self.retire(Phase::StartNew, gone, &c).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops what lives in a namespace of a service that is about to stop: it would lose it, and on the way back it can only start after it.
+    async fn retire_sharers(&self, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
+        let shares = |who: &ServiceName, of: &ServiceName| {
+            let specs = [Some(&self.plan.desired), self.current.as_ref().map(|r| &r.spec)];
+            specs.into_iter().flatten().any(|stack| stack.services.get(who).is_some_and(|s| s.shares(of)))
+        };
+        let mut bound = vec![service.clone()];
+        let mut at = 0;
+        while let Some(of) = bound.get(at).cloned() {
+            let changed = self.plan.changes.iter().filter(|c| matches!(c.action, Action::Update | Action::Remove));
+            let more: Vec<ServiceName> = changed.map(|c| c.service.clone()).filter(|s| shares(s, &of) && !bound.contains(s)).collect();
+            bound.extend(more);
+            at += 1;
+        }
+        for sharer in bound.iter().skip(1).rev() {
+            for c in self.old_ones(observed, sharer) {
+                self.retire(Phase::StartNew, sharer, &c).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn start_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if matches!(change.strategy, Strategy::Recreate | Strategy::Hold) {
+            self.retire_sharers(service, observed).await?;
+        }
         if self.start_behind(change, spec, observed).await? {
             return Ok(());
         }
@@ -173,8 +225,7 @@ impl Run {
                 Ok(())
             }
             (Action::Scale, _) => {
-                let have = u32::try_from(old.len()).unwrap_or(u32::MAX);
-                for number in have + 1..=spec.replicas {
+                for number in missing_numbers(&old, spec.replicas) {
                     self.start_serving(Phase::StartNew, service, spec, number, None).await?;
                 }
                 Ok(())
@@ -302,9 +353,14 @@ impl Run {
     pub(super) fn grace(&self, service: &ServiceName) -> u64 {
         let of = |r: &crate::model::spec::StackSpec| r.services.get(service).cloned();
         let spec = self.current.as_ref().and_then(|r| of(&r.spec)).or_else(|| of(&self.plan.desired));
-        let default = if spec.as_ref().is_some_and(ServiceSpec::single_writer) { GRACE_DATA } else { GRACE_PLAIN };
-        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
-        spec.and_then(|s| s.stop_grace_period_ms).unwrap_or(default)
+        grace_ms(spec.as_ref(), spec.as_ref().is_some_and(ServiceSpec::single_writer))
+    }
+
+    /// Grace time of a container this operation made, in ms: the new file's, else by whether it writes data, also in a volume of its image.
+    pub(super) fn grace_of_new(&self, c: &ContainerDetail) -> u64 {
+        let service = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+        let spec = service.and_then(|s| self.plan.desired.services.get(&s));
+        grace_ms(spec, c.mounts.iter().any(|m| m.writable && m.kind != "tmpfs"))
     }
 
     async fn switch(&self) -> Result<(), Halt> {
@@ -361,7 +417,9 @@ impl Run {
     /// undo: the new release already serves.
     async fn stop_old(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
-        for change in &self.plan.changes {
+        // What leaves goes first: a successor may carry its name.
+        let (leaving, staying): (Vec<_>, Vec<_>) = self.plan.changes.iter().partition(|c| c.action == Action::Remove);
+        for change in leaving.into_iter().chain(staying) {
             match self.retire_service(change, &observed).await {
                 Ok(()) => {}
                 Err(Halt::Failed { message, .. }) => {
@@ -380,19 +438,24 @@ impl Run {
         let service = &change.service;
         let phase = Phase::StopOld;
         if let Some(id) = self.created(&format!("create:{service}:canary")) {
-            self.step(phase, format!("remove:{service}:canary"), Act::Remove { id, volumes: true }).await?;
+            self.remove_if_possible(phase, format!("remove:{service}:canary"), id, true).await?;
         }
         self.retire_behind(change, observed).await?;
         let old = self.old_ones(observed, service);
         let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
         match change.action {
             Action::Remove => {
-                for c in &old {
+                let wanted = |name: &str| self.plan.desired.services.values().any(|s| s.active && s.container_name.as_deref() == Some(name));
+                for (i, c) in old.iter().enumerate() {
                     self.retire(phase, service, c).await?;
+                    if wanted(&c.name) {
+                        let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
+                        self.rename_step(service, &c.id, &c.name, to).await?;
+                    }
                 }
             }
             Action::Scale => {
-                for c in old.iter().skip(replicas) {
+                for c in by_worth(&old).into_iter().skip(replicas) {
                     self.retire(phase, service, c).await?;
                 }
             }
@@ -425,6 +488,12 @@ impl Run {
         Ok(())
     }
 
+    /// Serving containers this operation made for a service, whatever their numbers.
+    fn made_copies(&self, service: &ServiceName) -> Vec<EngineName> {
+        let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas);
+        (1..=replicas).filter_map(|n| self.created(&format!("create:{service}:{n}"))).collect()
+    }
+
     /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack.
     async fn monitor(&self) -> Result<(), Halt> {
         let window = self.plan.desired.settings.window_s().map_or(MONITOR, Duration::from_secs);
@@ -432,7 +501,7 @@ impl Run {
         let watched: Vec<(&ServiceName, EngineName)> = self
             .changes()
             .filter(|c| c.strategy != Strategy::RunOnce)
-            .flat_map(|c| (1..=100).map_while(|n| self.created(&format!("create:{}:{n}", c.service))).map(move |id| (&c.service, id)))
+            .flat_map(|c| self.made_copies(&c.service).into_iter().map(move |id| (&c.service, id)))
             .collect();
         if window.is_zero() || watched.is_empty() {
             return Ok(());
@@ -471,9 +540,7 @@ impl Run {
         Ok(())
     }
 
-    /// The release is good: what it replaced is removed.
     async fn finish(&self) -> Result<(), Halt> {
-        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
         let observed = self.observe().await?;
         for change in &self.plan.changes {
             self.remove_fronts(change, &observed).await?;
@@ -482,17 +549,67 @@ impl Run {
                 Action::Scale => self.plan.desired.services.get(&change.service).map_or(0, |s| s.replicas as usize),
                 Action::Create | Action::Restart | Action::Stop | Action::Unchanged => continue,
             };
-            for c in self.old_ones(&observed, &change.service).into_iter().skip(replaced) {
+            let old = self.old_ones(&observed, &change.service);
+            for c in by_worth(&old).into_iter().skip(replaced) {
                 if matches!(c.state, RunState::Running | RunState::Restarting) {
                     continue;
                 }
-                let key = format!("remove:{}:{}", change.service, c.id.short());
-                if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: c.id.clone(), volumes: false }).await
-                {
-                    return Err(Halt::Interrupted(why));
-                }
+                self.remove_step(&change.service, c, false).await?;
+            }
+        }
+        if self.plan.only.is_none() { self.remove_leftovers(&observed).await } else { Ok(()) }
+    }
+
+    /// Canaries, hooks and retired containers of earlier operations: those ended while the engine would not remove them.
+    async fn remove_leftovers(&self, observed: &Observed) -> Result<(), Halt> {
+        let mine = self.operation_id().to_string();
+        for c in observed.containers.iter().filter(|c| c.labels.get(labels::OPERATION).is_some_and(|o| *o != mine)) {
+            let aside = matches!(c.labels.get(labels::ROLE).map(String::as_str), Some(labels::ROLE_CANARY | labels::ROLE_HOOK));
+            let retired = names::is_retired(&c.name) && !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+            let Some(service) = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok()) else { continue };
+            if aside || retired {
+                self.remove_step(&service, c, aside).await?;
             }
         }
         Ok(())
     }
+
+    pub(super) async fn remove_step(&self, service: &ServiceName, c: &ContainerDetail, volumes: bool) -> Result<(), Halt> {
+        self.remove_if_possible(Phase::Monitor, format!("remove:{service}:{}", c.id.short()), c.id.clone(), volumes).await
+    }
+
+    /// Removes what serves no more. What the engine will not remove is told in the log, and the next deploy tries again.
+    async fn remove_if_possible(&self, phase: Phase, key: String, id: EngineName, volumes: bool) -> Result<(), Halt> {
+        match self.step(phase, key.clone(), Act::Remove { id, volumes }).await {
+            Ok(_) | Err(Halt::Cancelled) => Ok(()),
+            Err(Halt::Interrupted(why)) => Err(Halt::Interrupted(why)),
+            Err(Halt::Failed { message, .. }) => {
+                tracing::warn!(operation = %self.operation_id(), step = key, %message, "not removed; the next deploy tries again");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Copies in the order they stay when there are to be fewer: those that are up first, then by number.
+pub(super) fn by_worth(old: &[ContainerDetail]) -> Vec<&ContainerDetail> {
+    let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+    let mut all: Vec<&ContainerDetail> = old.iter().collect();
+    all.sort_by_key(|c| (!up(c), number_of(c)));
+    all
+}
+
+fn number_of(c: &ContainerDetail) -> u32 {
+    c.labels.get(labels::NUMBER).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Numbers to be given to the copies that are missing: the lowest that no copy that stays has.
+pub(super) fn missing_numbers(old: &[ContainerDetail], replicas: u32) -> Vec<u32> {
+    let stays: Vec<u32> = by_worth(old).into_iter().take(replicas as usize).map(number_of).collect();
+    (1..=replicas).filter(|n| !stays.contains(n)).take((replicas as usize).saturating_sub(stays.len())).collect()
+}
+
+fn grace_ms(spec: Option<&ServiceSpec>, writes: bool) -> u64 {
+    let default = if writes { GRACE_DATA } else { GRACE_PLAIN };
+    spec.and_then(|s| s.stop_grace_period_ms).unwrap_or_else(|| u64::try_from(default.as_millis()).unwrap_or(u64::MAX))
 }

@@ -135,11 +135,8 @@ impl Run {
         name: &EngineName,
         routes: &Routes,
     ) -> Result<Value, Fail> {
-        let there = self.exec.engine.container(name).await?;
-        let id = match there {
-            // The request of an earlier run of this step arrived after all.
-            Some(c) if self.made_by_me(&c.labels) => c.id,
-            Some(_) => return Err(Fail::Refused(format!("a container named {name} is in the way"))),
+        let id = match self.made_before(name, true).await? {
+            Some(id) => id,
             None => {
                 let spec = self.front_spec(service, image, name)?;
                 self.judge(crate::gate::request::assert_container(&spec, &self.exec.request_facts(&self.plan, Some(service))))?;

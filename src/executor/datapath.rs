@@ -50,7 +50,13 @@ impl Run {
         }
         let switched = journal.contains_key("switch");
         let stopped_old = |s: &str| journal.keys().any(|k| k.starts_with(&format!("stop:{s}:")));
-        let keep: BTreeSet<String> = migrated.iter().filter(|s| stopped_old(s)).map(|s| (*s).to_owned()).collect();
+        // Under its name before, where it succeeds a service that is no longer in the file.
+        let before = |s: &str| -> Vec<&str> {
+            let gone = self.plan.makes_way.iter().filter(|(_, heirs)| heirs.iter().any(|h| h.as_str() == s));
+            gone.map(|(gone, _)| gone.as_str()).filter(|gone| stopped_old(gone)).collect()
+        };
+        let kept: Vec<&str> = migrated.iter().copied().filter(|s| stopped_old(s) || !before(s).is_empty()).collect();
+        let keep: BTreeSet<String> = kept.iter().flat_map(|s| before(s).into_iter().chain([*s])).map(str::to_owned).collect();
         let why: Vec<String> = migrated
             .iter()
             .map(|s| {
@@ -61,7 +67,7 @@ impl Run {
         let now = match () {
             () if switched => format!("release {} keeps serving", self.plan.to_release),
             () if keep.is_empty() => "what ran before serves, on the changed data".to_owned(),
-            () => format!("what ran before serves, with the new {}", keep.iter().cloned().collect::<Vec<_>>().join(", ")),
+            () => format!("what ran before serves, with the new {}", kept.join(", ")),
         };
         let back = self.plan.from_release.map_or_else(|| "an older release".into(), |r| format!("release {r}"));
         let message = format!(

@@ -3,6 +3,7 @@
 //! change of routes is a journaled act whose undo is the routes before. Deliberately absent: the proxy itself (`crate::front`).
 
 use super::acts::Act;
+use super::apply::{by_worth, missing_numbers};
 use super::control::LOOK;
 use super::names;
 use super::probe::{self, ProbeError};
@@ -186,9 +187,9 @@ impl Run {
                 self.start_front(phase, service, &front.id, up(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
-                let have = u32::try_from(old.len()).unwrap_or(u32::MAX);
-                let mut to: Vec<EngineName> = before.iter().take(spec.replicas as usize).cloned().collect();
-                to.extend(self.new_backends(service, have.saturating_add(1)..=spec.replicas));
+                let stay = by_worth(&old).into_iter().take(spec.replicas as usize).filter_map(backend);
+                let added = missing_numbers(&old, spec.replicas).into_iter().map(|n| names::backend(self.operation_id(), service, n));
+                let to: Vec<EngineName> = stay.chain(added).collect();
                 let before = self.routes_before(service, before);
                 self.route_step(phase, format!("route:{service}"), &front.id, before, self.routes(service, to)).await?;
                 self.start_front(phase, service, &front.id, up(front)).await?;
@@ -221,7 +222,7 @@ impl Run {
             Action::Scale => self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize),
             Action::Create | Action::Update => 0,
         };
-        let leaving: Vec<&ContainerDetail> = old.iter().skip(stays).filter(|c| backend(c).is_some() && up(c)).collect();
+        let leaving: Vec<&ContainerDetail> = by_worth(&old).into_iter().skip(stays).filter(|c| backend(c).is_some() && up(c)).collect();
         let front = self.new_front(service).or_else(|| self.kept_front(observed, service).map(|c| c.id));
         if let Some(front) = front.filter(|_| !leaving.is_empty()) {
             self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect()).await?;
@@ -255,10 +256,7 @@ impl Run {
     /// Removes fronts that were replaced, with the volume that holds nothing but their routes.
     pub(super) async fn remove_fronts(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
         for front in self.leaving_fronts(change, observed).iter().filter(|c| !up(c)) {
-            let key = format!("remove:{}:{}", change.service, front.id.short());
-            if let Err(Halt::Interrupted(why)) = self.step(Phase::Monitor, key, Act::Remove { id: front.id.clone(), volumes: true }).await {
-                return Err(Halt::Interrupted(why));
-            }
+            self.remove_step(&change.service, front, true).await?;
         }
         Ok(())
     }
@@ -371,7 +369,7 @@ impl Run {
     /// Before a container restarts in place: new connections go to the others, or wait.
     pub(super) async fn route_around(&self, service: &ServiceName, c: &ContainerDetail, observed: &Observed) -> Result<(), Halt> {
         let Some(front) = self.kept_front(observed, service).filter(up) else { return Ok(()) };
-        let all = planner::serving(observed, service);
+        let all = planner::live(observed, service);
         let others = all.iter().filter(|o| o.id != c.id && up(o)).filter_map(|o| backend(o)).collect();
         let from = self.routes(service, all.iter().filter_map(|o| backend(o)).collect());
         let key = format!("aside:{service}:{}", c.id.short());
@@ -381,7 +379,7 @@ impl Run {
     }
 
     /// After all of a service have restarted: connections go to each of them, and a front that was stopped runs again.
-    pub(super) async fn route_again(&self, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
+    pub(super) async fn route_again(&self, phase: Phase, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
         let Some(front) = self.kept_front(observed, service) else {
             if self.plan.desired.services.get(service).is_some_and(fronted) {
                 let note = format!("the front of {service} is gone: deploy makes a new one");
@@ -389,8 +387,7 @@ impl Run {
             }
             return Ok(());
         };
-        let phase = Phase::StartNew;
-        let all: Vec<EngineName> = planner::serving(observed, service).into_iter().filter_map(backend).collect();
+        let all: Vec<EngineName> = planner::live(observed, service).into_iter().filter_map(backend).collect();
         let (from, to) = (self.routes(service, vec![]), self.routes(service, all));
         self.route_step(phase, format!("again:{service}"), &front.id, from, to).await?;
         if front.restart_policy == "no" {

@@ -58,7 +58,7 @@ impl Run {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
         let allowed = self.exec.request_facts(&self.plan, Some(service));
         self.judge(request::assert_command(run, &allowed))?;
-        if engine.container(name).await?.is_none() {
+        if self.made_before(name, true).await?.is_none() {
             let mut spec = self.render(service, 1, true, &[]).await?;
             spec.name = name.clone();
             spec.command = Some(run.to_vec());
@@ -66,9 +66,6 @@ impl Run {
             spec.healthcheck = None;
             spec.labels.insert(labels::ROLE.into(), labels::ROLE_HOOK.into());
             self.create_judged(spec, allowed).await?;
-        }
-        if !self.is_mine(name).await? {
-            return Err(Fail::Refused(format!("a container named {name} is in the way")));
         }
         let seen = engine.container(name).await?;
         if seen.is_none_or(|c| c.started_at.is_none()) {

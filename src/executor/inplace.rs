@@ -20,30 +20,77 @@ impl Run {
     pub(super) async fn restart(&self) -> Result<(), Halt> {
         self.enter(Phase::StartNew, 10.0, "restarting").await?;
         let observed = self.observe().await?;
+        match self.restart_all(&observed).await {
+            Ok(()) => Ok(self.exec.store.set_stopped(&self.plan.stack, false).await?),
+            // The next start goes on with it.
+            Err(Halt::Interrupted(why)) => Err(Halt::Interrupted(why)),
+            Err(halt) => {
+                self.let_connections_on(&observed).await?;
+                Err(halt)
+            }
+        }
+    }
+
+    async fn restart_all(&self, observed: &planner::Observed) -> Result<(), Halt> {
         let changed = |s: &ServiceName| self.plan.changes.iter().any(|c| c.service == *s && c.action == Action::Restart);
         for service in self.plan.levels.iter().flatten().filter(|s| changed(s)) {
             let Some(spec) = self.plan.desired.services.get(service) else { continue };
-            // One that was stopped and kept beside a running one of its number is not started: two would write.
-            for c in planner::live(&observed, service) {
+            // What was stopped and kept beside them is not started: two would write.
+            for c in planner::live(observed, service) {
                 let short = c.id.short();
                 if planner::one_shot(&self.plan.desired, service) {
+                    continue;
+                }
+                if let Some(writer) = self.succeeded_by(c, observed) {
+                    let note = format!("{service} was not started: {writer} has taken its data over; `deploy` or `rollback` decides which one stays");
+                    self.update(|op| op.message = Some(note)).await?;
                     continue;
                 }
                 if spec.restart != Restart::No && c.restart_policy == "no" {
                     let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart };
                     self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
                 }
-                self.route_around(service, c, &observed).await?;
+                self.route_around(service, c, observed).await?;
                 self.say(format!("restarting {service}"));
                 let act =
                     if up(c) { Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) } } else { Act::Start { id: c.id.clone() } };
                 self.step(Phase::StartNew, format!("restart:{service}:{short}"), act).await?;
                 self.probe(&c.id, service, spec).await?;
             }
-            self.route_again(service, &observed).await?;
+            self.route_again(Phase::StartNew, service, observed).await?;
         }
-        self.exec.store.set_stopped(&self.plan.stack, false).await?;
         Ok(())
+    }
+
+    /// A restart that ends in the middle leaves no front holding connections: they go to what there is.
+    async fn let_connections_on(&self, observed: &planner::Observed) -> Result<(), Halt> {
+        let aside = |s: &&ServiceName| {
+            let journal = self.journal.lock().expect("no panic while held");
+            journal.keys().any(|k| k.starts_with(&format!("aside:{s}:")))
+        };
+        let touched: Vec<&ServiceName> = self.plan.levels.iter().flatten().filter(aside).collect();
+        for service in touched {
+            // Past the point where a cancel keeps a step from being done.
+            match self.route_again(Phase::Switch, service, observed).await {
+                Ok(()) | Err(Halt::Cancelled) => {}
+                Err(Halt::Failed { message, .. }) => {
+                    tracing::error!(operation = %self.operation_id(), %service, %message, "its front still holds connections; `restart` or `deploy` lets them go on")
+                }
+                Err(Halt::Interrupted(why)) => return Err(Halt::Interrupted(why)),
+            }
+        }
+        Ok(())
+    }
+
+
+    /// The container of a service this release does not have that writes what a stopped one would write: its successor on the same data.
+    fn succeeded_by(&self, c: &ContainerDetail, observed: &planner::Observed) -> Option<String> {
+        let unknown = |o: &&ContainerDetail| {
+            let service = o.labels.get(labels::SERVICE).map(String::as_str);
+            service.is_some_and(|s| !self.plan.desired.services.keys().any(|k| k.as_str() == s))
+        };
+        let mut others = observed.containers.iter().filter(unknown);
+        others.find(|o| !up(c) && planner::succession::write_the_same(c, o)).map(|o| o.name.clone())
     }
 
     /// Stops in reverse dependency order; with `remove` also removes containers and networks, never volumes.
@@ -58,6 +105,13 @@ impl Run {
             }
             for c in planner::serving(&observed, service) {
                 self.stop_one(service, c).await?;
+            }
+        }
+        // What an operation in need of attention left running under a name that no release knows.
+        for c in observed.containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) == Some(labels::ROLE_SERVING)) {
+            let service = c.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+            if let Some(service) = service.filter(|s| !self.plan.levels.iter().flatten().any(|known| known == s)) {
+                self.stop_one(&service, c).await?;
             }
         }
         if self.plan.remove { self.remove(&observed).await } else { Ok(()) }

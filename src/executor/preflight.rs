@@ -192,8 +192,18 @@ fn volumes_there(facts: &Facts<'_>, report: &mut Report) {
     let other_driver = facts.plan.desired.volumes.values().filter(|v| !v.external).filter_map(|v| {
         let found = facts.volumes.iter().find(|f| f.name.as_str() == v.name)?;
         let wanted = v.driver.as_deref().unwrap_or("local");
-        (found.driver != wanted)
-            .then(|| format!("volume {} exists with driver {}, the file says {wanted}; rename one of them", v.name, found.driver))
+        let differs = v.driver_opts.iter().find(|(key, value)| found.options.get(*key) != Some(value));
+        match differs {
+            _ if found.driver != wanted => {
+                Some(format!("volume {} exists with driver {}, the file says {wanted}; rename one of them", v.name, found.driver))
+            }
+            Some((key, _)) => Some(format!(
+                "volume {} exists with another driver option {key} than the file's: a volume is not changed in place; give it another name, or the file \
+                 the option it was made with",
+                v.name
+            )),
+            None => None,
+        }
     });
     report.all("volume.driver", Passed::No, other_driver.collect(), "volumes are as the file says, or are made");
 }

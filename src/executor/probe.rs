@@ -49,8 +49,8 @@ fn failed(reason: impl Into<String>, output: Option<String>) -> ProbeError {
 /// `Failed` with the reason as soon as it cannot become healthy any more, or at the time limit.
 pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec: &ServiceSpec) -> Result<(), ProbeError> {
     let start = Instant::now();
-    let limit = spec.settings.start_timeout_s.map_or(START_TIMEOUT, Duration::from_secs)
-        + Duration::from_millis(spec.healthcheck.as_ref().and_then(|h| h.start_period_ms).unwrap_or(0));
+    let grace = Duration::from_millis(spec.healthcheck.as_ref().and_then(|h| h.start_period_ms).unwrap_or(0));
+    let limit = spec.settings.start_timeout_s.map_or(START_TIMEOUT, Duration::from_secs).saturating_add(grace);
     let mut last = None;
     loop {
         let seen = engine.container(id).await?.ok_or_else(|| failed("the container is gone", last.clone()))?;

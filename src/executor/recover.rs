@@ -6,7 +6,8 @@ use super::{Executor, ExecutorError};
 use crate::gate;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState, Phase, StepRecord};
-use crate::model::plan::PlanKind;
+use crate::model::plan::{Plan, PlanKind};
+use crate::model::release::ReleaseState;
 use chrono::Utc;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub(super) enum Takeover {
     None,
     /// After the switch: forward.
     Forward,
+    /// The release is recorded as good: only what it replaced is left to be removed.
+    Finish,
     /// Before the switch, or already undoing: back.
     Undo,
     /// Restart, stop, and a release whose data is migrated: again from the start, done steps are skipped.
@@ -37,6 +40,13 @@ fn way(plan_kind: PlanKind, steps: &[StepRecord]) -> Takeover {
 }
 
 impl Executor {
+    /// How an operation whose journal is `steps` goes on.
+    pub(super) async fn way_on(&self, plan: &Plan, op: &Operation, steps: &[StepRecord]) -> Result<Takeover, ExecutorError> {
+        let made = self.store.release(&plan.stack, plan.to_release).await?.filter(|r| r.operation == op.id);
+        let good = made.is_some_and(|r| r.state == ReleaseState::Good);
+        Ok(if good { Takeover::Finish } else { way(plan.kind, steps) })
+    }
+
     /// Takes over every operation a restart interrupted: undoes before the switch, goes forward after it. Returns what was taken over.
     ///
     /// # Errors
@@ -63,7 +73,7 @@ impl Executor {
                     self.take_over_data(op, steps);
                 }
                 Some(plan) => {
-                    let takeover = way(plan.kind, &steps);
+                    let takeover = self.way_on(&plan, &op, &steps).await?;
                     tracing::info!(operation = %op.id, stack = %plan.stack, ?takeover, "taking over an interrupted operation");
                     taken.push(op.id.clone());
                     let permit = gate::permit_takeover(&op);
@@ -76,7 +86,7 @@ impl Executor {
     }
 
     /// Ends an operation whose stack a newer one has taken: it can write nothing any more, and what it left the newer one has found.
-    async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
+    pub(super) async fn superseded(&self, op: &Operation) -> Result<bool, ExecutorError> {
         // Without an epoch it works beside its stack: nothing newer takes that from it.
         let Some(stack) = op.stack.as_ref().filter(|_| op.epoch > 0) else { return Ok(false) };
         let newer = self.store.stack(stack).await?.is_some_and(|s| s.epoch > op.epoch);

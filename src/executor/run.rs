@@ -2,6 +2,7 @@
 
 use super::acts::Act;
 use super::probe::ProbeError;
+use super::recover::Takeover;
 use super::render::{self, Rendering, Role};
 use super::{Executor, Standing};
 use crate::engine::{ContainerSpec, EngineError};
@@ -47,7 +48,7 @@ pub enum Halt {
     },
     /// A caller asked to cancel: undo.
     Cancelled,
-    /// The supervisor ends or the journal cannot be written: nothing more is done here, the next start takes over.
+    /// The supervisor ends or the journal cannot be written: nothing more is done by this run; a takeover goes on, here or at the next start.
     Interrupted(String),
 }
 
@@ -94,6 +95,23 @@ pub(super) struct Begin {
     pub(super) conclude: CancellationToken,
 }
 
+impl Begin {
+    /// The same once more: for a takeover, with a fresh operation, journal and permit.
+    pub(super) fn again(&self) -> Begin {
+        Begin {
+            exec: self.exec.clone(),
+            plan: self.plan.clone(),
+            permit: crate::gate::permit_takeover(&self.op),
+            current: self.current.clone(),
+            op: self.op.clone(),
+            steps: vec![],
+            standing: self.standing.clone(),
+            cancel: self.cancel.clone(),
+            conclude: self.conclude.clone(),
+        }
+    }
+}
+
 impl Run {
     pub(super) fn new(begin: Begin) -> Self {
         let Begin { exec, plan, permit, current, op, steps, standing, cancel, conclude } = begin;
@@ -122,16 +140,14 @@ impl Run {
         self.op.lock().expect("no panic while held").clone()
     }
 
-    /// Drives the operation to a settled and then a terminal state. `forward` = a takeover after the switch.
-    pub(super) async fn drive(&self, forward: bool, undo_only: bool) {
-        let result = if undo_only {
-            Err(failed("the supervisor was restarted before the switch"))
-        } else {
-            match self.plan.kind {
-                PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale => self.release(forward).await,
-                PlanKind::Restart => self.restart().await,
-                PlanKind::Stop => self.stop().await,
-            }
+    /// Drives the operation to a settled and then a terminal state.
+    pub(super) async fn drive(&self, takeover: Takeover) {
+        let result = match (takeover, self.plan.kind) {
+            (Takeover::Undo, _) => Err(self.cause_of_undo()),
+            (Takeover::Finish, _) => self.tidy().await,
+            (_, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale) => self.release(takeover == Takeover::Forward).await,
+            (_, PlanKind::Restart) => self.restart().await,
+            (_, PlanKind::Stop) => self.stop().await,
         };
         let end = match result {
             Ok(()) => self.done().await,
@@ -142,10 +158,20 @@ impl Run {
         }
     }
 
+    /// Why a takeover undoes: what was recorded when the undo began, else that the run was interrupted.
+    fn cause_of_undo(&self) -> Halt {
+        let op = self.operation();
+        let begun = self.journal.lock().expect("no panic while held").keys().any(|k| k.starts_with(super::undo::PREFIX));
+        let interrupted = || "the supervisor was restarted, or could not write its state, before the switch".to_owned();
+        let message = op.message.filter(|_| begun || !op.evidence.is_empty()).unwrap_or_else(interrupted);
+        Halt::Failed { message, evidence: op.evidence }
+    }
+
     /// It is done; what needed attention on the stack before is settled by it.
     async fn done(&self) -> Result<(), StoreError> {
         self.settle(OperationState::Done, None, vec![]).await?;
-        if matches!(self.plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Stop) {
+        let whole = self.plan.only.is_none();
+        if whole && matches!(self.plan.kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Stop) {
             self.exec.store.close_attention(&self.plan.stack, &self.id).await?;
         }
         Ok(())
@@ -276,7 +302,7 @@ impl Run {
         let (seq, act) = match &known {
             // The intent as it was written decides: what it undoes must match what was done.
             Some(step) => {
-                (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| Halt::Interrupted(format!("journal step {key}: {e}")))?)
+                (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {key}: {e}")))?)
             }
             None => {
                 let intent = serde_json::to_value(&act).expect("an act is plain data");
@@ -360,7 +386,7 @@ impl Run {
         let service = ServiceName::new(service).map_err(|e| Fail::Refused(e.to_string()))?;
         let observed = self.exec.observe(&self.plan.stack).await?;
         let mine = self.id.to_string();
-        let found = planner::serving(&observed, &service);
+        let found = planner::live(&observed, &service);
         Ok(found.iter().find(|c| c.labels.get(labels::OPERATION) == Some(&mine)).or(found.first()).map(|c| c.id.clone()))
     }
 

@@ -2,9 +2,11 @@
 //! journal record of each.
 
 mod away;
+mod endings;
 mod features;
 mod front;
 mod matrix;
+mod writers;
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};

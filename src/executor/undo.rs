@@ -3,7 +3,8 @@
 use super::acts::Act;
 use super::patience::away;
 use super::run::{Fail, Halt, Run, failed};
-use crate::model::operation::Phase;
+use crate::engine::EngineError;
+use crate::model::operation::{Phase, StepRecord};
 use chrono::Utc;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -12,8 +13,10 @@ use std::time::Duration;
 /// Tries per act before the operation needs attention, and the pause between them.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// Connections lost to an engine that answers at once, before that counts like a refusal.
+const LOST: u32 = 20;
 /// Marks the records of undoing.
-const PREFIX: &str = "undo:";
+pub(super) const PREFIX: &str = "undo:";
 
 impl Run {
     /// Takes back every act of this operation, newest first. An intent without a result is taken back as well: taking back looks at
@@ -23,7 +26,10 @@ impl Run {
         let steps = self.exec.store.steps(self.operation_id()).await?;
         let done: BTreeSet<String> =
             steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
-        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !done.contains(&s.key) && !Self::kept(keep, s)) {
+        // Whom a hold held runs again since its resume; who was stopped after that is not the hold's to start.
+        let resumed = steps.iter().any(|s| s.key == "resume" && s.done.is_some());
+        let over = |s: &StepRecord| done.contains(&s.key) || Self::kept(keep, s) || (s.key == "hold" && resumed);
+        for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !over(s)) {
             let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
             self.exec.may_go_on()?;
             let key = format!("{PREFIX}{}", step.key);
@@ -49,21 +55,28 @@ impl Run {
     }
 
     async fn take_back_with_patience(&self, key: &str, act: &Act, done: Option<&Value>) -> Result<(), Halt> {
-        let mut tries = 1;
+        let (mut tries, mut lost) = (1, 0);
         loop {
-            match self.take_back(act, done).await {
+            let error = match self.take_back(act, done).await {
                 Ok(()) => return Ok(()),
                 Err(Fail::Store(e)) => return Err(e.into()),
-                // However long it takes: while the engine is away there is nothing else to do.
-                Err(Fail::Engine(e)) if away(&e) => {
+                Err(Fail::Engine(e)) if away(&e) && self.exec.engine.info().await.is_err() => {
+                    // However long it takes: while the engine is away there is nothing else to do.
                     self.engine_back(Phase::Finished).await?;
                     continue;
                 }
-                Err(e) if tries >= TRIES => return Err(failed(format!("{key}: {e}"))),
-                Err(e) => {
-                    tracing::warn!(operation = %self.operation_id(), step = key, error = %e, tries, "taking back failed, trying again")
+                // It answers, so it is this very request that it loses: not without end.
+                Err(Fail::Engine(e @ EngineError::Unreachable { .. })) if lost < LOST => {
+                    lost += 1;
+                    tries = 0;
+                    Fail::Engine(e)
                 }
+                Err(e) => e,
+            };
+            if tries >= TRIES {
+                return Err(failed(format!("{key}: {error}")));
             }
+            tracing::warn!(operation = %self.operation_id(), step = key, %error, tries, "taking back failed, trying again");
             self.exec.may_go_on()?;
             tries += 1;
             tokio::time::sleep(PAUSE).await;

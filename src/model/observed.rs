@@ -238,6 +238,9 @@ pub struct NetworkInfo {
     pub internal: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
     /// Subnets in CIDR form.
     pub subnets: Vec<String>,
     /// Ids of attached running containers (filled by inspect).

@@ -126,6 +126,12 @@ pub struct Plan {
     /// Services whose new containers change data the release before may not read, with the reason: nothing automatic goes back over them.
     #[serde(default)]
     pub migrates: BTreeMap<ServiceName, String>,
+    /// The one service it is about, where it leaves the others alone.
+    #[serde(default)]
+    pub only: Option<ServiceName>,
+    /// Services no longer in the file that end before these start, which take over their data, host port or fixed address.
+    #[serde(default)]
+    pub makes_way: BTreeMap<ServiceName, Vec<ServiceName>>,
     /// No container changes, but what the file says about the stack does (`x-dockwarden`, dependencies): recorded as a release.
     #[serde(default)]
     pub text_only: bool,

@@ -9,7 +9,9 @@ pub mod written;
 
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
-pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, ServiceSettings, StackSettings};
+pub use settings::{
+    BackupSettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings, StackSettings,
+};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
@@ -469,6 +471,13 @@ impl VolumeSpec {
 }
 
 impl ServiceSpec {
+    /// Whether it lives in the network, processes, memory, names or control group of another service: then its containers are bound to the very
+    /// containers of that one.
+    pub fn shares(&self, other: &ServiceName) -> bool {
+        let modes = [&self.network_mode, &self.pid, &self.ipc, &self.uts, &self.cgroup];
+        modes.into_iter().any(|m| m.as_deref().and_then(|m| m.strip_prefix("service:")) == Some(other.as_str()))
+    }
+
     /// Whether two copies of it could write the same data, or claim the same device or host network: then two never run at once.
     pub fn single_writer(&self) -> bool {
         if self.settings.concurrent {

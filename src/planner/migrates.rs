@@ -7,13 +7,24 @@ use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
 use std::collections::BTreeMap;
 
 /// Services whose new containers migrate data, with the reason. Empty on a first deploy: there is nothing to go back to.
-pub fn reasons(desired: &StackSpec, current: Option<&Release>, changes: &[Change]) -> BTreeMap<ServiceName, String> {
+/// `makes_way` tells which removed service one of them succeeds.
+pub fn reasons(
+    desired: &StackSpec,
+    current: Option<&Release>,
+    changes: &[Change],
+    makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>,
+) -> BTreeMap<ServiceName, String> {
     let Some(current) = current else { return BTreeMap::new() };
     let replaced = changes.iter().filter(|c| matches!(c.action, Action::Create | Action::Update));
-    replaced.filter_map(|c| Some((c.service.clone(), reason(desired, current, c)?))).collect()
+    replaced.filter_map(|c| Some((c.service.clone(), reason(desired, current, c, makes_way)?))).collect()
 }
 
-fn reason(desired: &StackSpec, current: &Release, change: &Change) -> Option<String> {
+fn reason(
+    desired: &StackSpec,
+    current: &Release,
+    change: &Change,
+    makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>,
+) -> Option<String> {
     let spec = desired.services.get(&change.service)?;
     match (spec.settings.migrates, desired.settings.migrates) {
         (Some(true), _) => return Some("its x-dockwarden says that it migrates".into()),
@@ -25,7 +36,8 @@ fn reason(desired: &StackSpec, current: &Release, change: &Change) -> Option<Str
         let data = spec.depends_on.keys().find(|d| desired.services.get(*d).is_some_and(writes_volume))?;
         return Some(format!("it runs once beside {data}, which keeps data"));
     }
-    let before = current.spec.services.get(&change.service)?;
+    let renamed = || makes_way.iter().filter(|(_, heirs)| heirs.contains(&change.service)).find_map(|(gone, _)| current.spec.services.get(gone));
+    let before = current.spec.services.get(&change.service).or_else(renamed)?;
     let (old, new) = (before.image.as_ref()?, spec.image.as_ref()?);
     (writes_volume(spec) && version(old) != version(new))
         .then(|| format!("it writes a volume and its image goes from {} to {}", version(old), version(new)))

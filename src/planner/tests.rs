@@ -253,6 +253,32 @@ fn one_service_made_anew_is_the_same_content_under_a_new_number_and_touches_no_o
 }
 
 #[test]
+fn one_service_made_anew_or_scaled_does_not_mend_others_nor_go_back_over_newer_data() {
+    let spec = stack(vec![("web", service("web:1")), ("api", service("api:1"))]);
+    let mut kept = running(&spec);
+    let api = kept.containers.iter_mut().find(|c| c.name == "shop-api-1").unwrap();
+    api.labels.insert(labels::SPEC.into(), "of the release that failed".into());
+    api.labels.insert(labels::RELEASE.into(), "2".into());
+    for want in [Want::Recreate { service: name("web") }, Want::Scale { service: name("web"), replicas: 2 }] {
+        let plan = make(want, &kept, Some(&release(&spec))).unwrap();
+        assert_eq!((summary(&plan)[0].1, plan.only.clone()), (Action::Unchanged, Some(name("web"))));
+    }
+    for want in [Want::Recreate { service: name("api") }, Want::Scale { service: name("api"), replicas: 2 }] {
+        let refused = make(want, &kept, Some(&release(&spec))).unwrap_err().to_string();
+        assert!(refused.contains("release 2") && refused.contains("`deploy` or `rollback`"), "{refused}");
+    }
+}
+
+#[test]
+fn a_service_with_no_copies_is_nothing_to_do_when_none_runs() {
+    let spec = stack(vec![("idle", ServiceSpec { replicas: 0, ..service("web:1") }), ("web", service("web:1"))]);
+    let mut observed = running(&spec);
+    observed.containers.retain(|c| c.name != "shop-idle-1");
+    let plan = make(wanted(&spec), &observed, Some(&release(&spec))).unwrap();
+    assert!(plan.is_noop(), "{:?}", summary(&plan));
+}
+
+#[test]
 fn a_one_shot_runs_again_only_when_it_or_what_it_waits_for_changed() {
     let mut job = service("job:1");
     job.restart = Restart::No;

@@ -32,6 +32,9 @@ pub(super) struct Database {
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     reserve: Option<Arc<Reserve>>,
+    /// How many writes are refused next.
+    #[cfg(test)]
+    pub(super) refuse: std::sync::atomic::AtomicU32,
 }
 
 /// A poisoned lock only says that a thread ended badly while it held it; what these guard is valid at every moment.
@@ -56,6 +59,8 @@ impl Database {
             idle: Mutex::new(Vec::new()),
             permits: Arc::new(Semaphore::new(READERS as usize)),
             reserve,
+            #[cfg(test)]
+            refuse: std::sync::atomic::AtomicU32::new(0),
         }))
     }
 
@@ -65,6 +70,13 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
     {
+        #[cfg(test)]
+        {
+            use std::sync::atomic::Ordering::SeqCst;
+            if self.refuse.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+                return Err(StoreError::Database { db: self.path.display().to_string(), detail: "refused (scripted)".into() });
+            }
+        }
         let queue = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |conn, path| {

@@ -143,6 +143,15 @@ impl Store {
         self.inner.state.write(move |c| settle_attention(c, &stack, &by)).await
     }
 
+    /// The newest deploy or rollback of a stack that waits for a person's decision.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn attention(&self, stack: &StackName) -> StoreResult<Option<OperationId>> {
+        let stack = stack.clone();
+        self.inner.state.read(move |c| attention(c, &stack)).await
+    }
+
     /// One operation.
     pub async fn operation(&self, id: &OperationId) -> StoreResult<Option<Operation>> {
         let (id, inner) = (id.clone(), self.inner.clone());
@@ -340,6 +349,14 @@ fn settle_attention(c: &Connection, stack: &StackName, by: &OperationId) -> Sql<
         )?
         .execute(params![stack.as_str(), by.as_str(), OperationState::Failed.as_str(), OperationState::NeedsAttention.as_str()])?;
     Ok(rows)
+}
+
+fn attention(c: &Connection, stack: &StackName) -> Sql<Option<OperationId>> {
+    let found: Option<String> = c
+        .prepare_cached("SELECT id FROM operation WHERE stack = ?1 AND state = ?2 AND plan IS NOT NULL ORDER BY created_at DESC LIMIT 1")?
+        .query_row(params![stack.as_str(), OperationState::NeedsAttention.as_str()], |r| r.get(0))
+        .optional()?;
+    Ok(found.map(|id| name(WHAT, id)).transpose()?)
 }
 
 fn is_terminal(c: &Connection, id: &OperationId) -> Sql<bool> {

@@ -5,7 +5,7 @@ use super::codec::{all, changed, first, json, limit, name, parse_json, parse_tim
 use super::fault::{Sql, missing};
 use super::journal::hold;
 use super::seal::Keys;
-use super::{Store, StoreResult};
+use super::{Store, StoreError, StoreResult};
 use crate::model::ids::*;
 use crate::model::plan::Plan;
 use crate::model::release::*;
@@ -53,6 +53,21 @@ impl Store {
         let sealed = self.inner.keys.seal(&spec_place(&release.stack, release.number), &release.spec)?;
         let release = release.clone();
         self.inner.state.write(move |c| put_release(c, &release, &sealed)).await
+    }
+
+    /// Records a release under a new number; again by the same operation changes nothing.
+    ///
+    /// # Errors
+    /// `Taken` when another operation recorded that number, or the database's.
+    pub async fn add_release(&self, release: &Release) -> StoreResult<()> {
+        let sealed = self.inner.keys.seal(&spec_place(&release.stack, release.number), &release.spec)?;
+        let release = release.clone();
+        let write = move |c: &Connection| match release_origin(c, &release.stack, release.number)? {
+            Some((_, operation)) if operation == release.operation.as_str() => Ok(()),
+            Some((_, operation)) => Err(StoreError::Taken { what: format!("release {} of stack {}", release.number, release.stack), by: operation }.into()),
+            None => put_release(c, &release, &sealed),
+        };
+        self.inner.state.write(write).await
     }
 
     /// Makes a release current in one transaction: stack.current, stack.environment, release.state = monitoring, operation's release. Refused as `Superseded` with an old epoch.

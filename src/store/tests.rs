@@ -98,6 +98,8 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         images: images(),
         levels: vec![],
         changes: vec![],
+        only: None,
+        makes_way: BTreeMap::new(),
         migrates: Default::default(),
         text_only: false,
         remove: false,

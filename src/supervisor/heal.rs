@@ -1,6 +1,6 @@
 //! Healing: what is not well is restarted, recreated or rolled back through the line, as the policy says, within a persisted budget; then
 //! the loop gives up loudly. Silent while an operation holds the stack, when a human stopped it, when the root cause is a dependency, in a
-//! maintenance window, when the host itself fails, and while an engine that was away settles.
+//! maintenance window, when the host itself fails, and while an engine that was away settles. While an operation needs attention it only restarts.
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
@@ -11,9 +11,10 @@ use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
 use crate::model::labels;
-use crate::model::observed::{HealthState, RunState};
-use crate::model::release::{Release, ReleaseState};
+use crate::model::observed::{ContainerSummary, HealthState, RunState};
+use crate::model::release::{Release, ReleaseState, StackRecord};
 use crate::model::spec::HealMode;
+use crate::planner;
 use crate::store::StoreResult;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -68,6 +69,20 @@ impl Healer {
         Self { house, wake, incidents, by_hand, courses: BTreeMap::new(), engine_lost: false, quiet_until }
     }
 
+    /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
+    async fn reconcile_by_hand(&mut self) -> Result<(), EngineError> {
+        if self.by_hand.is_empty() {
+            return Ok(());
+        }
+        let ours = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
+        let known = self.by_hand.len();
+        self.by_hand = still_by_hand(std::mem::take(&mut self.by_hand), &ours);
+        if self.by_hand.len() != known {
+            self.keep_by_hand().await;
+        }
+        Ok(())
+    }
+
     async fn keep_by_hand(&self) {
         if let Err(e) = self.house.store.set_value(BY_HAND, &json!(self.by_hand)).await {
             tracing::error!(error = %e, "the list of containers stopped by hand could not be kept");
@@ -120,9 +135,12 @@ impl Healer {
 
     async fn look(&mut self, name: &StackName) -> Result<(), LookError> {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
-        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.holding(name).is_some()) else { return Ok(()) };
+        let latest = Utc::now() + SETTLING;
+        self.quiet_until = self.quiet_until.map(|t| t.min(latest));
+        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else { return Ok(()) };
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
+        self.reconcile_by_hand().await?;
         let now = Utc::now();
         if std::mem::take(&mut self.engine_lost) {
             tracing::info!("the engine answers again");
@@ -159,29 +177,15 @@ impl Healer {
 
     /// Whether more than half of all services are down at once; said once per window.
     async fn host_failing(&self, now: DateTime<Utc>) -> Result<bool, LookError> {
-        let stopped: BTreeSet<StackName> =
-            self.house.store.stacks().await?.into_iter().filter(|s| s.stopped || s.current.is_none()).map(|s| s.name).collect();
+        let left_out = |s: &StackRecord| s.stopped || s.current.is_none() || self.house.executor.holding(&s.name).is_some();
+        let left_out: BTreeSet<StackName> = self.house.store.stacks().await?.into_iter().filter(left_out).map(|s| s.name).collect();
         let found = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let mut services: BTreeMap<(&str, &str), bool> = BTreeMap::new();
-        for c in &found {
-            let label = |key| c.labels.get(key).map(String::as_str);
-            let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) =
-                (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
-            else {
-                continue;
-            };
-            if stopped.iter().any(|s| s.as_str() == stack) || self.by_hand.contains(&c.id) {
-                continue;
-            }
-            let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
-            *services.entry((stack, service)).or_default() |= ended || c.health == HealthState::Unhealthy;
-        }
-        let (sick, all) = (services.values().filter(|down| **down).count(), services.len());
+        let (sick, all) = down_and_all(&found, &left_out, &self.by_hand);
         if !policy::host_failing(sick, all) {
             return Ok(false);
         }
         let store = &self.house.store;
-        let last = store.value(HOST).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
+        let last = super::schedule::noted(store.value(HOST).await?.as_ref(), now);
         if last.is_none_or(|t| now - t >= policy::WINDOW) {
             let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
             tracing::error!(
@@ -248,11 +252,16 @@ impl Healer {
         let spec = look.release.spec.services.get(&patient.service);
         let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
+        if course.ails() {
+            self.keep(look, &patient.service, course.clone()).await?;
+        }
         let circumstances = Circumstances {
             mode,
             crash_loop: patient.looping,
             deployed_at: look.release.created_at,
             can_roll_back: self.can_roll_back(look).await?,
+            attention: self.house.store.attention(look.stack).await?.is_some(),
+            missing: patient.cause == Cause::Missing,
             now: look.now,
         };
         if mode != HealMode::Off {
@@ -327,6 +336,40 @@ impl Healer {
     }
 }
 
+/// How many services are down, and how many there are: by the containers that stand for each, since what was replaced and waits to be removed is down
+/// by right.
+fn down_and_all(found: &[ContainerSummary], left_out: &BTreeSet<StackName>, by_hand: &BTreeSet<EngineName>) -> (usize, usize) {
+    let mut services: BTreeMap<(&str, &str), Vec<&ContainerSummary>> = BTreeMap::new();
+    for c in found {
+        let label = |key| c.labels.get(key).map(String::as_str);
+        let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) = (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
+        else {
+            continue;
+        };
+        if !left_out.iter().any(|s| s.as_str() == stack) {
+            services.entry((stack, service)).or_default().push(c);
+        }
+    }
+    let down = |c: &&ContainerSummary| {
+        let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
+        ended || c.health == HealthState::Unhealthy
+    };
+    let mut counts = (0, 0);
+    for containers in services.into_values() {
+        let mut live = planner::standing_for(containers, |c| (&c.labels, c.state));
+        live.retain(|c| !by_hand.contains(&c.id));
+        counts.1 += usize::from(!live.is_empty());
+        counts.0 += usize::from(live.iter().any(down));
+    }
+    counts
+}
+
+/// Those that are there and down.
+fn still_by_hand(ids: BTreeSet<EngineName>, there: &[ContainerSummary]) -> BTreeSet<EngineName> {
+    let down = |c: &&ContainerSummary| matches!(c.state, RunState::Created | RunState::Exited | RunState::Dead | RunState::Removing);
+    ids.into_iter().filter(|id| there.iter().filter(down).any(|c| c.id == *id)).collect()
+}
+
 fn place(stack: &StackName, service: &ServiceName) -> String {
     format!("course:{stack}/{service}")
 }
@@ -348,4 +391,58 @@ enum LookError {
     Store(#[from] crate::store::StoreError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Executor(#[from] crate::executor::ExecutorError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str, state: RunState) -> ContainerSummary {
+        ContainerSummary {
+            id: EngineName::new(id).unwrap(),
+            name: id.into(),
+            image: "web:1".into(),
+            image_id: "sha256:1".into(),
+            state,
+            health: HealthState::None,
+            status: String::new(),
+            labels: BTreeMap::new(),
+            ports: vec![],
+            created: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_was_replaced_or_is_being_worked_at_does_not_make_the_host_sick() {
+        let of = |stack: &str, service: &str, release: u32, state| {
+            let mut c = container(&format!("{stack}-{service}-{release}"), state);
+            let own = [
+                (labels::STACK, stack.to_owned()),
+                (labels::SERVICE, service.to_owned()),
+                (labels::ROLE, labels::ROLE_SERVING.to_owned()),
+                (labels::NUMBER, "1".to_owned()),
+                (labels::RELEASE, release.to_string()),
+            ];
+            c.labels = own.map(|(k, v)| (k.to_owned(), v)).into();
+            c.status = if state == RunState::Exited { "Exited (137) 3 seconds ago".into() } else { "Up".into() };
+            c
+        };
+        let (up, down) = (RunState::Running, RunState::Exited);
+        let found =
+            [of("shop", "web", 1, down), of("shop", "web", 2, up), of("shop", "db", 1, down), of("held", "web", 1, down), of("held", "db", 1, down)];
+        let held = BTreeSet::from([StackName::new("held").unwrap()]);
+        assert_eq!(down_and_all(&found, &held, &BTreeSet::new()), (1, 2));
+        let by_hand = BTreeSet::from([EngineName::new("shop-db-1").unwrap()]);
+        assert_eq!(down_and_all(&found, &held, &by_hand), (0, 1));
+    }
+
+    #[test]
+    fn what_was_stopped_by_hand_counts_until_it_runs_or_is_gone() {
+        let id = |s: &str| EngineName::new(s).unwrap();
+        let there = [container("down", RunState::Exited), container("again", RunState::Running)];
+        let kept = still_by_hand(BTreeSet::from([id("down"), id("again"), id("gone")]), &there);
+        assert_eq!(kept, BTreeSet::from([id("down")]));
+    }
 }

@@ -118,7 +118,9 @@ async fn look(house: &House, settings: &NotifySettings, queue: &mpsc::Sender<Val
 
 /// Everything that was not told yet; notes it as told.
 async fn collect(store: &Store, told: &mut Told, now: DateTime<Utc>) -> StoreResult<Vec<Event>> {
-    let since = told.since.unwrap_or(now);
+    // A clock set back must not keep silent what happens until it is as late again.
+    let since = told.since.unwrap_or(now).min(now);
+    told.since = Some(since);
     let mut events = vec![];
     for approval in store.approvals(true, now).await? {
         events.extend(waiting(&approval, now));
@@ -223,6 +225,7 @@ fn recorded(row: &AuditRow) -> Option<Event> {
 
 /// The first few of a look, one line for the rest, and never more than `MOST` in `WINDOW`.
 fn within_bounds(told: &mut Told, mut events: Vec<Event>, now: DateTime<Utc>) -> Vec<Event> {
+    told.sent.iter_mut().for_each(|t| *t = (*t).min(now));
     told.sent.retain(|t| now - *t < WINDOW);
     let room = MOST.saturating_sub(told.sent.len());
     let keep = events.len().min(AT_ONCE).min(room);

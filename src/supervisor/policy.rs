@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const BUDGET: usize = 5;
 /// The window: a course ends when the service was well for two of them.
 pub const WINDOW: TimeDelta = TimeDelta::minutes(5);
+/// No pause between two actions is longer.
+const LONGEST: TimeDelta = TimeDelta::seconds(60);
 /// A release this young may be what broke the service: it is rolled back.
 pub const DEPLOY_WINDOW: TimeDelta = TimeDelta::minutes(15);
 /// Fewer services than this are never "more than half of the host".
@@ -64,6 +66,10 @@ pub struct Circumstances {
     pub deployed_at: DateTime<Utc>,
     /// There is a good release before it, and going back loses no data.
     pub can_roll_back: bool,
+    /// An operation on the stack waits for a person's decision: what serves is restarted in place, and nothing of any release is put anywhere.
+    pub attention: bool,
+    /// There is no container to restart.
+    pub missing: bool,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -82,16 +88,22 @@ pub enum Step {
 impl Course {
     /// The next step for a service that is not well.
     pub fn next(&self, c: &Circumstances) -> Step {
-        if c.mode == HealMode::Off || self.quarantined.is_some() || self.not_before.is_some_and(|t| t > c.now) {
+        // Farther away than any pause, it was noted before the clock was set back.
+        let early = self.not_before.is_some_and(|t| t > c.now && t - c.now <= LONGEST);
+        if c.mode == HealMode::Off || self.quarantined.is_some() || early {
+            return Step::Wait;
+        }
+        if c.attention && (c.missing || c.crash_loop) {
             return Step::Wait;
         }
         if self.acts.len() >= BUDGET {
             return Step::Quarantine;
         }
+        let mode = if c.attention { HealMode::Restart } else { c.mode };
         let done = |act| self.acts.iter().any(|(_, a)| *a == act);
         let young = c.now - c.deployed_at <= DEPLOY_WINDOW;
         let rung = self.acts.len() + if c.crash_loop { 2 } else { 0 };
-        match (c.mode, rung) {
+        match (mode, rung) {
             (HealMode::Full, 2..) if !done(Act::Recreate) => Step::Do(Act::Recreate),
             (HealMode::Full, 3..) if young && c.can_roll_back && !done(Act::Rollback) => Step::Do(Act::Rollback),
             // The engine restarts it already, and nothing else is allowed or left.
@@ -109,9 +121,15 @@ impl Course {
         self.well_since = None;
     }
 
+    /// Notes that the service is not well, whatever is done about it; `true` when it was noted as well before.
+    pub fn ails(&mut self) -> bool {
+        self.well_since.take().is_some()
+    }
+
     /// Notes that the service is well; `true` when that ends the course.
     pub fn well(&mut self, now: DateTime<Utc>) -> bool {
-        let since = *self.well_since.get_or_insert(now);
+        let since = self.well_since.map_or(now, |t| t.min(now));
+        self.well_since = Some(since);
         now - since >= WINDOW * 2
     }
 }
@@ -129,7 +147,7 @@ mod tests {
         DateTime::from_timestamp(1_790_000_000 + s, 0).unwrap()
     }
     fn circumstances(mode: HealMode, now: i64) -> Circumstances {
-        Circumstances { mode, crash_loop: false, deployed_at: at(0), can_roll_back: true, now: at(now) }
+        Circumstances { mode, crash_loop: false, deployed_at: at(0), can_roll_back: true, attention: false, missing: false, now: at(now) }
     }
     /// Every step of a service that never gets well, one a minute.
     fn ladder(c: Circumstances, every: i64) -> Vec<Step> {
@@ -168,6 +186,15 @@ mod tests {
     }
 
     #[test]
+    fn while_a_person_must_decide_what_serves_is_restarted_and_nothing_else() {
+        let waiting = Circumstances { attention: true, ..circumstances(HealMode::Full, 60) };
+        let steps = ladder(waiting, 60);
+        assert_eq!(steps[..6], [Do(Restart), Do(Restart), Do(Restart), Do(Restart), Do(Restart), Quarantine]);
+        assert!(ladder(Circumstances { missing: true, ..waiting }, 60).iter().all(|s| *s == Wait), "nothing is made");
+        assert!(ladder(Circumstances { crash_loop: true, ..waiting }, 60).iter().all(|s| *s == Wait));
+    }
+
+    #[test]
     fn a_crash_loop_is_not_restarted_once_more() {
         let full = ladder(Circumstances { crash_loop: true, ..circumstances(HealMode::Full, 60) }, 60);
         assert_eq!(full[..4], [Do(Recreate), Do(Rollback), Quarantine, Wait]);
@@ -192,14 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_set_back_neither_stops_the_healing_nor_hides_that_all_is_well() {
+        let mut course = Course::default();
+        course.took(Restart, at(90_000), 0.0);
+        assert_eq!(course.next(&circumstances(HealMode::Full, 100)), Do(Restart));
+        assert!(!course.well(at(90_000)) && !course.well(at(100)));
+        assert!(course.well(at(100 + 600)));
+    }
+
+    #[test]
     fn a_course_ends_after_two_windows_of_health_and_not_before() {
         let mut course = Course::default();
         course.took(Restart, at(0), 0.0);
         assert!(!course.well(at(10)));
         assert!(!course.well(at(10 + 599)));
         assert!(course.well(at(10 + 600)));
-        course.took(Restart, at(700), 0.0);
-        assert!(!course.well(at(710)), "a relapse begins the count anew");
+        assert!(course.ails() && !course.ails());
+        assert!(!course.well(at(710)), "a relapse begins the count anew, also one that is only waited for");
+        assert!(!course.well(at(710 + 599)) && course.well(at(710 + 600)));
     }
 
     #[test]

@@ -39,8 +39,7 @@ pub async fn tick(house: &Arc<House>) {
 async fn checkpoint(house: &House, now: DateTime<Utc>) -> Result<(), crate::store::StoreError> {
     const KEY: &str = "audit:checkpoint";
     let last = house.store.value(KEY).await?;
-    let at = last.as_ref().and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
-    if at.is_some_and(|t| now - t < chrono::TimeDelta::minutes(10)) {
+    if noted(last.as_ref(), now).is_some_and(|t| now - t < chrono::TimeDelta::minutes(10)) {
         return Ok(());
     }
     house.store.audit_checkpoint(now).await?;
@@ -66,8 +65,7 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     let key = format!("backup:{}", stack.name);
     let last = house.store.value(&key).await.map_err(|e| e.to_string())?;
-    let last = last.as_ref().and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
-    let Some(last) = last else {
+    let Some(last) = noted(last.as_ref(), now) else {
         return house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string());
     };
     if !due(&schedule, last, now)? {
@@ -79,6 +77,12 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
         .await
         .map(|_| ())
         .map_err(|e| e.to_string())
+}
+
+/// The moment a value was noted at. One later than now is from before the clock was set back: it counts as none, and what is noted next is now.
+pub(super) fn noted(value: Option<&serde_json::Value>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let at = value.and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
+    at.filter(|t| *t <= now)
 }
 
 /// Whether now lies within so many minutes after a time of the schedule. Pure.
@@ -102,6 +106,15 @@ pub fn due(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>) -> Result<bo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_later_than_now_is_from_before_the_clock_was_set_back() {
+        let at = |s: &str| s.parse::<DateTime<Utc>>().unwrap();
+        let value = json!({"at": "2026-01-01T10:00:00Z"});
+        assert_eq!(noted(Some(&value), at("2026-01-01T10:05:00Z")), Some(at("2026-01-01T10:00:00Z")));
+        assert_eq!(noted(Some(&value), at("2026-01-01T09:59:00Z")), None);
+        assert_eq!(noted(None, at("2026-01-01T09:59:00Z")), None);
+    }
 
     #[test]
     fn a_missed_time_is_due_once() {

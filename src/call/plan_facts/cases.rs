@@ -104,6 +104,7 @@ fn world(c: &Context, resolved: BTreeMap<String, BindFact>) -> World {
             driver: "bridge".into(),
             internal: false,
             labels: ours.clone(),
+            options: BTreeMap::new(),
             subnets: vec![],
             containers: vec![],
         }));

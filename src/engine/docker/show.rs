@@ -270,6 +270,7 @@ pub(super) fn network(n: NetworkInspect) -> EngineResult<NetworkInfo> {
         driver: n.driver.unwrap_or_default(),
         internal: n.internal.unwrap_or(false),
         labels: sorted(n.labels),
+        options: sorted(n.options),
         subnets: subnets(n.ipam),
         containers,
     })
@@ -283,6 +284,7 @@ pub(super) fn network_row(n: bollard::models::Network) -> EngineResult<NetworkIn
         driver: n.driver.unwrap_or_default(),
         internal: n.internal.unwrap_or(false),
         labels: sorted(n.labels),
+        options: sorted(n.options),
         subnets: subnets(n.ipam),
         containers: Vec::new(),
     })

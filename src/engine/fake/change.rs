@@ -182,8 +182,8 @@ impl World {
         let given: Vec<String> = spec.spec.ipam.iter().filter_map(|p| p.subnet.clone()).collect();
         let subnets = if given.is_empty() { vec![format!("172.{}.{}.0/24", 16 + (number / 256) % 16, number % 256)] } else { given };
         let driver = spec.spec.driver.clone().unwrap_or_else(|| "bridge".into());
-        let network =
-            Network { id: id.clone(), driver, internal: spec.spec.internal, labels: spec.labels.clone(), subnets, number, hosts: 0 };
+        let (labels, options) = (spec.labels.clone(), spec.spec.driver_opts.clone());
+        let network = Network { id: id.clone(), driver, internal: spec.spec.internal, labels, options, subnets, number, hosts: 0 };
         self.networks.insert(name, network);
         Ok(id)
     }

@@ -121,6 +121,7 @@ impl World {
             driver: n.driver.clone(),
             internal: n.internal,
             labels: n.labels.clone(),
+            options: n.options.clone(),
             subnets: n.subnets.clone(),
             containers: attached.map(|c| c.id.as_str().to_owned()).collect(),
         })

@@ -153,8 +153,12 @@ impl Engine for FakeEngine {
         self.change("start", id.as_str(), |w| w.start(id.as_str()))
     }
 
-    async fn stop(&self, _: &Permit, id: &EngineName, _grace: Duration) -> EngineResult<()> {
-        self.change("stop", id.as_str(), |w| w.stop(id.as_str()))
+    async fn stop(&self, _: &Permit, id: &EngineName, grace: Duration) -> EngineResult<()> {
+        self.change("stop", id.as_str(), |w| {
+            let name = w.display(id.as_str());
+            w.graces.push((name, grace));
+            w.stop(id.as_str())
+        })
     }
 
     async fn restart(&self, _: &Permit, id: &EngineName, _grace: Duration) -> EngineResult<()> {

@@ -5,7 +5,7 @@ mod jobs;
 
 use super::acts::{self, DataAct, Doer};
 use super::{BackupError, DataJob, Hands, Progress};
-use crate::executor::{Active, Executor, ExecutorError, Request, Standing};
+use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
 use crate::model::operation::*;
@@ -77,7 +77,7 @@ impl Executor {
             if let Some(known) = self.known_key(stack, &request).await? {
                 return Ok(known);
             }
-            if let Some(operation) = self.holding(stack) {
+            if let Some(operation) = self.held_by(stack).await? {
                 return Err(ExecutorError::Busy { stack: stack.clone(), operation });
             }
         }
@@ -158,6 +158,7 @@ impl Executor {
         let active = Active { stack: holds, volumes, standing: receive, cancel: cancel.clone(), conclude: CancellationToken::new() };
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
         let exec = self.clone();
+        let held = Held { exec: exec.clone(), id: id.clone() };
         self.tasks.spawn(async move {
             let journal = steps
                 .into_iter()
@@ -177,7 +178,7 @@ impl Executor {
                 Some(job) => work.drive(&job).await,
                 None => work.close_interrupted().await,
             }
-            exec.active.lock().expect("no panic while held").remove(&id);
+            drop(held);
         });
     }
 }

@@ -2,9 +2,10 @@
 
 use super::{Facts, Report};
 use crate::model::ids::ServiceName;
-use crate::model::observed::RunState;
+use crate::model::observed::{NetworkInfo, RunState};
 use crate::model::preflight::Passed;
-use crate::model::spec::{PortSpec, ServiceSpec};
+use crate::model::spec::{NetworkSpec, PortSpec, ServiceSpec};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 pub(super) fn all(facts: &Facts<'_>, host_ports: bool, report: &mut Report) {
@@ -18,6 +19,37 @@ pub(super) fn all(facts: &Facts<'_>, host_ports: bool, report: &mut Report) {
     report.all("port.free", Passed::No, taken, format!("{published} published ports are free or ours{seen}"));
     external(facts, report);
     subnets(facts, report);
+    definitions(facts, report);
+}
+
+/// What exists is used as it is, so it must be what the file says.
+fn definitions(facts: &Facts<'_>, report: &mut Report) {
+    let own = facts.plan.desired.networks.values().filter(|n| !n.external);
+    let problems = own.filter_map(|wanted| {
+        let found = facts.networks.iter().find(|n| n.name == wanted.name)?;
+        let what = differs(wanted, found)?;
+        Some(format!(
+            "network {} exists with another {what} than the file's: a network is not changed in place; give it another name, or `stop` the stack with \
+             remove and deploy again",
+            wanted.name
+        ))
+    });
+    report.all("network.definition", Passed::No, problems.collect(), "networks are as the file says, or are made");
+}
+
+/// The first thing a network is made with that is not as the file says. What the file leaves to the engine does not count.
+fn differs(wanted: &NetworkSpec, found: &NetworkInfo) -> Option<String> {
+    let subnets = |texts: &mut dyn Iterator<Item = &String>| -> BTreeSet<String> {
+        texts.map(|t| t.parse::<Subnet>().map_or_else(|()| t.clone(), |s| format!("{s:?}"))).collect()
+    };
+    let asked = subnets(&mut wanted.ipam.iter().filter_map(|p| p.subnet.as_ref()));
+    let option = wanted.driver_opts.iter().find(|(key, value)| found.options.get(*key) != Some(value));
+    match () {
+        () if wanted.driver.as_ref().is_some_and(|d| *d != found.driver) => Some(format!("driver ({})", found.driver)),
+        () if wanted.internal != found.internal => Some(format!("`internal` ({})", found.internal)),
+        () if !asked.is_empty() && asked != subnets(&mut found.subnets.iter()) => Some(format!("subnet ({})", found.subnets.join(", "))),
+        () => option.map(|(key, _)| format!("driver option {key}")),
+    }
 }
 
 fn taken_ports(facts: &Facts<'_>, host_ports: bool, service: &ServiceName, spec: &ServiceSpec) -> Vec<String> {

@@ -94,6 +94,18 @@ async fn an_update_snapshots_first_and_a_rollback_brings_the_data_back() {
 }
 
 #[tokio::test]
+async fn writers_stopped_for_a_snapshot_are_not_started_again_on_migrated_data() {
+    let rig = rig().await;
+    let exec = deployed(&rig).await;
+    let plan = planned(&rig, &exec, stack("web:bad", Some("db:2"), &[]), first(Quiesce::Stop)).await;
+    let (op, done) = run(&rig, &exec, plan).await;
+    assert_eq!((op.state, done.snapshots.len()), (OperationState::NeedsAttention, 1), "{op:?}");
+    assert_eq!(rig.engine.violations(), Vec::<String>::new());
+    let db: Vec<String> = rig.engine.running().into_iter().filter(|n| n.contains("db")).collect();
+    assert!(db.len() == 1 && db[0] != "shop-db-1", "the new database alone: {db:?}");
+}
+
+#[tokio::test]
 async fn a_failed_rollback_of_data_puts_the_old_data_and_the_old_release_back() {
     let rig = rig().await;
     let exec = deployed(&rig).await;

@@ -269,6 +269,7 @@ async fn preflight_reports_every_check_and_a_plan_can_be_asked_before() {
         "image.arch",
         "image.present",
         "limits.set",
+        "network.definition",
         "network.external",
         "network.subnet",
         "pid1.signals",

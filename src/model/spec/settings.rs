@@ -24,6 +24,9 @@ pub struct StackSettings {
     pub heal: Option<HealMode>,
 }
 
+/// Longest [`ServiceSettings::start_timeout_s`]: an operation holds its stack meanwhile.
+pub const START_TIMEOUT_MOST: u64 = 86_400;
+
 /// `x-dockwarden` of a service. Closed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +37,7 @@ pub struct ServiceSettings {
     pub strategy: Option<crate::model::plan::Strategy>,
     /// Bounds of the service's front.
     pub front: Option<FrontSettings>,
-    /// Time for a new container to become healthy, in seconds; 60 by default.
+    /// Time for a new container to become healthy, in seconds; 60 by default, at most a day (86400).
     pub start_timeout_s: Option<u64>,
     /// Checks of a new container beside its health check; all must pass before anything is switched.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -114,6 +114,21 @@ fn what_ends_badly_is_told_without_anybodys_words_and_what_ends_well_is_not() {
 }
 
 #[tokio::test]
+async fn a_clock_set_back_keeps_nothing_silent() {
+    let (_dir, store) = store().await;
+    let mut op = operation("op-late", "deploy", OperationState::Running, 10);
+    op.epoch = 0;
+    let begun = store.begin_operation(op.clone(), "").await.unwrap().unwrap();
+    store.save_operation(&Operation { state: OperationState::RolledBack, epoch: begun.epoch, ..op }).await.unwrap();
+    let mut told = Told { since: Some(at(90_000)), ..Told::default() };
+    assert_eq!(ids(&collect(&store, &mut told, at(5)).await.unwrap()), ["rolled_back:op-late"]);
+    let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
+    let mut told = Told { sent: vec![at(90_000); MOST], ..Told::default() };
+    assert_eq!(within_bounds(&mut told, vec![event(1)], at(0)).len(), 0, "they count as sent now");
+    assert_eq!(within_bounds(&mut told, vec![event(1)], at(700)).len(), 1, "and not until the clock is there again");
+}
+
+#[tokio::test]
 async fn the_log_tells_of_healing_that_gave_up_and_only_of_what_is_new() {
     let (_dir, store) = store().await;
     store.audit_event("warden", "healing_gave_up", Some("old"), &json!({"service": "db"}), at(0)).await.unwrap();
