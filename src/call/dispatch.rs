@@ -88,10 +88,38 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
 }
 
 async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+    bounded(name, input)?;
     let tool = tools::find(name)?;
     let bound = tool.parse(input.clone())?;
     let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?).await?;
     Ok((facts, bound))
+}
+
+/// Longest name of a tool or key of an argument, in bytes. Complaints quote these, the values never.
+const MAX_NAME: usize = 200;
+
+/// Refuses what no tool and no argument is called, before anything quotes it.
+fn bounded(name: &str, input: &Value) -> Result<(), CallError> {
+    fn keys(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().all(|(k, v)| k.len() <= MAX_NAME && keys(v)),
+            Value::Array(items) => items.iter().all(keys),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        }
+    }
+    if name.len() > MAX_NAME {
+        let message = format!("the name of the tool has {} bytes; the longest allowed has {MAX_NAME}", name.len());
+        return Err(CallError::new(ErrorCode::UnknownTool, message, "call a tool that tools/list names"));
+    }
+    if !keys(input) {
+        let message = format!("a key among the arguments has more than {MAX_NAME} bytes");
+        return Err(CallError::new(
+            ErrorCode::InvalidArgument,
+            message,
+            "use the argument names of the tool's input schema, and shorter paths and names",
+        ));
+    }
+    Ok(())
 }
 
 async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dyn Bound>) -> Result<Answer, CallError> {
@@ -179,7 +207,7 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
 
 /// A call that could not be read leaves one row all the same.
 async fn misunderstood(call: &Call, name: &str, input: &Value, refused: CallError) -> Result<Answer, CallError> {
-    let facts = facts::unread(call, name);
+    let facts = facts::unread(call, redact::keep_start(name, MAX_NAME));
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
     record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await
 }

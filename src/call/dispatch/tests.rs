@@ -131,6 +131,22 @@ async fn a_call_that_cannot_be_read_is_recorded_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn names_no_tool_and_no_argument_has_are_refused_by_their_size() {
+    let b = bench().await;
+    let long = "pw=a ".repeat(800_000);
+    let start = std::time::Instant::now();
+    let name = b.call(&long, json!({})).await.expect_err("no tool");
+    assert_eq!((name.code, name.message.len() < 200), (ErrorCode::UnknownTool, true), "{name}");
+    let places = [json!({&long: 1}), json!({"stack": "shop", "variables": {&long: "x"}}), json!({"files": [{&long: 1}]})];
+    for input in places {
+        let key = b.call("plan", input).await.expect_err("no argument");
+        assert_eq!((key.code, key.message.len() < 200), (ErrorCode::InvalidArgument, true), "{key}");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(b.rows().await.len(), 4, "each left its row");
+}
+
+#[tokio::test]
 async fn a_plan_never_shows_a_value() {
     let b = bench().await;
     let reply = b.call("plan", json!({"stack": "shop", "compose": COMPOSE, "variables": {"X": "good-evening"}})).await.expect("a plan");
