@@ -10,7 +10,7 @@ use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
-use crate::executor::{Executor, FactsOf, Options};
+use crate::executor::{Executor, FactsOf, Options, RealOf};
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -139,7 +139,9 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
     let backups = backups(&config.home);
-    let options_of = Options { host_ports, backups: backups.as_deref().cloned(), ..Options::default() };
+    let places = config.clone();
+    let real: RealOf = Arc::new(move |path| facts::real(&places, path));
+    let options_of = Options { real: Some(real), host_ports, backups: backups.as_deref().cloned(), ..Options::default() };
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, options_of);
     let house = Arc::new(House {
         store: store.clone(),

@@ -13,6 +13,7 @@ mod inplace;
 pub mod names;
 mod once;
 mod patience;
+mod places;
 mod preflight;
 pub mod probe;
 mod recover;
@@ -153,11 +154,15 @@ pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 /// What the second judgement allows a service of a plan; without a service, what it allows the stack's networks and volumes.
 pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Send + Sync>;
 
+/// Where a path of the engine's host leads once links are followed; `None` where that cannot be seen.
+pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Runs operations. One per home.
 pub struct Executor {
     engine: Arc<dyn Engine>,
     store: Store,
     facts: FactsOf,
+    real: RealOf,
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
@@ -182,6 +187,8 @@ impl std::fmt::Debug for Executor {
 pub struct Options {
     /// See [`StopAfter`].
     pub stop_after: Option<StopAfter>,
+    /// How paths of the host are followed; as this process sees them by default.
+    pub real: Option<RealOf>,
     /// Host ports are tested by binding them: only where the engine's host is this one.
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
@@ -197,6 +204,7 @@ impl Executor {
             engine,
             store,
             facts,
+            real: options.real.unwrap_or_else(|| Arc::new(|path| std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned))),
             stop_after: options.stop_after,
             host_ports: options.host_ports,
             backups: options.backups,

@@ -215,8 +215,8 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             restore = data_plan::swap(&mut d.spec, &d.restore);
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
         }
-        // More copies are more of what was judged: judged again. A stop or restart must be possible whatever the policy says by now.
-        (None, Some(want @ Want::Scale { .. })) => {
+        // More copies, and copies made anew, are more of what was judged: judged again, against the host as it is now. A stop or restart must be possible whatever the policy says by now.
+        (None, Some(want @ (Want::Scale { .. } | Want::Recreate { .. }))) => {
             let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
             (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), texts)
         }
@@ -256,6 +256,7 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        plan.real_paths = gate::plan::paths::real(&plan.desired, &facts.resolved);
         // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
         let older = match plan.content_of.filter(|n| current.as_ref().is_none_or(|c| c.number != *n)) {
             Some(number) => store.release(stack, number).await?,
@@ -273,8 +274,15 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             because: redact::line(&u.reason, 300),
         }));
         judged(&mut plan, findings);
+        seal(call, &mut plan);
     }
     Ok(plan)
+}
+
+/// Makes what was judged a part of the digest: who approves it approves these paths.
+fn seal(call: &Call, plan: &mut Plan) {
+    let whole = serde_json::json!([plan.digest, plan.real_paths]);
+    plan.digest = call.house.store.keyed_digest(whole.to_string().as_bytes());
 }
 
 /// A host path that is refused because the supervisor's container does not see it: the finding gets the line that would show it.

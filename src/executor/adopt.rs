@@ -177,11 +177,16 @@ impl Run {
         }
         let image = any.ok_or_else(|| failed("no image of the stack is on the engine"))?;
         self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
+        let mut taken = vec![];
         for object in &mut adoption.objects {
             object.labels.insert(labels::OPERATION.into(), op.id.to_string());
             let gone = match (object.kind, EngineName::new(object.id.as_str())) {
                 (_, Err(e)) => return Err(failed(e.to_string())),
-                (ObjectKind::Container, Ok(id)) => self.exec.engine.container(&id).await.map(|c| c.is_none()),
+                (ObjectKind::Container, Ok(id)) => self.exec.engine.container(&id).await.map(|c| {
+                    let gone = c.is_none();
+                    taken.extend(c);
+                    gone
+                }),
                 (ObjectKind::Network, Ok(name)) => self.exec.engine.network(&name).await.map(|n| n.is_none()),
                 (ObjectKind::Volume, Ok(name)) => self.exec.engine.volume(&name).await.map(|v| v.is_none()),
             };
@@ -189,6 +194,7 @@ impl Run {
                 return Err(failed(format!("{} {} went away while the stack was adopted; adopt it again", kind(object.kind), object.id)));
             }
         }
+        self.exec.note_links(&plan.stack, &taken).await?;
         store.adopt(&op, &release, &adoption, Utc::now()).await?;
         self.exec.recorded()
     }

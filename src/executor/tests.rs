@@ -5,6 +5,7 @@ mod away;
 mod features;
 mod front;
 mod matrix;
+mod places;
 
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};

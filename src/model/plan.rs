@@ -142,13 +142,16 @@ pub struct Plan {
     /// Findings that ask for an approval, or did before one was given.
     #[serde(default)]
     pub asked: Vec<Asked>,
+    /// Host paths of the plan as written -> where each led when it was judged: part of the digest. Whatever leads elsewhere later is refused.
+    #[serde(default)]
+    pub real_paths: BTreeMap<String, String>,
     /// Project directory, where one is registered.
     pub project_dir: Option<String>,
     /// Git commit of the directory and whether it had uncommitted changes.
     pub git: Option<GitState>,
     /// Hash over what the plan was made against (release, spec hashes, replica counts, image ids, volume and network names).
     pub fingerprint: String,
-    /// Keyed hash over agent-independent content: kind, stack, environment, desired, images, fingerprint, policy version.
+    /// Keyed hash over agent-independent content: kind, stack, environment, desired, images, fingerprint, policy version, real paths.
     pub digest: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,

@@ -105,6 +105,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         findings: vec![],
         verdict: Verdict::Allow,
         asked: vec![],
+        real_paths: Default::default(),
         project_dir: None,
         git: None,
         fingerprint: "f".into(),

@@ -450,3 +450,35 @@ async fn status_says_whether_the_registered_files_are_what_runs() {
     std::fs::remove_file(dir.join("compose.yaml")).expect("gone");
     assert!(files().await.starts_with("unknown: "));
 }
+
+#[tokio::test]
+async fn a_service_is_made_anew_only_from_host_paths_that_lead_where_they_led() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    let data = root.join("data");
+    std::fs::create_dir(&data).expect("made");
+    let b = bench().await;
+    let book = {
+        let policy = format!("allowed_registries = [\"local\", \"docker.io/library\"]\nbind_roots_allow = [{root:?}]\n");
+        Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], &policy, &tools::gate_facts()).expect("a rulebook")
+    };
+    b.house.rulebook.store(Arc::new(book));
+    let compose = COMPOSE.replace("    mem_limit", &format!("    volumes: [\"{}:/data\"]\n    mem_limit", data.display()));
+    let plan = async || b.call("plan", json!({"stack": "shop", "compose": compose})).await.expect("planned").value;
+    let before = plan().await;
+    b.call("deploy", json!({"stack": "shop", "compose": compose})).await.expect("deployed");
+    let anew = json!({"stack": "shop", "service": "web", "recreate": true});
+    assert_eq!(b.call("restart", anew.clone()).await.expect("made anew").value["state"], "monitoring");
+
+    // Still below an allowed root, but another directory: another plan.
+    std::fs::rename(&data, root.join("real")).expect("moved");
+    std::os::unix::fs::symlink(root.join("real"), &data).expect("linked");
+    let id = before["plan_id"].as_str().expect("an id").to_owned();
+    let stale = b.call("deploy", json!({"plan_id": id, "digest": before["digest"]})).await.expect_err("stale");
+    assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
+    // Out of every root: refused.
+    std::fs::remove_file(&data).expect("gone");
+    std::os::unix::fs::symlink("/", &data).expect("linked");
+    let denied = b.call("restart", anew).await.expect_err("denied");
+    assert!(denied.code == ErrorCode::Denied && denied.message.contains("bind.outside"), "{denied}");
+}
