@@ -38,6 +38,12 @@ fn flatten(service: &ServiceSpec, literal: &[String], hash: &dyn Fn(&str) -> Str
         }
     }
     walk(&value, String::new(), &mut out);
+    if service.other.contains_key("label_file") {
+        // Which of them came from the file is not known any more, and the file may hold anything.
+        for text in out.iter_mut().filter(|(path, _)| path.starts_with("labels.")).map(|(_, text)| text) {
+            *text = format!("set ({})", hash(text));
+        }
+    }
     for (key, value) in &service.environment {
         let text = match value {
             None => "unset".to_owned(),

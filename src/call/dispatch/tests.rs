@@ -482,3 +482,40 @@ async fn a_service_is_made_anew_only_from_host_paths_that_lead_where_they_led() 
     let denied = b.call("restart", anew).await.expect_err("denied");
     assert!(denied.code == ErrorCode::Denied && denied.message.contains("bind.outside"), "{denied}");
 }
+
+#[tokio::test]
+async fn texts_of_a_call_see_no_variable_of_the_registered_directory() {
+    let mut b = bench().await;
+    let dir = b._dir.path().join("shop");
+    std::fs::create_dir(&dir).expect("made");
+    std::fs::write(dir.join(".env"), "SECRET=hunter2hunter2\nBAD=hunter2${hunter2\n").expect("written");
+    std::fs::write(dir.join("labels"), "SECRET=hunter2hunter2\n").expect("written");
+    let house = Arc::get_mut(&mut b.house).expect("nobody else has it");
+    let entry = serde_json::from_value(json!({"dir": dir})).expect("an entry");
+    house.config.settings.stacks.insert(crate::model::ids::StackName::new("shop").expect("valid"), entry);
+    let with = |line: &str| COMPOSE.replace("    mem_limit", &format!("    {line}\n    mem_limit"));
+    let part = "services:\n  other:\n    image: hello:1\n    command: [\"${SECRET}\"]\n";
+    let calls = [
+        json!({"stack": "shop", "compose": with("command: [\"${SECRET}\"]")}),
+        json!({"stack": "shop", "compose": COMPOSE.replace("hello:1", "hello:${SECRET}")}),
+        json!({"stack": "shop", "compose": with("command: [\"${U:?${SECRET}}\"]")}),
+        json!({"stack": "shop", "compose": with("label_file: labels")}),
+        json!({"stack": "shop", "compose": with("label_file: .env")}),
+        json!({"stack": "shop", "compose": with("extends: {file: .env, service: web}")}),
+        json!({"stack": "shop", "files": {"compose.yaml": format!("include: [{{path: part.yaml, env_file: labels}}]\n{COMPOSE}"), "part.yaml": part}}),
+        json!({"stack": "shop", "files": {"compose.yaml": format!("include: [part.yaml]\n{COMPOSE}"), "part.yaml": part}}),
+    ];
+    for input in calls {
+        let told = match b.call("plan", input.clone()).await {
+            Ok(reply) => format!("{} {}", reply.value, reply.text),
+            Err(e) => format!("{e:?}"),
+        };
+        assert!(!told.contains("hunter2"), "{input}: {told}");
+    }
+    let labels = b.call("plan", json!({"stack": "shop", "compose": with("label_file: labels")})).await.expect("planned").value;
+    let line = labels["changes"][0]["diff"].as_array().expect("lines").iter().find(|l| l["path"] == "labels.SECRET").expect("told").clone();
+    assert!(line["to"].as_str().is_some_and(|t| t.starts_with("set (")), "{line}");
+    // What the call brings itself counts as before.
+    let own = json!({"stack": "shop", "files": {"compose.yaml": with("command: [\"${GREETING}\"]"), ".env": "GREETING=good-evening\n"}});
+    assert!(b.call("plan", own).await.expect("planned").value.to_string().contains("good-evening"));
+}
