@@ -167,8 +167,10 @@ mod tests {
 
     #[test]
     fn a_path_has_moved_when_it_leads_elsewhere_than_it_was_judged() {
-        let mut spec: StackSpec = serde_json::from_value(json!({"name": "shop", "services": {}, "networks": {}, "volumes": {}, "configs": {}, "secrets": {},
-            "settings": {}, "unsupported": []})).expect("a stack");
+        let mut spec: StackSpec =
+            serde_json::from_value(json!({"name": "shop", "services": {}, "networks": {}, "volumes": {}, "configs": {}, "secrets": {},
+            "settings": {}, "unsupported": []}))
+            .expect("a stack");
         for path in ["/plain", "/link", "/swapped", "/new-link", "/gone", "/unseen"] {
             let volume = serde_json::from_value(json!({"name": path, "driver_opts": {"device": path}})).expect("a volume");
             spec.volumes.insert(path.into(), volume);
