@@ -224,14 +224,19 @@ impl Executor {
     /// # Errors
     /// `Busy` while another operation holds the stack (its watch window does not count: that is ended), `Closing`, `Store`.
     pub async fn submit(self: &Arc<Self>, plan: Plan, permit: Permit, request: Request) -> Result<Operation, ExecutorError> {
-        let _one = self.submitting.lock().await;
-        if self.closing.is_cancelled() {
-            return Err(ExecutorError::Closing);
-        }
-        if let Some(known) = self.known_key(&plan.stack, &request).await? {
-            return Ok(known);
-        }
-        self.free_stack(&plan.stack).await?;
+        let _one = loop {
+            let one = self.submitting.lock().await;
+            if self.closing.is_cancelled() {
+                return Err(ExecutorError::Closing);
+            }
+            if let Some(known) = self.known_key(&plan.stack, &request).await? {
+                return Ok(known);
+            }
+            match self.concluding(&plan.stack)? {
+                None => break one,
+                Some(standing) => ended(one, standing).await,
+            }
+        };
         self.close_abandoned(&plan.stack).await?;
         let now = Utc::now();
         let noop = plan.is_noop();
@@ -279,19 +284,32 @@ impl Executor {
         Ok(op.filter(|o| o.agent == request.agent && o.idempotency_key.as_ref() == Some(key)))
     }
 
-    /// Waits for a watch window to be concluded; any other operation on the stack is `Busy`.
-    async fn free_stack(&self, stack: &StackName) -> Result<(), ExecutorError> {
-        let Some(id) = self.holding(stack) else { return Ok(()) };
-        let Some(mut standing) = self.standing(&id) else { return Ok(()) };
+    /// Takes the turn of one who begins an operation on a stack that nothing holds.
+    async fn turn(&self, stack: &StackName) -> Result<tokio::sync::MutexGuard<'_, ()>, ExecutorError> {
+        loop {
+            let one = self.submitting.lock().await;
+            match self.concluding(stack)? {
+                None => return Ok(one),
+                Some(standing) => ended(one, standing).await,
+            }
+        }
+    }
+
+    /// Has the watch window on a stack concluded, and tells what to wait for; any other operation on it is `Busy`.
+    fn concluding(&self, stack: &StackName) -> Result<Option<watch::Receiver<Standing>>, ExecutorError> {
+        let Some(id) = self.holding(stack) else { return Ok(None) };
+        let Some(standing) = self.standing(&id) else { return Ok(None) };
+        // The sender is dropped when the run has ended.
+        if standing.has_changed().is_err() {
+            return Ok(None);
+        }
         if standing.borrow().state != OperationState::Monitoring {
             return Err(ExecutorError::Busy { stack: stack.clone(), operation: id });
         }
         if let Some(active) = self.active.lock().expect("no panic while held").get(&id) {
             active.conclude.cancel();
         }
-        // The sender is dropped when the run has ended.
-        while standing.changed().await.is_ok() {}
-        Ok(())
+        Ok(Some(standing))
     }
 
     async fn spawn(
@@ -428,4 +446,10 @@ impl Executor {
             _ => self.may_go_on(),
         }
     }
+}
+
+/// Waits for the end of a run without keeping others from beginning theirs meanwhile: who waited looks again.
+async fn ended(turn: tokio::sync::MutexGuard<'_, ()>, mut standing: watch::Receiver<Standing>) {
+    drop(turn);
+    while standing.changed().await.is_ok() {}
 }

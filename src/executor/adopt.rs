@@ -33,7 +33,7 @@ impl Executor {
         adoption: Adoption,
     ) -> Result<Operation, ExecutorError> {
         let id = {
-            let _one = self.submitting.lock().await;
+            let _one = self.turn(&plan.stack).await?;
             let op = self.begin(&plan.stack, request, Some(&plan)).await?;
             let (id, stack) = (op.id.clone(), plan.stack.clone());
             let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "adopting".into() };
@@ -72,7 +72,7 @@ impl Executor {
     /// # Errors
     /// `Busy`, `Closing`, the engine's and the store's; it can be asked for again after each.
     pub async fn eject(self: &Arc<Self>, stack: &StackName, permit: &Permit, request: Request) -> Result<(), ExecutorError> {
-        let _one = self.submitting.lock().await;
+        let _one = self.turn(stack).await?;
         let op = self.begin(stack, request, None).await?;
         let claim = names::claim(stack);
         let intent = json!({"act": "eject", "claim": claim});
@@ -98,7 +98,6 @@ impl Executor {
         if self.closing.is_cancelled() {
             return Err(ExecutorError::Closing);
         }
-        self.free_stack(stack).await?;
         let op = Operation {
             id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
             verb: request.verb,

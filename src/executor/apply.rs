@@ -451,7 +451,8 @@ impl Run {
             self.watch_fronts().await?;
             for (service, id) in &watched {
                 let spec = self.spec(service)?;
-                match self.exec.engine.container(id).await {
+                let Some(seen) = self.looked(self.exec.engine.container(id)).await else { break };
+                match seen {
                     Ok(Some(seen)) => {
                         let ended_well = spec.restart == Restart::No && seen.state == RunState::Exited && seen.exit_code == 0;
                         if let Err(reason) = probe::alive(&seen)
