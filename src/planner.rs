@@ -165,6 +165,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         content_of,
         images,
         levels,
+        stack_diff: if new_release { diff::stack(input.current.map(|r| &r.spec), &desired, input.hash) } else { vec![] },
         migrates: if new_release { migrates::reasons(&desired, input.current, &changes) } else { BTreeMap::new() },
         desired,
         changes,

@@ -126,6 +126,9 @@ pub struct Plan {
     /// Services whose new containers change data the release before may not read, with the reason: nothing automatic goes back over them.
     #[serde(default)]
     pub migrates: BTreeMap<ServiceName, String>,
+    /// What changes beside the services: networks, volumes, configs, secrets, settings of the stack.
+    #[serde(default)]
+    pub stack_diff: Vec<DiffLine>,
     /// No container changes, but what the file says about the stack does (`x-dockwarden`, dependencies): recorded as a release.
     #[serde(default)]
     pub text_only: bool,

@@ -99,6 +99,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         levels: vec![],
         changes: vec![],
         migrates: Default::default(),
+        stack_diff: vec![],
         text_only: false,
         remove: false,
         data: Default::default(),

@@ -6,7 +6,7 @@ use crate::call::prepare::{self, Source};
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
-use crate::model::plan::{Action, Change, GitState, Plan};
+use crate::model::plan::{Action, Change, DiffLine, GitState, Plan};
 use crate::model::preflight::{Check, Passed};
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
@@ -46,6 +46,9 @@ pub(super) struct Output {
     from_release: Option<u32>,
     to_release: u32,
     changes: Vec<Change>,
+    /// What changes beside the services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stack_diff: Vec<DiffLine>,
     findings: Vec<Finding>,
     verdict: Verdict,
     /// Services that change data the release before may not read, with the reason.
@@ -60,8 +63,24 @@ pub(super) struct Output {
 
 impl Output {
     fn of(p: Plan, preflight: Vec<Check>) -> Self {
-        let Plan { id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git, migrates, .. } = p;
-        Self { plan_id: id, digest, stack, environment, from_release, to_release, changes, findings, verdict, migrates, preflight, git }
+        let Plan {
+            id, digest, stack, environment, from_release, to_release, changes, stack_diff, findings, verdict, git, migrates, ..
+        } = p;
+        Self {
+            plan_id: id,
+            digest,
+            stack,
+            environment,
+            from_release,
+            to_release,
+            changes,
+            stack_diff,
+            findings,
+            verdict,
+            migrates,
+            preflight,
+            git,
+        }
     }
 }
 
@@ -112,6 +131,9 @@ impl Verb for Planning {
             for d in &c.diff {
                 out.push_str(&format!("\n  {}: {} -> {}", d.path, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")));
             }
+        }
+        for d in &o.stack_diff {
+            out.push_str(&format!("\n{}: {} -> {}", d.path, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")));
         }
         for f in &o.findings {
             let place = f.path.as_deref().or(f.service.as_deref()).unwrap_or_default();
