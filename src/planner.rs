@@ -175,6 +175,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         findings: vec![],
         verdict: Default::default(),
         asked: vec![],
+        weighed: Default::default(),
         real_paths: Default::default(),
         project_dir: input.project_dir.clone(),
         git: input.git.clone(),

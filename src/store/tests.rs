@@ -106,6 +106,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         findings: vec![],
         verdict: Verdict::Allow,
         asked: vec![],
+        weighed: Default::default(),
         real_paths: Default::default(),
         project_dir: None,
         git: None,

@@ -519,3 +519,24 @@ async fn texts_of_a_call_see_no_variable_of_the_registered_directory() {
     let own = json!({"stack": "shop", "files": {"compose.yaml": with("command: [\"${GREETING}\"]"), ".env": "GREETING=good-evening\n"}});
     assert!(b.call("plan", own).await.expect("planned").value.to_string().contains("good-evening"));
 }
+
+#[tokio::test]
+async fn a_digest_is_of_what_the_gate_holds_against_a_plan_as_well() {
+    let b = bench().await;
+    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n[rules]\n\"env.plain_secret\" = \"approval\"\n";
+    let book = Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], policy, &tools::gate_facts()).expect("a rulebook");
+    b.house.rulebook.store(Arc::new(book));
+    // The same stack, once with the secret in the text and once without: the same is done, and only one of them wants an approval.
+    let text = |value: &str| COMPOSE.replace("      GREETING", &format!("      DB_PASSWORD: {value}\n      GREETING"));
+    let plan = async |value: &str| {
+        let input = json!({"stack": "shop", "compose": text(value), "variables": {"PW": "correct-horse-7"}});
+        b.call("plan", input).await.expect("planned").value
+    };
+    let (declared, plain) = (plan("${PW}").await, plan("correct-horse-7").await);
+    assert_eq!((declared["verdict"] == "approval", plain["verdict"].as_str()), (false, Some("approval")), "{declared} {plain}");
+    assert_ne!(declared["digest"], plain["digest"]);
+    assert_eq!(plan("correct-horse-7").await["digest"], plain["digest"]);
+    // The stored plan is made again without its texts, and is the same plan.
+    let asked = b.call("deploy", json!({"plan_id": plain["plan_id"], "digest": plain["digest"]})).await.expect("asks").value;
+    assert_eq!((asked["state"].as_str(), asked["approval"]["digest"].clone()), (Some("pending_approval"), plain["digest"].clone()), "{asked}");
+}
