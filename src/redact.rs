@@ -234,17 +234,34 @@ fn token_len(text: &str) -> usize {
     text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | '+' | '='))).unwrap_or(text.len())
 }
 
-/// A call's arguments as the audit log keeps them: files and variables by size and keyed hash, values of secret-looking keys masked, long strings by size and
-/// hash. `hash` is the home's keyed 6-character hash, so that an operator can tell equal values apart from changed ones without seeing them.
+/// Most entries of an object or list of arguments that are kept in the audit log, and most bytes of all arguments of a call.
+const MAX_ENTRIES: usize = 100;
+const MAX_ARGUMENTS: usize = 16 * 1024;
+
+/// A call's arguments as the audit log keeps them, see [`each_argument`]. Together they are bounded: beyond that each is told by size and hash.
 pub fn arguments(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
+    let kept = each_argument(input, hash);
+    if kept.to_string().len() <= MAX_ARGUMENTS {
+        return kept;
+    }
+    let Value::Object(map) = input else { return digest(&input.to_string(), hash) };
+    let told = map.iter().take(MAX_ENTRIES).map(|(key, value)| (line(key, 64), digest(&value.to_string(), hash)));
+    told.collect::<Map<_, _>>().into()
+}
+
+/// Each argument: files and variables by size and keyed hash, values of secret-looking keys masked, long strings by size and
+/// hash. `hash` is the home's keyed 6-character hash, so that an operator can tell equal values apart from changed ones without seeing them.
+fn each_argument(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     let Value::Object(map) = input else { return argument(input, hash) };
     map.iter()
+        .take(MAX_ENTRIES)
         .map(|(key, value)| {
             let value = match (key.as_str(), value) {
                 ("compose", Value::String(text)) => digest(text, hash),
                 ("variables" | "files", Value::Object(entries)) => Value::Object(
                     entries
                         .iter()
+                        .take(MAX_ENTRIES)
                         .map(|(k, v)| (line(k, 200), v.as_str().map_or(json!("set"), |text| digest(text, hash))))
                         .collect::<Map<_, _>>(),
                 ),
@@ -265,10 +282,10 @@ fn argument(value: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) if text.len() > MAX_ARGUMENT => digest(text, hash),
         Value::String(text) => json!(mask(&clean(text))),
-        Value::Array(items) => items.iter().take(100).map(|v| argument(v, hash)).collect(),
+        Value::Array(items) => items.iter().take(MAX_ENTRIES).map(|v| argument(v, hash)).collect(),
         Value::Object(map) => map
             .iter()
-            .take(100)
+            .take(MAX_ENTRIES)
             .map(|(k, v)| (line(k, 200), if is_secret_key(k) && !v.is_null() { json!(MASK) } else { argument(v, hash) }))
             .collect::<Map<_, _>>()
             .into(),
@@ -405,6 +422,19 @@ mod tests {
             got,
             json!({"stack": "shop", "compose": "12 bytes (h12)", "variables": {"TOKEN": "6 bytes (h6)"}, "password": "[redacted]", "note": "see"})
         );
+    }
+
+    #[test]
+    fn arguments_are_bounded_together() {
+        let many: Map<String, Value> = (0..50_000).map(|n| (format!("key-{n}"), json!("v"))).collect();
+        let deep = json!({"stack": "shop", "a": vec![vec!["x".repeat(500); 100]; 100]});
+        for (input, least) in
+            [(Value::Object(many.clone()), 100), (json!({"variables": many.clone()}), 1), (json!({"files": many}), 1), (deep, 2)]
+        {
+            let kept = arguments(&input, &|text| format!("{:06x}", text.len()));
+            assert!(kept.to_string().len() <= MAX_ARGUMENTS, "{}", kept.to_string().len());
+            assert_eq!(kept.as_object().map(Map::len), Some(least));
+        }
     }
 
     #[test]

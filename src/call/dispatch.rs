@@ -7,6 +7,7 @@ use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::ApprovalId;
 use crate::model::verdict::Verdict;
 use crate::redact;
+use crate::store::audit::Intent;
 use crate::tools::{self, Answer, Bound};
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -62,6 +63,7 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
 
 /// DESIGN 2, top to bottom.
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
+    within_minute(&call, name, &input).await?;
     let (facts, bound) = match understand(&call, name, &input).await {
         Ok(understood) => understood,
         Err(refused) => return misunderstood(&call, name, &input, refused).await,
@@ -74,6 +76,8 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
         return record::single(&call, &intent, &[], Err(denial(&decision.findings, decision.hint.as_deref()))).await;
     }
     if !facts.mutates {
+        // Before the work; the row counts it after.
+        record::fits(&call, &intent, &decision.limits).await?;
         let result = read(&call, facts, &decision, bound).await;
         return record::single(&call, &intent, &decision.limits, result).await;
     }
@@ -85,6 +89,23 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     call.house.calls.spawn(rest).await.unwrap_or_else(|e| {
         Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string()))
     })
+}
+
+/// Refuses a call beyond what its agent may make in a minute. What an operator's approval starts was counted when it was asked for.
+async fn within_minute(call: &Call, name: &str, input: &Value) -> Result<(), CallError> {
+    let agent = call.who.agent.as_str();
+    let most = call.rulebook.agents.get(agent).and_then(|a| a.limits.calls_per_minute).filter(|_| call.resumes.is_none());
+    let Some(max) = most else { return Ok(()) };
+    let limit = RateLimit { key: format!("{agent}/*"), max, window_s: 60 };
+    let Err(too_many) = call.house.turns.gauge.count(agent, &limit, call.now) else { return Ok(()) };
+    let refused = record::limited(&limit, too_many.retry_after_s);
+    let Some(untold) = too_many.told else { return Err(refused) };
+    let more = if untold == 0 { String::new() } else { format!("; {untold} more were refused since the last row that says so") };
+    let because = format!("at most {max} calls in {} s{more}", limit.window_s);
+    let finding = crate::model::verdict::Finding { rule: limit.key, verdict: Verdict::Deny, service: None, path: None, because };
+    let decision = Decision { verdict: Verdict::Deny, findings: vec![finding], limits: vec![], approval: None, hint: None };
+    let facts = facts::unread(call, redact::keep_start(name, MAX_NAME));
+    record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await.map(|_| ())
 }
 
 async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
@@ -209,7 +230,8 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
 async fn misunderstood(call: &Call, name: &str, input: &Value, refused: CallError) -> Result<Answer, CallError> {
     let facts = facts::unread(call, redact::keep_start(name, MAX_NAME));
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
-    record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await
+    let intent = Intent { essential: false, ..record::intent(call, &facts, &decision, input) };
+    record::single(call, &intent, &[], Err(refused)).await
 }
 
 /// Which rules said no, why, and how to get it.

@@ -84,6 +84,9 @@ impl Output {
     }
 }
 
+/// Plans kept of one agent: each holds a whole stack, and a plan is a read, which anybody may repeat.
+const MOST_PLANS: usize = 50;
+
 pub(super) struct Planning;
 
 impl Verb for Planning {
@@ -107,6 +110,7 @@ impl Verb for Planning {
         let Input { stack, compose, files, variables, images, refresh, environment: _ } = input;
         let plan = prepare::deploy(call, &Source { stack, compose, files, variables, images, refresh }).await?;
         call.house.store.put_plan(&plan).await?;
+        call.house.store.keep_plans(call.who.agent.as_str(), &plan.id, MOST_PLANS).await?;
         let preflight = if plan.is_noop() { vec![] } else { call.house.executor.preflight(&plan).await? };
         let clean = |c: Check| Check { message: redact::line(&c.message, 400), ..c };
         Ok(Output::of(plan, preflight.into_iter().map(clean).collect()))

@@ -96,7 +96,13 @@ async fn bench_of(keeper: &str) -> Bench {
 
 impl Bench {
     async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
-        let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::McpStdio, client: None, read_only: false, on_behalf: vec![] };
+        let who = Principal {
+            agent: AgentName::new("keeper").expect("valid"),
+            door: Door::McpStdio,
+            client: None,
+            read_only: false,
+            on_behalf: vec![],
+        };
         dispatch(&self.house, &who, tool, input, None).await
     }
     /// (kind, tool, verdict, outcome) of all rows, oldest first.
@@ -194,7 +200,8 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert!(frozen.code == ErrorCode::Denied && frozen.message.contains("olga froze all changes: incident"), "{frozen}");
     b.call("status", json!({})).await.expect("reads go on");
     approval::unfreeze(&b.house.store, "olga", chrono::Utc::now()).await.expect("lifted");
-    let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
+    let who =
+        Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
     let refused = dispatch(&b.house, &who, "restart", json!({"stack": "shop"}), None).await.expect_err("read-only");
     assert!(refused.message.contains("session.read_only"), "{refused}");
     // Without either it gets as far as finding that there is nothing to restart: intent and outcome, two rows.
@@ -538,5 +545,69 @@ async fn a_digest_is_of_what_the_gate_holds_against_a_plan_as_well() {
     assert_eq!(plan("correct-horse-7").await["digest"], plain["digest"]);
     // The stored plan is made again without its texts, and is the same plan.
     let asked = b.call("deploy", json!({"plan_id": plain["plan_id"], "digest": plain["digest"]})).await.expect("asks").value;
-    assert_eq!((asked["state"].as_str(), asked["approval"]["digest"].clone()), (Some("pending_approval"), plain["digest"].clone()), "{asked}");
+    assert_eq!(
+        (asked["state"].as_str(), asked["approval"]["digest"].clone()),
+        (Some("pending_approval"), plain["digest"].clone()),
+        "{asked}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_denied_or_unreadable_counts_and_reads_are_refused_before_the_work() {
+    let b = bench_of(&KEEPER.replace("  tier: tier_3", "  limits: {calls_per_minute: 3}\n  tier: tier_3")).await;
+    assert_eq!(b.call("stop", json!({"stack": "shop"})).await.expect_err("denied").code, ErrorCode::Denied);
+    assert_eq!(b.call("statsu", json!({})).await.expect_err("unknown").code, ErrorCode::UnknownTool);
+    b.call("status", json!({})).await.expect("the third");
+    for (tool, input) in
+        [("status", json!({})), ("statsu", json!({})), ("stop", json!({"stack": "shop"})), ("deploy", json!({"stack": "shop"}))]
+    {
+        let refused = b.call(tool, input).await.expect_err("too many");
+        assert_eq!((refused.code, refused.message.as_str()), (ErrorCode::RateLimited, "limit keeper/* reached: 3 calls in 60 s"), "{tool}");
+    }
+    let rows = b.rows().await;
+    assert_eq!(rows.len(), 4, "one row for all that were too many: {rows:?}");
+    assert_eq!(rows[3], row("read", "status", "deny", Some("denied")));
+}
+
+#[tokio::test]
+async fn a_read_beyond_a_rules_hour_is_not_done() {
+    let b = bench_of(
+        &KEEPER
+            .replace("  rules:", "  rules:\n    - {id: look, effect: allow, tools: [plan], max_per_hour: 1, because: \"planning costs\"}"),
+    )
+    .await;
+    let input = json!({"stack": "shop", "compose": COMPOSE});
+    let first = b.call("plan", input.clone()).await.expect("the first").value;
+    assert_eq!(b.call("plan", input).await.expect_err("the second").code, ErrorCode::RateLimited);
+    let kept = b.house.store.value("plans:keeper").await.expect("readable").expect("noted");
+    assert_eq!(kept, json!([first["plan_id"]]), "no second plan was made");
+}
+
+#[tokio::test]
+async fn of_an_agents_plans_the_newest_are_kept() {
+    let b = bench().await;
+    let plan = async || b.call("plan", json!({"stack": "shop", "compose": COMPOSE})).await.expect("planned").value["plan_id"].clone();
+    let first = crate::model::ids::PlanId::new(plan().await.as_str().expect("an id")).expect("valid");
+    let second = crate::model::ids::PlanId::new(plan().await.as_str().expect("an id")).expect("valid");
+    b.house.store.keep_plans("keeper", &second, 1).await.expect("kept");
+    assert!(b.house.store.plan(&first).await.expect("readable").is_none());
+    assert!(b.house.store.plan(&second).await.expect("readable").is_some());
+}
+
+#[tokio::test]
+async fn the_reserve_of_the_disk_is_for_what_is_done() {
+    let b = bench().await;
+    let input = json!({"stack": "shop"});
+    let who = Principal {
+        agent: AgentName::new("keeper").expect("valid"),
+        door: Door::McpStdio,
+        client: None,
+        read_only: false,
+        on_behalf: vec![],
+    };
+    let call = Call::new(&b.house, &who, None, None);
+    let facts = crate::gate::explain::call_of("keeper", "stop", true, StackName::new("shop").ok(), None, None);
+    let decision = |verdict| Decision { verdict, findings: vec![], limits: vec![], approval: None, hint: None };
+    assert!(record::intent(&call, &facts, &decision(Verdict::Allow), &input).essential);
+    assert!(!record::intent(&call, &facts, &decision(Verdict::Deny), &input).essential);
 }
