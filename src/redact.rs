@@ -1,6 +1,7 @@
 //! What leaves the house passes here: text of others is stripped and enveloped as untrusted, secrets are masked, sizes are bounded.
 //! Pure. It decides nothing about who may see what, and it is no substitute for not putting a secret into a reply in the first place.
 
+use crate::model::verdict::Finding;
 use aho_corasick::AhoCorasick;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -293,22 +294,51 @@ fn argument(value: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     }
 }
 
-/// The last word on a reply: every string stripped and masked, whatever a tool forgot.
+/// The last word on a reply: every string stripped and masked, whatever a tool forgot, and the keys of objects too.
 pub fn reply(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            let plain = text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'));
-            if !plain && text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c)) {
-                *text = clean(text);
-            }
-            if TRIGGERS.is_match(text.as_str()) {
-                *text = mask(text);
-            }
-        }
+        Value::String(text) => last_word(text),
         Value::Array(items) => items.iter_mut().for_each(reply),
-        Value::Object(map) => map.values_mut().for_each(reply),
+        Value::Object(map) => {
+            if map.keys().any(|key| !is_clean(key)) {
+                *map = std::mem::take(map).into_iter().map(|(key, value)| (said(&key), value)).collect();
+            }
+            map.values_mut().for_each(reply);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// The last word on a text: stripped and masked.
+pub fn said(text: &str) -> String {
+    let mut text = text.to_owned();
+    last_word(&mut text);
+    text
+}
+
+/// The last word on findings, which quote files and names.
+pub fn findings(all: &mut [Finding]) {
+    for Finding { rule, verdict: _, service, path, because } in all {
+        [Some(rule), service.as_mut(), path.as_mut(), Some(because)].into_iter().flatten().for_each(last_word);
+    }
+}
+
+fn last_word(text: &mut String) {
+    if !is_stripped(text) {
+        *text = clean(text);
+    }
+    if TRIGGERS.is_match(text.as_str()) {
+        *text = mask(text);
+    }
+}
+
+fn is_stripped(text: &str) -> bool {
+    let plain = text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'));
+    plain || !text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c))
+}
+
+fn is_clean(text: &str) -> bool {
+    is_stripped(text) && !TRIGGERS.is_match(text)
 }
 
 #[cfg(test)]
@@ -442,5 +472,8 @@ mod tests {
         let mut value = json!({"a": ["x\u{202e}y", {"b": "p://u:pw@h"}], "n": 1});
         reply(&mut value);
         assert_eq!(value, json!({"a": ["xy", {"b": "p://u:[redacted]@h"}], "n": 1}));
+        let mut keys = json!({"e\u{202e}vil": {"pw=hunter2": "kept"}});
+        reply(&mut keys);
+        assert_eq!(keys, json!({"evil": {"pw=[redacted]": "kept"}}));
     }
 }

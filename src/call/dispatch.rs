@@ -252,14 +252,17 @@ fn reply(result: Result<Answer, CallError>) -> Result<Reply, CallError> {
     match result {
         Ok(mut answer) => {
             redact::reply(&mut answer.value);
-            let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::mask(&redact::clean(&t)));
+            let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::said(&t));
             Ok(Reply { value: answer.value, text })
         }
         Err(mut error) => {
             if let Some(detail) = &error.detail {
                 tracing::error!(code = ?error.code, message = %error.message, %detail, "call failed");
             }
-            error.message = redact::mask(&redact::clean(&error.message));
+            for text in [Some(&mut error.message), Some(&mut error.hint), error.field.as_mut()].into_iter().flatten() {
+                *text = redact::said(text);
+            }
+            redact::findings(&mut error.findings);
             if let Some(data) = &mut error.data {
                 redact::reply(data);
             }

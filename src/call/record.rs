@@ -27,9 +27,15 @@ pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input:
         // The reserve is for what helps: a denial does not, and would use it up.
         essential: decision.verdict != Verdict::Deny && (HELPS.contains(&facts.tool.as_str()) || call.who.door == Door::Cli),
         verdict: decision.verdict,
-        findings: decision.findings.clone(),
+        findings: clean(&decision.findings),
         at: call.now,
     }
+}
+
+fn clean(findings: &[Finding]) -> Vec<Finding> {
+    let mut findings = findings.to_vec();
+    redact::findings(&mut findings);
+    findings
 }
 
 /// How a call ended. `plan` is what the plan gate said.
@@ -48,7 +54,7 @@ pub(crate) fn outcome(call: &Call, verdict: Verdict, plan: &[Finding], result: &
     };
     let at = Utc::now();
     let duration_ms = u64::try_from((at - call.now).num_milliseconds()).unwrap_or_default();
-    Outcome { call: call.id.clone(), outcome: outcome.to_owned(), code, verdict, findings: plan.to_vec(), detail, duration_ms, at }
+    Outcome { call: call.id.clone(), outcome: outcome.to_owned(), code, verdict, findings: clean(plan), detail, duration_ms, at }
 }
 
 /// What of a reply the audit log keeps: the ids that lead to the rest, never the content.

@@ -283,7 +283,7 @@ pub fn never_a_root(root: &str) -> Option<&'static str> {
 
 /// Untrusted text in a reason is quoted no longer than this.
 fn shorten(value: &str) -> String {
-    let clean: String = value.chars().filter(|c| !c.is_control()).take(120).collect();
+    let clean = crate::redact::line(value, 120);
     if clean.len() < value.len() { format!("{clean}...") } else { clean }
 }
 

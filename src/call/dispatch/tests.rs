@@ -611,3 +611,20 @@ async fn the_reserve_of_the_disk_is_for_what_is_done() {
     assert!(record::intent(&call, &facts, &decision(Verdict::Allow), &input).essential);
     assert!(!record::intent(&call, &facts, &decision(Verdict::Deny), &input).essential);
 }
+
+#[tokio::test]
+async fn errors_and_their_records_are_cleaned_and_masked_whole() {
+    let b = bench().await;
+    let compose = COMPOSE
+        .replace("    mem_limit", "    cap_add: [\"SYS_ADMIN\\e[2K\"]\n    sysctls: {\"kernel.pw=hunter2hunter2\": \"1\"}\n    mem_limit");
+    let denied = b.call("deploy", json!({"stack": "shop", "compose": compose})).await.expect_err("denied");
+    let whole = serde_json::to_value(&denied).expect("plain data").to_string();
+    assert!(!denied.findings.is_empty() && !whole.contains("hunter2") && !whole.contains("\\u001b"), "{whole}");
+    let rows = b.house.store.audit_rows(&AuditQuery { limit: 10, ..AuditQuery::default() }).await.expect("rows");
+    let rows = json!(rows).to_string();
+    assert!(rows.contains("SYS_ADMIN") || rows.contains("sysctl"), "{rows}");
+    assert!(!rows.contains("hunter2") && !rows.contains("\\u001b"), "{rows}");
+    let wrong = b.call("status", json!({"pw=hunter2hunter2": 1})).await.expect_err("refused");
+    let whole = serde_json::to_value(&wrong).expect("plain data").to_string();
+    assert!(!whole.contains("hunter2"), "{whole}");
+}
