@@ -80,6 +80,19 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
     Ok((approval, plan))
 }
 
+/// The call an approval stands for, redacted, with what its arguments meant when it was asked for.
+///
+/// # Errors
+/// The store's.
+pub async fn arguments(house: &House, approval: &Approval) -> Result<Value, CallError> {
+    let mut shown = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
+    if let (Some(resolved), Some(map)) = (approval::resolved_for(&house.store, &approval.id).await?, shown.as_object_mut()) {
+        map.insert("resolved".into(), resolved);
+    }
+    redact::reply(&mut shown);
+    Ok(shown)
+}
+
 /// One approval with what it would do.
 ///
 /// # Errors
@@ -97,7 +110,7 @@ pub async fn show(house: &House, text: &str) -> Done {
             value["stack_diff"] = json!(plan.stack_diff);
             value["findings"] = json!(plan.findings);
         }
-        None => value["arguments"] = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text)),
+        None => value["arguments"] = arguments(house, &approval).await?,
     }
     redact::reply(&mut value);
     let text = details(&value);

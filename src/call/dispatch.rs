@@ -174,7 +174,7 @@ async fn mutate(
             (verdict, findings) = (verdict.max(plan.verdict), plan.findings.clone());
         }
         let plan_verdict = plan.as_ref().map_or(Verdict::Allow, |p| p.verdict);
-        let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input).await? {
+        let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input, bound.as_ref()).await? {
             approval::Word::NotNeeded => false,
             approval::Word::Given => true,
             approval::Word::Pending(answer) => return Ok(answer),

@@ -16,6 +16,7 @@ use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Snapshots of a volume looked through for the one at a moment.
 const LOOKED_THROUGH: usize = 1000;
@@ -161,6 +162,11 @@ impl Verb for Restore {
         let record = snapshot(call, input).await?;
         let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
         prepare::swap(call, &stack, record).await.map(Some)
+    }
+
+    async fn resolved(call: &Call, input: &Input) -> Result<Option<Value>, CallError> {
+        let record = snapshot(call, input).await?;
+        Ok(Some(json!({"snapshot_id": record.snapshot_id, "volume": record.volume, "taken_at": record.at})))
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {

@@ -628,3 +628,19 @@ async fn errors_and_their_records_are_cleaned_and_masked_whole() {
     let whole = serde_json::to_value(&wrong).expect("plain data").to_string();
     assert!(!whole.contains("hunter2"), "{whole}");
 }
+
+#[tokio::test]
+async fn an_approval_of_a_prune_is_for_what_it_showed() {
+    let b = bench_of(&KEEPER.replace("max_per_hour: 1", "max_per_hour: 9")).await;
+    b.engine.add_image("dockwarden/front:old", Behaviour::healthy());
+    let input = json!({"what": "images", "dry_run": false});
+    let asked = b.call("prune", input.clone()).await.expect("asked").value;
+    let id = ApprovalId::new(asked["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    let shown = approval::resolved_for(&b.house.store, &id).await.expect("readable").expect("kept");
+    assert_eq!(shown, json!({"items": ["dockwarden/front:old"]}));
+    b.engine.add_image("dockwarden/front:older", Behaviour::healthy());
+    b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
+    let stale = approval::run_approved(&b.house, &id).await.expect_err("more would go than was shown");
+    assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
+    assert_ne!(b.call("prune", input).await.expect("asked").value["approval"]["approval_id"], asked["approval"]["approval_id"]);
+}
