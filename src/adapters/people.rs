@@ -162,13 +162,8 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     if word == Word::Approve && before.agent == by {
         return Err(denied("who asked cannot approve", "another operator approves"));
     }
-    let decided = match word {
-        Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
-        Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
-        Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
-    };
-    let Some(after) = decided else {
-        let state = json!(before.state);
+    let settled = |state: ApprovalState| {
+        let state = json!(state);
         let state = state.as_str().unwrap_or("settled");
         let (message, hint) = match word {
             Word::Revoke => {
@@ -176,18 +171,33 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
             }
             Word::Approve | Word::Deny => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
         };
-        return Err(CallError::new(ErrorCode::Conflict, message, hint));
+        CallError::new(ErrorCode::Conflict, message, hint)
     };
+    let open = before.state == ApprovalState::Pending || (word == Word::Revoke && before.state == ApprovalState::Approved);
+    if !open {
+        return Err(settled(before.state));
+    }
     let what = match word {
         Word::Approve => "approval_given",
         Word::Deny => "approval_denied",
         Word::Revoke => "approval_revoked",
     };
-    let stack = after.stack.as_ref().map(|s| s.as_str());
-    let waited_s = (now - after.created_at).num_seconds();
+    let stack = before.stack.as_ref().map(|s| s.as_str());
+    let waited_s = (now - before.created_at).num_seconds();
     let detail =
-        json!({"approval": id, "digest": after.digest, "agent": after.agent, "tool": after.tool, "door": door, "waited_s": waited_s});
+        json!({"approval": id, "digest": before.digest, "agent": before.agent, "tool": before.tool, "door": door, "waited_s": waited_s});
+    // Before it counts: no decision without its record.
     house.store.audit_event(by, what, stack, &detail, now).await?;
+    let decided = match word {
+        Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
+        Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
+        Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
+    };
+    let Some(after) = decided else {
+        // Settled in between, by its time or another's word.
+        house.store.audit_event(by, "approval_word_void", stack, &json!({"approval": id, "word": what}), now).await?;
+        return Err(settled(approval::find(&house.store, &id).await?.state));
+    };
     let mut value = row(&after);
     match (word, after.state) {
         (Word::Revoke, _) => reply(value, format!("taken back by {by}: nothing had started")),

@@ -75,6 +75,8 @@ pub struct OtherStack {
     pub networks: BTreeSet<String>,
     /// Container names.
     pub containers: BTreeSet<String>,
+    /// Names its services answer to, by network on the engine.
+    pub names: BTreeMap<String, BTreeSet<String>>,
     /// Host names it is reached by through a reverse proxy.
     pub hostnames: BTreeSet<String>,
 }

@@ -44,10 +44,13 @@ async fn a_link_of_an_adopted_container_holds_while_it_leads_where_it_led() {
     let link = root.join("link");
     std::fs::create_dir(root.join("one")).unwrap();
     std::fs::create_dir(root.join("two")).unwrap();
-    std::os::unix::fs::symlink(root.join("one"), &link).unwrap();
+    std::fs::create_dir(&link).unwrap();
     let mut spec = stack("web:1", None, &[]);
     spec.services.get_mut(&name("web")).unwrap().mounts = vec![bound(link.to_str().unwrap())];
     assert_eq!(deploy(&rig, spec).await.state, OperationState::Done);
+    // From here on as if Compose had made it: the container names a link.
+    std::fs::remove_dir(&link).unwrap();
+    std::os::unix::fs::symlink(root.join("one"), &link).unwrap();
     let containers = rig.exec.observe(&shop()).await.unwrap().containers;
     rig.exec.note_links(&shop(), &containers).await.unwrap();
     let restart = Want::Restart { service: None };
