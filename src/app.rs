@@ -10,7 +10,7 @@ use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
-use crate::executor::{Executor, FactsOf, Options};
+use crate::executor::{Executor, FactsOf, Options, RealOf};
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -148,7 +148,9 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
     let backups = backups(&config.home, executor.front_binary.clone());
-    let executor = Options { host_ports, backups: backups.as_deref().cloned(), ..executor };
+    let places = config.clone();
+    let real: RealOf = Arc::new(move |path| facts::real(&places, path));
+    let executor = Options { real: Some(real), host_ports, backups: backups.as_deref().cloned(), ..executor };
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, executor);
     let house = Arc::new(House {
         store: store.clone(),

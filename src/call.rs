@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod eject;
 pub mod error;
 pub mod facts;
+pub mod gauge;
 pub mod git;
 mod images;
 pub mod judge;

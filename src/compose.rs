@@ -52,6 +52,10 @@ pub struct Source {
 pub trait Files {
     /// The text of a file, relative to the project directory or absolute; `Ok(None)` = it does not exist, `Err` = it may not or cannot be read.
     fn read(&self, path: &str) -> Result<Option<String>, ReadError>;
+    /// The text of a file whose values are put into the texts of compose files.
+    fn variables(&self, path: &str) -> Result<Option<String>, ReadError> {
+        self.read(path)
+    }
 }
 
 /// Why a side file was not read.

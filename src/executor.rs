@@ -13,6 +13,7 @@ mod inplace;
 pub mod names;
 mod once;
 mod patience;
+mod places;
 mod preflight;
 pub mod probe;
 mod recover;
@@ -37,8 +38,8 @@ use crate::model::plan::{Plan, PlanKind};
 use crate::planner::{self, Observed};
 use crate::store::Store;
 use chrono::Utc;
-use futures_util::{FutureExt, TryStreamExt};
 use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, TryStreamExt};
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -169,11 +170,21 @@ pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 /// What the second judgement allows a service of a plan; without a service, what it allows the stack's networks and volumes.
 pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Send + Sync>;
 
+/// Where a path of the engine's host leads once links are followed; `None` where that cannot be seen.
+pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "see the log".into())
+}
+
 /// Runs operations. One per home.
 pub struct Executor {
     engine: Arc<dyn Engine>,
     store: Store,
     facts: FactsOf,
+    real: RealOf,
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
@@ -198,6 +209,8 @@ impl std::fmt::Debug for Executor {
 pub struct Options {
     /// See [`StopAfter`].
     pub stop_after: Option<StopAfter>,
+    /// How paths of the host are followed; as this process sees them by default.
+    pub real: Option<RealOf>,
     /// Host ports are tested by binding them: only where the engine's host is this one.
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
@@ -213,6 +226,7 @@ impl Executor {
             engine,
             store,
             facts,
+            real: options.real.unwrap_or_else(|| Arc::new(|path| std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned))),
             stop_after: options.stop_after,
             host_ports: options.host_ports,
             backups: options.backups,
@@ -233,14 +247,19 @@ impl Executor {
     /// `Busy` while another operation holds the stack (its watch window does not count: that is ended), `Stale` when the world is not the plan's any more,
     /// `Closing`, `Store`, `Engine`.
     pub async fn submit(self: &Arc<Self>, plan: Plan, permit: Permit, request: Request) -> Result<Operation, ExecutorError> {
-        let _one = self.submitting.lock().await;
-        if self.closing.is_cancelled() {
-            return Err(ExecutorError::Closing);
-        }
-        if let Some(known) = self.known_key(&plan.stack, &request).await? {
-            return Ok(known);
-        }
-        self.free_stack(&plan.stack).await?;
+        let _one = loop {
+            let one = self.submitting.lock().await;
+            if self.closing.is_cancelled() {
+                return Err(ExecutorError::Closing);
+            }
+            if let Some(known) = self.known_key(&plan.stack, &request).await? {
+                return Ok(known);
+            }
+            match self.concluding(&plan.stack)? {
+                None => break one,
+                Some(standing) => ended(one, standing).await,
+            }
+        };
         self.close_abandoned(&plan.stack).await?;
         let now = Utc::now();
         let noop = plan.is_noop();
@@ -318,19 +337,32 @@ impl Executor {
         Ok(op.filter(|o| o.agent == request.agent && o.idempotency_key.as_ref() == Some(key)))
     }
 
-    /// Waits for a watch window to be concluded; any other operation on the stack is `Busy`.
-    async fn free_stack(&self, stack: &StackName) -> Result<(), ExecutorError> {
-        let Some(id) = self.holding(stack) else { return Ok(()) };
-        let Some(mut standing) = self.standing(&id) else { return Ok(()) };
+    /// Takes the turn of one who begins an operation on a stack that nothing holds.
+    async fn turn(&self, stack: &StackName) -> Result<tokio::sync::MutexGuard<'_, ()>, ExecutorError> {
+        loop {
+            let one = self.submitting.lock().await;
+            match self.concluding(stack)? {
+                None => return Ok(one),
+                Some(standing) => ended(one, standing).await,
+            }
+        }
+    }
+
+    /// Has the watch window on a stack concluded, and tells what to wait for; any other operation on it is `Busy`.
+    fn concluding(&self, stack: &StackName) -> Result<Option<watch::Receiver<Standing>>, ExecutorError> {
+        let Some(id) = self.holding(stack) else { return Ok(None) };
+        let Some(standing) = self.standing(&id) else { return Ok(None) };
+        // The sender is dropped when the run has ended.
+        if standing.has_changed().is_err() {
+            return Ok(None);
+        }
         if standing.borrow().state != OperationState::Monitoring {
             return Err(ExecutorError::Busy { stack: stack.clone(), operation: id });
         }
         if let Some(active) = self.active.lock().expect("no panic while held").get(&id) {
             active.conclude.cancel();
         }
-        // The sender is dropped when the run has ended.
-        while standing.changed().await.is_ok() {}
-        Ok(())
+        Ok(Some(standing))
     }
 
     async fn spawn(
@@ -370,7 +402,8 @@ impl Executor {
             let (again, id) = (begin.again(), begin.op.id.clone());
             let run = run::Run::new(begin);
             if let Err(panic) = AssertUnwindSafe(run.drive(takeover)).catch_unwind().await {
-                return self.broken(&again.plan, &id, &*panic).await;
+                let what = words(&*panic);
+                return self.broken(&again.plan, &id, &what).await;
             }
             let (op, steps, way) = loop {
                 match self.left_open(&again.plan, &id).await {
@@ -394,13 +427,11 @@ impl Executor {
     }
 
     /// A defect of ours ended a run: nothing is known of how far it came, so a person decides.
-    async fn broken(&self, plan: &Plan, id: &OperationId, panic: &(dyn std::any::Any + Send)) {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        let what = text.unwrap_or_else(|| "see the log".into());
+    async fn broken(&self, plan: &Plan, id: &OperationId, what: &str) {
         tracing::error!(operation = %id, %what, "the operation ended by a defect of the supervisor");
         let message = format!(
             "a defect of the supervisor ended it ({}); what runs was left as it is: `deploy`, `rollback` or `stop` supersedes this",
-            crate::redact::line(&what, 200)
+            crate::redact::line(what, 200)
         );
         let in_place = matches!(plan.kind, PlanKind::Restart | PlanKind::Stop);
         let state = if in_place { OperationState::Failed } else { OperationState::NeedsAttention };
@@ -418,11 +449,7 @@ impl Executor {
     }
 
     /// What is stored of an operation that did not come to its end; `None` = it did, a newer one has its stack, or the supervisor ends.
-    async fn left_open(
-        &self,
-        plan: &Plan,
-        id: &OperationId,
-    ) -> Result<Option<(Operation, Vec<StepRecord>, Takeover)>, ExecutorError> {
+    async fn left_open(&self, plan: &Plan, id: &OperationId) -> Result<Option<(Operation, Vec<StepRecord>, Takeover)>, ExecutorError> {
         if self.closing.is_cancelled() {
             return Ok(None);
         }
@@ -560,4 +587,10 @@ impl Executor {
             _ => self.may_go_on(),
         }
     }
+}
+
+/// Waits for the end of a run without keeping others from beginning theirs meanwhile: who waited looks again.
+async fn ended(turn: tokio::sync::MutexGuard<'_, ()>, mut standing: watch::Receiver<Standing>) {
+    drop(turn);
+    while standing.changed().await.is_ok() {}
 }

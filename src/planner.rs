@@ -154,7 +154,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     for change in &mut changes {
         if let Some(heirs) = makes_way.get(&change.service) {
             let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
-            change.expected_loss = format!("the service ends before {} starts, which takes over its data, port or address", heirs.join(", "));
+            change.expected_loss =
+                format!("the service ends before {} starts, which takes over its data, port or address", heirs.join(", "));
         }
     }
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
@@ -187,6 +188,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             Want::Release { .. } | Want::Restart { service: None } | Want::Stop { .. } => None,
         },
         makes_way,
+        stack_diff: if new_release { diff::stack(input.current.map(|r| &r.spec), &desired, input.hash) } else { vec![] },
         desired,
         changes,
         text_only,
@@ -195,6 +197,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         findings: vec![],
         verdict: Default::default(),
         asked: vec![],
+        weighed: Default::default(),
+        real_paths: Default::default(),
         project_dir: input.project_dir.clone(),
         git: input.git.clone(),
         fingerprint,

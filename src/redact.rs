@@ -1,6 +1,7 @@
 //! What leaves the house passes here: text of others is stripped and enveloped as untrusted, secrets are masked, sizes are bounded.
 //! Pure. It decides nothing about who may see what, and it is no substitute for not putting a secret into a reply in the first place.
 
+use crate::model::verdict::Finding;
 use aho_corasick::AhoCorasick;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -25,14 +26,26 @@ pub struct Untrusted {
     pub text: String,
 }
 
+/// How much more than is kept is looked through for secrets, in bytes: one that begins or ends beyond the cut is still masked. A private key block of
+/// 8192 bits has 6.4 KiB.
+const SLACK: usize = 8 * 1024;
+
 /// Envelopes a text: stripped (see [`clean`]), secrets masked, cut to `max` bytes from the end (the newest lines of a log are its end).
 pub fn envelope(source: impl Into<String>, text: &str, max: usize) -> Untrusted {
-    Untrusted { untrusted: true, source: source.into(), text: keep_end(&mask(&clean(text)), max).to_owned() }
+    let cleaned = clean(text);
+    let mut from = cleaned.len().saturating_sub(max.saturating_add(SLACK));
+    while !cleaned.is_char_boundary(from) {
+        from += 1;
+    }
+    Untrusted { untrusted: true, source: source.into(), text: keep_end(&mask(&cleaned[from..]), max).to_owned() }
 }
 
 /// One line of untrusted text for a table row: stripped, no line breaks, cut to `max` bytes from the start.
 pub fn line(text: &str, max: usize) -> String {
-    let cleaned = mask(&clean(text)).replace(['\n', '\t'], " ");
+    // What is stripped is at most a few bytes a character of what stays in any honest text; the rest is not worth reading.
+    let text = keep_start(text, max.saturating_add(SLACK).saturating_mul(4));
+    let cleaned = clean(text);
+    let cleaned = mask(keep_start(cleaned.trim(), max.saturating_add(SLACK))).replace(['\n', '\t'], " ");
     keep_start(cleaned.trim(), max).to_owned()
 }
 
@@ -154,97 +167,102 @@ const PREFIXES: [&str; 16] = [
     "npm_",
 ];
 
-/// Masks credentials in free text: well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`.
+/// Masks credentials in free text: well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`. One pass: no byte is
+/// looked at more often than a few times, whatever the text.
 pub fn mask(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((at, skip, keep)) = next_secret(rest) {
-        out.push_str(&rest[..at + keep]);
-        out.push_str(MASK);
-        rest = &rest[at + skip..];
+    let mut out = String::new();
+    let mut done = 0;
+    for found in TRIGGERS.find_iter(text) {
+        if found.start() < done {
+            continue;
+        }
+        if let Some((keep, skip)) = secret(&text[done..], found.start() - done, found.end() - done) {
+            out.push_str(&text[done..done + keep]);
+            out.push_str(MASK);
+            done += skip;
+        }
     }
-    out.push_str(rest);
+    out.push_str(&text[done..]);
     out
 }
 
-/// What every secret begins with or has in it. Most texts have none of these, and one pass over them is all they cost.
+/// What every secret begins with or has in it.
 static TRIGGERS: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let others = ["-----BEGIN ", "://", "earer ", "="];
+    let others = [KEY_BLOCK, AUTHORITY, BEARER, ASSIGNED];
     AhoCorasick::new(PREFIXES.iter().chain(&others)).expect("twenty short patterns fit into an automaton")
 });
 
-/// Position of the next secret, its whole length, and how many bytes of it stay.
-fn next_secret(text: &str) -> Option<(usize, usize, usize)> {
-    if !TRIGGERS.is_match(text) {
-        return None;
-    }
-    let mut best: Option<(usize, usize, usize)> = None;
-    let mut offer = |at: usize, skip: usize, keep: usize| {
-        if best.is_none_or(|b| at < b.0) {
-            best = Some((at, skip, keep));
+const KEY_BLOCK: &str = "-----BEGIN ";
+const AUTHORITY: &str = "://";
+const BEARER: &str = "earer ";
+const ASSIGNED: &str = "=";
+
+/// Shortest credential behind a known prefix, in bytes.
+const MIN_TOKEN: usize = 12;
+
+/// Whether the trigger at `at..end` begins a secret: how much of the text stays before it, and where it ends. It reads on from the trigger only to where the
+/// secret ends or to where the next trigger of its kind can begin, so that all triggers of a text together read it once.
+fn secret(text: &str, at: usize, end: usize) -> Option<(usize, usize)> {
+    let rest = &text[end..];
+    match &text[at..end] {
+        KEY_BLOCK => {
+            // The longest header has 35 bytes.
+            let header = keep_start(rest, 64).lines().next()?;
+            header.contains("PRIVATE KEY").then_some(())?;
+            let close = rest.find("-----END ").map(|e| rest[e..].find('\n').map_or(text.len(), |newline| end + e + newline));
+            Some((at, close.unwrap_or(text.len())))
         }
-    };
-    for prefix in PREFIXES {
-        for (at, _) in text.match_indices(prefix) {
+        AUTHORITY => {
+            let authority = &rest[..rest.find(['/', ' ', '\n', '"', '\'', '?', '#']).unwrap_or(rest.len())];
+            let (colon, sign) = (authority.find(':')?, authority.rfind('@')?);
+            (colon + 1 < sign && &authority[colon + 1..sign] != MASK).then(|| (end + colon + 1, end + sign))
+        }
+        BEARER => Some(token_len(rest)).filter(|n| *n >= MIN_TOKEN).map(|n| (end, end + n)),
+        ASSIGNED => {
+            let key = text[..at].rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).next().unwrap_or_default();
+            is_secret_key(key).then_some(())?;
+            let value = &rest[..rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | ',' | ';')).unwrap_or(rest.len())];
+            (!value.is_empty() && value != MASK).then(|| (end, end + value.len()))
+        }
+        _ => {
             let boundary = text[..at].chars().next_back().is_none_or(|c| !c.is_ascii_alphanumeric());
-            let body = token_len(&text[at + prefix.len()..]);
-            if boundary && body >= 12 {
-                offer(at, prefix.len() + body, 0);
-                break;
-            }
+            boundary.then(|| token_len(rest)).filter(|n| *n >= MIN_TOKEN).map(|n| (at, end + n))
         }
     }
-    if let Some(at) = text.find("-----BEGIN ")
-        && text[at..].lines().next().is_some_and(|l| l.contains("PRIVATE KEY"))
-    {
-        let end = text[at..].find("-----END ").map_or(text.len() - at, |e| e + text[at + e..].find('\n').unwrap_or(text.len() - at - e));
-        offer(at, end, 0);
-    }
-    for (at, _) in text.match_indices("://") {
-        let authority = &text[at + 3..];
-        let authority = &authority[..authority.find(['/', ' ', '\n', '"', '\'', '?', '#']).unwrap_or(authority.len())];
-        if let (Some(colon), Some(sign)) = (authority.find(':'), authority.rfind('@'))
-            && colon + 1 < sign
-            && &authority[colon + 1..sign] != MASK
-        {
-            offer(at, 3 + sign, 3 + colon + 1);
-            break;
-        }
-    }
-    for (at, word) in text.match_indices("earer ") {
-        let body = token_len(&text[at + word.len()..]);
-        if body >= 12 {
-            offer(at, word.len() + body, word.len());
-            break;
-        }
-    }
-    for (at, _) in text.match_indices('=') {
-        let key = text[..at].rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).next().unwrap_or_default();
-        let value =
-            text[at + 1..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | ',' | ';')).unwrap_or(text.len() - at - 1);
-        if value > 0 && is_secret_key(key) && !text[at + 1..].starts_with(MASK) {
-            offer(at, 1 + value, 1);
-            break;
-        }
-    }
-    best
 }
 
 fn token_len(text: &str) -> usize {
     text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | '+' | '='))).unwrap_or(text.len())
 }
 
-/// A call's arguments as the audit log keeps them: files and variables by size and keyed hash, values of secret-looking keys masked, long strings by size and
-/// hash. `hash` is the home's keyed 6-character hash, so that an operator can tell equal values apart from changed ones without seeing them.
+/// Most entries of an object or list of arguments that are kept in the audit log, and most bytes of all arguments of a call.
+const MAX_ENTRIES: usize = 100;
+const MAX_ARGUMENTS: usize = 16 * 1024;
+
+/// A call's arguments as the audit log keeps them, see [`each_argument`]. Together they are bounded: beyond that each is told by size and hash.
 pub fn arguments(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
+    let kept = each_argument(input, hash);
+    if kept.to_string().len() <= MAX_ARGUMENTS {
+        return kept;
+    }
+    let Value::Object(map) = input else { return digest(&input.to_string(), hash) };
+    let told = map.iter().take(MAX_ENTRIES).map(|(key, value)| (line(key, 64), digest(&value.to_string(), hash)));
+    told.collect::<Map<_, _>>().into()
+}
+
+/// Each argument: files and variables by size and keyed hash, values of secret-looking keys masked, long strings by size and
+/// hash. `hash` is the home's keyed 6-character hash, so that an operator can tell equal values apart from changed ones without seeing them.
+fn each_argument(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     let Value::Object(map) = input else { return argument(input, hash) };
     map.iter()
+        .take(MAX_ENTRIES)
         .map(|(key, value)| {
             let value = match (key.as_str(), value) {
                 ("compose", Value::String(text)) => digest(text, hash),
                 ("variables" | "files", Value::Object(entries)) => Value::Object(
                     entries
                         .iter()
+                        .take(MAX_ENTRIES)
                         .map(|(k, v)| (line(k, 200), v.as_str().map_or(json!("set"), |text| digest(text, hash))))
                         .collect::<Map<_, _>>(),
                 ),
@@ -265,10 +283,10 @@ fn argument(value: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) if text.len() > MAX_ARGUMENT => digest(text, hash),
         Value::String(text) => json!(mask(&clean(text))),
-        Value::Array(items) => items.iter().take(100).map(|v| argument(v, hash)).collect(),
+        Value::Array(items) => items.iter().take(MAX_ENTRIES).map(|v| argument(v, hash)).collect(),
         Value::Object(map) => map
             .iter()
-            .take(100)
+            .take(MAX_ENTRIES)
             .map(|(k, v)| (line(k, 200), if is_secret_key(k) && !v.is_null() { json!(MASK) } else { argument(v, hash) }))
             .collect::<Map<_, _>>()
             .into(),
@@ -276,22 +294,51 @@ fn argument(value: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     }
 }
 
-/// The last word on a reply: every string stripped and masked, whatever a tool forgot.
+/// The last word on a reply: every string stripped and masked, whatever a tool forgot, and the keys of objects too.
 pub fn reply(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            let plain = text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'));
-            if !plain && text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c)) {
-                *text = clean(text);
-            }
-            if next_secret(text).is_some() {
-                *text = mask(text);
-            }
-        }
+        Value::String(text) => last_word(text),
         Value::Array(items) => items.iter_mut().for_each(reply),
-        Value::Object(map) => map.values_mut().for_each(reply),
+        Value::Object(map) => {
+            if map.keys().any(|key| !is_clean(key)) {
+                *map = std::mem::take(map).into_iter().map(|(key, value)| (said(&key), value)).collect();
+            }
+            map.values_mut().for_each(reply);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// The last word on a text: stripped and masked.
+pub fn said(text: &str) -> String {
+    let mut text = text.to_owned();
+    last_word(&mut text);
+    text
+}
+
+/// The last word on findings, which quote files and names.
+pub fn findings(all: &mut [Finding]) {
+    for Finding { rule, verdict: _, service, path, because } in all {
+        [Some(rule), service.as_mut(), path.as_mut(), Some(because)].into_iter().flatten().for_each(last_word);
+    }
+}
+
+fn last_word(text: &mut String) {
+    if !is_stripped(text) {
+        *text = clean(text);
+    }
+    if TRIGGERS.is_match(text.as_str()) {
+        *text = mask(text);
+    }
+}
+
+fn is_stripped(text: &str) -> bool {
+    let plain = text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'));
+    plain || !text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c))
+}
+
+fn is_clean(text: &str) -> bool {
+    is_stripped(text) && !TRIGGERS.is_match(text)
 }
 
 #[cfg(test)]
@@ -328,11 +375,67 @@ mod tests {
             ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nafter", "[redacted]\nafter"),
             ("http://host:80/path@x", "http://host:80/path@x"),
             ("nothing to hide", "nothing to hide"),
+            ("token=[redacted]rest-of-it", "token=[redacted]"),
+            ("a ghp_short and ghp_abcdefghijklmnop", "a ghp_short and [redacted]"),
+            ("https://a/b https://u:p@h/ pw=x", "https://a/b https://u:[redacted]@h/ pw=[redacted]"),
         ];
         for (given, wanted) in cases {
             assert_eq!(mask(given), wanted, "{given:?}");
             assert_eq!(mask(wanted), wanted, "masking twice changes nothing: {wanted:?}");
         }
+    }
+
+    #[test]
+    fn masking_reads_a_text_once() {
+        let texts = [
+            "pw=a ",
+            "pw=[redacted] ",
+            "earer x ",
+            "AKIAAKIA",
+            "-----BEGIN x",
+            "://a:b",
+            "a://:@",
+            "x=",
+            "=",
+            "://pw=",
+            "a:b@",
+            "ghp_short ",
+        ];
+        // Of this thread alone: another process's turn on this machine is no property of the code.
+        let now = || {
+            let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            std::time::Duration::new(spent.tv_sec.unsigned_abs(), u32::try_from(spent.tv_nsec).expect("less than a second"))
+        };
+        let time = |text: &str| {
+            let start = now();
+            std::hint::black_box(mask(text));
+            now() - start
+        };
+        for text in texts {
+            let (one, four) = (text.repeat((256 << 10) / text.len()), text.repeat((1 << 20) / text.len()));
+            let (once, fourfold) = (time(&one), time(&four));
+            // Linear is a factor of 4, quadratic one of 16.
+            assert!(fourfold < once * 10 + std::time::Duration::from_millis(10), "{text:?}: {once:?}, four times as much {fourfold:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_at_the_cut_is_masked() {
+        let text = format!("{} DB_PASSWORD=hunter2-and-more", "x".repeat(20));
+        assert_eq!(line(&text, 40), format!("{} DB_PASSWORD=[redact", "x".repeat(20)), "what begins before the cut");
+        let text = format!("postgres://app:hunter2{}@db", "y".repeat(100));
+        assert_eq!(line(&text, 20), "postgres://app:[reda", "what is only known to be one by what stands behind the cut");
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\nafter", "secret\n".repeat(100));
+        assert_eq!(envelope("logs", &key, 60).text, "[redacted]\nafter");
+    }
+
+    #[test]
+    fn a_long_line_costs_no_more_than_its_cut() {
+        let start = std::time::Instant::now();
+        for _ in 0..50 {
+            assert_eq!(line(&"pw=a ".repeat(800_000), 13), "pw=[redacted]");
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
     }
 
     #[test]
@@ -353,9 +456,25 @@ mod tests {
     }
 
     #[test]
+    fn arguments_are_bounded_together() {
+        let many: Map<String, Value> = (0..50_000).map(|n| (format!("key-{n}"), json!("v"))).collect();
+        let deep = json!({"stack": "shop", "a": vec![vec!["x".repeat(500); 100]; 100]});
+        for (input, least) in
+            [(Value::Object(many.clone()), 100), (json!({"variables": many.clone()}), 1), (json!({"files": many}), 1), (deep, 2)]
+        {
+            let kept = arguments(&input, &|text| format!("{:06x}", text.len()));
+            assert!(kept.to_string().len() <= MAX_ARGUMENTS, "{}", kept.to_string().len());
+            assert_eq!(kept.as_object().map(Map::len), Some(least));
+        }
+    }
+
+    #[test]
     fn a_reply_is_cleaned_at_every_depth() {
         let mut value = json!({"a": ["x\u{202e}y", {"b": "p://u:pw@h"}], "n": 1});
         reply(&mut value);
         assert_eq!(value, json!({"a": ["xy", {"b": "p://u:[redacted]@h"}], "n": 1}));
+        let mut keys = json!({"e\u{202e}vil": {"pw=hunter2": "kept"}});
+        reply(&mut keys);
+        assert_eq!(keys, json!({"evil": {"pw=[redacted]": "kept"}}));
     }
 }

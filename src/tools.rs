@@ -126,6 +126,14 @@ pub(crate) trait Verb: Send + Sync + 'static {
     /// Whether [`Verb::replay`] answers: then an identical call made while the first is under way joins its operation.
     const REPLAYS: bool = false;
 
+    /// What the arguments of a tool without plan mean now: the snapshot a moment leads to, the objects that would go. An approval is bound to it and shows it.
+    ///
+    /// # Errors
+    /// As [`Verb::run`].
+    fn resolved(_call: &Call, _input: &Self::Input) -> impl Future<Output = Result<Option<Value>, CallError>> + Send {
+        async { Ok(None) }
+    }
+
     /// The plan of a tool that runs one; `None` for the others.
     ///
     /// # Errors
@@ -184,6 +192,8 @@ pub(crate) trait Bound: Send + Sync {
     async fn earlier(&self, call: &Call) -> Result<Option<Operation>, CallError>;
     /// See [`Verb::replay`].
     async fn replay(&self, call: &Call, operation: Operation) -> Result<Option<Answer>, CallError>;
+    /// See [`Verb::resolved`].
+    async fn resolved(&self, call: &Call) -> Result<Option<Value>, CallError>;
     /// See [`Verb::plan`].
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError>;
     /// See [`Verb::run`].
@@ -224,6 +234,9 @@ impl<V: Verb> Bound for Arguments<V> {
     }
     async fn replay(&self, call: &Call, operation: Operation) -> Result<Option<Answer>, CallError> {
         V::replay(call, &self.0, operation).await?.map(|output| answer::<V>(&output)).transpose()
+    }
+    async fn resolved(&self, call: &Call) -> Result<Option<Value>, CallError> {
+        V::resolved(call, &self.0).await
     }
     async fn plan(&self, call: &Call) -> Result<Option<Plan>, CallError> {
         match V::plan(call, &self.0).await {

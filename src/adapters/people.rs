@@ -9,6 +9,7 @@ use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
 use crate::model::ids::ApprovalId;
 use crate::model::plan::Plan;
+use crate::redact;
 use crate::store::approval::{Approval, ApprovalState};
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -79,6 +80,19 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
     Ok((approval, plan))
 }
 
+/// The call an approval stands for, redacted, with what its arguments meant when it was asked for.
+///
+/// # Errors
+/// The store's.
+pub async fn arguments(house: &House, approval: &Approval) -> Result<Value, CallError> {
+    let mut shown = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
+    if let (Some(resolved), Some(map)) = (approval::resolved_for(&house.store, &approval.id).await?, shown.as_object_mut()) {
+        map.insert("resolved".into(), resolved);
+    }
+    redact::reply(&mut shown);
+    Ok(shown)
+}
+
 /// One approval with what it would do.
 ///
 /// # Errors
@@ -87,11 +101,54 @@ pub async fn show(house: &House, text: &str) -> Done {
     let (approval, plan) = with_plan(house, text).await?;
     let mut value = row(&approval);
     value["digest"] = json!(approval.digest);
-    if let Some(plan) = plan {
-        value["changes"] = json!(plan.changes);
-        value["findings"] = json!(plan.findings);
+    // As the page: the call where there is no plan to go by.
+    match &plan {
+        Some(plan) => {
+            value["from_release"] = json!(plan.from_release);
+            value["to_release"] = json!(plan.to_release);
+            value["changes"] = json!(plan.changes);
+            value["stack_diff"] = json!(plan.stack_diff);
+            value["findings"] = json!(plan.findings);
+        }
+        None => value["arguments"] = arguments(house, &approval).await?,
     }
-    reply(value, format!("{} wants {} on {}", approval.agent, approval.tool, approval.stack.as_ref().map_or("the host", |s| s.as_str())))
+    redact::reply(&mut value);
+    let text = details(&value);
+    reply(value, text)
+}
+
+/// What a person at a terminal reads before they decide: everything the page shows, one thing a line.
+fn details(value: &Value) -> String {
+    let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), 600);
+    let word = |key: &str| text(&value[key]);
+    let place = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
+    let mut out = vec![format!("{} wants {} on {place} (state {}, digest {})", word("agent"), word("tool"), word("state"), word("digest"))];
+    if !value["reason"].is_null() {
+        out.push(format!("it says, unchecked: {}", word("reason")));
+    }
+    let diff = |lines: &Value, out: &mut Vec<String>| {
+        for line in lines.as_array().into_iter().flatten() {
+            let side = |key: &str| if line[key].is_null() { "-".to_owned() } else { text(&line[key]) };
+            out.push(format!("    {}: {} -> {}", text(&line["path"]), side("from"), side("to")));
+        }
+    };
+    for change in value["changes"].as_array().into_iter().flatten() {
+        let (action, service) = (text(&change["action"]), text(&change["service"]));
+        out.push(format!("  {action} {service} by {}; expected loss: {}", text(&change["strategy"]), text(&change["expected_loss"])));
+        diff(&change["diff"], &mut out);
+    }
+    if value["stack_diff"].as_array().is_some_and(|lines| !lines.is_empty()) {
+        out.push("  beside the services".into());
+        diff(&value["stack_diff"], &mut out);
+    }
+    for f in value["findings"].as_array().into_iter().flatten() {
+        let place = f["path"].as_str().or(f["service"].as_str()).unwrap_or_default();
+        out.push(format!("  {} {} {}: {}", text(&f["verdict"]), text(&f["rule"]), redact::line(place, 200), text(&f["because"])));
+    }
+    for (key, argument) in value["arguments"].as_object().into_iter().flatten() {
+        out.push(format!("  {}: {}", redact::line(key, 80), text(argument)));
+    }
+    out.join("\n")
 }
 
 /// Takes the word of an operator whose credential was checked: records it, and starts the operation when it was the last one needed.
@@ -105,13 +162,8 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     if word == Word::Approve && before.agent == by {
         return Err(denied("who asked cannot approve", "another operator approves"));
     }
-    let decided = match word {
-        Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
-        Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
-        Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
-    };
-    let Some(after) = decided else {
-        let state = json!(before.state);
+    let settled = |state: ApprovalState| {
+        let state = json!(state);
         let state = state.as_str().unwrap_or("settled");
         let (message, hint) = match word {
             Word::Revoke => {
@@ -119,18 +171,33 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
             }
             Word::Approve | Word::Deny => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
         };
-        return Err(CallError::new(ErrorCode::Conflict, message, hint));
+        CallError::new(ErrorCode::Conflict, message, hint)
     };
+    let open = before.state == ApprovalState::Pending || (word == Word::Revoke && before.state == ApprovalState::Approved);
+    if !open {
+        return Err(settled(before.state));
+    }
     let what = match word {
         Word::Approve => "approval_given",
         Word::Deny => "approval_denied",
         Word::Revoke => "approval_revoked",
     };
-    let stack = after.stack.as_ref().map(|s| s.as_str());
-    let waited_s = (now - after.created_at).num_seconds();
+    let stack = before.stack.as_ref().map(|s| s.as_str());
+    let waited_s = (now - before.created_at).num_seconds();
     let detail =
-        json!({"approval": id, "digest": after.digest, "agent": after.agent, "tool": after.tool, "door": door, "waited_s": waited_s});
+        json!({"approval": id, "digest": before.digest, "agent": before.agent, "tool": before.tool, "door": door, "waited_s": waited_s});
+    // Before it counts: no decision without its record.
     house.store.audit_event(by, what, stack, &detail, now).await?;
+    let decided = match word {
+        Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
+        Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
+        Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
+    };
+    let Some(after) = decided else {
+        // Settled in between, by its time or another's word.
+        house.store.audit_event(by, "approval_word_void", stack, &json!({"approval": id, "word": what}), now).await?;
+        return Err(settled(approval::find(&house.store, &id).await?.state));
+    };
     let mut value = row(&after);
     match (word, after.state) {
         (Word::Revoke, _) => reply(value, format!("taken back by {by}: nothing had started")),
@@ -203,5 +270,23 @@ pub async fn authorised(house: &House, credential: Option<&Credential>) -> Resul
             note: "No operator exists yet, so the home's owner was enough. Add one (`dockwarden operators add NAME`): from then on this asks for a passphrase.".into(),
         }),
         None => Err(denied("this needs an operator's passphrase", "run it at a terminal: it is typed there, never passed as an argument or variable").field("credential")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_shows_what_the_page_shows() {
+        let value = json!({"agent": "keeper", "tool": "deploy", "stack": "shop", "state": "pending", "digest": "d1", "reason": "trust\u{1b}[2K me",
+            "changes": [{"service": "web", "action": "update", "strategy": "handover", "expected_loss": "0.2 s", "diff": [{"path": "image", "from": "a:1", "to": "a:2"}]}],
+            "stack_diff": [{"path": "x-dockwarden.monitor_s", "from": "60"}],
+            "findings": [{"rule": "cap.review", "verdict": "approval", "path": "services.web.cap_add[0]", "because": "a capability"}]});
+        let expected = "keeper wants deploy on shop (state pending, digest d1)\nit says, unchecked: trust me\n  update web by handover; expected loss: 0.2 s\n    \
+            image: a:1 -> a:2\n  beside the services\n    x-dockwarden.monitor_s: 60 -> -\n  approval cap.review services.web.cap_add[0]: a capability";
+        assert_eq!(details(&value), expected);
+        let call = json!({"agent": "keeper", "tool": "prune", "stack": null, "state": "pending", "digest": "d2", "reason": null, "arguments": {"images": true}});
+        assert_eq!(details(&call), "keeper wants prune on the host (state pending, digest d2)\n  images: true");
     }
 }

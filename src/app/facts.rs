@@ -3,11 +3,11 @@
 
 use crate::call::House;
 use crate::call::compose_files::{on_host, visible};
-use crate::gate::plan::{BindFact, PathKind, PlanFacts};
+use crate::gate::plan::{BindFact, PathKind, PlanFacts, paths};
 use crate::gate::request::RequestFacts;
+use crate::model::config::Config;
 use crate::model::ids::ServiceName;
 use crate::model::plan::Plan;
-use crate::model::spec::MountKind;
 use chrono::Utc;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,23 +17,30 @@ pub fn of(house: &House, plan: &Plan, service: Option<&ServiceName>) -> RequestF
     let rulebook = house.rulebook.load();
     let spec = &plan.desired;
     let mut facts = PlanFacts { stack: Some(spec.name.clone()), environment: plan.environment.clone(), ..PlanFacts::default() };
-    let mounts = spec.services.values().flat_map(|s| &s.mounts).filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_ref());
-    let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_ref());
-    let devices = spec.services.values().flat_map(|s| &s.devices).map(|d| &d.source);
-    for path in mounts.chain(files).chain(devices) {
-        if let Some(fact) = fact(house, path) {
-            facts.resolved.insert(path.clone(), fact);
+    for path in paths::reached(spec) {
+        if let Some(fact) = fact(&house.config, path) {
+            facts.resolved.insert(path.to_owned(), fact);
         }
     }
+    let moved = paths::moved(spec, &plan.real_paths, &facts.resolved);
+    // What leads elsewhere by now is looked up no further: its new end is nothing anybody judged.
+    facts.resolved.retain(|path, _| !moved.contains(path));
     let service = service.map_or("", ServiceName::as_str);
-    RequestFacts::of(spec, service, &facts, &rulebook.policy, Utc::now().date_naive(), BTreeSet::new())
+    let allowed = RequestFacts::of(spec, service, &facts, &rulebook.policy, Utc::now().date_naive(), BTreeSet::new());
+    RequestFacts { moved, ..allowed }
 }
 
-/// What a path is once links are followed; `None` when it cannot be seen from here.
-fn fact(house: &House, path: &str) -> Option<BindFact> {
-    let seen = std::fs::canonicalize(visible(&house.config, Path::new(path))?).ok()?;
+/// Where a path of the host leads once links are followed; `None` when it cannot be seen from here.
+pub fn real(config: &Config, path: &str) -> Option<String> {
+    let seen = std::fs::canonicalize(visible(config, Path::new(path))?).ok()?;
+    on_host(config, &seen).to_str().map(str::to_owned)
+}
+
+/// What a path is once links are followed.
+fn fact(config: &Config, path: &str) -> Option<BindFact> {
+    let seen = std::fs::canonicalize(visible(config, Path::new(path))?).ok()?;
     let kind = kind(&seen)?;
-    Some(BindFact { real: on_host(&house.config, &seen).to_str()?.to_owned(), exists: true, kind: Some(kind) })
+    Some(BindFact { real: on_host(config, &seen).to_str()?.to_owned(), exists: true, kind: Some(kind) })
 }
 
 fn kind(path: &Path) -> Option<PathKind> {

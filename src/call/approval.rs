@@ -12,7 +12,7 @@ use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
 use crate::store::Store;
 use crate::store::approval::{Approval, ApprovalState};
-use crate::tools::Answer;
+use crate::tools::{Answer, Bound};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -40,12 +40,17 @@ pub(super) async fn ask(
     decision: &Decision,
     plan: Option<&Plan>,
     input: &Value,
+    bound: &dyn Bound,
 ) -> Result<Word, CallError> {
     let needed = decision.verdict.max(plan.map_or(Verdict::Allow, |p| p.verdict));
     if needed != Verdict::Approval {
         return Ok(Word::NotNeeded);
     }
-    let digest = plan.map_or_else(|| digest(call, facts, input), |p| p.digest.clone());
+    let resolved = match plan {
+        Some(_) => None,
+        None => bound.resolved(call).await?,
+    };
+    let digest = plan.map_or_else(|| digest(call, facts, input, resolved.as_ref()), |p| p.digest.clone());
     let store = &call.house.store;
     if call.resumes.is_none() && brakes::stands_in(store, &call.id, facts, &digest, call.now).await? {
         return Ok(Word::Given);
@@ -56,7 +61,11 @@ pub(super) async fn ask(
             if let Some(plan) = plan {
                 store.put_plan(plan).await?;
             }
-            store.request_approval(request(call, facts, decision, plan, input, digest)).await?
+            let asked = store.request_approval(request(call, facts, decision, plan, input, digest)).await?;
+            if let Some(resolved) = &resolved {
+                store.set_value(&resolved_place(&asked.id), resolved).await?;
+            }
+            asked
         }
     };
     if approval.state != ApprovalState::Approved {
@@ -129,15 +138,27 @@ fn pending(approval: &Approval, decision: &Decision, plan: Option<&Plan>) -> Ans
     Answer { value: json!({"state": "pending_approval", "approval": shown}), text: Some(text) }
 }
 
-/// Digest of a call of a tool without plan: the tool, what it is about, its arguments without those that change nothing, and the policy.
-fn digest(call: &Call, facts: &CallFacts, input: &Value) -> String {
+fn resolved_place(id: &ApprovalId) -> String {
+    format!("resolved:{id}")
+}
+
+/// What the arguments of a call without plan meant when its approval was asked for.
+///
+/// # Errors
+/// The store's.
+pub async fn resolved_for(store: &Store, id: &ApprovalId) -> Result<Option<Value>, CallError> {
+    Ok(store.value(&resolved_place(id)).await?)
+}
+
+/// Digest of a call of a tool without plan: the tool, what it is about, its arguments without those that change nothing, what they mean now, and the policy.
+fn digest(call: &Call, facts: &CallFacts, input: &Value, resolved: Option<&Value>) -> String {
     let mut arguments = canonical(input);
     if let Value::Object(map) = &mut arguments {
         for key in ["reason", "wait", "timeout_s", "idempotency_key"] {
             map.remove(key);
         }
     }
-    let about = json!([facts.tool, facts.stack, facts.environment, arguments, call.policy_version()]);
+    let about = json!([facts.tool, facts.stack, facts.environment, arguments, resolved, call.policy_version()]);
     call.house.store.keyed_digest(about.to_string().as_bytes())
 }
 

@@ -20,8 +20,8 @@ pub const BREAKER: &str = "breaker.open";
 pub const MOST_MINUTES: u32 = 60;
 /// Shortest reason: a word is none.
 const LEAST_REASON: usize = 10;
-/// Operations of a stack looked back over; more than any breaker counts.
-const LOOK_BACK: usize = 100;
+/// Operations of a stack looked back over; more than any breaker counts, and more than backups hide.
+const LOOK_BACK: usize = 1000;
 /// Mutations the breaker lets through: they only add a copy, or stop what is under way.
 const UNBROKEN: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit"];
 const GLASS: &str = "glass";
@@ -30,9 +30,11 @@ fn key(what: &str, agent: &str, stack: &StackName) -> String {
     format!("breaker:{what}:{agent}/{stack}")
 }
 
-/// Failures in a row, newest first, of an agent on a stack since a moment; a success ends the row. Pure.
+/// Failures in a row, newest first, of an agent on a stack since a moment; a success ends the row, but not of what an open breaker lets through: that
+/// says nothing of the rest. Pure.
 fn in_a_row<'a>(operations: &'a [Operation], agent: &str, since: Option<DateTime<Utc>>) -> Vec<&'a Operation> {
     let mine = operations.iter().filter(|o| o.agent == agent && since.is_none_or(|s| o.created_at > s));
+    let mine = mine.filter(|o| !UNBROKEN.contains(&o.verb.as_str()));
     mine.filter(|o| o.state.is_terminal() && o.state != OperationState::Cancelled).take_while(|o| o.state != OperationState::Done).collect()
 }
 
@@ -206,6 +208,11 @@ mod tests {
         let ids = |since| in_a_row(&list, "a", since).iter().map(|o| o.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(None), ["op-6", "op-3"]);
         assert_eq!(ids(Some(at(3))), ["op-6"]);
+        for verb in ["backup", "verify_backup"] {
+            let passed = Operation { verb: verb.into(), ..operation(7, "a", Done) };
+            let list: Vec<Operation> = [passed].into_iter().chain(list.clone()).collect();
+            assert_eq!(in_a_row(&list, "a", None).len(), 2, "a {verb} passes an open breaker, so it mends none");
+        }
     }
 
     #[tokio::test]

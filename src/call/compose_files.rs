@@ -45,6 +45,8 @@ pub struct SideFiles {
     inline: BTreeMap<String, String>,
     /// Directory as the host knows it, and as this process sees it.
     dir: Option<(PathBuf, PathBuf)>,
+    /// The compose files are texts of the call.
+    given: bool,
 }
 
 impl Files for SideFiles {
@@ -67,6 +69,23 @@ impl Files for SideFiles {
         match &self.dir {
             Some((_, seen)) => read_beneath(seen, &relative),
             None => Ok(None),
+        }
+    }
+
+    /// Values of the directory's files are put into the directory's own texts only: a caller's text could print them in a plan, in a label or an image's name.
+    fn variables(&self, path: &str) -> Result<Option<String>, ReadError> {
+        if !self.given {
+            return self.read(path);
+        }
+        if let Some(text) = self.inline.get(&plain(Path::new(path))) {
+            return Ok(Some(text.clone()));
+        }
+        match self.read(path)? {
+            None => Ok(None),
+            Some(_) => {
+                let why = "variables of the project directory are not put into texts of a call: give the file in `files`, or its values in `variables`";
+                Err(ReadError::Unreadable(why.into()))
+            }
         }
     }
 }
@@ -141,10 +160,10 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
     let entry = entry.unwrap_or(&default_entry);
     // Texts of the call are the whole stack: files of the directory beside them are only what they name.
     let given = !inline.is_empty();
-    let side = SideFiles { inline, dir };
-    let base = if given { SideFiles { inline: side.inline.clone(), dir: None } } else { side.clone() };
+    let side = SideFiles { inline, dir, given };
+    let base = if given { SideFiles { inline: side.inline.clone(), dir: None, given } } else { side.clone() };
     let sources = sources(&base, if given { &[] } else { &entry.files }, &project_dir)?;
-    let variables = variables(&side, entry, &source.variables)?;
+    let variables = variables(&base, if given { &[] } else { &entry.env_files }, &source.variables)?;
     Ok(Some(Bundle { sources, variables, profiles: entry.profiles.clone(), project_dir, side }))
 }
 
@@ -238,16 +257,16 @@ fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec
     Err(CallError::new(ErrorCode::NotFound, format!("{place} has no compose file"), format!("name it one of {names}")))
 }
 
-/// Variables of the call over those of the environment files; a later file over an earlier one.
+/// Variables of the call over those of the environment files; a later file over an earlier one. For texts of a call that is a `.env` among them alone.
 fn variables(
     side: &SideFiles,
-    entry: &StackSettingsEntry,
+    env_files: &[String],
     given: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, CallError> {
     let default = [".env".to_owned()];
-    let named = !entry.env_files.is_empty();
+    let named = !env_files.is_empty();
     let mut merged = given.clone();
-    for path in if named { &entry.env_files[..] } else { &default[..] }.iter().rev() {
+    for path in if named { env_files } else { &default[..] }.iter().rev() {
         let text =
             side.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the environment file").field(path))?;
         match text {
@@ -292,7 +311,7 @@ mod tests {
         std::os::unix::fs::symlink("inside", dir.path().join("link-in")).expect("linked");
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link-out")).expect("linked");
         let path = dir.path().to_owned();
-        (dir, SideFiles { inline: BTreeMap::new(), dir: Some((path.clone(), path)) })
+        (dir, SideFiles { inline: BTreeMap::new(), dir: Some((path.clone(), path)), given: false })
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::ApprovalId;
 use crate::model::verdict::Verdict;
 use crate::redact;
+use crate::store::audit::Intent;
 use crate::tools::{self, Answer, Bound};
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -62,6 +63,7 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
 
 /// DESIGN 2, top to bottom.
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
+    within_minute(&call, name, &input).await?;
     let (facts, bound) = match understand(&call, name, &input).await {
         Ok(understood) => understood,
         Err(refused) => return misunderstood(&call, name, &input, refused).await,
@@ -74,6 +76,8 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
         return record::single(&call, &intent, &[], Err(denial(&decision.findings, decision.hint.as_deref()))).await;
     }
     if !facts.mutates {
+        // Before the work; the row counts it after.
+        record::fits(&call, &intent, &decision.limits).await?;
         let result = read(&call, facts, &decision, bound).await;
         return record::single(&call, &intent, &decision.limits, result).await;
     }
@@ -87,11 +91,56 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     })
 }
 
+/// Refuses a call beyond what its agent may make in a minute. What an operator's approval starts was counted when it was asked for.
+async fn within_minute(call: &Call, name: &str, input: &Value) -> Result<(), CallError> {
+    let agent = call.who.agent.as_str();
+    let most = call.rulebook.agents.get(agent).and_then(|a| a.limits.calls_per_minute).filter(|_| call.resumes.is_none());
+    let Some(max) = most else { return Ok(()) };
+    let limit = RateLimit { key: format!("{agent}/*"), max, window_s: 60 };
+    let Err(too_many) = call.house.turns.gauge.count(agent, &limit, call.now) else { return Ok(()) };
+    let refused = record::limited(&limit, too_many.retry_after_s);
+    let Some(untold) = too_many.told else { return Err(refused) };
+    let more = if untold == 0 { String::new() } else { format!("; {untold} more were refused since the last row that says so") };
+    let because = format!("at most {max} calls in {} s{more}", limit.window_s);
+    let finding = crate::model::verdict::Finding { rule: limit.key, verdict: Verdict::Deny, service: None, path: None, because };
+    let decision = Decision { verdict: Verdict::Deny, findings: vec![finding], limits: vec![], approval: None, hint: None };
+    let facts = facts::unread(call, redact::keep_start(name, MAX_NAME));
+    record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await.map(|_| ())
+}
+
 async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+    bounded(name, input)?;
     let tool = tools::find(name)?;
     let bound = tool.parse(input.clone())?;
     let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?).await?;
     Ok((facts, bound))
+}
+
+/// Longest name of a tool or key of an argument, in bytes. Complaints quote these, the values never.
+const MAX_NAME: usize = 200;
+
+/// Refuses what no tool and no argument is called, before anything quotes it.
+fn bounded(name: &str, input: &Value) -> Result<(), CallError> {
+    fn keys(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => map.iter().all(|(k, v)| k.len() <= MAX_NAME && keys(v)),
+            Value::Array(items) => items.iter().all(keys),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        }
+    }
+    if name.len() > MAX_NAME {
+        let message = format!("the name of the tool has {} bytes; the longest allowed has {MAX_NAME}", name.len());
+        return Err(CallError::new(ErrorCode::UnknownTool, message, "call a tool that tools/list names"));
+    }
+    if !keys(input) {
+        let message = format!("a key among the arguments has more than {MAX_NAME} bytes");
+        return Err(CallError::new(
+            ErrorCode::InvalidArgument,
+            message,
+            "use the argument names of the tool's input schema, and shorter paths and names",
+        ));
+    }
+    Ok(())
 }
 
 async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dyn Bound>) -> Result<Answer, CallError> {
@@ -125,7 +174,7 @@ async fn mutate(
             (verdict, findings) = (verdict.max(plan.verdict), plan.findings.clone());
         }
         let plan_verdict = plan.as_ref().map_or(Verdict::Allow, |p| p.verdict);
-        let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input).await? {
+        let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input, bound.as_ref()).await? {
             approval::Word::NotNeeded => false,
             approval::Word::Given => true,
             approval::Word::Pending(answer) => return Ok(answer),
@@ -179,9 +228,10 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
 
 /// A call that could not be read leaves one row all the same.
 async fn misunderstood(call: &Call, name: &str, input: &Value, refused: CallError) -> Result<Answer, CallError> {
-    let facts = facts::unread(call, name);
+    let facts = facts::unread(call, redact::keep_start(name, MAX_NAME));
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
-    record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await
+    let intent = Intent { essential: false, ..record::intent(call, &facts, &decision, input) };
+    record::single(call, &intent, &[], Err(refused)).await
 }
 
 /// Which rules said no, why, and how to get it.
@@ -202,14 +252,17 @@ fn reply(result: Result<Answer, CallError>) -> Result<Reply, CallError> {
     match result {
         Ok(mut answer) => {
             redact::reply(&mut answer.value);
-            let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::mask(&redact::clean(&t)));
+            let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::said(&t));
             Ok(Reply { value: answer.value, text })
         }
         Err(mut error) => {
             if let Some(detail) = &error.detail {
                 tracing::error!(code = ?error.code, message = %error.message, %detail, "call failed");
             }
-            error.message = redact::mask(&redact::clean(&error.message));
+            for text in [Some(&mut error.message), Some(&mut error.hint), error.field.as_mut()].into_iter().flatten() {
+                *text = redact::said(text);
+            }
+            redact::findings(&mut error.findings);
             if let Some(data) = &mut error.data {
                 redact::reply(data);
             }

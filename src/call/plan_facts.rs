@@ -4,7 +4,7 @@
 use super::compose_files::{Bundle, on_host, visible};
 use super::{Call, CallError};
 use crate::compose::Loaded;
-use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts, paths};
+use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts, ownership, paths};
 use crate::model::config::Config;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
@@ -95,6 +95,7 @@ pub async fn gather(
         own.extend(release.spec.networks.values().filter(|n| !n.external).map(|n| n.name.clone()));
     }
     let (supervisor_containers, supervisor_objects) = supervisor(call).await?;
+    let names = names(call, plan, &own).await?;
     let named = paths::named(&plan.desired, plan.project_dir.as_deref(), &call.rulebook.policy);
     let config = house.config.clone();
     // Follows links on disks that may be slow or network mounts.
@@ -112,7 +113,34 @@ pub async fn gather(
     };
     let subject =
         Subject { stack: &plan.stack, images: &plan.images, project_dir: plan.project_dir.as_deref(), environment: &plan.environment, own };
-    Ok(assemble(subject, world, texts, &house.config))
+    let mut facts = assemble(subject, world, texts, &house.config);
+    for (stack, names) in names {
+        facts.other_stacks.entry(stack).or_default().names = names;
+    }
+    Ok(facts)
+}
+
+/// Names that services of other stacks answer to on networks of this plan that are not its own, by stack and network.
+async fn names(call: &Call, plan: &Plan, own: &BTreeSet<String>) -> Result<BTreeMap<String, BTreeMap<String, BTreeSet<String>>>, CallError> {
+    let shared = |name: &String, external: bool| external || !own.contains(name);
+    let shared: BTreeSet<&String> = plan.desired.networks.values().filter(|n| shared(&n.name, n.external)).map(|n| &n.name).collect();
+    let mut found: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    if shared.is_empty() {
+        return Ok(found);
+    }
+    let store = &call.house.store;
+    for record in store.stacks().await?.into_iter().filter(|s| s.name != plan.stack) {
+        let Some(number) = record.current else { continue };
+        let Some(release) = store.release(&record.name, number).await? else { continue };
+        for (service, spec) in release.spec.services.iter().filter(|(_, s)| s.active) {
+            for (key, attached) in &spec.networks {
+                let Some(network) = release.spec.networks.get(key).filter(|n| shared.contains(&n.name)) else { continue };
+                let entry = found.entry(record.name.to_string()).or_default().entry(network.name.clone()).or_default();
+                entry.extend(ownership::names(service.as_str(), spec, &attached.aliases));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Facts of what was found. Reads nothing.

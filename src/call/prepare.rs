@@ -11,14 +11,14 @@ use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::ImageIdentity;
-use crate::model::plan::{GitState, Plan, PlanKind, PlannedRestore};
+use crate::model::plan::{GitState, Plan, PlanKind, PlannedRestore, Weight};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::StackSpec;
 use crate::model::verdict::{Finding, Verdict};
 use crate::planner::{self, PlanError, PlanInput, Want};
 use crate::redact;
 use crate::store::backup::BackupRecord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Releases looked through for one to go back to.
@@ -76,7 +76,7 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
-    planned(call, &source.stack, Some(desired), None, new_id()).await
+    planned(call, &source.stack, Some(desired), None, new_id(), &BTreeSet::new()).await
 }
 
 /// A stored plan made by `plan`.
@@ -116,7 +116,8 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         facts: plan_facts::Texts::unknown(&plan.desired),
         restore: plan.data.restore.clone(),
     };
-    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone()).await?;
+    // The texts are gone: what was weighed with them then counts as weighed now, and only more than that is another plan.
+    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), &plan.weighed).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
         let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
         return Err(CallError::new(
@@ -168,7 +169,7 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &Da
     let images = on_hand(call, &target).await?;
     let facts = plan_facts::Texts::unknown(&target.spec);
     let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, restore };
-    planned(call, stack, Some(desired), None, new_id()).await
+    planned(call, stack, Some(desired), None, new_id(), &BTreeSet::new()).await
 }
 
 /// Plans the release that runs again, with the data of a snapshot in place of the live data.
@@ -192,14 +193,21 @@ fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release>
 /// # Errors
 /// `NotFound` when the stack is not deployed or has no such service.
 pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan, CallError> {
-    planned(call, stack, None, Some(want), new_id()).await
+    planned(call, stack, None, Some(want), new_id(), &BTreeSet::new()).await
 }
 
 pub(super) fn new_id() -> PlanId {
     PlanId::new(format!("plan-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric")
 }
 
-async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_place: Option<Want>, id: PlanId) -> Result<Plan, CallError> {
+async fn planned(
+    call: &Call,
+    stack: &StackName,
+    desired: Option<Desired>,
+    in_place: Option<Want>,
+    id: PlanId,
+    weighed_before: &BTreeSet<Weight>,
+) -> Result<Plan, CallError> {
     let store = &call.house.store;
     let record = store.stack(stack).await?;
     let current = match record.and_then(|r| r.current) {
@@ -215,8 +223,8 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             restore = data_plan::swap(&mut d.spec, &d.restore);
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
         }
-        // More copies are more of what was judged: judged again. A stop or restart must be possible whatever the policy says by now.
-        (None, Some(want @ Want::Scale { .. })) => {
+        // More copies, and copies made anew, are more of what was judged: judged again, against the host as it is now. A stop or restart must be possible whatever the policy says by now.
+        (None, Some(want @ (Want::Scale { .. } | Want::Recreate { .. }))) => {
             let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
             (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), texts)
         }
@@ -256,6 +264,9 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        plan.real_paths = gate::plan::paths::real(&plan.desired, &facts.resolved);
+        plan.weighed =
+            weighed_before.iter().cloned().chain(weighed.iter().filter(|w| w.finding.verdict >= Verdict::Approval).map(weight)).collect();
         // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
         let older = match plan.content_of.filter(|n| current.as_ref().is_none_or(|c| c.number != *n)) {
             Some(number) => store.release(stack, number).await?,
@@ -273,8 +284,21 @@ async fn planned(call: &Call, stack: &StackName, desired: Option<Desired>, in_pl
             because: redact::line(&u.reason, 300),
         }));
         judged(&mut plan, findings);
+        seal(call, &mut plan);
     }
     Ok(plan)
+}
+
+/// A finding without its words, and what was approved before left out: neither makes another plan.
+fn weight(weighed: &gate::plan::Weighed) -> Weight {
+    let Finding { rule, verdict, service, path, because: _ } = weighed.finding.clone();
+    Weight { rule, verdict, service, path, value: weighed.value.clone() }
+}
+
+/// Makes what was judged a part of the digest: who approves it approves these paths and what the gate holds against the plan, no more.
+fn seal(call: &Call, plan: &mut Plan) {
+    let whole = serde_json::json!([plan.digest, plan.real_paths, plan.weighed]);
+    plan.digest = call.house.store.keyed_digest(whole.to_string().as_bytes());
 }
 
 /// A host path that is refused because the supervisor's container does not see it: the finding gets the line that would show it.

@@ -24,11 +24,18 @@ pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input:
         stack: facts.stack.as_ref().map(ToString::to_string),
         environment: facts.environment.clone(),
         arguments: redact::arguments(input, &|text| call.house.store.keyed_hash(text)),
-        essential: HELPS.contains(&facts.tool.as_str()) || call.who.door == Door::Cli,
+        // The reserve is for what helps: a denial does not, and would use it up.
+        essential: decision.verdict != Verdict::Deny && (HELPS.contains(&facts.tool.as_str()) || call.who.door == Door::Cli),
         verdict: decision.verdict,
-        findings: decision.findings.clone(),
+        findings: clean(&decision.findings),
         at: call.now,
     }
+}
+
+fn clean(findings: &[Finding]) -> Vec<Finding> {
+    let mut findings = findings.to_vec();
+    redact::findings(&mut findings);
+    findings
 }
 
 /// How a call ended. `plan` is what the plan gate said.
@@ -47,7 +54,7 @@ pub(crate) fn outcome(call: &Call, verdict: Verdict, plan: &[Finding], result: &
     };
     let at = Utc::now();
     let duration_ms = u64::try_from((at - call.now).num_milliseconds()).unwrap_or_default();
-    Outcome { call: call.id.clone(), outcome: outcome.to_owned(), code, verdict, findings: plan.to_vec(), detail, duration_ms, at }
+    Outcome { call: call.id.clone(), outcome: outcome.to_owned(), code, verdict, findings: clean(plan), detail, duration_ms, at }
 }
 
 /// What of a reply the audit log keeps: the ids that lead to the rest, never the content.
@@ -118,11 +125,28 @@ pub(crate) async fn end(call: &Call, outcome: &Outcome, counted: &[RateLimit]) -
 fn admitted(recorded: Recorded) -> Result<(), CallError> {
     match recorded {
         Recorded::Ok { .. } => Ok(()),
-        Recorded::Limited { limit, retry_after_s, .. } => {
-            let message = format!("limit {} reached: {} calls in {} s", limit.key, limit.max, limit.window_s);
-            let mut error = CallError::new(ErrorCode::RateLimited, message, format!("try again in {retry_after_s} s"));
-            error.data = Some(json!({"retry_after_s": retry_after_s}));
-            Err(error)
-        }
+        Recorded::Limited { limit, retry_after_s, .. } => Err(limited(&limit, retry_after_s)),
+    }
+}
+
+/// The refusal of a call that a limit does not let through now.
+pub(crate) fn limited(limit: &RateLimit, retry_after_s: u64) -> CallError {
+    let message = format!("limit {} reached: {} calls in {} s", limit.key, limit.max, limit.window_s);
+    let mut error = CallError::new(ErrorCode::RateLimited, message, format!("try again in {retry_after_s} s"));
+    error.data = Some(json!({"retry_after_s": retry_after_s}));
+    error
+}
+
+/// Refuses a call that its limits do not let through now, with its row; counts nothing.
+///
+/// # Errors
+/// `RateLimited`, and the store's.
+pub(crate) async fn fits(call: &Call, intent: &Intent, limits: &[RateLimit]) -> Result<(), CallError> {
+    match limits {
+        [] => Ok(()),
+        _ => match call.house.store.audit_limited(intent, limits).await? {
+            Some(recorded) => admitted(recorded),
+            None => Ok(()),
+        },
     }
 }

@@ -24,6 +24,8 @@ const NOISE: [&str; 3] = ["reason", "wait", "timeout_s"];
 /// Lines of identical calls.
 #[derive(Debug, Default)]
 pub struct Turns {
+    /// Calls of the last minute.
+    pub gauge: super::gauge::Gauge,
     lines: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     under_way: Arc<Mutex<BTreeMap<String, OperationId>>>,
 }

@@ -58,7 +58,11 @@ impl Values<'_> {
 
     fn expand(&self, text: &str) -> Result<String, String> {
         let lookup = |name: &str| self.declared.get(name).or_else(|| self.out.get(name)).cloned();
-        interpolate::text(text, &lookup, &mut Vec::new())
+        // Whoever is told of a problem may name the file and not read it: its text is not repeated.
+        interpolate::text(text, &lookup, &mut Vec::new()).map_err(|message| match message.split_once(" is missing a value") {
+            Some((what, _)) if what.starts_with("required variable ") => format!("{what} is missing a value"),
+            _ => "a reference to a variable is malformed".to_owned(),
+        })
     }
 }
 
@@ -80,7 +84,7 @@ fn blank(c: char) -> bool {
 
 fn valid(key: &str) -> Result<String, String> {
     let ok = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '[' | ']'));
-    if ok { Ok(key.to_owned()) } else { Err(format!("{:?} is no variable name", key.chars().take(80).collect::<String>())) }
+    if ok { Ok(key.to_owned()) } else { Err("what stands before = is no variable name".to_owned()) }
 }
 
 /// `format: raw`: what follows the first `=` is the value, as it stands.

@@ -2,7 +2,7 @@
 
 use super::files::{join, parent, rebase_objects, rebase_service, remote};
 use super::value::{Map, Value};
-use super::{LoadInput, Report, dotenv, interpolate, merge, schema, shape, unique, value};
+use super::{LoadInput, ReadError, Report, dotenv, interpolate, merge, schema, shape, unique, value};
 use std::collections::BTreeMap;
 
 /// Files followed in all, and how deep: real stacks use a handful.
@@ -131,16 +131,25 @@ impl Assembler<'_, '_> {
     }
 
     fn read(&self, path: &str, asked_by: &str, report: &mut Report) -> Option<String> {
-        if path.starts_with('~') {
-            report.broken(
-                asked_by,
-                Some("path.traversal"),
-                format!("{path} means a home directory"),
-                "use a file beneath the project directory",
-            );
+        if Self::at_home(path, asked_by, report) {
             return None;
         }
-        match self.input.files.read(path) {
+        Self::found(path, asked_by, self.input.files.read(path), report)
+    }
+
+    /// Whether a path means a home directory, which is reported.
+    fn at_home(path: &str, asked_by: &str, report: &mut Report) -> bool {
+        let home = path.starts_with('~');
+        if home {
+            let hint = "use a file beneath the project directory";
+            report.broken(asked_by, Some("path.traversal"), format!("{path} means a home directory"), hint);
+        }
+        home
+    }
+
+    /// The text, or a reported reason why there is none.
+    fn found(path: &str, asked_by: &str, text: Result<Option<String>, ReadError>, report: &mut Report) -> Option<String> {
+        match text {
             Ok(Some(text)) => Some(text),
             Ok(None) => {
                 report.broken(asked_by, None, format!("file {path} not found"), "paths are relative to the project directory");
@@ -301,12 +310,15 @@ impl Assembler<'_, '_> {
             if env_files.is_empty() {
                 // As beside the project's own file: a `.env` there counts when there is one.
                 let beside = join(&inner_dir, ".env");
-                if matches!(self.input.files.read(&beside), Ok(Some(_))) && !inner_dir.is_empty() && inner_dir != "." {
+                if matches!(self.input.files.variables(&beside), Ok(Some(_))) && !inner_dir.is_empty() && inner_dir != "." {
                     env_files.push(beside);
                 }
             }
             for file in env_files {
-                let Some(text) = self.read(&file, &path, report) else { continue };
+                if Self::at_home(&file, &path, report) {
+                    continue;
+                }
+                let Some(text) = Self::found(&file, &path, self.input.files.variables(&file), report) else { continue };
                 match dotenv::parse(&text, &inner_vars, true) {
                     Ok(more) => more.into_iter().for_each(|(k, v)| {
                         inner_vars.entry(k).or_insert(v);

@@ -230,6 +230,7 @@ impl Run {
                 Err(e) => Err(e.into()),
             },
             Act::Restart { id, grace_ms } => {
+                self.same_paths(id).await?;
                 Ok(engine.restart(permit, id, Duration::from_millis(*grace_ms)).await.map(|()| Value::Null)?)
             }
             Act::SetRestart { id, to, .. } => Ok(engine.set_restart(permit, id, *to).await.map(|()| Value::Null)?),
@@ -312,10 +313,13 @@ impl Run {
                 }
                 Ok(())
             }
-            Act::Stop { id, .. } => match engine.start(permit, id).await {
-                Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
-                Err(e) => Err(e.into()),
-            },
+            Act::Stop { id, .. } => {
+                self.same_paths(id).await?;
+                match engine.start(permit, id).await {
+                    Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
+                    Err(e) => Err(e.into()),
+                }
+            }
             Act::SetRestart { id, from, .. } => match engine.set_restart(permit, id, *from).await {
                 Ok(()) | Err(EngineError::NotFound { .. }) => Ok(()),
                 Err(e) => Err(e.into()),
@@ -335,6 +339,7 @@ impl Run {
     /// Starts; a paused one is resumed, since an engine refuses to start it.
     async fn start_or_resume(&self, id: &EngineName) -> Result<Value, Fail> {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
+        self.same_paths(id).await?;
         match engine.start(permit, id).await {
             Ok(()) => {}
             Err(EngineError::Conflict(why)) => match engine.container(id).await?.map(|c| c.state) {

@@ -33,7 +33,7 @@ impl Executor {
         adoption: Adoption,
     ) -> Result<Operation, ExecutorError> {
         let id = {
-            let _one = self.submitting.lock().await;
+            let _one = self.turn(&plan.stack).await?;
             let op = self.begin(&plan.stack, request, Some(&plan)).await?;
             let (id, stack) = (op.id.clone(), plan.stack.clone());
             let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "adopting".into() };
@@ -72,7 +72,7 @@ impl Executor {
     /// # Errors
     /// `Busy`, `Closing`, the engine's and the store's; it can be asked for again after each.
     pub async fn eject(self: &Arc<Self>, stack: &StackName, permit: &Permit, request: Request) -> Result<(), ExecutorError> {
-        let _one = self.submitting.lock().await;
+        let _one = self.turn(stack).await?;
         let op = self.begin(stack, request, None).await?;
         let claim = names::claim(stack);
         let intent = json!({"act": "eject", "claim": claim});
@@ -98,7 +98,6 @@ impl Executor {
         if self.closing.is_cancelled() {
             return Err(ExecutorError::Closing);
         }
-        self.free_stack(stack).await?;
         let op = Operation {
             id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
             verb: request.verb,
@@ -177,11 +176,16 @@ impl Run {
         }
         let image = any.ok_or_else(|| failed("no image of the stack is on the engine"))?;
         self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
+        let mut taken = vec![];
         for object in &mut adoption.objects {
             object.labels.insert(labels::OPERATION.into(), op.id.to_string());
             let gone = match (object.kind, EngineName::new(object.id.as_str())) {
                 (_, Err(e)) => return Err(failed(e.to_string())),
-                (ObjectKind::Container, Ok(id)) => self.exec.engine.container(&id).await.map(|c| c.is_none()),
+                (ObjectKind::Container, Ok(id)) => self.exec.engine.container(&id).await.map(|c| {
+                    let gone = c.is_none();
+                    taken.extend(c);
+                    gone
+                }),
                 (ObjectKind::Network, Ok(name)) => self.exec.engine.network(&name).await.map(|n| n.is_none()),
                 (ObjectKind::Volume, Ok(name)) => self.exec.engine.volume(&name).await.map(|v| v.is_none()),
             };
@@ -189,6 +193,7 @@ impl Run {
                 return Err(failed(format!("{} {} went away while the stack was adopted; adopt it again", kind(object.kind), object.id)));
             }
         }
+        self.exec.note_links(&plan.stack, &taken).await?;
         store.adopt(&op, &release, &adoption, Utc::now()).await?;
         self.exec.recorded()
     }

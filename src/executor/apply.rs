@@ -445,7 +445,8 @@ impl Run {
         let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
         match change.action {
             Action::Remove => {
-                let wanted = |name: &str| self.plan.desired.services.values().any(|s| s.active && s.container_name.as_deref() == Some(name));
+                let wanted =
+                    |name: &str| self.plan.desired.services.values().any(|s| s.active && s.container_name.as_deref() == Some(name));
                 for (i, c) in old.iter().enumerate() {
                     self.retire(phase, service, c).await?;
                     if wanted(&c.name) {
@@ -520,7 +521,8 @@ impl Run {
             self.watch_fronts().await?;
             for (service, id) in &watched {
                 let spec = self.spec(service)?;
-                match self.exec.engine.container(id).await {
+                let Some(seen) = self.looked(self.exec.engine.container(id)).await else { break };
+                match seen {
                     Ok(Some(seen)) => {
                         let ended_well = spec.restart == Restart::No && seen.state == RunState::Exited && seen.exit_code == 0;
                         if let Err(reason) = probe::alive(&seen)

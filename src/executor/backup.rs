@@ -90,6 +90,12 @@ pub enum BackupError {
         /// Which.
         volume: String,
     },
+    /// The target of a restore is another stack's.
+    #[error("volume {volume} belongs to another stack or supervisor: leave `into` out to get a new volume")]
+    TargetForeign {
+        /// Which.
+        volume: String,
+    },
     /// The target of a restore is the source.
     #[error("volume {volume} is the one the snapshot was taken of: a restore goes beside the live data; leave `into` out")]
     TargetIsSource {

@@ -7,6 +7,7 @@ use super::worker::Source;
 use crate::engine::{Engine, VolumeCreate};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId};
+use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::store::backup::BackupRecord;
 use std::collections::BTreeMap;
@@ -52,13 +53,20 @@ pub(crate) struct Target {
 /// Where a snapshot is restored to: a new volume beside the live one, or `into`, which must be empty or not exist.
 ///
 /// # Errors
-/// `TargetIsSource`, or the engine's word.
+/// `TargetIsSource`, `TargetForeign`, or the engine's word.
 pub(crate) async fn target(ctx: &Hands, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Target, BackupError> {
     match into {
         Some(name) if name.as_str() == snapshot.volume => Err(BackupError::TargetIsSource { volume: name.to_string() }),
         Some(name) => {
-            let made = ctx.engine.volume(&name).await?.is_none();
-            Ok(Target { name, made })
+            let there = ctx.engine.volume(&name).await?;
+            // Looked at by the call as well; since then somebody may have made it.
+            let label = |key: &str| there.as_ref().and_then(|v| v.labels.get(key));
+            let foreign = label(labels::INSTANCE).is_some_and(|i| *i != ctx.instance)
+                || label(labels::STACK).is_some_and(|s| snapshot.stack.as_ref().is_none_or(|mine| mine != s));
+            if foreign {
+                return Err(BackupError::TargetForeign { volume: name.to_string() });
+            }
+            Ok(Target { name, made: there.is_none() })
         }
         None => Ok(Target { name: free_name(ctx.engine.as_ref(), snapshot).await?, made: true }),
     }
@@ -225,6 +233,11 @@ mod tests {
         let full = restore(&hands, &record, into("full")).await.unwrap_err();
         assert!(matches!(&full, BackupError::TargetNotEmpty { volume } if volume == "full"), "{full}");
         assert_eq!(engine.volume_file("full", "x"), Some(b"x".to_vec()));
+        let labels = BTreeMap::from([("dockwarden.instance".to_owned(), "another".to_owned())]);
+        let theirs = VolumeCreate { name: EngineName::new("theirs").unwrap(), driver: None, driver_opts: BTreeMap::new(), labels };
+        engine.create_volume(&test_permit(), &theirs).await.unwrap();
+        let foreign = restore(&hands, &record, into("theirs")).await.unwrap_err();
+        assert!(matches!(&foreign, BackupError::TargetForeign { volume } if volume == "theirs"), "{foreign}");
         let outcome = restore(&hands, &record, into("fresh")).await.unwrap();
         assert_eq!((outcome.volume.as_str(), outcome.verified), ("fresh", true));
         assert_eq!((engine.container_names(), leftovers(&hands)), (Vec::<String>::new(), 0));

@@ -6,6 +6,7 @@ mod endings;
 mod features;
 mod front;
 mod matrix;
+mod places;
 mod writers;
 
 use super::*;

@@ -114,7 +114,19 @@ fn too_much(now: Option<f64>, before: Option<Option<f64>>) -> bool {
     }
 }
 
+/// Longest a look of the watch window takes. A check that was given longer to answer is unavailable to whoever waits for it.
+const LONGEST: Duration = Duration::from_secs(60);
+
 impl Run {
+    /// A look of the watch window; `None` when the window is over before it has answered.
+    pub(super) async fn looked<T>(&self, look: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.conclude.cancelled() => None,
+            () = self.exec.closing() => None,
+            answer = look => Some(answer),
+        }
+    }
+
     /// Measures what the old containers use, while they still serve. Never fails: what it cannot measure stays unknown.
     pub(super) async fn measure_old(&self) {
         let Ok(about) = self.exec.engine.about().await else { return };
@@ -182,13 +194,14 @@ impl Run {
 
     /// Looks at one container by everything but its state.
     pub(super) async fn triggers(&self, watch: &mut Watch, service: &ServiceName, id: &EngineName, spec: &ServiceSpec) -> Result<(), Halt> {
+        // Only the looks end with the window; what one of them sets off is done whole.
         self.log_triggers(watch, service, id).await?;
         self.probe_trigger(watch, service, id, spec).await?;
         self.usage_triggers(watch, service, id, spec).await
     }
 
     async fn log_triggers(&self, watch: &mut Watch, service: &ServiceName, id: &EngineName) -> Result<(), Halt> {
-        let Some(lines) = self.lines(id, watch.since.max(Utc::now() - MINUTE)).await else { return Ok(()) };
+        let Some(Some(lines)) = self.looked(self.lines(id, watch.since.max(Utc::now() - MINUTE))).await else { return Ok(()) };
         let now = errors(lines.iter().map(|l| l.text.as_str()));
         let before = watch.before.get(service).copied().unwrap_or_default();
         if now.lines > ERROR_LINES && now.lines > before.lines {
@@ -205,13 +218,17 @@ impl Run {
     async fn probe_trigger(&self, watch: &mut Watch, service: &ServiceName, id: &EngineName, spec: &ServiceSpec) -> Result<(), Halt> {
         let mut failing = None;
         for p in &spec.settings.probes {
-            match self.attempt(id, spec, p).await {
-                Ok(Outcome::Passed(_)) => {}
-                Ok(Outcome::Failed { reason, .. } | Outcome::Impossible(reason)) => {
+            match self.looked(tokio::time::timeout(LONGEST, self.attempt(id, spec, p))).await {
+                Some(Ok(Ok(Outcome::Passed(_)))) => {}
+                Some(Ok(Ok(Outcome::Failed { reason, .. } | Outcome::Impossible(reason)))) => {
                     failing = Some(reason);
                     break;
                 }
-                Err(_) => return Ok(()),
+                Some(Err(_)) => {
+                    failing = Some(format!("{} did not answer within {} s", p.check, LONGEST.as_secs()));
+                    break;
+                }
+                Some(Ok(Err(_))) | None => return Ok(()),
             }
         }
         match failing {
@@ -231,8 +248,11 @@ impl Run {
 
     async fn usage_triggers(&self, watch: &mut Watch, service: &ServiceName, id: &EngineName, spec: &ServiceSpec) -> Result<(), Halt> {
         let watched = [Trigger::Cpu, Trigger::Memory].iter().any(|t| self.action_of(service, *t) != TriggerAction::Off);
-        let (true, Ok(about)) = (watched, self.exec.engine.about().await) else { return Ok(()) };
-        let Ok(sample) = self.exec.engine.stats(id).await else { return Ok(()) };
+        if !watched {
+            return Ok(());
+        }
+        let Some(Ok(about)) = self.looked(self.exec.engine.about()).await else { return Ok(()) };
+        let Some(Ok(sample)) = self.looked(self.exec.engine.stats(id)).await else { return Ok(()) };
         let now = usage(&sample, spec, about.cpus);
         let had_old = self.current.as_ref().is_some_and(|r| r.spec.services.contains_key(service));
         let before = self.usage.lock().expect("no panic while held").get(service).copied().or(had_old.then(Usage::default));

@@ -32,6 +32,18 @@ pub fn rule_matches(rule: &Rule, tool: &str, stack: Option<&str>, environment: O
         && fits(&rule.services, service)
 }
 
+/// Whether a rule that denies or asks for approval speaks of a part of what such a call may touch: a stack's services where the call names none, stacks and
+/// environments where it is for the whole host. Naming less is no way around it. It grants nothing.
+pub fn rule_touches(rule: &Rule, tool: &str, stack: Option<&str>, environment: Option<&str>, service: Option<&str>) -> bool {
+    let whole = Rule {
+        stacks: rule.stacks.iter().filter(|_| stack.is_some()).cloned().collect(),
+        environments: rule.environments.iter().filter(|_| environment.is_some()).cloned().collect(),
+        services: rule.services.iter().filter(|_| service.is_some()).cloned().collect(),
+        ..rule.clone()
+    };
+    rule.effect >= Verdict::Approval && !OWN_MEMORY.contains(&tool) && rule_matches(&whole, tool, stack, environment, service)
+}
+
 /// A tier as the manifest writes it.
 pub fn tier_name(tier: Tier) -> &'static str {
     match tier {
@@ -119,6 +131,14 @@ fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
         matched.iter().map(|r| finding(&format!("{}/{}", agent.name, r.id), r.effect, r.because.clone())).collect();
     let granted = matched.iter().any(|r| r.effect <= Verdict::Approval);
     let by_tier = !facts.mutates || OWN_MEMORY.contains(&tool);
+    let touched = |r: &&Rule| !matched.iter().any(|m| m.id == r.id) && rule_touches(r, tool, stack, environment, service);
+    let touched: Vec<&Rule> =
+        agent.rules.iter().filter(touched).filter(applies).filter(|r| granted || by_tier || r.effect == Verdict::Deny).collect();
+    findings.extend(touched.iter().map(|r| {
+        let because = format!("the call names no part of the stack or host, so it may touch what this rule is for: {}", r.because);
+        finding(&format!("{}/{}", agent.name, r.id), r.effect, because)
+    }));
+    let matched: Vec<&Rule> = matched.into_iter().chain(touched).collect();
     if !granted && by_tier {
         let because = if facts.mutates { "its own memory needs no rule" } else { "a read that `tools:` names needs no rule" };
         findings.push(finding(&format!("{}/{}", agent.name, tier_name(agent.tier)), Verdict::Allow, because.into()));

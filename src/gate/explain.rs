@@ -1,7 +1,7 @@
 //! Why the call gate says what it says: every rule of the agent with the condition it fails on, the tier, the environment, the limits; and
 //! the whole table of agents, tools and environments. Pure, and decides nothing: the verdict is [`call::decide`]'s own.
 
-use super::call::{self, rule_matches, tier_name};
+use super::call::{self, rule_matches, rule_touches, tier_name};
 use super::{ApprovalTerms, CallFacts, RateLimit, Rulebook, ToolFacts, rules};
 use crate::model::agent::{Agent, Rule, RuleExample};
 use crate::model::ids::{ServiceName, StackName};
@@ -99,7 +99,8 @@ fn terms(t: &ApprovalTerms) -> String {
 fn trace(rule: &Rule, facts: &CallFacts) -> RuleTrace {
     let (stack, environment) = (facts.stack.as_ref().map(StackName::as_str), facts.environment.as_deref());
     let service = facts.service.as_ref().map(ServiceName::as_str);
-    let matched = rule_matches(rule, &facts.tool, stack, environment, service);
+    let matched = rule_matches(rule, &facts.tool, stack, environment, service)
+        || (rule_touches(rule, &facts.tool, stack, environment, service) && (!facts.preview || rule.effect == Verdict::Deny));
     // The rule again with one condition after the other: the first with which it no longer matches is the reason.
     let with = |stacks: bool, environments: bool| Rule {
         stacks: if stacks { rule.stacks.clone() } else { vec![] },

@@ -75,6 +75,8 @@ pub struct OtherStack {
     pub networks: BTreeSet<String>,
     /// Container names.
     pub containers: BTreeSet<String>,
+    /// Names its services answer to, by network on the engine.
+    pub names: BTreeMap<String, BTreeSet<String>>,
     /// Host names it is reached by through a reverse proxy.
     pub hostnames: BTreeSet<String>,
 }
@@ -283,7 +285,7 @@ pub fn never_a_root(root: &str) -> Option<&'static str> {
 
 /// Untrusted text in a reason is quoted no longer than this.
 fn shorten(value: &str) -> String {
-    let clean: String = value.chars().filter(|c| !c.is_control()).take(120).collect();
+    let clean = crate::redact::line(value, 120);
     if clean.len() < value.len() { format!("{clean}...") } else { clean }
 }
 

@@ -17,6 +17,8 @@ pub struct RequestFacts {
     pub bind_sources: BTreeSet<String>,
     /// Where a path of the plan really leads: the request names that, so that a link changed later leads nowhere.
     pub real_paths: BTreeMap<String, String>,
+    /// Host paths of the plan that lead elsewhere by now than when it was judged: no exception allows these.
+    pub moved: BTreeSet<String>,
     /// Volumes by engine name.
     pub volumes: BTreeSet<String>,
     /// Networks by engine name.
@@ -74,6 +76,7 @@ impl RequestFacts {
         Self {
             bind_sources: binds.clone().chain(files.clone()).map(real).collect(),
             real_paths: binds.chain(files).map(|p| (p.clone(), real(p))).collect(),
+            moved: BTreeSet::new(),
             volumes: spec.volumes.iter().map(|(k, v)| named(k, &v.name)).collect(),
             networks: spec.networks.iter().map(|(k, n)| named(k, &n.name)).collect(),
             containers,
@@ -104,6 +107,16 @@ impl Assert<'_> {
         debug_assert!(rules::find(rule).is_some(), "{rule}");
         if !self.allowed.excepted.contains(&(rule.to_owned(), value.to_owned())) {
             let because = format!("the request to the engine holds what the plan does not: {because}");
+            self.findings.push(Finding { rule: rule.into(), verdict: Verdict::Deny, service: None, path: Some(path.into()), because });
+        }
+    }
+}
+
+impl Assert<'_> {
+    /// A path that was replaced by a link since is not what anybody allowed, whatever an exception says of its name.
+    fn moved(&mut self, rule: &str, path: &str, source: &str) {
+        if self.allowed.moved.contains(source) {
+            let because = "this host path leads elsewhere than when the plan was judged; plan again".into();
             self.findings.push(Finding { rule: rule.into(), verdict: Verdict::Deny, service: None, path: Some(path.into()), because });
         }
     }
@@ -149,6 +162,9 @@ fn mounts(a: &mut Assert<'_>, spec: &ContainerSpec) {
     for (i, mount) in spec.mounts.iter().enumerate() {
         let path = format!("mounts[{i}]");
         let source = mount.source.as_deref().unwrap_or_default();
+        if mount.kind == MountKind::Bind {
+            a.moved("bind.outside", &path, source);
+        }
         match mount.kind {
             MountKind::Bind if !a.allowed.bind_sources.contains(source) => {
                 a.deny("bind.outside", &path, source, "a host path that was not judged, or a link instead of what it leads to");
@@ -181,6 +197,9 @@ fn privileges_of(a: &mut Assert<'_>, spec: &ContainerSpec) {
             Some(rule) if !a.allowed.caps.contains(&name) => a.deny(rule, &format!("cap_add[{i}]"), &name, "a capability"),
             Some(_) | None => {}
         }
+    }
+    for device in &spec.devices {
+        a.moved("device.raw", "devices", &device.source);
     }
     for device in spec.devices.iter().filter(|d| !a.allowed.devices.contains(&d.source)).collect::<Vec<_>>() {
         a.deny("device.raw", "devices", &device.source, "a device");
@@ -242,6 +261,9 @@ pub fn assert_volume(spec: &VolumeCreate, allowed: &RequestFacts) -> Vec<Finding
     let mut a = Assert { allowed, findings: Vec::new() };
     let name = spec.name.as_str();
     let judged = allowed.volume_specs.get(name);
+    if let Some(device) = spec.driver_opts.get("device") {
+        a.moved("vol.driver_opts_bind", "driver_opts.device", device);
+    }
     if judged.is_none() {
         a.deny("vol.foreign", "name", name, "a volume that is not of this stack");
     }

@@ -93,6 +93,7 @@ pub const RULES: &[RuleInfo] = &[
     root("build.privileged", Verdict::Deny, "privileged build, insecure entitlement or host-network build", &["CIS 5.5"]),
     rule("build.ssh", Verdict::Approval, "build forwards an SSH agent/key", &[]),
     rule("build.arg_secret", Verdict::Warn, "secret in build args", &["CIS 4.10", "OWASP #12"]),
+    rule("name.taken", Verdict::Approval, "answers under a name that another stack's service has on a network they share", &[]),
     root("name.supervisor", Verdict::Deny, "takes a name of the supervisor or of another stack's container", &[]),
     root("label.reserved", Verdict::Deny, "sets labels in a reserved namespace (spoofs ownership)", &[]),
     rule("label.route_hijack", Verdict::Approval, "reverse-proxy label claims a hostname of another stack", &[]),

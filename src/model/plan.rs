@@ -7,7 +7,7 @@ use super::verdict::{Finding, Verdict};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -132,6 +132,9 @@ pub struct Plan {
     /// Services no longer in the file that end before these start, which take over their data, host port or fixed address.
     #[serde(default)]
     pub makes_way: BTreeMap<ServiceName, Vec<ServiceName>>,
+    /// What changes beside the services: networks, volumes, configs, secrets, settings of the stack.
+    #[serde(default)]
+    pub stack_diff: Vec<DiffLine>,
     /// No container changes, but what the file says about the stack does (`x-dockwarden`, dependencies): recorded as a release.
     #[serde(default)]
     pub text_only: bool,
@@ -148,16 +151,37 @@ pub struct Plan {
     /// Findings that ask for an approval, or did before one was given.
     #[serde(default)]
     pub asked: Vec<Asked>,
+    /// Findings of at least `approval`, as they were weighed before what was approved earlier is taken into account: part of the digest.
+    #[serde(default)]
+    pub weighed: BTreeSet<Weight>,
+    /// Host paths of the plan as written -> where each led when it was judged: part of the digest. Whatever leads elsewhere later is refused.
+    #[serde(default)]
+    pub real_paths: BTreeMap<String, String>,
     /// Project directory, where one is registered.
     pub project_dir: Option<String>,
     /// Git commit of the directory and whether it had uncommitted changes.
     pub git: Option<GitState>,
     /// Hash over what the plan was made against (release, spec hashes, replica counts, image ids, volume and network names).
     pub fingerprint: String,
-    /// Keyed hash over agent-independent content: kind, stack, environment, desired, images, fingerprint, policy version.
+    /// Keyed hash over agent-independent content: kind, stack, environment, desired, images, fingerprint, policy version, real paths, what was weighed.
     pub digest: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+/// What a finding is about, without its words: rule, place and judged value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Weight {
+    /// Rule.
+    pub rule: String,
+    /// Its level before any approval.
+    pub verdict: Verdict,
+    /// Service; `None` = the stack.
+    pub service: Option<String>,
+    /// Path in the file.
+    pub path: Option<String>,
+    /// The judged value; never a secret.
+    pub value: String,
 }
 
 /// A finding that an operator's approval answers, by keyed hash over rule, place and exact value.

@@ -1,8 +1,8 @@
-//! Difference of two services in words a person can review. Values of environment variables, configs and secrets are never text: a keyed
-//! hash tells whether they changed. Pure.
+//! Difference of two services, and of what stacks have beside services, in words a person can review. Values of environment variables, configs
+//! and secrets are never text: a keyed hash tells whether they changed. Whole values are compared, whatever of them is shown. Pure.
 
 use crate::model::plan::DiffLine;
-use crate::model::spec::ServiceSpec;
+use crate::model::spec::{FileObject, ServiceSpec, StackSpec};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -12,21 +12,69 @@ const VALUE_CHARS: usize = 200;
 /// Lines of difference between an old and a new service; `None` = it was (or is) not there.
 pub fn diff(old: Option<&ServiceSpec>, new: Option<&ServiceSpec>, literal: &[String], hash: &dyn Fn(&str) -> String) -> Vec<DiffLine> {
     let flat = |s: Option<&ServiceSpec>| s.map(|s| flatten(s, literal, hash)).unwrap_or_default();
-    let (old, new) = (flat(old), flat(new));
+    lines(&flat(old), &flat(new), hash, |path| path.starts_with("environment."))
+}
+
+/// Lines of difference between what two stacks have beside their services: networks, volumes, configs, secrets, settings.
+pub fn stack(old: Option<&StackSpec>, new: &StackSpec, hash: &dyn Fn(&str) -> String) -> Vec<DiffLine> {
+    let flat = |s: &StackSpec| beside(s, hash);
+    lines(&old.map(flat).unwrap_or_default(), &flat(new), hash, |path| path.ends_with(".content"))
+}
+
+/// `secret` tells which paths say `set`, `changed` and `unset`.
+fn lines(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+    hash: &dyn Fn(&str) -> String,
+    secret: impl Fn(&str) -> bool,
+) -> Vec<DiffLine> {
     let mut lines = Vec::new();
+    let shown = |text: &String| shown(text, hash);
     for path in old.keys().chain(new.keys().filter(|k| !old.contains_key(*k))) {
         let (from, to) = (old.get(path), new.get(path));
         if from != to {
-            lines.push(DiffLine { path: path.clone(), from: from.cloned(), to: to.cloned() });
+            lines.push(DiffLine { path: path.clone(), from: from.map(shown), to: to.map(shown) });
         }
     }
-    for line in lines.iter_mut().filter(|l| l.path.starts_with("environment.") && l.from.is_some()) {
+    for line in lines.iter_mut().filter(|l| secret(&l.path) && l.from.is_some()) {
         line.to = Some(match line.to.take() {
             Some(to) => to.replacen("set", "changed", 1),
             None => "unset".into(),
         });
     }
     lines
+}
+
+/// A value as it is shown: the beginning of a long one, with the length and a hash of the whole.
+fn shown(text: &String, hash: &dyn Fn(&str) -> String) -> String {
+    match text.char_indices().nth(VALUE_CHARS) {
+        None => text.clone(),
+        Some((at, _)) => format!("{}... ({} bytes, {})", &text[..at], text.len(), hash(text)),
+    }
+}
+
+fn beside(stack: &StackSpec, hash: &dyn Fn(&str) -> String) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    walk(&plain(&stack.networks), "networks".into(), &mut out);
+    walk(&plain(&stack.volumes), "volumes".into(), &mut out);
+    walk(&plain(&stack.settings), "x-dockwarden".into(), &mut out);
+    for (kind, objects) in [("configs", &stack.configs), ("secrets", &stack.secrets)] {
+        for (key, object) in objects {
+            let place = format!("{kind}.{key}");
+            walk(&plain(&FileObject { content: None, ..object.clone() }), place.clone(), &mut out);
+            if let Some(content) = &object.content {
+                out.insert(format!("{place}.content"), format!("set ({})", hash(content)));
+            }
+        }
+    }
+    // Options of drivers carry passwords of shares.
+    let option = |path: &str| path.split_once(".driver_opts.").is_some_and(|(_, key)| !matches!(key, "type" | "device"));
+    out.iter_mut().filter(|(path, _)| option(path)).for_each(|(_, text)| *text = format!("set ({})", hash(text)));
+    out
+}
+
+fn plain(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("a stack is plain data")
 }
 
 fn flatten(service: &ServiceSpec, literal: &[String], hash: &dyn Fn(&str) -> String) -> BTreeMap<String, String> {
@@ -38,6 +86,12 @@ fn flatten(service: &ServiceSpec, literal: &[String], hash: &dyn Fn(&str) -> Str
         }
     }
     walk(&value, String::new(), &mut out);
+    if service.other.contains_key("label_file") {
+        // Which of them came from the file is not known any more, and the file may hold anything.
+        for text in out.iter_mut().filter(|(path, _)| path.starts_with("labels.")).map(|(_, text)| text) {
+            *text = format!("set ({})", hash(text));
+        }
+    }
     for (key, value) in &service.environment {
         let text = match value {
             None => "unset".to_owned(),
@@ -53,7 +107,8 @@ fn walk(value: &Value, path: String, out: &mut BTreeMap<String, String>) {
     match value {
         Value::Null | Value::Bool(false) => {}
         Value::Object(map) => {
-            for (key, inner) in map.iter().filter(|(k, _)| *k != "path") {
+            // Beside a target it is a position in the file.
+            for (key, inner) in map.iter().filter(|(k, _)| *k != "path" || !map.contains_key("target")) {
                 walk(inner, if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, out);
             }
         }
@@ -66,7 +121,67 @@ fn walk(value: &Value, path: String, out: &mut BTreeMap<String, String>) {
             out.insert(path, value.to_string());
         }
         Value::String(text) => {
-            out.insert(path, text.chars().take(VALUE_CHARS).collect());
+            out.insert(path, text.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn hash(text: &str) -> String {
+        format!("h{}", text.bytes().map(u64::from).sum::<u64>() + text.len() as u64 * 1000)
+    }
+
+    fn spec(value: Value) -> StackSpec {
+        let mut whole = json!({"name": "shop", "services": {}, "networks": {}, "volumes": {}, "configs": {}, "secrets": {}});
+        whole.as_object_mut().expect("an object").extend(value.as_object().expect("an object").clone());
+        serde_json::from_value(whole).expect("a stack")
+    }
+
+    fn object(content: &str) -> Value {
+        json!({"name": "shop_c", "external": false, "file": null, "content": content, "environment": null, "labels": {}, "driver": null})
+    }
+
+    #[test]
+    fn what_differs_behind_the_cut_is_told() {
+        let service = |end: &str| ServiceSpec { command: Some(vec![format!("{}{end}", "x".repeat(300))]), ..ServiceSpec::default() };
+        let (old, new) = (service("a"), service("b"));
+        let lines = diff(Some(&old), Some(&new), &[], &hash);
+        assert_eq!(lines.len(), 1);
+        let (from, to) = (lines[0].from.clone().expect("was there"), lines[0].to.clone().expect("is there"));
+        assert!(from != to && from.len() < 260 && to.contains("... (301 bytes, h"), "{from} {to}");
+        assert_eq!(diff(Some(&old), Some(&old), &[], &hash), vec![]);
+    }
+
+    #[test]
+    fn the_path_of_a_check_is_no_position_in_the_file() {
+        let service = |path: &str| -> ServiceSpec {
+            serde_json::from_value(json!({"settings": {"probes": [{"http": {"port": 80, "path": path}}]}})).expect("a service")
+        };
+        let lines = diff(Some(&service("/live")), Some(&service("/")), &[], &hash);
+        assert!(lines.iter().any(|l| l.path.ends_with("path") && l.from.as_deref() == Some("/live")), "{lines:?}");
+    }
+
+    #[test]
+    fn what_a_stack_has_beside_its_services_is_told_and_contents_are_hashed() {
+        let old = spec(json!({"configs": {"c": object("one")}, "secrets": {"s": object("pass-one")}, "settings": {"monitor_s": 60},
+            "volumes": {"v": {"name": "shop_v", "driver_opts": {"o": "password=one"}}}, "networks": {"n": {"name": "shop_n"}}}));
+        let new = spec(json!({"configs": {"c": object("two"), "d": object("new")}, "settings": {"monitor_s": 0},
+            "volumes": {"v": {"name": "shop_v", "driver_opts": {"o": "password=two"}}}, "networks": {"n": {"name": "shop_n", "internal": true}}}));
+        let lines = stack(Some(&old), &new, &hash);
+        let of = |path: &str| lines.iter().find(|l| l.path == path).unwrap_or_else(|| panic!("{path}: {lines:#?}"));
+        let to = |path: &str| of(path).to.clone().unwrap_or_default();
+        assert_eq!(to("configs.c.content"), format!("changed ({})", hash("two")));
+        assert_eq!(to("configs.d.content"), format!("set ({})", hash("new")));
+        assert_eq!(to("secrets.s.content"), "unset");
+        assert_eq!((of("x-dockwarden.monitor_s").from.as_deref(), of("x-dockwarden.monitor_s").to.as_deref()), (Some("60"), Some("0")));
+        assert_eq!(to("networks.n.internal"), "true");
+        assert_eq!(to("volumes.v.driver_opts.o"), format!("set ({})", hash("password=two")));
+        let told = format!("{lines:?}");
+        assert!(!told.contains("pass-one") && !told.contains("password="), "{told}");
+        assert_eq!(stack(Some(&old), &old, &hash), vec![]);
     }
 }

@@ -168,6 +168,18 @@ impl Store {
         self.record(row, intent.clone(), limits.to_vec()).await
     }
 
+    /// Whether a call would go beyond its limits: then the row of its denial is written. A call that fits is not counted and leaves nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn audit_limited(&self, intent: &Intent, limits: &[RateLimit]) -> StoreResult<Option<Recorded>> {
+        let (looked, at) = (limits.to_vec(), intent.at);
+        let Some((limit, retry_after_s)) = self.inner.audit.read(move |c| limits::exceeded(c, &looked, at)).await? else { return Ok(None) };
+        let row = NewRow::limited(intent, &limit, retry_after_s);
+        let seq = self.inner.audit.write(move |c| rows::append(c, &row)).await?;
+        Ok(Some(Recorded::Limited { seq, limit, retry_after_s }))
+    }
+
     async fn record(&self, row: NewRow, intent: Intent, limits: Vec<RateLimit>) -> StoreResult<Recorded> {
         if !intent.essential {
             return self.record_once((row, intent, limits)).await;

@@ -143,6 +143,24 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// Notes whose a stored plan is; of an agent's plans the newest `most` are kept, and those that an open operation or approval needs.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn keep_plans(&self, agent: &str, id: &PlanId, most: usize) -> StoreResult<()> {
+        let (key, id) = (format!("plans:{agent}"), id.to_string());
+        let write = move |c: &Connection| {
+            let mut ids: Vec<String> = value(c, &key)?.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+            ids.retain(|known| *known != id);
+            ids.push(id.clone());
+            for old in ids.drain(..ids.len().saturating_sub(most)) {
+                drop_plan(c, &old)?;
+            }
+            set_value(c, &key, &serde_json::Value::from(ids.clone()).to_string())
+        };
+        self.inner.state.write(write).await
+    }
+
     /// A stored plan.
     pub async fn plan(&self, id: &PlanId) -> StoreResult<Option<Plan>> {
         let (id, inner) = (id.clone(), self.inner.clone());
@@ -290,6 +308,17 @@ fn put_plan(c: &Connection, id: &PlanId, stack: &StackName, digest: &str, sealed
     c.prepare_cached("INSERT OR REPLACE INTO plan (id, stack, digest, sealed_plan, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![id.as_str(), stack.as_str(), digest, sealed, time(at)])?;
     Ok(())
+}
+
+fn drop_plan(c: &Connection, id: &str) -> Sql<usize> {
+    let rows = c
+        .prepare_cached(
+            "DELETE FROM plan WHERE id = ?1
+               AND id NOT IN (SELECT plan FROM operation WHERE terminal = 0 AND plan IS NOT NULL)
+               AND id NOT IN (SELECT plan FROM approval WHERE state IN ('pending', 'approved') AND plan IS NOT NULL)",
+        )?
+        .execute([id])?;
+    Ok(rows)
 }
 
 fn drop_plans(c: &Connection, before: DateTime<Utc>) -> Sql<usize> {

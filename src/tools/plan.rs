@@ -6,7 +6,7 @@ use crate::call::prepare::{self, Source};
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
-use crate::model::plan::{Action, Change, GitState, Plan};
+use crate::model::plan::{Action, Change, DiffLine, GitState, Plan};
 use crate::model::preflight::{Check, Passed};
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
@@ -46,6 +46,9 @@ pub(super) struct Output {
     from_release: Option<u32>,
     to_release: u32,
     changes: Vec<Change>,
+    /// What changes beside the services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stack_diff: Vec<DiffLine>,
     findings: Vec<Finding>,
     verdict: Verdict,
     /// Services that change data the release before may not read, with the reason.
@@ -60,10 +63,29 @@ pub(super) struct Output {
 
 impl Output {
     fn of(p: Plan, preflight: Vec<Check>) -> Self {
-        let Plan { id, digest, stack, environment, from_release, to_release, changes, findings, verdict, git, migrates, .. } = p;
-        Self { plan_id: id, digest, stack, environment, from_release, to_release, changes, findings, verdict, migrates, preflight, git }
+        let Plan {
+            id, digest, stack, environment, from_release, to_release, changes, stack_diff, findings, verdict, git, migrates, ..
+        } = p;
+        Self {
+            plan_id: id,
+            digest,
+            stack,
+            environment,
+            from_release,
+            to_release,
+            changes,
+            stack_diff,
+            findings,
+            verdict,
+            migrates,
+            preflight,
+            git,
+        }
     }
 }
+
+/// Plans kept of one agent: each holds a whole stack, and a plan is a read, which anybody may repeat.
+const MOST_PLANS: usize = 50;
 
 pub(super) struct Planning;
 
@@ -88,6 +110,7 @@ impl Verb for Planning {
         let Input { stack, compose, files, variables, images, refresh, environment: _ } = input;
         let plan = prepare::deploy(call, &Source { stack, compose, files, variables, images, refresh }).await?;
         call.house.store.put_plan(&plan).await?;
+        call.house.store.keep_plans(call.who.agent.as_str(), &plan.id, MOST_PLANS).await?;
         let preflight = if plan.is_noop() { vec![] } else { call.house.executor.preflight(&plan).await? };
         let clean = |c: Check| Check { message: redact::line(&c.message, 400), ..c };
         Ok(Output::of(plan, preflight.into_iter().map(clean).collect()))
@@ -112,6 +135,9 @@ impl Verb for Planning {
             for d in &c.diff {
                 out.push_str(&format!("\n  {}: {} -> {}", d.path, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")));
             }
+        }
+        for d in &o.stack_diff {
+            out.push_str(&format!("\n{}: {} -> {}", d.path, d.from.as_deref().unwrap_or("-"), d.to.as_deref().unwrap_or("-")));
         }
         for f in &o.findings {
             let place = f.path.as_deref().or(f.service.as_deref()).unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::model::observed::{ImageInfo, RunState};
 use crate::model::plan::Plan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Releases of a stack whose images stay.
@@ -92,6 +93,12 @@ impl Verb for Prune {
             bytes,
             truncated: false,
         }))
+    }
+
+    async fn resolved(call: &Call, input: &Input) -> Result<Option<Value>, CallError> {
+        let mut items: Vec<String> = find(call, input.what).await?.into_iter().map(|i| i.shown).collect();
+        items.sort();
+        Ok(Some(json!({"items": items})))
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {

@@ -16,6 +16,7 @@ use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Snapshots of a volume looked through for the one at a moment.
 const LOOKED_THROUGH: usize = 1000;
@@ -139,6 +140,13 @@ impl Verb for Restore {
                 let message = format!("{into} is the volume the snapshot was taken of: a restore goes beside the live data");
                 return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` out to get a new volume").field("into"));
             }
+            let beside = format!("{}-restored-", snapshot.volume);
+            let own = stack.as_ref().map(|s| format!("{s}_"));
+            if !into.as_str().starts_with(&beside) && !own.as_ref().is_some_and(|own| into.as_str().starts_with(own)) {
+                let names = own.map_or_else(|| format!("{beside}*"), |own| format!("{own}* or {beside}*"));
+                let message = format!("a restore of {} makes no volume called {into}: such a name may be another stack's to come", snapshot.volume);
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, format!("leave `into` out, or choose {names}")).field("into"));
+            }
             unused(call, into, stack.as_ref()).await?;
         }
         Ok(Scope::service(stack.as_ref(), None))
@@ -161,6 +169,11 @@ impl Verb for Restore {
         let record = snapshot(call, input).await?;
         let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
         prepare::swap(call, &stack, record).await.map(Some)
+    }
+
+    async fn resolved(call: &Call, input: &Input) -> Result<Option<Value>, CallError> {
+        let record = snapshot(call, input).await?;
+        Ok(Some(json!({"snapshot_id": record.snapshot_id, "volume": record.volume, "taken_at": record.at})))
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {

@@ -165,11 +165,8 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
         ApprovalsCommand::List { all } => Admin::Approvals { all },
         ApprovalsCommand::Show { approval } => Admin::ApprovalShow { approval },
         ApprovalsCommand::Approve { approval, operator } => {
-            let (value, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
+            let (_, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
             eprintln!("{text}");
-            for change in value["changes"].as_array().into_iter().flatten() {
-                eprintln!("  {} {}", change["action"].as_str().unwrap_or_default(), change["service"].as_str().unwrap_or_default());
-            }
             Admin::Approve { approval, credential: terminal::credential(operator)? }
         }
         ApprovalsCommand::Revoke { approval, operator } => Admin::Revoke { approval, credential: terminal::credential(operator)? },

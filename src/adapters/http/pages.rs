@@ -10,7 +10,6 @@ use crate::adapters::socket::wire::Credential;
 use crate::call::CallError;
 use crate::call::error::ErrorCode;
 use crate::model::ids::ApprovalId;
-use crate::redact;
 use axum::Router;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{DefaultBodyLimit, Form, Path, Query, State};
@@ -171,7 +170,7 @@ impl Pages {
             let recent = house.store.operations(approval.stack.as_ref(), 50).await?;
             approval.operation = recent.into_iter().find(|o| o.approval.as_ref() == Some(&approval.id)).map(|o| o.id);
         }
-        let arguments = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
+        let arguments = people::arguments(house, &approval).await?;
         let (logout, csrf) = (session.token(&["logout"]), session.token(&[id.as_str(), &approval.digest]));
         let viewer = Viewer { host: self.host(), operator: &session.operator, logout: &logout, now: Utc::now() };
         let details = Details { approval: &approval, plan: plan.as_ref(), arguments: &arguments, csrf: &csrf, problem };

@@ -71,6 +71,7 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let ends = request.method() == axum::http::Method::DELETE;
     let _here = keeper.doors.presence.enter();
     let revoked = keeper.doors.tokens.watch(token.id);
+    let headers = request.headers().clone();
     let mut response = next.run(request).await;
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
@@ -79,6 +80,10 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
     if !streams {
         return response;
+    }
+    // A token that was revoked before it was watched would have nobody to end its stream.
+    if let Err(refused) = identity(&keeper.doors, &headers).await {
+        return *refused;
     }
     // A stream that is open when its token ends must end with it: the next request is refused anyway.
     let ended = until_void(revoked, token.expires_at);

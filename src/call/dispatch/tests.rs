@@ -96,7 +96,13 @@ async fn bench_of(keeper: &str) -> Bench {
 
 impl Bench {
     async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
-        let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::McpStdio, client: None, read_only: false, on_behalf: vec![] };
+        let who = Principal {
+            agent: AgentName::new("keeper").expect("valid"),
+            door: Door::McpStdio,
+            client: None,
+            read_only: false,
+            on_behalf: vec![],
+        };
         dispatch(&self.house, &who, tool, input, None).await
     }
     /// (kind, tool, verdict, outcome) of all rows, oldest first.
@@ -128,6 +134,22 @@ async fn a_call_that_cannot_be_read_is_recorded_and_does_nothing() {
     assert_eq!(b.call("statsu", json!({})).await.expect_err("unknown").code, ErrorCode::UnknownTool);
     assert_eq!(b.call("status", json!({"bogus": 1})).await.expect_err("refused").code, ErrorCode::InvalidArgument);
     assert_eq!(b.rows().await, [row("read", "statsu", "allow", Some("error")), row("read", "status", "allow", Some("error"))]);
+}
+
+#[tokio::test]
+async fn names_no_tool_and_no_argument_has_are_refused_by_their_size() {
+    let b = bench().await;
+    let long = "pw=a ".repeat(800_000);
+    let start = std::time::Instant::now();
+    let name = b.call(&long, json!({})).await.expect_err("no tool");
+    assert_eq!((name.code, name.message.len() < 200), (ErrorCode::UnknownTool, true), "{name}");
+    let places = [json!({&long: 1}), json!({"stack": "shop", "variables": {&long: "x"}}), json!({"files": [{&long: 1}]})];
+    for input in places {
+        let key = b.call("plan", input).await.expect_err("no argument");
+        assert_eq!((key.code, key.message.len() < 200), (ErrorCode::InvalidArgument, true), "{key}");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(b.rows().await.len(), 4, "each left its row");
 }
 
 #[tokio::test]
@@ -178,7 +200,8 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert!(frozen.code == ErrorCode::Denied && frozen.message.contains("olga froze all changes: incident"), "{frozen}");
     b.call("status", json!({})).await.expect("reads go on");
     approval::unfreeze(&b.house.store, "olga", chrono::Utc::now()).await.expect("lifted");
-    let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
+    let who =
+        Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
     let refused = dispatch(&b.house, &who, "restart", json!({"stack": "shop"}), None).await.expect_err("read-only");
     assert!(refused.message.contains("session.read_only"), "{refused}");
     // Without either it gets as far as finding that there is nothing to restart: intent and outcome, two rows.
@@ -433,4 +456,191 @@ async fn status_says_whether_the_registered_files_are_what_runs() {
     }
     std::fs::remove_file(dir.join("compose.yaml")).expect("gone");
     assert!(files().await.starts_with("unknown: "));
+}
+
+#[tokio::test]
+async fn a_service_is_made_anew_only_from_host_paths_that_lead_where_they_led() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    let data = root.join("data");
+    std::fs::create_dir(&data).expect("made");
+    let b = bench().await;
+    let book = {
+        let policy = format!("allowed_registries = [\"local\", \"docker.io/library\"]\nbind_roots_allow = [{root:?}]\n");
+        Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], &policy, &tools::gate_facts()).expect("a rulebook")
+    };
+    b.house.rulebook.store(Arc::new(book));
+    let compose = COMPOSE.replace("    mem_limit", &format!("    volumes: [\"{}:/data\"]\n    mem_limit", data.display()));
+    let plan = async || b.call("plan", json!({"stack": "shop", "compose": compose})).await.expect("planned").value;
+    let before = plan().await;
+    b.call("deploy", json!({"stack": "shop", "compose": compose})).await.expect("deployed");
+    let anew = json!({"stack": "shop", "service": "web", "recreate": true});
+    assert_eq!(b.call("restart", anew.clone()).await.expect("made anew").value["state"], "monitoring");
+
+    // Still below an allowed root, but another directory: another plan.
+    std::fs::rename(&data, root.join("real")).expect("moved");
+    std::os::unix::fs::symlink(root.join("real"), &data).expect("linked");
+    let id = before["plan_id"].as_str().expect("an id").to_owned();
+    let stale = b.call("deploy", json!({"plan_id": id, "digest": before["digest"]})).await.expect_err("stale");
+    assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
+    // Out of every root: refused.
+    std::fs::remove_file(&data).expect("gone");
+    std::os::unix::fs::symlink("/", &data).expect("linked");
+    let denied = b.call("restart", anew).await.expect_err("denied");
+    assert!(denied.code == ErrorCode::Denied && denied.message.contains("bind.outside"), "{denied}");
+}
+
+#[tokio::test]
+async fn texts_of_a_call_see_no_variable_of_the_registered_directory() {
+    let mut b = bench().await;
+    let dir = b._dir.path().join("shop");
+    std::fs::create_dir(&dir).expect("made");
+    std::fs::write(dir.join(".env"), "SECRET=hunter2hunter2\nBAD=hunter2${hunter2\n").expect("written");
+    std::fs::write(dir.join("labels"), "SECRET=hunter2hunter2\n").expect("written");
+    let house = Arc::get_mut(&mut b.house).expect("nobody else has it");
+    let entry = serde_json::from_value(json!({"dir": dir})).expect("an entry");
+    house.config.settings.stacks.insert(crate::model::ids::StackName::new("shop").expect("valid"), entry);
+    let with = |line: &str| COMPOSE.replace("    mem_limit", &format!("    {line}\n    mem_limit"));
+    let part = "services:\n  other:\n    image: hello:1\n    command: [\"${SECRET}\"]\n";
+    let calls = [
+        json!({"stack": "shop", "compose": with("command: [\"${SECRET}\"]")}),
+        json!({"stack": "shop", "compose": COMPOSE.replace("hello:1", "hello:${SECRET}")}),
+        json!({"stack": "shop", "compose": with("command: [\"${U:?${SECRET}}\"]")}),
+        json!({"stack": "shop", "compose": with("label_file: labels")}),
+        json!({"stack": "shop", "compose": with("label_file: .env")}),
+        json!({"stack": "shop", "compose": with("extends: {file: .env, service: web}")}),
+        json!({"stack": "shop", "files": {"compose.yaml": format!("include: [{{path: part.yaml, env_file: labels}}]\n{COMPOSE}"), "part.yaml": part}}),
+        json!({"stack": "shop", "files": {"compose.yaml": format!("include: [part.yaml]\n{COMPOSE}"), "part.yaml": part}}),
+    ];
+    for input in calls {
+        let told = match b.call("plan", input.clone()).await {
+            Ok(reply) => format!("{} {}", reply.value, reply.text),
+            Err(e) => format!("{e:?}"),
+        };
+        assert!(!told.contains("hunter2"), "{input}: {told}");
+    }
+    let labels = b.call("plan", json!({"stack": "shop", "compose": with("label_file: labels")})).await.expect("planned").value;
+    let line = labels["changes"][0]["diff"].as_array().expect("lines").iter().find(|l| l["path"] == "labels.SECRET").expect("told").clone();
+    assert!(line["to"].as_str().is_some_and(|t| t.starts_with("set (")), "{line}");
+    // What the call brings itself counts as before.
+    let own = json!({"stack": "shop", "files": {"compose.yaml": with("command: [\"${GREETING}\"]"), ".env": "GREETING=good-evening\n"}});
+    assert!(b.call("plan", own).await.expect("planned").value.to_string().contains("good-evening"));
+}
+
+#[tokio::test]
+async fn a_digest_is_of_what_the_gate_holds_against_a_plan_as_well() {
+    let b = bench().await;
+    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n[rules]\n\"env.plain_secret\" = \"approval\"\n";
+    let book = Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], policy, &tools::gate_facts()).expect("a rulebook");
+    b.house.rulebook.store(Arc::new(book));
+    // The same stack, once with the secret in the text and once without: the same is done, and only one of them wants an approval.
+    let text = |value: &str| COMPOSE.replace("      GREETING", &format!("      DB_PASSWORD: {value}\n      GREETING"));
+    let plan = async |value: &str| {
+        let input = json!({"stack": "shop", "compose": text(value), "variables": {"PW": "correct-horse-7"}});
+        b.call("plan", input).await.expect("planned").value
+    };
+    let (declared, plain) = (plan("${PW}").await, plan("correct-horse-7").await);
+    assert_eq!((declared["verdict"] == "approval", plain["verdict"].as_str()), (false, Some("approval")), "{declared} {plain}");
+    assert_ne!(declared["digest"], plain["digest"]);
+    assert_eq!(plan("correct-horse-7").await["digest"], plain["digest"]);
+    // The stored plan is made again without its texts, and is the same plan.
+    let asked = b.call("deploy", json!({"plan_id": plain["plan_id"], "digest": plain["digest"]})).await.expect("asks").value;
+    assert_eq!(
+        (asked["state"].as_str(), asked["approval"]["digest"].clone()),
+        (Some("pending_approval"), plain["digest"].clone()),
+        "{asked}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_denied_or_unreadable_counts_and_reads_are_refused_before_the_work() {
+    let b = bench_of(&KEEPER.replace("  tier: tier_3", "  limits: {calls_per_minute: 3}\n  tier: tier_3")).await;
+    assert_eq!(b.call("stop", json!({"stack": "shop"})).await.expect_err("denied").code, ErrorCode::Denied);
+    assert_eq!(b.call("statsu", json!({})).await.expect_err("unknown").code, ErrorCode::UnknownTool);
+    b.call("status", json!({})).await.expect("the third");
+    for (tool, input) in
+        [("status", json!({})), ("statsu", json!({})), ("stop", json!({"stack": "shop"})), ("deploy", json!({"stack": "shop"}))]
+    {
+        let refused = b.call(tool, input).await.expect_err("too many");
+        assert_eq!((refused.code, refused.message.as_str()), (ErrorCode::RateLimited, "limit keeper/* reached: 3 calls in 60 s"), "{tool}");
+    }
+    let rows = b.rows().await;
+    assert_eq!(rows.len(), 4, "one row for all that were too many: {rows:?}");
+    assert_eq!(rows[3], row("read", "status", "deny", Some("denied")));
+}
+
+#[tokio::test]
+async fn a_read_beyond_a_rules_hour_is_not_done() {
+    let b = bench_of(
+        &KEEPER
+            .replace("  rules:", "  rules:\n    - {id: look, effect: allow, tools: [plan], max_per_hour: 1, because: \"planning costs\"}"),
+    )
+    .await;
+    let input = json!({"stack": "shop", "compose": COMPOSE});
+    let first = b.call("plan", input.clone()).await.expect("the first").value;
+    assert_eq!(b.call("plan", input).await.expect_err("the second").code, ErrorCode::RateLimited);
+    let kept = b.house.store.value("plans:keeper").await.expect("readable").expect("noted");
+    assert_eq!(kept, json!([first["plan_id"]]), "no second plan was made");
+}
+
+#[tokio::test]
+async fn of_an_agents_plans_the_newest_are_kept() {
+    let b = bench().await;
+    let plan = async || b.call("plan", json!({"stack": "shop", "compose": COMPOSE})).await.expect("planned").value["plan_id"].clone();
+    let first = crate::model::ids::PlanId::new(plan().await.as_str().expect("an id")).expect("valid");
+    let second = crate::model::ids::PlanId::new(plan().await.as_str().expect("an id")).expect("valid");
+    b.house.store.keep_plans("keeper", &second, 1).await.expect("kept");
+    assert!(b.house.store.plan(&first).await.expect("readable").is_none());
+    assert!(b.house.store.plan(&second).await.expect("readable").is_some());
+}
+
+#[tokio::test]
+async fn the_reserve_of_the_disk_is_for_what_is_done() {
+    let b = bench().await;
+    let input = json!({"stack": "shop"});
+    let who = Principal {
+        agent: AgentName::new("keeper").expect("valid"),
+        door: Door::McpStdio,
+        client: None,
+        read_only: false,
+        on_behalf: vec![],
+    };
+    let call = Call::new(&b.house, &who, None, None);
+    let facts = crate::gate::explain::call_of("keeper", "stop", true, StackName::new("shop").ok(), None, None);
+    let decision = |verdict| Decision { verdict, findings: vec![], limits: vec![], approval: None, hint: None };
+    assert!(record::intent(&call, &facts, &decision(Verdict::Allow), &input).essential);
+    assert!(!record::intent(&call, &facts, &decision(Verdict::Deny), &input).essential);
+}
+
+#[tokio::test]
+async fn errors_and_their_records_are_cleaned_and_masked_whole() {
+    let b = bench().await;
+    let compose = COMPOSE
+        .replace("    mem_limit", "    cap_add: [\"SYS_ADMIN\\e[2K\"]\n    sysctls: {\"kernel.pw=hunter2hunter2\": \"1\"}\n    mem_limit");
+    let denied = b.call("deploy", json!({"stack": "shop", "compose": compose})).await.expect_err("denied");
+    let whole = serde_json::to_value(&denied).expect("plain data").to_string();
+    assert!(!denied.findings.is_empty() && !whole.contains("hunter2") && !whole.contains("\\u001b"), "{whole}");
+    let rows = b.house.store.audit_rows(&AuditQuery { limit: 10, ..AuditQuery::default() }).await.expect("rows");
+    let rows = json!(rows).to_string();
+    assert!(rows.contains("SYS_ADMIN") || rows.contains("sysctl"), "{rows}");
+    assert!(!rows.contains("hunter2") && !rows.contains("\\u001b"), "{rows}");
+    let wrong = b.call("status", json!({"pw=hunter2hunter2": 1})).await.expect_err("refused");
+    let whole = serde_json::to_value(&wrong).expect("plain data").to_string();
+    assert!(!whole.contains("hunter2"), "{whole}");
+}
+
+#[tokio::test]
+async fn an_approval_of_a_prune_is_for_what_it_showed() {
+    let b = bench_of(&KEEPER.replace("max_per_hour: 1", "max_per_hour: 9")).await;
+    b.engine.add_image("dockwarden/front:old", Behaviour::healthy());
+    let input = json!({"what": "images", "dry_run": false});
+    let asked = b.call("prune", input.clone()).await.expect("asked").value;
+    let id = ApprovalId::new(asked["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    let shown = approval::resolved_for(&b.house.store, &id).await.expect("readable").expect("kept");
+    assert_eq!(shown, json!({"items": ["dockwarden/front:old"]}));
+    b.engine.add_image("dockwarden/front:older", Behaviour::healthy());
+    b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
+    let stale = approval::run_approved(&b.house, &id).await.expect_err("more would go than was shown");
+    assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
+    assert_ne!(b.call("prune", input).await.expect("asked").value["approval"]["approval_id"], asked["approval"]["approval_id"]);
 }

@@ -341,3 +341,37 @@ async fn settings_alone_make_a_release_and_touch_no_container() {
     assert_eq!(touched, Vec::<String>::new());
     assert_one_release(&rig, "settings").await;
 }
+
+#[tokio::test]
+async fn a_probe_that_hangs_in_the_watch_window_holds_up_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let rig = rig().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (hangs, mut hanging) = tokio::sync::mpsc::channel::<()>(8);
+    tokio::spawn(async move {
+        // The first look, before the switch, is answered; those after it never.
+        let (mut first, _) = listener.accept().await.unwrap();
+        let _ = first.read(&mut [0; 1024]).await.unwrap();
+        first.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+        drop(first);
+        let mut held = vec![];
+        while let Ok((connection, _)) = listener.accept().await {
+            held.push(connection);
+            hangs.send(()).await.unwrap();
+        }
+    });
+    let mut spec = stack("web:1", None, &[]);
+    web(&mut spec).settings = settings(json!({"probes": [{"url": url, "timeout_s": 3600}], "start_timeout_s": 5}));
+    spec.settings.monitor_s = Some(3600);
+    let plan = plan_for(&rig, &rig.exec, release_of(&rig, spec).await).await;
+    let first = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    let settled = rig.exec.wait(&first.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+    assert_eq!(settled.state, OperationState::Monitoring, "{settled:?}");
+    tokio::time::timeout(Duration::from_secs(30), hanging.recv()).await.expect("the watch window looks").unwrap();
+    let plan = plan_for(&rig, &rig.exec, Want::Stop { remove: false }).await;
+    let second = rig.exec.submit(plan, permit("stop"), request("stop"));
+    let second = tokio::time::timeout(Duration::from_secs(20), second).await.expect("not held up").unwrap();
+    ended(&rig.exec, &second.id).await;
+    assert_eq!(rig.store.operation(&second.id).await.unwrap().unwrap().state, OperationState::Done);
+}

@@ -275,3 +275,41 @@ fn a_preview_is_judged_as_a_read_and_never_gets_a_permit() {
     let d = decide(&book("status", "{tier: tier_3_write_elevated}", ""), &preview);
     assert_eq!(rules(&d), [("tool.not_granted", Deny)]);
 }
+
+#[test]
+fn naming_less_is_no_way_around_a_rule() {
+    let grants = "{tier: tier_3_write_elevated, rules: [
+        {id: free, effect: allow, tools: [restart, deploy, prune, stop], because: all of it},
+        {id: db, effect: approval, tools: [restart, deploy], services: [db], because: the database is reviewed},
+        {id: bank, effect: deny, tools: [status, prune, logs], stacks: [bank], because: nobody looks there},
+        {id: live, effect: deny, tools: [stop], environments: [production], because: it stays up}]}";
+    let book = book("restart, deploy, prune, stop, status, logs", grants, "[environments.development]\n[environments.production]\n");
+    let of = |tool: &str, stack: Option<&str>, service: Option<&str>| {
+        let facts = CallFacts {
+            service: service.map(|s| ServiceName::new(s).unwrap()),
+            ..call("tester", tool, stack, stack.map(|_| "development"))
+        };
+        let decision = decide(&book, &facts);
+        (decision.verdict, rules(&decision).iter().map(|(r, _)| (*r).to_owned()).collect::<Vec<_>>())
+    };
+    let verdict = |tool, stack, service| of(tool, stack, service).0;
+    assert_eq!(verdict("restart", Some("shop"), Some("web")), Allow);
+    assert_eq!(verdict("restart", Some("shop"), Some("db")), Approval);
+    assert_eq!(of("restart", Some("shop"), None), (Approval, vec!["tester/free".to_owned(), "tester/db".to_owned()]));
+    assert_eq!(verdict("deploy", Some("shop"), None), Approval);
+    assert_eq!(verdict("prune", None, None), Deny, "the whole host holds that stack");
+    assert_eq!(verdict("stop", None, None), Deny, "and that environment");
+    assert_eq!(
+        (verdict("status", Some("shop"), None), verdict("status", None, None), verdict("status", Some("bank"), None)),
+        (Allow, Deny, Deny)
+    );
+    assert_eq!(verdict("logs", Some("shop"), None), Allow);
+}
+
+#[test]
+fn a_rule_that_only_touches_a_call_does_not_grant_it() {
+    let grants = "{tier: tier_3_write_elevated, rules: [{id: db, effect: approval, tools: [restart], services: [db], because: reviewed}]}";
+    let book = book("restart", grants, "[environments.development]\n");
+    let d = decide(&book, &call("tester", "restart", Some("shop"), Some("development")));
+    assert_eq!((d.verdict, rules(&d)), (Deny, vec![("default.deny", Deny)]));
+}

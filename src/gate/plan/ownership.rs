@@ -2,7 +2,8 @@
 //! addresses a model. Whose a volume or network is stands in their files.
 
 use super::{At, Judge};
-use std::collections::BTreeMap;
+use crate::model::spec::ServiceSpec;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Label namespaces that only the supervisor and Compose's own tools write. Ownership is never read from labels; other programs do.
 pub const RESERVED_PREFIXES: &[&str] = &["dockwarden.", "com.docker.compose.", "com.docker.stack.", "com.docker.swarm."];
@@ -157,6 +158,7 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
     if let Some(name) = s.container_name.as_deref().map(|n| n.trim_start_matches('/')).filter(|n| taken(j, n)) {
         j.at("name.supervisor", at, "container_name", name, "this name belongs to the supervisor or to another stack");
     }
+    shared_names(j, at);
     for (key, network) in &s.networks {
         let hijacked: Vec<&String> = network.aliases.iter().filter(|a| taken(j, a)).collect();
         for alias in hijacked {
@@ -175,6 +177,24 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
             j.at("label.route_hijack", at, &format!("environment.{key}"), key, because);
         }
     }
+}
+
+/// On a network that several stacks are on, a name that two of them answer to reaches either: whoever takes another's gets a part of its traffic.
+fn shared_names(j: &mut Judge<'_>, at: At<'_>) {
+    for (key, attached) in &at.service.networks {
+        let engine_name = j.spec.networks.get(key).map_or(key.as_str(), |n| n.name.as_str());
+        for name in names(at.name, at.service, &attached.aliases) {
+            let holds = |o: &super::OtherStack| o.names.get(engine_name).is_some_and(|names| names.contains(&name));
+            let Some(owner) = j.facts.other_stacks.iter().find(|(_, o)| holds(o)).map(|(stack, _)| stack.clone()) else { continue };
+            let because = format!("on the network {engine_name:?} a service of the stack {owner:?} answers to this name too");
+            j.at("name.taken", at, &format!("networks.{key}"), &name, because);
+        }
+    }
+}
+
+/// Names a service answers to on a network beside those that begin with its stack's.
+pub fn names(service: &str, spec: &ServiceSpec, aliases: &[String]) -> BTreeSet<String> {
+    std::iter::once(service.to_owned()).chain(spec.container_name.clone()).chain(spec.hostname.clone()).chain(aliases.iter().cloned()).collect()
 }
 
 /// Labels in either of Compose's two forms.

@@ -1,10 +1,11 @@
 //! Which host paths a plan names, so that whoever may look at the disk finds out where they really lead before the plan is judged. Lexical
 //! only: nothing is looked up here.
 
+use super::{BindFact, normalise};
 use crate::model::policy::Policy;
 use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every host path the plan or the policy names, absolute, spelled as the gate will ask for it.
 pub fn named(spec: &StackSpec, project_dir: Option<&str>, policy: &Policy) -> BTreeSet<String> {
@@ -25,6 +26,32 @@ pub fn named(spec: &StackSpec, project_dir: Option<&str>, policy: &Policy) -> BT
     }
     all.retain(|p| p.starts_with('/'));
     all
+}
+
+/// The host paths of a plan that reach a container or a volume, as written.
+pub fn reached(spec: &StackSpec) -> BTreeSet<&str> {
+    let mounts = spec.services.values().flat_map(|s| &s.mounts).filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_deref());
+    let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_deref());
+    let devices = spec.services.values().flat_map(|s| &s.devices).map(|d| d.source.as_str());
+    let volumes = spec.volumes.values().filter_map(|v| v.driver_opts.get("device")).map(String::as_str);
+    mounts.chain(files).chain(devices).chain(volumes).filter(|p| p.starts_with('/')).collect()
+}
+
+/// Where those that exist lead: what an operator approves and what may be mounted later.
+pub fn real(spec: &StackSpec, resolved: &BTreeMap<String, BindFact>) -> BTreeMap<String, String> {
+    let known = reached(spec).into_iter().filter_map(|p| Some((p.to_owned(), resolved.get(p).filter(|f| f.exists)?)));
+    known.map(|(p, fact)| (p, normalise(&fact.real))).collect()
+}
+
+/// Those that lead elsewhere by now than when they were judged; one that nobody could follow then is taken at its word.
+pub fn moved(spec: &StackSpec, judged: &BTreeMap<String, String>, now: &BTreeMap<String, BindFact>) -> BTreeSet<String> {
+    let moved = |p: &&str| match (judged.get(*p), now.get(*p)) {
+        (Some(then), Some(now)) => *then != normalise(&now.real),
+        (Some(_), None) => true,
+        (None, Some(now)) => normalise(p) != normalise(&now.real),
+        (None, None) => false,
+    };
+    reached(spec).into_iter().filter(moved).map(str::to_owned).collect()
 }
 
 /// `rest` below `base`, unless it is absolute. Dots stay: they mean what they mean after links.
@@ -131,4 +158,31 @@ pub(super) fn built_from(build: &Value) -> Vec<Place> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_path_has_moved_when_it_leads_elsewhere_than_it_was_judged() {
+        let mut spec: StackSpec =
+            serde_json::from_value(json!({"name": "shop", "services": {}, "networks": {}, "volumes": {}, "configs": {}, "secrets": {},
+            "settings": {}, "unsupported": []}))
+            .expect("a stack");
+        for path in ["/plain", "/link", "/swapped", "/new-link", "/gone", "/unseen"] {
+            let volume = serde_json::from_value(json!({"name": path, "driver_opts": {"device": path}})).expect("a volume");
+            spec.volumes.insert(path.into(), volume);
+        }
+        let facts = |pairs: &[(&str, &str)]| -> BTreeMap<String, BindFact> {
+            pairs.iter().map(|(p, r)| ((*p).to_owned(), BindFact { real: (*r).to_owned(), exists: true, kind: None })).collect()
+        };
+        let then = facts(&[("/plain", "/plain"), ("/link", "/data/link"), ("/swapped", "/swapped"), ("/gone", "/gone")]);
+        let now = facts(&[("/plain", "/plain/"), ("/link", "/data/link"), ("/swapped", "/etc"), ("/new-link", "/etc")]);
+        let judged = real(&spec, &then);
+        assert_eq!(judged["/link"], "/data/link");
+        let moved = moved(&spec, &judged, &now);
+        assert_eq!(moved.iter().map(String::as_str).collect::<Vec<_>>(), ["/gone", "/new-link", "/swapped"]);
+    }
 }

@@ -17,7 +17,13 @@ pub fn forbidden(ip: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => {
             let aws = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            v6.to_ipv4_mapped().is_some_and(|v4| forbidden(IpAddr::V4(v4)))
+            // NAT64 (RFC 6052) leads to the IPv4 address in the last 32 bits.
+            let embedded = match v6.segments() {
+                [0x64, 0xff9b, 0 | 1, 0, 0, 0, high, low] => Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))),
+                _ => None,
+            };
+            embedded.is_some_and(|v4| forbidden(IpAddr::V4(v4)))
+                || v6.to_ipv4_mapped().is_some_and(|v4| forbidden(IpAddr::V4(v4)))
                 || v6.is_unicast_link_local()
                 || v6.is_unspecified()
                 || v6.is_multicast()
@@ -50,7 +56,9 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
                     host,
                     "a probe asks a link-local or metadata address, where credentials of the host are served",
                 );
-            } else if host != "localhost" && !ip.is_some_and(|ip| ip.is_loopback()) {
+            } else if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
+                j.at("probe.outside", at, &path, host, "the supervisor itself asks this address: whatever listens on its own host, not the stack's");
+            } else {
                 j.at("probe.outside", at, &path, host, "the supervisor itself asks this address, from its own place in the network");
             }
         }

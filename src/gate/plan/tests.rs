@@ -32,6 +32,7 @@ fn facts() -> PlanFacts {
         networks: set(&["billing_backend"]),
         containers: set(&["billing-db-1"]),
         hostnames: set(&["billing.example.com"]),
+        names: BTreeMap::from([("edge".to_owned(), set(&["api", "pay"]))]),
     };
     PlanFacts {
         stack: Some(StackName::new("shop").unwrap()),
@@ -112,6 +113,10 @@ fn each_setting_of_a_service_breaks_exactly_its_rule() {
         (json!({"settings": {"smoke": [{"url": "http://shop.example.com/"}]}}), &["probe.outside"]),
         (json!({"settings": {"smoke": [{"url": "http://169.254.169.254/latest/"}]}}), &["probe.metadata"]),
         (json!({"settings": {"probes": [{"url": "http://[::ffff:169.254.169.254]/"}]}}), &["probe.metadata"]),
+        (json!({"settings": {"probes": [{"url": "http://[64:ff9b::a9fe:a9fe]/"}]}}), &["probe.metadata"]),
+        (json!({"settings": {"probes": [{"url": "http://[64:ff9b:1::a9fe:a9fe]/"}]}}), &["probe.metadata"]),
+        (json!({"settings": {"probes": [{"url": "http://127.0.0.1:2375/"}]}}), &["probe.outside"]),
+        (json!({"settings": {"probes": [{"url": "http://localhost:9000/"}]}}), &["probe.outside"]),
         (json!({"settings": {"probes": [{"url": "http://Metadata.Google.Internal./"}]}}), &["probe.metadata"]),
         (bind("/"), &["bind.outside"]),
         (bind("/srv/stacks/shop/data"), &[]),
@@ -317,4 +322,22 @@ proptest! {
         judge(&spec, &facts, &policy(), day());
         images::parse(w(11));
     }
+}
+
+#[test]
+fn on_a_shared_network_nobody_takes_another_stacks_name_unasked() {
+    let top = json!({"networks": {"edge": {"name": "edge", "external": true}, "default": {"name": "shop_default"}}});
+    let found = |networks: Value, hostname: Option<&str>| {
+        let spec = stack(json!({"networks": networks, "hostname": hostname}), top.clone());
+        judge(&spec, &facts(), &policy(), day()).into_iter().filter(|f| f.rule == "name.taken").map(|f| (f.verdict, f.path)).collect::<Vec<_>>()
+    };
+    let taken = |key: &str| vec![(Verdict::Approval, Some(format!("services.web.networks.{key}")))];
+    assert_eq!(found(json!({"edge": {"aliases": ["pay"]}}), None), taken("edge"));
+    assert_eq!(found(json!({"edge": {}}), Some("api")), taken("edge"));
+    assert_eq!(found(json!({"edge": {"aliases": ["shop-web"]}}), None), vec![]);
+    assert_eq!(found(json!({"default": {"aliases": ["pay"]}}), None), vec![], "the stack's own network");
+    let mut api = stack(json!({"networks": {"edge": {}}}), top.clone());
+    let web = api.services.remove(&ServiceName::new("web").unwrap()).unwrap();
+    api.services.insert(ServiceName::new("api").unwrap(), web);
+    assert!(rules_of(&api).contains(&"name.taken".to_owned()), "a service's own name counts");
 }

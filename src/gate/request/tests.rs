@@ -173,3 +173,20 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
     };
     assert_eq!(RequestFacts::of(&spec, "web", &facts, &Policy::default(), now, BTreeSet::new()), expected);
 }
+
+#[test]
+fn a_path_that_leads_elsewhere_by_now_is_denied_whatever_is_excepted() {
+    let allowed = RequestFacts {
+        bind_sources: ["/srv/data".to_owned()].into(),
+        devices: ["/dev/dri".to_owned()].into(),
+        excepted: [("bind.outside", "/srv/data"), ("device.raw", "/dev/dri")].map(|(r, v)| (r.to_owned(), v.to_owned())).into(),
+        ..RequestFacts::default()
+    };
+    let mounts = |c: &mut ContainerSpec| {
+        c.mounts.push(mount(MountKind::Bind, "/srv/data"));
+        c.devices.push(DeviceSpec { source: "/dev/dri".into(), target: "/dev/dri".into(), permissions: "rwm".into() });
+    };
+    assert_eq!(rules_of(mounts, &allowed), Vec::<String>::new());
+    let moved = RequestFacts { moved: ["/srv/data".to_owned(), "/dev/dri".to_owned()].into(), ..allowed };
+    assert_eq!(rules_of(mounts, &moved), ["bind.outside", "device.raw"]);
+}

@@ -1,7 +1,7 @@
 //! The approvals pages as HTML. Text of others gets in only through [`Page::text`], which escapes; markup only as literals of this file.
 //! Deliberately absent: scripts, images, fonts, and anything fetched from elsewhere.
 
-use crate::model::plan::{Change, Plan};
+use crate::model::plan::{Change, DiffLine, Plan};
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
 use crate::store::approval::{Approval, ApprovalState};
@@ -236,6 +236,11 @@ pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
         Some(plan) => {
             p.raw("<h2>What would be done</h2>");
             plan.changes.iter().for_each(|c| change(&mut p, c));
+            if !plan.stack_diff.is_empty() {
+                p.raw("<section class=\"card\"><h3>beside the services</h3>");
+                diff(&mut p, &plan.stack_diff);
+                p.raw("</section>");
+            }
             findings(&mut p, &plan.findings);
         }
         None => {
@@ -275,20 +280,24 @@ fn change(p: &mut Page, c: &Change) {
         p.raw("<p class=\"small\">by ").text(&word(&c.strategy)).raw("; expected loss: ").text(&c.expected_loss).raw("</p>");
     }
     if !c.diff.is_empty() {
-        p.raw("<ul class=\"diff\">");
-        for line in &c.diff {
-            p.raw("<li><span class=\"path\">").text(&line.path).raw("</span>");
-            if let Some(from) = &line.from {
-                p.raw("<del>").text(from).raw("</del>");
-            }
-            if let Some(to) = &line.to {
-                p.raw("<ins>").text(to).raw("</ins>");
-            }
-            p.raw("</li>");
-        }
-        p.raw("</ul>");
+        diff(p, &c.diff);
     }
     p.raw("</section>");
+}
+
+fn diff(p: &mut Page, lines: &[DiffLine]) {
+    p.raw("<ul class=\"diff\">");
+    for line in lines {
+        p.raw("<li><span class=\"path\">").text(&line.path).raw("</span>");
+        if let Some(from) = &line.from {
+            p.raw("<del>").text(from).raw("</del>");
+        }
+        if let Some(to) = &line.to {
+            p.raw("<ins>").text(to).raw("</ins>");
+        }
+        p.raw("</li>");
+    }
+    p.raw("</ul>");
 }
 
 fn findings(p: &mut Page, findings: &[Finding]) {
