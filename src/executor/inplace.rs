@@ -42,7 +42,9 @@ impl Run {
                     continue;
                 }
                 if let Some(writer) = self.succeeded_by(c, observed) {
-                    let note = format!("{service} was not started: {writer} has taken its data over; `deploy` or `rollback` decides which one stays");
+                    let note = format!(
+                        "{service} was not started: {writer} has taken its data over; `deploy` or `rollback` decides which one stays"
+                    );
                     self.update(|op| op.message = Some(note)).await?;
                     continue;
                 }
@@ -81,7 +83,6 @@ impl Run {
         }
         Ok(())
     }
-
 
     /// The container of a service this release does not have that writes what a stopped one would write: its successor on the same data.
     fn succeeded_by(&self, c: &ContainerDetail, observed: &planner::Observed) -> Option<String> {

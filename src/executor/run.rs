@@ -301,9 +301,7 @@ impl Run {
         self.exec.may_go_on()?;
         let (seq, act) = match &known {
             // The intent as it was written decides: what it undoes must match what was done.
-            Some(step) => {
-                (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {key}: {e}")))?)
-            }
+            Some(step) => (step.seq, serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {key}: {e}")))?),
             None => {
                 let intent = serde_json::to_value(&act).expect("an act is plain data");
                 let now = Utc::now();

@@ -19,12 +19,7 @@ pub fn reasons(
     replaced.filter_map(|c| Some((c.service.clone(), reason(desired, current, c, makes_way)?))).collect()
 }
 
-fn reason(
-    desired: &StackSpec,
-    current: &Release,
-    change: &Change,
-    makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>,
-) -> Option<String> {
+fn reason(desired: &StackSpec, current: &Release, change: &Change, makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>) -> Option<String> {
     let spec = desired.services.get(&change.service)?;
     match (spec.settings.migrates, desired.settings.migrates) {
         (Some(true), _) => return Some("its x-dockwarden says that it migrates".into()),
@@ -36,7 +31,8 @@ fn reason(
         let data = spec.depends_on.keys().find(|d| desired.services.get(*d).is_some_and(writes_volume))?;
         return Some(format!("it runs once beside {data}, which keeps data"));
     }
-    let renamed = || makes_way.iter().filter(|(_, heirs)| heirs.contains(&change.service)).find_map(|(gone, _)| current.spec.services.get(gone));
+    let renamed =
+        || makes_way.iter().filter(|(_, heirs)| heirs.contains(&change.service)).find_map(|(gone, _)| current.spec.services.get(gone));
     let before = current.spec.services.get(&change.service).or_else(renamed)?;
     let (old, new) = (before.image.as_ref()?, spec.image.as_ref()?);
     (writes_volume(spec) && version(old) != version(new))

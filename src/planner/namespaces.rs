@@ -22,7 +22,8 @@ pub(super) fn follow(stack: &StackSpec, observed: &Observed, changes: &mut [Chan
                 continue;
             }
             if change.diff.is_empty() {
-                change.diff = vec![DiffLine { path: "namespace".into(), from: Some(format!("of {host}")), to: Some(format!("of the new {host}")) }];
+                change.diff =
+                    vec![DiffLine { path: "namespace".into(), from: Some(format!("of {host}")), to: Some(format!("of the new {host}")) }];
             }
             recreated(change);
         }

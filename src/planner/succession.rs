@@ -37,7 +37,8 @@ fn clash(desired: &StackSpec, new: &ServiceSpec, old: Option<&ServiceSpec>, c: &
     if !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused) {
         return data;
     }
-    let port = new.ports.iter().any(|p| c.ports.iter().any(|held| held.protocol == p.protocol && held_by(p, held.host_port, &held.host_ip)));
+    let port =
+        new.ports.iter().any(|p| c.ports.iter().any(|held| held.protocol == p.protocol && held_by(p, held.host_port, &held.host_ip)));
     let address = new.networks.iter().any(|(key, n)| {
         let name = desired.networks.get(key).map_or(key.as_str(), |s| s.name.as_str());
         n.ipv4_address.as_ref().is_some_and(|ip| c.addresses.get(name) == Some(ip))

@@ -138,10 +138,14 @@ async fn an_undo_that_the_engine_never_finishes_ends_in_need_of_attention() {
 async fn records(rig: &Rig, spec: StackSpec) -> u64 {
     let count = Arc::new(AtomicU64::new(0));
     let seen = count.clone();
-    let counting = executor(&rig.engine, &rig.store, Some(Arc::new(move |_| {
-        seen.fetch_add(1, Ordering::SeqCst);
-        false
-    })));
+    let counting = executor(
+        &rig.engine,
+        &rig.store,
+        Some(Arc::new(move |_| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            false
+        })),
+    );
     let op = submitted(rig, &counting, spec).await;
     ended(&counting, &op.id).await;
     count.load(Ordering::SeqCst)
