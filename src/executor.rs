@@ -10,6 +10,7 @@ mod datapath;
 mod front;
 mod hooks;
 mod inplace;
+mod leave;
 pub mod names;
 mod once;
 mod patience;
@@ -26,6 +27,7 @@ mod snapshot;
 mod tests;
 mod triggers;
 mod undo;
+mod work;
 pub mod worker;
 
 use crate::engine::{Engine, EngineError};
@@ -35,27 +37,24 @@ use crate::model::ids::*;
 use crate::model::labels;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
-use crate::planner::{self, Observed};
+use crate::planner::Observed;
 use crate::store::Store;
 use chrono::Utc;
+use futures_util::TryStreamExt;
 use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, TryStreamExt};
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use work::Held;
 
 /// An adoption makes a few tags and one container.
 const ADOPT_WITHIN: Duration = Duration::from_secs(120);
-
-/// First and longest pause before an operation whose state could not be written is taken over.
-const WRITE_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]
@@ -152,18 +151,6 @@ struct Active {
     conclude: CancellationToken,
 }
 
-/// An operation at work lets its stack go when its task ends, however that ends.
-struct Held {
-    exec: Arc<Executor>,
-    id: OperationId,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.exec.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
-}
-
 /// Says after a number of journal records whether to stop right there, as a crash would. Shutdown and crash tests use it.
 pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
 
@@ -172,12 +159,6 @@ pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Sen
 
 /// Where a path of the engine's host leads once links are followed; `None` where that cannot be seen.
 pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
-/// What a panic said.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "see the log".into())
-}
 
 /// Runs operations. One per home.
 pub struct Executor {
@@ -296,7 +277,7 @@ impl Executor {
             Err(earlier) => return Ok(earlier),
         };
         if !noop {
-            if plan.kind != crate::model::plan::PlanKind::Stop {
+            if plan.kind != PlanKind::Stop {
                 self.store.set_stopped(&plan.stack, false).await?;
             }
             self.spawn(op.clone(), plan, permit, vec![], Takeover::None).await?;
@@ -304,29 +285,6 @@ impl Executor {
             self.store.set_stopped(&plan.stack, true).await?;
         }
         Ok(op)
-    }
-
-    /// Refuses a plan whose world has moved on: another release serves, its number is taken, or the engine shows something else than it was made against.
-    async fn still_true(&self, plan: &Plan) -> Result<(), ExecutorError> {
-        let stale = |what: String| Err(ExecutorError::Stale(what));
-        let current = self.store.stack(&plan.stack).await?.and_then(|s| s.current);
-        if current != plan.from_release {
-            let word = |r: Option<u32>| r.map_or_else(|| "no release".to_owned(), |r| format!("release {r}"));
-            return stale(format!("{} serves, and it was made when {} did", word(current), word(plan.from_release)));
-        }
-        let last = self.store.last_release_number(&plan.stack).await?;
-        if Some(plan.to_release) != plan.from_release && plan.to_release > 0 && plan.to_release <= last {
-            return stale(format!("release {} was made meanwhile", plan.to_release));
-        }
-        let release = match current {
-            Some(number) => self.store.release(&plan.stack, number).await?,
-            None => None,
-        };
-        let observed = self.observe(&plan.stack).await?;
-        if planner::fingerprint(release.as_ref(), &observed, &|bytes: &[u8]| self.store.keyed_digest(bytes)) != plan.fingerprint {
-            return stale("its containers, networks or volumes on the engine are not the ones it was made for".into());
-        }
-        Ok(())
     }
 
     /// An earlier operation of the same agent with the same key, while the stack is held by it.
@@ -392,94 +350,6 @@ impl Executor {
             drop(held);
         });
         Ok(())
-    }
-
-    /// Runs an operation to its end. One whose state could not be written is taken over here, as the next start would, once it can be: until then
-    /// it holds its stack.
-    async fn work(&self, mut begin: run::Begin, mut takeover: Takeover) {
-        let mut pause = WRITE_AGAIN.0;
-        loop {
-            let (again, id) = (begin.again(), begin.op.id.clone());
-            let run = run::Run::new(begin);
-            if let Err(panic) = AssertUnwindSafe(run.drive(takeover)).catch_unwind().await {
-                let what = words(&*panic);
-                return self.broken(&again.plan, &id, &what).await;
-            }
-            let (op, steps, way) = loop {
-                match self.left_open(&again.plan, &id).await {
-                    Ok(None) => return,
-                    Ok(Some(left)) => break left,
-                    Err(e) => tracing::error!(operation = %id, error = %e, "the operation cannot be read; tried again"),
-                }
-                if !self.waited(pause).await {
-                    return;
-                }
-                pause = (pause * 2).min(WRITE_AGAIN.1);
-            };
-            if !self.waited(pause).await {
-                return;
-            }
-            pause = (pause * 2).min(WRITE_AGAIN.1);
-            takeover = way;
-            tracing::warn!(operation = %id, ?takeover, "its state could not be written: it is taken over");
-            begin = run::Begin { permit: crate::gate::permit_takeover(&op), op, steps, ..again };
-        }
-    }
-
-    /// A defect of ours ended a run: nothing is known of how far it came, so a person decides.
-    async fn broken(&self, plan: &Plan, id: &OperationId, what: &str) {
-        tracing::error!(operation = %id, %what, "the operation ended by a defect of the supervisor");
-        let message = format!(
-            "a defect of the supervisor ended it ({}); what runs was left as it is: `deploy`, `rollback` or `stop` supersedes this",
-            crate::redact::line(what, 200)
-        );
-        let in_place = matches!(plan.kind, PlanKind::Restart | PlanKind::Stop);
-        let state = if in_place { OperationState::Failed } else { OperationState::NeedsAttention };
-        match self.store.operation(id).await {
-            Ok(Some(mut op)) if !op.state.is_terminal() => {
-                (op.state, op.phase, op.message) = (state, Phase::Finished, Some(message));
-                op.settled_at.get_or_insert_with(Utc::now);
-                if let Err(e) = self.store.save_operation(&op).await {
-                    tracing::error!(operation = %id, error = %e, "its end could not be recorded; the next start takes it over");
-                }
-            }
-            Ok(_) => {}
-            Err(e) => tracing::error!(operation = %id, error = %e, "its end could not be recorded; the next start takes it over"),
-        }
-    }
-
-    /// What is stored of an operation that did not come to its end; `None` = it did, a newer one has its stack, or the supervisor ends.
-    async fn left_open(&self, plan: &Plan, id: &OperationId) -> Result<Option<(Operation, Vec<StepRecord>, Takeover)>, ExecutorError> {
-        if self.closing.is_cancelled() {
-            return Ok(None);
-        }
-        let Some(op) = self.store.operation(id).await?.filter(|o| !o.state.is_terminal()) else { return Ok(None) };
-        if self.superseded(&op).await? {
-            return Ok(None);
-        }
-        let steps = self.store.steps(id).await?;
-        let way = self.way_on(plan, &op, &steps).await?;
-        Ok(Some((op, steps, way)))
-    }
-
-    /// False when the supervisor ends meanwhile.
-    async fn waited(&self, pause: Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            () = self.closing() => false,
-        }
-    }
-
-    /// The operation that holds a stack, whether it is at work here or waits to be taken over.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn held_by(&self, stack: &StackName) -> Result<Option<OperationId>, ExecutorError> {
-        if let Some(id) = self.holding(stack) {
-            return Ok(Some(id));
-        }
-        let open = self.store.open_operations().await?;
-        Ok(open.into_iter().find(|o| o.plan.is_some() && o.stack.as_ref() == Some(stack)).map(|o| o.id))
     }
 
     /// Waits until the operation stands as asked or the time is over; returns it as it stands.

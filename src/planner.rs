@@ -7,9 +7,15 @@ pub mod levels;
 pub mod migrates;
 mod namespaces;
 pub mod once;
+mod only;
+mod stands;
 pub mod succession;
 #[cfg(test)]
 mod tests;
+mod world;
+
+pub use stands::{live, standing_for};
+pub use world::fingerprint;
 
 use crate::model::labels;
 use crate::model::spec::{DependencyCondition, Restart, ServiceSpec};
@@ -21,7 +27,7 @@ use crate::model::plan::*;
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use chrono::{DateTime, Utc};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What is on the engine for a stack.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -141,8 +147,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let mut changes = match &input.want {
         Want::Release { .. } => release_changes(input, &desired, &images, &levels),
         Want::Scale { service, .. } | Want::Recreate { service } => {
-            not_newer(input, service)?;
-            one_service(release_changes(input, &desired, &images, &levels), service)
+            only::not_newer(input, service)?;
+            only::changes(release_changes(input, &desired, &images, &levels), service)
         }
         Want::Restart { service } => in_place(input, &levels, service.as_ref(), Action::Restart),
         Want::Stop { .. } => in_place(input, &levels, None, Action::Stop),
@@ -250,27 +256,6 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             (PlanKind::Stop, release.spec.clone(), release.images.clone(), None)
         }
     })
-}
-
-/// A container of a later release than the current one was kept because it changed the data: one of the current release must not see that data.
-fn not_newer(input: &PlanInput<'_>, service: &ServiceName) -> Result<(), PlanError> {
-    let current = input.current.map_or(0, |r| r.number);
-    let release = |c: &ContainerDetail| c.labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()).unwrap_or(0);
-    match live(input.observed, service).into_iter().map(release).find(|kept| *kept > current) {
-        Some(kept) => Err(PlanError::Impossible(format!(
-            "service {service} runs as release {kept} left it, on data that release changed, and the stack is at release {current}; `deploy` or              `rollback` decides which one stays"
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// What one service's change means for the stack: nothing for the others, whatever they have drifted to.
-fn one_service(changes: Vec<Change>, service: &ServiceName) -> Vec<Change> {
-    let others = |c: Change| match c.service == *service {
-        true => c,
-        false => Change { action: Action::Unchanged, strategy: Strategy::InPlace, expected_loss: "none".into(), diff: vec![], ..c },
-    };
-    changes.into_iter().filter(|c| c.action != Action::Remove).map(others).collect()
 }
 
 /// Several copies of a service that writes data, owns a fixed host port or has a fixed name cannot run.
@@ -447,28 +432,6 @@ fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
     })
 }
 
-/// Of the containers of a service those that stand for it: those that are up, and of a number of which none is, the newest. What was stopped and kept
-/// beside them stands for nothing: started as well, it would be a second writer.
-pub fn live<'a>(observed: &'a Observed, service: &ServiceName) -> Vec<&'a ContainerDetail> {
-    standing_for(serving(observed, service), |c| (&c.labels, c.state))
-}
-
-/// As [`live`], over any view of the serving containers of one service.
-pub fn standing_for<'a, T>(all: Vec<&'a T>, show: impl Fn(&'a T) -> (&'a BTreeMap<String, String>, RunState)) -> Vec<&'a T> {
-    let up = |c: &'a T| matches!(show(c).1, RunState::Running | RunState::Restarting | RunState::Paused);
-    let number = |c: &'a T| show(c).0.get(labels::NUMBER);
-    // Ids of operations are ULIDs: they sort by time.
-    let age = |c: &'a T| {
-        let labels = show(c).0;
-        (labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()), labels.get(labels::OPERATION))
-    };
-    let stands = |(i, c): (usize, &'a T)| {
-        let mut same = all.iter().copied().enumerate().filter(|(j, o)| *j != i && number(o) == number(c));
-        up(c) || !same.any(|(j, o)| up(o) || (age(o), j) > (age(c), i))
-    };
-    all.iter().copied().enumerate().filter(|pair| stands(*pair)).map(|(_, c)| c).collect()
-}
-
 fn short(id: &str) -> String {
     id.trim_start_matches("sha256:").chars().take(12).collect()
 }
@@ -520,36 +483,4 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
         changes.reverse();
     }
     changes
-}
-
-/// What a plan is made against: release, containers by service with their hash and image, networks, volumes. Never ids, health or times, so that
-/// healing does not make a plan stale; nor what was replaced and only waits for the end of a watch window.
-pub fn fingerprint(current: Option<&Release>, observed: &Observed, digest: &dyn Fn(&[u8]) -> String) -> String {
-    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
-    let services: BTreeSet<&String> = observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).collect();
-    let stand = |service: ServiceName| {
-        let mut live = live(observed, &service);
-        match current.and_then(|r| r.spec.services.get(&service)) {
-            Some(spec) => {
-                live.sort_by_key(|c| !up(c));
-                live.truncate(spec.replicas as usize);
-            }
-            None => live.retain(up),
-        }
-        live
-    };
-    let mut containers: Vec<_> = services
-        .into_iter()
-        .filter_map(|s| ServiceName::new(s.as_str()).ok())
-        .flat_map(stand)
-        .map(|c| (c.labels.get(labels::SERVICE), c.labels.get(labels::NUMBER), c.labels.get(labels::SPEC), &c.image_id))
-        .collect();
-    containers.sort();
-    let (mut networks, mut volumes) = (observed.networks.clone(), observed.volumes.clone());
-    networks.sort();
-    volumes.sort();
-    let whole = json!({"release": current.map(|r| r.number), "containers": containers, "networks": networks, "volumes": volumes});
-    let mut print = digest(whole.to_string().as_bytes());
-    print.truncate(32);
-    print
 }

@@ -3,8 +3,8 @@
 //! change of routes is a journaled act whose undo is the routes before. Deliberately absent: the proxy itself (`crate::front`).
 
 use super::acts::Act;
-use super::apply::{by_worth, missing_numbers};
 use super::control::LOOK;
+use super::leave::{by_worth, missing_numbers};
 use super::names;
 use super::probe::{self, ProbeError};
 use super::run::{Halt, Run, failed};

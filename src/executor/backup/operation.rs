@@ -243,7 +243,10 @@ impl Work {
             Err(Stop::Closing) => {
                 (OperationState::Failed, Some(format!("the supervisor was shut down; {}; call it again", self.kept(job))))
             }
-            Err(Stop::Failed(why)) => (OperationState::Failed, Some(why)),
+            Err(Stop::Failed(why)) => {
+                let left = self.half_filled().map(|left| format!("; {left}")).unwrap_or_default();
+                (OperationState::Failed, Some(format!("{why}{left}")))
+            }
             Err(Stop::Crashed) => return,
         };
         if let Err(left) = cleaned {
@@ -259,8 +262,22 @@ impl Work {
                 format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
             }
             DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
-            DataJob::Restore { .. } => "the half-filled volume is removed, live data was not touched".to_owned(),
+            DataJob::Restore { .. } => match self.half_filled() {
+                Some(left) => format!("{left}; live data was not touched"),
+                None => "a half-filled volume made for it is removed, live data was not touched".to_owned(),
+            },
         }
+    }
+
+    /// What a restore that did not come to its end leaves: a volume that was there before is nobody's to remove.
+    fn half_filled(&self) -> Option<String> {
+        let journal = self.journal.lock().expect("no panic while held");
+        journal.values().find_map(|(act, done)| match act {
+            DataAct::Restore { into, made: false, .. } if !done => {
+                Some(format!("volume {into} was there before and stays, perhaps half filled: look at it or empty it before you use it"))
+            }
+            _ => None,
+        })
     }
 
     fn finished(&self) -> usize {
@@ -290,8 +307,9 @@ impl Work {
             tracing::warn!(operation = %self.id, error = %e, "helpers of the interrupted work are left behind");
         }
         let again = format!(
-            "the supervisor was restarted while it ran; {} finished snapshots are kept, nothing half-made stays, held containers run again; call `{}` again",
+            "the supervisor was restarted while it ran; {} finished snapshots are kept, {}, held containers run again; call `{}` again",
             self.finished(),
+            self.half_filled().unwrap_or_else(|| "nothing half-made stays".to_owned()),
             self.operation().verb
         );
         match cleaned {

@@ -267,6 +267,22 @@ async fn a_restore_that_fails_removes_what_it_made() {
     assert_eq!(rig.volumes().await, ["shop_data"]);
 }
 
+#[tokio::test]
+async fn a_restore_that_fails_says_that_a_volume_that_was_there_stays() {
+    let rig = Rig::new().await;
+    let snapshot = Box::new(rig.snapshot().await);
+    let spare = EngineName::new("spare").unwrap();
+    let volume = crate::engine::VolumeCreate { name: spare.clone(), driver: None, driver_opts: BTreeMap::new(), labels: BTreeMap::new() };
+    rig.engine.create_volume(&test_permit(), &volume).await.unwrap();
+    rig.engine.fail_next("upload", EngineError::Refused("disk full".to_owned()));
+    let job = DataJob::Restore { snapshot, into: Some(spare) };
+    let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
+    let (op, _) = rig.done(&rig.exec, &op).await;
+    let message = op.message.unwrap_or_default();
+    assert!(op.state == OperationState::Failed && message.contains("volume spare was there before and stays"), "{message}");
+    assert_eq!(rig.volumes().await, ["shop_data", "spare"]);
+}
+
 /// Stops the supervisor after every journal record of a job, starts another one, and looks.
 async fn crash_everywhere(verb: &str) {
     let mut k = 1;
