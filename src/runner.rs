@@ -1,5 +1,7 @@
 //! A task done by a model: model call, tool calls through the line, until done, out of budget, out of turns, or waiting for a human.
 
+pub mod hands;
+
 use crate::call::House;
 use crate::model::task::{Task, TaskEnd};
 use std::sync::Arc;

@@ -96,7 +96,13 @@ async fn bench_of(keeper: &str) -> Bench {
 
 impl Bench {
     async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
-        let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::McpStdio, client: None, read_only: false, on_behalf: vec![] };
+        let who = Principal {
+            agent: AgentName::new("keeper").expect("valid"),
+            door: Door::McpStdio,
+            client: None,
+            read_only: false,
+            on_behalf: vec![],
+        };
         dispatch(&self.house, &who, tool, input, None).await
     }
     /// (kind, tool, verdict, outcome) of all rows, oldest first.
@@ -178,7 +184,8 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert!(frozen.code == ErrorCode::Denied && frozen.message.contains("olga froze all changes: incident"), "{frozen}");
     b.call("status", json!({})).await.expect("reads go on");
     approval::unfreeze(&b.house.store, "olga", chrono::Utc::now()).await.expect("lifted");
-    let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
+    let who =
+        Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
     let refused = dispatch(&b.house, &who, "restart", json!({"stack": "shop"}), None).await.expect_err("read-only");
     assert!(refused.message.contains("session.read_only"), "{refused}");
     // Without either it gets as far as finding that there is nothing to restart: intent and outcome, two rows.
