@@ -52,14 +52,22 @@ fn ready(house: &House, task: &Task) -> Result<(Arc<Agent>, Model), String> {
     Ok((agent, model))
 }
 
+/// A connection to a model's provider; nothing is asked yet.
+///
+/// # Errors
+/// In words.
 #[cfg(feature = "llm")]
-fn connect(model: &Model) -> Result<Box<dyn Provider>, String> {
+pub fn connect(model: &Model) -> Result<Box<dyn Provider>, String> {
     let wire = wire::Wire::new(model.provider, &model.base_url, &model.model, model.key.clone(), model.timeout)?;
     Ok(Box::new(wire))
 }
 
+/// A connection to a model's provider: none in this build.
+///
+/// # Errors
+/// Always, in words.
 #[cfg(not(feature = "llm"))]
-fn connect(_model: &Model) -> Result<Box<dyn Provider>, String> {
+pub fn connect(_model: &Model) -> Result<Box<dyn Provider>, String> {
     Err("this dockwarden was built without `llm`: install one that was built with it".into())
 }
 

@@ -145,6 +145,8 @@ pub enum NotifyEvent {
     BackupFailed,
     /// An operator lifted denials for a while.
     BreakGlass,
+    /// Half, four fifths or all of an agent's budget of the month is spent.
+    Budget,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\nx-dockwarden:\n  monitor: 0s\n";
+const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\nx-dockwarden:\n  monitor_s: 0\n";
 const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.

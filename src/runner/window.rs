@@ -201,13 +201,13 @@ mod tests {
         turns[1] = turn(2, "deploy", open("op-7", "running"));
         turns[2] = turn(3, "deploy", open("op-8", "monitoring"));
         turns[3] = turn(4, "look", open("op-8", "done"));
-        let shown = conversation("the task", &turns, 6_000).unwrap();
+        let shown = conversation("the task", &turns, 9_000).unwrap();
         assert_eq!(shown[0], Message::User("the task".into()));
         assert!(matches!(&shown[1], Message::Model { text, .. } if text.len() == 500), "the first words whole");
         let texts = results(&shown);
         assert!(texts[1].contains(&"y".repeat(300)), "what is under way is whole: {}", texts[1]);
         assert!(texts[2].contains("left_out"), "what is over is folded: {}", texts[2]);
-        assert!(size(&shown) <= 6_000);
+        assert!(size(&shown) <= 9_000);
         assert_eq!(conversation("the task", &turns, 500), None);
     }
 

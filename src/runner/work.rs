@@ -129,15 +129,15 @@ impl Run<'_> {
             tools: offers.iter().map(shown).collect(),
             max_tokens: desk.model.max_tokens,
         };
-        let taken = window::size_of(&request) + u64::from(desk.model.max_tokens);
-        let mut room = u64::from(desk.model.context_tokens).saturating_sub(taken);
+        let empty = window::size_of(&request);
+        let mut room = u64::from(desk.model.context_tokens).saturating_sub(empty + u64::from(desk.model.max_tokens));
         for shorter in 0..=SHORTER {
             let Some(messages) = window::conversation(&desk.task, turns, room) else { break };
             request.messages = messages;
             match ask::ask(desk.store, desk.provider, desk.model, &desk.payer, &request, &desk.patience, self.stop).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Provider(ProviderError::ContextTooLong(_))) if shorter < SHORTER => {
-                    room = window::size_of(&request).saturating_sub(taken) * 7 / 10
+                    room = (window::size_of(&request) - empty) * 7 / 10
                 }
                 Err(e) => return Err(no_answer(e, desk)),
             }

@@ -15,6 +15,7 @@ mod hijack;
 mod inputs;
 mod journey;
 mod mcp;
+mod models;
 mod pages;
 mod prove;
 mod python;
