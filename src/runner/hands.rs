@@ -196,11 +196,14 @@ impl Hands for HouseHands {
         let Some(last) = rows.last() else { return Ok(Fate::NeverBegan) };
         Ok(match last.outcome.as_deref() {
             None | Some("unknown") => Fate::Unknown,
-            Some(outcome) => Fate::Ended(json!({
-                "outcome": outcome,
-                "note": "the answer itself was lost in an interruption; this is what the audit log says of it",
-                "detail": last.detail,
-            })),
+            Some(outcome) => {
+                // The ids the log keeps of an answer lead to the rest; an approval among them is waited for as if the answer had come.
+                let kept = last.detail["detail"].as_object().cloned().unwrap_or_default();
+                let mut known = Value::Object(kept);
+                known["outcome"] = json!(outcome);
+                known["note"] = json!("the answer itself was lost in an interruption; this is what the audit log says of it");
+                Fate::Ended(known)
+            }
         })
     }
 

@@ -555,8 +555,17 @@ async fn a_call_whose_fate_is_unknown_is_never_repeated_blindly() {
     let mut last = turns.pop().unwrap();
     last.calls.push(crate::model::task::TurnCall { id: "c".into(), tool: "stop".into(), input: json!({"stack": "shop"}), reply: None });
     house.store.save_turn(&task().id, &last).await.unwrap();
-    let intent = crate::store::audit::Intent {
-        call: CallId::new("call-01-2-1").unwrap(),
+    house.store.audit_intent(&intent("call-01-2-1"), &[]).await.unwrap();
+    house.store.audit_close_orphans(&[], Utc::now()).await.unwrap();
+    let script = Script::new(vec![Line::Never, Line::Never, Line::Say("I looked.")]);
+    assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("I looked.".into()));
+    assert_eq!(result(&script.asked()[0], 1)["state"], "unknown");
+    assert_eq!(house.store.operations(None, 9).await.unwrap().len(), 1, "the stop was not made");
+}
+
+fn intent(call: &str) -> crate::store::audit::Intent {
+    crate::store::audit::Intent {
+        call: CallId::new(call).unwrap(),
         agent: "keeper".into(),
         door: "task".into(),
         tool: "stop".into(),
@@ -567,11 +576,42 @@ async fn a_call_whose_fate_is_unknown_is_never_repeated_blindly() {
         verdict: Default::default(),
         findings: vec![],
         at: Utc::now(),
+    }
+}
+
+#[tokio::test]
+async fn a_question_to_a_person_whose_answer_was_lost_is_found_again() {
+    let world = World::new();
+    let house = world.house(None).await;
+    let stop = crate::model::task::TurnCall { id: "c".into(), tool: "stop".into(), input: json!({"stack": "shop"}), reply: None };
+    let turn = crate::model::task::Turn {
+        number: 1,
+        at: Utc::now(),
+        text: String::new(),
+        cut: false,
+        calls: vec![stop],
+        tokens_in: 0,
+        tokens_cached: 0,
+        tokens_out: 0,
+        micro_usd: 0,
     };
-    house.store.audit_intent(&intent, &[]).await.unwrap();
-    house.store.audit_close_orphans(&[], Utc::now()).await.unwrap();
-    let script = Script::new(vec![Line::Never, Line::Never, Line::Say("I looked.")]);
-    assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("I looked.".into()));
-    assert_eq!(result(&script.asked()[0], 1)["state"], "unknown");
-    assert_eq!(house.store.operations(None, 9).await.unwrap().len(), 1, "the stop was not made");
+    let free = crate::store::ledger::Entry { id: 0, usage: Usage::default(), micro_usd: 0, millis: 0 };
+    house.store.begin_turn(&task().id, &turn, free).await.unwrap();
+    let asked = intent("call-01-1-1");
+    house.store.audit_intent(&asked, &[]).await.unwrap();
+    let outcome = crate::store::audit::Outcome {
+        call: asked.call.clone(),
+        outcome: "pending_approval".into(),
+        code: None,
+        verdict: Default::default(),
+        findings: vec![],
+        detail: json!({"state": "pending_approval", "approval": {"approval_id": "ap-void"}}),
+        duration_ms: 1,
+        at: Utc::now(),
+    };
+    house.store.audit_outcome(&outcome, &[]).await.unwrap();
+    let script = Script::new(vec![Line::Never, Line::Say("It is gone.")]);
+    assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("It is gone.".into()));
+    let reply = result(&script.asked()[0], 0);
+    assert_eq!((&reply["state"], &reply["decided"]["state"]), (&json!("decided"), &json!("gone")), "{reply}");
 }

