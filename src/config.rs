@@ -218,6 +218,9 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
         );
     }
+    if let Err((needle, message, hint)) = check_models(&settings.models) {
+        return fault(&needle, message, hint);
+    }
     let five = |s: &str| s.split_whitespace().count() == 5 && s.parse::<croner::Cron>().is_ok();
     if let Some(w) = settings.maintenance.iter().find(|w| !five(&w.schedule) || w.minutes == 0) {
         return fault(
@@ -225,6 +228,48 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             format!("maintenance: schedule {:?} for {} minutes is no window", w.schedule, w.minutes),
             "write e.g. maintenance = [{schedule = \"0 2 * * 0\", minutes = 60, stacks = [\"web-*\"]}]",
         );
+    }
+    Ok(())
+}
+
+type Fault = (String, String, &'static str);
+
+/// Models that cannot be asked: the line to look for, what is wrong, what to write.
+fn check_models(models: &crate::model::config::ModelsSettings) -> Result<(), Fault> {
+    if let Some(default) = models.default.as_ref().filter(|d| !models.named.contains_key(*d)) {
+        return Err(("default".into(), format!("models.default = {default:?} is not configured"), "name one of the [models.NAME] tables"));
+    }
+    for (name, m) in &models.named {
+        let fault = |message: String, hint: &'static str| Err((format!("models.{name}"), format!("models.{name}: {message}"), hint));
+        if name == "inherit" || crate::model::ids::AgentName::new(name.clone()).is_err() {
+            return fault("is not a name for a model".into(), "lower-case letters, digits, '-' and '_'; `inherit` means the default");
+        }
+        if m.model.trim().is_empty() {
+            return fault("model is empty".into(), "write the model's name at the provider");
+        }
+        if m.key_env.is_some() && m.key_file.is_some() {
+            return fault("has both key_env and key_file".into(), "keep one of the two");
+        }
+        let url = m.base_url.as_deref().map(|u| u.parse::<http::Uri>());
+        if url.is_some_and(|u| !u.is_ok_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some())) {
+            return fault(
+                "base_url is not an address".into(),
+                "write e.g. \"https://api.anthropic.com/v1\" or \"http://127.0.0.1:11434/v1\"",
+            );
+        }
+        if m.base_url.as_ref().is_some_and(|u| u.contains('@')) {
+            return fault("base_url holds credentials".into(), "put the key into key_file or key_env");
+        }
+        if m.max_tokens == 0 || u64::from(m.max_tokens) * 2 > u64::from(m.context_tokens) {
+            let message = format!("max_tokens {} does not fit into context_tokens {}", m.max_tokens, m.context_tokens);
+            return fault(message, "an answer may take up half of the context at most");
+        }
+        if !(1..=3600).contains(&m.timeout_s) {
+            return fault(format!("timeout_s = {}", m.timeout_s), "1 to 3600 seconds");
+        }
+        if let Some(Err(message)) = m.price.as_ref().map(crate::runner::models::price) {
+            return fault(message, "US dollars per million tokens, e.g. price = {input = 3.0, cached = 0.3, output = 15.0}");
+        }
     }
     Ok(())
 }
@@ -253,6 +298,21 @@ mod tests {
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
         assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));
         assert_eq!(refused("cli_agent = \"../x\"").line, Some(1));
+        let model = |rest: &str| format!("[models.m]\nprovider = \"openai\"\nmodel = \"x\"\n{rest}\n");
+        for rest in [
+            "base_url = \"localhost:1\"",
+            "base_url = \"https://key@host/v1\"",
+            "key_env = \"A\"\nkey_file = \"/b\"",
+            "max_tokens = 60000",
+            "timeout_s = 0",
+            "price = {input = -1, output = 1}",
+        ] {
+            let e = refused(&model(rest));
+            assert_eq!((e.line, e.message.contains("models.m")), (Some(1), true), "{rest}: {e}");
+        }
+        assert_eq!(refused("[models]\ndefault = \"m\"").line, Some(2));
+        assert!(refused(&model("key = \"sk-1\"")).message.contains("key"), "a key is never written there");
+        assert!(refused("[models.inherit]\nprovider = \"openai\"\nmodel = \"x\"").message.contains("not a name"));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
         assert_eq!(refused("[notify]\nurl = \"https://a\"\nurl_file = \"/x\"").line, Some(3));
         assert_eq!(refused("[notify]\ntopic = \"x\"").line, Some(1));

@@ -16,5 +16,6 @@ pub mod preflight;
 pub mod prompt;
 pub mod release;
 pub mod spec;
+pub mod spend;
 pub mod task;
 pub mod verdict;

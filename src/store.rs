@@ -8,10 +8,12 @@ pub mod audit;
 pub mod backup;
 pub mod incident;
 pub mod journal;
+pub mod ledger;
 pub mod memory;
 pub mod release;
 pub mod seal;
 pub mod token;
+pub mod turn;
 
 mod chain;
 mod codec;

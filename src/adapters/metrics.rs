@@ -3,6 +3,7 @@
 
 use crate::call::CallError;
 use crate::call::dispatch::Reply;
+use crate::model::spend::Spent;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,6 +28,17 @@ struct StateLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabel {
+    model: String,
+}
+
 /// The registry and its families.
 #[derive(Debug)]
 pub struct Metrics {
@@ -36,6 +48,10 @@ pub struct Metrics {
     operations: Family<StateLabels, Gauge>,
     clients: Gauge,
     notifications: Family<OutcomeLabels, Counter>,
+    model_questions: Family<ModelLabels, Counter>,
+    model_tokens: Family<ModelLabels, Counter>,
+    model_micro_usd: Family<ModelLabel, Counter>,
+    model_millis: Family<ModelLabel, Counter>,
 }
 
 /// The outcome's word, as in the audit log.
@@ -64,7 +80,17 @@ impl Metrics {
         registry.register("clients", "Connected clients and running calls", clients.clone());
         let notifications = Family::<OutcomeLabels, Counter>::default();
         registry.register("notifications", "Notifications by what became of them", notifications.clone());
-        Self { registry, calls, seconds, operations, clients, notifications }
+        let (model_questions, model_tokens) = (Family::<ModelLabels, Counter>::default(), Family::<ModelLabels, Counter>::default());
+        let (model_micro_usd, model_millis) = (Family::<ModelLabel, Counter>::default(), Family::<ModelLabel, Counter>::default());
+        registry.register("model_questions", "Questions to models by what came of them, from the ledger", model_questions.clone());
+        registry.register("model_tokens", "Tokens read (cached ones apart) and written", model_tokens.clone());
+        registry.register(
+            "model_micro_usd",
+            "Cost in millionths of a US dollar, questions under way at their worst",
+            model_micro_usd.clone(),
+        );
+        registry.register("model_milliseconds", "Time waited for answers", model_millis.clone());
+        Self { registry, calls, seconds, operations, clients, notifications, model_questions, model_tokens, model_micro_usd, model_millis }
     }
     /// Counts one call. Names outside the catalogue are counted as one.
     pub fn call(&self, tool: &str, outcome: &'static str, took: Duration) {
@@ -75,6 +101,26 @@ impl Metrics {
     /// Counts what became of one notification.
     pub fn notification(&self, outcome: &'static str) {
         self.notifications.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+    /// Takes the ledger's numbers over: they outlive the process, and are bounded by the models that are configured.
+    pub fn spent(&self, rows: &[Spent]) {
+        for family in [&self.model_questions, &self.model_tokens] {
+            family.clear();
+        }
+        self.model_micro_usd.clear();
+        self.model_millis.clear();
+        for r in rows {
+            let kind = |kind| ModelLabels { model: r.model.clone(), kind };
+            for (outcome, n) in [("answered", r.answers), ("refused", r.errors), ("lost", r.lost)] {
+                self.model_questions.get_or_create(&kind(outcome)).inc_by(n);
+            }
+            for (what, n) in [("in", r.tokens_in - r.tokens_cached.min(r.tokens_in)), ("cached", r.tokens_cached), ("out", r.tokens_out)] {
+                self.model_tokens.get_or_create(&kind(what)).inc_by(n);
+            }
+            let model = ModelLabel { model: r.model.clone() };
+            self.model_micro_usd.get_or_create(&model).inc_by(r.micro_usd);
+            self.model_millis.get_or_create(&model).inc_by(r.millis);
+        }
     }
     /// The text a scraper reads.
     pub fn text(&self, operations: &[(&'static str, i64)], clients: usize) -> String {
@@ -95,5 +141,37 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_shown_as_it_stands_and_never_added_to_itself() {
+        let metrics = Metrics::new();
+        let row = |agent: &str, micro_usd| Spent {
+            agent: agent.into(),
+            model: "big".into(),
+            answers: 2,
+            tokens_in: 100,
+            tokens_cached: 40,
+            tokens_out: 5,
+            micro_usd,
+            ..Spent::default()
+        };
+        let rows = [row("a", 70), row("b", 30)];
+        metrics.spent(&rows);
+        metrics.spent(&rows);
+        let text = metrics.text(&[], 0);
+        for line in [
+            "dockwarden_model_micro_usd_total{model=\"big\"} 100",
+            "dockwarden_model_questions_total{model=\"big\",kind=\"answered\"} 4",
+            "dockwarden_model_tokens_total{model=\"big\",kind=\"cached\"} 80",
+            "dockwarden_model_tokens_total{model=\"big\",kind=\"in\"} 120",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 }

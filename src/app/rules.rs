@@ -22,6 +22,9 @@ pub const POLICY: &str = include_str!("../../agents/policy.toml");
 pub const AGENTS: &[(&str, &str)] = &[
     ("backup-keeper.md", include_str!("../../agents/backup-keeper.md")),
     ("deployer.md", include_str!("../../agents/deployer.md")),
+    ("devops-automation.md", include_str!("../../agents/devops-automation.md")),
+    ("docker-stack-orchestrator.md", include_str!("../../agents/docker-stack-orchestrator.md")),
+    ("incident-responder.md", include_str!("../../agents/incident-responder.md")),
     ("observer.md", include_str!("../../agents/observer.md")),
     ("stack-keeper.md", include_str!("../../agents/stack-keeper.md")),
     ("warden.md", include_str!("../../agents/warden.md")),
@@ -155,7 +158,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let (rulebook, prompts) = load(dir.path()).map_err(|p| in_words(&p)).expect("loads");
         let agents: Vec<&str> = rulebook.agents.keys().map(String::as_str).collect();
-        assert_eq!(agents, ["backup-keeper", "deployer", "observer", "stack-keeper", "warden"]);
+        assert_eq!(
+            agents,
+            [
+                "backup-keeper",
+                "deployer",
+                "devops-automation",
+                "docker-stack-orchestrator",
+                "incident-responder",
+                "observer",
+                "stack-keeper",
+                "warden"
+            ]
+        );
         assert_eq!(
             prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
             ["backup-drill", "deploy", "diagnose-incident", "rollback"]

@@ -4,7 +4,7 @@
 use super::repeat::{self, Before};
 use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record};
 use crate::gate::{self, CallFacts, Decision, RateLimit};
-use crate::model::ids::ApprovalId;
+use crate::model::ids::{ApprovalId, CallId};
 use crate::model::verdict::Verdict;
 use crate::redact;
 use crate::store::audit::Intent;
@@ -36,6 +36,16 @@ pub async fn dispatch(
     progress: Option<Progress>,
 ) -> Result<Reply, CallError> {
     enter(Call::new(house, who, progress, None), tool, input).await
+}
+
+/// As [`dispatch`], under an id the caller chose and wrote down before: after a crash it finds by it what became of the call.
+///
+/// # Errors
+/// As [`dispatch`].
+pub async fn dispatch_as(house: &Arc<House>, who: &Principal, id: CallId, tool: &str, input: Value) -> Result<Reply, CallError> {
+    let mut call = Call::new(house, who, None, None);
+    call.id = id;
+    enter(call, tool, input).await
 }
 
 /// Runs a call an operator approved, as the agent that asked for it.

@@ -112,4 +112,6 @@ pub struct Limits {
     pub calls_per_minute: Option<u32>,
     /// US dollars per month for LLM calls.
     pub usd_per_month: Option<f64>,
+    /// Answers of its model in one task; 40 when not said.
+    pub turns: Option<u32>,
 }

@@ -27,6 +27,86 @@ pub struct Settings {
     pub maintenance: Vec<MaintenanceWindow>,
     /// Who is told what needs a person; nobody when absent.
     pub notify: Option<NotifySettings>,
+    /// Models of agents that do tasks by themselves.
+    pub models: ModelsSettings,
+}
+
+/// `[models]`: the default, and one table a model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelsSettings {
+    /// The one that `model: inherit` of an agent means.
+    pub default: Option<String>,
+    /// Models by the name that agents use.
+    #[serde(flatten)]
+    pub named: BTreeMap<String, ModelSettings>,
+}
+
+/// `[models.NAME]`: a model and how it is reached. Closed. The key itself is never here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// What it speaks.
+    pub provider: ModelProvider,
+    /// Its name at the provider.
+    pub model: String,
+    /// Address up to and without `messages` or `chat/completions`; the provider's own when absent.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// Environment variable with the key.
+    #[serde(default)]
+    pub key_env: Option<String>,
+    /// File with the key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// Most tokens of one answer.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: u32,
+    /// Tokens it takes in all, question and answer.
+    #[serde(default = "default_context_tokens")]
+    pub context_tokens: u32,
+    /// Longest wait for the first word, and for each further one, seconds.
+    #[serde(default = "default_timeout_s")]
+    pub timeout_s: u64,
+    /// What it costs; without it an agent with `usd_per_month` does not run on it.
+    #[serde(default)]
+    pub price: Option<PriceSettings>,
+}
+
+fn default_max_tokens() -> u32 {
+    4_096
+}
+fn default_context_tokens() -> u32 {
+    100_000
+}
+fn default_timeout_s() -> u64 {
+    120
+}
+
+/// What a model speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelProvider {
+    /// Anthropic's Messages.
+    Anthropic,
+    /// OpenAI's chat completions, as vLLM, Ollama and others speak it too.
+    Openai,
+}
+
+/// US dollars per million tokens, at most six decimals. Closed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceSettings {
+    /// Read.
+    pub input: f64,
+    /// Read from the provider's cache; as `input` when not said.
+    #[serde(default)]
+    pub cached: Option<f64>,
+    /// Written to the provider's cache; a quarter more than `input` when not said.
+    #[serde(default)]
+    pub cache_write: Option<f64>,
+    /// Written.
+    pub output: f64,
 }
 
 /// `[notify]`: where messages go. Closed.
@@ -65,6 +145,8 @@ pub enum NotifyEvent {
     BackupFailed,
     /// An operator lifted denials for a while.
     BreakGlass,
+    /// Half, four fifths or all of an agent's budget of the month is spent.
+    Budget,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

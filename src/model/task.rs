@@ -119,6 +119,9 @@ pub struct Turn {
     pub at: DateTime<Utc>,
     /// Its words.
     pub text: String,
+    /// The answer ended because it was as long as it may be, not because it was done.
+    #[serde(default)]
+    pub cut: bool,
     /// Calls it asked for, in order.
     pub calls: Vec<TurnCall>,
     /// Tokens read (cached ones included), of them from the cache, and written.

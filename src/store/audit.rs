@@ -255,6 +255,12 @@ impl Store {
         self.inner.audit.read(move |c| rows::select(c, &query)).await
     }
 
+    /// The rows of a call that has an intent: that, and its outcome when there is one. Nothing for a read, or a call that never began.
+    pub async fn audit_of_call(&self, call: &CallId) -> StoreResult<Vec<AuditRow>> {
+        let call = call.clone();
+        self.inner.audit.read(move |c| rows::of_call(c, call.as_str())).await
+    }
+
     /// Closes intents without outcome as `unknown`; returns how many. `live` = calls still running.
     pub async fn audit_close_orphans(&self, live: &[CallId], now: DateTime<Utc>) -> StoreResult<usize> {
         let live: std::collections::BTreeSet<String> = live.iter().map(|c| c.as_str().to_owned()).collect();

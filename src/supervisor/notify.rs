@@ -216,6 +216,18 @@ fn recorded(row: &AuditRow) -> Option<Event> {
         "breaker_opened" => {
             event(NotifyEvent::NeedsAttention, id, format!("too many failures: changes of {place} are stopped until an operator lifts it"))
         }
+        "budget_share" => {
+            let text = |key: &str| row.detail[key].as_str().unwrap_or("?").to_owned();
+            let percent = row.detail["percent"].as_u64().unwrap_or(0);
+            let title = format!(
+                "{} has spent {percent} % of its budget of {} ({} of {} USD)",
+                text("agent"),
+                text("month"),
+                text("spent_usd"),
+                text("cap_usd")
+            );
+            event(NotifyEvent::Budget, id, title)
+        }
         "break_glass_opened" => {
             event(NotifyEvent::BreakGlass, id, format!("{} broke the glass: denials by rule are lifted for a while", row.agent))
         }

@@ -108,3 +108,36 @@ async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_releas
     assert_eq!(code, 0, "{out}{err}");
     serve.stop().await;
 }
+
+/// A note that was acknowledged is there after SIGKILL in the middle of writing, and the memory's chain is whole.
+#[tokio::test]
+async fn notes_that_were_acknowledged_survive_a_kill_in_the_middle_of_writing() {
+    let home = Home::new();
+    home.unlimited("deployer");
+    let serve = Serve::start(&home).await;
+    let writer = Client::stdio(&home, "deployer").await;
+    let (acknowledged, mut count) = tokio::sync::watch::channel(0_u32);
+    let writing = tokio::spawn(async move {
+        for n in 1.. {
+            let note = json!({"key": format!("note/{n}"), "value": format!("the {n}th thing, {}", "x".repeat(2_000))});
+            match writer.call("memory_write", note).await {
+                Ok(result) if result.is_error != Some(true) => acknowledged.send_replace(n),
+                _ => return n - 1,
+            };
+        }
+        0
+    });
+    count.wait_for(|n| *n >= 25).await.expect("it writes");
+    serve.kill9().await;
+    let written = tokio::time::timeout(Duration::from_secs(30), writing).await.expect("the writer notices").expect("no panic");
+    let serve = Serve::start(&home).await;
+    let reader = Client::stdio(&home, "deployer").await;
+    for n in 1..=written {
+        let found = reader.ok("memory_read", json!({"key": format!("note/{n}")})).await;
+        assert!(found.to_string().contains(&format!("the {n}th thing")), "note {n} of {written}: {found:#}");
+    }
+    let (code, out, err) = home.run(&["memory", "verify", "deployer"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    reader.ok("memory_write", json!({"key": "after", "value": "still works"})).await;
+    serve.stop().await;
+}

@@ -16,6 +16,7 @@ mod inputs;
 mod journey;
 mod matrix;
 mod mcp;
+mod models;
 mod pages;
 mod postgres;
 mod prove;

@@ -8,6 +8,7 @@ pub mod compose_run;
 pub mod engine;
 pub mod home;
 pub mod http;
+pub mod llm;
 pub mod mcp;
 pub mod own_engine;
 pub mod people;

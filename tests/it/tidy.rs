@@ -24,6 +24,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("rmcp", &["adapters::mcp"]),
     ("rustic_core", &["executor::worker"]),
     ("rustic_backend", &["executor::worker"]),
+    ("genai", &["runner::wire"]),
 ];
 /// Modules that decide or plan: they take plain data and `now`, and touch nothing.
 const PURE: &[&str] = &["model", "gate", "compose", "planner", "redact"];

@@ -1,9 +1,13 @@
 //! Agents and their tokens.
 
+use super::CliError;
 use super::{CliResult, Ended, Global, output, policy, reach, terminal};
 use crate::adapters::socket::wire::Admin;
+use crate::model::spend::{self, Spent};
+use chrono::{NaiveDate, Utc};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Agents and their tokens.
 #[derive(Debug, Args)]
@@ -47,6 +51,12 @@ enum AgentsCommand {
     },
     /// Check agents, policy and prompts without loading them.
     Check,
+    /// What agents spent on their models: answers, tokens, US dollars, and the budget of the month.
+    Cost {
+        /// Month as 2026-11 (UTC), or `all`; this month when absent.
+        #[arg(long)]
+        month: Option<String>,
+    },
 }
 
 /// Runs `agents`.
@@ -54,6 +64,7 @@ pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
     match args.command.unwrap_or(AgentsCommand::List) {
         AgentsCommand::List => reach::show(global, "agents", json!({})).await,
         AgentsCommand::Check => Ok(policy::check(global)),
+        AgentsCommand::Cost { month } => cost(global, month).await,
         AgentsCommand::Tokens => {
             let (value, text) = reach::admin(global, Admin::Tokens).await?;
             output::reply(global.json, "agents tokens", &value, &text);
@@ -79,5 +90,82 @@ pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
             }
             Ok(Ended::Done)
         }
+    }
+}
+
+/// The money of a month.
+async fn cost(global: &Global, month: Option<String>) -> CliResult {
+    let month = month.unwrap_or_else(|| spend::month(Utc::now()));
+    let month = (month != "all").then_some(month);
+    if let Some(bad) = month.as_ref().filter(|m| m.len() != 7 || NaiveDate::parse_from_str(&format!("{m}-01"), "%Y-%m-%d").is_err()) {
+        return Err(CliError::Usage(format!("{bad:?} is no month"), "write e.g. 2026-11, or all".into()));
+    }
+    let (value, _) = reach::admin(global, Admin::Spent { month }).await?;
+    let hint = "use the dockwarden binary of the same version as the supervisor";
+    let rows: Vec<Spent> = serde_json::from_value(value["spent"].clone()).map_err(|e| CliError::Failed(e.to_string(), hint.into()))?;
+    output::reply(global.json, "agents cost", &value, &table(&rows, &value));
+    Ok(Ended::Done)
+}
+
+/// One line an agent and model, then what is left of each budget of this month.
+fn table(rows: &[Spent], value: &Value) -> String {
+    if rows.is_empty() {
+        return "no model was asked".into();
+    }
+    let mut out = String::new();
+    let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
+    for r in rows {
+        let lost = if r.lost > 0 { format!(", {} lost (counted at the most they can have cost)", r.lost) } else { String::new() };
+        let errors = if r.errors > 0 { format!(", {} refused", r.errors) } else { String::new() };
+        out.push_str(&format!(
+            "{} {} {}: {} USD, {} answers{errors}{lost}, tokens {} in ({} cached), {} out\n",
+            r.month,
+            r.agent,
+            r.model,
+            spend::dollars(r.micro_usd),
+            r.answers,
+            r.tokens_in,
+            r.tokens_cached,
+            r.tokens_out
+        ));
+        if value["this_month"] == r.month.as_str() {
+            *totals.entry(r.agent.as_str()).or_default() += r.micro_usd;
+        }
+    }
+    for (agent, spent) in totals {
+        if let Some(cap) = value["caps"][agent].as_f64().map(crate::runner::micro) {
+            let percent = if cap == 0 { 100 } else { u128::from(spent) * 100 / u128::from(cap) };
+            out.push_str(&format!("{agent}: {percent} % of this month's {} USD\n", spend::dollars(cap)));
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_money_is_told_by_agent_and_model_with_what_is_left() {
+        let row = |month: &str, micro_usd, lost| Spent {
+            month: month.into(),
+            agent: "helper".into(),
+            model: "big".into(),
+            answers: 3,
+            errors: 1,
+            lost,
+            tokens_in: 3_000,
+            tokens_cached: 1_200,
+            tokens_out: 150,
+            micro_usd,
+            millis: 10,
+        };
+        let rows = [row("2026-10", 5, 0), row("2026-11", 8_010, 1)];
+        let value = json!({"caps": {"helper": 0.02}, "this_month": "2026-11"});
+        let want = "2026-10 helper big: 0.000005 USD, 3 answers, 1 refused, tokens 3000 in (1200 cached), 150 out\n\
+                    2026-11 helper big: 0.00801 USD, 3 answers, 1 refused, 1 lost (counted at the most they can have cost), tokens 3000 in (1200 cached), 150 out\n\
+                    helper: 40 % of this month's 0.02 USD";
+        assert_eq!(table(&rows, &value), want);
+        assert_eq!(table(&[], &value), "no model was asked");
     }
 }

@@ -4,6 +4,7 @@
 use super::{CliError, CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::client::Session;
 use crate::adapters::socket::wire::Admin;
+use crate::model::spend::{self, Spent};
 use crate::redact;
 use crate::store::audit::export::First;
 use crate::store::audit::{AuditReport, AuditRow};
@@ -167,7 +168,11 @@ pub async fn report(global: &Global, since: &str) -> CliResult {
         Ok(())
     })
     .await?;
-    let text = report.markdown(&verified, &read::<Vec<First>>(&firsts, "firsts")?, (since, now), &host);
+    let (spent, _) = session.admin(Admin::Spent { month: None }).await?;
+    let from = spend::month(since);
+    let mut spent = read::<Vec<Spent>>(&spent, "spent")?;
+    spent.retain(|s| s.month >= from);
+    let text = report.markdown(&verified, &read::<Vec<First>>(&firsts, "firsts")?, (since, now), &host) + &cost(&spent);
     output::reply(global.json, "", &json!({"markdown": text, "intact": verified.problems.is_empty()}), &text);
     Ok(if verified.problems.is_empty() { Ended::Done } else { Ended::Failed })
 }
@@ -206,6 +211,23 @@ impl Listed {
 /// A table cell or list item of Markdown: one line, and nothing in it is markup.
 fn plain(text: &str) -> String {
     redact::line(text, 200).chars().flat_map(|c| ("\\`*_{}[]<>#|!~&".contains(c)).then_some('\\').into_iter().chain([c])).collect()
+}
+
+/// What agents spent on models, by whole months.
+fn cost(spent: &[Spent]) -> String {
+    let mut out = "\n## Models\n\n".to_owned();
+    if spent.is_empty() {
+        return out + "None was asked.\n";
+    }
+    out.push_str("| month | agent | model | answers | refused | lost | tokens in | tokens out | USD |\n|---|---|---|---:|---:|---:|---:|---:|---:|\n");
+    for s in spent {
+        let (agent, model, usd) = (plain(&s.agent), plain(&s.model), spend::dollars(s.micro_usd));
+        out.push_str(&format!(
+            "| {} | {agent} | {model} | {} | {} | {} | {} | {} | {usd} |\n",
+            s.month, s.answers, s.errors, s.lost, s.tokens_in, s.tokens_out
+        ));
+    }
+    out
 }
 
 impl Report {

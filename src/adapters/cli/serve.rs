@@ -68,6 +68,8 @@ pub(super) fn log() {
     let level = std::env::var("MCP_LOG_LEVEL").ok().filter(|l| !l.is_empty()).unwrap_or_else(|| "info".into());
     // A level that does not parse is refused by `config::load` a moment later.
     let filter = level.parse().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // That crate logs what a provider answers as it came; what is worth a line is logged here, cleaned.
+    let filter = filter.add_directive("genai=off".parse().expect("a directive"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
     if let Err(e) = set {

@@ -58,6 +58,10 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         Ok(open) => open.iter().for_each(|o| *states.entry(o.state.as_str()).or_default() += 1),
         Err(e) => tracing::error!(error = %e, "operations could not be counted"),
     }
+    match doors.house.store.spent(None).await {
+        Ok(spent) => doors.metrics.spent(&spent),
+        Err(e) => tracing::error!(error = %e, "what models cost could not be read"),
+    }
     let states: Vec<_> = states.into_iter().collect();
     let text = doors.metrics.text(&states, doors.presence.count());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()

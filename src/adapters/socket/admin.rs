@@ -111,6 +111,7 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             tokens::make(doors, &tokens::Wish { agent, revoke, label, days }, credential.as_ref()).await
         }
         Admin::Tokens => tokens::list(house).await,
+        Admin::Spent { month } => spent(house, month.as_deref()).await,
         Admin::TokenRevoke { token, credential } => tokens::revoke(doors, &token, credential.as_ref()).await,
         Admin::PolicyCheck => {
             let stacks = crate::call::judge::running(house).await?;
@@ -199,4 +200,14 @@ async fn operator_add(house: &Arc<House>, name: &str, passphrase: String, creden
     house.store.put_operator(name.as_str(), &hash, Utc::now()).await?;
     house.store.audit_event(&by.name, "operator_added", None, &json!({"operator": name}), Utc::now()).await?;
     reply(json!({"operator": name}), format!("operator {name} may now approve. {}", by.note).trim())
+}
+
+/// What agents spent, with their caps of the month.
+async fn spent(house: &Arc<House>, month: Option<&str>) -> Done {
+    let rows = house.store.spent(month).await?;
+    let book = house.rulebook.load();
+    let caps: std::collections::BTreeMap<&String, f64> =
+        book.agents.iter().filter_map(|(name, a)| a.limits.usd_per_month.map(|cap| (name, cap))).collect();
+    let now = crate::model::spend::month(Utc::now());
+    reply(json!({"spent": rows, "caps": caps, "this_month": now}), String::new())
 }

@@ -219,6 +219,12 @@ pub enum Admin {
     },
     /// Tokens there are, without the tokens.
     Tokens,
+    /// What agents spent on models.
+    Spent {
+        /// Month, `2026-11`; all when absent.
+        #[serde(default)]
+        month: Option<String>,
+    },
     /// Ends one token and the MCP sessions of its agent.
     TokenRevoke {
         /// Its id.

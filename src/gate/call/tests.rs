@@ -36,6 +36,9 @@ pub(crate) fn shipped() -> Rulebook {
         ("agents/stack-keeper.md", include_str!("../../../agents/stack-keeper.md")),
         ("agents/backup-keeper.md", include_str!("../../../agents/backup-keeper.md")),
         ("agents/warden.md", include_str!("../../../agents/warden.md")),
+        ("agents/devops-automation.md", include_str!("../../../agents/devops-automation.md")),
+        ("agents/docker-stack-orchestrator.md", include_str!("../../../agents/docker-stack-orchestrator.md")),
+        ("agents/incident-responder.md", include_str!("../../../agents/incident-responder.md")),
     ];
     let agents = agents.into_iter().map(|(f, t)| (f.to_owned(), t.to_owned())).collect();
     Rulebook::build(agents, include_str!("../../../agents/policy.toml"), &catalogue()).unwrap_or_else(|p| panic!("{p:#?}"))

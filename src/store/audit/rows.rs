@@ -270,6 +270,16 @@ pub(super) fn intent_of(c: &Connection, call: &str) -> Sql<Option<AuditRow>> {
     first(&mut statement, [call], |r| RawRow::read(r)?.parse())
 }
 
+/// The intent of a call and the first row that closes it.
+pub(super) fn of_call(c: &Connection, call: &str) -> Sql<Vec<AuditRow>> {
+    let Some(intent) = intent_of(c, call)? else { return Ok(vec![]) };
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM audit WHERE agent = ?1 AND seq > ?2 AND call = ?3 AND kind = 'outcome' ORDER BY seq LIMIT 1"
+    ))?;
+    let outcome = first(&mut statement, params![intent.agent, intent.seq, call], |r| RawRow::read(r)?.parse())?;
+    Ok([Some(intent), outcome].into_iter().flatten().collect())
+}
+
 /// Notes that a call has begun.
 pub(super) fn open_call(c: &Connection, call: &str, seq: i64) -> Sql<usize> {
     Ok(c.prepare_cached("INSERT OR REPLACE INTO open_call (call, seq) VALUES (?1, ?2)")?.execute(params![call, seq])?)

@@ -142,6 +142,17 @@ async fn the_log_tells_of_healing_that_gave_up_and_only_of_what_is_new() {
     assert_eq!(collect(&store, &mut told, at(5)).await.unwrap(), []);
 }
 
+#[tokio::test]
+async fn a_share_of_an_agents_budget_is_told() {
+    let (_dir, store) = store().await;
+    let mut told = Told { since: Some(at(0)), ..Told::default() };
+    let detail = json!({"agent": "helper", "month": "2026-11", "percent": 80, "spent_usd": "16.40", "cap_usd": "20.00"});
+    store.audit_event("supervisor", "budget_share", None, &detail, at(1)).await.unwrap();
+    let events = collect(&store, &mut told, at(2)).await.unwrap();
+    assert_eq!((events.len(), events[0].kind), (1, NotifyEvent::Budget));
+    assert_eq!(events[0].title, "helper has spent 80 % of its budget of 2026-11 (16.40 of 20.00 USD)");
+}
+
 #[test]
 fn a_storm_becomes_a_few_messages_and_then_silence() {
     let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
