@@ -15,6 +15,7 @@ pub mod eject;
 pub mod error;
 pub mod facts;
 pub mod git;
+pub mod hooks;
 mod images;
 pub mod judge;
 pub mod observe;
@@ -23,6 +24,7 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
+pub mod tasks;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

@@ -17,4 +17,5 @@ pub mod prompt;
 pub mod release;
 pub mod spec;
 pub mod task;
+pub mod trigger;
 pub mod verdict;

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod memory;
 pub mod release;
 pub mod seal;
+pub mod task;
 pub mod token;
 
 mod chain;

@@ -26,6 +26,8 @@ mod schema;
 mod stats;
 mod status;
 mod stop;
+mod task_submit;
+mod tasks;
 pub mod toolsets;
 mod verify_backup;
 
@@ -334,6 +336,8 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<stats::Stats>(PhantomData),
     &Face::<status::Status>(PhantomData),
     &Face::<stop::Stop>(PhantomData),
+    &Face::<task_submit::TaskSubmit>(PhantomData),
+    &Face::<tasks::Tasks>(PhantomData),
     &Face::<verify_backup::VerifyBackup>(PhantomData),
 ];
 

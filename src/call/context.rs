@@ -91,6 +91,8 @@ pub struct House {
     pub backups: Option<Arc<crate::executor::backup::BackupHouse>>,
     /// Identical calls, one after the other.
     pub turns: Turns,
+    /// The queue of tasks, as far as it is in memory.
+    pub desk: super::tasks::Desk,
 }
 
 impl std::fmt::Debug for House {

@@ -51,7 +51,8 @@ fn service(
         let reason = "its container is gone".to_owned();
         return Some(Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false });
     }
-    containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
+    let (have, want) = (containers.len(), spec.replicas as usize);
+    let sick = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
         let looping =
             c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
         let (cause, reason) = container(spec, c).or_else(|| {
@@ -59,7 +60,12 @@ fn service(
             looping.then_some((Cause::Crashed, reason))
         })?;
         Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping })
-    })
+    });
+    let fewer = || {
+        let reason = format!("{} of its {want} containers are gone", want - have);
+        (have < want).then(|| Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false })
+    };
+    sick.or_else(fewer)
 }
 
 /// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.

@@ -112,4 +112,6 @@ pub struct Limits {
     pub calls_per_minute: Option<u32>,
     /// US dollars per month for LLM calls.
     pub usd_per_month: Option<f64>,
+    /// Tries of a task whose skill says nothing of them.
+    pub task_tries: Option<u32>,
 }
