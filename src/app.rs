@@ -162,6 +162,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     if closed > 0 {
         tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
     }
+    crate::call::tasks::restore(&house, Utc::now()).await?;
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     let socket_path = config::socket_path(&home);
@@ -359,7 +360,8 @@ async fn until_end(doors: &Arc<Doors>, idle_exit: Option<Duration>) {
         let mut tick = tokio::time::interval(limit.min(Duration::from_secs(1)).max(Duration::from_millis(50)));
         loop {
             tick.tick().await;
-            if doors.presence.empty_for() >= limit && doors.house.executor.active() == 0 && stackless(doors).await && taskless(doors).await {
+            let idle = doors.presence.empty_for() >= limit && doors.house.executor.active() == 0;
+            if idle && stackless(doors).await && taskless(doors).await {
                 return;
             }
         }

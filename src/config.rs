@@ -235,7 +235,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             return fault(&format!("{:?}", trigger.name), message, hint);
         }
         if settings.triggers[..n].iter().any(|t| t.name == trigger.name) {
-            return fault(&format!("{:?}", trigger.name), format!("trigger {} is there twice", trigger.name), "give each a name of its own");
+            return fault(
+                &format!("{:?}", trigger.name),
+                format!("trigger {} is there twice", trigger.name),
+                "give each a name of its own",
+            );
         }
     }
     Ok(())

@@ -27,6 +27,7 @@ mod stats;
 mod status;
 mod stop;
 mod task_submit;
+mod task_work;
 mod tasks;
 pub mod toolsets;
 mod verify_backup;
@@ -337,6 +338,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<status::Status>(PhantomData),
     &Face::<stop::Stop>(PhantomData),
     &Face::<task_submit::TaskSubmit>(PhantomData),
+    &Face::<task_work::Working>(PhantomData),
     &Face::<tasks::Tasks>(PhantomData),
     &Face::<verify_backup::VerifyBackup>(PhantomData),
 ];

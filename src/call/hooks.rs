@@ -83,7 +83,8 @@ pub fn verify(kind: HookKind, secret: &[u8], request: &Request<'_>, now: DateTim
         }
         HookKind::Generic => {
             let at = request.header("x-dockwarden-timestamp").ok_or("it carries no timestamp")?;
-            let good = same(given("x-dockwarden-signature")?.as_bytes(), signature(secret, &[at.as_bytes(), b".", request.body]).as_bytes());
+            let good =
+                same(given("x-dockwarden-signature")?.as_bytes(), signature(secret, &[at.as_bytes(), b".", request.body]).as_bytes());
             let at = at.parse().ok().and_then(|s| DateTime::from_timestamp(s, 0)).ok_or("its timestamp is no number of seconds")?;
             if good && (now - at).abs() > WINDOW {
                 return Err("its timestamp is more than five minutes off");
@@ -95,7 +96,12 @@ pub fn verify(kind: HookKind, secret: &[u8], request: &Request<'_>, now: DateTim
 }
 
 /// Facts a request offers, one set per task, each with the key under which it is taken once; or why it does not count. Pure.
-fn facts(trigger: &Trigger, kind: HookKind, request: &Request<'_>, mut body: Value) -> Result<Vec<(Option<String>, Map<String, Value>)>, String> {
+fn facts(
+    trigger: &Trigger,
+    kind: HookKind,
+    request: &Request<'_>,
+    mut body: Value,
+) -> Result<Vec<(Option<String>, Map<String, Value>)>, String> {
     bound(&mut body);
     if kind == HookKind::Alertmanager {
         let alerts = body.as_object_mut().and_then(|b| b.remove("alerts"));
@@ -148,7 +154,13 @@ fn bound(value: &mut Value) {
 ///
 /// # Errors
 /// When the stack it leads to is no name.
-pub fn wish(trigger: &Trigger, facts: &Map<String, Value>, stack: Option<StackName>, origin: &'static str, key: String) -> Result<Wish, CallError> {
+pub fn wish(
+    trigger: &Trigger,
+    facts: &Map<String, Value>,
+    stack: Option<StackName>,
+    origin: &'static str,
+    key: String,
+) -> Result<Wish, CallError> {
     let none = BTreeMap::new();
     let scope = Scope { input: facts, steps: &none, item: None };
     let stack = match trigger.stack.as_ref().map(|s| fill(&json!(s), &scope)) {
@@ -321,7 +333,9 @@ mod tests {
     fn each_firing_alert_is_a_task_told_apart_by_fingerprint_and_start() {
         let alert = |print: &str, start: &str, status: &str| json!({"status": status, "labels": {"alertname": "Down"}, "fingerprint": print, "startsAt": start});
         let body = |alerts: Vec<Value>| json!({"version": "4", "status": "firing", "alerts": alerts});
-        let keys = |alerts| facts_of(HookKind::Alertmanager, "", body(alerts)).map(|f| f.into_iter().map(|(k, _)| k.expect("a key")).collect::<Vec<_>>());
+        let keys = |alerts| {
+            facts_of(HookKind::Alertmanager, "", body(alerts)).map(|f| f.into_iter().map(|(k, _)| k.expect("a key")).collect::<Vec<_>>())
+        };
         let one = keys(vec![alert("a", "1", "firing"), alert("b", "1", "resolved")]).expect("fires");
         assert_eq!(one.len(), 1);
         assert_eq!(keys(vec![alert("a", "1", "firing")]).expect("fires"), one, "the same alert again");

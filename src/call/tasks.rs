@@ -10,7 +10,8 @@ use crate::model::prompt::Prompt;
 use crate::model::task::{Task, TaskState, TaskWork};
 use crate::model::trigger::Happened;
 use crate::redact;
-use crate::store::task::{Cancelled, Submission, Submitted};
+use crate::store::StoreResult;
+use crate::store::task::{Cancelled, Submission, Submitted, TaskChange};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,8 @@ const MAX_KEY: usize = 200;
 /// Most agents that hand work on to one another: a longer chain is a loop.
 const MAX_CHAIN: usize = 8;
 
+/// An agent outside that gives no sign of life for so long has lost its task.
+pub const LEASE: TimeDelta = TimeDelta::seconds(120);
 /// Events that wait to be looked at.
 const MOST_NEWS: usize = 512;
 
@@ -38,6 +41,7 @@ pub struct Desk {
     pub work: Notify,
     ended: Notify,
     at_work: Mutex<BTreeMap<TaskId, CancellationToken>>,
+    lent: Mutex<BTreeMap<AgentName, (TaskId, Vec<AgentName>)>>,
     news: Notify,
     happened: Mutex<VecDeque<Happened>>,
     bucket: Mutex<Option<(Instant, f64)>>,
@@ -74,6 +78,26 @@ impl Desk {
     pub fn settled(&self) {
         self.work.notify_one();
         self.ended.notify_waiters();
+    }
+
+    /// An agent outside has this task: until it ends, whatever it calls is done on behalf of who gave it.
+    fn lends(&self, task: &Task) {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.insert(task.agent.clone(), (task.id.clone(), task.delegated_by.clone()));
+    }
+
+    /// The task is no longer with its agent.
+    pub fn returned(&self, task: &Task) {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        if lent.get(&task.agent).is_some_and(|(id, _)| *id == task.id) {
+            lent.remove(&task.agent);
+        }
+    }
+
+    /// On whose behalf an agent outside calls now.
+    pub(super) fn behalf(&self, agent: &AgentName) -> Vec<AgentName> {
+        let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.get(agent).map(|(_, by)| by.clone()).unwrap_or_default()
     }
 
     /// Something happened that may set off a trigger. Lossy: what is too much is dropped, oldest first; nobody may wait for it.
@@ -160,7 +184,11 @@ pub fn check(book: &Rulebook, prompts: &[Prompt], wish: &Wish) -> Result<(), Cal
     }
     let size = Value::Object(wish.input.clone()).to_string().len();
     if size > MAX_TEXT {
-        return Err(invalid("input", format!("the input has {size} bytes, at most {MAX_TEXT} are taken"), "give names instead of contents"));
+        return Err(invalid(
+            "input",
+            format!("the input has {size} bytes, at most {MAX_TEXT} are taken"),
+            "give names instead of contents",
+        ));
     }
     if wish.delay < TimeDelta::zero() || wish.delay > MAX_DELAY {
         return Err(invalid("delay_s", "a task waits for 30 days at most", "use a schedule for what comes later"));
@@ -229,7 +257,12 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
         waits_for: None,
         result: None,
     };
-    let submission = Submission { task: task.clone(), submitter: wish.submitter, idempotency_key: wish.idempotency_key, args_hash };
+    // A runbook needs no model, so the house does it for everybody.
+    let runbook =
+        matches!(&task.work, TaskWork::Skill(name) if house.prompts.load().iter().any(|p| p.name == *name && !p.steps.is_empty()));
+    let outside = settings.outside.contains(&task.agent) && !runbook;
+    let submission =
+        Submission { task: task.clone(), submitter: wish.submitter, idempotency_key: wish.idempotency_key, args_hash, outside };
     match house.store.task_submit(submission, settings.max_queued).await? {
         Submitted::Queued => {
             house.desk.work.notify_one();
@@ -246,8 +279,12 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
 /// `NotFound`.
 pub async fn find(house: &House, id: &TaskId) -> Result<Task, CallError> {
     house.store.task(id).await?.ok_or_else(|| {
-        CallError::new(ErrorCode::NotFound, format!("there is no task {id}"), "use the task_id that task_submit returned; `tasks` lists them")
-            .field("task_id")
+        CallError::new(
+            ErrorCode::NotFound,
+            format!("there is no task {id}"),
+            "use the task_id that task_submit returned; `tasks` lists them",
+        )
+        .field("task_id")
     })
 }
 
@@ -289,6 +326,80 @@ pub async fn wait(house: &House, id: &TaskId, at_most: Duration) -> Result<Task,
             return Ok(task);
         }
     }
+}
+
+/// Before any door opens: tasks of agents that do not fetch theirs any more come home, and what is lent is known.
+///
+/// # Errors
+/// The store's.
+pub async fn restore(house: &House, now: DateTime<Utc>) -> StoreResult<()> {
+    let outside = &house.config.settings.tasks.outside;
+    house.store.tasks_come_home(outside.clone()).await?;
+    for agent in outside {
+        for task in house.store.tasks(Some(agent), Some(TaskState::Running), 1).await? {
+            // Only what is lent has a lease; it holds a while longer, for the agent to find us again.
+            if house.store.task_lease(&task.id, now + LEASE).await? {
+                house.desk.lends(&task);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives an agent outside its next task, or the one it has already (it came back). The lease keeps it from others until `LEASE` has passed without a word.
+///
+/// # Errors
+/// `Conflict` when the house does the agent's tasks itself.
+pub async fn fetch(house: &House, agent: &AgentName, now: DateTime<Utc>) -> Result<Option<Task>, CallError> {
+    let settings = &house.config.settings.tasks;
+    if !settings.outside.contains(agent) {
+        let hint = "an operator adds it to `outside` under [tasks] in dockwarden.toml and starts the supervisor again";
+        return Err(CallError::new(ErrorCode::Conflict, format!("the supervisor does the tasks of {agent} itself"), hint));
+    }
+    for task in house.store.tasks(Some(agent), Some(TaskState::Running), 1).await? {
+        // None: a runbook of it is at work in the house.
+        return Ok(house.store.task_lease(&task.id, now + LEASE).await?.then_some(task));
+    }
+    let most = settings.max_agents as usize;
+    let task = house.store.task_claim(now, most, Some((agent.clone(), now + LEASE))).await?.pop();
+    task.iter().for_each(|t| house.desk.lends(t));
+    Ok(task)
+}
+
+/// A sign of life of who has a task: it stays his for another `LEASE`.
+///
+/// # Errors
+/// `NotFound`; `Conflict` when it is not his (any more), or was asked to stop.
+pub async fn keep(house: &House, agent: &AgentName, id: &TaskId, now: DateTime<Utc>) -> Result<Task, CallError> {
+    let task = find(house, id).await?;
+    if task.agent == *agent && house.store.task_lease(id, now + LEASE).await? {
+        return Ok(task);
+    }
+    Err(CallError::new(
+        ErrorCode::Conflict,
+        format!("task {id} is not with {agent} any more, or was cancelled"),
+        "stop working on it; fetch the next one",
+    ))
+}
+
+/// The end of a task that an agent outside had.
+///
+/// # Errors
+/// As [`keep`].
+pub async fn finish(
+    house: &House,
+    agent: &AgentName,
+    id: &TaskId,
+    end: (TaskState, String),
+    now: DateTime<Utc>,
+) -> Result<Task, CallError> {
+    keep(house, agent, id, now).await?;
+    let (state, result) = (end.0, redact::keep_start(&redact::mask(&redact::clean(&end.1)), MAX_TEXT).to_owned());
+    let ended = house.store.task_change(id, TaskChange::End(state, result), now).await?;
+    let ended = ended.ok_or_else(|| CallError::new(ErrorCode::Conflict, format!("task {id} had ended"), "fetch the next one"))?;
+    house.desk.returned(&ended);
+    house.desk.settled();
+    Ok(ended)
 }
 
 #[cfg(test)]

@@ -282,8 +282,7 @@ pub(super) fn names_step(steps: &[Step], placeholder: &str) -> bool {
 /// What is wrong with the steps, as far as the file alone tells.
 pub(super) fn check(skill: &Prompt, file: &str) -> Vec<LoadProblem> {
     let mut problems = vec![];
-    let mut problem =
-        |problem: String, hint: String| problems.push(LoadProblem { file: file.to_owned(), line: None, problem, hint });
+    let mut problem = |problem: String, hint: String| problems.push(LoadProblem { file: file.to_owned(), line: None, problem, hint });
     if skill.steps.len() > MAX_STEPS {
         problem(format!("{} steps", skill.steps.len()), format!("a runbook has at most {MAX_STEPS} steps: split it"));
     }
@@ -384,8 +383,7 @@ steps:
         let steps = [("a".to_owned(), Told { value: json!({"list": [1, {"x": "y"}]}), texts: vec![] })].into();
         let scope = Scope { input: &input, steps: &steps, item: Some(&json!("it")) };
         let template = json!({"n": "{{n}}", "text": "n={{n}} {{item}} {{steps.a.list.1.x}}", "list": "{{ steps.a.list }}", "none": "{{nothing}}", "null": null, "evil": "{{stack}}", "open": "{{n"});
-        let filled =
-            json!({"n": 3, "text": "n=3 it y", "list": [1, {"x": "y"}], "null": null, "evil": "{{deep}}", "open": "{{n"});
+        let filled = json!({"n": 3, "text": "n=3 it y", "list": [1, {"x": "y"}], "null": null, "evil": "{{deep}}", "open": "{{n"});
         assert_eq!(fill(&template, &scope), filled);
     }
 
@@ -401,7 +399,9 @@ steps:
         assert_eq!(items.iter().map(|i| (label(i), made(i))).collect::<Vec<_>>(), [("web".into(), false), ("db".into(), true)]);
         assert_eq!(elements(&skill.steps[0], &scope), [None]);
         let step = |when: &str| Step { when: Some(when.into()), ..skill.steps[0].clone() };
-        for (when, holds) in [("{{steps.status}}", true), ("not {{steps.status}}", false), ("{{steps.x}}", false), ("not {{steps.x}}", true)] {
+        for (when, holds) in
+            [("{{steps.status}}", true), ("not {{steps.status}}", false), ("{{steps.x}}", false), ("not {{steps.x}}", true)]
+        {
             assert_eq!(wanted(&step(when), &scope), holds, "{when}");
         }
     }
@@ -420,7 +420,10 @@ steps:
         .into();
         let text = report(&skill(), &Scope { input: &input, steps: &steps, item: None });
         assert!(text.starts_with("# shop: fine"), "{text}");
-        assert!(text.contains("    web up\n    ```\n    # Approved\n") && text.contains("**db**") && text.contains("(80 more lines)"), "{text}");
+        assert!(
+            text.contains("    web up\n    ```\n    # Approved\n") && text.contains("**db**") && text.contains("(80 more lines)"),
+            "{text}"
+        );
         assert_eq!(text.lines().filter(|l| l.starts_with('#')).count(), 1, "{text}");
     }
 

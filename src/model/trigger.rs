@@ -142,19 +142,28 @@ impl Trigger {
         }
         let on = &self.on;
         if [on.cron.is_some(), on.event.is_some(), on.webhook.is_some()].into_iter().filter(|x| *x).count() != 1 {
-            return Err((format!("trigger {name} has not exactly one of on.cron, on.event, on.webhook"), "e.g. on = {cron = \"0 6 * * 1\"}"));
+            return Err((
+                format!("trigger {name} has not exactly one of on.cron, on.event, on.webhook"),
+                "e.g. on = {cron = \"0 6 * * 1\"}",
+            ));
         }
         if self.skill.is_some() == self.prompt.is_some() {
             return Err((format!("trigger {name} has not exactly one of skill and prompt"), "name a skill of prompts/, or say what to do"));
         }
         if let Some(schedule) = on.cron.as_deref().filter(|s| !cron(s)) {
-            return Err((format!("trigger {name}: {schedule:?} is not a cron line of five fields"), "write e.g. \"0 6 * * 1\" (Mondays at 06:00)"));
+            return Err((
+                format!("trigger {name}: {schedule:?} is not a cron line of five fields"),
+                "write e.g. \"0 6 * * 1\" (Mondays at 06:00)",
+            ));
         }
         if on.stack.is_some() && on.event.is_none() {
             return Err((format!("trigger {name}: on.stack is for events"), "set `stack` beside `on` to say what the task is about"));
         }
         if on.webhook.is_some() != on.secret_file.is_some() {
-            return Err((format!("trigger {name}: a webhook and its secret_file go together"), "set on.secret_file to a file only the supervisor reads"));
+            return Err((
+                format!("trigger {name}: a webhook and its secret_file go together"),
+                "set on.secret_file to a file only the supervisor reads",
+            ));
         }
         if on.webhook.is_none() && !(on.events.is_empty() && on.refs.is_empty()) {
             return Err((format!("trigger {name}: events and refs are for webhooks"), "leave them out"));
@@ -172,7 +181,8 @@ mod tests {
         struct File {
             triggers: Vec<Trigger>,
         }
-        let file: File = toml::from_str(&format!("[[triggers]]\nname = \"t\"\nagent = \"a\"\n{text}")).map_err(|e| e.message().to_owned())?;
+        let file: File =
+            toml::from_str(&format!("[[triggers]]\nname = \"t\"\nagent = \"a\"\n{text}")).map_err(|e| e.message().to_owned())?;
         let trigger = file.triggers.into_iter().next().expect("one");
         trigger.check(|s| s.split(' ').count() == 5).map_err(|(message, _)| message)?;
         Ok(trigger)
@@ -202,13 +212,8 @@ mod tests {
 
     #[test]
     fn an_event_fits_by_kind_and_stack() {
-        let event = |kind, stack: &str| Happened {
-            id: "x".into(),
-            kind,
-            stack: StackName::new(stack).ok(),
-            service: None,
-            facts: Map::new(),
-        };
+        let event =
+            |kind, stack: &str| Happened { id: "x".into(), kind, stack: StackName::new(stack).ok(), service: None, facts: Map::new() };
         let t = trigger("skill = \"s\"\non = {event = \"container_unhealthy\", stack = \"web-*\"}").expect("valid");
         assert!(t.fits(&event(EventKind::ContainerUnhealthy, "web-shop")));
         assert!(!t.fits(&event(EventKind::ContainerUnhealthy, "billing")) && !t.fits(&event(EventKind::ContainerDied, "web-shop")));

@@ -91,9 +91,11 @@ impl Store {
         }
         let (stack, inner) = (stack.clone(), self.inner.clone());
         let read = move |c: &Connection| {
-            let mut s = c.prepare_cached("SELECT id, sealed_body FROM incident WHERE stack = ?1 ORDER BY opened_at DESC, id DESC LIMIT ?2")?;
+            let mut s =
+                c.prepare_cached("SELECT id, sealed_body FROM incident WHERE stack = ?1 ORDER BY opened_at DESC, id DESC LIMIT ?2")?;
             let kept = all(&mut s, params![stack.as_str(), KEPT], |r| open(r, &inner.keys))?;
-            let mut found: Vec<(usize, Incident)> = kept.into_iter().map(|i| (matches(&i, &wanted), i)).filter(|(hits, _)| *hits > 0).collect();
+            let mut found: Vec<(usize, Incident)> =
+                kept.into_iter().map(|i| (matches(&i, &wanted), i)).filter(|(hits, _)| *hits > 0).collect();
             // Stable: equal ones stay newest first.
             found.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
             Ok(found.into_iter().take(n).map(|(_, i)| i).collect())
@@ -171,7 +173,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open_in(&dir).await.unwrap();
         let stack = StackName::new("shop").unwrap();
-        for (n, (id, reason)) in [("inc-a", "connection refused by db"), ("inc-b", "it ended"), ("inc-c", "refused, refused again")].into_iter().enumerate() {
+        for (n, (id, reason)) in
+            [("inc-a", "connection refused by db"), ("inc-b", "it ended"), ("inc-c", "refused, refused again")].into_iter().enumerate()
+        {
             store.put_incident(&Incident { reason: reason.into(), ..incident(id, "web", n as i64, None) }).await.unwrap();
         }
         let found = async |words: &str| {

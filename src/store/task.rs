@@ -1,7 +1,7 @@
 //! The queue of tasks: what was given, what is at work, what came of it. A task is claimed, ended and taken over in one transaction each, so that a
 //! killed supervisor leaves it queued, running (taken over at the next start) or ended, never lost. Deliberately absent: when to try again.
 
-use super::codec::{all, first, limit, name, parse_time, time, uint};
+use super::codec::{all, first, limit, name, parse_time, parse_time_opt, time, uint};
 use super::fault::{Sql, corrupt, missing};
 use super::seal::Keys;
 use super::{Store, StoreError, StoreResult};
@@ -32,6 +32,8 @@ pub struct Submission {
     pub idempotency_key: Option<String>,
     /// Hash of what was asked for: the same key with another one is an error.
     pub args_hash: String,
+    /// Its agent fetches it.
+    pub outside: bool,
 }
 
 /// What became of a submission.
@@ -147,29 +149,22 @@ impl Store {
     }
 
     /// Takes tasks that are due, oldest first and one per agent, for agents with none at work; `most` bounds what is at work then. They are `running`
-    /// when this returns. `only` or all but `but` are looked at; `lease_until` is set on what is taken for somebody outside.
-    pub async fn task_claim(
-        &self,
-        now: DateTime<Utc>,
-        most: usize,
-        only: Option<AgentName>,
-        but: Vec<AgentName>,
-        lease_until: Option<DateTime<Utc>>,
-    ) -> StoreResult<Vec<Task>> {
+    /// when this returns. With `lent` it is the next task of that agent, fetched by itself under a lease until then; without, what the house does itself.
+    pub async fn task_claim(&self, now: DateTime<Utc>, most: usize, lent: Option<(AgentName, DateTime<Utc>)>) -> StoreResult<Vec<Task>> {
         let inner = self.inner.clone();
         let write = move |c: &Connection| {
             let running: i64 = c.prepare_cached("SELECT count(*) FROM task WHERE state = 'running'")?.query_row([], |r| r.get(0))?;
             let room = most.saturating_sub(usize::try_from(running).unwrap_or(usize::MAX));
             let mut taken = vec![];
-            for (id, _) in due(c, now, only.as_ref(), &but)?.into_iter().take(room) {
+            for (id, _) in due(c, now, lent.as_ref().map(|(agent, _)| agent))?.into_iter().take(room) {
                 let task = change(c, &inner.keys, &id, |t| {
                     t.state = TaskState::Running;
                     t.attempt += 1;
                     t.started_at.get_or_insert(now);
                     t.waits_for = None;
                 })?;
-                if let Some(until) = lease_until {
-                    c.prepare_cached("UPDATE task SET lease_until = ?2 WHERE id = ?1")?.execute(params![id.as_str(), time(until)])?;
+                if let Some((_, until)) = &lent {
+                    c.prepare_cached("UPDATE task SET lease_until = ?2 WHERE id = ?1")?.execute(params![id.as_str(), time(*until)])?;
                 }
                 taken.push(task);
             }
@@ -183,14 +178,18 @@ impl Store {
     pub async fn task_change(&self, id: &TaskId, to: TaskChange, now: DateTime<Utc>) -> StoreResult<Option<Task>> {
         let (id, inner) = (id.clone(), self.inner.clone());
         let write = move |c: &Connection| {
-            let found: Option<(String, bool)> =
-                c.prepare_cached("SELECT state, cancel FROM task WHERE id = ?1")?.query_row([id.as_str()], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+            let found: Option<(String, bool)> = c
+                .prepare_cached("SELECT state, cancel FROM task WHERE id = ?1")?
+                .query_row([id.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))
+                .optional()?;
             let Some((state, cancel)) = found else { return Err(missing(WHAT, &id).into()) };
             if state != TaskState::Running.as_str() {
                 return Ok(None);
             }
             let to = match to {
-                TaskChange::Again { .. } | TaskChange::Wait(_) if cancel => TaskChange::End(TaskState::Cancelled, "stopped on request".into()),
+                TaskChange::Again { .. } | TaskChange::Wait(_) if cancel => {
+                    TaskChange::End(TaskState::Cancelled, "stopped on request".into())
+                }
                 to => to,
             };
             change(c, &inner.keys, &id, |t| match to {
@@ -289,17 +288,29 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// When the next queued task of an agent that is free becomes due; `None` when there is none.
-    pub async fn task_next_due(&self, but: Vec<AgentName>) -> StoreResult<Option<DateTime<Utc>>> {
+    /// When the next queued task that the house does, of an agent that is free, becomes due; `None` when there is none.
+    pub async fn task_next_due(&self) -> StoreResult<Option<DateTime<Utc>>> {
         let read = move |c: &Connection| {
             let mut s = c.prepare_cached(
-                "SELECT agent, min(due_at) FROM task WHERE state = 'queued' AND agent NOT IN (SELECT agent FROM task WHERE state = 'running') GROUP BY agent",
+                "SELECT min(due_at) FROM task WHERE state = 'queued' AND outside = 0 AND agent NOT IN (SELECT agent FROM task WHERE state = 'running')",
             )?;
-            let found: Vec<(String, String)> = all(&mut s, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
-            let free = found.into_iter().filter(|(agent, _)| !but.iter().any(|b| b.as_str() == agent)).map(|(_, at)| at).min();
-            Ok(free.map(|at| parse_time(WHAT, &at)).transpose()?)
+            let at: Option<String> = s.query_row([], |r| r.get(0))?;
+            Ok(parse_time_opt(WHAT, at.as_deref())?)
         };
         self.inner.state.read(read).await
+    }
+
+    /// Tasks of agents that do not fetch theirs any more are the house's from now on.
+    pub async fn tasks_come_home(&self, outside: Vec<AgentName>) -> StoreResult<()> {
+        let write = move |c: &Connection| {
+            let mut s = c.prepare_cached("SELECT DISTINCT agent FROM task WHERE outside = 1 AND terminal = 0")?;
+            let agents: Vec<String> = all(&mut s, [], |r| Ok(r.get(0)?))?;
+            for agent in agents.iter().filter(|a| !outside.iter().any(|o| o.as_str() == a.as_str())) {
+                c.prepare_cached("UPDATE task SET outside = 0 WHERE agent = ?1 AND terminal = 0")?.execute([agent])?;
+            }
+            Ok(())
+        };
+        self.inner.state.write(write).await
     }
 
     /// Notes that the call of a step begins; when it is there already, it stands as it is.
@@ -318,7 +329,8 @@ impl Store {
         let sealed = self.inner.keys.seal(&step_place(task, step), reply)?;
         let (task, step) = (task.clone(), step.to_owned());
         let write = move |c: &Connection| {
-            let sql = "INSERT INTO task_step (task, step, at, sealed_reply) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET sealed_reply = ?4";
+            let sql =
+                "INSERT INTO task_step (task, step, at, sealed_reply) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET sealed_reply = ?4";
             c.prepare_cached(sql)?.execute(params![task.as_str(), step, time(at), sealed])?;
             Ok(())
         };
@@ -430,8 +442,8 @@ fn count(c: &Connection) -> Sql<u64> {
 fn insert(c: &Connection, keys: &Keys, s: &Submission) -> Sql<()> {
     let t = &s.task;
     c.prepare_cached(
-        "INSERT INTO task (id, agent, submitter, idempotency_key, args_hash, state, terminal, due_at, created_at, sealed_body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9)",
+        "INSERT INTO task (id, agent, submitter, idempotency_key, args_hash, state, terminal, due_at, created_at, outside, sealed_body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         t.id.as_str(),
@@ -442,24 +454,25 @@ fn insert(c: &Connection, keys: &Keys, s: &Submission) -> Sql<()> {
         t.state.as_str(),
         time(t.due_at),
         time(t.created_at),
+        s.outside,
         keys.seal(&place(&t.id), t)?
     ])?;
     Ok(())
 }
 
-/// The oldest due task of each agent that has none at work, oldest first.
-fn due(c: &Connection, now: DateTime<Utc>, only: Option<&AgentName>, but: &[AgentName]) -> Sql<Vec<(TaskId, String)>> {
+/// The oldest due task of each agent that has none at work, oldest first: of what the house does, or of what one agent fetches.
+fn due(c: &Connection, now: DateTime<Utc>, lent: Option<&AgentName>) -> Sql<Vec<(TaskId, String)>> {
     let mut agents = c.prepare_cached(
         "SELECT DISTINCT agent FROM task WHERE state = 'queued' AND agent NOT IN (SELECT agent FROM task WHERE state = 'running')",
     )?;
     let agents: Vec<String> = all(&mut agents, [], |r| Ok(r.get(0)?))?;
-    let wanted = |a: &&String| only.is_none_or(|o| o.as_str() == a.as_str()) && !but.iter().any(|b| b.as_str() == a.as_str());
     let mut oldest = c.prepare_cached(
-        "SELECT id, due_at FROM task WHERE state = 'queued' AND agent = ?1 AND due_at <= ?2 ORDER BY due_at, id LIMIT 1",
+        "SELECT id, due_at FROM task WHERE state = 'queued' AND agent = ?1 AND due_at <= ?2 AND outside = ?3 ORDER BY due_at, id LIMIT 1",
     )?;
     let mut found: Vec<(TaskId, String)> = vec![];
-    for agent in agents.iter().filter(wanted) {
-        found.extend(first(&mut oldest, params![agent, time(now)], |r| Ok((name(WHAT, r.get(0)?)?, r.get(1)?)))?);
+    for agent in agents.iter().filter(|a| lent.is_none_or(|l| l.as_str() == a.as_str())) {
+        let params = params![agent, time(now), lent.is_some()];
+        found.extend(first(&mut oldest, params, |r| Ok((name(WHAT, r.get(0)?)?, r.get(1)?)))?);
     }
     found.sort_by(|a, b| a.1.cmp(&b.1).then(a.0.cmp(&b.0)));
     Ok(found)
@@ -469,16 +482,17 @@ fn due(c: &Connection, now: DateTime<Utc>, only: Option<&AgentName>, but: &[Agen
 fn change(c: &Connection, keys: &Keys, id: &TaskId, f: impl FnOnce(&mut Task)) -> Sql<Task> {
     let mut task = get(c, keys, id)?.ok_or_else(|| corrupt(WHAT, format!("{id} vanished")))?;
     f(&mut task);
-    c.prepare_cached("UPDATE task SET state = ?2, terminal = ?3, due_at = ?4, ended_at = ?5, lease_until = NULL, sealed_body = ?6 WHERE id = ?1")?.execute(
-        params![
-            id.as_str(),
-            task.state.as_str(),
-            task.state.is_terminal(),
-            time(task.due_at),
-            task.ended_at.map(time),
-            keys.seal(&place(id), &task)?
-        ],
-    )?;
+    c.prepare_cached(
+        "UPDATE task SET state = ?2, terminal = ?3, due_at = ?4, ended_at = ?5, lease_until = NULL, sealed_body = ?6 WHERE id = ?1",
+    )?
+    .execute(params![
+        id.as_str(),
+        task.state.as_str(),
+        task.state.is_terminal(),
+        time(task.due_at),
+        task.ended_at.map(time),
+        keys.seal(&place(id), &task)?
+    ])?;
     Ok(task)
 }
 
@@ -506,11 +520,17 @@ mod tests {
             waits_for: None,
             result: None,
         };
-        Submission { task, submitter: "keeper".into(), idempotency_key: key.map(str::to_owned), args_hash: format!("hash {agent}") }
+        Submission {
+            task,
+            submitter: "keeper".into(),
+            idempotency_key: key.map(str::to_owned),
+            args_hash: format!("hash {agent}"),
+            outside: false,
+        }
     }
 
     async fn claim(store: &Store, now: i64, most: usize) -> Vec<String> {
-        let taken = store.task_claim(at(now), most, None, vec![], None).await.unwrap();
+        let taken = store.task_claim(at(now), most, None).await.unwrap();
         taken.into_iter().map(|t| t.id.to_string()).collect()
     }
 
@@ -523,7 +543,7 @@ mod tests {
         assert_eq!(claim(&store, 10, 1).await, ["task-1"], "one at once");
         assert_eq!(claim(&store, 10, 40).await, ["task-2"], "a is at work, c is not due");
         assert_eq!(claim(&store, 10, 40).await, Vec::<String>::new());
-        assert_eq!(store.task_next_due(vec![]).await.unwrap(), Some(at(90)));
+        assert_eq!(store.task_next_due().await.unwrap(), Some(at(90)));
         let id = TaskId::new("task-1").unwrap();
         let ended = store.task_change(&id, TaskChange::End(TaskState::Succeeded, "ok".into()), at(11)).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.attempt, ended.ended_at), (TaskState::Succeeded, 1, Some(at(11))));
@@ -550,9 +570,10 @@ mod tests {
     async fn what_was_at_work_is_taken_over_by_the_next_supervisor_and_given_up_in_the_end() {
         let (dir, store) = fresh().await;
         store.task_submit(submission(1, "a", None), 10).await.unwrap();
-        store.task_submit(submission(2, "b", None), 10).await.unwrap();
+        store.task_submit(Submission { outside: true, ..submission(2, "b", None) }, 10).await.unwrap();
         let outside = AgentName::new("b").unwrap();
-        assert_eq!(store.task_claim(at(5), 40, Some(outside), vec![], Some(at(50))).await.unwrap().len(), 1);
+        assert_eq!(store.task_claim(at(5), 40, Some((outside.clone(), at(50)))).await.unwrap().len(), 1);
+        store.tasks_come_home(vec![outside]).await.unwrap();
         for tries in 1..=3 {
             assert_eq!(claim(&store, 10, 40).await, ["task-1"], "try {tries}");
             let reopened = open_in(&dir).await.unwrap();
@@ -563,6 +584,9 @@ mod tests {
         }
         let late = store.tasks_take_over(false, 3, at(51)).await.unwrap();
         assert_eq!(late.iter().map(|t| (t.id.as_str(), t.state)).collect::<Vec<_>>(), [("task-2", TaskState::Queued)], "its lease ran out");
+        assert_eq!(claim(&store, 60, 40).await, Vec::<String>::new(), "it is still fetched by its agent");
+        store.tasks_come_home(vec![]).await.unwrap();
+        assert_eq!(claim(&store, 60, 40).await, ["task-2"], "until the house does its tasks");
     }
 
     #[tokio::test]

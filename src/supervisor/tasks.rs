@@ -67,12 +67,12 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
 async fn claim(house: &Arc<House>, at_work: &TaskTracker, shutdown: &CancellationToken) -> StoreResult<Option<DateTime<Utc>>> {
     let settings = &house.config.settings.tasks;
     let most = settings.max_agents as usize;
-    for task in house.store.task_claim(Utc::now(), most, None, settings.outside.clone(), None).await? {
+    for task in house.store.task_claim(Utc::now(), most, None).await? {
         let (house, shutdown) = (house.clone(), shutdown.clone());
         at_work.spawn(async move { attempt(&house, task, &shutdown).await });
     }
     // Everything that was due is taken, unless there is no room: then the end of a task wakes us.
-    let next = house.store.task_next_due(settings.outside.clone()).await?;
+    let next = house.store.task_next_due().await?;
     Ok(next.filter(|at| *at > Utc::now()))
 }
 
@@ -91,7 +91,9 @@ async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
     match house.store.task_change(&task.id, change, now).await {
         Ok(Some(ended)) => tell(house, &ended, now).await,
         Ok(None) => tracing::warn!(task = %task.id, "a task had ended before its work did"),
-        Err(e) => tracing::error!(task = %task.id, error = %e, "the end of a task could not be recorded; the next supervisor takes it over"),
+        Err(e) => {
+            tracing::error!(task = %task.id, error = %e, "the end of a task could not be recorded; the next supervisor takes it over")
+        }
     }
     house.desk.ends(&task.id);
 }
@@ -175,6 +177,7 @@ async fn look_after(house: &House) {
         Ok(taken) if taken.is_empty() => {}
         Ok(taken) => {
             tracing::warn!(tasks = taken.len(), "an agent outside did not come back; its tasks are queued again");
+            taken.iter().for_each(|t| house.desk.returned(t));
             house.desk.settled();
         }
         Err(e) => tracing::error!(error = %e, "leases of tasks could not be looked at"),

@@ -1,9 +1,9 @@
 //! `cancel`: stops an operation and undoes it, as long as the new release does not serve yet; or stops a task.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
-use crate::call::error::ErrorCode;
 use crate::call::{Call, CallError, tasks};
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, TaskId};

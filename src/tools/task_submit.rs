@@ -72,7 +72,17 @@ async fn wish(call: &Call, input: Input) -> Result<Wish, CallError> {
         let mut chain = old.delegated_by;
         chain.extend(delegated_by.into_iter().filter(|a| !chain.contains(a)).collect::<Vec<_>>());
         let key = input.idempotency_key;
-        return Ok(Wish { agent: old.agent, work: old.work, input: old.input, stack: old.stack, delegated_by: chain, origin: "call", submitter, idempotency_key: key, delay });
+        return Ok(Wish {
+            agent: old.agent,
+            work: old.work,
+            input: old.input,
+            stack: old.stack,
+            delegated_by: chain,
+            origin: "call",
+            submitter,
+            idempotency_key: key,
+            delay,
+        });
     }
     let agent = input.agent.ok_or_else(|| invalid("task_submit needs an agent", "name who does it; `agents` lists them", "agent"))?;
     let work = match (input.skill, input.prompt) {

@@ -156,7 +156,9 @@ impl Verb for Tasks {
             let about = v.stack.as_ref().map(|s| format!(" on {s}")).unwrap_or_default();
             let waits = v.approval_id.as_ref().map(|a| format!(" for {a}")).unwrap_or_default();
             let single = v.given.is_some();
-            let told = |r: &Untrusted| if single { format!("\nresult (untrusted):\n\n{}", r.text) } else { format!(": {}", redact::line(&r.text, 120)) };
+            let told = |r: &Untrusted| {
+                if single { format!("\nresult (untrusted):\n\n{}", r.text) } else { format!(": {}", redact::line(&r.text, 120)) }
+            };
             let result = v.result.as_ref().map(told).unwrap_or_default();
             format!("{} {} {}{waits}: {what}{about} ({}){result}", v.task_id, v.agent, v.state.as_str(), v.origin)
         };

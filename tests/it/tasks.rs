@@ -25,11 +25,13 @@ async fn ask(serve: &Serve, method: &str, path: &str, headers: &[(&str, &str)], 
     let stream = tokio::net::TcpStream::connect(&serve.listen).await.expect("open");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("http");
     tokio::spawn(connection);
-    let mut request = hyper::Request::builder().method(method).uri(path).header("host", &serve.listen).header("content-type", "application/json");
+    let mut request =
+        hyper::Request::builder().method(method).uri(path).header("host", &serve.listen).header("content-type", "application/json");
     for (key, value) in headers {
         request = request.header(*key, *value);
     }
-    let answer = sender.send_request(request.body(Full::<bytes::Bytes>::from(body.to_owned())).expect("a request")).await.expect("an answer");
+    let answer =
+        sender.send_request(request.body(Full::<bytes::Bytes>::from(body.to_owned())).expect("a request")).await.expect("an answer");
     let status = answer.status().as_u16();
     let bytes = answer.into_body().collect().await.expect("read").to_bytes();
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -11,6 +11,7 @@ CREATE TABLE task (
   created_at      TEXT NOT NULL,
   ended_at        TEXT,
   cancel          INTEGER NOT NULL DEFAULT 0,
+  outside         INTEGER NOT NULL,
   lease_until     TEXT,
   sealed_body     BLOB NOT NULL
 ) WITHOUT ROWID;

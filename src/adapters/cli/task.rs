@@ -141,7 +141,10 @@ mod tests {
     #[test]
     fn facts_are_text_unless_they_look_like_json() {
         let of = |list: &[&str]| facts(&list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
-        assert_eq!(of(&["stack=shop", "n=3", "deep=true", "l=[1]", "eq=a=b"]).expect("facts"), json!({"stack": "shop", "n": "3", "deep": true, "l": [1], "eq": "a=b"}));
+        assert_eq!(
+            of(&["stack=shop", "n=3", "deep=true", "l=[1]", "eq=a=b"]).expect("facts"),
+            json!({"stack": "shop", "n": "3", "deep": true, "l": [1], "eq": "a=b"})
+        );
         assert_eq!(of(&["stack"]).expect_err("refused").code(), 2);
     }
 }

@@ -45,7 +45,12 @@ async fn hook(State(doors): State<Arc<Doors>>, Path(name): Path<String>, headers
     let house = &doors.house;
     let found = house.config.settings.triggers.iter().find(|t| t.name == name && t.on.webhook.is_some());
     let Some((trigger, kind)) = found.and_then(|t| t.on.webhook.map(|kind| (t, kind))) else {
-        return problem(StatusCode::NOT_FOUND, "not_found", "there is no such hook", "an operator adds it to [[triggers]] in dockwarden.toml");
+        return problem(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "there is no such hook",
+            "an operator adds it to [[triggers]] in dockwarden.toml",
+        );
     };
     if doors.shutdown.is_cancelled() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "the supervisor is ending", "send it again");

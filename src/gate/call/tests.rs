@@ -23,7 +23,7 @@ pub(crate) const READS: &[&str] = &[
     "tasks",
 ];
 pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune", "task_submit"];
+    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };

@@ -109,17 +109,19 @@ mod tests {
     fn drift_is_told_once_and_mended_only_where_asked_and_not_again_and_again() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("valid");
         let found = vec!["web replicas 1 -> 2".to_owned()];
-        let known = |told: &[String], minutes: Option<i64>| Known {
-            told: told.to_vec(),
-            mended: minutes.map(|m| now - TimeDelta::minutes(m)),
-        };
+        let known =
+            |told: &[String], minutes: Option<i64>| Known { told: told.to_vec(), mended: minutes.map(|m| now - TimeDelta::minutes(m)) };
         let of = |mode, k: Known, f: &[String]| step(mode, &k, f, now);
         assert_eq!(of(DriftMode::Report, known(&[], None), &found), Step::Tell);
         assert_eq!(of(DriftMode::Report, known(&found, None), &found), Step::Nothing);
         assert_eq!(of(DriftMode::Off, known(&[], None), &found), Step::Nothing);
         assert_eq!(of(DriftMode::Mend, known(&[], None), &[]), Step::Nothing);
         assert_eq!(of(DriftMode::Mend, known(&[], None), &found), Step::TellAndMend);
-        assert_eq!(of(DriftMode::Mend, known(&found, Some(5)), &found), Step::Nothing, "it came back at once: told before, not mended again");
+        assert_eq!(
+            of(DriftMode::Mend, known(&found, Some(5)), &found),
+            Step::Nothing,
+            "it came back at once: told before, not mended again"
+        );
         assert_eq!(of(DriftMode::Mend, known(&[], Some(5)), &found), Step::Tell, "another drift so soon is told only");
         assert_eq!(of(DriftMode::Mend, known(&found, Some(61)), &found), Step::TellAndMend);
     }

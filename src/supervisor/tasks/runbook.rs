@@ -235,7 +235,8 @@ impl Run<'_> {
             ApprovalState::Stale => self.failed(key, &format!("approval {id} is stale: the stack changed before it ran")).await,
             ApprovalState::Used => {
                 let operations = self.house.store.operations(approval.stack.as_ref(), 50).await?;
-                let started = approval.operation.or_else(|| operations.into_iter().find(|o| o.approval.as_ref() == Some(&id)).map(|o| o.id));
+                let started =
+                    approval.operation.or_else(|| operations.into_iter().find(|o| o.approval.as_ref() == Some(&id)).map(|o| o.id));
                 match started {
                     Some(operation) => self.follow(key, &operation).await,
                     None => {
