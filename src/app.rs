@@ -163,6 +163,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         calls: TaskTracker::new(),
         backups,
         turns: Default::default(),
+        desk: Default::default(),
     });
     late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();
@@ -172,6 +173,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     if closed > 0 {
         tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
     }
+    crate::call::tasks::restore(&house, Utc::now()).await?;
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     let socket_path = config::socket_path(&home);
@@ -339,6 +341,8 @@ async fn recover(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskT
 fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTracker) {
     tasks.spawn(rules::watch(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::run(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(crate::supervisor::tasks::run(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(crate::supervisor::triggers::run(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());
     tasks.spawn(async move {
         loop {
@@ -367,7 +371,8 @@ async fn until_end(doors: &Arc<Doors>, idle_exit: Option<Duration>) {
         let mut tick = tokio::time::interval(limit.min(Duration::from_secs(1)).max(Duration::from_millis(50)));
         loop {
             tick.tick().await;
-            if doors.presence.empty_for() >= limit && doors.house.executor.active() == 0 && stackless(doors).await {
+            let idle = doors.presence.empty_for() >= limit && doors.house.executor.active() == 0;
+            if idle && stackless(doors).await && taskless(doors).await {
                 return;
             }
         }
@@ -385,6 +390,17 @@ async fn stackless(doors: &Doors) -> bool {
         Ok(stacks) => stacks.iter().all(|s| s.current.is_none()),
         Err(e) => {
             tracing::error!(error = %e, "stacks could not be read");
+            false
+        }
+    }
+}
+
+/// No agent has anything to do. An unreadable queue counts as work.
+async fn taskless(doors: &Doors) -> bool {
+    match doors.house.store.workload().await {
+        Ok(load) => load.is_empty(),
+        Err(e) => {
+            tracing::error!(error = %e, "the queue of tasks could not be read");
             false
         }
     }

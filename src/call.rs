@@ -16,6 +16,7 @@ pub mod error;
 pub mod facts;
 pub mod gauge;
 pub mod git;
+pub mod hooks;
 mod images;
 pub mod judge;
 pub mod observe;
@@ -24,6 +25,7 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
+pub mod tasks;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

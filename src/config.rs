@@ -229,6 +229,22 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. maintenance = [{schedule = \"0 2 * * 0\", minutes = 60, stacks = [\"web-*\"]}]",
         );
     }
+    let tasks = &settings.tasks;
+    if tasks.max_agents == 0 || tasks.max_per_second == 0 || tasks.max_queued == 0 || tasks.tries == 0 {
+        return fault("[tasks]", "tasks: a bound is 0: nothing could ever be done".into(), "leave it out for its default");
+    }
+    for (n, trigger) in settings.triggers.iter().enumerate() {
+        if let Err((message, hint)) = trigger.check(five) {
+            return fault(&format!("{:?}", trigger.name), message, hint);
+        }
+        if settings.triggers[..n].iter().any(|t| t.name == trigger.name) {
+            return fault(
+                &format!("{:?}", trigger.name),
+                format!("trigger {} is there twice", trigger.name),
+                "give each a name of its own",
+            );
+        }
+    }
     Ok(())
 }
 
@@ -313,6 +329,11 @@ mod tests {
         assert_eq!(refused("[models]\ndefault = \"m\"").line, Some(2));
         assert!(refused(&model("key = \"sk-1\"")).message.contains("key"), "a key is never written there");
         assert!(refused("[models.inherit]\nprovider = \"openai\"\nmodel = \"x\"").message.contains("not a name"));
+        assert_eq!(refused("[tasks]\nmax_agents = 0").line, Some(1));
+        let trigger = "[[triggers]]\nname = \"a\"\nagent = \"x\"\nskill = \"s\"\non = {cron = \"0 6 * * 1\"}\n";
+        assert!(refused(&trigger.replace("0 6 * * 1", "daily")).message.contains("not a cron line"));
+        assert!(refused(&format!("{trigger}{trigger}")).message.contains("twice"));
+        assert!(refused(&trigger.replace("skill", "skil")).message.contains("skil"));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
         assert_eq!(refused("[notify]\nurl = \"https://a\"\nurl_file = \"/x\"").line, Some(3));
         assert_eq!(refused("[notify]\ntopic = \"x\"").line, Some(1));

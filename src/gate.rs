@@ -12,6 +12,7 @@ pub mod prompt;
 pub mod reach;
 pub mod request;
 pub mod rules;
+pub mod runbook;
 
 pub use load::{LoadProblem, ToolFacts};
 

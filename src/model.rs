@@ -18,4 +18,5 @@ pub mod release;
 pub mod spec;
 pub mod spend;
 pub mod task;
+pub mod trigger;
 pub mod verdict;

@@ -7,6 +7,8 @@ mod incidents;
 pub mod notify;
 mod policy;
 mod schedule;
+pub mod tasks;
+pub mod triggers;
 mod watch;
 
 use crate::call::{Door, House, Principal, dispatch};

@@ -26,6 +26,9 @@ mod schema;
 mod stats;
 mod status;
 mod stop;
+mod task_submit;
+mod task_work;
+mod tasks;
 pub mod toolsets;
 mod verify_backup;
 
@@ -347,6 +350,9 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<stats::Stats>(PhantomData),
     &Face::<status::Status>(PhantomData),
     &Face::<stop::Stop>(PhantomData),
+    &Face::<task_submit::TaskSubmit>(PhantomData),
+    &Face::<task_work::Working>(PhantomData),
+    &Face::<tasks::Tasks>(PhantomData),
     &Face::<verify_backup::VerifyBackup>(PhantomData),
 ];
 

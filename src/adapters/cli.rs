@@ -19,6 +19,7 @@ pub mod report;
 pub mod serve;
 pub mod service;
 pub mod stack;
+pub mod task;
 pub mod terminal;
 
 use crate::adapters::socket::client::ClientError;
@@ -104,6 +105,8 @@ pub enum Command {
     Adopt(adopt::AdoptArgs),
     /// Give a stack back to plain Compose.
     Eject(eject::EjectArgs),
+    /// Give an agent something to do, and see what came of it.
+    Task(task::TaskArgs),
     /// See and decide what waits for a person.
     Approvals(approvals::ApprovalsArgs),
     /// The people who may approve.
@@ -257,6 +260,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::Prune(args) => data::prune(global, args).await,
                 Command::Adopt(args) => adopt::adopt(global, args).await,
                 Command::Eject(args) => eject::eject(global, args).await,
+                Command::Task(args) => task::task(global, args).await,
                 Command::Approvals(args) => approvals::approvals(global, args).await,
                 Command::Operators(args) => approvals::operators(global, args).await,
                 Command::Freeze(args) => approvals::freeze(global, args).await,

@@ -1,12 +1,14 @@
 //! The HTTP door: MCP at `/mcp`, the approvals pages, health and metrics beside it. One listener, loopback unless told otherwise.
-//! Deliberately absent: a REST form of the tools, TLS (a proxy's work).
+//! Tasks have a REST form, signed requests come in at `/hooks`. Deliberately absent: a REST form of the other tools, TLS (a proxy's work).
 
 pub mod card;
 pub mod guard;
 pub mod health;
+pub mod hooks;
 pub mod listen;
 pub mod pages;
 pub mod session;
+pub mod tasks;
 
 use super::Doors;
 use axum::Router;
@@ -28,6 +30,8 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
         .with_state(Arc::clone(doors))
         .merge(super::mcp::http::router(doors))
         .merge(pages::router(doors))
+        .merge(tasks::router(doors))
+        .merge(hooks::router(doors))
         .fallback(health::not_found)
         .layer(from_fn_with_state(Arc::new(guard), guard::names))
 }

@@ -141,7 +141,7 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
         self.caller(&context)?;
-        let prompts: Vec<Prompt> = self.doors.house.prompts.load().iter().map(prompts::listed).collect();
+        let prompts: Vec<Prompt> = self.doors.house.prompts.load().iter().filter(|p| p.steps.is_empty()).map(prompts::listed).collect();
         #[cfg(feature = "conformance")]
         let prompts = [prompts, fixture::prompts()].concat();
         Ok(ListPromptsResult::with_all_items(prompts).with_ttl_ms(LIST_FRESH_MS).with_cache_scope(CacheScope::Private))

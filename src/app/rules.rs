@@ -3,6 +3,7 @@
 
 use crate::call::House;
 use crate::gate::prompt::parse_prompt;
+use crate::gate::runbook;
 use crate::gate::{LoadProblem, Rulebook, ToolFacts};
 use crate::model::prompt::Prompt;
 use crate::tools::{Effect, catalogue};
@@ -33,8 +34,11 @@ pub const AGENTS: &[(&str, &str)] = &[
 pub const PROMPTS: &[(&str, &str)] = &[
     ("backup-drill.md", include_str!("../../prompts/backup-drill.md")),
     ("deploy.md", include_str!("../../prompts/deploy.md")),
+    ("deploy-push.md", include_str!("../../prompts/deploy-push.md")),
     ("diagnose-incident.md", include_str!("../../prompts/diagnose-incident.md")),
+    ("monthly-check.md", include_str!("../../prompts/monthly-check.md")),
     ("rollback.md", include_str!("../../prompts/rollback.md")),
+    ("weekly-review.md", include_str!("../../prompts/weekly-review.md")),
 ];
 
 type Texts = Vec<(String, String)>;
@@ -89,10 +93,21 @@ pub fn load(config_dir: &Path) -> Result<Loaded, Vec<LoadProblem>> {
     let rulebook = Rulebook::build(agents, &policy, &tools)?;
     let mut prompts = Vec::new();
     for (name, text) in texts(&config_dir.join("prompts"), PROMPTS).map_err(|p| vec![p])? {
-        prompts.push(parse_prompt(&name, &text)?);
+        let skill = parse_prompt(&name, &text)?;
+        let problems = runbook::check_tools(&skill, &name, &fields_of);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        prompts.push(skill);
     }
     prompts.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((rulebook, prompts))
+}
+
+/// The arguments a tool takes.
+fn fields_of(tool: &str) -> Option<Vec<String>> {
+    let spec = catalogue().iter().find(|t| t.name == tool)?;
+    (spec.input_schema)()["properties"].as_object().map(|p| p.keys().cloned().collect())
 }
 
 /// Problems, one a line.
@@ -173,7 +188,7 @@ mod tests {
         );
         assert_eq!(
             prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
-            ["backup-drill", "deploy", "diagnose-incident", "rollback"]
+            ["backup-drill", "deploy", "deploy-push", "diagnose-incident", "monthly-check", "rollback", "weekly-review"]
         );
     }
 

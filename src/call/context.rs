@@ -91,6 +91,8 @@ pub struct House {
     pub backups: Option<Arc<crate::executor::backup::BackupHouse>>,
     /// Identical calls, one after the other.
     pub turns: Turns,
+    /// The queue of tasks, as far as it is in memory.
+    pub desk: super::tasks::Desk,
 }
 
 impl std::fmt::Debug for House {
@@ -127,10 +129,15 @@ pub struct Call {
 impl Call {
     /// A call that comes in now.
     pub fn new(house: &Arc<House>, who: &Principal, progress: Option<Progress>, resumes: Option<ApprovalId>) -> Self {
+        let mut who = who.clone();
+        // What an agent outside does while it has a task is done for who gave the task.
+        if who.on_behalf.is_empty() {
+            who.on_behalf = house.desk.behalf(&who.agent);
+        }
         let id = CallId::new(format!("call-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
         Self {
             house: house.clone(),
-            who: who.clone(),
+            who,
             id,
             now: Utc::now(),
             rulebook: house.rulebook.load_full(),

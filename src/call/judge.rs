@@ -5,6 +5,7 @@ use super::data_plan::DataChoice;
 use super::{Call, CallError, Door, House, Principal, prepare};
 use crate::gate::explain::call_of;
 use crate::model::ids::{AgentName, StackName};
+use crate::model::plan::{Action, Change};
 use crate::model::verdict::{Finding, Verdict};
 use serde::Serialize;
 use std::sync::Arc;
@@ -25,6 +26,27 @@ pub struct Judged {
     /// Why it could not be judged; then the verdict is `deny`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Where what runs differs from its release, a line each; empty when a deploy of the same release would change nothing.
+///
+/// # Errors
+/// Those of planning.
+pub async fn drift(house: &Arc<House>, stack: &StackName, release: u32) -> Result<Vec<String>, CallError> {
+    let agent = AgentName::new("warden").expect("a valid name");
+    let who = Principal { agent, door: Door::Loop, client: None, read_only: true, on_behalf: vec![] };
+    let call = Call::new(house, &who, None, None);
+    let environment = crate::call::facts::environment(&call, stack, None).await?;
+    call.facts.get_or_init(|| call_of(who.agent.as_str(), "plan", false, Some(stack.clone()), Some(environment), None));
+    let plan = prepare::rollback(&call, stack, Some(release), &DataChoice::CodeOnly).await?;
+    let line = |c: &Change| {
+        let differs = c.diff.iter().map(|d| {
+            let side = |s: &Option<String>| s.clone().unwrap_or_else(|| "-".into());
+            format!("{} runs {} release {}", d.path, side(&d.from), side(&d.to))
+        });
+        format!("{}: {}", c.service, differs.collect::<Vec<_>>().join("; "))
+    };
+    Ok(plan.changes.iter().filter(|c| c.action != Action::Unchanged).map(|c| crate::redact::line(&line(c), 300)).collect())
 }
 
 /// Judges the current release of every stack.

@@ -14,13 +14,13 @@ pub const APPROVAL_TTL_S: u64 = 30 * 60;
 /// Longest life a rule can give: a week. Beyond it nobody remembers what was approved.
 const MAX_TTL_S: u64 = 7 * 24 * 3600;
 
-/// Tools on the agent's own memory: they need no rule, nobody else reads or writes it.
-pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write"];
+/// Tools on the agent's own memory and own tasks: they need no rule, nobody else reads or writes them.
+pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write", "task_work"];
 /// Mutations that only add a copy or stop something under way. An environment that asks for approval of mutations does not hold them
 /// up (a rule can): a nightly backup would never run, and the brake would wait for the person it should protect.
-const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit"];
+const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit", "task_work"];
 /// Mutations that the limited tier has in every environment, where a rule grants them.
-const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "memory_write"];
+const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "memory_write", "task_submit", "task_work"];
 
 /// Whether a rule speaks of such a call. A rule with stacks, environments or services never matches a call that names none.
 pub fn rule_matches(rule: &Rule, tool: &str, stack: Option<&str>, environment: Option<&str>, service: Option<&str>) -> bool {
@@ -140,7 +140,7 @@ fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
     }));
     let matched: Vec<&Rule> = matched.into_iter().chain(touched).collect();
     if !granted && by_tier {
-        let because = if facts.mutates { "its own memory needs no rule" } else { "a read that `tools:` names needs no rule" };
+        let because = if facts.mutates { "its own memory and tasks need no rule" } else { "a read that `tools:` names needs no rule" };
         findings.push(finding(&format!("{}/{}", agent.name, tier_name(agent.tier)), Verdict::Allow, because.into()));
     }
     if !granted && !by_tier {

@@ -203,6 +203,9 @@ impl Check<'_> {
         if self.agent.limits.turns == Some(0) {
             self.at(line, "turns is 0".into(), "1 or more; an agent without `model` does no tasks of its own");
         }
+        if self.agent.limits.task_tries == Some(0) {
+            self.at(line, "task_tries is 0".into(), "1 or more: a task is tried at least once");
+        }
         if self.agent.limits.usd_per_month.is_some_and(|v| !v.is_finite() || v < 0.0) {
             self.at(line, "usd_per_month is not an amount".into(), "a number of US dollars, 0 or more");
         }

@@ -3,7 +3,8 @@
 
 use super::load::LoadProblem;
 use super::manifest::{front_matter, stem, yaml_line};
-use crate::model::prompt::{Prompt, PromptArgument};
+use super::runbook;
+use crate::model::prompt::{Prompt, PromptArgument, Retry, Step};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -49,6 +50,10 @@ struct Front {
     description: String,
     #[serde(default)]
     arguments: Vec<PromptArgument>,
+    #[serde(default)]
+    steps: Vec<Step>,
+    #[serde(default)]
+    retry: Retry,
 }
 
 /// Parses one prompt file.
@@ -60,11 +65,22 @@ pub fn parse_prompt(file: &str, text: &str) -> Result<Prompt, Vec<LoadProblem>> 
     let (front, body) = front_matter(text)
         .map_err(|e| vec![problem(Some(1), e.into(), "a prompt file is `---`, YAML front matter, `---`, and the text")])?;
     let front: Front = yaml_serde::from_str(front).map_err(|e| {
-        vec![problem(yaml_line(&e), e.to_string(), "keys: name, title, description, arguments: [{name, description, required}]")]
+        let hint = "keys: name, title, description, arguments: [{name, description, required}], retry: {tries, pause_s}, steps: [{id, tool, input, when, each, continue_on_error}]";
+        vec![problem(yaml_line(&e), e.to_string(), hint)]
     })?;
-    let prompt =
-        Prompt { name: front.name, title: front.title, description: front.description, arguments: front.arguments, body: body.into() };
-    let mut problems = Vec::new();
+    let prompt = Prompt {
+        name: front.name,
+        title: front.title,
+        description: front.description,
+        arguments: front.arguments,
+        body: body.into(),
+        steps: front.steps,
+        retry: front.retry,
+    };
+    let mut problems = runbook::check(&prompt, file);
+    if prompt.retry.tries == Some(0) {
+        problems.push(problem(None, "retry.tries is 0".into(), "1 or more: a task is tried at least once"));
+    }
     if prompt.name != stem(file) {
         problems.push(problem(
             Some(2),
@@ -80,7 +96,7 @@ pub fn parse_prompt(file: &str, text: &str) -> Result<Prompt, Vec<LoadProblem>> 
         if names[..i].contains(name) {
             problems.push(problem(None, format!("argument {name:?} is there twice"), "keep one"));
         }
-        if !prompt.body.contains(&format!("{{{{{name}}}}}")) {
+        if !prompt.body.contains(&format!("{{{{{name}}}}}")) && !runbook::uses(&prompt.steps, name) {
             problems.push(problem(
                 None,
                 format!("argument {name:?} is never used"),
@@ -93,6 +109,7 @@ pub fn parse_prompt(file: &str, text: &str) -> Result<Prompt, Vec<LoadProblem>> 
         for piece in pieces(line) {
             if let Piece::Argument(name) = piece
                 && !names.contains(&name)
+                && !runbook::names_step(&prompt.steps, name)
             {
                 let hint = format!("arguments are: {}", names.join(", "));
                 problems.push(problem(Some(first + i + 1), format!("placeholder {name:?} is no argument of the prompt"), &hint));

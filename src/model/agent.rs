@@ -114,4 +114,6 @@ pub struct Limits {
     pub usd_per_month: Option<f64>,
     /// Answers of its model in one task; 40 when not said.
     pub turns: Option<u32>,
+    /// Tries of a task whose skill says nothing of them.
+    pub task_tries: Option<u32>,
 }

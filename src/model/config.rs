@@ -1,6 +1,6 @@
 //! Configuration of a supervisor as plain data: where things are, which stacks are registered. Read and checked by `config`.
 
-use super::ids::StackName;
+use super::ids::{AgentName, StackName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +29,10 @@ pub struct Settings {
     pub notify: Option<NotifySettings>,
     /// Models of agents that do tasks by themselves.
     pub models: ModelsSettings,
+    /// The queue of tasks.
+    pub tasks: TaskSettings,
+    /// What gives agents work without anybody asking.
+    pub triggers: Vec<super::trigger::Trigger>,
 }
 
 /// `[models]`: the default, and one table a model.
@@ -107,6 +111,32 @@ pub struct PriceSettings {
     pub cache_write: Option<f64>,
     /// Written.
     pub output: f64,
+}
+
+/// `[tasks]`: bounds of the queue. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskSettings {
+    /// Agents with a task at work at once.
+    pub max_agents: u32,
+    /// Tasks taken per second; a burst of as many is taken at once.
+    pub max_per_second: u32,
+    /// Tasks that may wait for their turn.
+    pub max_queued: u64,
+    /// Tries of a task whose skill and agent say nothing.
+    pub tries: u32,
+    /// Pause before the second try, in seconds; it doubles with each one.
+    pub retry_pause_s: u32,
+    /// Whether the shipped maintenance runs: `weekly-review` and `monthly-check`.
+    pub maintenance: bool,
+    /// Agents that run in a process of their own and fetch their tasks (`dockwarden agent run`): the supervisor does not do their tasks itself.
+    pub outside: Vec<AgentName>,
+}
+
+impl Default for TaskSettings {
+    fn default() -> Self {
+        Self { max_agents: 40, max_per_second: 100, max_queued: 10_000, tries: 3, retry_pause_s: 10, maintenance: true, outside: vec![] }
+    }
 }
 
 /// `[notify]`: where messages go. Closed.

@@ -10,7 +10,7 @@ pub mod written;
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
 pub use settings::{
-    BackupSettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings, StackSettings,
+    BackupSettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings, StackSettings,
 };
 
 use super::ids::{ImageRef, ServiceName, StackName};

@@ -81,6 +81,44 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Incidents of a stack with all of these words (or words that begin so) in their report: most of them first, then the newest. Bodies are sealed, since
+    /// they hold what containers wrote, so there is no index of their words on the disk: all that are kept are opened and read.
+    pub async fn incidents_matching(&self, stack: &StackName, words: &str, n: usize) -> StoreResult<Vec<Incident>> {
+        let wanted: Vec<String> = tokens(words).take(MOST_WORDS).map(str::to_lowercase).collect();
+        if wanted.is_empty() {
+            return Ok(vec![]);
+        }
+        let (stack, inner) = (stack.clone(), self.inner.clone());
+        let read = move |c: &Connection| {
+            let mut s =
+                c.prepare_cached("SELECT id, sealed_body FROM incident WHERE stack = ?1 ORDER BY opened_at DESC, id DESC LIMIT ?2")?;
+            let kept = all(&mut s, params![stack.as_str(), KEPT], |r| open(r, &inner.keys))?;
+            let mut found: Vec<(usize, Incident)> =
+                kept.into_iter().map(|i| (matches(&i, &wanted), i)).filter(|(hits, _)| *hits > 0).collect();
+            // Stable: equal ones stay newest first.
+            found.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
+            Ok(found.into_iter().take(n).map(|(_, i)| i).collect())
+        };
+        self.inner.state.read(read).await
+    }
+}
+
+/// Words looked for; more only slow it down.
+const MOST_WORDS: usize = 16;
+
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty())
+}
+
+/// How often the words are in an incident's report; 0 when one of them is not.
+fn matches(incident: &Incident, wanted: &[String]) -> usize {
+    let text = incident.markdown(incident.closed_at.unwrap_or(incident.opened_at)).to_lowercase();
+    let hits = |w: &String| tokens(&text).filter(|t| t.starts_with(w.as_str())).count();
+    let counts: Vec<usize> = wanted.iter().map(hits).collect();
+    if counts.contains(&0) { 0 } else { counts.iter().sum() }
+}
+
 fn open(r: &Row<'_>, keys: &Keys) -> Sql<Incident> {
     let id: IncidentId = name(WHAT, r.get(0)?)?;
     Ok(keys.open(WHAT, &place(&id), &r.get::<_, Vec<u8>>(1)?)?)
@@ -128,5 +166,26 @@ mod tests {
         let ids = |found: Vec<Incident>| found.into_iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(store.incidents(Some(&stack), None, 10).await.unwrap()), ["inc-b", "inc-a"]);
         assert_eq!(ids(store.incidents(None, Some(&web), 10).await.unwrap()), ["inc-a"]);
+    }
+
+    #[tokio::test]
+    async fn words_find_incidents_whose_bodies_are_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_in(&dir).await.unwrap();
+        let stack = StackName::new("shop").unwrap();
+        for (n, (id, reason)) in
+            [("inc-a", "connection refused by db"), ("inc-b", "it ended"), ("inc-c", "refused, refused again")].into_iter().enumerate()
+        {
+            store.put_incident(&Incident { reason: reason.into(), ..incident(id, "web", n as i64, None) }).await.unwrap();
+        }
+        let found = async |words: &str| {
+            let found = store.incidents_matching(&stack, words, 10).await.unwrap();
+            found.into_iter().map(|i| i.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("REFUSED").await, ["inc-c", "inc-a"], "most of them first");
+        assert_eq!(found("connect refus").await, ["inc-a"], "all words, by their beginnings");
+        assert_eq!(found("nothing of it").await, Vec::<String>::new());
+        assert_eq!(found(" -- ").await, Vec::<String>::new());
+        assert!(store.incidents_matching(&StackName::new("other").unwrap(), "refused", 10).await.unwrap().is_empty());
     }
 }

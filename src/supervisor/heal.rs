@@ -2,6 +2,10 @@
 //! the loop gives up loudly. Silent while an operation holds the stack, when a human stopped it, when the root cause is a dependency, in a
 //! maintenance window, when the host itself fails, and while an engine that was away settles. While an operation needs attention it only restarts.
 
+mod by_hand;
+mod drift;
+mod memory;
+
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::Wake;
@@ -24,6 +28,8 @@ use tokio::sync::mpsc::Sender;
 
 /// Where the containers stopped by hand are kept.
 const BY_HAND: &str = "loop:stopped_by_hand";
+/// When the loop last looked at everything.
+const SEEN: &str = "loop:seen";
 /// When the host as a whole was last reported.
 const HOST: &str = "loop:host_failing";
 /// After the engine was away, or the host has just booted, its own restart policies and the start periods come first.
@@ -41,6 +47,10 @@ pub struct Healer {
     courses: BTreeMap<(StackName, ServiceName), Course>,
     engine_lost: bool,
     quiet_until: Option<DateTime<Utc>>,
+    /// Last look of the supervisor before this one, until its stops by hand were looked for.
+    seen: Option<DateTime<Utc>>,
+    scans: u32,
+    high: memory::High,
 }
 
 /// One look at a stack.
@@ -66,7 +76,15 @@ impl Healer {
         };
         let quiet_until = booted_just_now().then(|| Utc::now() + SETTLING);
         let incidents = Incidents::new(house.clone());
-        Self { house, wake, incidents, by_hand, courses: BTreeMap::new(), engine_lost: false, quiet_until }
+        let seen = match house.store.value(SEEN).await {
+            Ok(at) => at.and_then(|v| v["at"].as_str().and_then(|t| t.parse().ok())),
+            Err(e) => {
+                tracing::error!(error = %e, "the time of the last look could not be read; containers stopped since count as failed");
+                None
+            }
+        };
+        let courses = BTreeMap::new();
+        Self { house, wake, incidents, by_hand, courses, engine_lost: false, quiet_until, seen, scans: 0, high: memory::High::new() }
     }
 
     /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
@@ -105,23 +123,58 @@ impl Healer {
             }
             Wake::Look(stack) => stack,
         };
-        self.look_and_say(&stack).await;
+        self.look_and_say(&stack, false).await;
     }
 
     /// Looks at every stack.
     pub async fn scan(&mut self) {
+        self.absent().await;
         match self.house.store.stacks().await {
             Ok(stacks) => {
                 for stack in stacks {
-                    self.look_and_say(&stack.name).await;
+                    self.look_and_say(&stack.name, true).await;
                 }
             }
             Err(e) => tracing::error!(error = %e, "the stacks could not be read"),
         }
+        if self.scans.is_multiple_of(drift::EVERY)
+            && self.seen.is_none()
+            && let Err(e) = self.house.store.set_value(SEEN, &json!({"at": Utc::now()})).await
+        {
+            tracing::error!(error = %e, "the time of this look could not be kept");
+        }
+        self.scans = self.scans.wrapping_add(1);
     }
 
-    async fn look_and_say(&mut self, stack: &StackName) {
-        match self.look(stack).await {
+    /// Once, before the first scan: what a person stopped while no supervisor looked is left alone.
+    async fn absent(&mut self) {
+        let Some(seen) = self.seen else { return };
+        let filter = [labels::filter(labels::INSTANCE, self.house.store.instance())];
+        let found = async {
+            let all = self.house.engine.containers(&filter).await?;
+            let mut ended = vec![];
+            for c in all.iter().filter(|c| c.state == RunState::Exited) {
+                ended.extend(self.house.engine.container(&c.id).await?);
+            }
+            Ok::<_, EngineError>(ended)
+        };
+        match found.await {
+            Ok(ended) => {
+                self.seen = None;
+                let stopped = by_hand::stopped(&ended, seen);
+                if !stopped.is_empty() {
+                    tracing::info!(containers = ?stopped, "stopped by hand while no supervisor ran: left alone until they are started again");
+                    self.by_hand.extend(stopped);
+                    self.keep_by_hand().await;
+                }
+            }
+            // Looked for again at the next scan; nothing is healed while the engine does not answer.
+            Err(e) => tracing::warn!(error = %e, "what was stopped meanwhile could not be looked for"),
+        }
+    }
+
+    async fn look_and_say(&mut self, stack: &StackName, scan: bool) {
+        match self.look(stack, scan).await {
             Ok(()) => {}
             Err(LookError::Engine(e @ EngineError::Unreachable { .. })) => {
                 if !self.engine_lost {
@@ -133,7 +186,7 @@ impl Healer {
         }
     }
 
-    async fn look(&mut self, name: &StackName) -> Result<(), LookError> {
+    async fn look(&mut self, name: &StackName, scan: bool) -> Result<(), LookError> {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
         let latest = Utc::now() + SETTLING;
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
@@ -147,14 +200,21 @@ impl Healer {
             self.quiet_until = Some(now + SETTLING);
         }
         let look = Look { stack: name, release: &release, now };
-        let ailing = diagnose::ailments(&release, &observed, &self.by_hand, now);
+        let mut ailing = diagnose::ailments(&release, &observed, &self.by_hand, now);
+        if scan && ailing.is_empty() {
+            ailing = self.too_large(&look, &observed).await;
+        }
         for service in release.spec.services.keys() {
             if !ailing.iter().any(|a| a.service == *service) {
                 self.well(&look, service).await?;
             }
         }
-        if ailing.is_empty() || self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
+        if self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
             return Ok(());
+        }
+        if ailing.is_empty() {
+            let by_hand = observed.containers.iter().any(|c| self.by_hand.contains(&c.id));
+            return if scan && !by_hand && self.scans.is_multiple_of(drift::EVERY) { self.drift(&look).await } else { Ok(()) };
         }
         if self.host_failing(now).await? {
             return Ok(());
@@ -444,5 +504,18 @@ mod tests {
         let there = [container("down", RunState::Exited), container("again", RunState::Running)];
         let kept = still_by_hand(BTreeSet::from([id("down"), id("again"), id("gone")]), &there);
         assert_eq!(kept, BTreeSet::from([id("down")]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::observed::ContainerDetail;
+    use serde_json::json;
+
+    /// A container of which nothing is known but its id.
+    pub(super) fn detail(id: &str) -> ContainerDetail {
+        serde_json::from_value(json!({"id": id, "name": id, "image": "hello:1", "image_id": "", "state": "running", "health": "none", "exit_code": 0,
+            "oom_killed": false, "error": "", "restart_count": 0, "labels": {}, "restart_policy": "no", "networks": {}, "addresses": {}, "mounts": [], "ports": [], "pid": 0}))
+        .expect("all fields")
     }
 }

@@ -4,6 +4,7 @@ use crate::call::House;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::labels;
 use crate::model::observed::EngineEvent;
+use crate::model::trigger::{EventKind, Happened};
 use chrono::Utc;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
@@ -48,7 +49,11 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
                 match next {
                     Some(Ok(event)) => {
                         since = event.at;
+                        let by_hand = killed.contains(&event.container);
                         let delay = patience(&mut killed, &event);
+                        if let Some(news) = news(&house, &event, by_hand) {
+                            house.desk.happened(news);
+                        }
                         let Some(message) = translate(&house, &event) else { continue };
                         if delay.is_zero() {
                             if wake.send(message).await.is_err() {
@@ -97,6 +102,22 @@ fn later(wake: Sender<Wake>, message: Wake, delay: Duration) {
             tracing::debug!(wake = ?e.0, "the loop has ended");
         }
     });
+}
+
+/// What an event of the engine says to triggers: nothing while an operation holds the stack, or when somebody ended the container.
+fn news(house: &House, event: &EngineEvent, by_hand: bool) -> Option<Happened> {
+    let kind = match event.action.as_str() {
+        "health_status: unhealthy" => EventKind::ContainerUnhealthy,
+        "die" if !by_hand => EventKind::ContainerDied,
+        _ => return None,
+    };
+    let stack = StackName::new(event.labels.get(labels::STACK)?.as_str()).ok()?;
+    if house.executor.holding(&stack).is_some() || event.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_SERVING) {
+        return None;
+    }
+    let id = format!("{}:{}:{}", kind.as_str(), event.container.short(), event.at.timestamp_millis());
+    let service = event.labels.get(labels::SERVICE).map(|s| crate::redact::line(s, 80));
+    Some(Happened { id, kind, stack: Some(stack), service, facts: serde_json::Map::new() })
 }
 
 fn translate(house: &House, event: &EngineEvent) -> Option<Wake> {

@@ -33,6 +33,19 @@ struct Row {
     /// This is who calls.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     you: bool,
+    /// Task at work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doing: Option<String>,
+    /// Tasks that wait for their turn.
+    #[serde(skip_serializing_if = "is_zero")]
+    queued: u64,
+    /// Tasks that wait for a person.
+    #[serde(skip_serializing_if = "is_zero")]
+    waiting: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -49,7 +62,7 @@ impl Verb for Agents {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "agents",
         title: "Agents and grants",
-        description: "The agents of this host: what each is for, its tools, and on which stacks and environments its rules let it act.",
+        description: "The agents of this host: what each is for, its tools, on which stacks and environments its rules let it act, and what it does now.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -63,7 +76,12 @@ impl Verb for Agents {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
+        let load = call.house.store.workload().await?;
+        let has = |a: &Agent| load.get(&a.name).cloned().unwrap_or_default();
         let row = |a: &Agent| Row {
+            doing: has(a).running.map(|t| t.to_string()),
+            queued: has(a).queued,
+            waiting: has(a).waiting,
             name: a.name.to_string(),
             description: a.description.clone(),
             tier: a.tier,
@@ -87,8 +105,12 @@ impl Verb for Agents {
 
     fn text(o: &Output) -> Option<String> {
         let line = |a: &Row| {
+            let mut now = a.doing.as_ref().map(|t| format!("\n  now: {t}")).unwrap_or_default();
+            if a.queued + a.waiting > 0 {
+                now.push_str(&format!("\n  waiting: {} in the queue, {} for a person", a.queued, a.waiting));
+            }
             format!(
-                "{}{}: {}\n  tools: {}\n  {}",
+                "{}{}: {}{now}\n  tools: {}\n  {}",
                 a.name,
                 if a.you { " (you)" } else { "" },
                 a.description,

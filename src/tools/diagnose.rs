@@ -18,6 +18,8 @@ use std::collections::BTreeSet;
 
 /// Incidents shown.
 const SHOWN: usize = 5;
+/// Incidents found by their words.
+const FOUND: usize = 20;
 /// Log lines and bytes per finding.
 const LINES: usize = 20;
 const BYTES: usize = 3000;
@@ -33,6 +35,8 @@ pub(super) struct Input {
     service: Option<ServiceName>,
     /// The whole report of this incident instead.
     incident_id: Option<IncidentId>,
+    /// Only incidents with these words in their report.
+    find: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -118,7 +122,14 @@ impl Verb for Diagnose {
             findings.push(found(call, &input.stack, &release, &observed, ailment, &roots).await);
         }
         findings.sort_by_key(|f| !f.root_cause);
-        let incidents = store.incidents(Some(&input.stack), input.service.as_ref(), SHOWN).await?;
+        let incidents = match &input.find {
+            Some(words) => {
+                let mut found = store.incidents_matching(&input.stack, redact::keep_start(words, 500), FOUND).await?;
+                found.retain(|i| wanted(&i.service));
+                found
+            }
+            None => store.incidents(Some(&input.stack), input.service.as_ref(), SHOWN).await?,
+        };
         let report = match &input.incident_id {
             Some(id) => Some(report(call, &input.stack, id).await?),
             None => None,

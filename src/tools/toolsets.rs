@@ -16,6 +16,7 @@ pub const TOOLSETS: &[(&str, &str, &[&str])] = &[
     ),
     ("data", "backups, restores, cleaning up", &["backup", "backups", "operation", "prune", "restore", "verify_backup"]),
     ("memory", "the agent's own notes", &["memory_read", "memory_search", "memory_write"]),
+    ("tasks", "work for agents", &["agents", "cancel", "task_submit", "task_work", "tasks"]),
     ("govern", "who may what, and who did what", &["agents", "approval", "audit"]),
 ];
 

@@ -23,5 +23,6 @@ mod prove;
 mod python;
 mod reload;
 mod support;
+mod tasks;
 mod tidy;
 mod tokens;

@@ -41,9 +41,12 @@ pub struct DiagnoseArgs {
     stack: String,
     /// Service.
     service: Option<String>,
-    /// Print the report of this incident.
+    /// Print the report of this incident, as Markdown.
     #[arg(long, value_name = "ID")]
     incident: Option<String>,
+    /// List only incidents with these words in their report.
+    #[arg(long, value_name = "WORDS")]
+    find: Option<String>,
 }
 
 /// Show log lines, services merged by time.
@@ -69,7 +72,13 @@ pub struct LogsArgs {
 
 /// Runs `diagnose`.
 pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> CliResult {
-    reach::show(global, "diagnose", input(json!({"stack": args.stack, "service": args.service, "incident_id": args.incident}))).await
+    let wish = input(json!({"stack": args.stack, "service": args.service, "incident_id": args.incident, "find": args.find}));
+    if args.incident.is_none() || global.json {
+        return reach::show(global, "diagnose", wish).await;
+    }
+    let (value, text) = reach::value(global, "diagnose", wish).await?;
+    output::line(value["report"]["text"].as_str().map_or(text, str::to_owned));
+    Ok(Ended::Done)
 }
 
 /// Runs `status` and `stats`.

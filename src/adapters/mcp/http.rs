@@ -142,7 +142,11 @@ pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Re
     identity(doors, headers).await.map(|(caller, _)| caller)
 }
 
-async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, TokenUse), Box<Response>> {
+/// The same, with the token that opened the door.
+///
+/// # Errors
+/// As [`caller`].
+pub async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, TokenUse), Box<Response>> {
     let hint = "an operator makes a token with `dockwarden agents token NAME`; send it as `Authorization: Bearer TOKEN`";
     let refuse = |message: &str| {
         let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message, hint);

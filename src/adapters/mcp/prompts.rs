@@ -20,8 +20,9 @@ pub fn listed(prompt: &Prompt) -> model::Prompt {
 /// # Errors
 /// In words: unknown prompt (with those there are), unknown or missing argument, a value that is not text or too long.
 pub fn filled(prompts: &[Prompt], name: &str, arguments: Option<&JsonObject>) -> Result<GetPromptResult, String> {
-    let Some(prompt) = prompts.iter().find(|p| p.name == name) else {
-        let names: Vec<&str> = prompts.iter().map(|p| p.name.as_str()).collect();
+    let prompts = || prompts.iter().filter(|p| p.steps.is_empty());
+    let Some(prompt) = prompts().find(|p| p.name == name) else {
+        let names: Vec<&str> = prompts().map(|p| p.name.as_str()).collect();
         return Err(format!("there is no prompt {:?}; there are: {}", name.chars().take(80).collect::<String>(), names.join(", ")));
     };
     let mut given = BTreeMap::new();
@@ -57,6 +58,8 @@ mod tests {
             description: "d".into(),
             arguments: vec![argument("stack", true), argument("why", false)],
             body: body.into(),
+            steps: vec![],
+            retry: Default::default(),
         }]
     }
 

@@ -90,6 +90,7 @@ async fn bench_of(keeper: &str) -> Bench {
         calls: Default::default(),
         backups: None,
         turns: Default::default(),
+        desk: Default::default(),
     };
     Bench { house: Arc::new(house), engine, _dir: dir }
 }

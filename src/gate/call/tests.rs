@@ -20,9 +20,10 @@ pub(crate) const READS: &[&str] = &[
     "agents",
     "memory_search",
     "memory_read",
+    "tasks",
 ];
 pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune"];
+    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };

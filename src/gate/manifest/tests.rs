@@ -39,7 +39,7 @@ You deploy ...
     let agent = parse("agents/tester.md", text, &catalogue(), &Policy::default()).unwrap_or_else(|p| panic!("{p:#?}"));
     assert_eq!(agent.tools, ["plan", "deploy", "rollback", "status", "health", "logs", "operation"]);
     assert_eq!((agent.tier, agent.rules.len(), agent.prompt.as_str()), (Tier::Tier3WriteElevated, 2, "You deploy ..."));
-    assert_eq!(agent.limits, Limits { calls_per_minute: Some(30), usd_per_month: Some(20.0), turns: None });
+    assert_eq!(agent.limits, Limits { calls_per_minute: Some(30), usd_per_month: Some(20.0), ..Limits::default() });
 }
 
 #[test]

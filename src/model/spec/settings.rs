@@ -22,6 +22,9 @@ pub struct StackSettings {
     pub backup: Option<BackupSettings>,
     /// How far the supervisor heals services: `off`, `restart`, `full` (default).
     pub heal: Option<HealMode>,
+    /// What the supervisor does when what runs is not what was deployed: `off`, `report` (default), `mend`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftMode>,
 }
 
 /// Longest [`ServiceSettings::start_timeout_s`]: an operation holds its stack meanwhile.
@@ -59,6 +62,10 @@ pub struct ServiceSettings {
     pub criticality: Option<Criticality>,
     /// Healing of this service.
     pub heal: Option<HealMode>,
+    /// Restart a container that uses so many percent of its memory limit for a minute and more, before the kernel kills it.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub memory_restart_percent: Option<u8>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
 }
@@ -124,6 +131,27 @@ pub enum HealMode {
     Restart,
     /// Restarts, then makes the container anew, then rolls a young release back.
     Full,
+}
+
+/// What the supervisor does about drift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum DriftMode {
+    /// Does not look.
+    Off,
+    /// Tells it once.
+    #[default]
+    Report,
+    /// Tells it and makes the release that runs whole again, at most once an hour.
+    Mend,
+}
+
+fn percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    match Option::<u8>::deserialize(from)? {
+        Some(n) if !(1..=100).contains(&n) => Err(serde::de::Error::custom(format!("{n} is no percentage from 1 to 100"))),
+        percent => Ok(percent),
+    }
 }
 
 /// Backup settings.

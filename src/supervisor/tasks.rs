@@ -1,0 +1,205 @@
+//! The worker of the queue: claims what is due, one task per agent, does it as its agent and records how it ended. Woken when something comes in or
+//! ends. Deliberately absent: any right of its own: each call of a task takes the line as the task's agent, on behalf of who gave it.
+
+mod runbook;
+
+use crate::call::{Door, House, Principal, tasks};
+use crate::model::prompt::Retry;
+use crate::model::task::{Task, TaskEnd, TaskState, TaskWork};
+use crate::runner;
+use crate::store::StoreResult;
+use crate::store::approval::ApprovalState;
+use crate::store::task::TaskChange;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A task interrupted so often takes the supervisor down with it, or runs too long to ever end: it is given up.
+const INTERRUPTED_MOST: u32 = 10;
+/// Pause between looks at what waits for a human, and at leases.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Pause between removals of what ended long ago.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
+/// Tasks waiting for a human that are looked at.
+const WAITING: usize = 1000;
+
+/// Runs until `shutdown`; what is at work then stops after its call and is taken up by the next supervisor.
+pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
+    match house.store.tasks_take_over(true, INTERRUPTED_MOST, Utc::now()).await {
+        Ok(taken) if taken.is_empty() => {}
+        Ok(taken) => tracing::warn!(tasks = taken.len(), "tasks that were at work are taken over"),
+        Err(e) => tracing::error!(error = %e, "interrupted tasks could not be taken over; they wait for the next start"),
+    }
+    let at_work = TaskTracker::new();
+    let (mut look, mut forget) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(FORGET_EVERY));
+    for ticker in [&mut look, &mut forget] {
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    }
+    loop {
+        let next = claim(&house, &at_work, &shutdown).await.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "the queue of tasks could not be read");
+            None
+        });
+        // Only what the clock brings must be waited for; everything else wakes the desk.
+        let due = next.map(|at| (at - Utc::now()).to_std().unwrap_or_default().max(Duration::from_millis(1)));
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = house.desk.work.notified() => {}
+            () = async { match due { Some(d) => tokio::time::sleep(d).await, None => std::future::pending().await } } => {}
+            _ = look.tick() => look_after(&house).await,
+            _ = forget.tick() => match house.store.tasks_forget(Utc::now()).await {
+                Ok(0) => {}
+                Ok(gone) => tracing::info!(gone, "tasks that ended long ago were removed"),
+                Err(e) => tracing::error!(error = %e, "old tasks could not be removed"),
+            },
+        }
+    }
+    at_work.close();
+    at_work.wait().await;
+}
+
+/// Begins everything that is due; when the next task will be.
+async fn claim(house: &Arc<House>, at_work: &TaskTracker, shutdown: &CancellationToken) -> StoreResult<Option<DateTime<Utc>>> {
+    let settings = &house.config.settings.tasks;
+    let most = settings.max_agents as usize;
+    for task in house.store.task_claim(Utc::now(), most, None).await? {
+        let (house, shutdown) = (house.clone(), shutdown.clone());
+        at_work.spawn(async move { attempt(&house, task, &shutdown).await });
+    }
+    // Everything that was due is taken, unless there is no room: then the end of a task wakes us.
+    let next = house.store.task_next_due().await?;
+    Ok(next.filter(|at| *at > Utc::now()))
+}
+
+/// One try of a task, recorded.
+async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
+    let stop = house.desk.begins(&task.id, shutdown);
+    let span = tracing::info_span!("task", task = %task.id, agent = %task.agent);
+    let (inner, doing, stopping) = (house.clone(), task.clone(), stop.clone());
+    let work = tokio::spawn(tracing::Instrument::instrument(async move { carry_out(&inner, &doing, &stopping).await }, span));
+    let end = work.await.unwrap_or_else(|e| {
+        tracing::error!(task = %task.id, error = %e, "a task ended abnormally");
+        TaskEnd::Failed("the supervisor failed inside this task; see its log".into())
+    });
+    let now = Utc::now();
+    let change = after(&task, end, retry(house, &task), shutdown.is_cancelled(), now);
+    match house.store.task_change(&task.id, change, now).await {
+        Ok(Some(ended)) => tell(house, &ended, now).await,
+        Ok(None) => tracing::warn!(task = %task.id, "a task had ended before its work did"),
+        Err(e) => {
+            tracing::error!(task = %task.id, error = %e, "the end of a task could not be recorded; the next supervisor takes it over")
+        }
+    }
+    house.desk.ends(&task.id);
+}
+
+async fn carry_out(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> TaskEnd {
+    if !house.rulebook.load().agents.contains_key(task.agent.as_str()) {
+        return TaskEnd::Failed(format!("there is no agent {} any more", task.agent));
+    }
+    if let TaskWork::Skill(name) = &task.work {
+        let prompts = house.prompts.load_full();
+        match tasks::skill(&prompts, name) {
+            Err(e) => return TaskEnd::Failed(e.message),
+            Ok(skill) if !skill.steps.is_empty() => return runbook::run(house, task, skill, stop).await,
+            Ok(_) => {}
+        }
+    }
+    runner::run(house, task, stop).await
+}
+
+/// Who makes the calls of a task.
+fn principal(task: &Task) -> Principal {
+    let client = Some(format!("task {}", task.id));
+    Principal { agent: task.agent.clone(), door: Door::Task, client, read_only: false, on_behalf: task.delegated_by.clone() }
+}
+
+/// How often the task is tried: its skill's word, then its agent's, then the configuration's.
+fn retry(house: &House, task: &Task) -> (u32, u32) {
+    let own = match &task.work {
+        TaskWork::Skill(name) => house.prompts.load().iter().find(|p| p.name == *name).map(|p| p.retry).unwrap_or_default(),
+        TaskWork::Prompt(_) => Retry::default(),
+    };
+    let agent = house.rulebook.load().agents.get(task.agent.as_str()).and_then(|a| a.limits.task_tries);
+    let settings = &house.config.settings.tasks;
+    (own.tries.or(agent).unwrap_or(settings.tries), own.pause_s.unwrap_or(settings.retry_pause_s))
+}
+
+/// What the end of a try makes of its task. Pure.
+fn after(task: &Task, end: TaskEnd, (tries, pause_s): (u32, u32), shutdown: bool, now: DateTime<Utc>) -> TaskChange {
+    match end {
+        TaskEnd::Succeeded(text) => TaskChange::End(TaskState::Succeeded, text),
+        TaskEnd::Waiting(approval) => TaskChange::Wait(approval),
+        TaskEnd::Failed(why) => TaskChange::End(TaskState::Failed, why),
+        TaskEnd::Cancelled if shutdown => {
+            TaskChange::Again { due_at: task.due_at, counts: false, reason: "the supervisor ended; it goes on where it was".into() }
+        }
+        TaskEnd::Cancelled => TaskChange::End(TaskState::Cancelled, "stopped on request".into()),
+        TaskEnd::Retry(why) if task.attempt >= tries => TaskChange::End(TaskState::Failed, format!("{why} (after {} tries)", task.attempt)),
+        TaskEnd::Retry(why) => TaskChange::Again { due_at: now + pause(task.attempt, pause_s), counts: true, reason: why },
+    }
+}
+
+/// The pause after a try: doubled each time, an hour at most.
+fn pause(attempt: u32, pause_s: u32) -> TimeDelta {
+    let doubled = i64::from(pause_s).saturating_mul(1_i64 << attempt.saturating_sub(1).min(20));
+    TimeDelta::try_seconds(doubled).map_or(LONGEST_PAUSE, |d| d.min(LONGEST_PAUSE))
+}
+
+/// A task that failed for good is in the audit log, where people look.
+async fn tell(house: &House, task: &Task, now: DateTime<Utc>) {
+    if task.state != TaskState::Failed {
+        return;
+    }
+    let why = crate::redact::line(task.result.as_deref().unwrap_or_default(), 300);
+    tracing::warn!(task = %task.id, agent = %task.agent, why, "a task failed for good");
+    let detail = json!({"task": task.id, "origin": task.origin, "tries": task.attempt, "why": why});
+    let stack = task.stack.as_ref().map(|s| s.as_str());
+    if let Err(e) = house.store.audit_event(task.agent.as_str(), "task_failed", stack, &detail, now).await {
+        tracing::error!(task = %task.id, error = %e, "the failure could not be recorded");
+    }
+}
+
+/// Tasks whose human has decided go on; leases that ran out end.
+async fn look_after(house: &House) {
+    if let Err(e) = decided(house).await {
+        tracing::error!(error = %e, "tasks that wait for a person could not be looked at");
+    }
+    if house.config.settings.tasks.outside.is_empty() {
+        return;
+    }
+    match house.store.tasks_take_over(false, INTERRUPTED_MOST, Utc::now()).await {
+        Ok(taken) if taken.is_empty() => {}
+        Ok(taken) => {
+            tracing::warn!(tasks = taken.len(), "an agent outside did not come back; its tasks are queued again");
+            taken.iter().for_each(|t| house.desk.returned(t));
+            house.desk.settled();
+        }
+        Err(e) => tracing::error!(error = %e, "leases of tasks could not be looked at"),
+    }
+}
+
+async fn decided(house: &House) -> StoreResult<()> {
+    for task in house.store.tasks(None, Some(TaskState::WaitingApproval), WAITING).await? {
+        let now = Utc::now();
+        let approval = match &task.waits_for {
+            Some(id) => house.store.approval(id, now).await?,
+            None => None,
+        };
+        // Approved is not yet done: the operator's door runs the call and uses it up.
+        let open = approval.is_some_and(|a| matches!(a.state, ApprovalState::Pending | ApprovalState::Approved));
+        if !open {
+            house.store.task_resume(&task.id).await?;
+            house.desk.settled();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests;

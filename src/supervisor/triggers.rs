@@ -1,0 +1,355 @@
+//! Work that nobody asked for: schedules and events of this host become tasks, as the operator wrote in dockwarden.toml. One that is still at work, or was
+//! just given, is not given again: a flapping service must not flood the queue. Deliberately absent: signed requests (`call::hooks`).
+
+use super::schedule;
+use crate::call::House;
+use crate::call::error::ErrorCode;
+use crate::call::hooks::{LEAST_SECRET, wish};
+use crate::call::tasks::submit;
+use crate::model::ids::{StackName, TaskId};
+use crate::model::operation::OperationState;
+use crate::model::trigger::{EventKind, Happened, On, Trigger};
+use crate::store::StoreResult;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between looks at the store and the clock.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Events about one thing within this time are one, unless the trigger says otherwise.
+const COOLDOWN_S: u32 = 300;
+/// What happened longer ago is no news, after however long a pause.
+const NEWS: TimeDelta = TimeDelta::hours(6);
+/// Since when this home looks: its history sets nothing off.
+const SINCE: &str = "triggers:since";
+/// Who does the shipped maintenance.
+const KEEPER: &str = "stack-keeper";
+/// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month.
+const MAINTENANCE: [(&str, &str); 2] = [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *")];
+
+/// What was given last about one thing.
+struct Given {
+    task: TaskId,
+    at: DateTime<Utc>,
+}
+
+/// Triggers and what they did since the start.
+pub(super) struct Triggers {
+    house: Arc<House>,
+    all: Vec<Trigger>,
+    handled: BTreeSet<String>,
+    given: BTreeMap<(String, String), Given>,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
+    let mut triggers = Triggers::new(house.clone());
+    triggers.check_secrets().await;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = house.desk.news() => {}
+            _ = look.tick() => {}
+        }
+        triggers.round(Utc::now()).await;
+    }
+}
+
+/// The shipped maintenance, where the agent and the skills it needs are there.
+fn maintenance(house: &House) -> Vec<Trigger> {
+    if !house.config.settings.tasks.maintenance {
+        return vec![];
+    }
+    let (book, prompts) = (house.rulebook.load(), house.prompts.load());
+    let Some(keeper) = book.agents.get(KEEPER) else { return vec![] };
+    let own = |name: &str| house.config.settings.triggers.iter().any(|t| t.name == name);
+    let shipped = MAINTENANCE.iter().filter(|(name, _)| !own(name) && prompts.iter().any(|p| p.name == *name));
+    let trigger = |(name, cron): &(&str, &str)| Trigger {
+        name: (*name).to_owned(),
+        on: On { cron: Some((*cron).to_owned()), ..On::default() },
+        agent: keeper.name.clone(),
+        skill: Some((*name).to_owned()),
+        prompt: None,
+        input: Map::new(),
+        stack: None,
+        cooldown_s: None,
+    };
+    shipped.map(trigger).collect()
+}
+
+impl Triggers {
+    pub(super) fn new(house: Arc<House>) -> Self {
+        let mut all = house.config.settings.triggers.clone();
+        all.extend(maintenance(&house));
+        Self { house, all, handled: BTreeSet::new(), given: BTreeMap::new() }
+    }
+
+    /// A secret that cannot be used is said at the start, not when the first request is refused.
+    async fn check_secrets(&self) {
+        for trigger in &self.all {
+            let Some(file) = &trigger.on.secret_file else { continue };
+            match tokio::fs::read(file).await {
+                Ok(secret) if secret.trim_ascii().len() >= LEAST_SECRET => {}
+                Ok(_) => {
+                    tracing::error!(trigger = trigger.name, "its secret is shorter than {LEAST_SECRET} bytes: its requests are refused")
+                }
+                Err(e) => tracing::error!(trigger = trigger.name, error = %e, "its secret cannot be read: its requests are refused"),
+            }
+        }
+    }
+
+    /// One round; each trigger reports its own failure.
+    pub(super) async fn round(&mut self, now: DateTime<Utc>) {
+        for trigger in self.all.clone().iter().filter(|t| t.on.cron.is_some()) {
+            if let Err(e) = self.clock(trigger, now).await {
+                tracing::error!(trigger = trigger.name, error = %e, "a scheduled task could not be given");
+            }
+        }
+        let listens = self.all.iter().any(|t| t.on.event.is_some());
+        let signals = self.house.desk.take_news();
+        if !listens {
+            return;
+        }
+        let recorded = self.recorded(now).await.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "what happened could not be read; it is looked for again");
+            vec![]
+        });
+        for event in signals.into_iter().chain(recorded) {
+            self.happened(&event, now).await;
+        }
+    }
+
+    async fn clock(&mut self, trigger: &Trigger, now: DateTime<Utc>) -> Result<(), String> {
+        let schedule = trigger.on.cron.as_deref().unwrap_or_default();
+        let key = format!("cron:{}", trigger.name);
+        let store = &self.house.store;
+        let last = store.value(&key).await.map_err(|e| e.to_string())?;
+        let last = last.as_ref().and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
+        let Some(last) = last else {
+            // The first look: a schedule that is new does not catch up.
+            return store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string());
+        };
+        if !schedule::due(schedule, last, now)? {
+            return Ok(());
+        }
+        // Given before it is noted: killed in between it is given again under the same key, which leads to the same task.
+        let facts = Map::from_iter([("event".to_owned(), json!({"due_after": last}))]);
+        self.give(trigger, &facts, None, "cron", format!("{}", last.timestamp_millis()), "", now).await?;
+        self.house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())
+    }
+
+    async fn happened(&mut self, event: &Happened, now: DateTime<Utc>) {
+        for trigger in self.all.clone().iter().filter(|t| t.fits(event)) {
+            let once = format!("{}:{}", trigger.name, event.id);
+            if self.handled.contains(&once) {
+                continue;
+            }
+            let mut facts = event.facts.clone();
+            facts.insert("kind".into(), json!(event.kind));
+            facts.insert("stack".into(), json!(event.stack));
+            facts.insert("service".into(), json!(event.service));
+            facts.insert("id".into(), json!(event.id));
+            let facts = Map::from_iter([("event".to_owned(), Value::Object(facts))]);
+            let about =
+                format!("{}/{}", event.stack.as_ref().map(StackName::as_str).unwrap_or("-"), event.service.as_deref().unwrap_or("-"));
+            match self.give(trigger, &facts, event.stack.clone(), "event", event.id.clone(), &about, now).await {
+                Ok(()) => drop(self.handled.insert(once)),
+                Err(e) => {
+                    tracing::error!(trigger = trigger.name, event = event.id, error = %e, "the task of an event could not be given; it is tried again")
+                }
+            }
+        }
+    }
+
+    /// Gives a task, unless one about the same thing is open or was given just now.
+    #[allow(clippy::too_many_arguments, reason = "each is one fact of what happened")]
+    async fn give(
+        &mut self,
+        trigger: &Trigger,
+        facts: &Map<String, Value>,
+        stack: Option<StackName>,
+        origin: &'static str,
+        key: String,
+        about: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), String> {
+        let place = (trigger.name.clone(), about.to_owned());
+        if let Some(last) = self.given.get(&place) {
+            let open = self.house.store.task(&last.task).await.map_err(|e| e.to_string())?.is_some_and(|t| !t.state.is_terminal());
+            let cooling = origin == "event" && now - last.at < TimeDelta::seconds(trigger.cooldown_s.unwrap_or(COOLDOWN_S).into());
+            if open || cooling {
+                tracing::debug!(trigger = trigger.name, about, task = %last.task, "not given again");
+                return Ok(());
+            }
+        }
+        let wish = match wish(trigger, facts, stack, origin, key) {
+            Ok(wish) => wish,
+            // Written wrongly: said once, another try mends nothing.
+            Err(e) => {
+                tracing::error!(trigger = trigger.name, error = %e, "a trigger cannot be used");
+                return Ok(());
+            }
+        };
+        match submit(&self.house, wish, false, now).await {
+            Ok((task, before)) => {
+                if !before {
+                    tracing::info!(trigger = trigger.name, task = %task.id, agent = %task.agent, about, "a task was given");
+                    let detail = json!({"trigger": trigger.name, "task": task.id, "agent": task.agent, "about": about});
+                    let stack = task.stack.as_ref().map(StackName::as_str);
+                    let told = self.house.store.audit_event("supervisor", "trigger_fired", stack, &detail, now).await;
+                    told.map_err(|e| e.to_string())?;
+                }
+                self.given.insert(place, Given { task: task.id, at: now });
+                Ok(())
+            }
+            Err(e) if e.code == ErrorCode::RateLimited => Err(e.message),
+            Err(e) => {
+                tracing::error!(trigger = trigger.name, error = %e, "a trigger cannot be used");
+                Ok(())
+            }
+        }
+    }
+
+    /// News in the store: incidents and operations since the first look of this home, none older than a few hours.
+    async fn recorded(&mut self, now: DateTime<Utc>) -> StoreResult<Vec<Happened>> {
+        let store = &self.house.store;
+        let since = store.value(SINCE).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
+        let Some(since) = since else {
+            store.set_value(SINCE, &json!({"at": now})).await?;
+            return Ok(vec![]);
+        };
+        let fresh = |at: DateTime<Utc>| at >= since && now - at < NEWS;
+        let mut out = vec![];
+        for i in store.incidents(None, None, 50).await?.into_iter().filter(|i| fresh(i.opened_at)) {
+            let facts = |what: &str| {
+                let facts = json!({"what": what, "incident": i.id, "cause": i.cause, "release": i.release});
+                facts.as_object().cloned().unwrap_or_default()
+            };
+            let happened = |kind: EventKind| Happened {
+                id: format!("{}:{}", kind.as_str(), i.id),
+                kind,
+                stack: Some(i.stack.clone()),
+                service: Some(i.service.to_string()),
+                facts: facts(kind.as_str()),
+            };
+            out.push(happened(EventKind::IncidentOpened));
+            if i.quarantined {
+                out.push(happened(EventKind::IncidentQuarantined));
+            }
+        }
+        for o in store.operations(None, 100).await?.into_iter().filter(|o| fresh(o.settled_at.unwrap_or(o.created_at))) {
+            let data = matches!(o.verb.as_str(), "backup" | "verify_backup");
+            let kind = match o.state {
+                OperationState::RolledBack => EventKind::OperationRolledBack,
+                OperationState::Failed if data => EventKind::BackupFailed,
+                OperationState::Failed | OperationState::NeedsAttention => EventKind::OperationFailed,
+                OperationState::Queued
+                | OperationState::Running
+                | OperationState::Monitoring
+                | OperationState::Done
+                | OperationState::Cancelled
+                | OperationState::PendingApproval => continue,
+            };
+            let facts = json!({"operation": o.id, "verb": o.verb, "release": o.release, "agent": o.agent, "state": o.state});
+            let facts = facts.as_object().cloned().unwrap_or_default();
+            out.push(Happened { id: format!("{}:{}", kind.as_str(), o.id), kind, stack: o.stack, service: None, facts });
+        }
+        if self.handled.len() > 20_000 {
+            // Old ones are no news any more, and the task's key holds for the rest.
+            self.handled.clear();
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::task::TaskState;
+    use crate::supervisor::tasks::tests::Bench;
+
+    fn triggers(list: Value) -> Vec<Trigger> {
+        serde_json::from_value(list).expect("valid")
+    }
+
+    async fn bench(list: Value) -> (Bench, Triggers) {
+        let b = Bench::with(|settings| settings.triggers = triggers(list)).await;
+        let t = Triggers::new(b.house.clone());
+        (b, t)
+    }
+
+    async fn given(b: &Bench) -> Vec<(String, Option<String>)> {
+        let mut all = b.house.store.tasks(None, None, 100).await.expect("read");
+        all.reverse();
+        all.into_iter().map(|t| (t.origin, t.stack.map(|s| s.to_string()))).collect()
+    }
+
+    fn sick(n: u32, stack: &str) -> Happened {
+        Happened {
+            id: format!("unhealthy:{n}"),
+            kind: EventKind::ContainerUnhealthy,
+            stack: StackName::new(stack).ok(),
+            service: Some("web".into()),
+            facts: Map::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schedule_gives_its_task_once_and_catches_up_once() {
+        let (b, mut t) = bench(json!([{"name": "hourly", "agent": "a0", "skill": "look", "on": {"cron": "0 * * * *"}}])).await;
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("valid");
+        t.round(at("2027-01-01T10:05:00Z")).await;
+        t.round(at("2027-01-01T10:59:59Z")).await;
+        assert_eq!(given(&b).await, []);
+        t.round(at("2027-01-01T14:01:00Z")).await;
+        t.round(at("2027-01-01T14:01:02Z")).await;
+        assert_eq!(given(&b).await, [("cron".to_owned(), None)], "missed times are caught up once");
+        t.round(at("2027-01-01T15:01:00Z")).await;
+        assert_eq!(given(&b).await.len(), 1, "the last one is still in the queue");
+    }
+
+    #[tokio::test]
+    async fn a_flapping_service_gives_one_task_and_another_stack_its_own() {
+        let list = json!([{"name": "sick", "agent": "a0", "skill": "look", "on": {"event": "container_unhealthy", "stack": "web-*"}, "cooldown_s": 60}]);
+        let (b, mut t) = bench(list).await;
+        let now = Utc::now();
+        let one = |s: &str| ("event".to_owned(), Some(s.to_owned()));
+        for n in 100..150 {
+            b.house.desk.happened(sick(n, "web-shop"));
+        }
+        b.house.desk.happened(sick(190, "web-blog"));
+        b.house.desk.happened(sick(191, "billing"));
+        t.round(now).await;
+        assert_eq!(given(&b).await, [one("web-shop"), one("web-blog")]);
+        for task in b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed") {
+            let end = crate::store::task::TaskChange::End(TaskState::Succeeded, "ok".into());
+            b.house.store.task_change(&task.id, end, now).await.expect("ended");
+        }
+        b.house.desk.happened(sick(200, "web-shop"));
+        t.round(now + TimeDelta::seconds(59)).await;
+        assert_eq!(given(&b).await.len(), 2, "too soon");
+        b.house.desk.happened(sick(201, "web-shop"));
+        t.round(now + TimeDelta::seconds(61)).await;
+        assert_eq!(given(&b).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_shipped_maintenance_is_there_unless_it_is_switched_off_or_written_anew() {
+        let b = Bench::shipped(|_| {}).await;
+        let names = |b: &Bench| Triggers::new(b.house.clone()).all.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&b), ["weekly-review", "monthly-check"]);
+        for trigger in Triggers::new(b.house.clone()).all {
+            trigger.check(|s| s.parse::<croner::Cron>().is_ok()).expect("sound");
+            let wish = wish(&trigger, &Map::new(), None, "cron", "k".into()).expect("a wish");
+            submit(&b.house, wish, false, Utc::now()).await.expect("its agent and its skill are there");
+        }
+        assert!(names(&Bench::shipped(|s| s.tasks.maintenance = false).await).is_empty());
+        let own = json!([{"name": "weekly-review", "agent": "observer", "skill": "weekly-review", "on": {"cron": "0 0 * * *"}}]);
+        assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check"]);
+    }
+}
