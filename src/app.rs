@@ -5,6 +5,7 @@ pub mod facts;
 pub mod rules;
 
 use crate::adapters::http::guard::{BindRefused, Guard, may_bind};
+use crate::adapters::http::tls::{Tls, TlsError};
 use crate::adapters::{Doors, http, socket};
 use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
@@ -86,6 +87,10 @@ pub enum AppError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bind(#[from] BindRefused),
+    /// Certificate or key.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tls(#[from] TlsError),
     /// File system or network.
     #[error("{what}: {cause}")]
     #[diagnostic(help("{hint}"))]
@@ -104,7 +109,7 @@ fn io(what: impl Into<String>, hint: &'static str) -> impl FnOnce(std::io::Error
     move |cause| AppError::Io { what, cause, hint }
 }
 
-/// The file that names the address of the HTTP door while it is open.
+/// The file that names the address of the HTTP door while it is open; `https://` before it says that the door speaks TLS.
 pub fn address_file(home: &Path) -> PathBuf {
     home.join("run/http.addr")
 }
@@ -117,6 +122,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let mut config = config::load(&options.places)?;
     let (rulebook, prompts) = rules::load(&config.config_dir).map_err(|p| AppError::Rules(rules::in_words(&p)))?;
     let address = address(&options, &mut config)?;
+    let tls = tls(&config.settings.http)?;
     let _lock = lock(&config.home)?;
     let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
     let store = Store::open(&config.home, &config.memory).await?;
@@ -169,15 +175,20 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     let owner = std::fs::metadata(&home).map_err(io(home.display().to_string(), "check the home's permissions"))?.uid();
     tasks.spawn(socket::serve(Arc::clone(&doors), listener, owner));
     if let Some((listener, bound)) = http_listener {
-        std::fs::write(address_file(&home), bound.to_string())
+        let scheme = if tls.is_some() { "https://" } else { "" };
+        std::fs::write(address_file(&home), format!("{scheme}{bound}"))
             .map_err(io("run/http.addr", "check the home's permissions and free space"))?;
         let guard = Guard {
             hosts: house.config.settings.allowed_hosts.clone(),
             origins: house.config.settings.allowed_origins.clone(),
             beyond_loopback: !bound.ip().is_loopback(),
+            tls: tls.is_some(),
         };
-        tracing::info!(%bound, "HTTP door open");
-        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
+        tracing::info!(%bound, tls = tls.is_some(), "HTTP door open");
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).watch(store.clone(), shutdown.clone()));
+        }
+        tasks.spawn(http::listen::serve(listener, tls, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
     }
     background(&house, &shutdown, &tasks);
     let counting = Arc::clone(&doors);
@@ -258,8 +269,17 @@ fn address(options: &ServeOptions, config: &mut crate::model::config::Config) ->
         message: format!("{text:?} is not an address and port"),
         hint: "write e.g. 127.0.0.1:7420, or off".into(),
     })?;
-    may_bind(address, options.behind_proxy, &config.settings.allowed_hosts)?;
+    may_bind(address, config.settings.http.tls_cert.is_some(), options.behind_proxy, &config.settings.allowed_hosts)?;
     Ok(Some(address))
+}
+
+/// Certificate and key of the HTTP door, where the file names them.
+fn tls(settings: &crate::model::config::HttpSettings) -> Result<Option<Arc<Tls>>, TlsError> {
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some(Arc::new(Tls::load(cert, key)?))),
+        // `config` refuses one without the other.
+        _ => Ok(None),
+    }
 }
 
 /// Binds the HTTP door. A supervisor a client started on demand does without it when another one has the port.

@@ -169,6 +169,17 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
         );
     }
+    match (&settings.http.tls_cert, &settings.http.tls_key) {
+        (None, None) => {}
+        (Some(cert), Some(key)) => {
+            if let Some(bad) = [("tls_cert", cert), ("tls_key", key)].into_iter().find(|(_, path)| !path.is_absolute()) {
+                let message = format!("http.{} = {:?} is not absolute", bad.0, bad.1);
+                return fault(bad.0, message, "write the whole path of the PEM file");
+            }
+        }
+        (Some(_), None) => return fault("tls_cert", "http.tls_cert has no tls_key".into(), "set both, or neither"),
+        (None, Some(_)) => return fault("tls_key", "http.tls_key has no tls_cert".into(), "set both, or neither"),
+    }
     for (stack, entry) in &settings.stacks {
         if !entry.dir.is_absolute() {
             return fault(
@@ -253,6 +264,8 @@ mod tests {
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
         assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));
         assert_eq!(refused("cli_agent = \"../x\"").line, Some(1));
+        assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"").line, Some(2));
+        assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"b.pem\"").line, Some(3));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
         assert_eq!(refused("[notify]\nurl = \"https://a\"\nurl_file = \"/x\"").line, Some(3));
         assert_eq!(refused("[notify]\ntopic = \"x\"").line, Some(1));

@@ -21,6 +21,8 @@ pub mod service;
 pub mod stack;
 pub mod terminal;
 
+pub use reach::DEFAULT_AGENT;
+
 use crate::adapters::socket::client::ClientError;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;

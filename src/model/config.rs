@@ -17,6 +17,8 @@ pub struct Settings {
     pub stacks: BTreeMap<StackName, StackSettingsEntry>,
     /// Agent the command line acts as when `--agent` is not given; `stack-keeper` by default.
     pub cli_agent: Option<String>,
+    /// More about the HTTP door.
+    pub http: HttpSettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -27,6 +29,16 @@ pub struct Settings {
     pub maintenance: Vec<MaintenanceWindow>,
     /// Who is told what needs a person; nobody when absent.
     pub notify: Option<NotifySettings>,
+}
+
+/// `[http]`: how the HTTP door speaks. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// PEM file with the certificate and those that signed it; the door speaks TLS when it is set.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub tls_key: Option<PathBuf>,
 }
 
 /// `[notify]`: where messages go. Closed.

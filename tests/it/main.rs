@@ -19,6 +19,8 @@ mod pages;
 mod prove;
 mod python;
 mod reload;
+mod rest;
 mod support;
 mod tidy;
+mod tls;
 mod tokens;
