@@ -12,9 +12,10 @@ use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
 use crate::executor::{Executor, FactsOf, Options};
+use crate::store::audit::rotate::Rotation;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::Write as _;
@@ -37,6 +38,10 @@ const REPLIES_LEAVE: Duration = Duration::from_millis(100);
 const BACKUP_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// Pause between attempts to recover while the engine is away.
 const RECOVER_RETRY: Duration = Duration::from_secs(5);
+/// Pause between looks at whether the audit log is to be rotated.
+const ROTATE_EVERY: Duration = Duration::from_secs(60);
+/// MiB of the audit log in its database before it is rotated, when the file says nothing.
+const SEGMENT_MIB: u32 = 64;
 /// Pause between signed checkpoints of the audit log.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(3600);
 
@@ -348,6 +353,7 @@ async fn recover(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskT
 fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTracker) {
     tasks.spawn(rules::watch(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::run(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(rotate(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());
     tasks.spawn(async move {
         loop {
@@ -362,6 +368,27 @@ fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTrac
             }
         }
     });
+}
+
+/// Seals the closed part of the audit log whenever it is due.
+async fn rotate(house: Arc<House>, shutdown: CancellationToken) {
+    let settings = &house.config.settings.audit;
+    let rotation = Rotation {
+        max_bytes: u64::from(settings.segment_mib.unwrap_or(SEGMENT_MIB)) << 20,
+        max_age: settings.segment_days.map(|d| TimeDelta::days(i64::from(d))),
+    };
+    loop {
+        match house.store.audit_rotate(&rotation, Utc::now()).await {
+            Ok(None) => {}
+            Ok(Some(sealed)) => {
+                tracing::info!(first = sealed.first, last = sealed.last, file = %sealed.file.display(), "a part of the audit log was sealed");
+            }
+            Err(e) => tracing::error!(error = %e, "the audit log could not be rotated; it goes on growing"),
+        }
+        if tokio::time::timeout(ROTATE_EVERY, shutdown.cancelled()).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Waits for a signal, or for the idle time of a supervisor that was started on demand.

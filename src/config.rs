@@ -169,6 +169,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
         );
     }
+    for (key, value) in [("segment_mib", settings.audit.segment_mib), ("segment_days", settings.audit.segment_days)] {
+        if value == Some(0) {
+            return fault(key, format!("audit.{key} = 0 would seal every row by itself"), "write 1 or more, or leave it out");
+        }
+    }
     match (&settings.http.tls_cert, &settings.http.tls_key) {
         (None, None) => {}
         (Some(cert), Some(key)) => {
@@ -264,6 +269,7 @@ mod tests {
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
         assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));
         assert_eq!(refused("cli_agent = \"../x\"").line, Some(1));
+        assert_eq!(refused("[audit]\nsegment_mib = 1\nsegment_days = 0").line, Some(3));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"").line, Some(2));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"b.pem\"").line, Some(3));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));

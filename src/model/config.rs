@@ -19,6 +19,8 @@ pub struct Settings {
     pub cli_agent: Option<String>,
     /// More about the HTTP door.
     pub http: HttpSettings,
+    /// When the closed part of the audit log is sealed.
+    pub audit: AuditSettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -39,6 +41,16 @@ pub struct HttpSettings {
     pub tls_cert: Option<PathBuf>,
     /// PEM file with its private key.
     pub tls_key: Option<PathBuf>,
+}
+
+/// `[audit]`: when the closed part of the log becomes a sealed segment. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSettings {
+    /// With more MiB than this in `audit.db`; 64 by default.
+    pub segment_mib: Option<u32>,
+    /// With a row older than so many days; never for its age by default.
+    pub segment_days: Option<u32>,
 }
 
 /// `[notify]`: where messages go. Closed.

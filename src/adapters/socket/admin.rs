@@ -140,7 +140,9 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             let report = house.store.audit_verify().await?;
             let text = if report.problems.is_empty() {
                 format!(
-                    "intact: {} rows, {} checkpoints, head {}", report.rows, report.checkpoints, report.head)
+                    "intact: {} rows, {} segments, {} checkpoints, head {}",
+                    report.rows, report.segments, report.checkpoints, report.head
+                )
             } else {
                 format!("NOT intact:\n{}", report.problems.join("\n"))
             };
