@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adopt;
+mod answers;
 mod container;
 mod crash;
 mod data;
