@@ -1,9 +1,9 @@
-"""Measures a real `dockwarden serve` in a temporary home: calls over both doors, cold start, memory, sizes. Run by calls.sh.
+"""Measures a real `dockwarden serve` in a temporary home: calls over both doors, cold start, memory, sizes, and many callers at once. Run by calls.sh.
 
 The same blocking client calls dockwarden and a no-op rmcp server in turns, so that both see the same machine; what counts is the
 difference and the ratio. Deliberately absent: deploys and anything else whose time is the engine's."""
 
-import argparse, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 PROTOCOL = "2025-11-25"
 INIT = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
@@ -113,6 +113,55 @@ class Http:
 
     def close(self):
         self.wire.socket.close()
+
+
+class Shared:
+    """Many callers on one stdio connection: requests go out as they come, each reply to who asked."""
+
+    def __init__(self, client):
+        self.client, self.lock, self.waiting = client, threading.Lock(), {}
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.client.process.stdout:
+            reply = json.loads(line)
+            if (waiting := self.waiting.pop(reply.get("id"), None)) is not None:
+                waiting[1] = reply
+                waiting[0].set()
+
+    def request(self, method, params):
+        waiting = [threading.Event(), None]
+        with self.lock:
+            self.client.id += 1
+            self.waiting[self.client.id] = waiting
+            self.client.send({"jsonrpc": "2.0", "id": self.client.id, "method": method, "params": params})
+        waiting[0].wait()
+        return waiting[1]
+
+
+def together(clients, seconds, action):
+    """Every client calls again and again in a thread of its own; seconds each call took, and calls a second. The threads share one interpreter: at
+    many callers it is the client that is measured, for both servers alike, so only the ratio counts."""
+    took, begin = [], threading.Barrier(len(clients) + 1)
+
+    def caller(client):
+        mine = []
+        begin.wait()
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            action(client)
+            mine.append(time.perf_counter() - start)
+        took.append(mine)
+
+    threads = [threading.Thread(target=caller, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    all_of_them = [t for mine in took for t in mine]
+    return all_of_them, len(all_of_them) / (time.perf_counter() - start)
 
 
 def tool(client, name, arguments=None):
@@ -300,6 +349,9 @@ class Bench:
         rows.append(("cold start of the bridge", ms(quantile(starts, 0.5)), ms(quantile(starts, 0.99)), "", "", "", "", within(quantile(starts, 0.5), 50)))
         table(rows)
 
+        print()
+        self.crowd(token, (host, int(port)), bridge)
+
         sizes = {}
         for agent in ("observer", "deployer", "stack-keeper", "all"):
             client = bridge(agent)
@@ -320,12 +372,52 @@ class Bench:
               f"idle after the calls {after['VmRSS']:.1f} MiB (anonymous {after['RssAnon']:.1f}, file {after['RssFile']:.1f}, {after['Threads']} threads)")
 
 
+    def crowd(self, token, noop, bridge):
+        """1, 16 and 64 callers at once: a call that does next to nothing and `status` of 20 containers, beside the no-op server and the raw engine."""
+        rows = [("callers", "what", "p50", "p99", "calls/s", "beside", "p50", "calls/s", "rate")]
+        ms = lambda v: f"{v:.3f} ms"
+        idle = lambda client: tool(client, "memory_read", {"key": "none"})
+        status = lambda client: tool(client, "status")
+        raw = lambda wire: json.loads(wire.exchange("GET", "/containers/json?all=1")[2])
+        for callers in self.options.callers:
+            shared = {"ours": Stdio([self.options.binary, "mcp", "--agent", "bench"], self.env), "noop": Stdio([self.options.noop], self.env)}
+            one = {name: Shared(client) for name, client in shared.items()}
+            http = {"ours": [Http(self.address, token) for _ in range(callers)], "noop": [Http(noop) for _ in range(callers)]}
+            engine = [Wire("/var/run/docker.sock") for _ in range(callers)]
+            doors = {"stdio": ([one["ours"]] * callers, [one["noop"]] * callers), "HTTP": (http["ours"], http["noop"])}
+            for door, (ours, theirs) in doors.items():
+                for what, action, base, beside, basis in (("memory_read", idle, theirs, f"no-op over {door}", lambda c: tool(c, "noop")), ("status", status, engine, "raw list", raw)):
+                    took, rate = together(ours, self.options.seconds, action)
+                    other, base_rate = together(base, self.options.seconds, basis)
+                    rows.append((callers, f"{what} over {door}", ms(quantile(took, 0.5)), ms(quantile(took, 0.99)), f"{rate:.0f}", beside, ms(quantile(other, 0.5)), f"{base_rate:.0f}", f"{rate / base_rate:.2f}"))
+            for client in (*shared.values(), *http["ours"], *http["noop"]):
+                client.close()
+            for wire in engine:
+                wire.socket.close()
+        table(rows)
+        if self.options.sessions:
+            before = memory(self.server.pid)
+            wire = Wire(self.address)
+            headers = ["Content-Type: application/json", "Accept: application/json, text/event-stream", f"Authorization: Bearer {token}"]
+            for n in range(self.options.sessions):
+                body = json.dumps({"jsonrpc": "2.0", "id": n, "method": "initialize", "params": INIT}).encode()
+                status, _, reply = wire.exchange("POST", "/mcp", headers, body)
+                if status != 200:
+                    raise SystemExit(f"session {n}: HTTP {status}: {reply[:300]}")
+            after = memory(self.server.pid)
+            print(f"{self.options.sessions} sessions: {after['VmRSS']:.1f} MiB (anonymous {after['RssAnon']:.1f}); before them {before['VmRSS']:.1f} MiB (anonymous {before['RssAnon']:.1f})")
+            wire.socket.close()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True, type=os.path.abspath)
     parser.add_argument("--noop", required=True, type=os.path.abspath)
     parser.add_argument("--n", type=int, default=500, help="calls of each kind")
     parser.add_argument("--starts", type=int, default=40, help="cold starts of the bridge")
+    parser.add_argument("--callers", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16, 64], help="callers at once")
+    parser.add_argument("--seconds", type=float, default=2, help="how long each of them calls")
+    parser.add_argument("--sessions", type=int, default=900, help="HTTP sessions to open beside those in use; the cap is 1,024")
     parser.add_argument("--idle", type=int, default=30, help="seconds to wait before memory is read")
     bench = Bench(parser.parse_args())
     try:

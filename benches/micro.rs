@@ -16,6 +16,7 @@ use dockwarden::planner::{self, Observed, PlanInput, Want};
 use dockwarden::store::Store;
 use dockwarden::store::audit::{Intent, Outcome};
 use dockwarden::tools;
+use futures_util::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -27,6 +28,9 @@ const ROWS: usize = 64;
 
 fn main() {
     distribution_of_gate_decisions();
+    distribution_in_a_large_house();
+    durable_appends_beside_bare_fsyncs();
+    verification();
     divan::main();
 }
 
@@ -56,21 +60,69 @@ fn calls(book: &Rulebook) -> Vec<CallFacts> {
     all
 }
 
+/// 20 agents with 5 rules each over 30 tools.
+fn large() -> (Rulebook, Vec<CallFacts>) {
+    let tools: Vec<_> = (0..30).map(|n| dockwarden::gate::ToolFacts { name: format!("tool_{n}"), mutates: n % 2 == 0 }).collect();
+    let names = |range: std::ops::Range<usize>| range.map(|n| format!("tool_{n}")).collect::<Vec<_>>().join(", ");
+    let agent = |a: usize| {
+        let rules: String = (0..5)
+            .map(|r| {
+                let (effect, environment) = [("allow", "development"), ("approval", "production"), ("deny", "staging")][r % 3];
+                format!(
+                    "    - {{id: r{r}, effect: {effect}, tools: [{}], stacks: [\"web-{a}-{r}-*\", \"db-{r}\"], environments: [{environment}], because: \"bench\"}}\n",
+                    names(r * 6..r * 6 + 6)
+                )
+            })
+            .collect();
+        let all = names(0..30);
+        let text =
+            format!("---\nname: agent-{a}\ndescription: Bench.\ntools: {all}\ndockwarden:\n  tier: tier_1_read\n  rules:\n{rules}---\n");
+        (format!("agent-{a}.md"), text)
+    };
+    let book = Rulebook::build((0..20).map(agent).collect(), "", &tools).unwrap_or_else(|p| panic!("{}", rules::in_words(&p)));
+    let mut calls = vec![];
+    for a in 0..20 {
+        for (n, tool) in tools.iter().enumerate() {
+            for environment in ["development", "staging", "production"] {
+                calls.push(CallFacts {
+                    agent: format!("agent-{a}"),
+                    tool: tool.name.clone(),
+                    mutates: tool.mutates,
+                    preview: false,
+                    stack: Some(StackName::new(format!("web-{a}-{}-shop", n / 6)).expect("a name")),
+                    environment: Some(environment.into()),
+                    service: None,
+                });
+            }
+        }
+    }
+    (book, calls)
+}
+
 /// Percentiles are what the goal speaks of, and divan has none.
 fn distribution_of_gate_decisions() {
     let book = shipped();
     let calls = calls(&book);
+    distribution("gate decision, shipped agents", &book, &calls);
+}
+
+fn distribution_in_a_large_house() {
+    let (book, calls) = large();
+    distribution("gate decision, 20 agents, 30 tools, 100 rules", &book, &calls);
+}
+
+fn distribution(what: &str, book: &Rulebook, calls: &[CallFacts]) {
     let mut took: Vec<Duration> = Vec::with_capacity(calls.len() * 200);
     for _ in 0..200 {
-        for facts in &calls {
+        for facts in calls {
             let start = Instant::now();
-            black_box(call::decide(black_box(&book), black_box(facts)));
+            black_box(call::decide(black_box(book), black_box(facts)));
             took.push(start.elapsed());
         }
     }
     took.sort_unstable();
     let at = |q: f64| took[((took.len() - 1) as f64 * q) as usize];
-    println!("gate decision, {} calls: p50 {:?}  p99 {:?}  p99.9 {:?}", took.len(), at(0.5), at(0.99), at(0.999));
+    println!("{what}, {} calls: p50 {:?}  p99 {:?}  p99.9 {:?}", took.len(), at(0.5), at(0.99), at(0.999));
 }
 
 #[divan::bench]
@@ -197,6 +249,76 @@ fn row(n: usize) -> (Intent, Outcome) {
     let outcome =
         Outcome { call, outcome: "ok".into(), code: None, verdict: Verdict::Allow, findings: vec![], detail, duration_ms: 1, at: now };
     (intent, outcome)
+}
+
+/// Rows a second with so many callers, each waiting for its row, in turns with a bare loop of fsyncs on the same disk: the ratio says how many rows
+/// share one.
+fn durable_appends_beside_bare_fsyncs() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::Builder::new().prefix("audit-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let store = runtime.block_on(Store::open(dir.path(), &dir.path().join("memory"))).expect("a store");
+    let file = std::fs::File::create(dir.path().join("fsync")).expect("a file");
+    let spans = Duration::from_secs(2);
+    let fsyncs = || {
+        let (start, mut count) = (Instant::now(), 0_u32);
+        while start.elapsed() < spans / 4 {
+            file.write_all_at(&[7; 4096], 0).expect("written");
+            file.sync_data().expect("durable");
+            count += 1;
+        }
+        f64::from(count) / start.elapsed().as_secs_f64()
+    };
+    println!("audit appends, durable, beside a bare fsync loop:");
+    for callers in [1, 8, 32, 256] {
+        let bare = fsyncs();
+        let start = Instant::now();
+        let tasks: Vec<_> = (0..callers)
+            .map(|_| {
+                let store = store.clone();
+                runtime.spawn(async move {
+                    let mut done = 0_u64;
+                    while start.elapsed() < spans {
+                        let (intent, outcome) = row(usize::try_from(done).expect("few"));
+                        store.audit_read(&intent, &outcome, &[]).await.expect("durable");
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        let rows: u64 = tasks.into_iter().map(|task| runtime.block_on(task).expect("finished")).sum();
+        let rate = rows as f64 / start.elapsed().as_secs_f64();
+        println!("  {callers:>3} callers: {rate:>8.0} rows/s; fsyncs {bare:>6.0}/s; {:.2} rows a fsync", rate / bare);
+    }
+    runtime.block_on(store.close());
+}
+
+/// What `audit verify` reads a second, in the database and in a sealed segment.
+fn verification() {
+    let dir = tempfile::Builder::new().prefix("audit-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let store = Store::open(dir.path(), &dir.path().join("memory")).await.expect("a store");
+        let writes = futures_util::stream::iter(0..20_000).map(|n| {
+            let ((intent, outcome), store) = (row(n), store.clone());
+            async move { store.audit_read(&intent, &outcome, &[]).await.expect("durable") }
+        });
+        writes.buffer_unordered(256).for_each(|_| async {}).await;
+        let verified = async |what: &str| {
+            let start = Instant::now();
+            let report = store.audit_verify().await.expect("readable");
+            assert!(report.problems.is_empty(), "{:?}", report.problems);
+            println!("audit verify, {} rows {what}: {:.0} rows/s", report.rows, report.rows as f64 / start.elapsed().as_secs_f64());
+        };
+        verified("in the database").await;
+        let start = Instant::now();
+        let now = dockwarden::store::audit::rotate::Rotation { max_bytes: 0, max_age: None };
+        store.audit_rotate(&now, Utc::now()).await.expect("sealed").expect("due");
+        println!("audit rotation of them: {:.0} ms", start.elapsed().as_secs_f64() * 1000.0);
+        verified("in a sealed segment").await;
+        store.close().await;
+    });
 }
 
 /// One durable row a call, as a read leaves it. The directory is on the disk of the build, not on a tmpfs: an fsync must cost what it costs.

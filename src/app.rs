@@ -5,15 +5,17 @@ pub mod facts;
 pub mod rules;
 
 use crate::adapters::http::guard::{BindRefused, Guard, may_bind};
+use crate::adapters::http::tls::{Tls, TlsError};
 use crate::adapters::{Doors, http, socket};
 use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
 use crate::executor::{Executor, FactsOf, Options, RealOf};
+use crate::store::audit::rotate::Rotation;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::Write as _;
@@ -36,6 +38,10 @@ const REPLIES_LEAVE: Duration = Duration::from_millis(100);
 const BACKUP_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// Pause between attempts to recover while the engine is away.
 const RECOVER_RETRY: Duration = Duration::from_secs(5);
+/// Pause between looks at whether the audit log is to be rotated.
+const ROTATE_EVERY: Duration = Duration::from_secs(60);
+/// MiB of the audit log in its database before it is rotated, when the file says nothing.
+const SEGMENT_MIB: u32 = 64;
 /// Pause between signed checkpoints of the audit log.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(3600);
 
@@ -86,6 +92,10 @@ pub enum AppError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Bind(#[from] BindRefused),
+    /// Certificate or key.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tls(#[from] TlsError),
     /// File system or network.
     #[error("{what}: {cause}")]
     #[diagnostic(help("{hint}"))]
@@ -104,7 +114,7 @@ fn io(what: impl Into<String>, hint: &'static str) -> impl FnOnce(std::io::Error
     move |cause| AppError::Io { what, cause, hint }
 }
 
-/// The file that names the address of the HTTP door while it is open.
+/// The file that names the address of the HTTP door while it is open; `https://` before it says that the door speaks TLS.
 pub fn address_file(home: &Path) -> PathBuf {
     home.join("run/http.addr")
 }
@@ -126,6 +136,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     let mut config = config::load(&options.places)?;
     let (rulebook, prompts) = rules::load(&config.config_dir).map_err(|p| AppError::Rules(rules::in_words(&p)))?;
     let address = address(&options, &mut config)?;
+    let tls = tls(&config.settings.http)?;
     let _lock = lock(&config.home)?;
     let http_listener = bind_http(address, options.idle_exit.is_some()).await?;
     let store = Store::open(&config.home, &config.memory).await?;
@@ -182,15 +193,20 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     let owner = std::fs::metadata(&home).map_err(io(home.display().to_string(), "check the home's permissions"))?.uid();
     tasks.spawn(socket::serve(Arc::clone(&doors), listener, owner));
     if let Some((listener, bound)) = http_listener {
-        std::fs::write(address_file(&home), bound.to_string())
+        let scheme = if tls.is_some() { "https://" } else { "" };
+        std::fs::write(address_file(&home), format!("{scheme}{bound}"))
             .map_err(io("run/http.addr", "check the home's permissions and free space"))?;
         let guard = Guard {
             hosts: house.config.settings.allowed_hosts.clone(),
             origins: house.config.settings.allowed_origins.clone(),
             beyond_loopback: !bound.ip().is_loopback(),
+            tls: tls.is_some(),
         };
-        tracing::info!(%bound, "HTTP door open");
-        tasks.spawn(http::listen::serve(listener, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
+        tracing::info!(%bound, tls = tls.is_some(), "HTTP door open");
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).watch(store.clone(), shutdown.clone()));
+        }
+        tasks.spawn(http::listen::serve(listener, tls, http::router(&doors, guard), shutdown.clone(), doors.hangup.clone()));
     }
     background(&house, &shutdown, &tasks);
     let counting = Arc::clone(&doors);
@@ -271,8 +287,17 @@ fn address(options: &ServeOptions, config: &mut crate::model::config::Config) ->
         message: format!("{text:?} is not an address and port"),
         hint: "write e.g. 127.0.0.1:7420, or off".into(),
     })?;
-    may_bind(address, options.behind_proxy, &config.settings.allowed_hosts)?;
+    may_bind(address, config.settings.http.tls_cert.is_some(), options.behind_proxy, &config.settings.allowed_hosts)?;
     Ok(Some(address))
+}
+
+/// Certificate and key of the HTTP door, where the file names them.
+fn tls(settings: &crate::model::config::HttpSettings) -> Result<Option<Arc<Tls>>, TlsError> {
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Ok(Some(Arc::new(Tls::load(cert, key)?))),
+        // `config` refuses one without the other.
+        _ => Ok(None),
+    }
 }
 
 /// Binds the HTTP door. A supervisor a client started on demand does without it when another one has the port.
@@ -343,6 +368,7 @@ fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTrac
     tasks.spawn(crate::supervisor::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::tasks::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::triggers::run(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(rotate(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());
     tasks.spawn(async move {
         loop {
@@ -357,6 +383,27 @@ fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTrac
             }
         }
     });
+}
+
+/// Seals the closed part of the audit log whenever it is due.
+async fn rotate(house: Arc<House>, shutdown: CancellationToken) {
+    let settings = &house.config.settings.audit;
+    let rotation = Rotation {
+        max_bytes: u64::from(settings.segment_mib.unwrap_or(SEGMENT_MIB)) << 20,
+        max_age: settings.segment_days.map(|d| TimeDelta::days(i64::from(d))),
+    };
+    loop {
+        match house.store.audit_rotate(&rotation, Utc::now()).await {
+            Ok(None) => {}
+            Ok(Some(sealed)) => {
+                tracing::info!(first = sealed.first, last = sealed.last, file = %sealed.file.display(), "a part of the audit log was sealed");
+            }
+            Err(e) => tracing::error!(error = %e, "the audit log could not be rotated; it goes on growing"),
+        }
+        if tokio::time::timeout(ROTATE_EVERY, shutdown.cancelled()).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Waits for a signal, or for the idle time of a supervisor that was started on demand.

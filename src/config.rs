@@ -169,6 +169,22 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             "write e.g. listen = \"127.0.0.1:7420\", or \"off\" for no HTTP door",
         );
     }
+    for (key, value) in [("segment_mib", settings.audit.segment_mib), ("segment_days", settings.audit.segment_days)] {
+        if value == Some(0) {
+            return fault(key, format!("audit.{key} = 0 would seal every row by itself"), "write 1 or more, or leave it out");
+        }
+    }
+    match (&settings.http.tls_cert, &settings.http.tls_key) {
+        (None, None) => {}
+        (Some(cert), Some(key)) => {
+            if let Some(bad) = [("tls_cert", cert), ("tls_key", key)].into_iter().find(|(_, path)| !path.is_absolute()) {
+                let message = format!("http.{} = {:?} is not absolute", bad.0, bad.1);
+                return fault(bad.0, message, "write the whole path of the PEM file");
+            }
+        }
+        (Some(_), None) => return fault("tls_cert", "http.tls_cert has no tls_key".into(), "set both, or neither"),
+        (None, Some(_)) => return fault("tls_key", "http.tls_key has no tls_cert".into(), "set both, or neither"),
+    }
     for (stack, entry) in &settings.stacks {
         if !entry.dir.is_absolute() {
             return fault(
@@ -334,6 +350,9 @@ mod tests {
         assert!(refused(&trigger.replace("0 6 * * 1", "daily")).message.contains("not a cron line"));
         assert!(refused(&format!("{trigger}{trigger}")).message.contains("twice"));
         assert!(refused(&trigger.replace("skill", "skil")).message.contains("skil"));
+        assert_eq!(refused("[audit]\nsegment_mib = 1\nsegment_days = 0").line, Some(3));
+        assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"").line, Some(2));
+        assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"b.pem\"").line, Some(3));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
         assert_eq!(refused("[notify]\nurl = \"https://a\"\nurl_file = \"/x\"").line, Some(3));
         assert_eq!(refused("[notify]\ntopic = \"x\"").line, Some(1));

@@ -22,6 +22,8 @@ pub mod stack;
 pub mod task;
 pub mod terminal;
 
+pub use reach::DEFAULT_AGENT;
+
 use crate::adapters::socket::client::ClientError;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;

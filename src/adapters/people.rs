@@ -22,6 +22,8 @@ const WRONG_GUESS: Duration = Duration::from_secs(1);
 
 /// The command line, as the audit log names it.
 pub const CLI: &str = "cli";
+/// JSON REST, as the audit log names it.
+pub const REST: &str = "rest";
 /// The approvals page, as the audit log names it.
 pub const PAGE: &str = "page";
 

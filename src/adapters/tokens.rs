@@ -9,7 +9,7 @@ use super::socket::wire::Credential;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
 use crate::redact;
-use crate::store::token::TokenId;
+use crate::store::token::{TokenId, TokenRecord};
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest life that can be asked for: ten years.
 const MAX_DAYS: u32 = 3650;
+/// Longest life of an operator's token: it decides, so it is made anew each month.
+const MAX_OPERATOR_DAYS: u32 = 30;
 
 /// What is connected by a token right now; ended when the token is.
 #[derive(Debug, Default)]
@@ -75,8 +77,7 @@ pub async fn make(doors: &Doors, wish: &Wish, credential: Option<&Credential>) -
         return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave it out for a token without end").field("days"));
     }
     let by = authorised(house, credential).await?;
-    let (token, kept) = credential::token()
-        .map_err(|e| CallError::new(ErrorCode::Internal, "no token could be made", "look at the supervisor's log").detail(e.to_string()))?;
+    let (token, kept) = credential::token().map_err(no_token)?;
     let (now, label) = (Utc::now(), redact::line(&wish.label, 60));
     let mut ended = if wish.revoke { house.store.revoke_tokens(agent, now).await? } else { vec![] };
     let expires = wish.days.map(|d| now + TimeDelta::days(i64::from(d)));
@@ -91,13 +92,65 @@ pub async fn make(doors: &Doors, wish: &Wish, credential: Option<&Credential>) -
     reply(value, token)
 }
 
-/// Lists tokens by id: never the token.
+/// Makes a token for an operator who typed their passphrase: shown once, only its hash is kept, and it always ends.
+///
+/// # Errors
+/// `InvalidArgument`, and the store's.
+pub async fn make_for_operator(house: &House, operator: &str, label: &str, days: u32) -> Done {
+    if !(1..=MAX_OPERATOR_DAYS).contains(&days) {
+        let message = format!("an operator's token is valid for 1 to {MAX_OPERATOR_DAYS} days");
+        return Err(CallError::new(ErrorCode::InvalidArgument, message, "make another one when it ends").field("days"));
+    }
+    let (token, kept) = credential::operator_token().map_err(no_token)?;
+    let (now, label) = (Utc::now(), redact::line(label, 60));
+    let expires = now + TimeDelta::days(i64::from(days));
+    let (id, ended) = house.store.put_operator_token(operator, &label, &kept, expires, now).await?;
+    let ended: Vec<String> = ended.iter().map(ToString::to_string).collect();
+    let detail = json!({"operator": operator, "token": id.to_string(), "label": label, "expires_at": expires, "ended": ended});
+    house.store.audit_event(operator, "operator_token_made", None, &detail, now).await?;
+    let value =
+        json!({"operator": operator, "token": token, "token_id": id.to_string(), "label": label, "expires_at": expires, "ended": ended});
+    reply(value, token)
+}
+
+/// Lists tokens of operators by id: never the token.
 ///
 /// # Errors
 /// The store's.
-pub async fn list(house: &House) -> Done {
+pub async fn list_of_operators(house: &House) -> Done {
+    let mut rows = rows(house.store.operator_tokens().await?);
+    for row in &mut rows {
+        if let Some(row) = row.as_object_mut() {
+            let operator = row.remove("agent").unwrap_or_default();
+            row.insert("operator".into(), operator);
+        }
+    }
+    let text = format!("{} tokens", rows.len());
+    reply(json!({"tokens": rows}), text)
+}
+
+/// Ends a token of an operator; any operator may end any.
+///
+/// # Errors
+/// `NotFound`.
+pub async fn revoke_of_operator(house: &House, id: &str, by: &str) -> Done {
+    let (now, shown) = (Utc::now(), redact::line(id, 40));
+    if !house.store.revoke_operator_token(id, now).await? {
+        let message = format!("there is no valid token {shown:?} of an operator");
+        return Err(CallError::new(ErrorCode::NotFound, message, "see `dockwarden operators tokens`").field("token"));
+    }
+    house.store.audit_event(by, "operator_token_revoked", None, &json!({"token": shown}), now).await?;
+    reply(json!({"token_id": id, "state": "revoked"}), format!("token {id} is void"))
+}
+
+fn no_token(e: credential::CredentialError) -> CallError {
+    CallError::new(ErrorCode::Internal, "no token could be made", "look at the supervisor's log").detail(e.to_string())
+}
+
+/// Records with whether they hold.
+fn rows(records: Vec<TokenRecord>) -> Vec<Value> {
     let now = Utc::now();
-    let row = |t: crate::store::token::TokenRecord| {
+    let row = |t: TokenRecord| {
         let state = match () {
             () if t.revoked_at.is_some() => "revoked",
             () if t.expires_at.is_some_and(|e| e <= now) => "expired",
@@ -107,7 +160,15 @@ pub async fn list(house: &House) -> Done {
         row["state"] = json!(state);
         row
     };
-    let rows: Vec<Value> = house.store.tokens().await?.into_iter().map(row).collect();
+    records.into_iter().map(row).collect()
+}
+
+/// Lists tokens by id: never the token.
+///
+/// # Errors
+/// The store's.
+pub async fn list(house: &House) -> Done {
+    let rows = rows(house.store.tokens().await?);
     let text = format!("{} tokens", rows.len());
     reply(json!({"tokens": rows}), text)
 }

@@ -19,6 +19,8 @@ pub enum Door {
     McpStdio,
     /// MCP over HTTP, with the token that opened it.
     McpHttp(Option<TokenId>),
+    /// JSON REST, with the token that opened it.
+    Rest(TokenId),
     /// Command line.
     Cli,
     /// The supervisor's own loop.
@@ -33,6 +35,7 @@ impl Door {
         match self {
             Self::McpStdio => "mcp-stdio",
             Self::McpHttp(_) => "mcp-http",
+            Self::Rest(_) => "rest",
             Self::Cli => "cli",
             Self::Loop => "loop",
             Self::Task => "task",
@@ -42,7 +45,7 @@ impl Door {
     /// The word, and which token opened the door where one did.
     pub fn detail(self) -> String {
         match self {
-            Self::McpHttp(Some(token)) => format!("{} {token}", self.as_str()),
+            Self::McpHttp(Some(token)) | Self::Rest(token) => format!("{} {token}", self.as_str()),
             Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::Loop | Self::Task => self.as_str().to_owned(),
         }
     }

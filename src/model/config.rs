@@ -17,6 +17,10 @@ pub struct Settings {
     pub stacks: BTreeMap<StackName, StackSettingsEntry>,
     /// Agent the command line acts as when `--agent` is not given; `stack-keeper` by default.
     pub cli_agent: Option<String>,
+    /// More about the HTTP door.
+    pub http: HttpSettings,
+    /// When the closed part of the audit log is sealed.
+    pub audit: AuditSettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -137,6 +141,26 @@ impl Default for TaskSettings {
     fn default() -> Self {
         Self { max_agents: 40, max_per_second: 100, max_queued: 10_000, tries: 3, retry_pause_s: 10, maintenance: true, outside: vec![] }
     }
+}
+
+/// `[http]`: how the HTTP door speaks. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// PEM file with the certificate and those that signed it; the door speaks TLS when it is set.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub tls_key: Option<PathBuf>,
+}
+
+/// `[audit]`: when the closed part of the log becomes a sealed segment. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSettings {
+    /// With more MiB than this in `audit.db`; 64 by default.
+    pub segment_mib: Option<u32>,
+    /// With a row older than so many days; never for its age by default.
+    pub segment_days: Option<u32>,
 }
 
 /// `[notify]`: where messages go. Closed.

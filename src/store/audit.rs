@@ -1,10 +1,13 @@
-//! The audit log: append-only, hash-chained rows, a rate count in the same transaction, signed checkpoints beside it.
+//! The audit log: append-only, hash-chained rows, a rate count in the same transaction, signed checkpoints beside it, its closed part in sealed
+//! segments.
 //! Deliberately absent: redaction (what comes in is redacted already) and deciding what is limited.
 
 mod checkpoint;
 pub mod export;
 mod limits;
+pub mod rotate;
 pub(super) mod rows;
+pub(super) mod segments;
 mod verify;
 
 use super::fault::corrupt;
@@ -151,6 +154,9 @@ pub struct AuditReport {
     pub head: String,
     /// Checkpoints checked.
     pub checkpoints: usize,
+    /// Sealed segments checked.
+    #[serde(default)]
+    pub segments: usize,
     /// What is wrong, in words with row numbers; empty = intact.
     pub problems: Vec<String>,
 }
@@ -249,10 +255,16 @@ impl Store {
         }
     }
 
+    /// Directory of the sealed segments.
+    pub(super) fn segments_dir(&self) -> std::path::PathBuf {
+        self.home.join(segments::DIR)
+    }
+
     /// Rows, newest first.
     pub async fn audit_rows(&self, query: &AuditQuery) -> StoreResult<Vec<AuditRow>> {
         let query = query.clone();
-        self.inner.audit.read(move |c| rows::select(c, &query)).await
+        let dir = self.segments_dir();
+        self.inner.audit.read(move |c| segments::Log::new(c, &dir)?.select(&query)).await
     }
 
     /// The rows of a call that has an intent: that, and its outcome when there is one. Nothing for a read, or a call that never began.
@@ -283,8 +295,8 @@ impl Store {
         // No checkpoint is written meanwhile: it could state rows that the snapshot read here does not have yet.
         let _one = self.inner.checkpoints.lock().await;
         let noted = self.value(checkpoint::NOTED).await?;
-        let (inner, file) = (self.inner.clone(), self.home.join(checkpoint::FILE));
-        self.inner.audit.read(move |c| verify::verify(c, &file, &inner, noted)).await
+        let (inner, file, dir) = (self.inner.clone(), self.home.join(checkpoint::FILE), self.segments_dir());
+        self.inner.audit.read(move |c| verify::verify(&segments::Log::new(c, &dir)?, c, &dir, &file, &inner, noted)).await
     }
 
     /// Writes a signed checkpoint of the head to `checkpoints` under the home; nothing when the head has one already.
@@ -293,8 +305,8 @@ impl Store {
     /// `Corrupt` when the log does not continue what the last checkpoint says: a damaged log is never signed.
     pub async fn audit_checkpoint(&self, now: DateTime<Utc>) -> StoreResult<()> {
         let _one = self.inner.checkpoints.lock().await;
-        let (inner, file) = (self.inner.clone(), self.home.join(checkpoint::FILE));
-        let written = self.inner.audit.read(move |c| checkpoint::write(c, &file, &inner, now)).await?;
+        let (inner, file, dir) = (self.inner.clone(), self.home.join(checkpoint::FILE), self.segments_dir());
+        let written = self.inner.audit.read(move |c| checkpoint::write(&segments::Log::new(c, &dir)?, c, &file, &inner, now)).await?;
         match written {
             // Noted in the other database too, so that a removed file is missed.
             Some(head) => {
@@ -311,5 +323,7 @@ impl Store {
 
 #[cfg(test)]
 mod forging_tests;
+#[cfg(test)]
+mod segment_tests;
 #[cfg(test)]
 mod tests;

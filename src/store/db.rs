@@ -10,12 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Writes that may wait; more make their callers wait.
 const QUEUE: usize = 1024;
 /// Writes committed together at most: bounds how long the first of them waits.
 const BATCH: usize = 256;
+/// Longest wait for writes that are expected: what a slow disk's commit takes must not become idle time.
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// Reads at once per database: more only contend for the disk.
 const READERS: u32 = 4;
 
@@ -148,21 +151,47 @@ impl Database {
 }
 
 fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, reserve: Option<&Reserve>) {
+    let mut pace = Pace::default();
     while let Some(first) = queue.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH {
-            match queue.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => break,
-            }
-        }
+        let batch = pace.gather(first, &mut queue);
         if let Some(reserve) = reserve {
             reserve.look();
         }
+        let begun = Instant::now();
+        pace.callers = batch.len();
         commit(conn, path, batch);
+        pace.commit = begun.elapsed();
     }
     if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::warn!(db = %path.display(), error = %e, "the WAL stays beside the database until it is opened again");
+    }
+}
+
+/// What the last commit tells about the next: callers that wait for one write each come back with the next as soon as they are answered, but
+/// not all at once. Without waiting for them the first to come back has a commit of its own, and the others wait for two.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Writes of the last commit.
+    callers: usize,
+    /// How long it took.
+    commit: Duration,
+}
+
+impl Pace {
+    /// The writes to commit together: those that wait, and those expected within half the time of a commit. A caller that is alone waits for
+    /// nobody.
+    fn gather<T>(&self, first: T, queue: &mut mpsc::Receiver<T>) -> Vec<T> {
+        let mut batch = Vec::with_capacity(self.callers.max(1));
+        batch.push(first);
+        let until = Instant::now() + (self.commit / 2).min(LONGEST_WAIT);
+        while batch.len() < BATCH {
+            match queue.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(mpsc::error::TryRecvError::Empty) if batch.len() < self.callers && Instant::now() < until => std::thread::yield_now(),
+                Err(_) => break,
+            }
+        }
+        batch
     }
 }
 
@@ -310,6 +339,28 @@ mod tests {
         assert_eq!(rows(&db).await, acknowledged);
         db.write(|c| Ok(c.execute("INSERT INTO a VALUES (3)", [])?)).await.unwrap();
         assert!(rows(&db).await.contains(&3), "the writer goes on");
+    }
+
+    #[test]
+    fn callers_that_come_back_are_waited_for_within_bounds_and_a_lone_one_waits_for_nobody() {
+        let (send, mut receive) = mpsc::channel(64);
+        let alone = Pace { callers: 1, commit: Duration::from_secs(60) };
+        let begun = Instant::now();
+        assert_eq!(alone.gather(0, &mut receive), [0]);
+        assert!(begun.elapsed() < LONGEST_WAIT * 100);
+        // Two came back late, within the time of a commit; a third never.
+        let two = Pace { callers: 4, commit: Duration::from_secs(60) };
+        send.try_send(1).unwrap();
+        let late = std::thread::spawn(move || send.try_send(2).map(|()| send).unwrap());
+        let send = late.join().unwrap();
+        let begun = Instant::now();
+        assert_eq!(two.gather(0, &mut receive), [0, 1, 2]);
+        assert!(begun.elapsed() >= LONGEST_WAIT, "the fourth was expected");
+        // Nothing is left behind beyond the most that are committed together.
+        for n in 0..64 {
+            send.try_send(n).unwrap();
+        }
+        assert_eq!(Pace::default().gather(0, &mut receive).len(), 65);
     }
 
     #[tokio::test(flavor = "multi_thread")]

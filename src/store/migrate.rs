@@ -28,10 +28,16 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/06-tokens/up.sql"),
         include_str!("../../migrations/state/07-tasks/up.sql"),
         include_str!("../../migrations/state/08-turns/up.sql"),
+        include_str!("../../migrations/state/09-operator-tokens/up.sql"),
     ],
 };
 /// `audit.db`.
-pub(super) const AUDIT: Schema = Schema { name: "audit.db", steps: &[include_str!("../../migrations/audit/01-base/up.sql")] };
+pub(super) const AUDIT: Schema = Schema {
+    name: "audit.db",
+    steps: &[include_str!("../../migrations/audit/01-base/up.sql"), include_str!("../../migrations/audit/02-segments/up.sql")],
+};
+/// A sealed segment of the audit log.
+pub(super) const SEGMENT: Schema = Schema { name: "segment", steps: &[include_str!("../../migrations/segment/01-base/up.sql")] };
 /// `memory.db` of one agent.
 pub(super) const MEMORY: Schema = Schema { name: "memory.db", steps: &[include_str!("../../migrations/memory/01-base/up.sql")] };
 

@@ -1,5 +1,7 @@
 //! Bearer tokens and operator credentials, kept only as hashes. Deliberately absent: making tokens, hashing passwords.
 
+mod operator;
+
 use super::codec::{all, parse_time, parse_time_opt, time};
 use super::fault::Sql;
 use super::{Store, StoreError, StoreResult};
@@ -40,7 +42,7 @@ impl std::fmt::Display for TokenId {
 pub struct TokenRecord {
     /// Id.
     pub id: String,
-    /// Agent it acts as.
+    /// Agent it acts as, or operator it stands for.
     pub agent: String,
     /// What it is for.
     pub label: String,
@@ -59,17 +61,25 @@ pub struct TokenRecord {
 pub struct TokenUse {
     /// Which.
     pub id: TokenId,
-    /// Agent it acts as.
+    /// Agent it acts as, or operator it stands for.
     pub agent: String,
     /// Void after.
     pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What kind of principal a token is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Agent,
+    Operator,
 }
 
 /// A valid token as it is kept in memory.
 #[derive(Debug)]
 pub(super) struct Known {
     sha256: [u8; 32],
-    agent: String,
+    holder: Holder,
+    name: String,
     expires_at: Option<DateTime<Utc>>,
     /// Last note of a use, seconds since 1970.
     noted: AtomicI64,
@@ -102,8 +112,12 @@ impl Store {
         .await
     }
 
-    /// Whose a token is by its SHA-256 (constant-time comparison), unless revoked or expired. Notes the use.
+    /// Whose a token is by its SHA-256 (constant-time comparison), when it is an agent's, unless revoked or expired. Notes the use.
     pub async fn token_use(&self, sha256: &[u8; 32], now: DateTime<Utc>) -> StoreResult<Option<TokenUse>> {
+        self.holder_of(sha256, Holder::Agent, now).await
+    }
+
+    async fn holder_of(&self, sha256: &[u8; 32], holder: Holder, now: DateTime<Utc>) -> StoreResult<Option<TokenUse>> {
         let wanted = *sha256;
         let tokens = self.valid_tokens().await?;
         // Every token is looked at, so that the time tells nothing about which one was near.
@@ -113,7 +127,8 @@ impl Store {
                 found = Some(known);
             }
         }
-        let Some(known) = found.filter(|k| k.expires_at.is_none_or(|e| e > now)) else { return Ok(None) };
+        let holds = |k: &&Known| k.holder == holder && k.expires_at.is_none_or(|e| e > now);
+        let Some(known) = found.filter(holds) else { return Ok(None) };
         let last = known.noted.load(Ordering::Relaxed);
         if now.timestamp() - last >= NOTE_EVERY.num_seconds()
             && known.noted.compare_exchange(last, now.timestamp(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -121,12 +136,19 @@ impl Store {
             // Beside the call: nobody waits for a note, and losing one in a crash costs nothing.
             let inner = Arc::clone(&self.inner);
             tokio::spawn(async move {
-                if let Err(e) = inner.state.write(move |c| note_use(c, &wanted, now)).await {
+                if let Err(e) = inner
+                    .state
+                    .write(move |c| match holder {
+                        Holder::Agent => note_use(c, &wanted, now),
+                        Holder::Operator => operator::note_use(c, &wanted, now),
+                    })
+                    .await
+                {
                     tracing::warn!(error = %e, "the use of a token could not be noted");
                 }
             });
         }
-        Ok(Some(TokenUse { id: TokenId::of(&wanted), agent: known.agent.clone(), expires_at: known.expires_at }))
+        Ok(Some(TokenUse { id: TokenId::of(&wanted), agent: known.name.clone(), expires_at: known.expires_at }))
     }
 
     /// All tokens, newest first; those that ended too.
@@ -181,10 +203,15 @@ impl Store {
         .await
     }
 
-    /// Keeps an operator's credential (a password hash string); a new one replaces the old.
+    /// Keeps an operator's credential (a password hash string); a new one replaces the old and ends the operator's tokens.
     pub async fn put_operator(&self, name: &str, credential: &str, now: DateTime<Utc>) -> StoreResult<()> {
         let (name, credential) = (name.to_owned(), credential.to_owned());
-        self.inner.state.write(move |c| put_operator(c, &name, &credential, now)).await
+        self.change_tokens(move |c| {
+            put_operator(c, &name, &credential, now)?;
+            operator::end_all(c, &name, now)?;
+            Ok(())
+        })
+        .await
     }
 
     /// Operators and their credential hashes, by name.
@@ -213,10 +240,16 @@ fn insert_token(
 
 fn valid_tokens(c: &Connection) -> Sql<Vec<Known>> {
     let mut statement = c.prepare_cached("SELECT sha256, agent, expires_at FROM token WHERE revoked_at IS NULL")?;
-    all(&mut statement, [], |r| {
+    let mut known = all(&mut statement, [], |r| {
         let expires_at = parse_time_opt(WHAT, r.get::<_, Option<String>>(2)?.as_deref())?;
-        Ok(Known { sha256: r.get(0)?, agent: r.get(1)?, expires_at, noted: AtomicI64::new(0) })
-    })
+        Ok(Known { sha256: r.get(0)?, holder: Holder::Agent, name: r.get(1)?, expires_at, noted: AtomicI64::new(0) })
+    })?;
+    known.extend(operator::valid(c)?);
+    Ok(known)
+}
+
+fn moment(r: &rusqlite::Row<'_>, column: usize) -> Sql<Option<DateTime<Utc>>> {
+    Ok(parse_time_opt(WHAT, r.get::<_, Option<String>>(column)?.as_deref())?)
 }
 
 fn hashes(c: &Connection, sql: &str, params: impl rusqlite::Params) -> Sql<Vec<[u8; 32]>> {
@@ -238,15 +271,14 @@ fn records(c: &Connection) -> Sql<Vec<TokenRecord>> {
         "SELECT sha256, agent, label, created_at, used_at, expires_at, revoked_at FROM token ORDER BY created_at DESC, rowid DESC",
     )?;
     all(&mut statement, [], |r| {
-        let moment = |n: usize| -> Sql<Option<DateTime<Utc>>> { Ok(parse_time_opt(WHAT, r.get::<_, Option<String>>(n)?.as_deref())?) };
         Ok(TokenRecord {
             id: TokenId::of(&r.get(0)?).to_string(),
             agent: r.get(1)?,
             label: r.get(2)?,
             created_at: parse_time(WHAT, &r.get::<_, String>(3)?)?,
-            used_at: moment(4)?,
-            expires_at: moment(5)?,
-            revoked_at: moment(6)?,
+            used_at: moment(r, 4)?,
+            expires_at: moment(r, 5)?,
+            revoked_at: moment(r, 6)?,
         })
     })
 }

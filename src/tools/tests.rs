@@ -44,6 +44,28 @@ fn schemas_have_the_form_every_client_reads() {
     }
 }
 
+/// The bundle for desktop clients shows tools before anything runs: what it shows must be what there is.
+#[test]
+fn the_bundles_manifest_lists_the_catalogue() {
+    let manifest: Value = serde_json::from_str(include_str!("../../mcpb/manifest.json")).expect("JSON");
+    for required in ["manifest_version", "name", "version", "description", "author", "server"] {
+        assert!(!manifest[required].is_null(), "{required} is required by the specification");
+    }
+    assert_eq!((manifest["manifest_version"].as_str(), manifest["version"].as_str()), (Some("0.3"), Some(env!("CARGO_PKG_VERSION"))));
+    let server = &manifest["server"];
+    assert_eq!(server["type"], "binary");
+    let entry = server["entry_point"].as_str().expect("a path");
+    assert_eq!(server["mcp_config"]["command"], format!("${{__dirname}}/{entry}"));
+    // Every value a user gives is asked for, and only those are used.
+    let text = server.to_string();
+    let used: std::collections::BTreeSet<&str> =
+        text.split("${user_config.").skip(1).map(|rest| rest.split('}').next().expect("closed")).collect();
+    assert_eq!(used, manifest["user_config"].as_object().expect("an object").keys().map(String::as_str).collect());
+    let tools: Vec<Value> = catalogue().iter().map(|t| json!({"name": t.name, "description": t.description})).collect();
+    let expected = serde_json::to_string_pretty(&tools).expect("JSON");
+    assert_eq!(manifest["tools"], json!(tools), "`tools` of mcpb/manifest.json must be:\n{expected}");
+}
+
 #[test]
 fn each_tool_is_sorted_described_and_short() {
     let names: Vec<_> = catalogue().iter().map(|s| s.name).collect();

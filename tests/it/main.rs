@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adopt;
+mod answers;
 mod container;
 mod crash;
 mod data;
@@ -22,7 +23,9 @@ mod postgres;
 mod prove;
 mod python;
 mod reload;
+mod rest;
 mod support;
 mod tasks;
 mod tidy;
+mod tls;
 mod tokens;

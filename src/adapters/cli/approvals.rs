@@ -73,6 +73,28 @@ enum OperatorsCommand {
         #[arg(long)]
         by: Option<String>,
     },
+    /// Make a bearer token for JSON REST: it reads, and it decides as the operator. Printed once, only its SHA-256 is kept.
+    Token {
+        /// What it is for, e.g. the machine it goes to.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Days it is valid, at most 30.
+        #[arg(long, default_value_t = 7)]
+        days: u32,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
+    /// List operators' tokens by id: label, made, last used, expiry; never the token.
+    Tokens,
+    /// End an operator's token.
+    Revoke {
+        /// Id, e.g. tk-0a1b2c3d4e5f.
+        token: String,
+        /// Operator; asked for when absent.
+        #[arg(long)]
+        operator: Option<String>,
+    },
 }
 
 /// Stop all changes: every agent is refused, also the supervisor's own healing, until `unfreeze`. Reads go on.
@@ -195,8 +217,22 @@ pub async fn operators(global: &Global, args: OperatorsArgs) -> CliResult {
             }
             Admin::OperatorAdd { name, passphrase, credential }
         }
+        OperatorsCommand::Token { label, days, operator } => {
+            let (value, token) =
+                reach::admin(global, Admin::OperatorToken { label, days, credential: terminal::credential(operator)? }).await?;
+            if global.json {
+                output::json(&value);
+            } else {
+                output::line(token);
+                eprintln!("This token is shown once. Whoever has it decides as this operator: keep it where no agent can read it.");
+            }
+            return Ok(Ended::Done);
+        }
+        OperatorsCommand::Tokens => Admin::OperatorTokens,
+        OperatorsCommand::Revoke { token, operator } => Admin::OperatorTokenRevoke { token, credential: terminal::credential(operator)? },
     };
+    let table = if matches!(request, Admin::OperatorTokens) { "operators tokens" } else { "operators" };
     let (value, text) = reach::admin(global, request).await?;
-    output::reply(global.json, "operators", &value, &text);
+    output::reply(global.json, table, &value, &text);
     Ok(Ended::Done)
 }

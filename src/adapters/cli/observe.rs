@@ -104,11 +104,12 @@ async fn own_health(global: &Global) -> CliResult {
     let hint = "is the supervisor running with an HTTP door? see `dockwarden doctor`";
     let failed = |what: String| CliError::Failed(what, hint.into());
     let written = std::fs::read_to_string(&file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
-    let mut address: std::net::SocketAddr = written.trim().parse().map_err(|e| failed(format!("{}: {e}", file.display())))?;
+    let (tls, written) = written.trim().strip_prefix("https://").map_or((false, written.trim()), |rest| (true, rest));
+    let mut address: std::net::SocketAddr = written.parse().map_err(|e| failed(format!("{}: {e}", file.display())))?;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let body = tokio::time::timeout(SELF_WITHIN, get(address, "/health")).await;
+    let body = tokio::time::timeout(SELF_WITHIN, get(address, tls, "/health")).await;
     let body = body
         .map_err(|_| failed(format!("{address} did not answer within {SELF_WITHIN:?}")))?
         .map_err(|e| failed(format!("{address}: {e}")))?;
@@ -117,9 +118,13 @@ async fn own_health(global: &Global) -> CliResult {
 }
 
 /// One GET by hand: a HEALTHCHECK runs every few seconds and needs no client.
-async fn get(address: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+async fn get(address: std::net::SocketAddr, tls: bool, path: &str) -> std::io::Result<String> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    if tls { exchange(crate::adapters::http::tls::own::connect(stream).await?, path).await } else { exchange(stream, path).await }
+}
+
+async fn exchange(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, path: &str) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
     let mut text = String::new();
     stream.take(64 * 1024).read_to_string(&mut text).await?;

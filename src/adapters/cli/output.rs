@@ -15,6 +15,7 @@ const TABLES: &[(&str, &str, &[&str])] = &[
     ("backups", "/snapshots", &["snapshot_id", "at", "stack", "volume", "bytes", "state"]),
     ("audit", "/rows", &["seq", "at", "kind", "agent", "tool", "stack", "verdict", "outcome"]),
     ("agents", "/agents", &["name", "tier", "description"]),
+    ("operators tokens", "/tokens", &["id", "operator", "label", "state", "created_at", "used_at", "expires_at"]),
     ("agents tokens", "/tokens", &["id", "agent", "label", "state", "created_at", "used_at", "expires_at"]),
     ("policy explain", "/rules", &["rule", "verdict", "production", "about"]),
     ("approvals", "/approvals", &["approval_id", "state", "agent", "tool", "stack", "environment", "expires_at"]),

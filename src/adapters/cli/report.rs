@@ -390,7 +390,7 @@ mod tests {
     fn a_report_begins_with_the_chain_and_tells_who_did_what() {
         let mut report = Report::default();
         rows().iter().for_each(|r| report.add(r));
-        let intact = AuditReport { rows: 10, head: "ab".repeat(32), checkpoints: 2, problems: vec![] };
+        let intact = AuditReport { rows: 10, head: "ab".repeat(32), checkpoints: 2, segments: 0, problems: vec![] };
         let first = First { agent: "deployer".into(), tool: "deploy".into(), stack: Some("shop".into()), at: at(1) };
         insta::assert_snapshot!(report.markdown(&intact, std::slice::from_ref(&first), (at(0), at(60)), "box_1"));
         let broken = AuditReport { problems: vec!["row 2 was changed".into()], ..intact };

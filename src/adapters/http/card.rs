@@ -2,17 +2,16 @@
 //! spoken here. Deliberately absent: agents, stacks and anything else that is told to a token's owner only.
 
 use crate::adapters::Doors;
-use axum::Json;
+use crate::adapters::mcp::http::Base;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// The card as seen under a host's name.
-fn card(host: &str, secure: bool, name: &str, skills: Value) -> Value {
-    let scheme = if secure { "https" } else { "http" };
-    let url = format!("{scheme}://{host}/mcp");
+/// The card as seen under an address.
+fn card(base: &str, name: &str, skills: Value) -> Value {
+    let url = format!("{base}/mcp");
     json!({
         "protocolVersion": "0.3.0",
         "name": format!("dockwarden on {name}"),
@@ -30,14 +29,12 @@ fn card(host: &str, secure: bool, name: &str, skills: Value) -> Value {
     })
 }
 
-/// `GET /.well-known/agent-card.json`. `secure`: a proxy with TLS stands in front.
-pub async fn agent_card(State(doors): State<Arc<Doors>>, headers: HeaderMap, secure: bool) -> Response {
-    // The guard has checked it against the list of names.
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("localhost");
+/// `GET /.well-known/agent-card.json`.
+pub async fn agent_card(State(doors): State<Arc<Doors>>, Extension(Base(base)): Extension<Base>) -> Response {
     let skill =
         |p: &crate::model::prompt::Prompt| json!({"id": p.name, "name": p.title, "description": p.description, "tags": ["mcp-prompt"]});
     let skills = doors.house.prompts.load().iter().map(skill).collect();
-    Json(card(host, secure, &doors.house.config.host_name, skills)).into_response()
+    Json(card(&base, &doors.house.config.host_name, skills)).into_response()
 }
 
 #[cfg(test)]
@@ -46,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_card_has_what_the_specification_requires_and_points_to_the_mcp_door() {
-        let card = card("box:7420", true, "box", json!([]));
+        let card = card("https://box:7420", "box", json!([]));
         let required = [
             "protocolVersion",
             "name",

@@ -1,10 +1,10 @@
 //! Host and Origin allow-lists (a browser on this machine must not become a client by DNS rebinding), and the rule for addresses beyond
 //! loopback. Deliberately absent: tokens of `/mcp`, which belong to its own door.
 
-use crate::adapters::Doors;
-use crate::adapters::mcp::http::{caller, problem};
+use super::api::Who;
+use crate::adapters::mcp::http::{Base, problem};
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::net::{IpAddr, SocketAddr};
@@ -19,20 +19,22 @@ pub struct Guard {
     pub origins: Vec<String>,
     /// The listener is reachable from other machines or containers.
     pub beyond_loopback: bool,
+    /// It speaks TLS itself.
+    pub tls: bool,
 }
 
 /// Why the listener was not opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
 pub enum BindRefused {
-    /// Not loopback, no proxy.
+    /// Not loopback, no TLS, no proxy.
     #[error("{0} is reachable from other machines and this door has no TLS")]
     #[diagnostic(help(
-        "listen on 127.0.0.1, or put a TLS proxy (or a private container network) in front and add --behind-proxy --allowed-host NAME"
+        "listen on 127.0.0.1, or set tls_cert and tls_key in [http] of dockwarden.toml, or put a TLS proxy (or a private container network) in front and add --behind-proxy; the latter two need --allowed-host NAME"
     ))]
     BeyondLoopback(SocketAddr),
-    /// Behind a proxy without names.
-    #[error("--behind-proxy needs the host names clients use")]
-    #[diagnostic(help("add --allowed-host NAME for each name the proxy passes on, or allowed_hosts in dockwarden.toml"))]
+    /// Beyond loopback without names.
+    #[error("an address beyond loopback needs the host names clients use")]
+    #[diagnostic(help("add --allowed-host NAME for each name clients (or the proxy) use, or allowed_hosts in dockwarden.toml"))]
     NoHosts,
 }
 
@@ -40,11 +42,11 @@ pub enum BindRefused {
 ///
 /// # Errors
 /// See `BindRefused`.
-pub fn may_bind(address: SocketAddr, behind_proxy: bool, hosts: &[String]) -> Result<(), BindRefused> {
+pub fn may_bind(address: SocketAddr, tls: bool, behind_proxy: bool, hosts: &[String]) -> Result<(), BindRefused> {
     if address.ip().is_loopback() {
         return Ok(());
     }
-    if !behind_proxy {
+    if !tls && !behind_proxy {
         return Err(BindRefused::BeyondLoopback(address));
     }
     if hosts.is_empty() { Err(BindRefused::NoHosts) } else { Ok(()) }
@@ -73,6 +75,15 @@ fn loopback(name: &str) -> bool {
 }
 
 impl Guard {
+    /// The scheme a request came by, as far as can be known: a proxy says it, and one that says nothing has TLS.
+    fn scheme(&self, headers: &HeaderMap) -> &'static str {
+        let forwarded = headers.get("x-forwarded-proto").and_then(|v| v.to_str().ok());
+        match (self.tls, self.beyond_loopback, forwarded) {
+            (true, ..) => "https",
+            (false, true, Some("http")) | (false, false, _) => "http",
+            (false, true, _) => "https",
+        }
+    }
     /// Whether a `Host` is ours.
     pub fn host(&self, host: &str) -> bool {
         let Some((name, port)) = authority(host) else { return false };
@@ -91,27 +102,26 @@ impl Guard {
 }
 
 /// Middleware: refuses foreign Host and Origin before anything else looks at the request.
-pub async fn names(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub async fn names(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).or_else(|| request.uri().authority().map(|a| a.as_str()));
-    if !host.is_some_and(|h| guard.host(h)) {
+    let base = host.filter(|h| guard.host(h)).map(|h| format!("{}://{h}", guard.scheme(headers)));
+    let Some(base) = base else {
         let hint = "use 127.0.0.1 or localhost, or an operator adds the name to allowed_hosts in dockwarden.toml (or --allowed-host)";
         return problem(StatusCode::MISDIRECTED_REQUEST, "host_refused", "this server does not answer to that Host", hint);
-    }
+    };
     let foreign = headers.get_all(header::ORIGIN).iter().any(|o| !o.to_str().is_ok_and(|o| guard.origin(o)));
     if foreign {
         let hint = "an operator adds the origin to allowed_origins in dockwarden.toml";
         return problem(StatusCode::FORBIDDEN, "origin_refused", "pages of that Origin are not served", hint);
     }
+    request.extensions_mut().insert(Base(base));
     next.run(request).await
 }
 
-/// Middleware: any agent's token, for what tells about the host when it is reachable from elsewhere.
-pub async fn token(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
-    match caller(&doors, request.headers()).await {
-        Ok(_) => next.run(request).await,
-        Err(refused) => *refused,
-    }
+/// Middleware: any valid token, for what tells about the host when it is reachable from elsewhere.
+pub async fn token(_who: Who, request: Request, next: Next) -> Response {
+    next.run(request).await
 }
 
 #[cfg(test)]
@@ -123,6 +133,7 @@ mod tests {
             hosts: vec!["dockwarden".into(), "box.example:7420".into()],
             origins: vec!["https://console.example".into()],
             beyond_loopback: true,
+            tls: false,
         }
     }
 
@@ -149,6 +160,19 @@ mod tests {
     }
 
     #[test]
+    fn the_scheme_is_ours_or_what_the_proxy_says() {
+        let said =
+            |proto: &str| HeaderMap::from_iter([(header::HeaderName::from_static("x-forwarded-proto"), proto.parse().expect("a value"))]);
+        let local = Guard { beyond_loopback: false, ..guard() };
+        assert_eq!((local.scheme(&HeaderMap::new()), local.scheme(&said("https"))), ("http", "http"));
+        assert_eq!(
+            (guard().scheme(&HeaderMap::new()), guard().scheme(&said("http")), guard().scheme(&said("x"))),
+            ("https", "http", "https")
+        );
+        assert_eq!(Guard { tls: true, ..local }.scheme(&said("http")), "https");
+    }
+
+    #[test]
     fn origins_are_loopback_or_listed() {
         for good in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:1", "https://console.example"] {
             assert!(guard().origin(good), "{good}");
@@ -159,12 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_beyond_loopback_needs_a_proxy_and_names() {
+    fn an_address_beyond_loopback_needs_tls_or_a_proxy_and_names() {
         let any: SocketAddr = "0.0.0.0:7420".parse().expect("address");
         let local: SocketAddr = "127.0.0.1:0".parse().expect("address");
-        assert_eq!(may_bind(local, false, &[]), Ok(()));
-        assert_eq!(may_bind(any, false, &["x".into()]), Err(BindRefused::BeyondLoopback(any)));
-        assert_eq!(may_bind(any, true, &[]), Err(BindRefused::NoHosts));
-        assert_eq!(may_bind(any, true, &["x".into()]), Ok(()));
+        assert_eq!(may_bind(local, false, false, &[]), Ok(()));
+        assert_eq!(may_bind(any, false, false, &["x".into()]), Err(BindRefused::BeyondLoopback(any)));
+        for (tls, behind_proxy) in [(true, false), (false, true), (true, true)] {
+            assert_eq!(may_bind(any, tls, behind_proxy, &[]), Err(BindRefused::NoHosts));
+            assert_eq!(may_bind(any, tls, behind_proxy, &["x".into()]), Ok(()));
+        }
     }
 }

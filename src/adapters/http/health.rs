@@ -75,7 +75,7 @@ pub async fn front_page(State(doors): State<Arc<Doors>>) -> String {
          Attach (an operator makes the token on the host: dockwarden agents token NAME):\n\n  \
          claude mcp add --transport http dockwarden http://THIS-ADDRESS/mcp --header \"Authorization: Bearer TOKEN\"\n\n\
          On the host itself no token is needed:\n\n  claude mcp add dockwarden -- dockwarden mcp --agent stack-keeper\n\n\
-         For machines: /health /ready /api/health/deep /metrics\n",
+         For machines: /api/openapi.json /health /ready /api/health/deep /metrics\n",
         env!("CARGO_PKG_VERSION")
     )
 }

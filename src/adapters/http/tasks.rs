@@ -2,12 +2,13 @@
 //! line as the tools `task_submit` and `tasks`. Deliberately absent: anything those two do not do.
 
 use crate::adapters::Doors;
-use crate::adapters::mcp::http::{identity, problem};
+use crate::adapters::http::api::who::Who;
+use crate::adapters::mcp::http::problem;
 use crate::call::error::ErrorCode;
-use crate::call::{CallError, Door, Principal};
+use crate::call::CallError;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -43,15 +44,8 @@ pub fn router(doors: &Arc<Doors>) -> Router {
     routes.layer(DefaultBodyLimit::max(MAX_BODY)).with_state(Arc::clone(doors))
 }
 
-async fn call(doors: &Arc<Doors>, headers: &HeaderMap, tool: &str, input: Value) -> Result<Value, Box<Response>> {
-    let (caller, token) = identity(doors, headers).await?;
-    let who = Principal {
-        agent: caller.agent,
-        door: Door::McpHttp(Some(token.id)),
-        client: Some("rest".into()),
-        read_only: caller.read_only,
-        on_behalf: vec![],
-    };
+async fn call(doors: &Arc<Doors>, who: &Who, tool: &str, input: Value) -> Result<Value, Box<Response>> {
+    let who = who.principal(doors).map_err(|e| Box::new(refused(&e)))?;
     doors.call(who, tool.to_owned(), input, None).await.map(|reply| reply.value).map_err(|e| Box::new(refused(&e)))
 }
 
@@ -73,7 +67,7 @@ fn refused(e: &CallError) -> Response {
     response
 }
 
-async fn submit(State(doors): State<Arc<Doors>>, headers: HeaderMap, body: Result<Json<NewTask>, JsonRejection>) -> Response {
+async fn submit(State(doors): State<Arc<Doors>>, who: Who, body: Result<Json<NewTask>, JsonRejection>) -> Response {
     let new = match body {
         Ok(Json(new)) => new,
         Err(e) => {
@@ -83,7 +77,7 @@ async fn submit(State(doors): State<Arc<Doors>>, headers: HeaderMap, body: Resul
     };
     let wish = json!({"agent": new.agent_id, "skill": new.skill_id, "prompt": new.prompt, "input": new.input, "stack": new.stack,
                       "idempotency_key": new.idempotency_key, "delay_s": new.delay_s});
-    match call(&doors, &headers, "task_submit", wish).await {
+    match call(&doors, &who, "task_submit", wish).await {
         // An approval may stand before it: then there is no task yet.
         Ok(value) => match value["task_id"].as_str().and_then(|id| HeaderValue::from_str(&format!("/api/tasks/{id}")).ok()) {
             Some(place) => (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(value)).into_response(),
@@ -93,8 +87,8 @@ async fn submit(State(doors): State<Arc<Doors>>, headers: HeaderMap, body: Resul
     }
 }
 
-async fn show(State(doors): State<Arc<Doors>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    match call(&doors, &headers, "tasks", json!({"task_id": id})).await {
+async fn show(State(doors): State<Arc<Doors>>, Path(id): Path<String>, who: Who) -> Response {
+    match call(&doors, &who, "tasks", json!({"task_id": id})).await {
         Ok(mut value) => {
             let mut task = value["tasks"][0].take();
             task["steps"] = value["steps"].take();

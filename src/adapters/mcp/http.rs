@@ -54,7 +54,7 @@ pub fn router(doors: &Arc<Doors>) -> Router {
 }
 
 async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Next) -> Response {
-    let (mut caller, token) = match identity(&keeper.doors, request.headers()).await {
+    let (mut caller, token) = match identity(&keeper.doors, request.headers(), &base_of(request.extensions())).await {
         Ok(identity) => identity,
         Err(refused) => return *refused,
     };
@@ -71,7 +71,7 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let ends = request.method() == axum::http::Method::DELETE;
     let _here = keeper.doors.presence.enter();
     let revoked = keeper.doors.tokens.watch(token.id);
-    let headers = request.headers().clone();
+    let (headers, base) = (request.headers().clone(), base_of(request.extensions()));
     let mut response = next.run(request).await;
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
@@ -82,7 +82,7 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         return response;
     }
     // A token that was revoked before it was watched would have nobody to end its stream.
-    if let Err(refused) = identity(&keeper.doors, &headers).await {
+    if let Err(refused) = identity(&keeper.doors, &headers, &base).await {
         return *refused;
     }
     // A stream that is open when its token ends must end with it: the next request is refused anyway.
@@ -134,27 +134,22 @@ fn unreadable(name: &str) -> CallError {
     )
 }
 
-/// The agent behind a request's bearer token.
+/// Scheme and authority a request was sent to, e.g. `https://box:7420`; the guard puts it into the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base(pub String);
+
+/// [`Base`] of a request; empty when the guard was not asked.
+pub fn base_of(extensions: &axum::http::Extensions) -> String {
+    extensions.get::<Base>().map(|b| b.0.clone()).unwrap_or_default()
+}
+
+/// The agent behind a request's bearer token, and the token.
 ///
 /// # Errors
 /// The 401 or 503 to send.
-pub async fn caller(doors: &Doors, headers: &HeaderMap) -> Result<Caller, Box<Response>> {
-    identity(doors, headers).await.map(|(caller, _)| caller)
-}
-
-/// The same, with the token that opened the door.
-///
-/// # Errors
-/// As [`caller`].
-pub async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, TokenUse), Box<Response>> {
-    let hint = "an operator makes a token with `dockwarden agents token NAME`; send it as `Authorization: Bearer TOKEN`";
-    let refuse = |message: &str| {
-        let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message, hint);
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"dockwarden\""));
-        Box::new(response)
-    };
+pub async fn identity(doors: &Doors, headers: &HeaderMap, base: &str) -> Result<(Caller, TokenUse), Box<Response>> {
     let Some(token) = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(bearer) else {
-        return Err(refuse("this door needs a bearer token"));
+        return Err(unauthorized(base, "this door needs a bearer token", false));
     };
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     match doors.house.store.token_use(&hash, Utc::now()).await {
@@ -162,9 +157,9 @@ pub async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, Tok
             Ok(agent) if doors.house.rulebook.load().agents.contains_key(agent.as_str()) => {
                 Ok((Caller { agent, read_only: false, toolsets: Selection::default() }, token))
             }
-            _ => Err(refuse("the token belongs to an agent that has no manifest any more")),
+            _ => Err(unauthorized(base, "the token belongs to an agent that has no manifest any more", true)),
         },
-        Ok(None) => Err(refuse("the token is not known, was revoked or has expired")),
+        Ok(None) => Err(unauthorized(base, "the token is not known as an agent's, was revoked or has expired", true)),
         Err(e) => {
             tracing::error!(error = %e, "tokens could not be read");
             Err(Box::new(problem(
@@ -177,12 +172,26 @@ pub async fn identity(doors: &Doors, headers: &HeaderMap) -> Result<(Caller, Tok
     }
 }
 
+/// A 401 that says where to read about the tokens (RFC 9728); `shown`: there was a token, and it is not valid (RFC 6750).
+pub fn unauthorized(base: &str, message: &str, shown: bool) -> Box<Response> {
+    let hint = "an operator makes a token with `dockwarden agents token NAME`; send it as `Authorization: Bearer TOKEN`";
+    let mut response = problem(StatusCode::UNAUTHORIZED, "unauthorized", message, hint);
+    let error = if shown { "error=\"invalid_token\", " } else { "" };
+    let metadata = crate::adapters::http::resource::WELL_KNOWN;
+    let text = format!("Bearer realm=\"dockwarden\", {error}resource_metadata=\"{base}{metadata}/mcp\"");
+    // A Host that is no header value was refused before.
+    let value = header::HeaderValue::from_str(&text).unwrap_or(header::HeaderValue::from_static("Bearer realm=\"dockwarden\""));
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    Box::new(response)
+}
+
 /// Requests since 2026-07-28 have no session; versions are dates and compare as text.
 fn stateless(headers: &HeaderMap) -> bool {
     headers.get("mcp-protocol-version").and_then(|v| v.to_str().ok()).is_some_and(|v| v >= "2026-07-28")
 }
 
-fn bearer(value: &str) -> Option<&str> {
+/// The token of an `Authorization` header.
+pub fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
 }

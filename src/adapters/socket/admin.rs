@@ -113,6 +113,15 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::Tokens => tokens::list(house).await,
         Admin::Spent { month } => spent(house, month.as_deref()).await,
         Admin::TokenRevoke { token, credential } => tokens::revoke(doors, &token, credential.as_ref()).await,
+        Admin::OperatorToken { label, days, credential } => {
+            let by = verified(house, &credential).await?;
+            tokens::make_for_operator(house, &by, &label, days).await
+        }
+        Admin::OperatorTokens => tokens::list_of_operators(house).await,
+        Admin::OperatorTokenRevoke { token, credential } => {
+            let by = verified(house, &credential).await?;
+            tokens::revoke_of_operator(house, &token, &by).await
+        }
         Admin::PolicyCheck => {
             let stacks = crate::call::judge::running(house).await?;
             let line = |s: &crate::call::judge::Judged| {
@@ -131,7 +140,10 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
         Admin::AuditVerify => {
             let report = house.store.audit_verify().await?;
             let text = if report.problems.is_empty() {
-                format!("intact: {} rows, {} checkpoints, head {}", report.rows, report.checkpoints, report.head)
+                format!(
+                    "intact: {} rows, {} segments, {} checkpoints, head {}",
+                    report.rows, report.segments, report.checkpoints, report.head
+                )
             } else {
                 format!("NOT intact:\n{}", report.problems.join("\n"))
             };

@@ -73,8 +73,20 @@ pub fn verify(passphrase: &str, stored: &str) -> Result<bool, CredentialError> {
 /// # Errors
 /// `Random`.
 pub fn token() -> Result<(String, [u8; 32]), CredentialError> {
+    prefixed("dw_")
+}
+
+/// The same for an operator; the prefix tells people, and scanners for leaked secrets, what it is.
+///
+/// # Errors
+/// `Random`.
+pub fn operator_token() -> Result<(String, [u8; 32]), CredentialError> {
+    prefixed(crate::adapters::http::api::OPERATOR_PREFIX)
+}
+
+fn prefixed(prefix: &str) -> Result<(String, [u8; 32]), CredentialError> {
     let bytes: [u8; 32] = random()?;
-    let token = format!("dw_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
+    let token = format!("{prefix}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
     let kept = Sha256::digest(token.as_bytes()).into();
     Ok((token, kept))
 }

@@ -233,6 +233,25 @@ pub enum Admin {
         #[serde(default)]
         credential: Option<Credential>,
     },
+    /// A new bearer token for the operator whose credential it is.
+    OperatorToken {
+        /// What it is for, e.g. a phone.
+        #[serde(default)]
+        label: String,
+        /// Days it is valid.
+        days: u32,
+        /// Who it is for.
+        credential: Credential,
+    },
+    /// Tokens of operators there are, without the tokens.
+    OperatorTokens,
+    /// Ends one token of an operator.
+    OperatorTokenRevoke {
+        /// Its id.
+        token: String,
+        /// Who says so.
+        credential: Credential,
+    },
     /// Judges the current release of every stack by the policy in force.
     PolicyCheck,
     /// Rows of the audit log after a row, oldest first.

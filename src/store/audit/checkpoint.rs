@@ -2,6 +2,7 @@
 //! C2SP tlog-checkpoint and signed-note (origin, size, head hash, signature line); the head is that of a hash chain, not of a tree.
 
 use super::rows;
+use super::segments::Log;
 use crate::store::chain::Hash;
 use crate::store::fault::{Sql, corrupt, io};
 use crate::store::{Inner, StoreResult, codec, migrate};
@@ -38,7 +39,8 @@ pub(super) fn noted_sizes(note: &serde_json::Value) -> Vec<i64> {
     listed.unwrap_or_else(|| note["size"].as_i64().into_iter().collect())
 }
 
-fn origin(instance: &str) -> String {
+/// First line of whatever this home signs.
+pub(super) fn origin(instance: &str) -> String {
     format!("dockwarden/{instance}")
 }
 
@@ -48,18 +50,22 @@ fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
     [hash[0], hash[1], hash[2], hash[3]]
 }
 
-/// The text of a checkpoint with its signature; `at` is an extension line.
-fn sign(head: &Head, inner: &Inner, at: DateTime<Utc>) -> String {
+/// The text of a checkpoint; `at` is an extension line.
+fn text(head: &Head, inner: &Inner, at: DateTime<Utc>) -> String {
+    format!("{}\n{}\n{}\nat {}\n", origin(&inner.instance), head.size, STANDARD.encode(head.hash), codec::time(at))
+}
+
+/// A text with its signature. Its first line has to be the origin.
+pub(super) fn sign(text: &str, inner: &Inner) -> String {
     let name = origin(&inner.instance);
-    let text = format!("{name}\n{}\n{}\nat {}\n", head.size, STANDARD.encode(head.hash), codec::time(at));
     let key = &inner.keys.checkpoint;
     let mut signature = key_id(&name, &key.verifying_key()).to_vec();
     signature.extend_from_slice(&key.sign(text.as_bytes()).to_bytes());
     format!("{text}\n\u{2014} {name} {}\n\n", STANDARD.encode(signature))
 }
 
-/// Checks one checkpoint, without its trailing empty line.
-fn parse(note: &str, inner: &Inner) -> Result<Head, String> {
+/// The text of a signed note, without its trailing empty line, when the signature is ours and fits.
+pub(super) fn verified(note: &str, inner: &Inner) -> Result<String, String> {
     let (text, signatures) = note.split_once("\n\n").ok_or("it has no signature")?;
     let text = format!("{text}\n");
     let name = origin(&inner.instance);
@@ -76,10 +82,16 @@ fn parse(note: &str, inner: &Inner) -> Result<Head, String> {
         _ => return Err("it is signed with another key than keys/checkpoint.key".into()),
     };
     key.verify_strict(text.as_bytes(), &signature).map_err(|_| "its signature does not fit its text".to_owned())?;
-    let mut lines = text.lines();
-    if lines.next() != Some(name.as_str()) {
+    if text.lines().next() != Some(name.as_str()) {
         return Err(format!("its origin is not {name}"));
     }
+    Ok(text)
+}
+
+/// Checks one checkpoint, without its trailing empty line.
+fn parse(note: &str, inner: &Inner) -> Result<Head, String> {
+    let text = verified(note, inner)?;
+    let mut lines = text.lines().skip(1);
     let size = lines.next().and_then(|l| l.parse().ok()).filter(|s| *s >= 0).ok_or("its size is not a number")?;
     let hash = lines.next().and_then(|l| STANDARD.decode(l).ok()).and_then(|b| b.try_into().ok()).ok_or("its hash is malformed")?;
     Ok(Head { size, hash })
@@ -109,18 +121,18 @@ pub(super) fn read(file: &Path) -> StoreResult<String> {
 }
 
 /// Signs the head, unless the last checkpoint says it already. `None` = nothing was written.
-pub(super) fn write(c: &Connection, file: &Path, inner: &Inner, now: DateTime<Utc>) -> Sql<Option<Head>> {
+pub(super) fn write(log: &Log<'_>, c: &Connection, file: &Path, inner: &Inner, now: DateTime<Utc>) -> Sql<Option<Head>> {
     let (size, hash) = rows::head(c)?;
     let head = Head { size, hash };
-    let text = read(file)?;
-    let (known, complete) = parse_all(&text, inner);
+    let there = read(file)?;
+    let (known, complete) = parse_all(&there, inner);
     if let Some(last) = known.last() {
         let last =
             last.as_ref().map_err(|e| corrupt("checkpoint", format!("the last one in {}: {e}; run audit verify", file.display())))?;
         if *last == head {
             return Ok(None);
         }
-        if last.size > 0 && rows::hash_of(c, last.size)?.as_deref() != Some(last.hash.as_slice()) {
+        if last.size > 0 && log.hash_of(last.size)?.as_deref() != Some(last.hash.as_slice()) {
             let detail = format!("row {} is not the one the last checkpoint was made of; nothing is signed, run audit verify", last.size);
             return Err(corrupt("audit log", detail).into());
         }
@@ -128,7 +140,7 @@ pub(super) fn write(c: &Connection, file: &Path, inner: &Inner, now: DateTime<Ut
     if size == 0 {
         return Ok(None);
     }
-    append(file, complete, &sign(&head, inner, now))?;
+    append(file, complete, &sign(&text(&head, inner, now), inner))?;
     Ok(Some(head))
 }
 

@@ -17,12 +17,12 @@ async fn filled(store: &Store) {
 }
 
 /// Changes the file as an attacker does, without a trace in its schema.
-fn forge(store: &Store, change: impl FnOnce(&Connection)) {
+pub(super) fn forge(store: &Store, change: impl FnOnce(&Connection)) {
     let conn = Connection::open(store.home().join("audit.db")).unwrap();
     let mut statement = conn.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").unwrap();
     let triggers: Vec<(String, String)> = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect();
     drop(statement);
-    assert_eq!(triggers.len(), 3);
+    assert_eq!(triggers.len(), 6);
     for (name, _) in &triggers {
         conn.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
     }
@@ -33,7 +33,7 @@ fn forge(store: &Store, change: impl FnOnce(&Connection)) {
 }
 
 /// Computes the chain anew from a row to the end: what an attacker who knows the format does after a change.
-fn rechain(c: &Connection, from: i64) {
+pub(super) fn rechain(c: &Connection, from: i64) {
     let mut rows = vec![];
     rows::each(c, |row| {
         rows.push(row);

@@ -219,7 +219,8 @@ pub(super) fn append(c: &Connection, new: &NewRow) -> Sql<i64> {
     Ok(row.seq)
 }
 
-fn insert(c: &Connection, r: &RawRow) -> Sql<usize> {
+/// Writes a row as it is; only the next one after the head is taken.
+pub(super) fn insert(c: &Connection, r: &RawRow) -> Sql<usize> {
     let mut statement = c.prepare_cached(
         "INSERT INTO audit (seq, at, kind, call, agent, door, tool, stack, environment, verdict, outcome, detail, prev_hash, hash)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -263,6 +264,16 @@ pub(super) fn each(c: &Connection, mut see: impl FnMut(RawRow) -> Sql<()>) -> Sq
     Ok(())
 }
 
+/// Calls `see` with the rows from one to another, oldest first.
+pub(super) fn each_between(c: &Connection, first: i64, last: i64, mut see: impl FnMut(RawRow) -> Sql<()>) -> Sql<()> {
+    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM audit WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq"))?;
+    let mut rows = statement.query([first, last])?;
+    while let Some(row) = rows.next()? {
+        see(RawRow::read(row)?)?;
+    }
+    Ok(())
+}
+
 /// Newest intent of a call.
 pub(super) fn intent_of(c: &Connection, call: &str) -> Sql<Option<AuditRow>> {
     let mut statement =
@@ -296,12 +307,12 @@ pub(super) fn open_calls(c: &Connection) -> Sql<Vec<String>> {
     all(&mut statement, [], |r| Ok(r.get(0)?))
 }
 
-/// Rows by filter, newest first.
-pub(super) fn select(c: &Connection, q: &AuditQuery) -> Sql<Vec<AuditRow>> {
+/// Rows by filter that come after a row, newest first.
+pub(super) fn select(c: &Connection, q: &AuditQuery, floor: i64) -> Sql<Vec<AuditRow>> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM audit
          WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR tool = ?2) AND (?3 IS NULL OR stack = ?3) AND (?4 IS NULL OR verdict = ?4)
-           AND (?5 IS NULL OR outcome = ?5) AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at < ?7) AND seq < ?8
+           AND (?5 IS NULL OR outcome = ?5) AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at < ?7) AND seq < ?8 AND seq > ?10
          ORDER BY seq DESC LIMIT ?9"
     ))?;
     let params = params![
@@ -313,7 +324,8 @@ pub(super) fn select(c: &Connection, q: &AuditQuery) -> Sql<Vec<AuditRow>> {
         q.since.map(time),
         q.until.map(time),
         q.before_seq.unwrap_or(i64::MAX),
-        limit(q.limit)
+        limit(q.limit),
+        floor
     ];
     all(&mut statement, params, |r| RawRow::read(r)?.parse())
 }

@@ -1,6 +1,8 @@
-//! Looks for edits, gaps, reordered or missing rows, removed guards and broken checkpoints, and says where. Changes nothing.
+//! Looks for edits, gaps, reordered or missing rows, removed guards, broken checkpoints, and segments that are missing, swapped or edited, and says
+//! where. Changes nothing.
 
-use super::{AuditReport, checkpoint, rows};
+use super::segments::{self, Log, Segment};
+use super::{AuditReport, checkpoint, rotate, rows};
 use crate::store::chain::{GENESIS, Hash, hex};
 use crate::store::fault::Sql;
 use crate::store::{Inner, migrate};
@@ -31,7 +33,14 @@ impl Problems {
 }
 
 /// Verifies the open log against the checkpoint file and the note of the last checkpoint.
-pub(super) fn verify(c: &Connection, file: &Path, inner: &Inner, noted: Option<serde_json::Value>) -> Sql<AuditReport> {
+pub(super) fn verify(
+    log: &Log<'_>,
+    c: &Connection,
+    dir: &Path,
+    file: &Path,
+    inner: &Inner,
+    noted: Option<serde_json::Value>,
+) -> Sql<AuditReport> {
     let mut problems = Problems::default();
     guards(c, &mut problems)?;
     let (stated, _) = checkpoint::parse_all(&checkpoint::read(file)?, inner);
@@ -60,13 +69,14 @@ pub(super) fn verify(c: &Connection, file: &Path, inner: &Inner, noted: Option<s
         let is = if missing.len() == 1 { "is" } else { "are" };
         problems.say(format!("the {what} {} {is} missing from {}", missing.join(", "), file.display()));
     }
-    let (rows, head) = chain(c, &by_size, &mut problems)?;
+    let seen = Chain { checkpoints: &by_size, problems: &mut problems, count: 0, last: 0, prev: Some(GENESIS) };
+    let (count, last, head) = seen.whole(log, dir, inner)?;
     if let Some((&size, _)) = by_size.last_key_value()
-        && rows.last < size
+        && last < size
     {
-        problems.say(format!("the log ends with row {}, a checkpoint was made of row {size}: rows were cut off", rows.last));
+        problems.say(format!("the log ends with row {last}, a checkpoint was made of row {size}: rows were cut off"));
     }
-    Ok(AuditReport { rows: rows.count, head: hex(&head), checkpoints, problems: problems.done() })
+    Ok(AuditReport { rows: count, head: hex(&head), checkpoints, segments: log.segments().len(), problems: problems.done() })
 }
 
 /// The table and triggers must be those of a fresh file.
@@ -83,39 +93,134 @@ fn guards(c: &Connection, problems: &mut Problems) -> Sql<()> {
     Ok(())
 }
 
-#[derive(Default)]
-struct Seen {
+/// The walk along the chain.
+struct Chain<'a> {
+    checkpoints: &'a BTreeMap<i64, Hash>,
+    problems: &'a mut Problems,
     count: i64,
     last: i64,
+    /// `None` after a gap: nobody knows what stood before.
+    prev: Option<Hash>,
 }
 
-fn chain(c: &Connection, checkpoints: &BTreeMap<i64, Hash>, problems: &mut Problems) -> Sql<(Seen, Hash)> {
-    let mut seen = Seen::default();
-    let mut prev = GENESIS;
-    rows::each(c, |row| {
-        let expected = seen.last + 1;
+impl Chain<'_> {
+    /// Every segment, then the database: rows there are, number and hash of the last.
+    fn whole(mut self, log: &Log<'_>, dir: &Path, inner: &Inner) -> Sql<(i64, i64, Hash)> {
+        for segment in log.segments() {
+            self.segment(log, segment, dir, inner)?;
+            // Goes on from what the database says, so that one bad segment is told once and not by all after it.
+            (self.last, self.prev) = (segment.last, Some(segment.head));
+        }
+        unlisted(log, dir, self.problems)?;
+        let floor = self.last;
+        let mut left = None;
+        log.each(None, |row| {
+            // Sealed already, and not yet deleted: the next rotation does it.
+            if row.seq <= floor {
+                left = Some((row.seq, row.hash));
+                return Ok(());
+            }
+            self.row(&row);
+            Ok(())
+        })?;
+        if let Some((seq, hash)) = left
+            && log.hash_of(seq)?.is_some_and(|sealed| sealed != hash)
+        {
+            self.problems.say(format!("row {seq} is not the one that was sealed"));
+        }
+        Ok((self.count, self.last, self.prev.unwrap_or(GENESIS)))
+    }
+
+    fn segment(&mut self, log: &Log<'_>, segment: &Segment, dir: &Path, inner: &Inner) -> Sql<()> {
+        let Segment { first, last, .. } = *segment;
+        let file = segments::file(dir, first);
+        let name = format!("segment of rows {first} to {last}");
+        if first != self.last + 1 {
+            self.problems.say(format!("rows {} to {} are in no segment", self.last + 1, first - 1));
+            (self.last, self.prev) = (first - 1, None);
+        }
+        match rotate::read_seal(&segments::seal_file(dir, first), inner) {
+            Err(e) => self.problems.say(format!("the seal of the {name} cannot be trusted: {e}")),
+            Ok(sealed) if sealed != (first, last, segment.head, segment.sha256) => {
+                self.problems.say(format!("the seal of the {name} is of another segment: rows {} to {}", sealed.0, sealed.1));
+            }
+            Ok(_) => {}
+        }
+        let found = match std::fs::metadata(&file) {
+            Ok(_) => rotate::digest(&file)?,
+            Err(e) => {
+                self.problems.say(format!("the {name} is missing: {}: {e}", file.display()));
+                return Ok(());
+            }
+        };
+        // What is in the file as it was sealed was checked row by row then; it is checked again all the same.
+        let sealed = found == segment.sha256;
+        if !sealed {
+            self.problems.say(format!("the {name} was changed: {} is not the file that was sealed", file.display()));
+        }
+        let (before, mut range) = (self.count, None::<(i64, i64)>);
+        let walked = log.each(Some(segment), |row| {
+            range = Some((range.map_or(row.seq, |r| r.0), row.seq));
+            // A file with rows of another part is told as such, not row by row.
+            if (first..=last).contains(&row.seq) {
+                self.row(&row);
+            }
+            Ok(())
+        });
+        match (walked, range) {
+            (Err(e), _) => self.problems.say(format!("the {name} cannot be read: {}", e.named(&file))),
+            (Ok(()), Some((a, b))) if a > last || b < first => self.problems.say(format!("the {name} holds rows {a} to {b}")),
+            (Ok(()), _) if self.last != last => self.problems.say(format!("the {name} ends with row {}", self.last)),
+            (Ok(()), _) if self.prev != Some(segment.head) => {
+                self.problems.say(format!("the {name} does not end with the hash it was sealed with"))
+            }
+            (Ok(()), _) => {}
+        }
+        tracing::debug!(rows = self.count - before, sealed, "a segment was verified");
+        Ok(())
+    }
+
+    fn row(&mut self, row: &rows::RawRow) {
+        let expected = self.last + 1;
         if row.seq != expected {
-            problems.say(match row.seq - expected {
+            self.problems.say(match row.seq - expected {
                 ..=0 => format!("row {} has an impossible number", row.seq),
                 1 => format!("row {expected} is missing"),
                 _ => format!("rows {expected} to {} are missing", row.seq - 1),
             });
-        } else if row.prev_hash != prev {
-            problems.say(format!("row {} does not follow row {}: one of them was replaced or moved", row.seq, seen.last));
+        } else if self.prev.is_some_and(|prev| row.prev_hash != prev) {
+            self.problems.say(format!("row {} does not follow row {}: one of them was replaced or moved", row.seq, self.last));
         }
         let stored: Option<Hash> = row.hash.as_slice().try_into().ok();
         let own_prev: Option<Hash> = row.prev_hash.as_slice().try_into().ok();
         if stored.is_none() || own_prev.map(|p| row.link(&p)) != stored {
-            problems.say(format!("row {} was changed: its content does not fit its hash", row.seq));
+            self.problems.say(format!("row {} was changed: its content does not fit its hash", row.seq));
         }
         // Goes on from the stored hash, so that one bad row is told once and not by all after it.
-        prev = stored.unwrap_or(GENESIS);
-        if checkpoints.get(&row.seq).is_some_and(|h| *h != prev) {
-            problems.say(format!("row {} is not the one its checkpoint was made of", row.seq));
+        let own = stored.unwrap_or(GENESIS);
+        self.prev = Some(own);
+        if self.checkpoints.get(&row.seq).is_some_and(|h| *h != own) {
+            self.problems.say(format!("row {} is not the one its checkpoint was made of", row.seq));
         }
-        seen.count += 1;
-        seen.last = row.seq;
-        Ok(())
-    })?;
-    Ok((seen, prev))
+        self.count += 1;
+        self.last = row.seq;
+    }
+}
+
+/// Files that look like segments and are none. The one a crash may have left, before the database listed it, is replaced by the next rotation.
+fn unlisted(log: &Log<'_>, dir: &Path, problems: &mut Problems) -> Sql<()> {
+    let next = log.segments().last().map_or(0, |s| s.last) + 1;
+    let known: Vec<_> = log.segments().iter().map(|s| s.first).chain([next]).map(|first| segments::file(dir, first)).collect();
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| crate::store::fault::io(dir, &e))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| crate::store::fault::io(dir, &e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("segment-") && name.ends_with(".db") && !known.contains(&path) {
+            problems.say(format!("{} is no segment of this log: it is not listed in audit.db", path.display()));
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,8 @@
 
 use super::events::{self, NewEvent};
 use crate::model::ids::AgentName;
-use crate::store::audit::{AuditRow, rows};
+use crate::store::audit::AuditRow;
+use crate::store::audit::segments::Log;
 use crate::store::codec::canonical;
 use crate::store::fault::Sql;
 use crate::store::{Store, StoreResult};
@@ -20,7 +21,8 @@ pub(super) async fn project(store: &Store) -> StoreResult<()> {
     // One at a time: two would read the same rows.
     let mut projection = store.inner.projection.lock().await;
     let after = projection.seen;
-    let (head, agents) = store.inner.audit.read(move |c| rows::agents_after(c, after)).await?;
+    let dir = store.segments_dir();
+    let (head, agents) = store.inner.audit.read(move |c| Log::new(c, &dir)?.agents_after(after)).await?;
     // Operators and other principals without a memory of their own are not agents' names.
     let named = agents.into_iter().filter_map(|a| AgentName::new(a).ok());
     projection.behind.extend(named);
@@ -46,7 +48,8 @@ async fn catch_up(store: &Store, agent: &AgentName) -> StoreResult<()> {
         let instance = store.instance().to_owned();
         let seen = db.read(move |c| position(c, &instance)).await?;
         let name = agent.to_string();
-        let found = store.inner.audit.read(move |c| rows::finished_of(c, &name, seen, CHUNK)).await?;
+        let dir = store.segments_dir();
+        let found = store.inner.audit.read(move |c| Log::new(c, &dir)?.finished_of(&name, seen, CHUNK)).await?;
         let more = found.len() == CHUNK;
         if found.is_empty() {
             return Ok(());

@@ -20,8 +20,12 @@ pub struct Client {
 impl Client {
     /// Over stdio, through `dockwarden mcp --agent NAME`.
     pub async fn stdio(home: &Home, agent: &str) -> Self {
-        let mut bridge =
-            home.command(["mcp", "--agent", agent]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
+        Self::over(&mut home.command(["mcp", "--agent", agent])).await
+    }
+
+    /// Over stdio of this command.
+    pub async fn over(command: &mut tokio::process::Command) -> Self {
+        let mut bridge = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
         let pipes = (bridge.stdout.take().expect("piped"), bridge.stdin.take().expect("piped"));
         let service = ().serve(pipes).await.expect("initialize over stdio");
         Self { service, _bridge: Some(bridge) }
@@ -30,6 +34,13 @@ impl Client {
     /// Over Streamable HTTP with a bearer token.
     pub async fn http(url: &str, token: &str) -> Self {
         Self::try_http(url, Some(token)).await.expect("initialize over HTTP")
+    }
+
+    /// Over Streamable HTTP with a bearer token, by this HTTP client.
+    pub async fn http_by(http: reqwest::Client, url: &str, token: &str) -> Self {
+        let config = StreamableHttpClientTransportConfig::with_uri(url.to_owned()).auth_header(token);
+        let service = ().serve(StreamableHttpClientTransport::with_client(http, config)).await.expect("initialize over HTTP");
+        Self { service, _bridge: None }
     }
 
     /// Over Streamable HTTP; the refusal is the caller's to look at.

@@ -1,0 +1,160 @@
+//! Approvals over REST: the queue and what one would do, for operators; where one's own stands, for agents; and the word of an operator, which
+//! leads to the same record as at the terminal or on the page (`adapters::people`).
+
+use super::who::{Who, only_operators};
+use super::{Answer, Failure, Part, answer};
+use crate::adapters::Doors;
+use crate::adapters::people::{self, Word};
+use crate::call::CallError;
+use crate::call::error::ErrorCode;
+use crate::model::plan::Plan;
+use crate::redact;
+use crate::store::approval::Approval;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use chrono::Utc;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use utoipa::OpenApi as _;
+
+/// Bytes of an agent's reason.
+const MAX_REASON: usize = 2_000;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(list, show, approve, reject, revoke), components(schemas(Shown)))]
+struct Docs;
+
+/// The part.
+pub(super) fn part() -> Part {
+    let router = Router::new()
+        .route("/api/approvals", get(list))
+        .route("/api/approvals/{id}", get(show))
+        .route("/api/approvals/{id}/approve", post(approve))
+        .route("/api/approvals/{id}/reject", post(reject))
+        .route("/api/approvals/{id}/revoke", post(revoke));
+    Part { router, docs: Docs::openapi(), paths: Default::default() }
+}
+
+/// Which approvals.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Which {
+    all: bool,
+}
+
+/// What the operator looked at.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Shown {
+    /// `digest` of the approval that was shown: a word about something else is not taken.
+    digest: String,
+}
+
+/// An approval as it is shown: what the agent wrote is marked as such.
+fn shown(a: &Approval) -> Value {
+    let mut row = people::row(a);
+    row["reason"] = json!(a.reason.as_deref().map(|r| redact::envelope(format!("reason given by agent {}", a.agent), r, MAX_REASON)));
+    row["digest"] = json!(a.digest);
+    row
+}
+
+/// The changes of a plan as text, a service after the other.
+fn diff(plan: &Plan) -> String {
+    let mut out = String::new();
+    let word = |v: Value| v.as_str().map(|s| s.replace('_', " ")).unwrap_or_default();
+    for change in &plan.changes {
+        let (action, strategy) = (word(json!(change.action)), word(json!(change.strategy)));
+        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, change.expected_loss).expect("a String takes all");
+        for line in &change.diff {
+            let from = line.from.iter().map(|t| format!("  - {}: {t}\n", line.path));
+            let to = line.to.iter().map(|t| format!("  + {}: {t}\n", line.path));
+            out.extend(from.chain(to));
+        }
+    }
+    redact::mask(&redact::clean(&out))
+}
+
+/// Approvals that wait, or all of them.
+#[utoipa::path(get, path = "/api/approvals", tag = "approvals", operation_id = "list_approvals",
+    params(("all" = Option<bool>, Query, description = "also those that are settled")),
+    responses((status = 200, description = "newest first", body = Object), (status = 403, description = "operators only")))]
+async fn list(State(doors): State<Arc<Doors>>, who: Who, Query(which): Query<Which>) -> Answer {
+    if let Who::Agent { agent, .. } = &who {
+        return Err(only_operators(agent).into());
+    }
+    let all = doors.house.store.approvals(!which.all, Utc::now()).await?;
+    let text = format!("{} approvals", all.len());
+    Ok(answer(people::reply(json!({"approvals": all.iter().map(shown).collect::<Vec<_>>()}), text)?))
+}
+
+/// One approval: for an operator with the plan's diff, its findings and the call's arguments; for an agent where it stands.
+#[utoipa::path(get, path = "/api/approvals/{id}", tag = "approvals", operation_id = "get_approval", params(("id" = String, Path)),
+    responses((status = 200, description = "with `digest`, `diff`, `changes`, `findings`, `arguments`", body = Object), (status = 404, description = "no such approval")))]
+async fn show(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>) -> Answer {
+    if matches!(who, Who::Agent { .. }) {
+        return who.call(&doors, "approval", json!({"approval_id": id})).await;
+    }
+    let house = &doors.house;
+    let (approval, plan) = people::with_plan(house, &id).await?;
+    let mut value = shown(&approval);
+    let arguments = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
+    value["arguments"] = json!(redact::envelope(format!("arguments of agent {}", approval.agent), &arguments.to_string(), 16 * 1024));
+    if let Some(plan) = plan {
+        value["diff"] = json!(diff(&plan));
+        value["changes"] = json!(plan.changes);
+        value["findings"] = json!(plan.findings);
+    }
+    redact::reply(&mut value);
+    Ok(answer(people::reply(value, "")?))
+}
+
+/// Says yes; the last one needed starts the operation as the agent that asked.
+#[utoipa::path(post, path = "/api/approvals/{id}/approve", tag = "approvals", operation_id = "approve", params(("id" = String, Path)), request_body = Shown,
+    responses((status = 200, description = "recorded; `result` is what it started", body = Object), (status = 403, description = "operators only, and never who asked"), (status = 409, description = "settled already, or about something else than was shown")))]
+async fn approve(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+    let Json(seen) = body?;
+    word(&doors, &who, id, Word::Approve, seen).await
+}
+
+/// Says no.
+#[utoipa::path(post, path = "/api/approvals/{id}/reject", tag = "approvals", operation_id = "reject", params(("id" = String, Path)), request_body = Shown,
+    responses((status = 200, description = "recorded", body = Object), (status = 403, description = "operators only"), (status = 409, description = "settled already")))]
+async fn reject(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+    let Json(seen) = body?;
+    word(&doors, &who, id, Word::Deny, seen).await
+}
+
+/// Takes a yes back while nothing has started.
+#[utoipa::path(post, path = "/api/approvals/{id}/revoke", tag = "approvals", operation_id = "revoke", params(("id" = String, Path)), request_body = Shown,
+    responses((status = 200, description = "recorded", body = Object), (status = 403, description = "operators only"), (status = 409, description = "started already")))]
+async fn revoke(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+    let Json(seen) = body?;
+    word(&doors, &who, id, Word::Revoke, seen).await
+}
+
+async fn word(doors: &Arc<Doors>, who: &Who, id: String, word: Word, seen: Shown) -> Answer {
+    let what = match word {
+        Word::Approve => "approve",
+        Word::Deny => "reject",
+        Word::Revoke => "revoke",
+    };
+    let (by, door) = who.operator(doors, what, Some(&redact::line(&id, 80))).await?;
+    let (approval, _) = people::with_plan(&doors.house, &id).await?;
+    if approval.digest != seen.digest {
+        let message = format!("approval {} is about something else than what was shown", approval.id);
+        let hint = "get it again, look at its diff, and send the digest it has now";
+        return Err(Failure(CallError::new(ErrorCode::Conflict, message, hint).field("digest")));
+    }
+    // A task of its own: a client that goes away must not leave a decision between its record and its start.
+    let house = Arc::clone(&doors.house);
+    let done = tokio::spawn(async move { people::decide(&house, &id, &by, word, &door).await }).await;
+    let ended = |e: tokio::task::JoinError| {
+        CallError::new(ErrorCode::Internal, "the decision ended abnormally", "get the approval again to see what became of it")
+            .detail(e.to_string())
+    };
+    Ok(answer(done.map_err(ended)??))
+}
