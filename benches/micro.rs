@@ -49,6 +49,9 @@ fn calls(book: &Rulebook) -> Vec<CallFacts> {
                     stack: environment.map(|_| StackName::new("shop").expect("a name")),
                     environment: environment.map(str::to_owned),
                     service: None,
+
+                    arguments: Default::default(),
+                    on_behalf: vec![],
                 });
             }
         }
@@ -182,6 +185,7 @@ fn row(n: usize) -> (Intent, Outcome) {
     let now = Utc::now();
     let intent = Intent {
         call: call.clone(),
+        delegated_by: vec![],
         agent: "observer".into(),
         door: "mcp-http".into(),
         tool: "status".into(),

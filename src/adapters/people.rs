@@ -62,7 +62,7 @@ pub fn approval_id(text: &str) -> Result<ApprovalId, CallError> {
 
 /// An approval as lists show it: without the call's input, which may carry secret values.
 pub fn row(a: &Approval) -> Value {
-    json!({"approval_id": a.id, "state": a.state, "agent": a.agent, "tool": a.tool, "stack": a.stack, "environment": a.environment, "reason": a.reason,
+    json!({"approval_id": a.id, "state": a.state, "agent": a.agent, "tool": a.tool, "stack": a.stack, "environment": a.environment, "reason": a.reason, "on_behalf": a.on_behalf,
            "needed": a.needed, "approved_by": a.approved_by, "denied_by": a.denied_by, "operation_id": a.operation, "created_at": a.created_at, "expires_at": a.expires_at})
 }
 
@@ -79,6 +79,11 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
     Ok((approval, plan))
 }
 
+/// Who asks, and on whose behalf.
+pub fn asker(a: &Approval) -> String {
+    if a.on_behalf.is_empty() { a.agent.clone() } else { format!("{} on behalf of {}", a.agent, a.on_behalf.join(", ")) }
+}
+
 /// One approval with what it would do.
 ///
 /// # Errors
@@ -91,7 +96,7 @@ pub async fn show(house: &House, text: &str) -> Done {
         value["changes"] = json!(plan.changes);
         value["findings"] = json!(plan.findings);
     }
-    reply(value, format!("{} wants {} on {}", approval.agent, approval.tool, approval.stack.as_ref().map_or("the host", |s| s.as_str())))
+    reply(value, format!("{} wants {} on {}", asker(&approval), approval.tool, approval.stack.as_ref().map_or("the host", |s| s.as_str())))
 }
 
 /// Takes the word of an operator whose credential was checked: records it, and starts the operation when it was the last one needed.
@@ -102,7 +107,7 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     let id = approval_id(text)?;
     let now = Utc::now();
     let before = approval::find(&house.store, &id).await?;
-    if word == Word::Approve && before.agent == by {
+    if word == Word::Approve && before.asked_by(by) {
         return Err(denied("who asked cannot approve", "another operator approves"));
     }
     let decided = match word {

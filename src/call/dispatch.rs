@@ -62,6 +62,7 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
 
 /// DESIGN 2, top to bottom.
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
+    let input = Arc::new(input);
     let (facts, bound) = match understand(&call, name, &input).await {
         Ok(understood) => understood,
         Err(refused) => return misunderstood(&call, name, &input, refused).await,
@@ -87,10 +88,10 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     })
 }
 
-async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+async fn understand(call: &Call, name: &str, input: &Arc<Value>) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
     let tool = tools::find(name)?;
-    let bound = tool.parse(input.clone())?;
-    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?).await?;
+    let bound = tool.parse(Value::clone(input))?;
+    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?, input).await?;
     Ok((facts, bound))
 }
 
@@ -107,7 +108,7 @@ async fn mutate(
     call: Arc<Call>,
     decision: Decision,
     bound: Box<dyn Bound>,
-    input: Value,
+    input: Arc<Value>,
     before: Before,
     counted: Vec<RateLimit>,
 ) -> Result<Answer, CallError> {

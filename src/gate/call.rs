@@ -2,6 +2,7 @@
 //! the strictest verdict of everything that matches wins. Deliberately absent: what a plan contains (`gate::plan`), and counting (the
 //! limits are returned, the transaction of the audit intent counts).
 
+pub use super::delegation::may_delegate;
 use super::load::HOUSE_AGENTS;
 use super::{ApprovalTerms, CallFacts, Decision, RateLimit, Rulebook, glob, rules};
 use crate::model::agent::{Agent, Rule, Tier};
@@ -13,6 +14,8 @@ use crate::model::verdict::{Finding, Verdict};
 pub const APPROVAL_TTL_S: u64 = 30 * 60;
 /// Longest life a rule can give: a week. Beyond it nobody remembers what was approved.
 const MAX_TTL_S: u64 = 7 * 24 * 3600;
+/// Window of the limit an agent has over all its calls, in seconds.
+pub const MINUTE_S: u32 = 60;
 
 /// Tools on the agent's own memory: they need no rule, nobody else reads or writes it.
 pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write"];
@@ -74,7 +77,7 @@ pub fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor).filter(|s| (1..=MAX_TTL_S).contains(s))
 }
 
-/// Decides one call.
+/// Decides one call: what its agent may, narrowed to what everybody may on whose behalf it is made.
 pub fn decide(book: &Rulebook, facts: &CallFacts) -> Decision {
     let Some(agent) = book.agents.get(&facts.agent) else {
         return refused(
@@ -85,12 +88,13 @@ pub fn decide(book: &Rulebook, facts: &CallFacts) -> Decision {
     };
     let mut decision = judge(book, agent, facts);
     if let Some(max) = agent.limits.calls_per_minute {
-        decision.limits.insert(0, RateLimit { key: format!("{}/*", agent.name), max, window_s: 60 });
+        decision.limits.insert(0, RateLimit { key: format!("{}/*", agent.name), max, window_s: MINUTE_S });
     }
-    decision
+    if facts.on_behalf.is_empty() { decision } else { super::delegation::narrow(book, facts, decision) }
 }
 
-fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
+/// What one agent may, whoever calls.
+pub(super) fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
     let tool = facts.tool.as_str();
     if !agent.tools.iter().any(|t| t == tool) {
         let because = format!("{} does not have the tool {:?}", agent.name, clip(tool));
@@ -237,7 +241,7 @@ fn refused(rule: &str, because: String, hint: String) -> Decision {
 }
 
 /// Callers choose names; a reply repeats no more of them than a name can have.
-fn clip(name: &str) -> String {
+pub(super) fn clip(name: &str) -> String {
     name.chars().take(80).collect()
 }
 

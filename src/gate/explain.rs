@@ -17,7 +17,8 @@ pub fn call_of(
     environment: Option<String>,
     service: Option<ServiceName>,
 ) -> CallFacts {
-    CallFacts { agent: agent.to_owned(), tool: tool.to_owned(), mutates, stack, environment, service, preview: false }
+    let (agent, tool) = (agent.to_owned(), tool.to_owned());
+    CallFacts { agent, tool, mutates, stack, environment, service, preview: false, arguments: Default::default(), on_behalf: vec![] }
 }
 
 /// One rule of the agent beside the call.
@@ -56,6 +57,9 @@ pub struct Explanation {
     pub environment: Option<String>,
     /// Whether that environment is treated as production.
     pub production_like: bool,
+    /// What each of those may on whose behalf the call is made, outermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub on_behalf: Vec<OnBehalf>,
     /// Limits the call would count under, as words.
     pub limits: Vec<String>,
     /// Terms of the approval it would need, as words.
@@ -64,6 +68,17 @@ pub struct Explanation {
     /// What to do to get a denied call through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// One of those on whose behalf a call is made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OnBehalf {
+    /// Agent.
+    pub agent: String,
+    /// What it may itself.
+    pub verdict: Verdict,
+    /// Every rule of it.
+    pub rules: Vec<RuleTrace>,
 }
 
 /// Explains a call.
@@ -82,10 +97,17 @@ pub fn explain(book: &Rulebook, facts: &CallFacts) -> Explanation {
             .map(str::to_owned),
         environment: facts.environment.clone(),
         production_like,
+        on_behalf: facts.on_behalf.iter().map(|name| on_behalf(book, facts, name)).collect(),
         limits: decision.limits.iter().map(limit).collect(),
         approval: decision.approval.as_ref().map(terms),
         hint: decision.hint,
     }
+}
+
+fn on_behalf(book: &Rulebook, facts: &CallFacts, name: &str) -> OnBehalf {
+    let alone = CallFacts { agent: name.to_owned(), on_behalf: vec![], ..facts.clone() };
+    let rules = book.agents.get(name).map(|a| a.rules.iter().map(|r| trace(r, &alone)).collect()).unwrap_or_default();
+    OnBehalf { agent: name.to_owned(), verdict: call::decide(book, &alone).verdict, rules }
 }
 
 fn limit(l: &RateLimit) -> String {

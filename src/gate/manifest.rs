@@ -46,6 +46,12 @@ struct Grants {
     rules: Vec<Rule>,
     #[serde(default)]
     limits: Limits,
+    /// Agents it may hand work to; none when absent.
+    #[serde(default)]
+    can_delegate_to: Vec<String>,
+    /// Agents it never works for and never hands work to.
+    #[serde(default)]
+    conflicts_with: Vec<String>,
 }
 
 /// The name a file stands for: its last component without `.md`.
@@ -93,7 +99,7 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         one(
             yaml_line(&e),
             e.to_string(),
-            "keys: name, description, tools, model, dockwarden: {tier, rules, limits}; see the shipped agents/deployer.md",
+            "keys: name, description, tools, model, dockwarden: {tier, rules, limits, can_delegate_to, conflicts_with}; see the shipped agents/deployer.md",
         )
     })?;
     let name = AgentName::new(parsed.name.as_str())
@@ -112,6 +118,8 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         tier: parsed.dockwarden.tier,
         rules: parsed.dockwarden.rules,
         limits: parsed.dockwarden.limits,
+        can_delegate_to: parsed.dockwarden.can_delegate_to,
+        conflicts_with: parsed.dockwarden.conflicts_with,
         prompt: prompt.to_owned(),
         source: file.to_owned(),
     };

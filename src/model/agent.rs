@@ -40,6 +40,12 @@ pub struct Agent {
     pub rules: Vec<Rule>,
     /// Limits.
     pub limits: Limits,
+    /// Agents it may hand work to.
+    #[serde(default)]
+    pub can_delegate_to: Vec<String>,
+    /// Agents it never works for and never hands work to.
+    #[serde(default)]
+    pub conflicts_with: Vec<String>,
     /// Prompt: the file's text after the front matter.
     pub prompt: String,
     /// File it came from, for messages.

@@ -68,7 +68,7 @@ impl Verb for Agents {
             description: a.description.clone(),
             tier: a.tier,
             tools: a.tools.clone(),
-            may: a.rules.iter().map(may).collect(),
+            may: a.rules.iter().map(may).chain(hands(a)).collect(),
             you: a.name == call.who.agent,
         };
         let refused = call.house.refused_rules.load();
@@ -102,6 +102,12 @@ impl Verb for Agents {
         }
         Some(out)
     }
+}
+
+/// Whom it may give work, and whom it never meets.
+fn hands(a: &Agent) -> Vec<String> {
+    let line = |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what} {}", names.join(",")));
+    [line("hands work to", &a.can_delegate_to), line("never works with", &a.conflicts_with)].into_iter().flatten().collect()
 }
 
 fn may(rule: &Rule) -> String {

@@ -5,9 +5,9 @@ use super::{CliError, CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::wire::Admin;
 use crate::app::rules;
 use crate::config;
-use crate::gate::explain::{self, Explanation, MatrixRow};
+use crate::gate::explain::{self, Explanation, MatrixRow, RuleTrace};
 use crate::gate::rules::{RULES, RuleInfo, find};
-use crate::gate::{Rulebook, manifest};
+use crate::gate::{CallFacts, Rulebook, manifest};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::policy::Policy;
 use crate::model::spec::{ServiceSettings, StackSettings};
@@ -64,6 +64,9 @@ struct ExplainArgs {
     /// Service of the call.
     #[arg(long, requires = "tool")]
     service: Option<String>,
+    /// Those who gave the agent the work, outermost first, e.g. stack-keeper,deployer.
+    #[arg(long, requires = "tool", value_delimiter = ',')]
+    on_behalf: Vec<String>,
 }
 
 /// Files with a schema.
@@ -189,6 +192,7 @@ fn call(global: &Global, args: ExplainArgs) -> CliResult {
         (None, None) => None,
     };
     let asked = explain::call_of(&agent, &tool, known.mutates, stack, environment, service);
+    let asked = CallFacts { on_behalf: args.on_behalf, ..asked };
     let told = explain::explain(&book, &asked);
     output::reply(global.json, "", &json!(told), &in_words(&agent, &tool, &told));
     Ok(Ended::Done)
@@ -212,9 +216,14 @@ fn in_words(agent: &str, tool: &str, e: &Explanation) -> String {
             "\nthe environment is not treated as production"
         });
     }
-    for r in &e.rules {
+    let rule = |r: &RuleTrace| {
         let why = r.not_because.as_deref().map_or_else(|| format!("matches ({})", r.because), |w| format!("does not match: {w}"));
-        out.push_str(&format!("\nrule {} [{}] {why}", r.rule, r.effect.as_str()));
+        format!("rule {} [{}] {why}", r.rule, r.effect.as_str())
+    };
+    e.rules.iter().for_each(|r| out.push_str(&format!("\n{}", rule(r))));
+    for o in &e.on_behalf {
+        out.push_str(&format!("\non behalf of {}, who alone may: {}", o.agent, o.verdict.as_str()));
+        o.rules.iter().for_each(|r| out.push_str(&format!("\n  {}", rule(r))));
     }
     for limit in &e.limits {
         out.push_str(&format!("\nlimit {limit}"));

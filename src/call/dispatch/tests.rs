@@ -96,7 +96,13 @@ async fn bench_of(keeper: &str) -> Bench {
 
 impl Bench {
     async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
-        let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::McpStdio, client: None, read_only: false, on_behalf: vec![] };
+        let who = Principal {
+            agent: AgentName::new("keeper").expect("valid"),
+            door: Door::McpStdio,
+            client: None,
+            read_only: false,
+            on_behalf: vec![],
+        };
         dispatch(&self.house, &who, tool, input, None).await
     }
     /// (kind, tool, verdict, outcome) of all rows, oldest first.
@@ -170,6 +176,54 @@ async fn an_approval_is_bound_to_the_digest_and_used_once() {
     assert_eq!(b.engine.running(), Vec::<String>::new(), "nothing ran without a word");
 }
 
+/// A lead that may have the keeper work for it, and may deploy with approval only.
+const LEAD: &str = "---
+name: lead
+description: Leads.
+tools: deploy, status
+dockwarden:
+  tier: tier_3_write_elevated
+  can_delegate_to: [keeper]
+  rules:
+    - {id: asks, effect: approval, tools: [deploy], because: \"the lead asks\"}
+---
+";
+
+#[tokio::test]
+async fn work_on_behalf_of_another_needs_its_right_and_is_recorded_as_such() {
+    let b = bench().await;
+    let files = vec![("keeper.md".into(), KEEPER.into()), ("lead.md".into(), LEAD.into())];
+    b.house
+        .rulebook
+        .store(Arc::new(Rulebook::build(files, "allowed_registries = [\"local\"]\n", &tools::gate_facts()).expect("a rulebook")));
+    let who = |on_behalf: &[&str]| Principal {
+        agent: AgentName::new("keeper").expect("valid"),
+        door: Door::Task,
+        client: None,
+        read_only: false,
+        on_behalf: on_behalf.iter().map(|n| AgentName::new(*n).expect("valid")).collect(),
+    };
+    let denied = dispatch(&b.house, &who(&["lead"]), "restart", json!({"stack": "shop"}), None).await.expect_err("the lead may not");
+    assert!(denied.code == ErrorCode::Denied && denied.message.contains("on behalf of lead"), "{denied}");
+    let input = json!({"stack": "shop", "compose": COMPOSE});
+    let asked = dispatch(&b.house, &who(&["lead"]), "deploy", input, None).await.expect("asked").value;
+    assert_eq!(asked["state"], "pending_approval", "the keeper alone would not have to ask: {asked}");
+    let id = ApprovalId::new(asked["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    for name in ["lead", "keeper"] {
+        let refused = crate::adapters::people::decide(&b.house, id.as_str(), name, crate::adapters::people::Word::Approve, "cli").await;
+        assert_eq!(refused.expect_err("who asked").code, ErrorCode::Denied, "{name}");
+    }
+    let rows = b.house.store.audit_rows(&AuditQuery { limit: 10, ..AuditQuery::default() }).await.expect("rows");
+    let called: Vec<&AuditRow> = rows.iter().filter(|r| r.kind != "outcome" && r.kind != "event").collect();
+    assert!(called.len() == 2 && called.iter().all(|r| r.detail["delegated_by"] == json!(["lead"])), "{called:?}");
+    let done = crate::adapters::people::decide(&b.house, id.as_str(), "olga", crate::adapters::people::Word::Approve, "cli").await;
+    assert_eq!(done.expect("approved, and the approval knows on whose behalf").value["result"]["state"], "queued");
+    assert_eq!(
+        dispatch(&b.house, &who(&[]), "deploy", json!({"stack": "own", "compose": COMPOSE}), None).await.expect("free").value["state"],
+        "monitoring"
+    );
+}
+
 #[tokio::test]
 async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     let b = bench().await;
@@ -178,7 +232,8 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
     assert!(frozen.code == ErrorCode::Denied && frozen.message.contains("olga froze all changes: incident"), "{frozen}");
     b.call("status", json!({})).await.expect("reads go on");
     approval::unfreeze(&b.house.store, "olga", chrono::Utc::now()).await.expect("lifted");
-    let who = Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
+    let who =
+        Principal { agent: AgentName::new("keeper").expect("valid"), door: Door::Cli, client: None, read_only: true, on_behalf: vec![] };
     let refused = dispatch(&b.house, &who, "restart", json!({"stack": "shop"}), None).await.expect_err("read-only");
     assert!(refused.message.contains("session.read_only"), "{refused}");
     // Without either it gets as far as finding that there is nothing to restart: intent and outcome, two rows.

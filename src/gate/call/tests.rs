@@ -56,6 +56,9 @@ fn call(agent: &str, tool: &str, stack: Option<&str>, environment: Option<&str>)
         stack: stack.map(|s| StackName::new(s).unwrap()),
         environment: environment.map(str::to_owned),
         service: None,
+
+    arguments: Default::default(),
+    on_behalf: vec![],
     }
 }
 
@@ -247,7 +250,7 @@ proptest! {
     #[test]
     fn decide_never_panics_and_never_allows_strangers(agent in ".{0,20}", tool in ".{0,20}", mutates: bool, env in proptest::option::of(".{0,12}")) {
         let book = shipped();
-        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, preview: false, stack: None, environment: env, service: None };
+        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, preview: false, stack: None, environment: env, service: None, arguments: Default::default(), on_behalf: vec![] };
         let d = decide(&book, &facts);
         if !book.agents.contains_key(&agent) {
             prop_assert_eq!(d.verdict, Deny);
