@@ -152,6 +152,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
         calls: TaskTracker::new(),
         backups,
         turns: Default::default(),
+        taints: Default::default(),
     });
     late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();

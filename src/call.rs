@@ -23,6 +23,7 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
+pub mod taint;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

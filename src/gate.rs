@@ -1,12 +1,15 @@
 //! The gate: decides each call per agent, tool, stack and environment, and each plan by what would really be sent to the engine.
 //! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
 
+pub mod args;
 pub mod call;
 pub mod delegation;
 pub mod explain;
 pub mod glob;
 pub mod load;
 pub mod manifest;
+pub mod ossa;
+mod overlap;
 pub mod plan;
 pub mod policy;
 pub mod prompt;

@@ -42,7 +42,8 @@ pub(super) async fn ask(
     input: &Value,
 ) -> Result<Word, CallError> {
     let needed = decision.verdict.max(plan.map_or(Verdict::Allow, |p| p.verdict));
-    if needed != Verdict::Approval {
+    // What an operator approved uses that up, also where nothing asks for it any more: it is good for one call.
+    if needed == Verdict::Deny || (needed != Verdict::Approval && call.resumes.is_none()) {
         return Ok(Word::NotNeeded);
     }
     let digest = plan.map_or_else(|| digest(call, facts, input), |p| p.digest.clone());

@@ -91,6 +91,8 @@ pub struct House {
     pub backups: Option<Arc<crate::executor::backup::BackupHouse>>,
     /// Identical calls, one after the other.
     pub turns: Turns,
+    /// What each agent saw in untrusted output.
+    pub taints: super::taint::Taints,
 }
 
 impl std::fmt::Debug for House {

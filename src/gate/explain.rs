@@ -1,12 +1,13 @@
 //! Why the call gate says what it says: every rule of the agent with the condition it fails on, the tier, the environment, the limits; and
 //! the whole table of agents, tools and environments. Pure, and decides nothing: the verdict is [`call::decide`]'s own.
 
-use super::call::{self, rule_matches, tier_name};
+use super::call::{self, Asked, rule_matches, tier_name};
 use super::{ApprovalTerms, CallFacts, RateLimit, Rulebook, ToolFacts, rules};
 use crate::model::agent::{Agent, Rule, RuleExample};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::verdict::{Finding, Verdict};
 use serde::Serialize;
+use serde_json::Value;
 
 /// A call as somebody asks about it.
 pub fn call_of(
@@ -119,22 +120,23 @@ fn terms(t: &ApprovalTerms) -> String {
 }
 
 fn trace(rule: &Rule, facts: &CallFacts) -> RuleTrace {
-    let (stack, environment) = (facts.stack.as_ref().map(StackName::as_str), facts.environment.as_deref());
-    let service = facts.service.as_ref().map(ServiceName::as_str);
-    let matched = rule_matches(rule, &facts.tool, stack, environment, service);
+    let asked = Asked::of(facts);
+    let matched = rule_matches(rule, &asked);
     // The rule again with one condition after the other: the first with which it no longer matches is the reason.
-    let with = |stacks: bool, environments: bool| Rule {
+    let with = |stacks: bool, environments: bool, services: bool| Rule {
         stacks: if stacks { rule.stacks.clone() } else { vec![] },
         environments: if environments { rule.environments.clone() } else { vec![] },
-        services: vec![],
+        services: if services { rule.services.clone() } else { vec![] },
+        args: Default::default(),
         ..rule.clone()
     };
-    let fits = |r: &Rule| rule_matches(r, &facts.tool, stack, environment, service);
+    let fits = |r: &Rule| rule_matches(r, &asked);
     let not_because = (!matched).then(|| match () {
-        () if !fits(&with(false, false)) => format!("it speaks of {}", rule.tools.join(", ")),
-        () if !fits(&with(true, false)) => format!("it is for stacks {}", rule.stacks.join(", ")),
-        () if !fits(&with(true, true)) => format!("it is for {}", rule.environments.join(", ")),
-        () => format!("it is for services {}", rule.services.join(", ")),
+        () if !fits(&with(false, false, false)) => format!("it speaks of {}", rule.tools.join(", ")),
+        () if !fits(&with(true, false, false)) => format!("it is for stacks {}", rule.stacks.join(", ")),
+        () if !fits(&with(true, true, false)) => format!("it is for {}", rule.environments.join(", ")),
+        () if !fits(&with(true, true, true)) => format!("it is for services {}", rule.services.join(", ")),
+        () => format!("it is for calls with {}", super::args::unmet(rule, asked.arguments).unwrap_or_default()),
     });
     RuleTrace { rule: rule.id.clone(), effect: rule.effect, matched, not_because, because: rule.because.clone() }
 }
@@ -166,9 +168,17 @@ pub fn examples(book: &Rulebook) -> Vec<ExampleRun> {
     out
 }
 
+/// Whether a rule speaks of the call of an example.
+pub(super) fn example_matches(rule: &Rule, e: &RuleExample) -> bool {
+    let arguments = Value::Object(e.args.clone());
+    let (stack, environment, service) = (e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref());
+    rule_matches(rule, &Asked { tool: &e.tool, stack, environment, service, arguments: &arguments })
+}
+
 fn example(agent: &Agent, rule: &Rule, e: &RuleExample, wanted: bool) -> ExampleRun {
-    let passed = rule_matches(rule, &e.tool, e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref()) == wanted;
-    let words = [Some(e.tool.as_str()), e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref()];
+    let passed = example_matches(rule, e) == wanted;
+    let args = (!e.args.is_empty()).then(|| Value::Object(e.args.clone()).to_string());
+    let words = [Some(e.tool.as_str()), e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref(), args.as_deref()];
     let call = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let kind = if wanted { "match" } else { "not_match" };
     ExampleRun { agent: agent.name.to_string(), rule: rule.id.clone(), kind, call, passed }
@@ -183,13 +193,15 @@ pub struct MatrixRow {
     pub tool: String,
     /// Environment and verdict, in the policy's order; `-` is a call that names no stack.
     pub verdicts: Vec<(String, Verdict)>,
+    /// Rules that say something else for certain arguments.
+    pub by_arguments: Vec<String>,
 }
 
 /// Stack the table is made for: a name no shipped rule gives a meaning to.
 const ANY: &str = "any";
 
 /// The table over all agents, tools and environments, for a stack of a name no rule singles out. Rules bound to stacks by name show as what
-/// they are there: no grant.
+/// they are there: no grant. Those bound to arguments are named beside the row.
 pub fn matrix(book: &Rulebook, tools: &[ToolFacts]) -> Vec<MatrixRow> {
     let stack = StackName::new(ANY).ok();
     let of = |agent: &str, tool: &ToolFacts, environment: Option<&String>| {
@@ -197,12 +209,13 @@ pub fn matrix(book: &Rulebook, tools: &[ToolFacts]) -> Vec<MatrixRow> {
         call::decide(book, &call_of(agent, &tool.name, tool.mutates, stack, environment.cloned(), None)).verdict
     };
     let mut rows = vec![];
-    for agent in book.agents.keys() {
+    for (agent, rules) in book.agents.iter().map(|(name, a)| (name, &a.rules)) {
         for tool in tools {
             let places = book.policy.environments.keys();
             let mut verdicts: Vec<_> = places.map(|e| (e.clone(), of(agent, tool, Some(e)))).collect();
             verdicts.push(("-".into(), of(agent, tool, None)));
-            rows.push(MatrixRow { agent: agent.clone(), tool: tool.name.clone(), verdicts });
+            let bound = rules.iter().filter(|r| !r.args.is_empty() && r.tools.contains(&tool.name)).map(|r| r.id.clone()).collect();
+            rows.push(MatrixRow { agent: agent.clone(), tool: tool.name.clone(), verdicts, by_arguments: bound });
         }
     }
     rows
@@ -255,7 +268,13 @@ mod tests {
         let all = examples(&book);
         assert!(all.len() >= 15 && all.iter().all(|e| e.passed), "{all:#?}");
         let agent = &book.agents["deployer"];
-        let wrong = RuleExample { tool: "deploy".into(), stack: None, environment: Some("production".into()), service: None };
+        let wrong = RuleExample {
+            tool: "deploy".into(),
+            stack: None,
+            environment: Some("production".into()),
+            service: None,
+            args: Default::default(),
+        };
         assert!(!example(agent, &agent.rules[0], &wrong, true).passed && example(agent, &agent.rules[0], &wrong, false).passed);
     }
 

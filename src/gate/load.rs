@@ -19,6 +19,8 @@ pub struct ToolFacts {
     pub name: String,
     /// Whether it changes the world.
     pub mutates: bool,
+    /// JSON Schema of its arguments, nothing by reference.
+    pub input: serde_json::Value,
 }
 
 /// Something wrong in a file, where, and what to do about it.

@@ -4,7 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
-use crate::gate::Permit;
+use crate::gate::{Permit, args};
 use crate::model::agent::{Agent, Rule, Tier};
 use crate::model::plan::Plan;
 use crate::redact;
@@ -112,15 +112,18 @@ fn hands(a: &Agent) -> Vec<String> {
 
 fn may(rule: &Rule) -> String {
     let list = |what: &str, names: &[String]| if names.is_empty() { String::new() } else { format!(" {what} {}", names.join(",")) };
-    let limit = rule.max_per_hour.map(|m| format!(" max {m}/h")).unwrap_or_default();
+    let mut limit = rule.max_per_hour.map(|m| format!(" max {m}/h")).unwrap_or_default();
+    limit.extend(rule.max_per_hour_per_stack.map(|m| format!(" max {m}/h a stack")));
+    let with: String = rule.args.iter().map(|(path, c)| format!(" with {path} {}", args::in_words(c))).collect();
     format!(
-        "{}: {} {}{}{}{}{limit} ({})",
+        "{}: {} {}{}{}{}{}{limit} ({})",
         rule.id,
         rule.effect.as_str(),
         rule.tools.join(","),
         list("on", &rule.stacks),
         list("in", &rule.environments),
         list("services", &rule.services),
+        with,
         rule.because
     )
 }

@@ -1,5 +1,7 @@
 //! Agents and their tokens.
 
+pub mod import;
+
 use super::{CliResult, Ended, Global, output, policy, reach, terminal};
 use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
@@ -45,6 +47,8 @@ enum AgentsCommand {
         #[arg(long)]
         operator: Option<String>,
     },
+    /// Make an agent file from an OSSA manifest, and say what was not understood.
+    Import(import::ImportArgs),
     /// Check agents, policy and prompts without loading them.
     Check,
 }
@@ -53,6 +57,7 @@ enum AgentsCommand {
 pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
     match args.command.unwrap_or(AgentsCommand::List) {
         AgentsCommand::List => reach::show(global, "agents", json!({})).await,
+        AgentsCommand::Import(args) => import::import(global, &args),
         AgentsCommand::Check => Ok(policy::check(global)),
         AgentsCommand::Tokens => {
             let (value, text) = reach::admin(global, Admin::Tokens).await?;

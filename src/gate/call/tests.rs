@@ -25,7 +25,18 @@ pub(crate) const WRITES: &[&str] =
     &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
-    let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };
+    let fields = serde_json::json!({
+        "type": "object", "required": ["stack"], "additionalProperties": false,
+        "properties": {
+            "stack": {"type": "string"}, "replicas": {"type": "integer"}, "wait": {"type": "boolean"}, "reason": {"type": "string"},
+            "what": {"type": "string", "enum": ["images", "networks"]}, "profiles": {"type": "array", "items": {"type": "string"}},
+            "images": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    });
+    let tool = |mutates: bool| {
+        let input = fields.clone();
+        move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates, input: input.clone() }
+    };
     READS.iter().map(tool(false)).chain(WRITES.iter().map(tool(true))).collect()
 }
 
@@ -57,8 +68,8 @@ fn call(agent: &str, tool: &str, stack: Option<&str>, environment: Option<&str>)
         environment: environment.map(str::to_owned),
         service: None,
 
-    arguments: Default::default(),
-    on_behalf: vec![],
+        arguments: Default::default(),
+        on_behalf: vec![],
     }
 }
 
@@ -190,6 +201,22 @@ fn limits_name_their_counters_and_a_denial_counts_against_no_rule() {
     let per_minute = RateLimit { key: "deployer/*".into(), max: 30, window_s: 60 };
     assert_eq!(d.limits, [per_minute.clone(), RateLimit { key: "deployer/try-out".into(), max: 30, window_s: 3600 }]);
     assert_eq!(decide(&book, &call("deployer", "prune", None, None)).limits, [per_minute]);
+}
+
+#[test]
+fn a_stack_has_limits_of_its_own_per_rule_and_over_all_agents() {
+    let grants = "{tier: tier_3_write_elevated, rules: [{id: all, effect: allow, tools: [deploy, backup, cancel], max_per_hour: 9, max_per_hour_per_stack: 2, because: x}]}";
+    let book = book("deploy, backup, cancel, logs", grants, "[environments.live]\nchanges_per_hour = 4\n[environments.development]\n");
+    let of = |tool, e| -> Vec<(String, u32)> {
+        let d = decide(&book, &call("tester", tool, Some("shop"), Some(e)));
+        d.limits.into_iter().inspect(|l| assert_eq!(l.window_s, 3600)).map(|l| (l.key, l.max)).collect()
+    };
+    let rule = [("tester/all".to_owned(), 9), ("tester/all/shop".to_owned(), 2)];
+    assert_eq!(of("deploy", "live"), [&rule[..], &[("*/shop".to_owned(), 4)]].concat());
+    assert_eq!([of("deploy", "development"), of("backup", "live"), of("cancel", "live")], [rule.to_vec(), rule.to_vec(), rule.to_vec()]);
+    assert_eq!(of("logs", "live"), []);
+    let without = |p: &str| Rulebook::build(vec![], p, &catalogue()).unwrap_err()[0].problem.clone();
+    assert_eq!(without("[environments.development]\nchanges_per_hour = 0"), "environments.development.changes_per_hour is 0");
 }
 
 #[test]
