@@ -53,6 +53,9 @@ fn calls(book: &Rulebook) -> Vec<CallFacts> {
                     stack: environment.map(|_| StackName::new("shop").expect("a name")),
                     environment: environment.map(str::to_owned),
                     service: None,
+
+                    arguments: Default::default(),
+                    on_behalf: vec![],
                 });
             }
         }
@@ -234,6 +237,7 @@ fn row(n: usize) -> (Intent, Outcome) {
     let now = Utc::now();
     let intent = Intent {
         call: call.clone(),
+        delegated_by: vec![],
         agent: "observer".into(),
         door: "mcp-http".into(),
         tool: "status".into(),

@@ -175,6 +175,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         backups,
         turns: Default::default(),
         desk: Default::default(),
+        taints: Default::default(),
     });
     late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();

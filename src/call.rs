@@ -26,6 +26,7 @@ pub mod record;
 pub mod repeat;
 pub mod run;
 pub mod tasks;
+pub mod taint;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

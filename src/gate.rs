@@ -1,11 +1,15 @@
 //! The gate: decides each call per agent, tool, stack and environment, and each plan by what would really be sent to the engine.
 //! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
 
+pub mod args;
 pub mod call;
+pub mod delegation;
 pub mod explain;
 pub mod glob;
 pub mod load;
 pub mod manifest;
+pub mod ossa;
+mod overlap;
 pub mod plan;
 pub mod policy;
 pub mod prompt;
@@ -20,6 +24,7 @@ use crate::model::agent::Agent;
 use crate::model::ids::{CallId, ServiceName, StackName};
 use crate::model::verdict::{Finding, Verdict};
 use std::collections::BTreeMap;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Everything the gate decides by: agents and policy, loaded together, replaced together.
@@ -50,6 +55,10 @@ pub struct CallFacts {
     pub environment: Option<String>,
     /// Service, when the call names one.
     pub service: Option<ServiceName>,
+    /// Its arguments as given; `null` where there are none.
+    pub arguments: Arc<Value>,
+    /// Who gave the agent this work, outermost first: each must have the right too.
+    pub on_behalf: Vec<String>,
 }
 
 /// What the call gate says.

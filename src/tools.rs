@@ -364,7 +364,12 @@ pub fn catalogue() -> &'static [&'static ToolSpec] {
 
 /// The catalogue as the gate needs it to check manifests.
 pub fn gate_facts() -> Vec<crate::gate::load::ToolFacts> {
-    catalogue().iter().map(|s| crate::gate::load::ToolFacts { name: s.name.to_owned(), mutates: s.effect != Effect::Read }).collect()
+    let facts = |s: &&ToolSpec| crate::gate::load::ToolFacts {
+        name: s.name.to_owned(),
+        mutates: s.effect != Effect::Read,
+        input: (s.input_schema)(),
+    };
+    catalogue().iter().map(facts).collect()
 }
 
 /// The tool of a name.

@@ -65,7 +65,7 @@ pub fn approval_id(text: &str) -> Result<ApprovalId, CallError> {
 
 /// An approval as lists show it: without the call's input, which may carry secret values.
 pub fn row(a: &Approval) -> Value {
-    json!({"approval_id": a.id, "state": a.state, "agent": a.agent, "tool": a.tool, "stack": a.stack, "environment": a.environment, "reason": a.reason,
+    json!({"approval_id": a.id, "state": a.state, "agent": a.agent, "tool": a.tool, "stack": a.stack, "environment": a.environment, "reason": a.reason, "on_behalf": a.on_behalf,
            "needed": a.needed, "approved_by": a.approved_by, "denied_by": a.denied_by, "operation_id": a.operation, "created_at": a.created_at, "expires_at": a.expires_at})
 }
 
@@ -95,6 +95,11 @@ pub async fn arguments(house: &House, approval: &Approval) -> Result<Value, Call
     Ok(shown)
 }
 
+/// Who asks, and on whose behalf.
+pub fn asker(a: &Approval) -> String {
+    if a.on_behalf.is_empty() { a.agent.clone() } else { format!("{} on behalf of {}", a.agent, a.on_behalf.join(", ")) }
+}
+
 /// One approval with what it would do.
 ///
 /// # Errors
@@ -115,16 +120,16 @@ pub async fn show(house: &House, text: &str) -> Done {
         None => value["arguments"] = arguments(house, &approval).await?,
     }
     redact::reply(&mut value);
-    let text = details(&value);
+    let text = details(&value, &asker(&approval));
     reply(value, text)
 }
 
 /// What a person at a terminal reads before they decide: everything the page shows, one thing a line.
-fn details(value: &Value) -> String {
+fn details(value: &Value, asker: &str) -> String {
     let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), 600);
     let word = |key: &str| text(&value[key]);
     let place = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
-    let mut out = vec![format!("{} wants {} on {place} (state {}, digest {})", word("agent"), word("tool"), word("state"), word("digest"))];
+    let mut out = vec![format!("{} wants {} on {place} (state {}, digest {})", redact::line(asker, 600), word("tool"), word("state"), word("digest"))];
     if !value["reason"].is_null() {
         out.push(format!("it says, unchecked: {}", word("reason")));
     }
@@ -161,7 +166,7 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     let id = approval_id(text)?;
     let now = Utc::now();
     let before = approval::find(&house.store, &id).await?;
-    if word == Word::Approve && before.agent == by {
+    if word == Word::Approve && before.asked_by(by) {
         return Err(denied("who asked cannot approve", "another operator approves"));
     }
     let settled = |state: ApprovalState| {

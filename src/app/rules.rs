@@ -6,7 +6,7 @@ use crate::gate::prompt::parse_prompt;
 use crate::gate::runbook;
 use crate::gate::{LoadProblem, Rulebook, ToolFacts};
 use crate::model::prompt::Prompt;
-use crate::tools::{Effect, catalogue};
+use crate::tools::catalogue;
 use chrono::Utc;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -80,16 +80,25 @@ fn policy_path(config_dir: &Path) -> Option<PathBuf> {
 /// # Errors
 /// Every problem of every file.
 pub fn load(config_dir: &Path) -> Result<Loaded, Vec<LoadProblem>> {
+    load_with(config_dir, None)
+}
+
+/// The same with one more agent file, as if it were there.
+///
+/// # Errors
+/// Every problem of every file.
+pub fn load_with(config_dir: &Path, more: Option<(String, String)>) -> Result<Loaded, Vec<LoadProblem>> {
     let policy = match policy_path(config_dir) {
         Some(path) => std::fs::read_to_string(&path).map_err(|e| vec![unreadable(&path, &e)])?,
         None => POLICY.to_owned(),
     };
     let mut agents = texts(&config_dir.join("agents"), AGENTS).map_err(|p| vec![p])?;
+    agents.extend(more);
     // The loop needs its agent, whichever agents the operator writes.
     if !agents.iter().any(|(name, _)| name.ends_with("warden.md")) {
         agents.extend(AGENTS.iter().filter(|(n, _)| *n == "warden.md").map(|(n, t)| ((*n).to_owned(), (*t).to_owned())));
     }
-    let tools: Vec<ToolFacts> = catalogue().iter().map(|t| ToolFacts { name: t.name.into(), mutates: t.effect != Effect::Read }).collect();
+    let tools = crate::tools::gate_facts();
     let rulebook = Rulebook::build(agents, &policy, &tools)?;
     let mut prompts = Vec::new();
     for (name, text) in texts(&config_dir.join("prompts"), PROMPTS).map_err(|p| vec![p])? {

@@ -199,6 +199,9 @@ pub(super) fn call(house: &Arc<House>, by: &AgentName, tool: &str, stack: &Stack
         environment: Some(environment),
         service: None,
         preview: false,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     };
     call.facts.set(facts).expect("a call's facts are set once");
     call

@@ -43,7 +43,8 @@ pub(super) async fn ask(
     bound: &dyn Bound,
 ) -> Result<Word, CallError> {
     let needed = decision.verdict.max(plan.map_or(Verdict::Allow, |p| p.verdict));
-    if needed != Verdict::Approval {
+    // What an operator approved uses that up, also where nothing asks for it any more: it is good for one call.
+    if needed == Verdict::Deny || (needed != Verdict::Approval && call.resumes.is_none()) {
         return Ok(Word::NotNeeded);
     }
     let resolved = match plan {
@@ -102,6 +103,7 @@ fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Pl
     Approval {
         id: ApprovalId::new(format!("ap-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric"),
         agent: facts.agent.clone(),
+        on_behalf: facts.on_behalf.clone(),
         tool: facts.tool.clone(),
         stack: facts.stack.clone(),
         environment: facts.environment.clone(),
@@ -205,9 +207,13 @@ pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, 
             "only an approved one can start; the agent repeats its call to ask again",
         ));
     }
-    let agent = AgentName::new(approval.agent.clone())
-        .map_err(|e| CallError::new(ErrorCode::Internal, "the approval names no valid agent", "ask again").detail(e.to_string()))?;
-    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false, on_behalf: vec![] };
+    let name = |text: &String| {
+        AgentName::new(text.as_str())
+            .map_err(|e| CallError::new(ErrorCode::Internal, "the approval names no valid agent", "ask again").detail(e.to_string()))
+    };
+    let agent = name(&approval.agent)?;
+    let on_behalf = approval.on_behalf.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false, on_behalf };
     resume(house, &who, &approval.tool, approval.input.clone(), approval.id.clone()).await
 }
 

@@ -145,7 +145,10 @@ pub async fn mend(store: &Store, operator: &str, now: DateTime<Utc>) -> Result<u
 /// The store's: then the approval is asked for by nobody and the call fails.
 pub async fn stands_in(store: &Store, call: &CallId, facts: &CallFacts, digest: &str, now: DateTime<Utc>) -> StoreResult<bool> {
     let Some(stack) = &facts.stack else { return Ok(false) };
-    let Some(glass) = broken(store, now).await?.into_iter().find(|g| g.agent == facts.agent && g.stack == *stack) else { return Ok(false) };
+    let open = broken(store, now).await?;
+    let of = |agent: &String| open.iter().find(|g| g.agent == *agent && g.stack == *stack);
+    // Each agent of a chain needs the approval: glass broken for one of them is not broken for the others.
+    let Some(glass) = of(&facts.agent).filter(|_| facts.on_behalf.iter().all(|a| of(a).is_some())) else { return Ok(false) };
     let detail =
         json!({"call": call, "agent": facts.agent, "tool": facts.tool, "digest": digest, "reason": glass.reason, "until": glass.until});
     store.audit_event(&glass.by, "break_glass_used", Some(stack.as_str()), &detail, now).await?;

@@ -96,6 +96,8 @@ pub struct House {
     pub turns: Turns,
     /// The queue of tasks, as far as it is in memory.
     pub desk: super::tasks::Desk,
+    /// What each agent saw in untrusted output.
+    pub taints: super::taint::Taints,
 }
 
 impl std::fmt::Debug for House {
@@ -177,9 +179,10 @@ impl Call {
         }
     }
 
-    /// Version of the policy and of the requester's own grants: part of each digest, so that another agent's change makes nothing stale.
+    /// Version of the policy and of the grants of the requester and of those it works for: part of each digest, so that another agent's change makes
+    /// nothing stale.
     pub fn policy_version(&self) -> String {
-        self.rulebook.version_for(self.who.agent.as_str()).unwrap_or_else(|| self.rulebook.version.clone())
+        self.rulebook.version_for_chain(self.who.agent.as_str(), &self.who.on_behalf).unwrap_or_else(|| self.rulebook.version.clone())
     }
 
     /// Environment of the call's stack: the policy's default when the call names none.

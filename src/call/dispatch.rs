@@ -2,7 +2,7 @@
 //! the intent before any effect, both gates over what is really done, the outcome before the reply.
 
 use super::repeat::{self, Before};
-use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record};
+use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record, taint};
 use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::{ApprovalId, CallId};
 use crate::model::verdict::Verdict;
@@ -64,22 +64,29 @@ pub(super) async fn resume(
 
 async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError> {
     let span = tracing::info_span!("call", call_id = %call.id, agent = %call.who.agent, tool = %redact::line(tool, 64), verdict = tracing::field::Empty);
-    let store = call.house.store.clone();
+    let (house, agent) = (call.house.clone(), call.who.agent.clone());
     let result = line(Arc::new(call), tool, input).instrument(span.clone()).await;
     // After the reply's content is settled and durable; a failure is caught up on by the next call or start.
-    store.project_history_soon();
-    span.in_scope(|| reply(result))
+    house.store.project_history_soon();
+    let result = span.in_scope(|| reply(result));
+    let shown = result.as_ref().map_or_else(|e| e.data.as_ref(), |r| Some(&r.value));
+    if let Some(shown) = shown {
+        house.taints.reply(agent.as_str(), shown, chrono::Utc::now());
+    }
+    result
 }
 
 /// DESIGN 2, top to bottom.
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
     within_minute(&call, name, &input).await?;
+    let input = Arc::new(input);
     let (facts, bound) = match understand(&call, name, &input).await {
         Ok(understood) => understood,
         Err(refused) => return misunderstood(&call, name, &input, refused).await,
     };
     let facts = call.facts.get_or_init(|| facts);
-    let decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
+    let mut decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
+    taint::raise(&call, facts, &mut decision).await?;
     tracing::Span::current().record("verdict", decision.verdict.as_str());
     let intent = record::intent(&call, facts, &decision, &input);
     if decision.verdict == Verdict::Deny {
@@ -118,11 +125,11 @@ async fn within_minute(call: &Call, name: &str, input: &Value) -> Result<(), Cal
     record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await.map(|_| ())
 }
 
-async fn understand(call: &Call, name: &str, input: &Value) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+async fn understand(call: &Call, name: &str, input: &Arc<Value>) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
     bounded(name, input)?;
     let tool = tools::find(name)?;
-    let bound = tool.parse(input.clone())?;
-    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?).await?;
+    let bound = tool.parse(Value::clone(input))?;
+    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?, input).await?;
     Ok((facts, bound))
 }
 
@@ -159,14 +166,16 @@ async fn read(call: &Call, facts: &CallFacts, decision: &Decision, bound: Box<dy
     }
     let permit =
         gate::permit(&call.id, facts, decision, Verdict::Allow, &[], false).map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
-    bound.run(call, None, permit).await
+    let answer = bound.run(call, None, permit).await?;
+    taint::planned(call, facts, &answer.value).await?;
+    Ok(answer)
 }
 
 async fn mutate(
     call: Arc<Call>,
     decision: Decision,
     bound: Box<dyn Bound>,
-    input: Value,
+    input: Arc<Value>,
     before: Before,
     counted: Vec<RateLimit>,
 ) -> Result<Answer, CallError> {
@@ -282,4 +291,4 @@ fn reply(result: Result<Answer, CallError>) -> Result<Reply, CallError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,8 @@ use crate::gate::CallFacts;
 use crate::model::ids::{OperationId, ServiceName, StackName};
 use crate::model::operation::Operation;
 use crate::tools::{Effect, ToolSpec};
+use serde_json::Value;
+use std::sync::Arc;
 
 /// What a tool says a call is about.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,7 +36,7 @@ impl Scope {
 ///
 /// # Errors
 /// When the environment given is not the stack's, or is none of the policy's.
-pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope) -> Result<CallFacts, CallError> {
+pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, input: &Arc<Value>) -> Result<CallFacts, CallError> {
     let environment = match &scope.stack {
         None => scope.environment,
         Some(stack) => Some(environment(call, stack, scope.environment).await?),
@@ -47,13 +49,20 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope) 
         stack: scope.stack,
         environment,
         service: scope.service,
+        arguments: input.clone(),
+        on_behalf: on_behalf(call),
     })
 }
 
 /// Facts of a call whose arguments could not be read: enough for its row in the audit log.
 pub fn unread(call: &Call, tool: &str) -> CallFacts {
     let (agent, tool) = (call.who.agent.to_string(), tool.to_owned());
-    CallFacts { agent, tool, mutates: false, preview: false, stack: None, environment: None, service: None }
+    let (arguments, on_behalf) = (Arc::default(), on_behalf(call));
+    CallFacts { agent, tool, mutates: false, preview: false, stack: None, environment: None, service: None, arguments, on_behalf }
+}
+
+fn on_behalf(call: &Call) -> Vec<String> {
+    call.who.on_behalf.iter().map(ToString::to_string).collect()
 }
 
 pub(super) async fn environment(call: &Call, stack: &StackName, given: Option<String>) -> Result<String, CallError> {

@@ -19,6 +19,7 @@ pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input:
     Intent {
         call: call.id.clone(),
         agent: facts.agent.clone(),
+        delegated_by: facts.on_behalf.clone(),
         door: call.who.door.detail(),
         tool: redact::line(&facts.tool, 64),
         stack: facts.stack.as_ref().map(ToString::to_string),

@@ -4,7 +4,7 @@
 
 use super::{Call, CallError, approval};
 use crate::executor::{Executor, Standing};
-use crate::gate::{CallFacts, Decision, RateLimit};
+use crate::gate::{self, CallFacts, Decision, RateLimit};
 use crate::model::ids::OperationId;
 use crate::model::operation::{Operation, OperationState};
 use crate::store::StoreError;
@@ -16,8 +16,6 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Operations remembered by the call that began them; an older one has long settled, and its idempotency key is in the journal anyhow.
 const REMEMBERED: usize = 256;
-/// Window of the limit an agent has over all its calls, in seconds.
-const MINUTE_S: u32 = 60;
 /// Arguments that do not tell one call from another.
 const NOISE: [&str; 3] = ["reason", "wait", "timeout_s"];
 
@@ -76,7 +74,7 @@ impl Turn {
 
 /// A limit that a rule sets on what it grants; the other kind bounds all calls of an agent, repetitions and denials too: the house must bear them.
 pub(super) fn by_rule(limit: &RateLimit) -> bool {
-    limit.window_s > MINUTE_S
+    limit.window_s > gate::call::MINUTE_S
 }
 
 /// What was before a call that changes the world.
@@ -133,7 +131,7 @@ async fn earlier(call: &Call, bound: &dyn Bound, same: &str) -> Result<Option<Op
 /// Whether the same agent asked an operator for the same thing before and the word is not used yet.
 async fn asked(call: &Call, facts: &CallFacts, same: &str) -> Result<bool, StoreError> {
     let open = call.house.store.open_approvals(&facts.agent, &facts.tool, call.now).await?;
-    Ok(open.iter().any(|a| identity(call, &a.tool, &a.input) == same))
+    Ok(open.iter().any(|a| a.on_behalf == facts.on_behalf && identity(call, &a.tool, &a.input) == same))
 }
 
 /// Equal for calls of one agent that differ in nothing that matters.
@@ -142,5 +140,5 @@ fn identity(call: &Call, tool: &str, input: &Value) -> String {
     if let Value::Object(map) = &mut arguments {
         map.retain(|key, value| !value.is_null() && !NOISE.contains(&key.as_str()));
     }
-    call.house.store.keyed_digest(json!([call.who.agent, tool, arguments]).to_string().as_bytes())
+    call.house.store.keyed_digest(json!([call.who.agent, call.who.on_behalf, tool, arguments]).to_string().as_bytes())
 }

@@ -288,6 +288,9 @@ mod tests {
             environment: None,
             service: None,
             preview: false,
+
+            arguments: Default::default(),
+            on_behalf: vec![],
         };
         let call = CallId::new("call-1").unwrap();
         gate::permit(&call, &facts, &gate::operator_decision("ann"), Verdict::Allow, &[], true).unwrap()

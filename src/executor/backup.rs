@@ -188,6 +188,9 @@ pub(crate) fn test_permit() -> Permit {
         stack: None,
         environment: None,
         service: None,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     };
     let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
     permit(&CallId::new("call-1").expect("a valid id"), &facts, &decision, Verdict::Allow, &[], false).expect("allowed")

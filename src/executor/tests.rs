@@ -183,6 +183,9 @@ pub(super) fn permit(verb: &str) -> Permit {
         stack: Some(shop()),
         environment: None,
         service: None,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     };
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
     crate::gate::permit(&call, &facts, &decision, Verdict::Allow, &[], false).unwrap()

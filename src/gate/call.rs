@@ -2,17 +2,23 @@
 //! the strictest verdict of everything that matches wins. Deliberately absent: what a plan contains (`gate::plan`), and counting (the
 //! limits are returned, the transaction of the audit intent counts).
 
+pub use super::delegation::may_delegate;
 use super::load::HOUSE_AGENTS;
-use super::{ApprovalTerms, CallFacts, Decision, RateLimit, Rulebook, glob, rules};
+use super::{ApprovalTerms, CallFacts, Decision, RateLimit, Rulebook, args, glob, rules};
 use crate::model::agent::{Agent, Rule, Tier};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::policy::RuleLevel;
 use crate::model::verdict::{Finding, Verdict};
+use serde_json::Value;
 
 /// Life of an approval when no rule says otherwise: 30 minutes.
 pub const APPROVAL_TTL_S: u64 = 30 * 60;
 /// Longest life a rule can give: a week. Beyond it nobody remembers what was approved.
 const MAX_TTL_S: u64 = 7 * 24 * 3600;
+/// Window of the limit an agent has over all its calls, in seconds.
+pub const MINUTE_S: u32 = 60;
+/// Window of the limits of rules and stacks, in seconds.
+const HOUR_S: u32 = 3600;
 
 /// Tools on the agent's own memory and own tasks: they need no rule, nobody else reads or writes them.
 pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write", "task_work"];
@@ -22,26 +28,56 @@ const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write"
 /// Mutations that the limited tier has in every environment, where a rule grants them.
 const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "memory_write", "task_submit", "task_work"];
 
+/// What of a call a rule is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Tool.
+    pub tool: &'a str,
+    /// Stack.
+    pub stack: Option<&'a str>,
+    /// Environment.
+    pub environment: Option<&'a str>,
+    /// Service.
+    pub service: Option<&'a str>,
+    /// Arguments as given.
+    pub arguments: &'a Value,
+}
+
+impl<'a> Asked<'a> {
+    /// Of a call.
+    pub fn of(facts: &'a CallFacts) -> Self {
+        Self {
+            tool: &facts.tool,
+            stack: facts.stack.as_ref().map(StackName::as_str),
+            environment: facts.environment.as_deref(),
+            service: facts.service.as_ref().map(ServiceName::as_str),
+            arguments: &facts.arguments,
+        }
+    }
+}
+
 /// Whether a rule speaks of such a call. A rule with stacks, environments or services never matches a call that names none.
-pub fn rule_matches(rule: &Rule, tool: &str, stack: Option<&str>, environment: Option<&str>, service: Option<&str>) -> bool {
+pub fn rule_matches(rule: &Rule, asked: &Asked<'_>) -> bool {
+    let Asked { tool, stack, environment, service, arguments } = *asked;
     let fits =
         |patterns: &[String], name: Option<&str>| patterns.is_empty() || name.is_some_and(|n| patterns.iter().any(|p| glob::matches(p, n)));
     rule.tools.iter().any(|t| t == tool)
         && fits(&rule.stacks, stack)
         && (rule.environments.is_empty() || environment.is_some_and(|e| rule.environments.iter().any(|x| x == e)))
         && fits(&rule.services, service)
+        && args::fit(rule, arguments)
 }
 
 /// Whether a rule that denies or asks for approval speaks of a part of what such a call may touch: a stack's services where the call names none, stacks and
 /// environments where it is for the whole host. Naming less is no way around it. It grants nothing.
-pub fn rule_touches(rule: &Rule, tool: &str, stack: Option<&str>, environment: Option<&str>, service: Option<&str>) -> bool {
+pub fn rule_touches(rule: &Rule, asked: &Asked<'_>) -> bool {
     let whole = Rule {
-        stacks: rule.stacks.iter().filter(|_| stack.is_some()).cloned().collect(),
-        environments: rule.environments.iter().filter(|_| environment.is_some()).cloned().collect(),
-        services: rule.services.iter().filter(|_| service.is_some()).cloned().collect(),
+        stacks: rule.stacks.iter().filter(|_| asked.stack.is_some()).cloned().collect(),
+        environments: rule.environments.iter().filter(|_| asked.environment.is_some()).cloned().collect(),
+        services: rule.services.iter().filter(|_| asked.service.is_some()).cloned().collect(),
         ..rule.clone()
     };
-    rule.effect >= Verdict::Approval && !OWN_MEMORY.contains(&tool) && rule_matches(&whole, tool, stack, environment, service)
+    rule.effect >= Verdict::Approval && !OWN_MEMORY.contains(&asked.tool) && rule_matches(&whole, asked)
 }
 
 /// A tier as the manifest writes it.
@@ -86,7 +122,7 @@ pub fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor).filter(|s| (1..=MAX_TTL_S).contains(s))
 }
 
-/// Decides one call.
+/// Decides one call: what its agent may, narrowed to what everybody may on whose behalf it is made.
 pub fn decide(book: &Rulebook, facts: &CallFacts) -> Decision {
     let Some(agent) = book.agents.get(&facts.agent) else {
         return refused(
@@ -97,12 +133,29 @@ pub fn decide(book: &Rulebook, facts: &CallFacts) -> Decision {
     };
     let mut decision = judge(book, agent, facts);
     if let Some(max) = agent.limits.calls_per_minute {
-        decision.limits.insert(0, RateLimit { key: format!("{}/*", agent.name), max, window_s: 60 });
+        decision.limits.insert(0, RateLimit { key: format!("{}/*", agent.name), max, window_s: MINUTE_S });
+    }
+    if !facts.on_behalf.is_empty() {
+        decision = super::delegation::narrow(book, facts, decision);
+    }
+    if decision.verdict != Verdict::Deny {
+        decision.limits.extend(stack_limit(book, facts));
     }
     decision
 }
 
-fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
+/// The limit a stack has over the changes of all agents. Not counted is what an environment's approval does not hold up either: a nightly backup, the
+/// brake, and the loop, which heals within a budget of its own.
+fn stack_limit(book: &Rulebook, facts: &CallFacts) -> Option<RateLimit> {
+    let (stack, environment) = (facts.stack.as_ref()?, facts.environment.as_deref()?);
+    let counted = facts.mutates && !ADDS_ONLY.contains(&facts.tool.as_str()) && !HOUSE_AGENTS.contains(&facts.agent.as_str());
+    let max = book.policy.environments.get(environment)?.changes_per_hour.filter(|_| counted)?;
+    // No agent can be called `*`.
+    Some(RateLimit { key: format!("*/{stack}"), max, window_s: HOUR_S })
+}
+
+/// What one agent may, whoever calls.
+pub(super) fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
     let tool = facts.tool.as_str();
     if !agent.tools.iter().any(|t| t == tool) {
         let because = format!("{} does not have the tool {:?}", agent.name, clip(tool));
@@ -123,15 +176,15 @@ fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
         return refused(&format!("{}/{tier}", agent.name), format!("{tool} by an agent of {tier}: {why}"), hint);
     }
 
-    let service = facts.service.as_ref().map(ServiceName::as_str);
     // What a rule asks of a tool's changes (approval, an hourly limit) says nothing of a call that changes nothing; a denial holds for both.
     let applies = |r: &&Rule| !facts.preview || r.effect == Verdict::Deny;
-    let matched: Vec<&Rule> = agent.rules.iter().filter(|r| rule_matches(r, tool, stack, environment, service)).filter(applies).collect();
+    let asked = Asked::of(facts);
+    let matched: Vec<&Rule> = agent.rules.iter().filter(|r| rule_matches(r, &asked)).filter(applies).collect();
     let mut findings: Vec<Finding> =
         matched.iter().map(|r| finding(&format!("{}/{}", agent.name, r.id), r.effect, r.because.clone())).collect();
     let granted = matched.iter().any(|r| r.effect <= Verdict::Approval);
     let by_tier = !facts.mutates || OWN_MEMORY.contains(&tool);
-    let touched = |r: &&Rule| !matched.iter().any(|m| m.id == r.id) && rule_touches(r, tool, stack, environment, service);
+    let touched = |r: &&Rule| !matched.iter().any(|m| m.id == r.id) && rule_touches(r, &asked);
     let touched: Vec<&Rule> =
         agent.rules.iter().filter(touched).filter(applies).filter(|r| granted || by_tier || r.effect == Verdict::Deny).collect();
     findings.extend(touched.iter().map(|r| {
@@ -156,8 +209,13 @@ fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decision {
 
     let verdict = findings.iter().map(|f| f.verdict).max().unwrap_or(Verdict::Deny);
     let limits = matched.iter().filter(|r| verdict != Verdict::Deny && r.effect != Verdict::Deny);
+    let hour = |key: String, max: Option<u32>| max.map(|max| RateLimit { key, max, window_s: HOUR_S });
     let limits = limits
-        .filter_map(|r| r.max_per_hour.map(|max| RateLimit { key: format!("{}/{}", agent.name, r.id), max, window_s: 3600 }))
+        .flat_map(|r| {
+            let key = format!("{}/{}", agent.name, r.id);
+            let on_stack = stack.and_then(|s| hour(format!("{key}/{s}"), r.max_per_hour_per_stack));
+            [hour(key, r.max_per_hour), on_stack].into_iter().flatten()
+        })
         .collect();
     let approval = (verdict == Verdict::Approval).then(|| terms(&matched, raised.is_some() && !asks_itself));
     let hint = (verdict == Verdict::Deny).then(|| deny_hint(agent, facts, &findings));
@@ -257,7 +315,7 @@ fn refused(rule: &str, because: String, hint: String) -> Decision {
 }
 
 /// Callers choose names; a reply repeats no more of them than a name can have.
-fn clip(name: &str) -> String {
+pub(super) fn clip(name: &str) -> String {
     name.chars().take(80).collect()
 }
 

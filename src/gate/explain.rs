@@ -1,12 +1,13 @@
 //! Why the call gate says what it says: every rule of the agent with the condition it fails on, the tier, the environment, the limits; and
 //! the whole table of agents, tools and environments. Pure, and decides nothing: the verdict is [`call::decide`]'s own.
 
-use super::call::{self, rule_matches, rule_touches, tier_name};
+use super::call::{self, Asked, rule_matches, rule_touches, tier_name};
 use super::{ApprovalTerms, CallFacts, RateLimit, Rulebook, ToolFacts, rules};
 use crate::model::agent::{Agent, Rule, RuleExample};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::verdict::{Finding, Verdict};
 use serde::Serialize;
+use serde_json::Value;
 
 /// A call as somebody asks about it.
 pub fn call_of(
@@ -17,7 +18,8 @@ pub fn call_of(
     environment: Option<String>,
     service: Option<ServiceName>,
 ) -> CallFacts {
-    CallFacts { agent: agent.to_owned(), tool: tool.to_owned(), mutates, stack, environment, service, preview: false }
+    let (agent, tool) = (agent.to_owned(), tool.to_owned());
+    CallFacts { agent, tool, mutates, stack, environment, service, preview: false, arguments: Default::default(), on_behalf: vec![] }
 }
 
 /// One rule of the agent beside the call.
@@ -56,6 +58,9 @@ pub struct Explanation {
     pub environment: Option<String>,
     /// Whether that environment is treated as production.
     pub production_like: bool,
+    /// What each of those may on whose behalf the call is made, outermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub on_behalf: Vec<OnBehalf>,
     /// Limits the call would count under, as words.
     pub limits: Vec<String>,
     /// Terms of the approval it would need, as words.
@@ -64,6 +69,17 @@ pub struct Explanation {
     /// What to do to get a denied call through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// One of those on whose behalf a call is made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OnBehalf {
+    /// Agent.
+    pub agent: String,
+    /// What it may itself.
+    pub verdict: Verdict,
+    /// Every rule of it.
+    pub rules: Vec<RuleTrace>,
 }
 
 /// Explains a call.
@@ -82,10 +98,17 @@ pub fn explain(book: &Rulebook, facts: &CallFacts) -> Explanation {
             .map(str::to_owned),
         environment: facts.environment.clone(),
         production_like,
+        on_behalf: facts.on_behalf.iter().map(|name| on_behalf(book, facts, name)).collect(),
         limits: decision.limits.iter().map(limit).collect(),
         approval: decision.approval.as_ref().map(terms),
         hint: decision.hint,
     }
+}
+
+fn on_behalf(book: &Rulebook, facts: &CallFacts, name: &str) -> OnBehalf {
+    let alone = CallFacts { agent: name.to_owned(), on_behalf: vec![], ..facts.clone() };
+    let rules = book.agents.get(name).map(|a| a.rules.iter().map(|r| trace(r, &alone)).collect()).unwrap_or_default();
+    OnBehalf { agent: name.to_owned(), verdict: call::decide(book, &alone).verdict, rules }
 }
 
 fn limit(l: &RateLimit) -> String {
@@ -97,23 +120,23 @@ fn terms(t: &ApprovalTerms) -> String {
 }
 
 fn trace(rule: &Rule, facts: &CallFacts) -> RuleTrace {
-    let (stack, environment) = (facts.stack.as_ref().map(StackName::as_str), facts.environment.as_deref());
-    let service = facts.service.as_ref().map(ServiceName::as_str);
-    let matched = rule_matches(rule, &facts.tool, stack, environment, service)
-        || (rule_touches(rule, &facts.tool, stack, environment, service) && (!facts.preview || rule.effect == Verdict::Deny));
+    let asked = Asked::of(facts);
+    let matched = rule_matches(rule, &asked) || (rule_touches(rule, &asked) && (!facts.preview || rule.effect == Verdict::Deny));
     // The rule again with one condition after the other: the first with which it no longer matches is the reason.
-    let with = |stacks: bool, environments: bool| Rule {
+    let with = |stacks: bool, environments: bool, services: bool| Rule {
         stacks: if stacks { rule.stacks.clone() } else { vec![] },
         environments: if environments { rule.environments.clone() } else { vec![] },
-        services: vec![],
+        services: if services { rule.services.clone() } else { vec![] },
+        args: Default::default(),
         ..rule.clone()
     };
-    let fits = |r: &Rule| rule_matches(r, &facts.tool, stack, environment, service);
+    let fits = |r: &Rule| rule_matches(r, &asked);
     let not_because = (!matched).then(|| match () {
-        () if !fits(&with(false, false)) => format!("it speaks of {}", rule.tools.join(", ")),
-        () if !fits(&with(true, false)) => format!("it is for stacks {}", rule.stacks.join(", ")),
-        () if !fits(&with(true, true)) => format!("it is for {}", rule.environments.join(", ")),
-        () => format!("it is for services {}", rule.services.join(", ")),
+        () if !fits(&with(false, false, false)) => format!("it speaks of {}", rule.tools.join(", ")),
+        () if !fits(&with(true, false, false)) => format!("it is for stacks {}", rule.stacks.join(", ")),
+        () if !fits(&with(true, true, false)) => format!("it is for {}", rule.environments.join(", ")),
+        () if !fits(&with(true, true, true)) => format!("it is for services {}", rule.services.join(", ")),
+        () => format!("it is for calls with {}", super::args::unmet(rule, asked.arguments).unwrap_or_default()),
     });
     RuleTrace { rule: rule.id.clone(), effect: rule.effect, matched, not_because, because: rule.because.clone() }
 }
@@ -145,9 +168,17 @@ pub fn examples(book: &Rulebook) -> Vec<ExampleRun> {
     out
 }
 
+/// Whether a rule speaks of the call of an example.
+pub(super) fn example_matches(rule: &Rule, e: &RuleExample) -> bool {
+    let arguments = Value::Object(e.args.clone());
+    let (stack, environment, service) = (e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref());
+    rule_matches(rule, &Asked { tool: &e.tool, stack, environment, service, arguments: &arguments })
+}
+
 fn example(agent: &Agent, rule: &Rule, e: &RuleExample, wanted: bool) -> ExampleRun {
-    let passed = rule_matches(rule, &e.tool, e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref()) == wanted;
-    let words = [Some(e.tool.as_str()), e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref()];
+    let passed = example_matches(rule, e) == wanted;
+    let args = (!e.args.is_empty()).then(|| Value::Object(e.args.clone()).to_string());
+    let words = [Some(e.tool.as_str()), e.stack.as_deref(), e.environment.as_deref(), e.service.as_deref(), args.as_deref()];
     let call = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let kind = if wanted { "match" } else { "not_match" };
     ExampleRun { agent: agent.name.to_string(), rule: rule.id.clone(), kind, call, passed }
@@ -162,13 +193,15 @@ pub struct MatrixRow {
     pub tool: String,
     /// Environment and verdict, in the policy's order; `-` is a call that names no stack.
     pub verdicts: Vec<(String, Verdict)>,
+    /// Rules that say something else for certain arguments.
+    pub by_arguments: Vec<String>,
 }
 
 /// Stack the table is made for: a name no shipped rule gives a meaning to.
 const ANY: &str = "any";
 
 /// The table over all agents, tools and environments, for a stack of a name no rule singles out. Rules bound to stacks by name show as what
-/// they are there: no grant.
+/// they are there: no grant. Those bound to arguments are named beside the row.
 pub fn matrix(book: &Rulebook, tools: &[ToolFacts]) -> Vec<MatrixRow> {
     let stack = StackName::new(ANY).ok();
     let of = |agent: &str, tool: &ToolFacts, environment: Option<&String>| {
@@ -176,12 +209,13 @@ pub fn matrix(book: &Rulebook, tools: &[ToolFacts]) -> Vec<MatrixRow> {
         call::decide(book, &call_of(agent, &tool.name, tool.mutates, stack, environment.cloned(), None)).verdict
     };
     let mut rows = vec![];
-    for agent in book.agents.keys() {
+    for (agent, rules) in book.agents.iter().map(|(name, a)| (name, &a.rules)) {
         for tool in tools {
             let places = book.policy.environments.keys();
             let mut verdicts: Vec<_> = places.map(|e| (e.clone(), of(agent, tool, Some(e)))).collect();
             verdicts.push(("-".into(), of(agent, tool, None)));
-            rows.push(MatrixRow { agent: agent.clone(), tool: tool.name.clone(), verdicts });
+            let bound = rules.iter().filter(|r| !r.args.is_empty() && r.tools.contains(&tool.name)).map(|r| r.id.clone()).collect();
+            rows.push(MatrixRow { agent: agent.clone(), tool: tool.name.clone(), verdicts, by_arguments: bound });
         }
     }
     rows
@@ -235,7 +269,13 @@ mod tests {
         let all = examples(&book);
         assert!(all.len() >= 15 && all.iter().all(|e| e.passed), "{all:#?}");
         let agent = &book.agents["deployer"];
-        let wrong = RuleExample { tool: "deploy".into(), stack: None, environment: Some("production".into()), service: None };
+        let wrong = RuleExample {
+            tool: "deploy".into(),
+            stack: None,
+            environment: Some("production".into()),
+            service: None,
+            args: Default::default(),
+        };
         assert!(!example(agent, &agent.rules[0], &wrong, true).passed && example(agent, &agent.rules[0], &wrong, false).passed);
     }
 

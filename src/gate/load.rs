@@ -1,8 +1,9 @@
 //! From the texts of `policy.toml` and `agents/*.md` to one `Rulebook`: all of it or, with every problem named, none of it. Deliberately
 //! absent: reading files and deciding when to reload; a caller that gets problems keeps the book it has.
 
-use super::{Rulebook, manifest, policy};
+use super::{Rulebook, delegation, manifest, policy};
 use crate::model::agent::Agent;
+use crate::model::ids::AgentName;
 use crate::model::policy::Policy;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ pub struct ToolFacts {
     pub name: String,
     /// Whether it changes the world.
     pub mutates: bool,
+    /// JSON Schema of its arguments, nothing by reference.
+    pub input: serde_json::Value,
 }
 
 /// Something wrong in a file, where, and what to do about it.
@@ -76,6 +79,11 @@ impl Rulebook {
                 });
             }
         }
+        let line_of = |file: &str, key: &str| {
+            let text = agents.iter().find(|(f, _)| f == file).map(|(_, t)| t.as_str())?;
+            text.lines().position(|l| l.contains(key)).map(|i| i + 1)
+        };
+        problems.extend(delegation::check(&loaded, &failed, &line_of));
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -87,6 +95,15 @@ impl Rulebook {
     /// somebody else's manifest. `None` for an unknown agent.
     pub fn version_for(&self, agent: &str) -> Option<String> {
         self.agents.get(agent).map(|a| version(&self.policy, [a.as_ref()]))
+    }
+
+    /// The same for work done on behalf of others: what decides about each of them is part of it, and so is the order of hands.
+    pub fn version_for_chain(&self, agent: &str, on_behalf: &[AgentName]) -> Option<String> {
+        let mut all = vec![self.agents.get(agent)?.as_ref()];
+        for name in on_behalf {
+            all.push(self.agents.get(name.as_str())?.as_ref());
+        }
+        Some(version(&self.policy, all))
     }
 }
 
@@ -100,7 +117,8 @@ fn version<'a>(policy: &Policy, agents: impl IntoIterator<Item = &'a Agent>) -> 
     };
     field(serde_json::to_value(policy).expect("a policy has string keys only"));
     for a in agents {
-        field(serde_json::json!({"name": a.name, "tools": a.tools, "tier": a.tier, "rules": a.rules, "limits": a.limits}));
+        let hands = [&a.can_delegate_to, &a.conflicts_with];
+        field(serde_json::json!({"name": a.name, "tools": a.tools, "tier": a.tier, "rules": a.rules, "limits": a.limits, "hands": hands}));
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

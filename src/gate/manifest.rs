@@ -1,9 +1,9 @@
 //! One `agents/<name>.md`: front matter of a Claude Code subagent, one `dockwarden:` key, and the prompt. Strict: an unknown key, a rule
 //! that can never match, an example that fails is an error with file, line and hint. Deliberately absent: reading files, and deciding.
 
-use super::call::{self, rule_matches};
+use super::call;
 use super::load::{LoadProblem, ToolFacts};
-use super::{glob, rules};
+use super::{args, explain, glob, overlap, rules};
 use crate::model::agent::{Agent, Limits, Rule, RuleExample, Tier};
 use crate::model::ids::AgentName;
 use crate::model::policy::Policy;
@@ -46,6 +46,12 @@ struct Grants {
     rules: Vec<Rule>,
     #[serde(default)]
     limits: Limits,
+    /// Agents it may hand work to; none when absent.
+    #[serde(default)]
+    can_delegate_to: Vec<String>,
+    /// Agents it never works for and never hands work to.
+    #[serde(default)]
+    conflicts_with: Vec<String>,
 }
 
 /// The name a file stands for: its last component without `.md`.
@@ -93,7 +99,7 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         one(
             yaml_line(&e),
             e.to_string(),
-            "keys: name, description, tools, model, dockwarden: {tier, rules, limits}; see the shipped agents/deployer.md",
+            "keys: name, description, tools, model, dockwarden: {tier, rules, limits, can_delegate_to, conflicts_with}; see the shipped agents/deployer.md",
         )
     })?;
     let name = AgentName::new(parsed.name.as_str())
@@ -112,6 +118,8 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         tier: parsed.dockwarden.tier,
         rules: parsed.dockwarden.rules,
         limits: parsed.dockwarden.limits,
+        can_delegate_to: parsed.dockwarden.can_delegate_to,
+        conflicts_with: parsed.dockwarden.conflicts_with,
         prompt: prompt.to_owned(),
         source: file.to_owned(),
     };
@@ -129,8 +137,10 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         }
         check.terms(rule);
         check.reach(rule);
+        check.args(rule);
         check.examples(rule);
     }
+    check.overruled();
     if check.problems.is_empty() { Ok(agent) } else { Err(check.problems) }
 }
 
@@ -217,6 +227,9 @@ impl Check<'_> {
         if id.is_empty() || !id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')) {
             self.problem(id, format!("rule id {id:?} is not valid"), "lower-case letters, digits, '-' and '_'");
         }
+        if id.starts_with("tier_") {
+            self.problem(id, format!("rule id {id:?} could be taken for a tier in replies and the audit log"), "another id");
+        }
         if rule.because.trim().is_empty() {
             self.problem(id, format!("rule {id:?} has an empty because"), "say why the rule is there: callers and reviewers read it");
         }
@@ -233,8 +246,12 @@ impl Check<'_> {
         if rule.approvals == Some(0) {
             self.problem(id, format!("rule {id:?} asks for 0 approvals"), "1 or more, or effect: allow");
         }
-        if rule.max_per_hour == Some(0) {
-            self.problem(id, format!("rule {id:?} has max_per_hour 0"), "1 or more, or effect: deny");
+        for (key, max) in [("max_per_hour", rule.max_per_hour), ("max_per_hour_per_stack", rule.max_per_hour_per_stack)] {
+            if max == Some(0) {
+                self.problem(id, format!("rule {id:?} has {key} 0"), "1 or more, or effect: deny");
+            } else if max.is_some() && rule.effect == Verdict::Deny {
+                self.problem(id, format!("rule {id:?} has {key} with effect: deny: nothing is ever counted"), "take it out");
+            }
         }
         if let Some(ttl) = rule.ttl.as_deref().filter(|t| call::seconds(t).is_none()) {
             self.problem(id, format!("rule {id:?}: ttl {ttl:?} is not a time"), "e.g. 30m, 2h, 45s; at most 7d");
@@ -298,18 +315,40 @@ impl Check<'_> {
         }
     }
 
+    /// Whether the conditions over arguments can hold, and say something.
+    fn args(&mut self, rule: &Rule) {
+        for (problem, hint) in args::check(rule, self.tools) {
+            self.problem(&rule.id, format!("rule {:?}: {problem}", rule.id), hint);
+        }
+    }
+
+    /// Rules that another one of the same agent always overrules.
+    fn overruled(&mut self) {
+        for (dead, by) in overlap::dead(&self.agent.rules) {
+            let problem = format!("rule {:?} never decides anything: {:?} speaks of every such call and is stricter", dead.id, by.id);
+            self.problem(&dead.id, problem, "take one of the two out, or narrow the stricter one");
+        }
+    }
+
     fn examples(&mut self, rule: &Rule) {
         for (example, expected) in rule.matches.iter().map(|e| (e, true)).chain(rule.not_match.iter().map(|e| (e, false))) {
             let word = if expected { "match" } else { "not_match" };
-            let RuleExample { tool, stack, environment, service } = example;
+            let RuleExample { tool, stack, environment, service, args } = example;
+            let facts = self.tools.iter().find(|t| t.name == *tool);
             if self.known(tool).is_none() || environment.as_ref().is_some_and(|e| !self.policy.environments.contains_key(e)) {
                 let problem =
                     format!("rule {:?}: the {word} example of tool {tool:?} names a tool or environment that does not exist", rule.id);
                 self.problem(&rule.id, problem, "an example that cannot happen proves nothing");
-            } else if rule_matches(rule, tool, stack.as_deref(), environment.as_deref(), service.as_deref()) != expected {
+            } else if let Some((odd, hint)) = facts.and_then(|f| args::unknown(f, args)) {
+                let problem = format!("rule {:?}: the {word} example gives {tool} an argument {odd:?} that it does not have", rule.id);
+                self.problem(&rule.id, problem, hint);
+            } else if explain::example_matches(rule, example) != expected {
                 let shown =
                     [("tool", Some(tool)), ("stack", stack.as_ref()), ("environment", environment.as_ref()), ("service", service.as_ref())];
-                let shown: Vec<String> = shown.into_iter().filter_map(|(k, v)| v.map(|v| format!("{k}: {v}"))).collect();
+                let mut shown: Vec<String> = shown.into_iter().filter_map(|(k, v)| v.map(|v| format!("{k}: {v}"))).collect();
+                if !args.is_empty() {
+                    shown.push(format!("args: {}", serde_json::Value::Object(args.clone())));
+                }
                 let does = if expected { "does not match" } else { "matches" };
                 let problem = format!("rule {:?} {does} its {word} example {{{}}}", rule.id, shown.join(", "));
                 self.problem(&rule.id, problem, "correct the rule or the example");

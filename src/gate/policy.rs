@@ -27,6 +27,9 @@ pub fn parse(file: &str, text: &str) -> Result<Policy, Vec<LoadProblem>> {
     check.lists(&policy);
     check.exceptions(&policy);
     check.peers(&policy);
+    if policy.taint.window_s == 0 {
+        check.problem("window_s", "taint.window_s is 0", "seconds, e.g. 1800; level = \"off\" switches it off");
+    }
     if check.problems.is_empty() { Ok(policy) } else { Err(check.problems) }
 }
 
@@ -62,6 +65,9 @@ impl Check<'_> {
             }
             if matches!(environment.mutations, Some(RuleLevel::Off | RuleLevel::Warn)) {
                 self.problem("mutations", format!("environments.{name}.mutations has no such level"), "allow, approval or deny");
+            }
+            if environment.changes_per_hour == Some(0) {
+                self.problem("changes_per_hour", format!("environments.{name}.changes_per_hour is 0"), "1 or more, or mutations = \"deny\"");
             }
             self.levels(&format!("environments.{name}.rules"), &environment.rules);
         }

@@ -9,7 +9,7 @@ use crate::model::verdict::Verdict;
 /// Whether some call of this tool by this agent could get past the call gate.
 pub fn may_ever(book: &Rulebook, agent: &Agent, tool: &str, mutates: bool) -> bool {
     let speaks = |r: &&Rule| r.tools.iter().any(|t| t == tool);
-    let everywhere = |r: &Rule| r.stacks.is_empty() && r.environments.is_empty() && r.services.is_empty();
+    let everywhere = |r: &Rule| r.stacks.is_empty() && r.environments.is_empty() && r.services.is_empty() && r.args.is_empty();
     let capped = |e: Option<&str>| {
         let strict = e.is_some_and(|e| rules::production_like(&book.policy, e));
         tier_cap(agent.tier, tool, mutates, e, strict).is_some()

@@ -3,6 +3,8 @@
 use super::ids::AgentName;
 use super::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Tier: the widest default grants an agent may have; the file narrows, a label never widens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -40,6 +42,12 @@ pub struct Agent {
     pub rules: Vec<Rule>,
     /// Limits.
     pub limits: Limits,
+    /// Agents it may hand work to.
+    #[serde(default)]
+    pub can_delegate_to: Vec<String>,
+    /// Agents it never works for and never hands work to.
+    #[serde(default)]
+    pub conflicts_with: Vec<String>,
     /// Prompt: the file's text after the front matter.
     pub prompt: String,
     /// File it came from, for messages.
@@ -65,9 +73,15 @@ pub struct Rule {
     /// Service globs; empty = any.
     #[serde(default)]
     pub services: Vec<String>,
+    /// Conditions over the call's arguments, by dotted path or JSON pointer; all must hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub args: BTreeMap<String, ArgCondition>,
     /// Calls per hour by this agent under this rule.
     #[serde(default)]
     pub max_per_hour: Option<u32>,
+    /// Calls per hour by this agent under this rule on any one stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_per_hour_per_stack: Option<u32>,
     /// Number of approvals for `effect: approval`; 1 by default.
     #[serde(default)]
     pub approvals: Option<u32>,
@@ -87,6 +101,30 @@ pub struct Rule {
     pub not_match: Vec<RuleExample>,
 }
 
+/// A condition over one argument of a call: exactly one of `equals`, `one_of`, `glob`, `min` and `max`, `absent`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArgCondition {
+    /// This value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equals: Option<Value>,
+    /// One of these values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<Value>>,
+    /// Text of this form: `*` any text, `?` one character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub glob: Option<String>,
+    /// A number, at least this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// A number, at most this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Left out (`true`), or given (`false`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absent: Option<bool>,
+}
+
 /// An example call of a rule, checked when the file is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +140,9 @@ pub struct RuleExample {
     /// Service.
     #[serde(default)]
     pub service: Option<String>,
+    /// Arguments.
+    #[serde(default)]
+    pub args: Map<String, Value>,
 }
 
 /// Limits of an agent.

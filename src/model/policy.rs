@@ -37,6 +37,8 @@ pub struct Policy {
     pub literal_keys: Vec<String>,
     /// Operations of one agent on one stack that may fail in a row before its changes there are stopped until an operator lifts it; 0 = never.
     pub breaker_failures: u32,
+    /// What comes of a change that uses words its agent first saw in untrusted output.
+    pub taint: Taint,
 }
 
 /// One environment.
@@ -47,6 +49,9 @@ pub struct Environment {
     pub rules: BTreeMap<String, RuleLevel>,
     /// Overrides `tier_3`'s approval for mutations here: `allow` or `approval`.
     pub mutations: Option<RuleLevel>,
+    /// Changes of one stack here in an hour, all agents together; backups, `cancel` and the supervisor's own healing are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes_per_hour: Option<u32>,
     /// Approver and requester must be different people.
     pub distinct_approver: bool,
 }
@@ -65,6 +70,32 @@ pub enum RuleLevel {
     Approval,
     /// Never.
     Deny,
+}
+
+/// What comes of a change that uses words its agent first saw in untrusted output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Taint {
+    /// `off` or `approval`.
+    pub level: TaintLevel,
+    /// How long such a word counts as tainted, in seconds.
+    pub window_s: u32,
+}
+
+/// Level of taint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaintLevel {
+    /// Not judged.
+    Off,
+    /// An operator approves.
+    Approval,
+}
+
+impl Default for Taint {
+    fn default() -> Self {
+        Self { level: TaintLevel::Approval, window_s: 1800 }
+    }
 }
 
 /// Quotas of a plan.
@@ -131,6 +162,7 @@ impl Default for Policy {
             peers: BTreeMap::new(),
             literal_keys: vec![],
             breaker_failures: 5,
+            taint: Taint::default(),
         }
     }
 }

@@ -36,6 +36,9 @@ pub struct Approval {
     pub id: ApprovalId,
     /// Who asked.
     pub agent: String,
+    /// On whose behalf, outermost first.
+    #[serde(default)]
+    pub on_behalf: Vec<String>,
     /// Tool.
     pub tool: String,
     /// Stack.
@@ -70,7 +73,7 @@ pub struct Approval {
 
 const WHAT: &str = "approval";
 const COLUMNS: &str = "id, agent, tool, stack, environment, plan, digest, sealed_input, call, reason, state, needed, approved_by, denied_by, operation, \
-                       created_at, expires_at";
+                       created_at, expires_at, on_behalf";
 
 fn input_place(id: &ApprovalId) -> String {
     format!("approval/{id}")
@@ -203,6 +206,11 @@ impl Store {
 }
 
 impl Approval {
+    /// Whether a name is one of those who ask: none of them approves.
+    pub fn asked_by(&self, name: &str) -> bool {
+        self.agent == name || self.on_behalf.iter().any(|a| a == name)
+    }
+
     /// Still stored as open although its time ran out.
     fn overdue(&self, now: DateTime<Utc>) -> bool {
         matches!(self.state, ApprovalState::Pending | ApprovalState::Approved) && self.expires_at <= now
@@ -225,7 +233,7 @@ fn live_same(c: &Connection, keys: &Keys, wanted: &Approval) -> Sql<Option<Appro
 
 fn insert(c: &Connection, a: &Approval, sealed: &[u8]) -> Sql<()> {
     c.prepare_cached(&format!(
-        "INSERT INTO approval ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
+        "INSERT INTO approval ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
     ))?
     .execute(params![
         a.id.as_str(),
@@ -245,6 +253,7 @@ fn insert(c: &Connection, a: &Approval, sealed: &[u8]) -> Sql<()> {
         a.operation.as_ref().map(OperationId::as_str),
         time(a.created_at),
         time(a.expires_at),
+        json(WHAT, &a.on_behalf)?,
     ])?;
     Ok(())
 }
@@ -312,5 +321,6 @@ fn read(r: &Row<'_>, keys: &Keys) -> Sql<Approval> {
         operation: name_opt(WHAT, r.get(14)?)?,
         created_at: parse_time(WHAT, &r.get::<_, String>(15)?)?,
         expires_at: parse_time(WHAT, &r.get::<_, String>(16)?)?,
+        on_behalf: parse_json(WHAT, &r.get::<_, String>(17)?)?,
     })
 }

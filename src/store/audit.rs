@@ -29,6 +29,9 @@ pub struct Intent {
     pub call: CallId,
     /// Agent.
     pub agent: String,
+    /// Who gave it this work, outermost first.
+    #[serde(default)]
+    pub delegated_by: Vec<String>,
     /// Door: `mcp-stdio`, `mcp-http`, `cli`, `loop`.
     pub door: String,
     /// Tool.

@@ -156,6 +156,7 @@ fn evidence() -> Evidence {
 fn approval(id: &str, digest: &str, needed: u32) -> Approval {
     Approval {
         id: ApprovalId::new(id).unwrap(),
+        on_behalf: vec![],
         agent: "deployer".into(),
         tool: "deploy".into(),
         stack: Some(stack_name()),

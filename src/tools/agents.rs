@@ -4,7 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
-use crate::gate::Permit;
+use crate::gate::{Permit, args};
 use crate::model::agent::{Agent, Rule, Tier};
 use crate::model::plan::Plan;
 use crate::redact;
@@ -86,7 +86,7 @@ impl Verb for Agents {
             description: a.description.clone(),
             tier: a.tier,
             tools: a.tools.clone(),
-            may: a.rules.iter().map(may).collect(),
+            may: a.rules.iter().map(may).chain(hands(a)).collect(),
             you: a.name == call.who.agent,
         };
         let refused = call.house.refused_rules.load();
@@ -126,17 +126,26 @@ impl Verb for Agents {
     }
 }
 
+/// Whom it may give work, and whom it never meets.
+fn hands(a: &Agent) -> Vec<String> {
+    let line = |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what} {}", names.join(",")));
+    [line("hands work to", &a.can_delegate_to), line("never works with", &a.conflicts_with)].into_iter().flatten().collect()
+}
+
 fn may(rule: &Rule) -> String {
     let list = |what: &str, names: &[String]| if names.is_empty() { String::new() } else { format!(" {what} {}", names.join(",")) };
-    let limit = rule.max_per_hour.map(|m| format!(" max {m}/h")).unwrap_or_default();
+    let mut limit = rule.max_per_hour.map(|m| format!(" max {m}/h")).unwrap_or_default();
+    limit.extend(rule.max_per_hour_per_stack.map(|m| format!(" max {m}/h a stack")));
+    let with: String = rule.args.iter().map(|(path, c)| format!(" with {path} {}", args::in_words(c))).collect();
     format!(
-        "{}: {} {}{}{}{}{limit} ({})",
+        "{}: {} {}{}{}{}{}{limit} ({})",
         rule.id,
         rule.effect.as_str(),
         rule.tools.join(","),
         list("on", &rule.stacks),
         list("in", &rule.environments),
         list("services", &rule.services),
+        with,
         rule.because
     )
 }

@@ -1,7 +1,8 @@
 //! Agents and their tokens.
 
-use super::CliError;
-use super::{CliResult, Ended, Global, output, policy, reach, terminal};
+pub mod import;
+
+use super::{CliError, CliResult, Ended, Global, output, policy, reach, terminal};
 use crate::adapters::socket::wire::Admin;
 use crate::model::spend::{self, Spent};
 use chrono::{NaiveDate, Utc};
@@ -49,6 +50,8 @@ enum AgentsCommand {
         #[arg(long)]
         operator: Option<String>,
     },
+    /// Make an agent file from an OSSA manifest, and say what was not understood.
+    Import(import::ImportArgs),
     /// Check agents, policy and prompts without loading them.
     Check,
     /// What agents spent on their models: answers, tokens, US dollars, and the budget of the month.
@@ -63,6 +66,7 @@ enum AgentsCommand {
 pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
     match args.command.unwrap_or(AgentsCommand::List) {
         AgentsCommand::List => reach::show(global, "agents", json!({})).await,
+        AgentsCommand::Import(args) => import::import(global, &args),
         AgentsCommand::Check => Ok(policy::check(global)),
         AgentsCommand::Cost { month } => cost(global, month).await,
         AgentsCommand::Tokens => {

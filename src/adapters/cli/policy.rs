@@ -5,9 +5,9 @@ use super::{CliError, CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::wire::Admin;
 use crate::app::rules;
 use crate::config;
-use crate::gate::explain::{self, Explanation, MatrixRow};
+use crate::gate::explain::{self, Explanation, MatrixRow, RuleTrace};
 use crate::gate::rules::{RULES, RuleInfo, find};
-use crate::gate::{Rulebook, manifest};
+use crate::gate::{CallFacts, Rulebook, manifest};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::policy::Policy;
 use crate::model::spec::{ServiceSettings, StackSettings};
@@ -15,6 +15,7 @@ use crate::tools;
 use clap::{Args, Subcommand, ValueEnum};
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Check the policy, explain it, and see who may do what.
 #[derive(Debug, Args)]
@@ -64,6 +65,12 @@ struct ExplainArgs {
     /// Service of the call.
     #[arg(long, requires = "tool")]
     service: Option<String>,
+    /// Arguments of the call as a JSON object, e.g. '{"replicas": 3}'.
+    #[arg(long, requires = "tool", value_name = "JSON")]
+    args: Option<String>,
+    /// Those who gave the agent the work, outermost first, e.g. stack-keeper,deployer.
+    #[arg(long, requires = "tool", value_delimiter = ',')]
+    on_behalf: Vec<String>,
 }
 
 /// Files with a schema.
@@ -178,6 +185,11 @@ fn call(global: &Global, args: ExplainArgs) -> CliResult {
     let known = known.ok_or_else(|| usage(format!("there is no tool {tool:?}"), "`dockwarden policy matrix` lists the tools"))?;
     let stack = args.stack.map(StackName::new).transpose().map_err(|e| usage(e.to_string(), "name a stack"))?;
     let service = args.service.map(ServiceName::new).transpose().map_err(|e| usage(e.to_string(), "name a service of the stack"))?;
+    let arguments = match args.args.as_deref().map(serde_json::from_str::<serde_json::Map<String, Value>>) {
+        None => Arc::default(),
+        Some(Ok(map)) => Arc::new(Value::Object(map)),
+        Some(Err(e)) => return Err(usage(format!("--args is no JSON object: {e}"), "e.g. --args '{\"replicas\": 3}'")),
+    };
     let environment = match (&stack, args.environment) {
         (_, Some(given)) => Some(given),
         (Some(stack), None) => {
@@ -189,6 +201,7 @@ fn call(global: &Global, args: ExplainArgs) -> CliResult {
         (None, None) => None,
     };
     let asked = explain::call_of(&agent, &tool, known.mutates, stack, environment, service);
+    let asked = CallFacts { on_behalf: args.on_behalf, arguments, ..asked };
     let told = explain::explain(&book, &asked);
     output::reply(global.json, "", &json!(told), &in_words(&agent, &tool, &told));
     Ok(Ended::Done)
@@ -212,9 +225,14 @@ fn in_words(agent: &str, tool: &str, e: &Explanation) -> String {
             "\nthe environment is not treated as production"
         });
     }
-    for r in &e.rules {
+    let rule = |r: &RuleTrace| {
         let why = r.not_because.as_deref().map_or_else(|| format!("matches ({})", r.because), |w| format!("does not match: {w}"));
-        out.push_str(&format!("\nrule {} [{}] {why}", r.rule, r.effect.as_str()));
+        format!("rule {} [{}] {why}", r.rule, r.effect.as_str())
+    };
+    e.rules.iter().for_each(|r| out.push_str(&format!("\n{}", rule(r))));
+    for o in &e.on_behalf {
+        out.push_str(&format!("\non behalf of {}, who alone may: {}", o.agent, o.verdict.as_str()));
+        o.rules.iter().for_each(|r| out.push_str(&format!("\n  {}", rule(r))));
     }
     for limit in &e.limits {
         out.push_str(&format!("\nlimit {limit}"));
@@ -267,7 +285,7 @@ fn matrix(global: &Global, of: Option<&str>) -> CliResult {
 
 fn row(r: &MatrixRow) -> Value {
     let verdicts: serde_json::Map<String, Value> = r.verdicts.iter().map(|(e, v)| (e.clone(), json!(v))).collect();
-    json!({"agent": r.agent, "tool": r.tool, "verdicts": verdicts})
+    json!({"agent": r.agent, "tool": r.tool, "verdicts": verdicts, "by_arguments": r.by_arguments})
 }
 
 /// The table as text: one block an agent, fixed widths, so that a change of the policy is one changed line.
@@ -283,6 +301,9 @@ fn table(rows: &[MatrixRow]) -> String {
         }
         out.push_str(&format!("  {:<14}", r.tool));
         r.verdicts.iter().for_each(|(_, v)| out.push_str(&format!(" {:>12}", v.as_str())));
+        if !r.by_arguments.is_empty() {
+            out.push_str(&format!("  by arguments: {}", r.by_arguments.join(", ")));
+        }
         out.push('\n');
     }
     out

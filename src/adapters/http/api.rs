@@ -6,7 +6,7 @@ mod approvals;
 mod describe;
 mod freeze;
 mod tools;
-mod who;
+pub mod who;
 
 pub use who::{OPERATOR_PREFIX, Who};
 

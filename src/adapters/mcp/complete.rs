@@ -84,6 +84,9 @@ fn may(doors: &Doors, caller: &Caller, tool: &str, stack: Option<&StackName>, en
         environment: environment.filter(|e| !e.is_empty()),
         service: None,
         preview: false,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     };
     gate::call::decide(&doors.house.rulebook.load(), &facts).verdict < Verdict::Approval
 }

@@ -16,12 +16,12 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
-const COMPOSE: &str =
+pub(crate) const COMPOSE: &str =
     "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n    mem_limit: 64m\n    cpus: 0.5\n";
-const KEEPER: &str = "---
+pub(crate) const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.
-tools: plan, deploy, status, health, history, operation, approval, restart, stop, prune
+tools: plan, deploy, status, logs, health, history, operation, approval, restart, stop, prune
 model: inherit
 dockwarden:
   tier: tier_3_write_elevated
@@ -33,13 +33,13 @@ dockwarden:
 Keep them.
 ";
 
-struct Bench {
-    house: Arc<House>,
-    engine: Arc<FakeEngine>,
+pub(crate) struct Bench {
+    pub(crate) house: Arc<House>,
+    pub(crate) engine: Arc<FakeEngine>,
     _dir: tempfile::TempDir,
 }
 
-async fn bench() -> Bench {
+pub(crate) async fn bench() -> Bench {
     bench_of(KEEPER).await
 }
 
@@ -52,7 +52,7 @@ async fn limited(n: u32) -> Bench {
     bench_of(&text).await
 }
 
-async fn bench_of(keeper: &str) -> Bench {
+pub(crate) async fn bench_of(keeper: &str) -> Bench {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.expect("a store");
     let engine = Arc::new(FakeEngine::new());
@@ -91,12 +91,13 @@ async fn bench_of(keeper: &str) -> Bench {
         backups: None,
         turns: Default::default(),
         desk: Default::default(),
+        taints: Default::default(),
     };
     Bench { house: Arc::new(house), engine, _dir: dir }
 }
 
 impl Bench {
-    async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
+    pub(crate) async fn call(&self, tool: &str, input: Value) -> Result<Reply, CallError> {
         let who = Principal {
             agent: AgentName::new("keeper").expect("valid"),
             door: Door::McpStdio,
@@ -191,6 +192,74 @@ async fn an_approval_is_bound_to_the_digest_and_used_once() {
     assert!(used, "the approval was not touched by the other call");
     assert_eq!(approval::run_approved(&b.house, &id).await.expect_err("used").code, ErrorCode::Conflict);
     assert_eq!(b.engine.running(), Vec::<String>::new(), "nothing ran without a word");
+}
+
+#[tokio::test]
+async fn calls_at_once_on_one_stack_never_pass_its_limit_together() {
+    let b = bench().await;
+    let policy = "allowed_registries = [\"local\"]\n[environments.development]\nchanges_per_hour = 3\n[environments.production]\n";
+    let second = KEEPER.replace("name: keeper", "name: second");
+    let files = vec![("keeper.md".into(), KEEPER.into()), ("second.md".into(), second)];
+    b.house.rulebook.store(Arc::new(Rulebook::build(files, policy, &tools::gate_facts()).expect("a rulebook")));
+    let calls = (0..12).map(|i| {
+        let agent = AgentName::new(if i % 2 == 0 { "keeper" } else { "second" }).expect("valid");
+        let who = Principal { agent, door: Door::Cli, client: None, read_only: false, on_behalf: vec![] };
+        let (house, input) = (b.house.clone(), json!({"stack": "shop", "service": format!("s{i}")}));
+        async move { dispatch(&house, &who, "restart", input, None).await.expect_err("there is no such stack").code }
+    });
+    let codes: Vec<ErrorCode> = futures_util::stream::iter(calls).buffer_unordered(12).collect().await;
+    assert_eq!(codes.iter().filter(|c| **c == ErrorCode::NotFound).count(), 3, "{codes:?}");
+    assert_eq!(codes.iter().filter(|c| **c == ErrorCode::RateLimited).count(), 9, "{codes:?}");
+    let e = b.call("restart", json!({"stack": "bank"})).await.expect_err("not there");
+    assert_eq!(e.code, ErrorCode::NotFound, "another stack has its own count");
+}
+
+/// A lead that may have the keeper work for it, and may deploy with approval only.
+const LEAD: &str = "---
+name: lead
+description: Leads.
+tools: deploy, status
+dockwarden:
+  tier: tier_3_write_elevated
+  can_delegate_to: [keeper]
+  rules:
+    - {id: asks, effect: approval, tools: [deploy], because: \"the lead asks\"}
+---
+";
+
+#[tokio::test]
+async fn work_on_behalf_of_another_needs_its_right_and_is_recorded_as_such() {
+    let b = bench().await;
+    let files = vec![("keeper.md".into(), KEEPER.into()), ("lead.md".into(), LEAD.into())];
+    b.house
+        .rulebook
+        .store(Arc::new(Rulebook::build(files, "allowed_registries = [\"local\"]\n", &tools::gate_facts()).expect("a rulebook")));
+    let who = |on_behalf: &[&str]| Principal {
+        agent: AgentName::new("keeper").expect("valid"),
+        door: Door::Task,
+        client: None,
+        read_only: false,
+        on_behalf: on_behalf.iter().map(|n| AgentName::new(*n).expect("valid")).collect(),
+    };
+    let denied = dispatch(&b.house, &who(&["lead"]), "restart", json!({"stack": "shop"}), None).await.expect_err("the lead may not");
+    assert!(denied.code == ErrorCode::Denied && denied.message.contains("on behalf of lead"), "{denied}");
+    let input = json!({"stack": "shop", "compose": COMPOSE});
+    let asked = dispatch(&b.house, &who(&["lead"]), "deploy", input, None).await.expect("asked").value;
+    assert_eq!(asked["state"], "pending_approval", "the keeper alone would not have to ask: {asked}");
+    let id = ApprovalId::new(asked["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    for name in ["lead", "keeper"] {
+        let refused = crate::adapters::people::decide(&b.house, id.as_str(), name, crate::adapters::people::Word::Approve, "cli").await;
+        assert_eq!(refused.expect_err("who asked").code, ErrorCode::Denied, "{name}");
+    }
+    let rows = b.house.store.audit_rows(&AuditQuery { limit: 10, ..AuditQuery::default() }).await.expect("rows");
+    let called: Vec<&AuditRow> = rows.iter().filter(|r| r.kind != "outcome" && r.kind != "event").collect();
+    assert!(called.len() == 2 && called.iter().all(|r| r.detail["delegated_by"] == json!(["lead"])), "{called:?}");
+    let done = crate::adapters::people::decide(&b.house, id.as_str(), "olga", crate::adapters::people::Word::Approve, "cli").await;
+    assert_eq!(done.expect("approved, and the approval knows on whose behalf").value["result"]["state"], "queued");
+    assert_eq!(
+        dispatch(&b.house, &who(&[]), "deploy", json!({"stack": "own", "compose": COMPOSE}), None).await.expect("free").value["state"],
+        "monitoring"
+    );
 }
 
 #[tokio::test]

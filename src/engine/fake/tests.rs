@@ -17,6 +17,9 @@ fn permit() -> Permit {
         stack: None,
         environment: None,
         service: None,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     };
     let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
     gate::permit(&CallId::new("call-1").unwrap(), &facts, &decision, Verdict::Allow, &[], false).unwrap()

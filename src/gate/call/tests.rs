@@ -26,7 +26,18 @@ pub(crate) const WRITES: &[&str] =
     &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
-    let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };
+    let fields = serde_json::json!({
+        "type": "object", "required": ["stack"], "additionalProperties": false,
+        "properties": {
+            "stack": {"type": "string"}, "replicas": {"type": "integer"}, "wait": {"type": "boolean"}, "reason": {"type": "string"},
+            "what": {"type": "string", "enum": ["images", "networks"]}, "profiles": {"type": "array", "items": {"type": "string"}},
+            "images": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    });
+    let tool = |mutates: bool| {
+        let input = fields.clone();
+        move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates, input: input.clone() }
+    };
     READS.iter().map(tool(false)).chain(WRITES.iter().map(tool(true))).collect()
 }
 
@@ -60,6 +71,9 @@ fn call(agent: &str, tool: &str, stack: Option<&str>, environment: Option<&str>)
         stack: stack.map(|s| StackName::new(s).unwrap()),
         environment: environment.map(str::to_owned),
         service: None,
+
+        arguments: Default::default(),
+        on_behalf: vec![],
     }
 }
 
@@ -194,6 +208,22 @@ fn limits_name_their_counters_and_a_denial_counts_against_no_rule() {
 }
 
 #[test]
+fn a_stack_has_limits_of_its_own_per_rule_and_over_all_agents() {
+    let grants = "{tier: tier_3_write_elevated, rules: [{id: all, effect: allow, tools: [deploy, backup, cancel], max_per_hour: 9, max_per_hour_per_stack: 2, because: x}]}";
+    let book = book("deploy, backup, cancel, logs", grants, "[environments.live]\nchanges_per_hour = 4\n[environments.development]\n");
+    let of = |tool, e| -> Vec<(String, u32)> {
+        let d = decide(&book, &call("tester", tool, Some("shop"), Some(e)));
+        d.limits.into_iter().inspect(|l| assert_eq!(l.window_s, 3600)).map(|l| (l.key, l.max)).collect()
+    };
+    let rule = [("tester/all".to_owned(), 9), ("tester/all/shop".to_owned(), 2)];
+    assert_eq!(of("deploy", "live"), [&rule[..], &[("*/shop".to_owned(), 4)]].concat());
+    assert_eq!([of("deploy", "development"), of("backup", "live"), of("cancel", "live")], [rule.to_vec(), rule.to_vec(), rule.to_vec()]);
+    assert_eq!(of("logs", "live"), []);
+    let without = |p: &str| Rulebook::build(vec![], p, &catalogue()).unwrap_err()[0].problem.clone();
+    assert_eq!(without("[environments.development]\nchanges_per_hour = 0"), "environments.development.changes_per_hour is 0");
+}
+
+#[test]
 fn the_loops_own_agent_heals_in_production_and_can_do_nothing_else() {
     let book = shipped();
     let allowed: Vec<&str> =
@@ -251,7 +281,7 @@ proptest! {
     #[test]
     fn decide_never_panics_and_never_allows_strangers(agent in ".{0,20}", tool in ".{0,20}", mutates: bool, env in proptest::option::of(".{0,12}")) {
         let book = shipped();
-        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, preview: false, stack: None, environment: env, service: None };
+        let facts = CallFacts { agent: agent.clone(), tool: tool.clone(), mutates, preview: false, stack: None, environment: env, service: None, arguments: Default::default(), on_behalf: vec![] };
         let d = decide(&book, &facts);
         if !book.agents.contains_key(&agent) {
             prop_assert_eq!(d.verdict, Deny);

@@ -171,3 +171,25 @@ proptest! {
         let _ = crate::gate::prompt::parse_prompt("a.md", &format!("---\n{front}\n---\n{body}"));
     }
 }
+
+#[test]
+fn ids_that_could_be_taken_for_something_else_and_rules_that_decide_nothing_are_errors() {
+    let cases = [
+        (
+            "id: tier_1_read, effect: allow, tools: [deploy], because: x",
+            "9: rule id \"tier_1_read\" could be taken for a tier in replies and the audit log",
+        ),
+        (
+            "id: b, effect: deny, tools: [logs], because: x",
+            "8: rule \"first\" never decides anything: \"b\" speaks of every such call and is stricter",
+        ),
+        (
+            "id: b, effect: deny, tools: [deploy], max_per_hour: 2, because: x",
+            "9: rule \"b\" has max_per_hour with effect: deny: nothing is ever counted",
+        ),
+        ("id: b, effect: allow, tools: [deploy], max_per_hour_per_stack: 0, because: x", "9: rule \"b\" has max_per_hour_per_stack 0"),
+    ];
+    for (rule, expected) in cases {
+        assert_eq!(problems(&with_rule(rule)), [expected], "{rule}");
+    }
+}

@@ -33,7 +33,10 @@ pub(super) struct NewRow {
 }
 
 impl NewRow {
-    fn of_call(kind: &'static str, i: &Intent, detail: &Value) -> Self {
+    fn of_call(kind: &'static str, i: &Intent, mut detail: Value) -> Self {
+        if !i.delegated_by.is_empty() {
+            detail["delegated_by"] = json!(i.delegated_by);
+        }
         Self {
             at: i.at,
             kind,
@@ -45,13 +48,13 @@ impl NewRow {
             environment: i.environment.clone(),
             verdict: i.verdict,
             outcome: None,
-            detail: canonical(detail),
+            detail: canonical(&detail),
         }
     }
 
     /// A mutation begins.
     pub(super) fn intent(i: &Intent) -> Self {
-        Self::of_call("intent", i, &json!({"arguments": i.arguments, "findings": i.findings}))
+        Self::of_call("intent", i, json!({"arguments": i.arguments, "findings": i.findings}))
     }
 
     /// A read, or a call that was denied at once.
@@ -60,7 +63,7 @@ impl NewRow {
         let detail =
             json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
         let verdict = i.verdict.max(o.verdict);
-        Self { at: o.at, verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, &detail) }
+        Self { at: o.at, verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, detail) }
     }
 
     /// A call that a limit turned into a denial.
@@ -69,7 +72,7 @@ impl NewRow {
         let finding = Finding { rule: limit.key.clone(), verdict: Verdict::Deny, service: None, path: None, because };
         let findings: Vec<&Finding> = i.findings.iter().chain([&finding]).collect();
         let detail = json!({"arguments": i.arguments, "findings": findings, "code": "rate_limited", "detail": {"retry_after_s": retry_after_s}, "duration_ms": 0});
-        Self { verdict: Verdict::Deny, outcome: Some("denied".into()), ..Self::of_call("read", i, &detail) }
+        Self { verdict: Verdict::Deny, outcome: Some("denied".into()), ..Self::of_call("read", i, detail) }
     }
 
     fn closing(intent: &AuditRow, at: DateTime<Utc>, detail: &Value) -> Self {

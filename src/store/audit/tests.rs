@@ -8,6 +8,7 @@ use std::sync::Arc;
 fn intent(call: &str, agent: &str, seconds: i64) -> Intent {
     Intent {
         call: CallId::new(call).unwrap(),
+        delegated_by: vec![],
         agent: agent.into(),
         door: "mcp-stdio".into(),
         tool: "deploy".into(),

@@ -18,6 +18,7 @@ fn entry(seq: i64, t: i64, kind: &str, key: &str, value: Value, source: &str) ->
 async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
     let intent = Intent {
         call: CallId::new(format!("call-{n}")).unwrap(),
+        delegated_by: vec![],
         agent: agent.into(),
         door: "cli".into(),
         tool: "deploy".into(),

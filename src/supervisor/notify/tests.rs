@@ -18,6 +18,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
 fn approval(id: &str, seconds: i64) -> Approval {
     Approval {
         id: ApprovalId::new(id).unwrap(),
+        on_behalf: vec![],
         agent: "deployer".into(),
         tool: "deploy".into(),
         stack: Some(StackName::new("shop").unwrap()),

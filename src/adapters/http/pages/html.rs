@@ -209,7 +209,7 @@ pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
     if let Some(problem) = d.problem {
         p.raw("<p class=\"problem\" role=\"alert\">").text(problem).raw("</p>");
     }
-    p.raw("<dl class=\"card\">").row("Asked by", &format!("agent {}", a.agent)).row("At", &moment(a.created_at));
+    p.raw("<dl class=\"card\">").row("Asked by", &format!("agent {}", crate::adapters::people::asker(a))).row("At", &moment(a.created_at));
     let expires = match a.state {
         ApprovalState::Pending => format!("{} ({})", moment(a.expires_at), left(a.expires_at, viewer.now)),
         _ => moment(a.expires_at),
@@ -262,7 +262,7 @@ fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
         p.raw("<p class=\"card\">You have approved this; it waits for another operator.</p>");
     }
     p.raw("<form class=\"decide\" method=\"post\" action=\"/approvals/").text(a.id.as_str()).raw("\">").token(d.csrf);
-    if a.agent == viewer.operator {
+    if a.asked_by(&viewer.operator) {
         p.raw("<p class=\"problem\">Who asked cannot approve.</p>");
     } else {
         p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Approve and start</button>");

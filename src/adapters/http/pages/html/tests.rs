@@ -11,6 +11,7 @@ const HOSTILE: &str =
 fn approval(state: ApprovalState) -> Approval {
     Approval {
         id: ApprovalId::new("ap-1").unwrap(),
+        on_behalf: vec![],
         agent: HOSTILE.into(),
         tool: HOSTILE.into(),
         stack: Some(StackName::new("shop").unwrap()),
