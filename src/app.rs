@@ -162,6 +162,12 @@ pub async fn serve(options: ServeOptions) -> Result<(), AppError> {
     if closed > 0 {
         tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
     }
+    for record in store.stacks().await? {
+        let Some(number) = record.current else { continue };
+        if let Some(release) = store.release(&record.name, number).await? {
+            crate::redact::declared::spec(&release.spec);
+        }
+    }
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     let socket_path = config::socket_path(&home);

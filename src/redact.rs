@@ -1,6 +1,8 @@
 //! What leaves the house passes here: text of others is stripped and enveloped as untrusted, secrets are masked, sizes are bounded.
 //! Pure. It decides nothing about who may see what, and it is no substitute for not putting a secret into a reply in the first place.
 
+pub mod declared;
+
 use aho_corasick::AhoCorasick;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -154,10 +156,11 @@ const PREFIXES: [&str; 16] = [
     "npm_",
 ];
 
-/// Masks credentials in free text: well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`.
+/// Masks credentials in free text: declared secrets by their value, well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`.
 pub fn mask(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let known = declared::mask(text);
+    let mut out = String::with_capacity(known.len());
+    let mut rest = &*known;
     while let Some((at, skip, keep)) = next_secret(rest) {
         out.push_str(&rest[..at + keep]);
         out.push_str(MASK);
@@ -284,12 +287,17 @@ pub fn reply(value: &mut Value) {
             if !plain && text.chars().any(|c| (c.is_control() && c != '\n' && c != '\t') || is_invisible(c)) {
                 *text = clean(text);
             }
-            if next_secret(text).is_some() {
+            if declared::stands_in(text) || next_secret(text).is_some() {
                 *text = mask(text);
             }
         }
         Value::Array(items) => items.iter_mut().for_each(reply),
-        Value::Object(map) => map.values_mut().for_each(reply),
+        Value::Object(map) => {
+            if map.keys().any(|k| declared::stands_in(k)) {
+                *map = std::mem::take(map).into_iter().map(|(k, v)| (declared::mask(&k).into_owned(), v)).collect();
+            }
+            map.values_mut().for_each(reply);
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
