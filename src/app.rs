@@ -186,6 +186,12 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
     }
     crate::call::tasks::restore(&house, Utc::now()).await?;
+    for record in store.stacks().await? {
+        let Some(number) = record.current else { continue };
+        if let Some(release) = store.release(&record.name, number).await? {
+            crate::redact::declared::spec(&release.spec);
+        }
+    }
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     let socket_path = config::socket_path(&home);

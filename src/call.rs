@@ -3,6 +3,7 @@
 mod accepted;
 pub mod adopt;
 pub mod approval;
+pub mod beneath;
 pub mod brakes;
 pub mod compose_files;
 pub mod context;

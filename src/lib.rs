@@ -12,6 +12,8 @@ pub mod demo;
 pub mod engine;
 pub mod executor;
 pub mod front;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod gate;
 pub mod model;
 pub mod planner;

@@ -1,6 +1,8 @@
 //! What leaves the house passes here: text of others is stripped and enveloped as untrusted, secrets are masked, sizes are bounded.
 //! Pure. It decides nothing about who may see what, and it is no substitute for not putting a secret into a reply in the first place.
 
+pub mod declared;
+
 use crate::model::verdict::Finding;
 use aho_corasick::AhoCorasick;
 use schemars::JsonSchema;
@@ -167,9 +169,11 @@ const PREFIXES: [&str; 16] = [
     "npm_",
 ];
 
-/// Masks credentials in free text: well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`. One pass: no byte is
+/// Masks credentials in free text: declared secrets by their value, well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`. One pass: no byte is
 /// looked at more often than a few times, whatever the text.
 pub fn mask(text: &str) -> String {
+    let known = declared::mask(text);
+    let text = &*known;
     let mut out = String::new();
     let mut done = 0;
     for found in TRIGGERS.find_iter(text) {
@@ -327,7 +331,7 @@ fn last_word(text: &mut String) {
     if !is_stripped(text) {
         *text = clean(text);
     }
-    if TRIGGERS.is_match(text.as_str()) {
+    if declared::stands_in(text) || TRIGGERS.is_match(text.as_str()) {
         *text = mask(text);
     }
 }
@@ -338,7 +342,7 @@ fn is_stripped(text: &str) -> bool {
 }
 
 fn is_clean(text: &str) -> bool {
-    is_stripped(text) && !TRIGGERS.is_match(text)
+    is_stripped(text) && !TRIGGERS.is_match(text) && !declared::stands_in(text)
 }
 
 #[cfg(test)]

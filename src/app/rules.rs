@@ -4,7 +4,7 @@
 use crate::call::House;
 use crate::gate::prompt::parse_prompt;
 use crate::gate::runbook;
-use crate::gate::{LoadProblem, Rulebook, ToolFacts};
+use crate::gate::{LoadProblem, Rulebook};
 use crate::model::prompt::Prompt;
 use crate::tools::catalogue;
 use chrono::Utc;

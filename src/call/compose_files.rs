@@ -2,12 +2,12 @@
 //! opened so that no link leads out of it: whoever can write a link there must not read the host through us. Deliberately absent: what the text means.
 
 use super::CallError;
+use super::beneath::{self, Refused};
 use super::error::ErrorCode;
 use super::prepare::Source;
 use crate::compose::{self, Files, LoadErrors, ReadError};
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::redact;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -99,17 +99,16 @@ fn plain(path: &Path) -> String {
 fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, ReadError> {
     let unreadable = |why: String| Err(ReadError::Unreadable(why));
     let said = |e: std::io::Error| ReadError::Unreadable(format!("{}: {e}", relative.display()));
-    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| ReadError::Unreadable(format!("project directory {}: {e}", dir.display())))?;
-    // Non-blocking, so that a pipe put in the place of a file cannot hold the call up.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat2(&root, relative, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
-        Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
-            return Err(ReadError::Outside(format!("{} leads out of the project directory", relative.display())));
+    let file = match beneath::open(dir, relative) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(None),
+        Err(Refused::LeadsOut) => return Err(ReadError::Outside(format!("{} leads out of the project directory", relative.display()))),
+        Err(Refused::Link) => {
+            let why = "is a link or lies behind one, and this kernel cannot follow it safely (it lacks openat2): put the file itself there";
+            return unreadable(format!("{} {why}", relative.display()));
         }
-        Err(e) => return Err(said(e.into())),
+        Err(Refused::Root(e)) => return unreadable(format!("project directory {}: {e}", dir.display())),
+        Err(Refused::Io(e)) => return Err(said(e)),
     };
     let meta = file.metadata().map_err(said)?;
     if !meta.is_file() {

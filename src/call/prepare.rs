@@ -208,6 +208,9 @@ async fn planned(
     id: PlanId,
     weighed_before: &BTreeSet<Weight>,
 ) -> Result<Plan, CallError> {
+    if let Some(desired) = &desired {
+        redact::declared::spec(&desired.spec);
+    }
     let store = &call.house.store;
     let record = store.stack(stack).await?;
     let current = match record.and_then(|r| r.current) {
@@ -349,6 +352,7 @@ pub(super) async fn load_from(call: &Call, source: &Source, entry: Option<StackS
     // Reads files and parses texts of up to a megabyte: off the threads that serve other calls.
     let loaded = tokio::task::spawn_blocking(move || {
         let Some(bundle) = compose_files::bundle(&config, &source)? else { return Ok(None) };
+        redact::declared::variables(&bundle.variables);
         let input = LoadInput {
             name: source.stack.clone(),
             project_dir: &bundle.project_dir,

@@ -62,6 +62,19 @@ pub fn serve(global: &Global, args: ServeArgs) -> CliResult {
     Ok(Ended::Done)
 }
 
+/// Standard error behind the same filter as every reply. A line of the log comes in one piece.
+struct Masked(std::io::Stderr);
+
+impl std::io::Write for Masked {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(crate::redact::mask(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Log to stderr: stdout belongs to protocols. `$MCP_LOG_LEVEL`, default `info`; JSON when stderr is not a terminal.
 pub(super) fn log() {
     use std::io::IsTerminal;
@@ -70,7 +83,7 @@ pub(super) fn log() {
     let filter = level.parse().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // That crate logs what a provider answers as it came; what is worth a line is logged here, cleaned.
     let filter = filter.add_directive("genai=off".parse().expect("a directive"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Masked(std::io::stderr()));
     let set = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
     if let Err(e) = set {
         eprintln!("dockwarden: no log: {e}");

@@ -9,6 +9,8 @@ use subtle::ConstantTimeEq;
 
 /// OWASP's scrypt setting: N = 2^17, r = 8, p = 1 (128 MiB would raise the supervisor's peak too far; 2^15 with p = 3 is its listed equal).
 const COST: (u8, u32, u32) = (15, 8, 3);
+/// Most that a stored credential may cost: 128 MiB, as OWASP's largest setting.
+const MOST: (u8, u32, u32) = (17, 8, 10);
 /// Shortest passphrase: below it, guessing offline from a stolen home is cheap.
 pub const MIN_PASSPHRASE: usize = 12;
 
@@ -62,7 +64,8 @@ pub fn verify(passphrase: &str, stored: &str) -> Result<bool, CredentialError> {
     let [kind, log_n, r, p, salt, key] = stored.split('$').collect::<Vec<_>>()[..] else { return Err(bad) };
     let (Ok(log_n), Ok(r), Ok(p)) = (log_n.parse(), r.parse(), p.parse()) else { return Err(bad) };
     let (Ok(salt), Ok(key)) = (BASE64_STANDARD_NO_PAD.decode(salt), BASE64_STANDARD_NO_PAD.decode(key)) else { return Err(bad) };
-    if kind != "scrypt" {
+    // A credential that asks for more than ours ever do would take the supervisor's memory with it.
+    if kind != "scrypt" || log_n > MOST.0 || r > MOST.1 || p > MOST.2 {
         return Err(bad);
     }
     Ok(derive(passphrase, &salt, (log_n, r, p))?.ct_eq(&key).into())
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn short_passphrases_and_foreign_credentials_are_refused() {
         assert_eq!(hash("short"), Err(CredentialError::TooShort));
-        for bad in ["", "plain", "bcrypt$15$8$3$AA$AA", "scrypt$99$8$3$AA$AA"] {
+        for bad in ["", "plain", "bcrypt$15$8$3$AA$AA", "scrypt$99$8$3$AA$AA", "scrypt$30$8$3$AA$AA", "scrypt$15$4294967295$3$AA$AA"] {
             assert_eq!(verify("x", bad), Err(CredentialError::Unreadable), "{bad:?}");
         }
     }

@@ -262,7 +262,7 @@ fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
         p.raw("<p class=\"card\">You have approved this; it waits for another operator.</p>");
     }
     p.raw("<form class=\"decide\" method=\"post\" action=\"/approvals/").text(a.id.as_str()).raw("\">").token(d.csrf);
-    if a.asked_by(&viewer.operator) {
+    if a.asked_by(viewer.operator) {
         p.raw("<p class=\"problem\">Who asked cannot approve.</p>");
     } else {
         p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Approve and start</button>");
