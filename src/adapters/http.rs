@@ -7,10 +7,11 @@ pub mod health;
 pub mod listen;
 pub mod pages;
 pub mod session;
+pub mod strangers;
 
 use super::Doors;
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use guard::Guard;
 use std::sync::Arc;
@@ -30,4 +31,5 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
         .merge(pages::router(doors))
         .fallback(health::not_found)
         .layer(from_fn_with_state(Arc::new(guard), guard::names))
+        .layer(from_fn(strangers::watched))
 }

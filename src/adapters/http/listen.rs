@@ -1,7 +1,8 @@
 //! The accept loop: no Nagle delay on any accepted socket, a cap on connections, a time limit for headers, graceful end.
 //! Deliberately absent: routing.
 
-use axum::Router;
+use super::strangers::Strangers;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +24,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, hangup: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = TaskTracker::new();
+    let strangers = Strangers::default();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -31,9 +33,14 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
+                let client = strangers.meet();
+                let (router, shutdown) = (router.clone().layer(Extension(client.clone())), shutdown.clone());
                 open.spawn(async move {
-                    connection(stream, router, shutdown).await;
+                    tokio::select! {
+                        () = connection(stream, router, shutdown) => {}
+                        () = client.cut() => {}
+                    }
+                    client.known();
                     drop(place);
                 });
             }
