@@ -24,6 +24,7 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
+mod sealed;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// Most sessions at once. Each keeps a task and its streams; an agent needs one.
 const MAX_SESSIONS: usize = 1_024;
 /// Most sessions of one token.
-const MAX_OF_TOKEN: usize = 64;
+const MAX_OF_TOKEN: usize = 256;
 /// Bytes of the request that opens a session: it is kept with the session.
 const MAX_INITIALIZE: usize = 64 * 1024;
 /// A session nobody used for so long ends; the client makes a new one.
