@@ -108,7 +108,7 @@ fn each_setting_of_a_service_breaks_exactly_its_rule() {
         (json!({"settings": {"probes": [{"tcp": 80}, {"exec": ["/ok"]}, {"http": {"port": 80}}]}}), &[]),
         (
             json!({"settings": {"probes": [{"url": "http://127.0.0.1:8080/"}, {"url": "http://localhost/"}, {"url": "http://[::1]:1/"}]}}),
-            &[],
+            &["probe.outside"],
         ),
         (json!({"settings": {"smoke": [{"url": "http://shop.example.com/"}]}}), &["probe.outside"]),
         (json!({"settings": {"smoke": [{"url": "http://169.254.169.254/latest/"}]}}), &["probe.metadata"]),
