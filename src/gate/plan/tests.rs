@@ -329,7 +329,11 @@ fn on_a_shared_network_nobody_takes_another_stacks_name_unasked() {
     let top = json!({"networks": {"edge": {"name": "edge", "external": true}, "default": {"name": "shop_default"}}});
     let found = |networks: Value, hostname: Option<&str>| {
         let spec = stack(json!({"networks": networks, "hostname": hostname}), top.clone());
-        judge(&spec, &facts(), &policy(), day()).into_iter().filter(|f| f.rule == "name.taken").map(|f| (f.verdict, f.path)).collect::<Vec<_>>()
+        judge(&spec, &facts(), &policy(), day())
+            .into_iter()
+            .filter(|f| f.rule == "name.taken")
+            .map(|f| (f.verdict, f.path))
+            .collect::<Vec<_>>()
     };
     let taken = |key: &str| vec![(Verdict::Approval, Some(format!("services.web.networks.{key}")))];
     assert_eq!(found(json!({"edge": {"aliases": ["pay"]}}), None), taken("edge"));
