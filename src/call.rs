@@ -26,8 +26,9 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
-pub mod tasks;
+mod sealed;
 pub mod taint;
+pub mod tasks;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

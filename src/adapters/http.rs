@@ -10,12 +10,13 @@ pub mod listen;
 pub mod pages;
 pub mod resource;
 pub mod session;
+pub mod strangers;
 pub mod tasks;
 pub mod tls;
 
 use super::Doors;
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use guard::Guard;
 use std::sync::Arc;
@@ -41,4 +42,5 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
         .merge(api::router(doors))
         .fallback(health::not_found)
         .layer(from_fn_with_state(Arc::new(guard), guard::names))
+        .layer(from_fn(strangers::watched))
 }

@@ -13,12 +13,57 @@ use crate::redact;
 use crate::store::approval::{Approval, ApprovalState};
 use chrono::Utc;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// One guess at a time, and a wrong one costs this much on top of the hash.
-static GUESSES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// One guess at a time at each door, and a wrong one costs this much on top of the hash: who guesses at the page keeps nobody from the terminal.
+static AT_TERMINAL: Guesses = Guesses::new();
+static AT_PAGE: Guesses = Guesses::new();
 const WRONG_GUESS: Duration = Duration::from_secs(1);
+/// Wrong guesses of one name at one door within [`FORGOTTEN`]; beyond it that name waits there.
+const MOST_WRONG: usize = 10;
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// Names remembered at a door; the oldest go first.
+const MOST_NAMES: usize = 1000;
+
+/// The guesses at a door.
+#[derive(Debug)]
+struct Guesses {
+    turn: tokio::sync::Mutex<()>,
+    wrong: Mutex<BTreeMap<String, Vec<Instant>>>,
+}
+
+impl Guesses {
+    const fn new() -> Self {
+        Self { turn: tokio::sync::Mutex::const_new(()), wrong: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// How long a name has to wait at this door, when it does.
+    fn waits(&self, name: &str, now: Instant) -> Option<Duration> {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = wrong.get_mut(name)?;
+        seen.retain(|at| now.duration_since(*at) < FORGOTTEN);
+        let first = *seen.first()?;
+        (seen.len() >= MOST_WRONG).then(|| FORGOTTEN.saturating_sub(now.duration_since(first)))
+    }
+
+    fn was_wrong(&self, name: &str, now: Instant) {
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.retain(|_, seen| seen.last().is_some_and(|at| now.duration_since(*at) < FORGOTTEN));
+        if wrong.len() >= MOST_NAMES
+            && !wrong.contains_key(name)
+            && let Some(oldest) = wrong.iter().min_by_key(|(_, seen)| seen.last().copied()).map(|(name, _)| name.clone())
+        {
+            wrong.remove(&oldest);
+        }
+        wrong.entry(name.to_owned()).or_default().push(now);
+    }
+
+    fn was_right(&self, name: &str) {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
 
 /// The command line, as the audit log names it.
 pub const CLI: &str = "cli";
@@ -222,12 +267,34 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     }
 }
 
-/// Checks a passphrase; one guess at a time, a wrong one is recorded.
+/// Checks a passphrase typed at a terminal; one guess at a time, a wrong one is recorded.
 ///
 /// # Errors
-/// `Denied` when operator or passphrase are wrong, `Internal` when the stored credential is unreadable.
+/// `Denied` when operator or passphrase are wrong, `RateLimited` after too many wrong ones, `Internal` when the stored credential is unreadable.
 pub async fn verified(house: &House, credential: &Credential) -> Result<String, CallError> {
-    let _one = GUESSES.lock().await;
+    checked(house, credential, &AT_TERMINAL).await
+}
+
+/// As [`verified`], for the login of the approvals page.
+///
+/// # Errors
+/// As [`verified`].
+pub async fn verified_at_page(house: &House, credential: &Credential) -> Result<String, CallError> {
+    checked(house, credential, &AT_PAGE).await
+}
+
+async fn checked(house: &House, credential: &Credential, door: &Guesses) -> Result<String, CallError> {
+    let name = redact::keep_start(&credential.operator, 64);
+    let waits = || {
+        let wait = door.waits(name, Instant::now())?;
+        let message = format!("too many wrong passphrases for {}", super::client_text(name));
+        let hint = format!("try again in {} s, or at the other door (terminal or page)", wait.as_secs() + 1);
+        Some(CallError::new(ErrorCode::RateLimited, message, hint))
+    };
+    // Before the turn is waited for, and after: those who wait for it guess too.
+    waits().map_or(Ok(()), Err)?;
+    let _one = door.turn.lock().await;
+    waits().map_or(Ok(()), Err)?;
     let stored = house.store.operators().await?.into_iter().find(|(name, _)| *name == credential.operator);
     let ok = match stored {
         None => false,
@@ -246,8 +313,10 @@ pub async fn verified(house: &House, credential: &Credential) -> Result<String, 
         }
     };
     if ok {
+        door.was_right(name);
         return Ok(credential.operator.clone());
     }
+    door.was_wrong(name, Instant::now());
     tokio::time::sleep(WRONG_GUESS).await;
     let operator = super::client_text(&credential.operator);
     house.store.audit_event("operator", "credential_refused", None, &json!({"operator": operator}), Utc::now()).await?;
@@ -283,6 +352,26 @@ pub async fn authorised(house: &House, credential: Option<&Credential>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_was_guessed_too_often_waits_and_no_other_does() {
+        let (door, other) = (Guesses::new(), Guesses::new());
+        let start = Instant::now();
+        for _ in 0..MOST_WRONG {
+            assert_eq!(door.waits("ann", start), None);
+            door.was_wrong("ann", start);
+        }
+        assert_eq!(door.waits("ann", start + FORGOTTEN / 2), Some(FORGOTTEN / 2));
+        assert_eq!((door.waits("bob", start), other.waits("ann", start)), (None, None), "neither other names nor other doors");
+        assert_eq!(door.waits("ann", start + FORGOTTEN), None);
+        door.was_wrong("ann", start);
+        door.was_right("ann");
+        assert_eq!(door.waits("ann", start), None);
+        for n in 0..2 * MOST_NAMES {
+            door.was_wrong(&format!("guess-{n}"), start);
+        }
+        assert!(door.wrong.lock().unwrap().len() <= MOST_NAMES);
+    }
 
     #[test]
     fn a_terminal_shows_what_the_page_shows() {

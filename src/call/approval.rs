@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// Life of an approval where no rule says otherwise, in seconds.
 const TTL_S: u64 = 1800;
 
+/// Most approvals of one agent that wait at once.
+const MOST_WAITING: usize = 20;
+
 /// Key of the store under which a freeze stands.
 const FREEZE: &str = "freeze";
 
@@ -62,6 +65,7 @@ pub(super) async fn ask(
             if let Some(plan) = plan {
                 store.put_plan(plan).await?;
             }
+            few_enough(call, facts, &digest).await?;
             let asked = store.request_approval(request(call, facts, decision, plan, input, digest)).await?;
             if let Some(resolved) = &resolved {
                 store.set_value(&resolved_place(&asked.id), resolved).await?;
@@ -81,6 +85,22 @@ pub(super) async fn ask(
     }
     call.approved_by.set(approval.id).expect("a call uses one approval");
     Ok(Word::Given)
+}
+
+/// People read what waits: an agent that asks for more than anybody reads hides what matters. The same question again is none more.
+async fn few_enough(call: &Call, facts: &CallFacts, digest: &str) -> Result<(), CallError> {
+    let store = &call.house.store;
+    if store.waiting_of(&facts.agent, call.now).await? < MOST_WAITING
+        || store.open_approvals(&facts.agent, &facts.tool, call.now).await?.iter().any(|a| a.digest == digest)
+    {
+        return Ok(());
+    }
+    let message = format!("{MOST_WAITING} approvals of {} wait already", facts.agent);
+    Err(CallError::new(
+        ErrorCode::RateLimited,
+        message,
+        "wait until an operator has decided some of them; poll `approval`, do not ask for more",
+    ))
 }
 
 async fn resumed(call: &Call, id: &ApprovalId, digest: &str) -> Result<Approval, CallError> {

@@ -257,11 +257,7 @@ fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec
 }
 
 /// Variables of the call over those of the environment files; a later file over an earlier one. For texts of a call that is a `.env` among them alone.
-fn variables(
-    side: &SideFiles,
-    env_files: &[String],
-    given: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, CallError> {
+fn variables(side: &SideFiles, env_files: &[String], given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, CallError> {
     let default = [".env".to_owned()];
     let named = !env_files.is_empty();
     let mut merged = given.clone();

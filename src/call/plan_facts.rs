@@ -121,7 +121,11 @@ pub async fn gather(
 }
 
 /// Names that services of other stacks answer to on networks of this plan that are not its own, by stack and network.
-async fn names(call: &Call, plan: &Plan, own: &BTreeSet<String>) -> Result<BTreeMap<String, BTreeMap<String, BTreeSet<String>>>, CallError> {
+async fn names(
+    call: &Call,
+    plan: &Plan,
+    own: &BTreeSet<String>,
+) -> Result<BTreeMap<String, BTreeMap<String, BTreeSet<String>>>, CallError> {
     let shared = |name: &String, external: bool| external || !own.contains(name);
     let shared: BTreeSet<&String> = plan.desired.networks.values().filter(|n| shared(&n.name, n.external)).map(|n| &n.name).collect();
     let mut found: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();

@@ -4,7 +4,7 @@
 use super::data_plan::{self, DataChoice};
 use super::error::ErrorCode;
 use super::images::{identities, on_hand};
-use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts};
+use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts, sealed};
 use crate::compose::{self, LoadInput};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
@@ -116,7 +116,6 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         facts: plan_facts::Texts::unknown(&plan.desired),
         restore: plan.data.restore.clone(),
     };
-    // The texts are gone: what was weighed with them then counts as weighed now, and only more than that is another plan.
     let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), &plan.weighed).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
         let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
@@ -267,9 +266,7 @@ async fn planned(
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
-        plan.real_paths = gate::plan::paths::real(&plan.desired, &facts.resolved);
-        plan.weighed =
-            weighed_before.iter().cloned().chain(weighed.iter().filter(|w| w.finding.verdict >= Verdict::Approval).map(weight)).collect();
+        sealed::seal(call, &mut plan, &facts, &weighed, weighed_before);
         // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
         let older = match plan.content_of.filter(|n| current.as_ref().is_none_or(|c| c.number != *n)) {
             Some(number) => store.release(stack, number).await?,
@@ -287,21 +284,8 @@ async fn planned(
             because: redact::line(&u.reason, 300),
         }));
         judged(&mut plan, findings);
-        seal(call, &mut plan);
     }
     Ok(plan)
-}
-
-/// A finding without its words, and what was approved before left out: neither makes another plan.
-fn weight(weighed: &gate::plan::Weighed) -> Weight {
-    let Finding { rule, verdict, service, path, because: _ } = weighed.finding.clone();
-    Weight { rule, verdict, service, path, value: weighed.value.clone() }
-}
-
-/// Makes what was judged a part of the digest: who approves it approves these paths and what the gate holds against the plan, no more.
-fn seal(call: &Call, plan: &mut Plan) {
-    let whole = serde_json::json!([plan.digest, plan.real_paths, plan.weighed]);
-    plan.digest = call.house.store.keyed_digest(whole.to_string().as_bytes());
 }
 
 /// A host path that is refused because the supervisor's container does not see it: the finding gets the line that would show it.

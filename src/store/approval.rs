@@ -49,7 +49,7 @@ pub struct Approval {
     pub plan: Option<PlanId>,
     /// Digest it is bound to: plan digest, or hash of the arguments for a tool without plan.
     pub digest: String,
-    /// The call as parsed, to run it as the requester later (encrypted at rest).
+    /// The call as parsed, to run it as the requester later (encrypted at rest); null in lists, and once it is settled: nothing runs it any more.
     pub input: serde_json::Value,
     /// Call that asked.
     pub call: CallId,
@@ -74,6 +74,11 @@ pub struct Approval {
 const WHAT: &str = "approval";
 const COLUMNS: &str = "id, agent, tool, stack, environment, plan, digest, sealed_input, call, reason, state, needed, approved_by, denied_by, operation, \
                        created_at, expires_at, on_behalf";
+/// The same places without the input, which is large and secret.
+const WITHOUT_INPUT: &str = "id, agent, tool, stack, environment, plan, digest, NULL, call, reason, state, needed, approved_by, denied_by, operation, \
+                             created_at, expires_at, on_behalf";
+/// Most approvals in a list.
+pub const LISTED: usize = 500;
 
 fn input_place(id: &ApprovalId) -> String {
     format!("approval/{id}")
@@ -110,11 +115,10 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// All, newest first; `pending_only` for the queue.
+    /// The newest [`LISTED`], newest first and without their input; `pending_only` for the queue.
     pub async fn approvals(&self, pending_only: bool, now: DateTime<Utc>) -> StoreResult<Vec<Approval>> {
-        let inner = self.inner.clone();
-        let list = move |c: &Connection| if pending_only { pending(c, &inner.keys) } else { every(c, &inner.keys) };
-        let found = self.inner.state.read(list.clone()).await?;
+        let list = move |c: &Connection| if pending_only { pending(c) } else { every(c) };
+        let found = self.inner.state.read(list).await?;
         if !found.iter().any(|a| a.overdue(now)) {
             return Ok(found);
         }
@@ -123,6 +127,15 @@ impl Store {
             list(c)
         };
         self.inner.state.write(write).await
+    }
+
+    /// How many of an agent's approvals wait.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn waiting_of(&self, agent: &str, now: DateTime<Utc>) -> StoreResult<usize> {
+        let agent = agent.to_owned();
+        self.inner.state.read(move |c| waiting_of(c, &agent, now)).await
     }
 
     /// What an agent asked for with a tool and what is not used, refused or void: newest first.
@@ -201,7 +214,11 @@ impl Store {
     /// `Missing`, or the database's.
     pub async fn set_approval_state(&self, id: &ApprovalId, state: ApprovalState) -> StoreResult<()> {
         let id = id.clone();
-        self.inner.state.write(move |c| Ok(changed(set_state(c, &id, state)?, WHAT, &id)?)).await
+        let write = move |c: &Connection| {
+            changed(set_state(c, &id, state)?, WHAT, &id)?;
+            forget_input(c, &id)
+        };
+        self.inner.state.write(write).await
     }
 }
 
@@ -218,8 +235,9 @@ impl Approval {
 }
 
 fn expire(c: &Connection, now: DateTime<Utc>) -> Sql<usize> {
-    let mut statement =
-        c.prepare_cached("UPDATE approval SET state = 'expired' WHERE state IN ('pending', 'approved') AND expires_at <= ?1")?;
+    let mut statement = c.prepare_cached(
+        "UPDATE approval SET state = 'expired', sealed_input = x'' WHERE state IN ('pending', 'approved') AND expires_at <= ?1",
+    )?;
     Ok(statement.execute([time(now)])?)
 }
 
@@ -263,10 +281,16 @@ fn by_id(c: &Connection, keys: &Keys, id: &ApprovalId) -> Sql<Option<Approval>> 
     first(&mut statement, [id.as_str()], |r| read(r, keys))
 }
 
-fn pending(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {
-    let mut statement =
-        c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval WHERE state = 'pending' ORDER BY created_at DESC, rowid DESC"))?;
-    all(&mut statement, [], |r| read(r, keys))
+fn pending(c: &Connection) -> Sql<Vec<Approval>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {WITHOUT_INPUT} FROM approval WHERE state = 'pending' ORDER BY created_at DESC, rowid DESC LIMIT {LISTED}"
+    ))?;
+    all(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
+}
+
+fn waiting_of(c: &Connection, agent: &str, now: DateTime<Utc>) -> Sql<usize> {
+    let mut statement = c.prepare_cached("SELECT count(*) FROM approval WHERE agent = ?1 AND state = 'pending' AND expires_at > ?2")?;
+    Ok(usize::try_from(statement.query_row(params![agent, time(now)], |r| r.get::<_, i64>(0))?).unwrap_or(0))
 }
 
 fn open_of(c: &Connection, keys: &Keys, agent: &str, tool: &str) -> Sql<Vec<Approval>> {
@@ -276,9 +300,10 @@ fn open_of(c: &Connection, keys: &Keys, agent: &str, tool: &str) -> Sql<Vec<Appr
     all(&mut statement, params![agent, tool], |r| read(r, keys))
 }
 
-fn every(c: &Connection, keys: &Keys) -> Sql<Vec<Approval>> {
-    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM approval ORDER BY created_at DESC, rowid DESC"))?;
-    all(&mut statement, [], |r| read(r, keys))
+fn every(c: &Connection) -> Sql<Vec<Approval>> {
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {WITHOUT_INPUT} FROM approval ORDER BY created_at DESC, rowid DESC LIMIT {LISTED}"))?;
+    all(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
 }
 
 fn store_decision(c: &Connection, a: &Approval) -> Sql<()> {
@@ -288,11 +313,19 @@ fn store_decision(c: &Connection, a: &Approval) -> Sql<()> {
         json(WHAT, &a.approved_by)?,
         a.denied_by
     ])?;
+    forget_input(c, &a.id)
+}
+
+/// Nothing runs a settled one any more, so what it would have run is not kept.
+fn forget_input(c: &Connection, id: &ApprovalId) -> Sql<()> {
+    c.prepare_cached("UPDATE approval SET sealed_input = x'' WHERE id = ?1 AND state NOT IN ('pending', 'approved')")?
+        .execute([id.as_str()])?;
     Ok(())
 }
 
 fn use_up(c: &Connection, id: &ApprovalId, operation: Option<&OperationId>) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE approval SET state = 'used', operation = ?2 WHERE id = ?1 AND state = 'approved'")?;
+    let mut statement =
+        c.prepare_cached("UPDATE approval SET state = 'used', operation = ?2, sealed_input = x'' WHERE id = ?1 AND state = 'approved'")?;
     Ok(statement.execute(params![id.as_str(), operation.map(OperationId::as_str)])?)
 }
 
@@ -302,9 +335,14 @@ fn set_state(c: &Connection, id: &ApprovalId, state: ApprovalState) -> Sql<usize
 
 fn read(r: &Row<'_>, keys: &Keys) -> Sql<Approval> {
     let id: ApprovalId = name(WHAT, r.get(0)?)?;
-    let input = keys.open(WHAT, &input_place(&id), &r.get::<_, Vec<u8>>(7)?)?;
+    let sealed = r.get::<_, Vec<u8>>(7)?;
+    let input = if sealed.is_empty() { serde_json::Value::Null } else { keys.open(WHAT, &input_place(&id), &sealed)? };
+    read_with(r, input)
+}
+
+fn read_with(r: &Row<'_>, input: serde_json::Value) -> Sql<Approval> {
     Ok(Approval {
-        id,
+        id: name(WHAT, r.get(0)?)?,
         agent: r.get(1)?,
         tool: r.get(2)?,
         stack: name_opt(WHAT, r.get(3)?)?,

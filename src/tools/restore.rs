@@ -144,8 +144,11 @@ impl Verb for Restore {
             let own = stack.as_ref().map(|s| format!("{s}_"));
             if !into.as_str().starts_with(&beside) && !own.as_ref().is_some_and(|own| into.as_str().starts_with(own)) {
                 let names = own.map_or_else(|| format!("{beside}*"), |own| format!("{own}* or {beside}*"));
-                let message = format!("a restore of {} makes no volume called {into}: such a name may be another stack's to come", snapshot.volume);
-                return Err(CallError::new(ErrorCode::InvalidArgument, message, format!("leave `into` out, or choose {names}")).field("into"));
+                let message =
+                    format!("a restore of {} makes no volume called {into}: such a name may be another stack's to come", snapshot.volume);
+                return Err(
+                    CallError::new(ErrorCode::InvalidArgument, message, format!("leave `into` out, or choose {names}")).field("into")
+                );
             }
             unused(call, into, stack.as_ref()).await?;
         }

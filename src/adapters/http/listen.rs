@@ -2,8 +2,9 @@
 //! handshake and headers, graceful end.
 //! Deliberately absent: routing.
 
+use super::strangers::Strangers;
 use super::tls::Tls;
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +28,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, router: Router, shutdown: CancellationToken, hangup: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = TaskTracker::new();
+    let strangers = Strangers::default();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -35,9 +37,14 @@ pub async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, router: Router,
         };
         match accepted {
             Ok((stream, _)) => {
-                let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
+                let client = strangers.meet();
+                let (tls, router, shutdown) = (tls.clone(), router.clone().layer(Extension(client.clone())), shutdown.clone());
                 open.spawn(async move {
-                    accepted_one(stream, tls.as_deref(), router, shutdown).await;
+                    tokio::select! {
+                        () = accepted_one(stream, tls.as_deref(), router, shutdown) => {}
+                        () = client.cut() => {}
+                    }
+                    client.known();
                     drop(place);
                 });
             }

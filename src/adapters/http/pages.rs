@@ -233,10 +233,13 @@ async fn login(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Result
     };
     let store = &pages.doors.house.store;
     let credential = Credential { operator: form.operator, passphrase: form.passphrase };
-    let operator = match people::verified(&pages.doors.house, &credential).await {
+    let operator = match people::verified_at_page(&pages.doors.house, &credential).await {
         Ok(operator) => operator,
         Err(e) if e.code == ErrorCode::Denied => {
             return again(StatusCode::UNAUTHORIZED, then.as_ref(), "Operator or passphrase are wrong.");
+        }
+        Err(e) if e.code == ErrorCode::RateLimited => {
+            return again(StatusCode::TOO_MANY_REQUESTS, then.as_ref(), &format!("{}; {}", e.message, e.hint));
         }
         Err(e) => return pages.failed(&e),
     };

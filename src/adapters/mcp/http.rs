@@ -4,10 +4,11 @@
 use super::sessions::Sessions;
 use super::{Caller, Server};
 use crate::adapters::Doors;
+use crate::adapters::http::strangers::Client;
 use crate::call::CallError;
 use crate::call::error::ErrorCode;
 use crate::model::ids::AgentName;
-use crate::store::token::TokenUse;
+use crate::store::token::{TokenId, TokenUse};
 use crate::tools::toolsets::Selection;
 use axum::Router;
 use axum::body::Body;
@@ -21,12 +22,17 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Most sessions at once. Each keeps a task and its streams; an agent needs one.
 const MAX_SESSIONS: usize = 1_024;
+/// Most sessions of one token.
+const MAX_OF_TOKEN: usize = 256;
+/// Bytes of the request that opens a session: it is kept with the session.
+const MAX_INITIALIZE: usize = 64 * 1024;
 /// A session nobody used for so long ends; the client makes a new one.
 const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 
@@ -34,6 +40,19 @@ const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 struct Gatekeeper {
     doors: Arc<Doors>,
     sessions: Arc<LocalSessionManager>,
+    /// Sessions by the token that opened them.
+    opened: Arc<Mutex<BTreeMap<TokenId, BTreeSet<String>>>>,
+}
+
+impl Gatekeeper {
+    /// How many sessions of a token are open; those that ended are forgotten.
+    async fn open_of(&self, token: TokenId) -> usize {
+        let open = self.sessions.sessions.read().await;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.values_mut().for_each(|ids| ids.retain(|id| open.contains_key(id.as_str())));
+        opened.retain(|_, ids| !ids.is_empty());
+        opened.get(&token).map_or(0, BTreeSet::len)
+    }
 }
 
 /// The routes of `/mcp`.
@@ -49,7 +68,7 @@ pub fn router(doors: &Arc<Doors>) -> Router {
     config.session_store = Some(Arc::new(Sessions::open(&doors.house.config.home)));
     let for_factory = Arc::clone(doors);
     let service = StreamableHttpService::new(move || Ok(Server::per_request(Arc::clone(&for_factory))), Arc::clone(&sessions), config);
-    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions };
+    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions, opened: Arc::default() };
     Router::new().route_service("/mcp", service).layer(from_fn_with_state(keeper, admit))
 }
 
@@ -58,6 +77,10 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         Ok(identity) => identity,
         Err(refused) => return *refused,
     };
+    // Before the call, which may take long.
+    if let Some(client) = request.extensions().get::<Client>() {
+        client.known();
+    }
     if let Err(e) = narrow(&mut caller, request.headers(), request.uri().query().unwrap_or_default()) {
         return problem(StatusCode::BAD_REQUEST, "invalid_argument", &e.message, &e.hint);
     }
@@ -66,6 +89,19 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
     }
+    let opens = opens && !stateless(request.headers());
+    if opens && keeper.open_of(token.id).await >= MAX_OF_TOKEN {
+        let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
+        return problem(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "this token has too many MCP sessions open", hint);
+    }
+    if opens {
+        let (parts, body) = request.into_parts();
+        let Ok(whole) = axum::body::to_bytes(body, MAX_INITIALIZE).await else {
+            let hint = "say less in `initialize`; other requests name their session (Mcp-Session-Id)";
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request that opens a session has at most 64 KiB", hint);
+        };
+        request = Request::from_parts(parts, Body::from(whole));
+    }
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(token.id);
     let ends = request.method() == axum::http::Method::DELETE;
@@ -73,6 +109,10 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let revoked = keeper.doors.tokens.watch(token.id);
     let (headers, base) = (request.headers().clone(), base_of(request.extensions()));
     let mut response = next.run(request).await;
+    if opens && let Some(id) = response.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()) {
+        let mut opened = keeper.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.entry(token.id).or_default().insert(id.to_owned());
+    }
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
         *response.status_mut() = StatusCode::NO_CONTENT;

@@ -12,8 +12,11 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Most sessions remembered; the oldest go first.
 const MOST: usize = 1_000;
 
+/// Most bytes of a session.
+const MAX_STATE: usize = 64 * 1024;
+
 /// One file per session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sessions {
     dir: PathBuf,
 }
@@ -73,12 +76,18 @@ impl SessionStore for Sessions {
     async fn store(&self, id: &str, state: &SessionState) -> Result<(), SessionStoreError> {
         let Some(path) = self.path(id) else { return Err("not a session id of ours".into()) };
         let bytes = serde_json::to_vec(state)?;
+        if bytes.len() > MAX_STATE {
+            return Err(format!("a session of {} bytes is not kept, at most {MAX_STATE} are", bytes.len()).into());
+        }
+        let all = self.clone();
         tokio::task::spawn_blocking(move || {
             use std::io::Write as _;
             let beside = path.with_extension("new");
             let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
             file.write_all(&bytes)?;
-            std::fs::rename(&beside, &path)
+            std::fs::rename(&beside, &path)?;
+            all.forget(SystemTime::now());
+            Ok::<_, std::io::Error>(())
         })
         .await??;
         Ok(())
@@ -107,6 +116,21 @@ mod tests {
         assert_eq!(found.initialize_params, state.initialize_params);
         next.delete("a-1").await.expect("ended");
         assert!(next.load("a-1").await.expect("read").is_none());
+    }
+
+    #[tokio::test]
+    async fn sessions_are_bounded_in_number_and_size() {
+        let home = tempfile::tempdir().expect("directory");
+        let sessions = Sessions::open(home.path());
+        for n in 0..MOST {
+            std::fs::write(home.path().join(format!("run/sessions/old-{n}.json")), "{}").expect("written");
+        }
+        sessions.store("new", &SessionState::new(InitializeRequestParams::default())).await.expect("kept");
+        assert_eq!(std::fs::read_dir(home.path().join("run/sessions")).expect("there").count(), MOST);
+        assert!(sessions.load("new").await.expect("read").is_some(), "the oldest went");
+        let mut long = InitializeRequestParams::default();
+        long.client_info.name = "x".repeat(MAX_STATE);
+        assert!(sessions.store("long", &SessionState::new(long)).await.is_err());
     }
 
     #[tokio::test]

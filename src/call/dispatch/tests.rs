@@ -542,10 +542,11 @@ async fn a_service_is_made_anew_only_from_host_paths_that_lead_where_they_led() 
     b.house.rulebook.store(Arc::new(book));
     let compose = COMPOSE.replace("    mem_limit", &format!("    volumes: [\"{}:/data\"]\n    mem_limit", data.display()));
     let plan = async || b.call("plan", json!({"stack": "shop", "compose": compose})).await.expect("planned").value;
-    let before = plan().await;
     b.call("deploy", json!({"stack": "shop", "compose": compose})).await.expect("deployed");
     let anew = json!({"stack": "shop", "service": "web", "recreate": true});
     assert_eq!(b.call("restart", anew.clone()).await.expect("made anew").value["state"], "monitoring");
+    let (before, again) = (plan().await, plan().await);
+    assert_eq!(before["digest"], again["digest"], "nothing moved");
 
     // Still below an allowed root, but another directory: another plan.
     std::fs::rename(&data, root.join("real")).expect("moved");
@@ -713,4 +714,29 @@ async fn an_approval_of_a_prune_is_for_what_it_showed() {
     let stale = approval::run_approved(&b.house, &id).await.expect_err("more would go than was shown");
     assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
     assert_ne!(b.call("prune", input).await.expect("asked").value["approval"]["approval_id"], asked["approval"]["approval_id"]);
+}
+
+#[tokio::test]
+async fn an_agent_asks_for_no_more_than_people_read() {
+    let b = bench().await;
+    let ask = |n: usize| json!({"stack": "bank", "compose": COMPOSE, "environment": "production", "variables": {"X": "x"}, "images": {"web": format!("hello:{n}")}});
+    for n in 0..25 {
+        b.engine.add_image(&format!("hello:{n}"), Behaviour::healthy());
+    }
+    let mut asked = vec![];
+    for n in 0..20 {
+        asked.push(b.call("deploy", ask(n)).await.expect("asked").value["approval"]["approval_id"].clone());
+    }
+    let more = b.call("deploy", ask(20)).await.expect_err("too many wait");
+    assert!(more.code == ErrorCode::RateLimited && more.message.contains("20 approvals"), "{more}");
+    assert_eq!(b.call("deploy", ask(3)).await.expect("the same question").value["approval"]["approval_id"], asked[3]);
+    // What is settled is not kept, and lists carry no input.
+    let id = ApprovalId::new(asked[0].as_str().expect("an id")).expect("valid");
+    let store = &b.house.store;
+    let input = async || store.approval(&id, chrono::Utc::now()).await.expect("readable").expect("there").input;
+    assert!(store.approvals(true, chrono::Utc::now()).await.expect("listed").iter().all(|a| a.input.is_null()));
+    assert_eq!(input().await["stack"], "bank");
+    store.decide_approval(&id, "olga", false, chrono::Utc::now()).await.expect("stored").expect("was pending");
+    assert!(input().await.is_null());
+    b.call("deploy", ask(20)).await.expect("one less waits");
 }

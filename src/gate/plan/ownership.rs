@@ -194,7 +194,11 @@ fn shared_names(j: &mut Judge<'_>, at: At<'_>) {
 
 /// Names a service answers to on a network beside those that begin with its stack's.
 pub fn names(service: &str, spec: &ServiceSpec, aliases: &[String]) -> BTreeSet<String> {
-    std::iter::once(service.to_owned()).chain(spec.container_name.clone()).chain(spec.hostname.clone()).chain(aliases.iter().cloned()).collect()
+    std::iter::once(service.to_owned())
+        .chain(spec.container_name.clone())
+        .chain(spec.hostname.clone())
+        .chain(aliases.iter().cloned())
+        .collect()
 }
 
 /// Labels in either of Compose's two forms.

@@ -57,7 +57,13 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
                     "a probe asks a link-local or metadata address, where credentials of the host are served",
                 );
             } else if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
-                j.at("probe.outside", at, &path, host, "the supervisor itself asks this address: whatever listens on its own host, not the stack's");
+                j.at(
+                    "probe.outside",
+                    at,
+                    &path,
+                    host,
+                    "the supervisor itself asks this address: whatever listens on its own host, not the stack's",
+                );
             } else {
                 j.at("probe.outside", at, &path, host, "the supervisor itself asks this address, from its own place in the network");
             }

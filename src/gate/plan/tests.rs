@@ -108,7 +108,7 @@ fn each_setting_of_a_service_breaks_exactly_its_rule() {
         (json!({"settings": {"probes": [{"tcp": 80}, {"exec": ["/ok"]}, {"http": {"port": 80}}]}}), &[]),
         (
             json!({"settings": {"probes": [{"url": "http://127.0.0.1:8080/"}, {"url": "http://localhost/"}, {"url": "http://[::1]:1/"}]}}),
-            &[],
+            &["probe.outside"],
         ),
         (json!({"settings": {"smoke": [{"url": "http://shop.example.com/"}]}}), &["probe.outside"]),
         (json!({"settings": {"smoke": [{"url": "http://169.254.169.254/latest/"}]}}), &["probe.metadata"]),
@@ -329,7 +329,11 @@ fn on_a_shared_network_nobody_takes_another_stacks_name_unasked() {
     let top = json!({"networks": {"edge": {"name": "edge", "external": true}, "default": {"name": "shop_default"}}});
     let found = |networks: Value, hostname: Option<&str>| {
         let spec = stack(json!({"networks": networks, "hostname": hostname}), top.clone());
-        judge(&spec, &facts(), &policy(), day()).into_iter().filter(|f| f.rule == "name.taken").map(|f| (f.verdict, f.path)).collect::<Vec<_>>()
+        judge(&spec, &facts(), &policy(), day())
+            .into_iter()
+            .filter(|f| f.rule == "name.taken")
+            .map(|f| (f.verdict, f.path))
+            .collect::<Vec<_>>()
     };
     let taken = |key: &str| vec![(Verdict::Approval, Some(format!("services.web.networks.{key}")))];
     assert_eq!(found(json!({"edge": {"aliases": ["pay"]}}), None), taken("edge"));

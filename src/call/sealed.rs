@@ -1,0 +1,23 @@
+//! What of a judgement is part of a plan's digest: where its host paths lead, and what the gate holds against it. Who approves the digest approves
+//! these and no others. Left out is what makes no other plan: the words of findings, what was approved before, health and times.
+
+use super::Call;
+use crate::gate::plan::{PlanFacts, Weighed, paths};
+use crate::model::plan::{Plan, Weight};
+use crate::model::verdict::{Finding, Verdict};
+use std::collections::BTreeSet;
+
+/// Puts the judgement into the plan and its digest. `before` is what was weighed when the texts of the plan were at hand: it counts as weighed now, and
+/// only more than that is another plan.
+pub(super) fn seal(call: &Call, plan: &mut Plan, facts: &PlanFacts, weighed: &[Weighed], before: &BTreeSet<Weight>) {
+    plan.real_paths = paths::real(&plan.desired, &facts.resolved);
+    let heavy = weighed.iter().filter(|w| w.finding.verdict >= Verdict::Approval).map(weight);
+    plan.weighed = before.iter().cloned().chain(heavy).collect();
+    let whole = serde_json::json!([plan.digest, plan.real_paths, plan.weighed]);
+    plan.digest = call.house.store.keyed_digest(whole.to_string().as_bytes());
+}
+
+fn weight(weighed: &Weighed) -> Weight {
+    let Finding { rule, verdict, service, path, because: _ } = weighed.finding.clone();
+    Weight { rule, verdict, service, path, value: weighed.value.clone() }
+}
