@@ -174,7 +174,13 @@ fn details(value: &Value, asker: &str) -> String {
     let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), 600);
     let word = |key: &str| text(&value[key]);
     let place = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
-    let mut out = vec![format!("{} wants {} on {place} (state {}, digest {})", redact::line(asker, 600), word("tool"), word("state"), word("digest"))];
+    let mut out = vec![format!(
+        "{} wants {} on {place} (state {}, digest {})",
+        redact::line(asker, 600),
+        word("tool"),
+        word("state"),
+        word("digest")
+    )];
     if !value["reason"].is_null() {
         out.push(format!("it says, unchecked: {}", word("reason")));
     }
@@ -381,8 +387,11 @@ mod tests {
             "findings": [{"rule": "cap.review", "verdict": "approval", "path": "services.web.cap_add[0]", "because": "a capability"}]});
         let expected = "keeper wants deploy on shop (state pending, digest d1)\nit says, unchecked: trust me\n  update web by handover; expected loss: 0.2 s\n    \
             image: a:1 -> a:2\n  beside the services\n    x-dockwarden.monitor_s: 60 -> -\n  approval cap.review services.web.cap_add[0]: a capability";
-        assert_eq!(details(&value), expected);
+        assert_eq!(details(&value, "keeper"), expected);
         let call = json!({"agent": "keeper", "tool": "prune", "stack": null, "state": "pending", "digest": "d2", "reason": null, "arguments": {"images": true}});
-        assert_eq!(details(&call), "keeper wants prune on the host (state pending, digest d2)\n  images: true");
+        assert_eq!(
+            details(&call, "keeper on behalf of lead"),
+            "keeper on behalf of lead wants prune on the host (state pending, digest d2)\n  images: true"
+        );
     }
 }

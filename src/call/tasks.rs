@@ -200,6 +200,16 @@ pub fn check(book: &Rulebook, prompts: &[Prompt], wish: &Wish) -> Result<(), Cal
         let chain = wish.delegated_by.iter().map(AgentName::as_str).collect::<Vec<_>>().join(" > ");
         return Err(invalid("agent", format!("the work was handed on too often: {chain}"), "do it, or report back to who gave it"));
     }
+    // The gate says it again at each call of the task; here nothing is queued that could do nothing.
+    let hands: Vec<&str> = wish.delegated_by.iter().map(AgentName::as_str).chain([agent]).collect();
+    for (from, to) in hands.iter().zip(&hands[1..]) {
+        crate::gate::call::may_delegate(book, from, to).map_err(|finding| {
+            let hint = "give it to an agent you may hand work to, or let an operator extend can_delegate_to";
+            let mut refused = CallError::new(ErrorCode::Denied, finding.because.clone(), hint).field("agent");
+            refused.findings.push(finding);
+            refused
+        })?;
+    }
     match &wish.work {
         TaskWork::Skill(name) => {
             let skill = skill(prompts, name)?;

@@ -84,6 +84,8 @@ impl World {
             calls: Default::default(),
             backups: None,
             turns: Default::default(),
+            desk: Default::default(),
+            taints: Default::default(),
         })
     }
 }
@@ -572,6 +574,7 @@ fn intent(call: &str) -> crate::store::audit::Intent {
     crate::store::audit::Intent {
         call: CallId::new(call).unwrap(),
         agent: "keeper".into(),
+        delegated_by: vec![],
         door: "task".into(),
         tool: "stop".into(),
         stack: Some("shop".into()),

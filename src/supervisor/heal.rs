@@ -190,7 +190,9 @@ impl Healer {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
         let latest = Utc::now() + SETTLING;
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
-        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else { return Ok(()) };
+        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else {
+            return Ok(());
+        };
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
         self.reconcile_by_hand().await?;
@@ -458,6 +460,7 @@ enum LookError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::observed::ContainerDetail;
 
     fn container(id: &str, state: RunState) -> ContainerSummary {
         ContainerSummary {
@@ -490,8 +493,13 @@ mod tests {
             c
         };
         let (up, down) = (RunState::Running, RunState::Exited);
-        let found =
-            [of("shop", "web", 1, down), of("shop", "web", 2, up), of("shop", "db", 1, down), of("held", "web", 1, down), of("held", "db", 1, down)];
+        let found = [
+            of("shop", "web", 1, down),
+            of("shop", "web", 2, up),
+            of("shop", "db", 1, down),
+            of("held", "web", 1, down),
+            of("held", "db", 1, down),
+        ];
         let held = BTreeSet::from([StackName::new("held").unwrap()]);
         assert_eq!(down_and_all(&found, &held, &BTreeSet::new()), (1, 2));
         let by_hand = BTreeSet::from([EngineName::new("shop-db-1").unwrap()]);
@@ -505,16 +513,10 @@ mod tests {
         let kept = still_by_hand(BTreeSet::from([id("down"), id("again"), id("gone")]), &there);
         assert_eq!(kept, BTreeSet::from([id("down")]));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::model::observed::ContainerDetail;
-    use serde_json::json;
 
     /// A container of which nothing is known but its id.
     pub(super) fn detail(id: &str) -> ContainerDetail {
-        serde_json::from_value(json!({"id": id, "name": id, "image": "hello:1", "image_id": "", "state": "running", "health": "none", "exit_code": 0,
+        serde_json::from_value(serde_json::json!({"id": id, "name": id, "image": "hello:1", "image_id": "", "state": "running", "health": "none", "exit_code": 0,
             "oom_killed": false, "error": "", "restart_count": 0, "labels": {}, "restart_policy": "no", "networks": {}, "addresses": {}, "mounts": [], "ports": [], "pid": 0}))
         .expect("all fields")
     }

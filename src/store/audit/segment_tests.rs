@@ -98,6 +98,7 @@ fn read(n: i64, agent: &str, tool: &str) -> (Intent, Outcome) {
     let intent = Intent {
         call: call.clone(),
         agent: agent.into(),
+        delegated_by: vec![],
         door: "cli".into(),
         tool: tool.into(),
         stack: None,

@@ -112,6 +112,7 @@ impl Bench {
             backups: None,
             turns: Default::default(),
             desk: Default::default(),
+            taints: Default::default(),
         };
         Self { house: Arc::new(house), engine, dir, shutdown: CancellationToken::new(), worker: None }
     }
