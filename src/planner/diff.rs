@@ -46,9 +46,9 @@ fn lines(
 }
 
 /// A value as it is shown: the beginning of a long one, with the length and a hash of the whole.
-fn shown(text: &String, hash: &dyn Fn(&str) -> String) -> String {
+fn shown(text: &str, hash: &dyn Fn(&str) -> String) -> String {
     match text.char_indices().nth(VALUE_CHARS) {
-        None => text.clone(),
+        None => text.to_owned(),
         Some((at, _)) => format!("{}... ({} bytes, {})", &text[..at], text.len(), hash(text)),
     }
 }
