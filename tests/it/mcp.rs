@@ -146,6 +146,8 @@ async fn a_session_of_the_earlier_era_outlives_a_restart_of_the_supervisor() {
 
 #[tokio::test]
 async fn who_listens_hears_of_changes_and_a_call_at_work_is_answered_at_the_end() {
+    // As above.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let slot = engine().await;
     let home = Home::new();
     home.unlimited("stack-keeper");

@@ -52,7 +52,7 @@ async fn the_door_speaks_tls_and_takes_a_renewed_certificate_without_a_restart()
     assert_eq!(trusting(&first).get(format!("{url}/metrics")).send().await.expect("an answer").status(), 401);
 
     let second = renew(&home);
-    assert!(!first.eq(&second));
+    assert_ne!(first, second);
     eventually("the renewed certificate is shown", Duration::from_secs(15), || async {
         let answer = trusting(&second).get(format!("{url}/health")).send().await.ok()?;
         (answer.status() == 200).then_some(())
