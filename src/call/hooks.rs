@@ -95,13 +95,11 @@ pub fn verify(kind: HookKind, secret: &[u8], request: &Request<'_>, now: DateTim
     if good { Ok(()) } else { Err("its signature is not that of the secret") }
 }
 
+/// The facts for one task, and the key under which it is taken once.
+type Offered = (Option<String>, Map<String, Value>);
+
 /// Facts a request offers, one set per task, each with the key under which it is taken once; or why it does not count. Pure.
-fn facts(
-    trigger: &Trigger,
-    kind: HookKind,
-    request: &Request<'_>,
-    mut body: Value,
-) -> Result<Vec<(Option<String>, Map<String, Value>)>, String> {
+fn facts(trigger: &Trigger, kind: HookKind, request: &Request<'_>, mut body: Value) -> Result<Vec<Offered>, String> {
     bound(&mut body);
     if kind == HookKind::Alertmanager {
         let alerts = body.as_object_mut().and_then(|b| b.remove("alerts"));
@@ -221,13 +219,7 @@ pub async fn take(house: &House, trigger: &Trigger, kind: HookKind, request: &Re
     }
 }
 
-async fn queue(
-    house: &House,
-    trigger: &Trigger,
-    each: Vec<(Option<String>, Map<String, Value>)>,
-    digest: &str,
-    now: DateTime<Utc>,
-) -> Result<Vec<TaskId>, CallError> {
+async fn queue(house: &House, trigger: &Trigger, each: Vec<Offered>, digest: &str, now: DateTime<Utc>) -> Result<Vec<TaskId>, CallError> {
     let mut ids = vec![];
     for (key, facts) in each {
         let key = key.unwrap_or_else(|| digest[..32].to_owned());
@@ -304,7 +296,7 @@ mod tests {
         .expect("valid")
     }
 
-    fn facts_of(kind: HookKind, event: &str, body: Value) -> Result<Vec<(Option<String>, Map<String, Value>)>, String> {
+    fn facts_of(kind: HookKind, event: &str, body: Value) -> Result<Vec<Offered>, String> {
         let headers = [("x-github-event".to_owned(), event.to_owned())].into();
         facts(&trigger(kind), kind, &Request { headers: &headers, body: b"" }, body)
     }

@@ -366,7 +366,7 @@ pub async fn fetch(house: &House, agent: &AgentName, now: DateTime<Utc>) -> Resu
         let hint = "an operator adds it to `outside` under [tasks] in dockwarden.toml and starts the supervisor again";
         return Err(CallError::new(ErrorCode::Conflict, format!("the supervisor does the tasks of {agent} itself"), hint));
     }
-    for task in house.store.tasks(Some(agent), Some(TaskState::Running), 1).await? {
+    if let Some(task) = house.store.tasks(Some(agent), Some(TaskState::Running), 1).await?.pop() {
         // None: a runbook of it is at work in the house.
         return Ok(house.store.task_lease(&task.id, now + LEASE).await?.then_some(task));
     }
