@@ -1,6 +1,7 @@
 //! Pure planning: (desired, observed, current release) -> [`Plan`]. Deliberately absent: I/O, clocks, policy; the caller adds the gate's findings.
 
 pub mod diff;
+mod follow;
 pub mod front;
 pub mod hash;
 pub mod levels;
@@ -288,6 +289,7 @@ fn release_changes(
             false => service_change(input, desired, images.get(service), service),
         })
         .collect();
+    follow::changed(desired, &mut changes);
     let gone =
         input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
     for service in gone {
@@ -414,6 +416,7 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     match (action, strategy) {
         (Action::Create, _) | (Action::Unchanged, _) => "none",
         (_, Strategy::RunOnce) => "none: it runs once to its end",
+        (_, Strategy::Follow) => "down while it restarts, after what it depends on was replaced",
         (Action::Update, Strategy::Handover) => "about 0.2 s while the port and name change hands; a failing version never takes over",
         (Action::Update, Strategy::Recreate) => {
             "down from the stop of the old to the first passed probe of the new; the old starts again on failure"
@@ -432,7 +435,7 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
     let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
-        .filter(|s| only.is_none_or(|o| o == *s))
+        .filter(|s| only.is_none_or(|o| o == *s || input.current.is_some_and(|r| follow::restarted(&r.spec, s, o))))
         .map(|service| {
             let running = serving(input.observed, service);
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));

@@ -188,6 +188,11 @@ impl FakeEngine {
         w.routes_of(&c.id)
     }
 
+    /// The request a container was made with.
+    pub fn spec_of(&self, name: &str) -> Option<ContainerSpec> {
+        self.lock().find(name).map(|c| c.spec.clone())
+    }
+
     /// Names of running containers of `stack` (label `dockwarden.stack`) that hold the alias `service` on some network, sorted.
     pub fn serving(&self, stack: &str, service: &str) -> Vec<String> {
         self.lock().serving(stack, service)

@@ -165,6 +165,8 @@ impl Run {
             return Ok(());
         }
         match (change.action, change.strategy) {
+            // It follows at the switch.
+            (Action::Restart, Strategy::Follow) => Ok(()),
             (Action::Restart, _) => {
                 for c in &old {
                     self.step(Phase::StartNew, format!("start:{service}:{}", c.id.short()), Act::Start { id: c.id.clone() }).await?;
@@ -203,7 +205,7 @@ impl Run {
                 }
                 self.data_path(service).await
             }
-            (_, Strategy::Start | Strategy::InPlace | Strategy::Front | Strategy::Hold) => {
+            (_, Strategy::Start | Strategy::InPlace | Strategy::Front | Strategy::Hold | Strategy::Follow) => {
                 self.retire_fronts(Phase::StartNew, service, observed).await?;
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
@@ -322,6 +324,9 @@ impl Run {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if change.strategy == Strategy::Follow {
+            return self.follow(service, spec, &old).await;
+        }
         self.switch_behind(change, observed).await?;
         if change.strategy == Strategy::Handover && change.action == Action::Update {
             // All successors exist before the first predecessor stops: the gap is one stop and one start.
@@ -353,6 +358,17 @@ impl Run {
         for (tag, id) in new.into_iter().chain(revived) {
             let act = Act::SetRestart { id, from: Restart::No, to: spec.restart };
             self.step(Phase::Switch, format!("policy:{service}:{tag}"), act).await?;
+        }
+        Ok(())
+    }
+
+    /// Restarted after what it depends on: levels come one after the other.
+    async fn follow(&self, service: &ServiceName, spec: &ServiceSpec, old: &[ContainerDetail]) -> Result<(), Halt> {
+        for c in old.iter().filter(|c| c.state == RunState::Running) {
+            self.say(format!("restarting {service}"));
+            let act = Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) };
+            self.step(Phase::Switch, format!("follow:{service}:{}", c.id.short()), act).await?;
+            self.probe(&c.id, service, spec).await?;
         }
         Ok(())
     }

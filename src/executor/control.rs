@@ -172,6 +172,7 @@ impl Run {
             link_local_ips: n.link_local_ips.clone(),
             mac_address: n.mac_address.clone(),
             driver_opts: n.driver_opts.clone(),
+            links: vec![],
         });
         let log = BTreeMap::from([("max-size".to_owned(), "1m".to_owned()), ("max-file".to_owned(), "2".to_owned())]);
         Ok(ContainerSpec {
@@ -193,6 +194,8 @@ impl Run {
                 subpath: None,
                 tmpfs_size: None,
                 tmpfs_mode: None,
+                tmpfs_options: vec![],
+                selinux: None,
             }],
             networks: networks.collect(),
             memory: Some(MEMORY),

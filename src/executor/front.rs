@@ -74,6 +74,7 @@ impl Run {
         let old = self.old_ones(observed, service);
         let kept = self.kept_front(observed, service);
         match (change.action, change.strategy) {
+            (_, Strategy::Follow) => {}
             (Action::Create, _) => {
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {

@@ -2,6 +2,7 @@
 //! journal record of each.
 
 mod away;
+mod extras;
 mod features;
 mod front;
 mod matrix;

@@ -2,6 +2,10 @@
 //! code path with the planner that made the request, so that a mistake there cannot create what the plan gate never saw. Everything not
 //! listed is denied. Deliberately absent: levels and approvals; what needed one was approved with the plan or is not in the lists.
 
+mod rare;
+
+pub use rare::Rare;
+
 use super::plan::{PlanFacts, normalise, privileges};
 use super::rules::{self};
 use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
@@ -49,6 +53,8 @@ pub struct RequestFacts {
     pub excepted: BTreeSet<(String, String)>,
     /// Commands of the service's hooks, while the policy lets hooks run at all.
     pub commands: BTreeSet<Vec<String>>,
+    /// What few services have, as the plan says it.
+    pub rare: Rare,
 }
 
 impl RequestFacts {
@@ -90,6 +96,7 @@ impl RequestFacts {
             network_drivers: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.driver.clone().unwrap_or_default())).collect(),
             commands: s.settings.hooks.pre.iter().chain(&s.settings.hooks.post).filter(|_| hooks).map(|h| h.run.clone()).collect(),
             excepted: policy.exceptions.iter().filter(mine).map(|e| (e.rule.clone(), e.value.clone())).collect(),
+            rare: Rare::of(spec, s),
         }
     }
 }
@@ -136,6 +143,7 @@ pub fn assert_container(spec: &ContainerSpec, allowed: &RequestFacts) -> Vec<Fin
     }
     mounts(&mut a, spec);
     privileges_of(&mut a, spec);
+    rare::judge(&mut a, spec);
     for network in spec.networks.iter().filter(|n| !allowed.networks.contains(&n.network)) {
         a.deny("net.foreign", "networks", &network.network, "a network that is not of this stack");
     }

@@ -64,6 +64,8 @@ pub enum Strategy {
     Recreate,
     /// Runs once to its end and must exit 0.
     RunOnce,
+    /// Restarted in place once what it depends on was replaced.
+    Follow,
     /// Nothing is replaced.
     InPlace,
 }

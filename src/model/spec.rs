@@ -475,6 +475,7 @@ impl ServiceSpec {
             return false;
         }
         self.mounts.iter().any(|m| !m.read_only && matches!(m.kind, MountKind::Bind | MountKind::Volume | MountKind::Cluster))
+            || self.volumes_from.iter().any(|v| !v.ends_with(":ro"))
             || !self.devices.is_empty()
             || self.network_mode.as_deref() == Some("host")
     }
