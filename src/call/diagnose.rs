@@ -51,7 +51,7 @@ fn service(
         let reason = "its container is gone".to_owned();
         return Some(Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false });
     }
-    containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
+    let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
         let looping =
             c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
         let (cause, reason) = container(spec, c).or_else(|| {
@@ -59,7 +59,33 @@ fn service(
             looping.then_some((Cause::Crashed, reason))
         })?;
         Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping })
-    })
+    });
+    ill.or_else(|| front(name, spec, observed, by_hand))
+}
+
+/// What is wrong with the front of a service that is well itself: nobody reaches it. One the engine is about to start again is left to it.
+fn front(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Option<Ailment> {
+    if !planner::front::fronted(spec) {
+        return None;
+    }
+    let Some(c) = planner::front::fronts(observed, name).into_iter().next() else {
+        let reason = "its front is gone, so nobody reaches it".to_owned();
+        return Some(Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false });
+    };
+    if by_hand.contains(&c.id) {
+        return None;
+    }
+    let (cause, how) = match c.state {
+        RunState::Running | RunState::Restarting | RunState::Paused | RunState::Removing => return None,
+        RunState::Created | RunState::Exited | RunState::Dead if !c.error.is_empty() => (
+            cause_of_error(&c.error).unwrap_or(Cause::CannotStart),
+            format!("the engine could not start it: {}", redact::line(&c.error, 200)),
+        ),
+        RunState::Created => (Cause::CannotStart, "it was never started".to_owned()),
+        RunState::Exited | RunState::Dead => (Cause::Crashed, format!("it ended with exit code {}", c.exit_code)),
+    };
+    let reason = format!("its front does not run, so nobody reaches it: {how}");
+    Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping: false })
 }
 
 /// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.
@@ -166,5 +192,83 @@ mod tests {
             assert_eq!(cause_of_error(text), Some(cause), "{text}");
         }
         assert_eq!(cause_of_error("GET / 200"), None);
+    }
+
+    fn fronted() -> Release {
+        let settings = crate::model::spec::ServiceSettings { strategy: Some(crate::model::plan::Strategy::Front), ..Default::default() };
+        let web = ServiceSpec { active: true, replicas: 1, restart: Restart::Always, settings, ..ServiceSpec::default() };
+        let spec = StackSpec {
+            name: StackName::new("shop").unwrap(),
+            services: [(ServiceName::new("web").unwrap(), web)].into(),
+            networks: Default::default(),
+            volumes: Default::default(),
+            configs: Default::default(),
+            secrets: Default::default(),
+            settings: Default::default(),
+            extensions: Default::default(),
+            unsupported: vec![],
+        };
+        Release {
+            stack: spec.name.clone(),
+            number: 1,
+            state: crate::model::release::ReleaseState::Good,
+            environment: "development".into(),
+            spec,
+            images: Default::default(),
+            agent: "a".into(),
+            operation: crate::model::ids::OperationId::new("op-1").unwrap(),
+            reason: None,
+            content_of: None,
+            project_dir: None,
+            git: None,
+            created_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn container(role: &str, state: RunState, error: &str) -> ContainerDetail {
+        use crate::model::labels;
+        let labels = [(labels::SERVICE, "web"), (labels::ROLE, role), (labels::NUMBER, "1")];
+        ContainerDetail {
+            id: EngineName::new(format!("id-{role}")).unwrap(),
+            name: format!("shop-web-{role}"),
+            image: "web:1".into(),
+            image_id: "sha256:ab".into(),
+            state,
+            health: HealthState::None,
+            exit_code: 1,
+            oom_killed: false,
+            error: error.into(),
+            restart_count: 0,
+            started_at: None,
+            finished_at: None,
+            labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            restart_policy: "always".into(),
+            networks: Default::default(),
+            addresses: Default::default(),
+            mounts: vec![],
+            ports: vec![],
+            last_health_output: None,
+            pid: 1,
+            health_test: None,
+        }
+    }
+
+    #[test]
+    fn a_service_whose_front_is_down_or_gone_is_not_well_and_one_stopped_by_hand_is_left_alone() {
+        let release = fronted();
+        let found = |front: Option<(RunState, &str)>, by_hand: &[&str]| {
+            let serving = container("serving", RunState::Running, "");
+            let front = front.map(|(state, error)| container("front", state, error));
+            let observed = Observed { containers: [serving].into_iter().chain(front).collect(), ..Observed::default() };
+            let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
+            ailments(&release, &observed, &by_hand, DateTime::UNIX_EPOCH).into_iter().map(|a| a.cause).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Some((RunState::Running, "")), &[]), []);
+        assert_eq!(found(Some((RunState::Restarting, "")), &[]), [], "the engine is at it");
+        assert_eq!(found(None, &[]), [Cause::Missing]);
+        assert_eq!(found(Some((RunState::Exited, "")), &[]), [Cause::Crashed]);
+        assert_eq!(found(Some((RunState::Created, "")), &[]), [Cause::CannotStart]);
+        assert_eq!(found(Some((RunState::Created, "Bind for 0.0.0.0:80 failed: port is already allocated")), &[]), [Cause::Port]);
+        assert_eq!(found(Some((RunState::Exited, "")), &["id-front"]), []);
     }
 }
