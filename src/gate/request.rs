@@ -94,7 +94,11 @@ impl RequestFacts {
             log_driver: s.logging.as_ref().map(|l| l.driver.clone()),
             volume_specs: spec.volumes.iter().map(|(k, v)| (named(k, &v.name), v.clone())).collect(),
             network_drivers: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.driver.clone().unwrap_or_default())).collect(),
-            commands: s.settings.hooks.pre.iter().chain(&s.settings.hooks.post).filter(|_| hooks).map(|h| h.run.clone()).collect(),
+            commands: {
+                let of_stack = spec.settings.hooks.pre.iter().chain(&spec.settings.hooks.post).filter(|h| h.service.as_str() == service);
+                let own = s.settings.hooks.pre.iter().chain(&s.settings.hooks.post);
+                own.chain(of_stack.map(|h| &h.hook)).filter(|_| hooks).map(|h| h.run.clone()).collect()
+            },
             excepted: policy.exceptions.iter().filter(mine).map(|e| (e.rule.clone(), e.value.clone())).collect(),
             rare: Rare::of(spec, s),
         }

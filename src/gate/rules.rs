@@ -120,6 +120,7 @@ pub const RULES: &[RuleInfo] = &[
     rule("build.disabled", Verdict::Deny, "service without an image while the policy has allow_build = false", &[]),
     rule("hook.command", Verdict::Warn, "x-dockwarden hook: a command in a container of the service around a deploy", &["CIS 5.23"]),
     rule("probe.outside", Verdict::Warn, "probe of an address outside of the stack, asked by the supervisor itself", &["OWASP #5"]),
+    rule("probe.insecure", Verdict::Warn, "https probe that takes any certificate", &["OWASP #5"]),
     root("probe.metadata", Verdict::Deny, "probe of a link-local or metadata address", &["OWASP #5"]),
     production("health.missing", "no health check: nobody notices when it stops working", &["CIS 4.6", "CIS 5.27"]),
     production("limits.missing", "no CPU or memory limit", &["CIS 5.11", "CIS 5.12", "OWASP #7"]),
@@ -161,7 +162,7 @@ mod tests {
     fn ids_are_unique_and_host_root_rules_deny() {
         let ids: std::collections::BTreeSet<_> = RULES.iter().map(|r| r.id).collect();
         assert_eq!(ids.len(), RULES.len());
-        assert_eq!(RULES.len(), 85);
+        assert_eq!(RULES.len(), 86);
         assert_eq!(
             RULES.iter().filter(|r| r.host_root && r.default != Verdict::Deny).map(|r| r.id).collect::<Vec<_>>(),
             Vec::<&str>::new()

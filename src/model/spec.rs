@@ -9,7 +9,10 @@ pub mod written;
 
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
-pub use settings::{BackupSettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, ServiceSettings, StackSettings};
+pub use settings::{
+    BackupSettings, CanarySettings, Criticality, FrontSettings, HealMode, Keep, Monitor, Quiesce, ServiceSettings, StackHook, StackHooks,
+    StackSettings, StackTest,
+};
 
 use super::ids::{ImageRef, ServiceName, StackName};
 use serde::{Deserialize, Serialize};

@@ -46,7 +46,12 @@ fn memory(facts: &Facts<'_>, report: &mut Report) {
     }
     // Beside what runs: a canary and the service it proves are up at once.
     let reserved = facts.renewed().map(|(c, s)| {
-        let copies = u64::from(s.replicas.max(1)) + u64::from(c.strategy == Strategy::Handover);
+        let beside = match c.strategy {
+            Strategy::Handover => 1,
+            Strategy::Front | Strategy::Canary | Strategy::BlueGreen | Strategy::Alias => u64::from(s.replicas.max(1)),
+            Strategy::Start | Strategy::Hold | Strategy::Recreate | Strategy::RunOnce | Strategy::Follow | Strategy::InPlace => 0,
+        };
+        let copies = u64::from(s.replicas.max(1)) + if c.action == crate::model::plan::Action::Update { beside } else { 0 };
         s.resources.memory_reservation.unwrap_or(0) * copies
     });
     let reserved: u64 = reserved.sum();

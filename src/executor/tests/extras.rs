@@ -87,3 +87,48 @@ async fn what_asks_for_it_restarts_once_its_dependency_has_a_new_container() {
 async fn a_crash_at_any_moment_of_a_restart_that_follows_leaves_one_release() {
     crash_everywhere(Some(following("db:1")), following("db:2"), None).await;
 }
+
+/// A stack with tests and hooks of its own.
+fn of_stack(web: &str, smoke: &str) -> StackSpec {
+    let mut spec = stack(web, Some("db:1"), &[]);
+    spec.settings.smoke = vec![serde_json::from_value(serde_json::json!({"service": "db", "test": {"exec": [smoke]}})).unwrap()];
+    spec.settings.hooks = serde_json::from_value(serde_json::json!({
+        "pre": [{"service": "web", "hook": {"run": ["/before"]}}],
+        "post": [{"service": "db", "hook": {"run": ["/after"]}}],
+    }))
+    .unwrap();
+    spec
+}
+
+#[tokio::test]
+async fn tests_and_hooks_of_a_stack_run_in_every_release_that_changes_a_container() {
+    let rig = rig().await;
+    let ran = Arc::new(Mutex::new(vec![]));
+    let (execs, ones) = (ran.clone(), ran.clone());
+    rig.engine.on_exec(move |_, command| {
+        execs.lock().unwrap().push(command.join(" "));
+        let code = i64::from(command[0] == "/broken");
+        Some(crate::model::observed::ExecOutcome { exit_code: Some(code), output: String::new(), truncated: false })
+    });
+    rig.engine.on_run(move |spec| {
+        let command = spec.command.clone().unwrap_or_default().join(" ");
+        (command == "/before").then(|| {
+            ones.lock().unwrap().push(command);
+            0
+        })
+    });
+    let taken = || {
+        let mut all = std::mem::take(&mut *ran.lock().unwrap());
+        all.retain(|c| ["/before", "/smoke", "/after", "/broken"].contains(&c.as_str()));
+        all
+    };
+    let op = deploy(&rig, of_stack("web:1", "/smoke")).await;
+    assert_eq!((op.state, op.message, taken()), (OperationState::Done, None, vec!["/before".into(), "/smoke".into(), "/after".into()]));
+    // Only web changes; the test is made against the db that serves.
+    let op = deploy(&rig, of_stack("web:2", "/smoke")).await;
+    assert_eq!((op.state, taken().len()), (OperationState::Done, 3));
+    let op = deploy(&rig, of_stack("web:1", "/broken")).await;
+    assert_eq!((op.state, taken()), (OperationState::RolledBack, vec!["/before".to_owned(), "/broken".into()]));
+    assert!(op.message.unwrap().contains("smoke test 1 of the stack failed"));
+    assert_one_release(&rig, "the test of the stack took it back").await;
+}
