@@ -3,7 +3,10 @@
 
 pub mod adopted;
 pub mod docker;
+mod extras;
 pub mod fake;
+
+pub use extras::Extras;
 
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef};
@@ -181,6 +184,9 @@ pub struct ContainerSpec {
     pub runtime: Option<String>,
     /// Files put into the container before it starts: path -> content (configs and secrets given inline).
     pub files: Vec<InjectedFile>,
+    /// What few services have.
+    #[serde(default)]
+    pub extras: Extras,
 }
 
 impl ContainerSpec {
@@ -243,6 +249,7 @@ impl ContainerSpec {
             oom_score_adj: None,
             runtime: None,
             files: Vec::new(),
+            extras: Extras::default(),
         }
     }
 }
@@ -296,6 +303,12 @@ pub struct EngineMount {
     pub tmpfs_size: Option<u64>,
     /// Mode of a tmpfs.
     pub tmpfs_mode: Option<u32>,
+    /// Further options of a tmpfs, `noexec`, `uid=1000`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs_options: Vec<String>,
+    /// SELinux label of what is mounted: `z` shared, `Z` the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<String>,
 }
 
 /// Attachment to a network.
@@ -315,6 +328,9 @@ pub struct NetworkAttachment {
     pub mac_address: Option<String>,
     /// Driver options.
     pub driver_opts: BTreeMap<String, String>,
+    /// `name:alias`: what the container alone calls another name of the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
 }
 
 /// A network to be created.

@@ -1,6 +1,8 @@
 //! Pure planning: (desired, observed, current release) -> [`Plan`]. Deliberately absent: I/O, clocks, policy; the caller adds the gate's findings.
 
 pub mod diff;
+pub mod drift;
+mod follow;
 pub mod front;
 pub mod hash;
 pub mod levels;
@@ -9,6 +11,7 @@ mod namespaces;
 pub mod once;
 mod only;
 mod stands;
+mod strategies;
 pub mod succession;
 #[cfg(test)]
 mod tests;
@@ -142,7 +145,8 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let (kind, desired, images, content_of) = want(input)?;
     let levels = levels::levels(&desired)?;
     if matches!(input.want, Want::Release { .. } | Want::Scale { .. }) {
-        front::check(&desired)?;
+        strategies::stack_settings(&desired)?;
+        front::check(&desired, input.observed)?;
     }
     let mut changes = match &input.want {
         Want::Release { .. } => release_changes(input, &desired, &images, &levels),
@@ -319,6 +323,8 @@ fn release_changes(
             false => service_change(input, desired, images.get(service), service),
         })
         .collect();
+    strategies::together(desired, input, &mut changes);
+    follow::changed(desired, &mut changes);
     let gone =
         input.observed.containers.iter().filter_map(|c| c.labels.get(labels::SERVICE)).filter_map(|s| ServiceName::new(s.as_str()).ok());
     for service in gone {
@@ -390,6 +396,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         let strategy = match () {
             () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,
             () if spec.settings.strategy == Some(Strategy::Recreate) => Strategy::Recreate,
+            () if spec.settings.strategy == Some(Strategy::Alias) => Strategy::Alias,
             () => Strategy::Handover,
         };
         return make(Action::Update, strategy, lines);
@@ -409,6 +416,11 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     }
     if let Some(line) = running.iter().find_map(|c| policy_drift(spec, c)) {
         return make(Action::Restart, Strategy::InPlace, vec![line]);
+    }
+    let off = drift::disconnected(desired, service, input.observed);
+    if !off.is_empty() {
+        let expected_loss = "none: it is connected again where somebody disconnected it".into();
+        return Change { expected_loss, ..make(Action::Restart, Strategy::InPlace, off.into_iter().map(|(_, line)| line).collect()) };
     }
     if front::rebounded(old, spec) {
         let expected_loss = "none: only the bounds of its front change".into();
@@ -440,7 +452,11 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     match (action, strategy) {
         (Action::Create, _) | (Action::Unchanged, _) => "none",
         (_, Strategy::RunOnce) => "none: it runs once to its end",
+        (_, Strategy::Follow) => "down while it restarts, after what it depends on was replaced",
         (Action::Update, Strategy::Handover) => "about 0.2 s while the port and name change hands; a failing version never takes over",
+        (Action::Update, Strategy::Alias) => {
+            "0.2 to 1 % of new connections while old and new answer to the name; clients that keep DNS answers (up to 600 s) lose until they ask again"
+        }
         (Action::Update, Strategy::Recreate) => {
             "down from the stop of the old to the first passed probe of the new; the old starts again on failure"
         }
@@ -449,7 +465,7 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
         (Action::Scale, _) => "none when adding; open connections of the removed copies when reducing",
         (Action::Remove, _) => "the service ends",
         // Told by `front::update`.
-        (Action::Update, Strategy::Front | Strategy::Hold) => "none",
+        (Action::Update, Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen) => "none",
         (Action::Update, Strategy::Start | Strategy::InPlace) => "none",
     }
 }
@@ -463,7 +479,9 @@ fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&Se
     let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
-        .filter(|s| only.is_none_or(|o| o == *s || in_its_namespace(input, s, o)))
+        .filter(|s| {
+            only.is_none_or(|o| o == *s || in_its_namespace(input, s, o) || input.current.is_some_and(|r| follow::restarted(&r.spec, s, o)))
+        })
         .map(|service| {
             let running = serving(input.observed, service);
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));

@@ -426,7 +426,9 @@ fn compare(
             "change the file, then adopt the stack",
         )
     };
-    let joined = made.network_mode.strip_prefix("container:").and_then(|id| EngineName::new(id).ok());
+    // Of what it shares only the network is compared, by the container it has.
+    let shared = made.network_mode.strip_prefix("container:").and_then(|id| EngineName::new(id).ok()).unwrap_or_else(|| seen.id.clone());
+    let joined = render::shared_with(spec).into_iter().map(|other| (other.to_owned(), shared.clone())).collect();
     let operation = OperationId::new("op-adopt").expect("a valid id");
     let wanted = render::container(&Rendering {
         instance: store.instance(),

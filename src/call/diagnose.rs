@@ -51,7 +51,7 @@ fn service(
         return Some(missing(name, "its container is gone".into()));
     }
     let there = containers.len();
-    let sick = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
+    let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
         let looping =
             c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
         let (cause, reason) = container(spec, c).or_else(|| {
@@ -60,28 +60,39 @@ fn service(
         })?;
         Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping })
     });
-    sick.or_else(|| {
+    ill.or_else(|| {
         let gone = (spec.replicas as usize).saturating_sub(there);
         (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
-    .or_else(|| front_gone(name, spec, observed, by_hand))
+    .or_else(|| front(name, spec, observed, by_hand))
 }
 
 fn missing(name: &ServiceName, reason: String) -> Ailment {
     Ailment { service: name.clone(), container: None, cause: Cause::Missing, reason, looping: false }
 }
 
-/// A service behind a front nobody can reach: its front is gone, or down and not by hand.
-fn front_gone(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Option<Ailment> {
+/// What is wrong with the front of a service that is well itself: nobody reaches it. One the engine is about to start again is left to it.
+fn front(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Option<Ailment> {
     if !planner::front::fronted(spec) {
         return None;
     }
-    let up = |c: &&ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
-    let fronts = planner::front::fronts(observed, name);
-    if fronts.iter().any(up) || fronts.iter().any(|c| by_hand.contains(&c.id)) {
+    let Some(c) = planner::front::fronts(observed, name).into_iter().next() else {
+        return Some(missing(name, "its front is gone, so nobody reaches it".into()));
+    };
+    if by_hand.contains(&c.id) {
         return None;
     }
-    Some(missing(name, if fronts.is_empty() { "its front is gone" } else { "its front is down" }.into()))
+    let (cause, how) = match c.state {
+        RunState::Running | RunState::Restarting | RunState::Paused | RunState::Removing => return None,
+        RunState::Created | RunState::Exited | RunState::Dead if !c.error.is_empty() => (
+            cause_of_error(&c.error).unwrap_or(Cause::CannotStart),
+            format!("the engine could not start it: {}", redact::line(&c.error, 200)),
+        ),
+        RunState::Created => (Cause::CannotStart, "it was never started".to_owned()),
+        RunState::Exited | RunState::Dead => (Cause::Crashed, format!("it ended with exit code {}", c.exit_code)),
+    };
+    let reason = format!("its front does not run, so nobody reaches it: {how}");
+    Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, looping: false })
 }
 
 /// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.
@@ -221,7 +232,8 @@ mod tests {
             let observed = Observed { containers, ..Observed::default() };
             service(&name, &spec, &observed, &by_hand, Utc::now()).map(|a| (a.cause, a.reason))
         };
-        let (copy, front) = (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));
+        let (copy, front) =
+            (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));
         let told = |reason: &str| Some((Cause::Missing, reason.to_owned()));
         assert_eq!(of(vec![copy(1), copy(2), front(RunState::Running)], &[]), None);
         assert_eq!(of(vec![copy(2), front(RunState::Running)], &[]), told("1 of its 2 containers are gone"));
@@ -244,5 +256,83 @@ mod tests {
             assert_eq!(cause_of_error(text), Some(cause), "{text}");
         }
         assert_eq!(cause_of_error("GET / 200"), None);
+    }
+
+    fn fronted() -> Release {
+        let settings = crate::model::spec::ServiceSettings { strategy: Some(crate::model::plan::Strategy::Front), ..Default::default() };
+        let web = ServiceSpec { active: true, replicas: 1, restart: Restart::Always, settings, ..ServiceSpec::default() };
+        let spec = StackSpec {
+            name: StackName::new("shop").unwrap(),
+            services: [(ServiceName::new("web").unwrap(), web)].into(),
+            networks: Default::default(),
+            volumes: Default::default(),
+            configs: Default::default(),
+            secrets: Default::default(),
+            settings: Default::default(),
+            extensions: Default::default(),
+            unsupported: vec![],
+        };
+        Release {
+            stack: spec.name.clone(),
+            number: 1,
+            state: crate::model::release::ReleaseState::Good,
+            environment: "development".into(),
+            spec,
+            images: Default::default(),
+            agent: "a".into(),
+            operation: crate::model::ids::OperationId::new("op-1").unwrap(),
+            reason: None,
+            content_of: None,
+            project_dir: None,
+            git: None,
+            created_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn container(role: &str, state: RunState, error: &str) -> ContainerDetail {
+        use crate::model::labels;
+        let labels = [(labels::SERVICE, "web"), (labels::ROLE, role), (labels::NUMBER, "1")];
+        ContainerDetail {
+            id: EngineName::new(format!("id-{role}")).unwrap(),
+            name: format!("shop-web-{role}"),
+            image: "web:1".into(),
+            image_id: "sha256:ab".into(),
+            state,
+            health: HealthState::None,
+            exit_code: 1,
+            oom_killed: false,
+            error: error.into(),
+            restart_count: 0,
+            started_at: None,
+            finished_at: None,
+            labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            restart_policy: "always".into(),
+            networks: Default::default(),
+            addresses: Default::default(),
+            mounts: vec![],
+            ports: vec![],
+            last_health_output: None,
+            pid: 1,
+            health_test: None,
+        }
+    }
+
+    #[test]
+    fn a_service_whose_front_is_down_or_gone_is_not_well_and_one_stopped_by_hand_is_left_alone() {
+        let release = fronted();
+        let found = |front: Option<(RunState, &str)>, by_hand: &[&str]| {
+            let serving = container("serving", RunState::Running, "");
+            let front = front.map(|(state, error)| container("front", state, error));
+            let observed = Observed { containers: [serving].into_iter().chain(front).collect(), ..Observed::default() };
+            let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
+            ailments(&release, &observed, &by_hand, DateTime::UNIX_EPOCH).into_iter().map(|a| a.cause).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Some((RunState::Running, "")), &[]), []);
+        assert_eq!(found(Some((RunState::Restarting, "")), &[]), [], "the engine is at it");
+        assert_eq!(found(None, &[]), [Cause::Missing]);
+        assert_eq!(found(Some((RunState::Exited, "")), &[]), [Cause::Crashed]);
+        assert_eq!(found(Some((RunState::Created, "")), &[]), [Cause::CannotStart]);
+        assert_eq!(found(Some((RunState::Created, "Bind for 0.0.0.0:80 failed: port is already allocated")), &[]), [Cause::Port]);
+        assert_eq!(found(Some((RunState::Exited, "")), &["id-front"]), []);
     }
 }

@@ -49,6 +49,7 @@ impl Source {
 }
 
 /// A stack as it shall be, with what is known of where it came from.
+#[derive(Debug, Clone)]
 pub(super) struct Desired {
     pub(super) spec: StackSpec,
     images: BTreeMap<ServiceName, ImageIdentity>,
@@ -76,7 +77,19 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
-    planned(call, &source.stack, Some(desired), None, new_id(), &BTreeSet::new()).await
+    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), &BTreeSet::new()).await?;
+    let current = match plan.from_release {
+        Some(number) => call.house.store.release(&source.stack, number).await?,
+        None => None,
+    };
+    let again = super::images::pulled_again(&plan, current.as_ref(), call.now);
+    if again.is_empty() {
+        return Ok(plan);
+    }
+    for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
+        (identity.id, identity.repo_digest) = (None, None);
+    }
+    planned(call, &source.stack, Some(desired), None, plan.id, &BTreeSet::new()).await
 }
 
 /// A stored plan made by `plan`.

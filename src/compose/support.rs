@@ -9,25 +9,13 @@ type Given<T> = fn(&T) -> bool;
 
 /// Keys of a service: path, whether it is given, why it has no effect.
 const SERVICE: &[(&str, Given<ServiceSpec>, &str)] = &[
-    ("annotations", |s| !s.annotations.is_empty(), "annotations are not set; write labels"),
-    ("blkio_config", |s| s.written.blkio_config.is_some(), "limits of block devices are not set"),
-    ("cpu_rt_period", |s| s.written.cpu_rt_period.is_some(), "real-time scheduling is not set"),
-    ("cpu_rt_runtime", |s| s.written.cpu_rt_runtime.is_some(), "real-time scheduling is not set"),
-    ("external_links", |s| !s.external_links.is_empty(), "links are not made; put both services on one network"),
-    ("gpus", |s| !s.written.gpus.is_empty(), "GPUs are not handed in"),
     ("isolation", |s| s.isolation.is_some(), "has no effect: it is for Windows containers"),
-    ("links", |s| s.links.iter().any(|l| l.contains(':')), "the names of links are not set; write `networks: {default: {aliases: [...]}}`"),
-    ("mem_swappiness", |s| s.resources.swappiness.is_some(), "is not set"),
-    ("oom_kill_disable", |s| s.oom_kill_disable, "is not set"),
-    ("platform", |s| s.platform.is_some(), "is used to pull the image, not to create the container"),
     (
         "pull_policy",
-        |s| s.pull_policy.as_deref().is_some_and(|p| !matches!(p, "missing" | "if_not_present")),
-        "images are pulled when they are missing; ask for `refresh` to pull again",
+        |s| s.pull_policy.as_deref().is_some_and(|p| !matches!(p, "missing" | "if_not_present" | "never")),
+        "says when an image is pulled again, and is asked only when the service's container is made anew; `refresh` pulls for every service",
     ),
-    ("storage_opt", |s| !s.storage_opt.is_empty(), "is not set"),
     ("use_api_socket", |s| s.use_api_socket, "the engine's socket is not handed in"),
-    ("volumes_from", |s| !s.volumes_from.is_empty(), "mounts of other containers are not taken over; name the volumes"),
 ];
 
 /// Keys of `deploy`.
@@ -39,11 +27,6 @@ const DEPLOY: &[(&str, Given<Deploy>, &str)] = &[
     ("update_config", |d| d.update_config.is_some(), "the strategy decides how an update goes; write `x-dockwarden: {strategy: ...}`"),
     ("rollback_config", |d| d.rollback_config.is_some(), "the strategy decides how a rollback goes"),
     ("resources.reservations.cpus", |d| d.resources.reservations.as_ref().is_some_and(|r| r.cpus.is_some()), "the engine reserves no CPUs"),
-    (
-        "resources.reservations.devices",
-        |d| d.resources.reservations.as_ref().is_some_and(|r| !r.devices.is_empty()),
-        "requested devices are not handed in",
-    ),
     (
         "resources.reservations.generic_resources",
         |d| d.resources.reservations.as_ref().is_some_and(|r| !r.generic_resources.is_empty()),
@@ -89,20 +72,10 @@ pub(super) fn notes(spec: &StackSpec, report: &mut Report) {
         if let Some(build) = &service.written.build {
             all(BUILD, build, &format!("{path}.build"), report);
         }
-        let implied = &service.written.implied_dependencies;
-        for (on, _) in service.depends_on.iter().filter(|(on, d)| d.restart && !implied.contains(on.as_str())) {
-            report.note(&format!("{path}.depends_on.{on}.restart"), "this service is not restarted with the other one");
-        }
         for (mount, sections) in service.mounts.iter().zip(&service.written.mounts) {
-            if mount.selinux.is_some() {
-                report.note(&mount.path, "SELinux labels (`z`, `Z`) are not set");
-            }
             if sections.consistency.is_some() {
                 report.note(&mount.path, "`consistency` has no effect on Linux");
             }
-        }
-        for mount in service.mounts.iter().filter(|m| !m.tmpfs_options.is_empty()) {
-            report.note(&mount.path, format!("options {} of a tmpfs are not set; there are size and mode", mount.tmpfs_options.join(",")));
         }
     }
     for (kind, objects) in [("configs", &spec.configs), ("secrets", &spec.secrets)] {

@@ -7,6 +7,7 @@ mod endpoint;
 mod error;
 mod port;
 mod pull;
+mod rare;
 mod request;
 mod show;
 mod stream;
@@ -42,6 +43,8 @@ const CLIENT_S: u64 = 4 * 3600 + 60;
 type ApiVersion = (u32, u32);
 /// Oldest API we speak: Docker 20.10.
 const OLDEST: ApiVersion = (1, 41);
+/// From here on containers have annotations.
+const ANNOTATIONS: ApiVersion = (1, 43);
 /// From here on a container can be created with several endpoints and MAC addresses per endpoint.
 const MULTI_ENDPOINT: ApiVersion = (1, 44);
 /// From here on volumes have sub-paths.

@@ -193,6 +193,21 @@ impl FakeEngine {
         w.routes_of(&c.id)
     }
 
+    /// Somebody disconnects a container from a network, past us. False when it did not stand on it.
+    pub fn disconnect_by_hand(&self, name: &str, network: &str) -> bool {
+        self.lock().find_mut(name).is_ok_and(|c| c.networks.remove(network).is_some())
+    }
+
+    /// From now on fronts count one more failed connect to each backend whenever they are asked, or no more.
+    pub fn fail_connects(&self, failing: bool) {
+        self.lock().connects_fail = failing;
+    }
+
+    /// The request a container was made with.
+    pub fn spec_of(&self, name: &str) -> Option<ContainerSpec> {
+        self.lock().find(name).map(|c| c.spec.clone())
+    }
+
     /// Names of running containers of `stack` (label `dockwarden.stack`) that hold the alias `service` on some network, sorted.
     pub fn serving(&self, stack: &str, service: &str) -> Vec<String> {
         self.lock().serving(stack, service)

@@ -92,6 +92,11 @@ pub enum Act {
         /// Name on the engine.
         name: EngineName,
     },
+    /// Network of a blue-green release made. Undo: removed.
+    Colour {
+        /// Name on the engine.
+        name: EngineName,
+    },
     /// Volume made. Undo: removed when this operation made it (nobody else can have written it).
     Volume {
         /// Key in the file.
@@ -149,6 +154,15 @@ pub enum Act {
         from: EngineName,
         /// After.
         to: EngineName,
+    },
+    /// Container connected to a network of its service again. Undo: none, the release says so.
+    Connect {
+        /// Service.
+        service: ServiceName,
+        /// Container.
+        id: EngineName,
+        /// Network.
+        network: String,
     },
     /// Container removed for good. Undo: none; only what no longer serves is removed.
     Remove {
@@ -220,6 +234,7 @@ impl Run {
             Act::Tag { image, target } => Ok(engine.tag(permit, image, target).await.map(|()| Value::Null)?),
             Act::Claim { image } => self.claim(image).await,
             Act::Network { key, name } => self.ensure_network(key, name).await,
+            Act::Colour { name } => self.ensure_colour(name).await,
             Act::Volume { key, name } => self.ensure_volume(key, name).await,
             Act::Create { service, number, canary, inherits, name } => {
                 self.create(service, *number, *canary, inherits.as_ref(), name).await
@@ -235,6 +250,7 @@ impl Run {
             }
             Act::SetRestart { id, to, .. } => Ok(engine.set_restart(permit, id, *to).await.map(|()| Value::Null)?),
             Act::Rename { id, to, .. } => self.rename(id, to).await,
+            Act::Connect { service, id, network } => self.connect_again(service, id, network).await,
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
             Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
             Act::Data { data } => self.perform_data(data).await,
@@ -257,6 +273,7 @@ impl Run {
             | Act::Pull { .. }
             | Act::Restart { .. }
             | Act::Remove { .. }
+            | Act::Connect { .. }
             | Act::RemoveNetwork { .. }
             | Act::FrontImage { .. }
             | Act::DataPath { .. }
@@ -290,7 +307,7 @@ impl Run {
                 }
                 Ok(())
             }
-            Act::Network { name, .. } => {
+            Act::Network { name, .. } | Act::Colour { name } => {
                 let mine = engine.network(name).await?.is_some_and(|n| self.made_by_me(&n.labels));
                 if made_here && mine {
                     engine.remove_network(permit, name).await?;
@@ -454,8 +471,12 @@ impl Run {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
             None => vec![],
         };
-        let spec = self.render(service, number, canary, &inherited).await?;
-        let allowed = self.exec.request_facts(&self.plan, Some(service));
+        let mut spec = self.render(service, number, canary, &inherited).await?;
+        let mut allowed = self.exec.request_facts(&self.plan, Some(service));
+        if let Some(colour) = self.colour_of(service).await?.filter(|_| !canary) {
+            allowed.networks.insert(colour.to_string());
+            spec.networks.push(self.coloured(service, number, &colour)?);
+        }
         let id = self.create_judged(spec, allowed).await?;
         Ok(json!({"id": id}))
     }

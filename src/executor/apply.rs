@@ -3,19 +3,17 @@
 
 use super::acts::Act;
 use super::leave::{by_worth, grace_ms, missing_numbers};
+use super::prepare::side_by_side;
 use super::run::{Halt, Run, failed};
 use super::{names, preflight, probe};
-use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::ids::{EngineName, ServiceName};
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::{OperationState, Phase};
 use crate::model::plan::{Action, Change, Strategy};
-use crate::model::release::{Release, ReleaseState};
+use crate::model::release::ReleaseState;
 use crate::model::spec::{Restart, ServiceSpec};
 use crate::planner::{self, Observed};
-use crate::store::StoreError;
 use chrono::Utc;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use std::time::{Duration, Instant};
 
 /// Default watch window after a deploy.
@@ -34,6 +32,7 @@ impl Run {
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
             self.prepare().await?;
             self.enter(Phase::StartNew, 20.0, "starting the new release").await?;
+            self.stack_pre_hooks().await?;
             tokio::select! {
                 // Measured beside the start: a sample takes its time, and no deploy waits for it.
                 biased;
@@ -41,11 +40,13 @@ impl Run {
                 () = async { self.measure_old().await; std::future::pending().await } => {}
             }
             self.smoke().await?;
+            self.canaries().await?;
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
         self.switch().await?;
         self.post_hooks().await?;
+        self.stack_post_hooks().await?;
         self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
         self.stop_old().await?;
         self.update(|op| {
@@ -64,31 +65,6 @@ impl Run {
         self.tidy().await
     }
 
-    /// The release's own record, before anything of it exists.
-    async fn record_release(&self) -> Result<(), Halt> {
-        let op = self.operation();
-        let plan = &self.plan;
-        let release = Release {
-            stack: plan.stack.clone(),
-            number: plan.to_release,
-            state: ReleaseState::Pending,
-            environment: plan.environment.clone(),
-            spec: plan.desired.clone(),
-            images: plan.images.clone(),
-            agent: op.agent,
-            operation: op.id,
-            reason: op.reason,
-            content_of: plan.content_of,
-            project_dir: plan.project_dir.clone(),
-            git: plan.git.clone(),
-            created_at: Utc::now(),
-        };
-        match self.exec.store.add_release(&release).await {
-            Err(e @ StoreError::Taken { .. }) => Err(failed(e.to_string())),
-            other => Ok(other?),
-        }
-    }
-
     /// Services the plan changes with a new container, in level order.
     pub(super) fn changes(&self) -> impl Iterator<Item = &Change> {
         self.plan.changes.iter().filter(|c| !matches!(c.action, Action::Unchanged | Action::Remove))
@@ -97,63 +73,13 @@ impl Run {
         self.plan.desired.services.get(service).ok_or_else(|| failed(format!("the release has no service {service}")))
     }
 
-    async fn prepare(&self) -> Result<(), Halt> {
-        for (service, identity) in &self.plan.images {
-            if identity.id.is_none() {
-                self.say(format!("pulling {}", identity.reference));
-                let act = Act::Pull { service: service.clone(), image: identity.reference.clone() };
-                self.step(Phase::Prepare, format!("pull:{service}"), act).await?;
-            }
-        }
-        let mut pulled = self.plan.images.clone();
-        for (service, identity) in &mut pulled {
-            let id = self.image_id(service).await.map_err(|e| failed(e.to_string()))?;
-            let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);
-            if let Ok(target) = ImageRef::new(tag) {
-                self.step(Phase::Prepare, format!("tag:{service}"), Act::Tag { image: id.clone(), target }).await?;
-            }
-            identity.id = Some(id.to_string());
-        }
-        if pulled != self.plan.images
-            && let Some(mut release) = self.exec.store.release(&self.plan.stack, self.plan.to_release).await?
-        {
-            release.images = pulled.clone();
-            self.exec.store.put_release(&release).await?;
-        }
-        if let Some(image) = pulled.values().find_map(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) {
-            self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
-        }
-        let active = || self.plan.desired.services.values().filter(|s| s.active);
-        for (key, network) in self.plan.desired.networks.iter().filter(|(_, n)| !n.external) {
-            if active().any(|s| s.networks.contains_key(key)) {
-                let name = EngineName::new(network.name.as_str()).map_err(|e| failed(e.to_string()))?;
-                self.step(Phase::Prepare, format!("network:{key}"), Act::Network { key: key.clone(), name }).await?;
-            }
-        }
-        for (key, volume) in self.plan.desired.volumes.iter().filter(|(_, v)| !v.external) {
-            if active().any(|s| s.mounts.iter().any(|m| m.source.as_deref() == Some(key.as_str()))) {
-                let name = EngineName::new(volume.name.as_str()).map_err(|e| failed(e.to_string()))?;
-                self.step(Phase::Prepare, format!("volume:{key}"), Act::Volume { key: key.clone(), name }).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Levels one after the other, the services of a level side by side. The first failure is reported when all of its level have ended,
     /// so that nothing starts while it is undone.
     async fn start_new(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
         for level in &self.plan.levels {
             self.make_way(level, &observed).await?;
-            let mut work = FuturesUnordered::new();
-            for change in self.changes().filter(|c| level.contains(&c.service)) {
-                work.push(self.start_service(change, &observed));
-            }
-            let mut first = Ok(());
-            while let Some(result) = work.next().await {
-                first = first.and(result);
-            }
-            first?;
+            side_by_side(self.changes().filter(|c| level.contains(&c.service)).map(|change| self.start_service(change, &observed))).await?;
         }
         Ok(())
     }
@@ -162,6 +88,9 @@ impl Run {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if (change.action, change.strategy) == (Action::Restart, Strategy::InPlace) {
+            self.connect_lost(service, observed).await?;
+        }
         if matches!(change.strategy, Strategy::Recreate | Strategy::Hold) {
             self.retire_sharers(service, observed).await?;
         }
@@ -169,6 +98,8 @@ impl Run {
             return Ok(());
         }
         match (change.action, change.strategy) {
+            // It follows at the switch.
+            (Action::Restart, Strategy::Follow) => Ok(()),
             (Action::Restart, _) => {
                 for c in &old {
                     self.step(Phase::StartNew, format!("start:{service}:{}", c.id.short()), Act::Start { id: c.id.clone() }).await?;
@@ -186,7 +117,7 @@ impl Run {
                 self.pre_hooks(service, spec).await?;
                 self.run_once(service, spec).await
             }
-            (_, Strategy::Handover) => {
+            (_, Strategy::Handover | Strategy::Alias) => {
                 self.pre_hooks(service, spec).await?;
                 let id = self.create_step(Phase::StartNew, service, 1, true, None).await?;
                 self.step(Phase::StartNew, format!("start:{service}:canary"), Act::Start { id: id.clone() }).await?;
@@ -206,7 +137,16 @@ impl Run {
                 }
                 self.data_path(service).await
             }
-            (_, Strategy::Start | Strategy::InPlace | Strategy::Front | Strategy::Hold) => {
+            (
+                _,
+                Strategy::Start
+                | Strategy::InPlace
+                | Strategy::Front
+                | Strategy::Hold
+                | Strategy::Canary
+                | Strategy::BlueGreen
+                | Strategy::Follow,
+            ) => {
                 self.retire_fronts(Phase::StartNew, service, observed).await?;
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
@@ -275,14 +215,20 @@ impl Run {
         if !matches!(old.state, RunState::Running | RunState::Restarting | RunState::Paused) {
             return Ok(());
         }
+        self.unpolicy(phase, service, old).await?;
         let (id, short) = (&old.id, old.id.short());
-        let from = self.policy_of(service, old);
-        if from != Restart::No {
-            let act = Act::SetRestart { id: id.clone(), from, to: Restart::No };
-            self.step(phase, format!("unpolicy:{service}:{short}"), act).await?;
-        }
         let act = Act::Stop { id: id.clone(), grace_ms: self.grace(service) };
         self.step(phase, format!("stop:{service}:{short}"), act).await?;
+        Ok(())
+    }
+
+    /// Takes an old container's restart policy away.
+    pub(super) async fn unpolicy(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
+        let from = self.policy_of(service, old);
+        if from != Restart::No {
+            let act = Act::SetRestart { id: old.id.clone(), from, to: Restart::No };
+            self.step(phase, format!("unpolicy:{service}:{}", old.id.short()), act).await?;
+        }
         Ok(())
     }
 
@@ -323,6 +269,9 @@ impl Run {
         let service = &change.service;
         let spec = self.spec(service)?;
         let old = self.old_ones(observed, service);
+        if change.strategy == Strategy::Follow {
+            return self.follow(service, spec, &old).await;
+        }
         self.switch_behind(change, observed).await?;
         if change.strategy == Strategy::Handover && change.action == Action::Update {
             // All successors exist before the first predecessor stops: the gap is one stop and one start.
@@ -345,15 +294,35 @@ impl Run {
                 self.retire(Phase::Switch, service, c).await?;
             }
         }
+        if change.strategy == Strategy::Alias && change.action == Action::Update {
+            self.retire_fronts(Phase::Switch, service, observed).await?;
+            for number in 1..=spec.replicas {
+                self.start_serving(Phase::Switch, service, spec, number, None).await?;
+            }
+            for c in &old {
+                self.retire(Phase::Switch, service, c).await?;
+            }
+        }
         if change.strategy == Strategy::RunOnce || spec.restart == Restart::No {
             return Ok(());
         }
         let new: Vec<(String, EngineName)> =
             (1..=spec.replicas).filter_map(|n| self.created(&format!("create:{service}:{n}")).map(|id| (n.to_string(), id))).collect();
         let revived = old.iter().filter(|_| change.action == Action::Restart).map(|c| (c.id.short().to_owned(), c.id.clone()));
-        for (tag, id) in new.into_iter().chain(revived) {
+        side_by_side(new.into_iter().chain(revived).map(|(tag, id)| async move {
             let act = Act::SetRestart { id, from: Restart::No, to: spec.restart };
-            self.step(Phase::Switch, format!("policy:{service}:{tag}"), act).await?;
+            self.step(Phase::Switch, format!("policy:{service}:{tag}"), act).await.map(|_| ())
+        }))
+        .await
+    }
+
+    /// Restarted after what it depends on: levels come one after the other.
+    async fn follow(&self, service: &ServiceName, spec: &ServiceSpec, old: &[ContainerDetail]) -> Result<(), Halt> {
+        for c in old.iter().filter(|c| c.state == RunState::Running) {
+            self.say(format!("restarting {service}"));
+            let act = Act::Restart { id: c.id.clone(), grace_ms: self.grace(service) };
+            self.step(Phase::Switch, format!("follow:{service}:{}", c.id.short()), act).await?;
+            self.probe(&c.id, service, spec).await?;
         }
         Ok(())
     }
@@ -362,9 +331,10 @@ impl Run {
     /// undo: the new release already serves.
     async fn stop_old(&self) -> Result<(), Halt> {
         let observed = self.observe().await?;
-        // What leaves goes first: a successor may carry its name.
+        // What leaves goes first: a successor may carry its name. Services of one colour call each other past their fronts: who calls goes before who is called.
         let (leaving, staying): (Vec<_>, Vec<_>) = self.plan.changes.iter().partition(|c| c.action == Action::Remove);
-        for change in leaving.into_iter().chain(staying) {
+        let (coloured, plain): (Vec<_>, Vec<_>) = staying.into_iter().partition(|c| c.strategy == Strategy::BlueGreen);
+        for change in leaving.into_iter().chain(plain).chain(coloured.into_iter().rev()) {
             match self.retire_service(change, &observed).await {
                 Ok(()) => {}
                 Err(Halt::Failed { message, .. }) => {

@@ -1,6 +1,8 @@
 //! The probes of `x-dockwarden`, made one at a time. `http` and `tcp` go from the supervisor to the container's own address where the engine's networks
 //! are reachable from here, else by a command in the container; what was asked and by which way is part of every outcome. A probe that cannot be
-//! made has not passed. Deliberately absent: TLS (an `exec` probe with the image's own client speaks it).
+//! made has not passed. https is in `checks::tls`.
+
+mod tls;
 
 use super::patience::away;
 use super::run::Run;
@@ -63,17 +65,18 @@ pub(super) fn way(seen: &ContainerDetail, spec: &ServiceSpec, local: bool, port:
 /// Asks for a TCP connection from inside: `$1` port, `$2` seconds.
 const TCP_INSIDE: &str = "if command -v nc >/dev/null 2>&1; then exec nc -z -w \"$2\" 127.0.0.1 \"$1\" </dev/null; fi\n\
     if command -v bash >/dev/null 2>&1; then exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/\"$0\"' \"$1\"; fi\nexit 127";
-/// Asks for a page from inside: `$1` port, `$2` path, `$3` seconds, `$4` whether the exact status is needed. The last line is the status.
-const HTTP_INSIDE: &str = "u=\"http://127.0.0.1:$1$2\"\n\
-    if command -v curl >/dev/null 2>&1; then exec curl -sS -m \"$3\" -w '\\n%{http_code}' \"$u\"; fi\n\
-    if [ \"$4\" = no ] && command -v wget >/dev/null 2>&1; then wget -q -O - -T \"$3\" \"$u\" && printf '\\n200'; exit $?; fi\nexit 127";
+/// Asks for a page from inside: `$1` port, `$2` path, `$3` seconds, `$4` whether the exact status is needed, `$5` where, `$6` and `$7` what
+/// curl and wget are told about certificates. The last line is the status.
+const HTTP_INSIDE: &str = "u=\"$5:$1$2\"\n\
+    if command -v curl >/dev/null 2>&1; then exec curl -sS $6 -m \"$3\" -w '\\n%{http_code}' \"$u\"; fi\n\
+    if [ \"$4\" = no ] && command -v wget >/dev/null 2>&1; then wget -q $7 -O - -T \"$3\" \"$u\" && printf '\\n200'; exit $?; fi\nexit 127";
 
 impl Run {
     /// Makes one attempt of a probe of a container.
     pub(super) async fn attempt(&self, id: &EngineName, spec: &ServiceSpec, p: &Probe) -> Result<Outcome, EngineError> {
         let limit = Duration::from_secs(p.timeout_s);
         match &p.check {
-            ProbeCheck::Url(url) => Ok(timed(limit, &format!("url {url} from the supervisor"), ask_url(url)).await),
+            ProbeCheck::Url(url) => Ok(timed(limit, &format!("url {url} from the supervisor"), ask_url(url, p.insecure)).await),
             ProbeCheck::Exec(command) => self.inside(id, command.clone(), limit, &p.check.to_string()).await,
             ProbeCheck::Tcp(port) => match self.way_to(id, spec, *port).await? {
                 Way::Direct(to) => {
@@ -88,12 +91,12 @@ impl Run {
             ProbeCheck::Http(http) => match self.way_to(id, spec, http.port).await? {
                 Way::Direct(to) => {
                     let how = format!("{} from the supervisor to {to}", p.check);
-                    match timed(limit, &how, get(to, "localhost", &http.path, Some(http), &how)).await {
-                        Outcome::Impossible(_) => self.http_inside(id, http, limit, &p.check.to_string()).await,
+                    match timed(limit, &how, page(to, http, p.insecure, &how)).await {
+                        Outcome::Impossible(_) => self.http_inside(id, http, p.insecure, limit, &p.check.to_string()).await,
                         other => Ok(other),
                     }
                 }
-                Way::Inside => self.http_inside(id, http, limit, &p.check.to_string()).await,
+                Way::Inside => self.http_inside(id, http, p.insecure, limit, &p.check.to_string()).await,
             },
         }
     }
@@ -109,9 +112,22 @@ impl Run {
         Ok(tools_named(outcome, "nc or bash"))
     }
 
-    async fn http_inside(&self, id: &EngineName, http: &HttpProbe, limit: Duration, what: &str) -> Result<Outcome, EngineError> {
+    async fn http_inside(
+        &self,
+        id: &EngineName,
+        http: &HttpProbe,
+        insecure: bool,
+        limit: Duration,
+        what: &str,
+    ) -> Result<Outcome, EngineError> {
         let exact = if http.status.is_some() { "yes" } else { "no" };
-        let command = shell(HTTP_INSIDE, &[http.port.to_string(), http.path.clone(), limit.as_secs().to_string(), exact.to_owned()]);
+        let (origin, curl, wget) = match (http.tls, insecure) {
+            (true, true) => ("https://localhost", "-k", "--no-check-certificate"),
+            (true, false) => ("https://localhost", "", ""),
+            (false, _) => ("http://127.0.0.1", "", ""),
+        };
+        let words = [&http.port.to_string(), &http.path, &limit.as_secs().to_string(), exact, origin, curl, wget].map(str::to_owned);
+        let command = shell(HTTP_INSIDE, &words);
         let run = ExecSpec { command, user: None, env: vec![], timeout: limit + Duration::from_secs(1), max_output: BODY };
         let how = format!("{what} by a command in the container");
         Ok(match self.exec.engine.exec(&self.permit, id, &run).await {
@@ -217,6 +233,13 @@ async fn reach(to: SocketAddr, how: &str) -> Outcome {
     connect(to, how).await.map_or_else(|e| e, |_| Outcome::Passed(how.to_owned()))
 }
 
+async fn page(to: SocketAddr, http: &HttpProbe, insecure: bool, how: &str) -> Outcome {
+    if http.tls {
+        return tls::get(to, &format!("https://localhost:{}{}", http.port, http.path), insecure, Some(http), how).await;
+    }
+    get(to, "localhost", &http.path, Some(http), how).await
+}
+
 async fn get(to: SocketAddr, host: &str, path: &str, wanted: Option<&HttpProbe>, how: &str) -> Outcome {
     let stream = match connect(to, how).await {
         Ok(stream) => stream,
@@ -275,12 +298,13 @@ async fn exchange(stream: TcpStream, host: &str, path: &str) -> Result<(u16, Str
     }
 }
 
-async fn ask_url(url: &str) -> Outcome {
+async fn ask_url(url: &str, insecure: bool) -> Outcome {
     let how = format!("url {url} from the supervisor");
     let Ok(uri) = url.parse::<http::Uri>() else { return Outcome::Impossible(format!("{how}: not an address")) };
     let Some(host) = uri.host() else { return Outcome::Impossible(format!("{how}: it names no host")) };
+    let secure = uri.scheme_str() == Some("https");
     let plain = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match tokio::net::lookup_host((plain, uri.port_u16().unwrap_or(80))).await {
+    let addresses = match tokio::net::lookup_host((plain, uri.port_u16().unwrap_or(if secure { 443 } else { 80 }))).await {
         Ok(found) => found.collect::<Vec<_>>(),
         Err(e) => return Outcome::Failed { reason: format!("{how}: {e}"), output: None },
     };
@@ -289,6 +313,9 @@ async fn ask_url(url: &str) -> Outcome {
         return Outcome::Impossible(format!("{how}: {} is a link-local or metadata address, which no probe asks", bad.ip()));
     }
     let Some(to) = addresses.first() else { return Outcome::Failed { reason: format!("{how}: no address"), output: None } };
+    if secure {
+        return tls::get(*to, url, insecure, None, &how).await;
+    }
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     get(*to, uri.authority().map_or(host, |a| a.as_str()), path, None, &how).await
 }

@@ -150,7 +150,7 @@ impl Run {
     fn front_spec(&self, service: &ServiceName, image: &ImageRef, name: &EngineName) -> Result<ContainerSpec, Fail> {
         let stack = &self.plan.desired;
         let missing = || Fail::Refused(format!("the release has no service {service} behind a front"));
-        let (front, spec) = (fronting(stack, service).ok_or_else(missing)?, stack.services.get(service).ok_or_else(missing)?);
+        let front = fronting(stack, service).ok_or_else(missing)?;
         let digest = |bytes: &[u8]| self.exec.store.keyed_digest(bytes);
         let mut own = names::base(self.exec.store.instance(), &stack.name, self.operation_id());
         own.extend([
@@ -161,15 +161,7 @@ impl Run {
         ]);
         let mut command = vec!["front".to_owned()];
         command.extend(front.targets.iter().flat_map(|t| ["--listen".to_owned(), t.to_string()]));
-        let networks = spec.networks.iter().map(|(key, n)| NetworkAttachment {
-            network: stack.networks.get(key).map_or_else(|| key.clone(), |s| s.name.clone()),
-            aliases: std::iter::once(service.to_string()).chain(n.aliases.iter().cloned()).collect(),
-            ipv4_address: n.ipv4_address.clone(),
-            ipv6_address: n.ipv6_address.clone(),
-            link_local_ips: n.link_local_ips.clone(),
-            mac_address: n.mac_address.clone(),
-            driver_opts: n.driver_opts.clone(),
-        });
+        let networks = self.front_attachments(service)?;
         let log = BTreeMap::from([("max-size".to_owned(), "1m".to_owned()), ("max-file".to_owned(), "2".to_owned())]);
         Ok(ContainerSpec {
             entrypoint: Some(vec![BINARY.to_owned()]),
@@ -190,8 +182,10 @@ impl Run {
                 subpath: None,
                 tmpfs_size: None,
                 tmpfs_mode: None,
+                tmpfs_options: vec![],
+                selinux: None,
             }],
-            networks: networks.collect(),
+            networks,
             memory: Some(MEMORY),
             pids: Some(PIDS),
             cap_drop: vec!["ALL".to_owned()],
@@ -200,6 +194,23 @@ impl Run {
             logging: Some(Logging { driver: "json-file".to_owned(), options: log }),
             ..ContainerSpec::new(name.clone(), image.clone())
         })
+    }
+
+    /// How a front stands on its service's networks: under the service's name and fixed addresses.
+    pub(super) fn front_attachments(&self, service: &ServiceName) -> Result<Vec<NetworkAttachment>, Fail> {
+        let stack = &self.plan.desired;
+        let spec = stack.services.get(service).ok_or_else(|| Fail::Refused(format!("the release has no service {service}")))?;
+        let all = spec.networks.iter().map(|(key, n)| NetworkAttachment {
+            network: stack.networks.get(key).map_or_else(|| key.clone(), |s| s.name.clone()),
+            aliases: std::iter::once(service.to_string()).chain(n.aliases.iter().cloned()).collect(),
+            ipv4_address: n.ipv4_address.clone(),
+            ipv6_address: n.ipv6_address.clone(),
+            link_local_ips: n.link_local_ips.clone(),
+            mac_address: n.mac_address.clone(),
+            driver_opts: n.driver_opts.clone(),
+            links: vec![],
+        });
+        Ok(all.collect())
     }
 
     /// Puts routes beside a front that does not run.

@@ -29,7 +29,7 @@ fn up(c: &ContainerDetail) -> bool {
     matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused)
 }
 
-fn limits(stack: &StackSpec, service: &ServiceName) -> Limits {
+pub(super) fn limits(stack: &StackSpec, service: &ServiceName) -> Limits {
     fronting(stack, service).map(|f| f.limits).unwrap_or_default()
 }
 
@@ -40,12 +40,12 @@ impl Run {
     }
 
     /// Routes as the release before had them.
-    fn routes_before(&self, service: &ServiceName, backends: Vec<EngineName>) -> Routes {
+    pub(super) fn routes_before(&self, service: &ServiceName, backends: Vec<EngineName>) -> Routes {
         Routes::to(backends, self.current.as_ref().map(|r| limits(&r.spec, service)).unwrap_or_default())
     }
 
     /// Names of the new containers of a service.
-    fn new_backends(&self, service: &ServiceName, numbers: std::ops::RangeInclusive<u32>) -> Vec<EngineName> {
+    pub(super) fn new_backends(&self, service: &ServiceName, numbers: std::ops::RangeInclusive<u32>) -> Vec<EngineName> {
         numbers.map(|n| names::backend(self.operation_id(), service, n)).collect()
     }
 
@@ -62,6 +62,11 @@ impl Run {
         self.old_fronts(observed, service).into_iter().find(|c| c.labels.get(labels::SPEC) == Some(&wanted))
     }
 
+    /// The front that stays and runs.
+    pub(super) fn front_in_place(&self, observed: &Observed, service: &ServiceName) -> Option<EngineName> {
+        self.kept_front(observed, service).filter(|c| up(c) && self.new_front(service).is_none()).map(|c| c.id)
+    }
+
     fn new_front(&self, service: &ServiceName) -> Option<EngineName> {
         self.created(&format!("create:{service}:front"))
     }
@@ -75,6 +80,7 @@ impl Run {
         let old = self.old_ones(observed, service);
         let kept = self.kept_front(observed, service);
         match (change.action, change.strategy) {
+            (_, Strategy::Follow) => {}
             (Action::Create, _) => {
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
@@ -104,7 +110,7 @@ impl Run {
                     self.start_front(Phase::StartNew, service, &front.id, up(&front)).await?;
                 }
             }
-            (Action::Update, Strategy::Front) => {
+            (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen) => {
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
                     self.start_serving(Phase::StartNew, service, spec, number, None).await?;
@@ -173,7 +179,7 @@ impl Run {
         let (made, kept) = (self.new_front(service), self.kept_front(observed, service));
         let before: Vec<EngineName> = old.iter().filter_map(backend).collect();
         match (change.action, change.strategy, &made, &kept) {
-            (Action::Update, Strategy::Front, Some(front), _) => {
+            (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, Some(front), _) => {
                 // The port changes hands once: from the front before, or from containers that published it themselves.
                 self.retire_fronts(phase, service, observed).await?;
                 for c in old.iter().filter(|c| backend(c).is_none()) {
@@ -181,9 +187,9 @@ impl Run {
                 }
                 self.start_front(phase, service, front, false).await?;
             }
-            (Action::Update, Strategy::Front, None, Some(front)) => {
+            (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, None, Some(front)) => {
                 let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
-                self.route_step(phase, format!("route:{service}"), &front.id, self.routes_before(service, before), to).await?;
+                self.route_step(phase, format!("route:{service}"), &front.id, self.routes_now(service, before)?, to).await?;
                 self.start_front(phase, service, &front.id, up(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
@@ -194,7 +200,7 @@ impl Run {
                 self.route_step(phase, format!("route:{service}"), &front.id, before, self.routes(service, to)).await?;
                 self.start_front(phase, service, &front.id, up(front)).await?;
             }
-            (Action::Update, Strategy::Front, None, None) | (Action::Scale, _, None, None) => {
+            (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, None, None) | (Action::Scale, _, None, None) => {
                 return Err(failed(format!("the front of service {service} is gone; deploy again")));
             }
             _ => {}
@@ -225,7 +231,16 @@ impl Run {
         let leaving: Vec<&ContainerDetail> = by_worth(&old).into_iter().skip(stays).filter(|c| backend(c).is_some() && up(c)).collect();
         let front = self.new_front(service).or_else(|| self.kept_front(observed, service).map(|c| c.id));
         if let Some(front) = front.filter(|_| !leaving.is_empty()) {
-            self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect()).await?;
+            // Nothing starts them again while their sessions end.
+            let unpolicy = async {
+                for c in &leaving {
+                    self.unpolicy(phase, service, c).await?;
+                }
+                Ok(())
+            };
+            let draining = self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect());
+            let (drained, unpoliced) = tokio::join!(draining, unpolicy);
+            drained.and(unpoliced)?;
         }
         for c in leaving {
             self.retire(phase, service, c).await?;

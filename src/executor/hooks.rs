@@ -2,7 +2,7 @@
 //! container once the release serves. Each is a journaled step; what it may run was judged with the plan and is judged again here.
 
 use super::acts::Act;
-use super::run::{Fail, Halt, Run};
+use super::run::{Fail, Halt, Run, failed};
 use super::{names, probe};
 use crate::engine::{EngineError, ExecSpec, LogQuery};
 use crate::gate::request;
@@ -12,11 +12,14 @@ use crate::model::observed::RunState;
 use crate::model::operation::{Evidence, Phase};
 use crate::model::plan::{Action, Change, Strategy};
 use crate::model::spec::{Hook, ServiceSpec};
+use crate::planner;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// How often a one-off container is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// Numbers of the stack's hooks begin far from those of a service's own.
+const OF_STACK: usize = 1000;
 /// Output of a hook that is kept.
 const OUTPUT: usize = 16 * 1024;
 const LINES: usize = 200;
@@ -51,6 +54,51 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Runs the `pre` hooks of the stack, before any container of the release is made.
+    pub(super) async fn stack_pre_hooks(&self) -> Result<(), Halt> {
+        if self.changes().next().is_none() {
+            return Ok(());
+        }
+        for (i, h) in self.plan.desired.settings.hooks.pre.iter().enumerate() {
+            let service = &h.service;
+            self.say(format!("running pre hook {} of the stack in {service}", i + 1));
+            let name = names::hook(self.operation_id(), service, OF_STACK + i);
+            let (run, timeout_s) = (h.hook.run.clone(), h.hook.timeout_s);
+            let act = Act::HookOnce { service: service.clone(), name: name.clone(), run, timeout_s };
+            let done = self.step(Phase::StartNew, format!("hook:stack:pre:{}", i + 1), act).await?;
+            outcome(service, "stack's pre", &h.hook, name.as_str(), &done)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the `post` hooks of the stack, once the release serves.
+    pub(super) async fn stack_post_hooks(&self) -> Result<(), Halt> {
+        if self.changes().next().is_none() {
+            return Ok(());
+        }
+        for (i, h) in self.plan.desired.settings.hooks.post.iter().enumerate() {
+            let service = &h.service;
+            let id = self
+                .stands_for(service)
+                .await?
+                .ok_or_else(|| failed(format!("service {service} has no container for a hook of the stack")))?;
+            self.say(format!("running post hook {} of the stack in {service}", i + 1));
+            let act = Act::HookExec { service: service.clone(), id: id.clone(), run: h.hook.run.clone(), timeout_s: h.hook.timeout_s };
+            let done = self.step(Phase::Switch, format!("hook:stack:post:{}", i + 1), act).await?;
+            outcome(service, "stack's post", &h.hook, id.short(), &done)?;
+        }
+        Ok(())
+    }
+
+    /// The container that stands for a service in this release: its new one, else the one that serves.
+    pub(super) async fn stands_for(&self, service: &ServiceName) -> Result<Option<EngineName>, Halt> {
+        if let Some(id) = self.created(&format!("create:{service}:1")).or_else(|| self.created(&format!("create:{service}:canary"))) {
+            return Ok(Some(id));
+        }
+        let observed = self.observe().await?;
+        Ok(planner::live(&observed, service).first().map(|c| c.id.clone()))
     }
 
     /// Makes, starts and awaits a one-off container, and removes it. Found again after a crash, it is awaited, not run twice.

@@ -93,7 +93,10 @@ impl Run {
                 self.remove_step(&change.service, c, false).await?;
             }
         }
-        if self.plan.only.is_none() { self.remove_leftovers(&observed).await } else { Ok(()) }
+        if self.plan.only.is_none() {
+            self.remove_leftovers(&observed).await?;
+        }
+        self.remove_colours().await
     }
 
     /// Canaries, hooks and retired containers of earlier operations: those ended while the engine would not remove them.

@@ -75,6 +75,15 @@ pub fn canonical(stack: &StackName, service: &ServiceName, spec: &ServiceSpec, n
     let fixed = spec.container_name.as_deref().and_then(|n| EngineName::new(n).ok());
     fixed.unwrap_or_else(|| name(format!("{stack}-{}-{number}", cut(service))))
 }
+/// Beginning of the names of [`colour`] networks of a stack.
+pub fn colours(stack: &StackName) -> String {
+    // The engine asks a container's networks for a name in the order of their names: the colour answers before the stack's own networks.
+    format!("0-{stack}-")
+}
+/// Network of the services that a blue-green release starts together.
+pub fn colour(stack: &StackName, op: &OperationId) -> EngineName {
+    name(format!("{}{}", colours(stack), tail(op)))
+}
 /// Fixed name of the container whose existence claims a stack on an engine.
 pub fn claim(stack: &StackName) -> EngineName {
     name(format!("dockwarden-claim-{stack}"))

@@ -88,16 +88,10 @@ impl Executor {
         let engine = &*self.engine;
         let (about, containers, networks, volumes) =
             tokio::try_join!(engine.about(), engine.containers(&[]), engine.networks(&[]), engine.volumes(&[]))?;
-        let mut images = BTreeMap::new();
-        for (service, identity) in &plan.images {
-            let id = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok());
-            if let Some(found) = match id {
-                Some(id) => engine.image(&id).await?,
-                None => None,
-            } {
-                images.insert(service.clone(), found);
-            }
-        }
+        let known_ids = plan.images.iter().filter_map(|(s, i)| Some((s, ImageRef::new(i.id.as_deref()?).ok()?)));
+        let looks = known_ids.map(|(service, id)| async move { Ok::<_, EngineError>((service.clone(), engine.image(&id).await?)) });
+        let found = futures_util::future::try_join_all(looks).await?;
+        let images: BTreeMap<_, _> = found.into_iter().filter_map(|(service, image)| Some((service, image?))).collect();
         let known = |e: crate::store::StoreError| tracing::warn!(error = %e, "a preflight check could not read our own state");
         let current = match plan.from_release {
             Some(number) => self.store.release(&plan.stack, number).await.map_err(known).unwrap_or_default(),

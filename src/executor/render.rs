@@ -1,13 +1,13 @@
 //! A service of a release as one engine request. Chooses nothing: everything was decided by the plan. Pure.
 
 use super::names;
-use crate::engine::{ContainerSpec, EngineMount, InjectedFile, NetworkAttachment, PortBinding};
+use crate::engine::{ContainerSpec, EngineMount, Extras, InjectedFile, NetworkAttachment, PortBinding};
 use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::observed::MountInfo;
 use crate::model::spec::{FileMount, FileObject, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
 use crate::planner::front::fronted;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a container is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct Rendering<'a> {
     pub hash: String,
     /// Mounts of the container it replaces: anonymous volumes are carried over by name.
     pub inherited: &'a [MountInfo],
-    /// `container:<id>` for `network_mode: service:x`.
-    pub joined: Option<EngineName>,
+    /// Containers of the services whose namespaces or volumes it shares.
+    pub joined: BTreeMap<String, EngineName>,
 }
 
 /// Default limits of a json-file log where a service has none.
@@ -63,7 +63,8 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     for old in r.inherited.iter().filter(|m| m.kind == "volume") {
         let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
         let carry = match anonymous {
-            None => true,
+            // What is there by another service's volumes comes from there again.
+            None => spec.volumes_from.is_empty() || anonymous_name(old.name.as_deref().unwrap_or_default()),
             Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
         };
         if carry && let Some(name) = &old.name {
@@ -87,10 +88,7 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         ports: if published { spec.ports.iter().map(|p| port(p, r.number)).collect() } else { vec![] },
         mounts,
         networks: if spec.network_mode.is_some() { vec![] } else { attachments(r, spec) },
-        network_mode: match (&spec.network_mode, &r.joined) {
-            (Some(mode), Some(id)) if mode.starts_with("service:") => Some(format!("container:{id}")),
-            (mode, _) => mode.clone(),
-        },
+        network_mode: r.mode(spec.network_mode.as_ref())?,
         restart: Restart::No,
         nano_cpus: spec.resources.nano_cpus,
         memory: spec.resources.memory,
@@ -107,8 +105,8 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         security_opt: spec.security_opt.clone(),
         devices: spec.devices.clone(),
         device_cgroup_rules: spec.device_cgroup_rules.clone(),
-        pid_mode: spec.pid.clone(),
-        ipc_mode: spec.ipc.clone(),
+        pid_mode: r.mode(spec.pid.as_ref())?,
+        ipc_mode: r.mode(spec.ipc.as_ref())?,
         uts_mode: spec.uts.clone(),
         userns_mode: spec.userns_mode.clone(),
         cgroupns_mode: spec.cgroup.clone(),
@@ -131,7 +129,80 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         oom_score_adj: spec.oom_score_adj,
         runtime: spec.runtime.clone(),
         files,
+        extras: extras(r, spec)?,
     })
+}
+
+/// Names the engine makes for volumes without one: 64 hexadecimal digits.
+fn anonymous_name(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Services whose containers must be known to make one of this service: those whose namespaces or volumes it shares.
+pub fn shared_with(spec: &ServiceSpec) -> BTreeSet<&str> {
+    let modes = [&spec.network_mode, &spec.pid, &spec.ipc].into_iter().flatten().filter_map(|m| m.strip_prefix("service:"));
+    modes.chain(spec.volumes_from.iter().filter_map(|v| volumes_of(v).ok()).map(|(service, _)| service)).collect()
+}
+
+/// `service[:mode]`, or what follows `container:`.
+fn volumes_of(written: &str) -> Result<(&str, &str), (&str, &str)> {
+    match written.strip_prefix("container:") {
+        Some(rest) => Err(rest.split_once(':').unwrap_or((rest, ""))),
+        None => Ok(written.split_once(':').unwrap_or((written, ""))),
+    }
+}
+
+impl Rendering<'_> {
+    /// The container that stands for a service.
+    fn of(&self, service: &str) -> Result<&EngineName, String> {
+        self.joined.get(service).ok_or_else(|| format!("service {} shares with {service}, which has no container", self.service))
+    }
+
+    fn mode(&self, mode: Option<&String>) -> Result<Option<String>, String> {
+        match mode.and_then(|m| m.strip_prefix("service:")) {
+            Some(service) => Ok(Some(format!("container:{}", self.of(service)?))),
+            None => Ok(mode.cloned()),
+        }
+    }
+}
+
+fn extras(r: &Rendering<'_>, spec: &ServiceSpec) -> Result<Extras, String> {
+    let written = &spec.written;
+    let reserved =
+        written.deploy.as_ref().and_then(|d| d.resources.reservations.as_ref()).map(|r| r.devices.as_slice()).unwrap_or_default();
+    let mut gpus = written.gpus.clone();
+    for g in gpus.iter_mut().filter(|g| !g.capabilities.iter().any(|c| c == "gpu")) {
+        g.capabilities.push("gpu".into());
+    }
+    let volumes = spec.volumes_from.iter().map(|written| {
+        let (name, mode) = match volumes_of(written) {
+            Ok((service, mode)) => (r.of(service)?.as_str(), mode),
+            Err((container, mode)) => (container, mode),
+        };
+        Ok(if mode.is_empty() { name.to_owned() } else { format!("{name}:{mode}") })
+    });
+    Ok(Extras {
+        annotations: spec.annotations.clone(),
+        blkio: written.blkio_config.clone(),
+        cpu_rt_period: written.cpu_rt_period,
+        cpu_rt_runtime: written.cpu_rt_runtime,
+        device_requests: reserved.iter().cloned().chain(gpus).collect(),
+        swappiness: spec.resources.swappiness,
+        oom_kill_disable: spec.oom_kill_disable,
+        storage_opt: spec.storage_opt.clone(),
+        volumes_from: volumes.collect::<Result<_, String>>()?,
+        platform: spec.platform.clone(),
+    })
+}
+
+/// What the service alone calls others: a link is an alias of a name that the network knows, so it outlives the container behind the name.
+fn links(spec: &ServiceSpec) -> Vec<String> {
+    let named = |l: &String| match l.split_once(':') {
+        Some((name, alias)) if name != alias => Some(format!("{name}:{alias}")),
+        // The network knows the name as it is.
+        Some(_) | None => None,
+    };
+    spec.links.iter().chain(&spec.external_links).filter_map(named).collect()
 }
 
 fn labels_of(r: &Rendering<'_>, spec: &ServiceSpec) -> BTreeMap<String, String> {
@@ -215,6 +286,7 @@ fn attachments(r: &Rendering<'_>, spec: &ServiceSpec) -> Vec<NetworkAttachment> 
                 link_local_ips: if serving { n.link_local_ips.clone() } else { vec![] },
                 mac_address: n.mac_address.clone().or_else(|| spec.mac_address.clone()).filter(|_| serving),
                 driver_opts: n.driver_opts.clone(),
+                links: links(spec),
             }
         })
         .collect()
@@ -238,6 +310,8 @@ fn mount(stack: &StackSpec, m: &MountSpec) -> EngineMount {
         subpath: m.subpath.clone(),
         tmpfs_size: m.tmpfs_size,
         tmpfs_mode: m.tmpfs_mode,
+        tmpfs_options: m.tmpfs_options.clone(),
+        selinux: m.selinux.clone(),
     }
 }
 
@@ -256,6 +330,8 @@ fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     }
 }
 

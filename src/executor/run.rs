@@ -358,10 +358,12 @@ impl Run {
     ) -> Result<ContainerSpec, Fail> {
         let image = self.image_id(service).await?;
         let spec = self.plan.desired.services.get(service).ok_or_else(|| Fail::Refused(format!("the release has no service {service}")))?;
-        let joined = match spec.network_mode.as_deref().and_then(|m| m.strip_prefix("service:")) {
-            Some(other) => self.serving_id(other).await?,
-            None => None,
-        };
+        let mut joined = BTreeMap::new();
+        for other in render::shared_with(spec) {
+            if let Some(id) = self.serving_id(other).await? {
+                joined.insert(other.to_owned(), id);
+            }
+        }
         let digest = |bytes: &[u8]| self.exec.store.keyed_digest(bytes);
         let hash = planner::hash::spec_hash(&self.plan.desired, service, image.as_str(), &digest);
         render::container(&Rendering {

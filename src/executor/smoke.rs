@@ -3,9 +3,11 @@
 
 use super::checks::Outcome;
 use super::probe::ProbeError;
-use super::run::{Halt, Run};
+use super::run::{Halt, Run, failed};
+use crate::model::ids::{EngineName, ServiceName};
 use crate::model::operation::Phase;
 use crate::model::plan::{Action, Change, Strategy};
+use crate::model::spec::Probe;
 
 impl Run {
     /// Makes the smoke tests, in dependency order, each once.
@@ -16,7 +18,8 @@ impl Run {
             made && self.plan.desired.services.get(&c.service).is_some_and(|s| !s.settings.smoke.is_empty())
         };
         let order: Vec<&Change> = order.into_iter().filter(tested).collect();
-        if order.is_empty() {
+        let of_stack = if self.changes().next().is_some() { self.plan.desired.settings.smoke.as_slice() } else { &[] };
+        if order.is_empty() && of_stack.is_empty() {
             return Ok(());
         }
         self.enter(Phase::Smoke, 50.0, "smoke tests").await?;
@@ -26,31 +29,41 @@ impl Run {
             let target = self.created(&format!("create:{service}:canary")).or_else(|| self.created(&format!("create:{service}:1")));
             let Some(id) = target else { continue };
             for (i, test) in spec.settings.smoke.iter().enumerate() {
-                self.say(format!("smoke test {} of {service}: {}", i + 1, test.check));
-                let outcome = loop {
-                    let made = tokio::select! {
-                        made = self.attempt(&id, spec, test) => made,
-                        () = self.cancel.cancelled() => return Err(Halt::Cancelled),
-                        () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
-                    };
-                    match made {
-                        Ok(outcome) => break outcome,
-                        Err(e) if super::patience::away(&e) => self.engine_back(Phase::Smoke).await?,
-                        Err(e) => return Err(self.probe_halt(&id, service, e.into()).await),
-                    }
-                };
-                let (reason, output) = match outcome {
-                    Outcome::Passed(how) => {
-                        tracing::info!(operation = %self.operation_id(), %service, test = %how, "smoke test passed");
-                        continue;
-                    }
-                    Outcome::Failed { reason, output } => (reason, output),
-                    Outcome::Impossible(reason) => (reason, None),
-                };
-                let error = ProbeError::Failed { reason: format!("smoke test {} failed: {reason}", i + 1), output };
-                return Err(self.probe_halt(&id, service, error).await);
+                self.smoke_test(service, &id, test, &format!("smoke test {}", i + 1)).await?;
             }
         }
+        for (i, t) in of_stack.iter().enumerate() {
+            let id = self.stands_for(&t.service).await?;
+            let id = id.ok_or_else(|| failed(format!("service {} has no container for a smoke test of the stack", t.service)))?;
+            self.smoke_test(&t.service, &id, &t.test, &format!("smoke test {} of the stack", i + 1)).await?;
+        }
         Ok(())
+    }
+
+    async fn smoke_test(&self, service: &ServiceName, id: &EngineName, test: &Probe, called: &str) -> Result<(), Halt> {
+        let spec = self.spec(service)?;
+        self.say(format!("{called}, {service}: {}", test.check));
+        let outcome = loop {
+            let made = tokio::select! {
+                made = self.attempt(id, spec, test) => made,
+                () = self.cancel.cancelled() => return Err(Halt::Cancelled),
+                () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
+            };
+            match made {
+                Ok(outcome) => break outcome,
+                Err(e) if super::patience::away(&e) => self.engine_back(Phase::Smoke).await?,
+                Err(e) => return Err(self.probe_halt(id, service, e.into()).await),
+            }
+        };
+        let (reason, output) = match outcome {
+            Outcome::Passed(how) => {
+                tracing::info!(operation = %self.operation_id(), %service, test = %how, "smoke test passed");
+                return Ok(());
+            }
+            Outcome::Failed { reason, output } => (reason, output),
+            Outcome::Impossible(reason) => (reason, None),
+        };
+        let error = ProbeError::Failed { reason: format!("{called} failed: {reason}"), output };
+        Err(self.probe_halt(id, service, error).await)
     }
 }

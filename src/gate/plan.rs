@@ -131,6 +131,7 @@ pub fn weigh(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDat
     networks::stack(&mut j);
     secrets::stack(&mut j);
     resources::stack(&mut j);
+    probes::stack(&mut j);
     for (name, service) in &spec.services {
         let at = At { name: name.as_str(), service };
         privileges::service(&mut j, at);

@@ -2,6 +2,10 @@
 //! code path with the planner that made the request, so that a mistake there cannot create what the plan gate never saw. Everything not
 //! listed is denied. Deliberately absent: levels and approvals; what needed one was approved with the plan or is not in the lists.
 
+mod rare;
+
+pub use rare::Rare;
+
 use super::plan::{PlanFacts, normalise, privileges};
 use super::rules::{self};
 use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
@@ -51,6 +55,8 @@ pub struct RequestFacts {
     pub excepted: BTreeSet<(String, String)>,
     /// Commands of the service's hooks, while the policy lets hooks run at all.
     pub commands: BTreeSet<Vec<String>>,
+    /// What few services have, as the plan says it.
+    pub rare: Rare,
 }
 
 impl RequestFacts {
@@ -91,8 +97,13 @@ impl RequestFacts {
             log_driver: s.logging.as_ref().map(|l| l.driver.clone()),
             volume_specs: spec.volumes.iter().map(|(k, v)| (named(k, &v.name), v.clone())).collect(),
             network_drivers: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.driver.clone().unwrap_or_default())).collect(),
-            commands: s.settings.hooks.pre.iter().chain(&s.settings.hooks.post).filter(|_| hooks).map(|h| h.run.clone()).collect(),
+            commands: {
+                let of_stack = spec.settings.hooks.pre.iter().chain(&spec.settings.hooks.post).filter(|h| h.service.as_str() == service);
+                let own = s.settings.hooks.pre.iter().chain(&s.settings.hooks.post);
+                own.chain(of_stack.map(|h| &h.hook)).filter(|_| hooks).map(|h| h.run.clone()).collect()
+            },
             excepted: policy.exceptions.iter().filter(mine).map(|e| (e.rule.clone(), e.value.clone())).collect(),
+            rare: Rare::of(spec, s),
         }
     }
 }
@@ -149,6 +160,7 @@ pub fn assert_container(spec: &ContainerSpec, allowed: &RequestFacts) -> Vec<Fin
     }
     mounts(&mut a, spec);
     privileges_of(&mut a, spec);
+    rare::judge(&mut a, spec);
     for network in spec.networks.iter().filter(|n| !allowed.networks.contains(&n.network)) {
         a.deny("net.foreign", "networks", &network.network, "a network that is not of this stack");
     }

@@ -121,6 +121,7 @@ pub const RULES: &[RuleInfo] = &[
     rule("build.disabled", Verdict::Deny, "service without an image while the policy has allow_build = false", &[]),
     rule("hook.command", Verdict::Warn, "x-dockwarden hook: a command in a container of the service around a deploy", &["CIS 5.23"]),
     rule("probe.outside", Verdict::Warn, "probe of an address outside of the stack, asked by the supervisor itself", &["OWASP #5"]),
+    rule("probe.insecure", Verdict::Warn, "https probe that takes any certificate", &["OWASP #5"]),
     root("probe.metadata", Verdict::Deny, "probe of a link-local or metadata address", &["OWASP #5"]),
     production("health.missing", "no health check: nobody notices when it stops working", &["CIS 4.6", "CIS 5.27"]),
     production("limits.missing", "no CPU or memory limit", &["CIS 5.11", "CIS 5.12", "OWASP #7"]),

@@ -110,6 +110,21 @@ impl Routes {
         Self { version: ROUTES_VERSION, revision: 0, state, backends, limits }
     }
 
+    /// Routes that give `percent` of new connections to the `new` backends and the rest to the `old` ones.
+    pub fn shared(old: Vec<EngineName>, new: Vec<EngineName>, percent: u32, limits: Limits) -> Self {
+        let (olds, news) = (u32::try_from(old.len()).unwrap_or(u32::MAX), u32::try_from(new.len()).unwrap_or(u32::MAX));
+        // Each group's share is its weight times its number: what one has more of, each of it has less.
+        let (of_old, of_new) = ((100 - percent.min(99)).saturating_mul(news), percent.clamp(1, 99).saturating_mul(olds));
+        let scale = of_old.max(of_new).div_ceil(1000).max(1);
+        let backend = |weight: u32| move |name| Backend { name, weight: (weight / scale).clamp(1, 1000), drain: false };
+        let backends = old.into_iter().map(backend(of_old)).chain(new.into_iter().map(backend(of_new))).collect();
+        Self { backends, ..Self::to([], limits) }.serve()
+    }
+
+    fn serve(self) -> Self {
+        Self { state: if self.backends.is_empty() { RouteState::Hold } else { RouteState::Serve }, ..self }
+    }
+
     /// Reads and checks a routes file.
     ///
     /// # Errors
@@ -241,6 +256,19 @@ mod tests {
 
     fn name(n: &str) -> EngineName {
         EngineName::new(n).unwrap()
+    }
+
+    #[test]
+    fn shares_are_of_groups_whatever_their_sizes() {
+        for (old, new, percent) in [(1u32, 1u32, 10u32), (3, 1, 25), (1, 4, 50), (10, 20, 1), (2, 2, 99)] {
+            let names = |n: u32, tag: &str| (0..n).map(|i| name(&format!("{tag}-{i}"))).collect::<Vec<_>>();
+            let routes = Routes::shared(names(old, "old"), names(new, "new"), percent, Limits::default());
+            assert_eq!(routes.check(), Ok(()));
+            let weigh =
+                |tag: &str| routes.backends.iter().filter(|b| b.name.as_str().starts_with(tag)).map(|b| f64::from(b.weight)).sum::<f64>();
+            let share = 100.0 * weigh("new") / (weigh("new") + weigh("old"));
+            assert!((share - f64::from(percent)).abs() < 0.6, "{old} old, {new} new, {percent} %: {share}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub const ROLE_CANARY: &str = "canary";
 pub const ROLE_FRONT: &str = "front";
 /// `ROLE` of the never started container whose name claims a stack on an engine.
 pub const ROLE_CLAIM: &str = "claim";
+/// `ROLE` of the network of one colour of a blue-green stack.
+pub const ROLE_COLOUR: &str = "colour";
 /// `ROLE` of a one-off container that runs a hook.
 pub const ROLE_HOOK: &str = "hook";
 /// What a one-shot service was run for: its own hash and those of what it depends on.

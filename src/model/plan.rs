@@ -64,6 +64,14 @@ pub enum Strategy {
     Recreate,
     /// Runs once to its end and must exit 0.
     RunOnce,
+    /// New containers start beside the old ones; the service's front gives them growing shares of new connections while they are watched.
+    Canary,
+    /// All services of this strategy start anew on a network of their own, then their fronts pass new connections on to them.
+    BlueGreen,
+    /// A canary proves the new version, then new containers answer to the service's name beside the old ones before those stop.
+    Alias,
+    /// Restarted in place once what it depends on was replaced.
+    Follow,
     /// Nothing is replaced.
     InPlace,
 }

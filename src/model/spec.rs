@@ -10,7 +10,8 @@ pub mod written;
 pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
 pub use settings::{
-    BackupSettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings, StackSettings,
+    BackupSettings, CanarySettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings,
+    StackHook, StackHooks, StackSettings, StackTest,
 };
 
 use super::ids::{ImageRef, ServiceName, StackName};
@@ -484,6 +485,7 @@ impl ServiceSpec {
             return false;
         }
         self.mounts.iter().any(|m| !m.read_only && matches!(m.kind, MountKind::Bind | MountKind::Volume | MountKind::Cluster))
+            || self.volumes_from.iter().any(|v| !v.ends_with(":ro"))
             || !self.devices.is_empty()
             || self.network_mode.as_deref() == Some("host")
     }

@@ -1,6 +1,6 @@
 //! Which services stand behind a front, and what that front is like. Pure: the same release always gives the same front.
 
-use super::{Observed, PlanError, one_shot};
+use super::{Observed, PlanError, one_shot, strategies};
 use crate::model::front::{Limits, ROUTES_VERSION};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
@@ -26,7 +26,7 @@ pub struct Fronting<'a> {
 
 /// Whether a service stands behind a front.
 pub fn fronted(spec: &ServiceSpec) -> bool {
-    spec.active && matches!(spec.settings.strategy, Some(Strategy::Front | Strategy::Hold))
+    spec.active && matches!(spec.settings.strategy, Some(Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen))
 }
 
 /// The front of a service, when it stands behind one.
@@ -65,8 +65,9 @@ fn limits(spec: &ServiceSpec) -> Limits {
 const MAX_PORTS: usize = 64;
 
 /// Refuses what no front can do, naming it.
-pub(super) fn check(stack: &StackSpec) -> Result<(), PlanError> {
+pub(super) fn check(stack: &StackSpec, observed: &Observed) -> Result<(), PlanError> {
     for (service, spec) in stack.services.iter().filter(|(_, s)| s.active) {
+        strategies::check(stack, service, spec, observed)?;
         let refuse = |why: String| Err(PlanError::Impossible(format!("service {service} cannot stand behind a front: {why}")));
         let Some(front) = fronting(stack, service) else { continue };
         if let Some(p) = spec.ports.iter().find(|p| p.protocol != "tcp") {
@@ -154,8 +155,20 @@ pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing) -
     let limits = limits(spec);
     let (hold, drain) = (limits.hold_ms / 1000, limits.drain_ms / 1000);
     let asked_front = spec.settings.strategy == Some(Strategy::Front);
-    let strategy = if asked_front && !one_writer { Strategy::Front } else { Strategy::Hold };
+    let strategy = match spec.settings.strategy {
+        // What writes was refused before.
+        Some(asked @ (Strategy::Canary | Strategy::BlueGreen)) => asked,
+        Some(Strategy::Front) if !one_writer => Strategy::Front,
+        _ => Strategy::Hold,
+    };
     let how = match strategy {
+        Strategy::Canary if standing == Standing::Other => {
+            format!("none: {}; this once without a canary, since what runs does not stand behind the front yet", strategies::canary(spec))
+        }
+        Strategy::Canary => format!("none: {}; sessions still open {drain} s after the switch are cut", strategies::canary(spec)),
+        Strategy::BlueGreen => format!(
+            "none: all services of this strategy start anew on a network of their own, then change at once; sessions still open {drain} s after the switch are cut"
+        ),
         Strategy::Front => format!("none: old and new run side by side; sessions still open {drain} s after the switch are cut"),
         _ => {
             let why = if asked_front { "it writes data, so `hold` instead of `front`: two copies never run. " } else { "" };

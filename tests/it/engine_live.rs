@@ -290,6 +290,8 @@ async fn archives_volumes_and_execs_within_bounds() {
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
         };
         let mut spec = g.spec("a");
         spec.mounts = vec![mount(MountKind::Volume, g.name("data").as_str())];

@@ -281,6 +281,8 @@ mod tests {
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Our container, network and endpoint specifications as the engine's request bodies. Pure. Host paths are only ever mounted (`Mounts`),
 //! never made: `Binds` would create what does not exist. What the engine would silently ignore is refused.
 
+use super::rare;
 use super::{ApiVersion, IMAGE_MOUNT, MULTI_ENDPOINT, SUBPATH};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, EngineResult, InjectedFile, NetworkAttachment, NetworkCreate, PortBinding};
 use crate::model::spec::{Healthcheck, MountKind, Restart};
@@ -38,7 +39,7 @@ pub(super) fn container(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<C
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout_s.map(signed),
         networking_config: (!endpoints.is_empty()).then_some(NetworkingConfig { endpoints_config: Some(endpoints) }),
-        host_config: Some(host_config(spec)?),
+        host_config: Some(host_config(spec, api)?),
         ..ContainerCreateBody::default()
     })
 }
@@ -63,10 +64,12 @@ fn check(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<()> {
     Ok(())
 }
 
-fn host_config(spec: &ContainerSpec) -> EngineResult<HostConfig> {
+fn host_config(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<HostConfig> {
     let primary = spec.networks.first().map(|n| n.network.clone());
     Ok(HostConfig {
-        mounts: Some(spec.mounts.iter().map(mount).collect::<EngineResult<_>>()?),
+        mounts: Some(spec.mounts.iter().filter(|m| !rare::is(m)).map(mount).collect::<EngineResult<_>>()?),
+        binds: rare::binds(&spec.mounts)?,
+        tmpfs: rare::tmpfs(&spec.mounts),
         network_mode: spec.network_mode.clone().or(primary),
         port_bindings: Some(port_map(&spec.ports)),
         restart_policy: Some(restart(spec.restart)),
@@ -121,7 +124,7 @@ fn host_config(spec: &ContainerSpec) -> EngineResult<HostConfig> {
             .map(|l| HostConfigLogConfig { typ: Some(l.driver.clone()).filter(|d| !d.is_empty()), config: Some(map(&l.options)) }),
         oom_score_adj: spec.oom_score_adj,
         runtime: spec.runtime.clone(),
-        ..HostConfig::default()
+        ..rare::host_config(&spec.extras, api)?
     })
 }
 
@@ -141,6 +144,7 @@ pub(super) fn endpoint(a: &NetworkAttachment) -> EndpointSettings {
     let fixed = a.ipv4_address.is_some() || a.ipv6_address.is_some() || !a.link_local_ips.is_empty();
     EndpointSettings {
         aliases: some(&a.aliases),
+        links: some(&a.links),
         ipam_config: fixed.then(|| EndpointIpamConfig {
             ipv4_address: a.ipv4_address.clone(),
             ipv6_address: a.ipv6_address.clone(),

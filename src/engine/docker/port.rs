@@ -250,7 +250,8 @@ impl Engine for DockerEngine {
             self.resolve_network(&a.network).await?;
         }
         let body = create::container(spec, api)?;
-        let options = CreateContainerOptions { name: Some(spec.name.as_str().to_owned()), ..CreateContainerOptions::default() };
+        let platform = spec.extras.platform.clone().unwrap_or_default();
+        let options = CreateContainerOptions { name: Some(spec.name.as_str().to_owned()), platform };
         let made = self.call("image", START, self.docker.create_container(Some(options), body)).await?;
         let id = show::id(Some(made.id))?;
         let later = if api >= MULTI_ENDPOINT { &[] } else { spec.networks.get(1..).unwrap_or_default() };

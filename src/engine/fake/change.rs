@@ -97,6 +97,14 @@ impl World {
             };
             mounts.push(MountInfo { kind: kind.into(), name, source, target: m.target.clone(), writable: !m.read_only });
         }
+        for from in &spec.extras.volumes_from {
+            let (container, mode) = from.split_once(':').unwrap_or((from, ""));
+            let other = self.containers.values().find(|c| c.id.as_str() == container || c.name == container);
+            let other = other.ok_or_else(|| no_container(container))?;
+            let taken = other.mounts.iter().filter(|m| !mounts.iter().any(|own: &MountInfo| own.target == m.target));
+            let taken: Vec<MountInfo> = taken.map(|m| MountInfo { writable: m.writable && mode != "ro", ..m.clone() }).collect();
+            mounts.extend(taken);
+        }
         Ok((mounts, anonymous))
     }
 
@@ -339,6 +347,8 @@ fn anonymous_volume(target: &str) -> EngineMount {
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     }
 }
 

@@ -39,9 +39,12 @@ impl World {
                 let text = serde_json::to_vec(&new).expect("routes are plain data");
                 self.put_file(id, &format!("{DIR}/{ROUTES_FILE}"), text);
                 self.check_front(id);
-                Reply::Ok(status(&new))
+                Reply::Ok(status(&new, 0))
             }
-            (Ok(_), Some(now)) => Reply::Ok(status(&now)),
+            (Ok(_), Some(now)) => {
+                self.connect_failures += u64::from(self.connects_fail);
+                Reply::Ok(status(&now, self.connect_failures))
+            }
             (Ok(_), None) => Reply::Error(format!("{name} has no routes")),
         };
         let exit_code = Some(i64::from(!matches!(reply, Reply::Ok(_))));
@@ -83,8 +86,8 @@ impl World {
     }
 }
 
-fn status(routes: &Routes) -> Status {
-    let row = |name: &EngineName| BackendStatus { name: name.clone(), sessions: 0, served: 0, failures: 0, leaving: false };
+fn status(routes: &Routes, failures: u64) -> Status {
+    let row = |name: &EngineName| BackendStatus { name: name.clone(), sessions: 0, served: 0, failures, leaving: false };
     Status {
         revision: routes.revision,
         state: routes.state,

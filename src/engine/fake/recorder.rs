@@ -38,10 +38,16 @@ impl World {
 
     /// Running containers of `stack` that hold the alias `service`.
     pub fn serving(&self, stack: &str, service: &str) -> Vec<String> {
+        // On the network of a colour its services know each other past their fronts.
+        let own = |network: &String| {
+            self.networks
+                .get(network)
+                .is_some_and(|n| n.labels.get(crate::model::labels::ROLE).map(String::as_str) == Some(crate::model::labels::ROLE_COLOUR))
+        };
         let holds = |c: &&Container| {
             c.is_up()
                 && c.spec.labels.get(STACK).is_some_and(|s| s == stack)
-                && c.networks.values().any(|e| e.aliases.iter().any(|a| a == service))
+                && c.networks.iter().any(|(n, e)| !own(n) && e.aliases.iter().any(|a| a == service))
         };
         let mut names: Vec<String> = self.containers.values().filter(holds).map(|c| c.name.clone()).collect();
         names.sort();

@@ -51,6 +51,8 @@ fn volume(source: Option<&str>, target: &str) -> EngineMount {
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub occupied: BTreeSet<u16>,
     pub missing_paths: BTreeSet<String>,
     pub down: bool,
+    pub connects_fail: bool,
+    pub connect_failures: u64,
     counter: u64,
     clock: Option<DateTime<Utc>>,
 }

@@ -117,6 +117,8 @@ async fn used(
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     };
     let request = ContainerSpec {
         command: spec.command.clone(),

@@ -102,6 +102,8 @@ fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, Strin
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
         }],
         network_mode: Some("none".to_owned()),
         cap_drop: vec!["ALL".to_owned()],

@@ -122,6 +122,8 @@ mod tests {
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
         };
         let name = EngineName::new(name).unwrap();
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name.clone(), ImageRef::new("db:1").unwrap()) };

@@ -65,7 +65,7 @@ async fn serve(response: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 fn http(status: Option<u16>, contains: Option<&str>) -> HttpProbe {
-    HttpProbe { port: 1, path: "/".into(), status, contains: contains.map(str::to_owned) }
+    HttpProbe { port: 1, path: "/".into(), tls: false, status, contains: contains.map(str::to_owned) }
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_page_that_fails_is_told_with_its_status() {
 async fn an_address_is_asked_once_and_its_body_is_not_kept() {
     let (at, count) = serve("HTTP/1.1 500 no\r\ncontent-length: 6\r\n\r\nsecret").await;
     let url = format!("http://{at}/x?y=1");
-    assert_eq!(ask_url(&url).await, Outcome::Failed { reason: format!("url {url} from the supervisor: status 500"), output: None });
+    assert_eq!(ask_url(&url, false).await, Outcome::Failed { reason: format!("url {url} from the supervisor: status 500"), output: None });
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
@@ -103,7 +103,7 @@ async fn link_local_and_metadata_addresses_are_never_asked() {
         "http://100.100.100.200/",
         "http://[::ffff:169.254.1.1]/",
     ] {
-        let Outcome::Impossible(why) = ask_url(url).await else { panic!("{url} was asked") };
+        let Outcome::Impossible(why) = ask_url(url, false).await else { panic!("{url} was asked") };
         assert!(why.contains("link-local or metadata"), "{why}");
     }
 }
@@ -117,4 +117,42 @@ async fn a_closed_port_fails_and_silence_ends() {
     assert_eq!(outcome, Outcome::Failed { reason: "http: no answer within 0 s".into(), output: None });
     drop(listener);
     assert!(matches!(reach(silent, "tcp").await, Outcome::Failed { .. }));
+}
+
+/// Answers one connection after another by TLS, with a certificate that nobody signed.
+async fn serve_tls() -> SocketAddr {
+    let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![signed.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust the certificate goes away in the handshake.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 1024];
+            let _read = stream.read(&mut request).await;
+            let _written = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nready").await;
+            let _closed = stream.shutdown().await;
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn https_checks_the_certificate_unless_told_otherwise() {
+    let at = serve_tls().await;
+    let probe = HttpProbe { tls: true, port: at.port(), ..http(Some(200), Some("ready")) };
+    assert_eq!(page(at, &probe, true, "https").await, Outcome::Passed("https".into()));
+    let Outcome::Failed { reason, output: None } = page(at, &probe, false, "https").await else {
+        panic!("a stranger's certificate passed")
+    };
+    assert!(reason.to_lowercase().contains("certificate") || reason.contains("UnknownIssuer"), "{reason}");
+    let url = format!("https://localhost:{}/", at.port());
+    assert!(matches!(ask_url(&url, false).await, Outcome::Failed { .. }));
+    let wrong = HttpProbe { contains: Some("steady".into()), ..probe };
+    assert!(matches!(page(at, &wrong, true, "https").await, Outcome::Failed { .. }));
 }

@@ -13,6 +13,22 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
     memory(facts, report);
     cpu(facts, report);
     disk(facts, report);
+    annotations(facts, report);
+}
+
+/// What engines before API 1.43 do not know: worth a word only where a service has some.
+fn annotations(facts: &Facts<'_>, report: &mut Report) {
+    let api = facts.about.api_version.split_once('.').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+    if api.is_none_or(|api| api >= (1, 43)) {
+        return;
+    }
+    for (change, _) in facts.renewed().filter(|(_, s)| !s.annotations.is_empty()) {
+        let message = format!(
+            "service {}: annotations are left out, they need an engine with API 1.43; this one has {}",
+            change.service, facts.about.api_version
+        );
+        report.add("engine.annotations", Passed::Warn, message);
+    }
 }
 
 fn memory(facts: &Facts<'_>, report: &mut Report) {
@@ -30,7 +46,12 @@ fn memory(facts: &Facts<'_>, report: &mut Report) {
     }
     // Beside what runs: a canary and the service it proves are up at once.
     let reserved = facts.renewed().map(|(c, s)| {
-        let copies = u64::from(s.replicas.max(1)) + u64::from(c.strategy == Strategy::Handover);
+        let beside = match c.strategy {
+            Strategy::Handover => 1,
+            Strategy::Front | Strategy::Canary | Strategy::BlueGreen | Strategy::Alias => u64::from(s.replicas.max(1)),
+            Strategy::Start | Strategy::Hold | Strategy::Recreate | Strategy::RunOnce | Strategy::Follow | Strategy::InPlace => 0,
+        };
+        let copies = u64::from(s.replicas.max(1)) + if c.action == crate::model::plan::Action::Update { beside } else { 0 };
         s.resources.memory_reservation.unwrap_or(0) * copies
     });
     let reserved: u64 = reserved.sum();

@@ -51,6 +51,11 @@ fn normal(arch: &str) -> String {
     .to_owned()
 }
 
+/// Whether old and new of a service run at once.
+fn side_by_side(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::Handover | Strategy::Front | Strategy::Canary | Strategy::BlueGreen | Strategy::Alias)
+}
+
 pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
     let (mut secrets, mut writers, mut probes, mut unknown) = (vec![], vec![], vec![], vec![]);
     let (mut pid1, mut pid1_unknown, mut health, mut limits) = (vec![], vec![], vec![], vec![]);
@@ -66,7 +71,7 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
                 spec.replicas
             ));
         }
-        if spec.single_writer() && change.action == Action::Update && change.strategy == Strategy::Handover {
+        if spec.single_writer() && change.action == Action::Update && side_by_side(change.strategy) {
             writers.push(format!("service {service} writes data, so no second copy may prove it"));
         }
         checks(facts, service, spec, once, &mut probes, &mut unknown);

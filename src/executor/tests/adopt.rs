@@ -51,7 +51,7 @@ async fn compose_up(rig: &Rig, spec: &StackSpec) {
             image: ImageRef::new(image.id).unwrap(),
             hash: "composes-own".into(),
             inherited: &[],
-            joined: None,
+            joined: BTreeMap::new(),
         })
         .unwrap();
         request.labels.retain(|key, _| !key.starts_with("dockwarden."));

@@ -2,7 +2,7 @@
 //! need no rule of their own.
 
 use super::{At, Judge};
-use crate::model::spec::ProbeCheck;
+use crate::model::spec::{Probe, ProbeCheck};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Names under which clouds serve their metadata.
@@ -32,6 +32,20 @@ pub fn forbidden(ip: IpAddr) -> bool {
     }
 }
 
+/// Tests and hooks of the whole stack; each runs in a container of the service it names.
+pub(super) fn stack(j: &mut Judge<'_>) {
+    let spec = j.spec;
+    for (list, hooks) in [("pre", &spec.settings.hooks.pre), ("post", &spec.settings.hooks.post)] {
+        for (i, h) in hooks.iter().enumerate() {
+            let because = "the command runs in a container of the service around a deploy, with its data and secrets in reach";
+            j.hit("hook.command", Some(h.service.as_str()), format!("x-dockwarden.hooks.{list}[{i}]"), &h.hook.run.join(" "), because);
+        }
+    }
+    for (i, t) in spec.settings.smoke.iter().enumerate() {
+        probe(j, t.service.as_str(), &format!("x-dockwarden.smoke[{i}]"), &t.test);
+    }
+}
+
 pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
     let settings = &at.service.settings;
     for (list, hooks) in [("pre", &settings.hooks.pre), ("post", &settings.hooks.post)] {
@@ -42,31 +56,30 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
         }
     }
     for (list, probes) in [("probes", &settings.probes), ("smoke", &settings.smoke)] {
-        for (i, probe) in probes.iter().enumerate() {
-            let ProbeCheck::Url(url) = &probe.check else { continue };
-            let path = format!("x-dockwarden.{list}[{i}].url");
-            let host = url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::to_ascii_lowercase)).unwrap_or_default();
-            let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-            let ip = host.parse::<IpAddr>().ok();
-            if ip.is_some_and(forbidden) || METADATA_HOSTS.contains(&host) {
-                j.at(
-                    "probe.metadata",
-                    at,
-                    &path,
-                    host,
-                    "a probe asks a link-local or metadata address, where credentials of the host are served",
-                );
-            } else if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
-                j.at(
-                    "probe.outside",
-                    at,
-                    &path,
-                    host,
-                    "the supervisor itself asks this address: whatever listens on its own host, not the stack's",
-                );
-            } else {
-                j.at("probe.outside", at, &path, host, "the supervisor itself asks this address, from its own place in the network");
-            }
+        for (i, p) in probes.iter().enumerate() {
+            probe(j, at.name, &at.path(&format!("x-dockwarden.{list}[{i}]")), p);
         }
+    }
+}
+
+fn probe(j: &mut Judge<'_>, service: &str, path: &str, probe: &Probe) {
+    if probe.insecure {
+        let because = "any certificate will do for this probe: whoever answers at the address passes it";
+        j.hit("probe.insecure", Some(service), path, &probe.check.to_string(), because);
+    }
+    let ProbeCheck::Url(url) = &probe.check else { return };
+    let path = format!("{path}.url");
+    let host = url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::to_ascii_lowercase)).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    let ip = host.parse::<IpAddr>().ok();
+    if ip.is_some_and(forbidden) || METADATA_HOSTS.contains(&host) {
+        let because = "a probe asks a link-local or metadata address, where credentials of the host are served";
+        j.hit("probe.metadata", Some(service), path, host, because);
+    } else if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
+        let because = "the supervisor itself asks this address: whatever listens on its own host, not the stack's";
+        j.hit("probe.outside", Some(service), path, host, because);
+    } else {
+        let because = "the supervisor itself asks this address, from its own place in the network";
+        j.hit("probe.outside", Some(service), path, host, because);
     }
 }

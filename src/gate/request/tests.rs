@@ -32,6 +32,8 @@ fn mount(kind: MountKind, source: &str) -> EngineMount {
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     }
 }
 
@@ -169,6 +171,7 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
     let expected = RequestFacts {
         bind_sources: ["/srv/shop/data".to_owned()].into(),
         real_paths: [("/srv/shop/link".to_owned(), "/srv/shop/data".to_owned())].into(),
+        rare: Rare { linked: ["web".to_owned()].into(), ..Rare::default() },
         ..RequestFacts::default()
     };
     assert_eq!(RequestFacts::of(&spec, "web", &facts, &Policy::default(), now, BTreeSet::new()), expected);

@@ -14,6 +14,8 @@ pub struct Probe {
     pub check: ProbeCheck,
     /// Time for one attempt, in seconds.
     pub timeout_s: u64,
+    /// Certificates are not checked.
+    pub insecure: bool,
 }
 
 /// What a probe asks, and whom.
@@ -25,7 +27,7 @@ pub enum ProbeCheck {
     Tcp(u16),
     /// A command in the container that must exit 0.
     Exec(Vec<String>),
-    /// A GET by the supervisor to an absolute `http://` address.
+    /// A GET by the supervisor to an absolute `http://` or `https://` address.
     Url(String),
 }
 
@@ -43,12 +45,19 @@ pub struct ProbeText {
     /// A command in the container that must exit 0, word by word: `["pg_isready"]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     exec: Option<Vec<String>>,
-    /// An absolute `http://` address that the supervisor itself asks; never a link-local or metadata address.
+    /// An absolute `http://` or `https://` address that the supervisor itself asks; never a link-local or metadata address.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
     /// Time for one attempt, in seconds; 5 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_s: Option<u64>,
+    /// With https: any certificate will do. A finding of the plan.
+    #[serde(skip_serializing_if = "is_false")]
+    insecure: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A GET to a port of the container.
@@ -60,6 +69,9 @@ pub struct HttpProbe {
     /// Path with query; `/` by default.
     #[serde(default = "root")]
     pub path: String,
+    /// By https; the certificate must be good for `localhost`, or the probe `insecure`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tls: bool,
     /// Status that counts as passed; any from 200 to 399 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -87,16 +99,20 @@ impl TryFrom<ProbeText> for Probe {
             (_, Some(0), ..) => return Err("tcp: 0 is no port".into()),
             (_, Some(port), ..) => ProbeCheck::Tcp(port),
             (_, _, Some(command), _) => ProbeCheck::Exec(words(command)?),
-            (_, _, _, Some(url)) => ProbeCheck::Url(plain_http(url)?),
+            (_, _, _, Some(url)) => ProbeCheck::Url(web_address(url)?),
             (None, None, None, None) => return Err("a probe has exactly one of http, tcp, exec and url".into()),
         };
-        Ok(Self { check, timeout_s })
+        let tls = matches!(&check, ProbeCheck::Http(h) if h.tls) || matches!(&check, ProbeCheck::Url(u) if u.starts_with("https:"));
+        if t.insecure && !tls {
+            return Err("insecure: only a probe by https has a certificate".into());
+        }
+        Ok(Self { check, timeout_s, insecure: t.insecure })
     }
 }
 
 impl From<Probe> for ProbeText {
     fn from(p: Probe) -> Self {
-        let mut text = Self { timeout_s: Some(p.timeout_s), ..Self::default() };
+        let mut text = Self { timeout_s: Some(p.timeout_s), insecure: p.insecure, ..Self::default() };
         match p.check {
             ProbeCheck::Http(http) => text.http = Some(http),
             ProbeCheck::Tcp(port) => text.tcp = Some(port),
@@ -110,7 +126,7 @@ impl From<Probe> for ProbeText {
 impl std::fmt::Display for ProbeCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http(h) => write!(f, "http {}{}", h.port, h.path),
+            Self::Http(h) => write!(f, "{} {}{}", if h.tls { "https" } else { "http" }, h.port, h.path),
             Self::Tcp(port) => write!(f, "tcp {port}"),
             Self::Exec(command) => write!(f, "exec {}", command.join(" ")),
             Self::Url(url) => write!(f, "url {url}"),
@@ -146,12 +162,11 @@ fn words(command: Vec<String>) -> Result<Vec<String>, String> {
     }
 }
 
-fn plain_http(url: String) -> Result<String, String> {
+fn web_address(url: String) -> Result<String, String> {
     let parsed: http::Uri = url.parse().map_err(|e| format!("url: {e}"))?;
     match parsed.scheme_str() {
-        Some("http") if parsed.host().is_some_and(|h| !h.is_empty()) => Ok(url),
-        Some("https") => Err("url: https is not spoken by probes; use http, or exec with a client in the image".into()),
-        Some(_) | None => Err("url: an absolute http:// address is needed".into()),
+        Some("http" | "https") if parsed.host().is_some_and(|h| !h.is_empty()) => Ok(url),
+        Some(_) | None => Err("url: an absolute http:// or https:// address is needed".into()),
     }
 }
 
@@ -320,7 +335,9 @@ mod tests {
             (json!({"http": {"port": 1, "path": "x"}}), "does not begin"),
             (json!({"http": {"port": 1, "path": "/a b"}}), "spaces"),
             (json!({"url": "/relative"}), "absolute"),
-            (json!({"url": "https://x/"}), "https is not spoken"),
+            (json!({"url": "ftp://x/"}), "absolute"),
+            (json!({"url": "http://x/", "insecure": true}), "only a probe by https"),
+            (json!({"tcp": 1, "insecure": true}), "only a probe by https"),
             (json!({"tcp": 1, "timeout_s": 0}), "between 1"),
             (json!({"tcp": 1, "port": 1}), "unknown field"),
         ] {

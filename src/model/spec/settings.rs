@@ -1,6 +1,7 @@
 //! `x-dockwarden`: what a file says to us, at its top for the stack and under a service for that service. Closed; the schema is generated from here.
 
-use super::checks::{Hooks, Probe, Triggers};
+use super::checks::{Hook, Hooks, Probe, Triggers};
+use crate::model::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 
 /// `x-dockwarden` at the top of a file. Closed: an unknown key is an error with its path.
@@ -15,6 +16,12 @@ pub struct StackSettings {
     /// What the watch window does about what it sees.
     #[serde(skip_serializing_if = "is_default")]
     pub triggers: Triggers,
+    /// Tests of the stack as a whole, made once in every release that changes a container, after those of its services and before anything is switched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub smoke: Vec<StackTest>,
+    /// Commands around every release that changes a container.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hooks: StackHooks,
     /// Whether the release changes data in a way the one before cannot read: then nothing automatic goes back over it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migrates: Option<bool>,
@@ -40,6 +47,9 @@ pub struct ServiceSettings {
     pub strategy: Option<crate::model::plan::Strategy>,
     /// Bounds of the service's front.
     pub front: Option<FrontSettings>,
+    /// Course of `strategy: canary`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySettings>,
     /// Time for a new container to become healthy, in seconds; 60 by default, at most a day (86400).
     pub start_timeout_s: Option<u64>,
     /// Checks of a new container beside its health check; all must pass before anything is switched.
@@ -68,6 +78,38 @@ pub struct ServiceSettings {
     pub memory_restart_percent: Option<u8>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
+}
+
+/// A test of a stack, made against one of its services: its new container where it gets one, else the one that serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackTest {
+    /// Service.
+    pub service: ServiceName,
+    /// The test.
+    pub test: Probe,
+}
+
+/// Commands around a release of a stack.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StackHooks {
+    /// Run in order, each in a one-off container of a service's new image, before any container of the release is made. Not of a service that writes data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pre: Vec<StackHook>,
+    /// Run in order in a container of a service, once the release serves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub post: Vec<StackHook>,
+}
+
+/// A command in a container of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StackHook {
+    /// Service.
+    pub service: ServiceName,
+    /// The command.
+    pub hook: Hook,
 }
 
 /// How a release is watched once it serves.
@@ -118,6 +160,24 @@ pub struct FrontSettings {
     pub max_held: Option<u32>,
     /// The service learns its clients' addresses by the PROXY protocol, version 2.
     pub proxy_protocol: bool,
+}
+
+/// How a new version gets its share of new connections under `strategy: canary`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CanarySettings {
+    /// Shares in percent, growing; 10 and 50 by default.
+    pub weights: Vec<u32>,
+    /// How long each share is watched, in seconds; 30 by default.
+    pub bake_s: u64,
+    /// Connects to the new version that may fail in a share before it is taken back; 0 by default.
+    pub max_failed: u64,
+}
+
+impl Default for CanarySettings {
+    fn default() -> Self {
+        Self { weights: vec![10, 50], bake_s: 30, max_failed: 0 }
+    }
 }
 
 /// How far the supervisor goes by itself.

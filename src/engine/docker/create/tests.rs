@@ -20,6 +20,8 @@ fn mount_of(kind: MountKind, source: Option<&str>) -> EngineMount {
         subpath: None,
         tmpfs_size: None,
         tmpfs_mode: None,
+        tmpfs_options: vec![],
+        selinux: None,
     }
 }
 

@@ -65,6 +65,8 @@ impl Rig {
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
         };
         let name = EngineName::new("db").unwrap();
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, ImageRef::new("db:1").unwrap()) };

@@ -1,0 +1,93 @@
+//! PREPARE: the release's record, its images with their retention tags, the claim, networks and volumes. What does not wait for another is done at once.
+
+use super::acts::Act;
+use super::run::{Halt, Run, failed};
+use crate::model::ids::{EngineName, ImageRef};
+use crate::model::operation::Phase;
+use crate::model::release::{Release, ReleaseState};
+use crate::store::StoreError;
+use chrono::Utc;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+/// Does things at once. The first failure is reported when all have ended, so that nothing goes on while it is undone.
+pub(super) async fn side_by_side(work: impl IntoIterator<Item = impl Future<Output = Result<(), Halt>>>) -> Result<(), Halt> {
+    let mut work: FuturesUnordered<_> = work.into_iter().collect();
+    let mut first = Ok(());
+    while let Some(result) = work.next().await {
+        first = first.and(result);
+    }
+    first
+}
+
+impl Run {
+    /// The release's own record, before anything of it exists.
+    pub(super) async fn record_release(&self) -> Result<(), Halt> {
+        let op = self.operation();
+        let plan = &self.plan;
+        let release = Release {
+            stack: plan.stack.clone(),
+            number: plan.to_release,
+            state: ReleaseState::Pending,
+            environment: plan.environment.clone(),
+            spec: plan.desired.clone(),
+            images: plan.images.clone(),
+            agent: op.agent,
+            operation: op.id,
+            reason: op.reason,
+            content_of: plan.content_of,
+            project_dir: plan.project_dir.clone(),
+            git: plan.git.clone(),
+            created_at: Utc::now(),
+        };
+        match self.exec.store.add_release(&release).await {
+            Err(e @ StoreError::Taken { .. }) => Err(failed(e.to_string())),
+            other => Ok(other?),
+        }
+    }
+
+    pub(super) async fn prepare(&self) -> Result<(), Halt> {
+        for (service, identity) in &self.plan.images {
+            if identity.id.is_none() {
+                self.say(format!("pulling {}", identity.reference));
+                let act = Act::Pull { service: service.clone(), image: identity.reference.clone() };
+                self.step(Phase::Prepare, format!("pull:{service}"), act).await?;
+            }
+        }
+        let mut pulled = self.plan.images.clone();
+        side_by_side(pulled.iter_mut().map(|(service, identity)| async move {
+            let id = self.image_id(service).await.map_err(|e| failed(e.to_string()))?;
+            let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);
+            if let Ok(target) = ImageRef::new(tag) {
+                self.step(Phase::Prepare, format!("tag:{service}"), Act::Tag { image: id.clone(), target }).await?;
+            }
+            identity.id = Some(id.to_string());
+            Ok(())
+        }))
+        .await?;
+        if pulled != self.plan.images
+            && let Some(mut release) = self.exec.store.release(&self.plan.stack, self.plan.to_release).await?
+        {
+            release.images = pulled.clone();
+            self.exec.store.put_release(&release).await?;
+        }
+        if let Some(image) = pulled.values().find_map(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) {
+            self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
+        }
+        let active = || self.plan.desired.services.values().filter(|s| s.active);
+        let named = |name: &str| EngineName::new(name).map_err(|e| failed(e.to_string()));
+        let mut made = vec![];
+        for (key, network) in self.plan.desired.networks.iter().filter(|(_, n)| !n.external) {
+            if active().any(|s| s.networks.contains_key(key)) {
+                made.push((format!("network:{key}"), Act::Network { key: key.clone(), name: named(&network.name)? }));
+            }
+        }
+        for (key, volume) in self.plan.desired.volumes.iter().filter(|(_, v)| !v.external) {
+            if active().any(|s| s.mounts.iter().any(|m| m.source.as_deref() == Some(key.as_str()))) {
+                made.push((format!("volume:{key}"), Act::Volume { key: key.clone(), name: named(&volume.name)? }));
+            }
+        }
+        side_by_side(made.into_iter().map(|(key, act)| async move { self.step(Phase::Prepare, key, act).await.map(|_| ()) })).await?;
+        self.prepare_colour().await
+    }
+}

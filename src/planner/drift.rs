@@ -1,0 +1,29 @@
+//! Attachments that a running container of the release has lost by somebody's hand. Pure.
+
+use super::{Observed, front, serving};
+use crate::model::ids::ServiceName;
+use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::plan::DiffLine;
+use crate::model::spec::StackSpec;
+
+/// Networks a service's running containers and its front should stand on and do not, with the line that says so.
+pub fn disconnected<'a>(
+    stack: &StackSpec,
+    service: &ServiceName,
+    observed: &'a Observed,
+) -> Vec<((&'a ContainerDetail, String), DiffLine)> {
+    let Some(spec) = stack.services.get(service).filter(|s| s.network_mode.is_none()) else { return vec![] };
+    let wanted: Vec<(&String, String)> =
+        spec.networks.keys().map(|key| (key, stack.networks.get(key).map_or_else(|| key.clone(), |n| n.name.clone()))).collect();
+    let fronts = if front::fronted(spec) { front::fronts(observed, service) } else { vec![] };
+    let up = serving(observed, service).into_iter().chain(fronts).filter(|c| c.state == RunState::Running);
+    let mut out = vec![];
+    for c in up {
+        for (key, name) in wanted.iter().filter(|(_, name)| !c.networks.contains_key(name)) {
+            let line =
+                DiffLine { path: format!("networks.{key}"), from: Some(format!("{} disconnected", c.name)), to: Some("connected".into()) };
+            out.push(((c, name.clone()), line));
+        }
+    }
+    out
+}
