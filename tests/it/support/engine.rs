@@ -35,6 +35,15 @@ fn image() -> &'static str {
     })
 }
 
+/// Image of a real database, `postgres` or `redis`, made of Debian's packages; data in `/data`, user 999. See `scripts/image-debian.sh`.
+pub async fn database(kind: &'static str) -> String {
+    let build = move || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/image-debian.sh");
+        stdout(&Command::new(script).arg(kind).output().expect("scripts/image-debian.sh runs"))
+    };
+    tokio::task::spawn_blocking(build).await.expect("the image is built")
+}
+
 /// Runs the Docker client and returns what it prints; a failure is the test's.
 pub fn docker(args: &[&str]) -> String {
     stdout(&Command::new("docker").args(args).output().expect("the docker client runs"))
