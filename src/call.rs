@@ -23,6 +23,7 @@ pub mod prepare;
 pub mod record;
 pub mod repeat;
 pub mod run;
+pub mod sources;
 pub mod volumes;
 
 pub use context::{Call, Door, House, Principal, Progress};

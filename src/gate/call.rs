@@ -18,9 +18,9 @@ const MAX_TTL_S: u64 = 7 * 24 * 3600;
 pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write"];
 /// Mutations that only add a copy or stop something under way. An environment that asks for approval of mutations does not hold them
 /// up (a rule can): a nightly backup would never run, and the brake would wait for the person it should protect.
-const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit"];
+const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "export", "cancel", "memory_write", "task_submit"];
 /// Mutations that the limited tier has in every environment, where a rule grants them.
-const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "memory_write"];
+const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "export", "memory_write"];
 
 /// Whether a rule speaks of such a call. A rule with stacks, environments or services never matches a call that names none.
 pub fn rule_matches(rule: &Rule, tool: &str, stack: Option<&str>, environment: Option<&str>, service: Option<&str>) -> bool {

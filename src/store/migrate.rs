@@ -26,6 +26,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/04-adopted/up.sql"),
         include_str!("../../migrations/state/05-incident/up.sql"),
         include_str!("../../migrations/state/06-tokens/up.sql"),
+        include_str!("../../migrations/state/09-backup-checks/up.sql"),
     ],
 };
 /// `audit.db`.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adopt;
+mod backups;
 mod container;
 mod crash;
 mod data;

@@ -22,7 +22,7 @@ pub(crate) const READS: &[&str] = &[
     "memory_read",
 ];
 pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune"];
+    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "export", "memory_write", "rollback", "stop", "restore", "prune"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let tool = |mutates: bool| move |n: &&str| ToolFacts { name: (*n).to_owned(), mutates };
@@ -194,7 +194,7 @@ fn the_loops_own_agent_heals_in_production_and_can_do_nothing_else() {
     let book = shipped();
     let allowed: Vec<&str> =
         WRITES.iter().copied().filter(|t| decide(&book, &call("warden", t, Some("shop"), Some("production"))).verdict == Allow).collect();
-    assert_eq!(allowed, ["restart", "backup", "rollback"]);
+    assert_eq!(allowed, ["restart", "backup", "verify_backup", "export", "rollback"]);
 }
 
 #[test]
