@@ -1,6 +1,7 @@
 //! Wiring: builds the house from configuration, store, engine and rules, opens the doors, runs until told to end, and ends in order.
 //! Deliberately absent: every decision. What a call may do is the gate's, what a door speaks is the adapter's.
 
+pub mod bootstrap;
 pub mod facts;
 pub mod rules;
 
@@ -11,7 +12,7 @@ use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
-use crate::executor::{Executor, FactsOf, Options, RealOf};
+use crate::executor::{CommandGate, Executor, FactsOf, Options, RealOf};
 use crate::store::audit::rotate::Rotation;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
@@ -150,18 +151,27 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
             tracing::error!(error = %e, "the engine did not tell this container's mounts; bind mounts are refused until the supervisor starts again");
         }
     }
+    // Nothing is at work yet: whatever lies in the spool was left by a supervisor that was killed.
+    if let Some(left) = backups(&config.home).and_then(|b| b.sweep_spool().err()) {
+        tracing::warn!(error = %left, "archives of interrupted backups are left behind");
+    }
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
     let late = Arc::new(OnceLock::<Weak<House>>::new());
     let lookup = Arc::clone(&late);
     let facts: FactsOf = Arc::new(move |plan, service| {
         lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default()
     });
+    let judge = Arc::clone(&late);
+    let commands: CommandGate = Arc::new(move |environment, run| match judge.get().and_then(Weak::upgrade) {
+        Some(house) => crate::gate::request::assert_backup_command(&house.rulebook.load().policy, environment, run),
+        None => crate::gate::request::assert_command(run, &crate::gate::request::RequestFacts::default()),
+    });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
     let backups = backups(&config.home, executor.front_binary.clone());
     let places = config.clone();
     let real: RealOf = Arc::new(move |path| facts::real(&places, path));
-    let executor = Options { real: Some(real), host_ports, backups: backups.as_deref().cloned(), ..executor };
+    let executor = Options { real: Some(real), commands: Some(commands), host_ports, backups: backups.as_deref().cloned(), ..executor };
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, executor);
     let house = Arc::new(House {
         store: store.clone(),

@@ -27,6 +27,7 @@ pub mod record;
 pub mod repeat;
 pub mod run;
 mod sealed;
+pub mod sources;
 pub mod taint;
 pub mod tasks;
 pub mod volumes;

@@ -6,6 +6,23 @@ pub mod container;
 use crate::model::config::{Config, Settings};
 use std::path::{Path, PathBuf};
 
+/// The cron line of a schedule: words stand for lines off the full hour, anything else for itself.
+pub fn schedule_line(schedule: &str) -> &str {
+    match schedule {
+        "hourly" => "17 * * * *",
+        "daily" => DEFAULT_BACKUP_SCHEDULE,
+        "weekly" => "17 3 * * 0",
+        "monthly" => "17 3 1 * *",
+        line => line,
+    }
+}
+
+/// Whether a schedule can be kept.
+pub fn valid_schedule(schedule: &str) -> bool {
+    let line = schedule_line(schedule);
+    line.split_whitespace().count() == 5 && line.parse::<croner::Cron>().is_ok()
+}
+
 /// Schedule of backups when the file names none: once a night, off the full hour.
 pub const DEFAULT_BACKUP_SCHEDULE: &str = "17 3 * * *";
 /// HTTP door when nothing else is said: loopback only.
@@ -226,12 +243,12 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
     }
     if let Some(schedule) = &settings.backup_schedule
         && schedule != "off"
-        && (schedule.split_whitespace().count() != 5 || schedule.parse::<croner::Cron>().is_err())
+        && !valid_schedule(schedule)
     {
         return fault(
             "backup_schedule",
-            format!("backup_schedule = {schedule:?} is not a cron line of five fields"),
-            "write e.g. \"17 3 * * *\" (03:17 every night), or \"off\"",
+            format!("backup_schedule = {schedule:?} is not a schedule"),
+            "write hourly, daily, weekly, monthly, a cron line of five fields like \"17 3 * * *\" (03:17 every night), or \"off\"",
         );
     }
     if let Err((needle, message, hint)) = check_models(&settings.models) {
@@ -325,7 +342,7 @@ mod tests {
         assert_eq!(refused("listen = \"localhost\"").line, Some(1));
         assert_eq!(refused("maintenance = [{schedule = \"sunday\", minutes = 5}]").line, Some(1));
         assert_eq!(refused("maintenance = [{schedule = \"0 2 * * 0\", minutes = 0}]").line, Some(1));
-        assert_eq!(refused("# a comment about backup_schedule\nbackup_schedule = \"daily\"").line, Some(2));
+        assert_eq!(refused("# a comment about backup_schedule\nbackup_schedule = \"nightly\"").line, Some(2));
         assert_eq!(refused("[stacks.shop]\ndir = \"relative\"").line, Some(1));
         assert_eq!(refused("allowed_hosts = [\"*\"]").line, Some(1));
         assert_eq!(refused("allowed_origins = [\"example.com\"]").line, Some(1));

@@ -372,6 +372,9 @@ pub struct ExecSpec {
     pub max_output: usize,
 }
 
+/// Where the output of a command goes.
+pub type ExecSink<'a> = dyn tokio::io::AsyncWrite + Send + Unpin + 'a;
+
 /// Which log lines.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogQuery {
@@ -460,6 +463,8 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn set_restart(&self, permit: &Permit, id: &EngineName, restart: Restart) -> EngineResult<()>;
     /// Runs a command in a running container.
     async fn exec(&self, permit: &Permit, id: &EngineName, spec: &ExecSpec) -> EngineResult<ExecOutcome>;
+    /// As `exec`, with the standard output written to `out` as it comes; the outcome's text is the error output alone.
+    async fn exec_into(&self, permit: &Permit, id: &EngineName, spec: &ExecSpec, out: &mut ExecSink<'_>) -> EngineResult<ExecOutcome>;
     /// Creates a network; `Conflict` when one of that name exists.
     async fn create_network(&self, permit: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName>;
     /// Attaches a container; already attached is fine.

@@ -163,6 +163,8 @@ pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Sen
 
 /// Where a path of the engine's host leads once links are followed; `None` where that cannot be seen.
 pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// Judges a command of a backup at the moment it would run: environment and words.
+pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<crate::model::verdict::Finding> + Send + Sync>;
 
 /// Runs operations. One per home.
 pub struct Executor {
@@ -173,6 +175,7 @@ pub struct Executor {
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
+    commands: CommandGate,
     front_binary: PathBuf,
     front_tag: tokio::sync::OnceCell<ImageRef>,
     records: AtomicU64,
@@ -200,6 +203,8 @@ pub struct Options {
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
+    /// Judges commands of backups; without it none may run.
+    pub commands: Option<CommandGate>,
     /// Binary that fronts and backup workers run; our own by default.
     pub front_binary: Option<PathBuf>,
 }
@@ -215,6 +220,9 @@ impl Executor {
             stop_after: options.stop_after,
             host_ports: options.host_ports,
             backups: options.backups,
+            commands: options
+                .commands
+                .unwrap_or_else(|| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default()))),
             front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
             front_tag: tokio::sync::OnceCell::new(),
             records: AtomicU64::new(0),

@@ -6,6 +6,7 @@ pub mod adopted;
 pub mod approval;
 pub mod audit;
 pub mod backup;
+pub mod copy;
 pub mod incident;
 pub mod journal;
 pub mod ledger;

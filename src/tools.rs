@@ -9,6 +9,7 @@ mod backups;
 mod cancel;
 mod deploy;
 mod diagnose;
+mod export;
 mod health;
 mod history;
 mod logs;
@@ -334,6 +335,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<cancel::Cancel>(PhantomData),
     &Face::<deploy::Deploy>(PhantomData),
     &Face::<diagnose::Diagnose>(PhantomData),
+    &Face::<export::Export>(PhantomData),
     &Face::<health::Health>(PhantomData),
     &Face::<history::History>(PhantomData),
     &Face::<logs::Logs>(PhantomData),

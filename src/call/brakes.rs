@@ -23,7 +23,7 @@ const LEAST_REASON: usize = 10;
 /// Operations of a stack looked back over; more than any breaker counts, and more than backups hide.
 const LOOK_BACK: usize = 1000;
 /// Mutations the breaker lets through: they only add a copy, or stop what is under way.
-const UNBROKEN: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit", "task_work"];
+const UNBROKEN: &[&str] = &["backup", "verify_backup", "export", "cancel", "memory_write", "task_submit", "task_work"];
 const GLASS: &str = "glass";
 
 fn key(what: &str, agent: &str, stack: &StackName) -> String {

@@ -1,6 +1,6 @@
 //! Stateful services whose data no backup covers: what `backups` and `doctor` name, and what a plan says. Reads only.
 
-use super::{Call, CallError};
+use super::{Call, CallError, sources};
 use crate::model::ids::StackName;
 use crate::model::release::Release;
 use crate::model::spec::{MountKind, StackSpec};
@@ -47,14 +47,20 @@ pub async fn uncovered(call: &Call, only: Option<&StackName>) -> Result<Vec<Unco
         let Some(release) = store.release(&record.name, number).await? else { continue };
         let taken = store.backups(Some(&record.name), None, LOOKED_THROUGH).await?;
         let whole = taken.into_iter().filter(|b| b.state == "complete").map(|b| b.volume).collect();
-        out.extend(of_release(&release, scheduled(call, &release.spec), &whole));
+        let directories = read_directories(call, &release.spec, release.project_dir.as_deref());
+        out.extend(of_release(&release, scheduled(call, &release.spec), &whole, &directories));
     }
     out.sort();
     Ok(out)
 }
 
+/// Directories of the host that backups of a stack read.
+fn read_directories(call: &Call, spec: &StackSpec, project: Option<&str>) -> BTreeSet<String> {
+    spec.services.values().flat_map(|s| sources::directories(&call.house, project, s)).map(|d| d.host).collect()
+}
+
 /// Of one release: data outside of volumes, data that nothing schedules, data without any whole snapshot yet. Pure.
-fn of_release(release: &Release, scheduled: bool, whole: &BTreeSet<String>) -> Vec<Uncovered> {
+fn of_release(release: &Release, scheduled: bool, whole: &BTreeSet<String>, directories: &BTreeSet<String>) -> Vec<Uncovered> {
     let row = |service: &str, data: &str, because: &str| Uncovered {
         stack: release.stack.to_string(),
         service: service.to_owned(),
@@ -64,10 +70,12 @@ fn of_release(release: &Release, scheduled: bool, whole: &BTreeSet<String>) -> V
     let mut out = vec![];
     for (service, kind, data) in written(&release.spec) {
         let why = match kind {
-            MountKind::Bind => "it is a directory of the host, outside of the volumes that are backed up",
+            MountKind::Bind if !directories.contains(&data) => {
+                "it is a path of the host that backups do not read: no directory below the project or a root of the policy"
+            }
             _ if !whole.contains(&data) && !scheduled => "its backups are switched off and it has no whole snapshot",
             _ if !scheduled => "its backups are switched off",
-            _ if !data.starts_with('/') && !whole.contains(&data) => "it has no whole snapshot yet",
+            _ if (kind == MountKind::Bind || !data.starts_with('/')) && !whole.contains(&data) => "it has no whole snapshot yet",
             _ => continue,
         };
         out.push(row(&service, &data, why));
@@ -82,7 +90,7 @@ fn written(spec: &StackSpec) -> Vec<(String, MountKind, String)> {
         for mount in service.mounts.iter().filter(|m| !m.read_only && matches!(m.kind, MountKind::Bind | MountKind::Volume)) {
             let data = match (mount.kind, &mount.source) {
                 (MountKind::Volume, Some(key)) => spec.volumes.get(key).map_or_else(|| key.clone(), |v| v.name.clone()),
-                (_, Some(source)) => source.clone(),
+                (_, Some(source)) => source.trim_end_matches('/').to_owned(),
                 (_, None) => mount.target.clone(),
             };
             out.push((name.to_string(), mount.kind, data));
@@ -92,16 +100,18 @@ fn written(spec: &StackSpec) -> Vec<(String, MountKind, String)> {
 }
 
 /// What a plan says of data that no schedule will cover.
-pub fn findings(call: &Call, spec: &StackSpec) -> Vec<Finding> {
-    judged(spec, scheduled(call, spec), call.house.backups.is_some())
+pub fn findings(call: &Call, spec: &StackSpec, project: Option<&str>) -> Vec<Finding> {
+    judged(spec, scheduled(call, spec), call.house.backups.is_some(), &read_directories(call, spec, project))
 }
 
-fn judged(spec: &StackSpec, scheduled: bool, possible: bool) -> Vec<Finding> {
+fn judged(spec: &StackSpec, scheduled: bool, possible: bool, directories: &BTreeSet<String>) -> Vec<Finding> {
     let mut out = vec![];
     for (service, kind, data) in written(spec) {
         let because = match kind {
             // Sockets and single files of the host are configuration more often than data; a directory that is written is named.
-            MountKind::Bind => format!("{data} is a directory of the host that the service may write: no backup covers it"),
+            MountKind::Bind if !directories.contains(&data) => {
+                format!("{data} is a path of the host that the service may write: no backup covers it")
+            }
             _ if !possible => continue,
             _ if !scheduled => format!("{data} has no scheduled backup: backups are switched off for this stack"),
             _ => continue,
@@ -179,10 +189,17 @@ mod tests {
     fn data_that_would_be_lost_is_named_and_what_is_only_read_is_not() {
         let found = |scheduled, whole: &[&str]| {
             let whole = whole.iter().map(|w| (*w).to_owned()).collect();
-            of_release(&release(), scheduled, &whole).into_iter().map(|u| (u.service, u.data, u.because)).collect::<Vec<_>>()
+            of_release(&release(), scheduled, &whole, &BTreeSet::new())
+                .into_iter()
+                .map(|u| (u.service, u.data, u.because))
+                .collect::<Vec<_>>()
         };
         let row = |service: &str, data: &str, because: &str| (service.to_owned(), data.to_owned(), because.to_owned());
-        let bind = row("db", "/srv/shop/in", "it is a directory of the host, outside of the volumes that are backed up");
+        let bind = row(
+            "db",
+            "/srv/shop/in",
+            "it is a path of the host that backups do not read: no directory below the project or a root of the policy",
+        );
         assert_eq!(found(true, &["shop_data"]), std::slice::from_ref(&bind));
         assert_eq!(found(true, &[]), [row("db", "shop_data", "it has no whole snapshot yet"), bind.clone()]);
         let off = "its backups are switched off and it has no whole snapshot";
@@ -194,11 +211,16 @@ mod tests {
 
     #[test]
     fn a_plan_names_data_without_a_schedule() {
-        let found = |scheduled, possible| {
-            judged(&release().spec, scheduled, possible).into_iter().map(|f| (f.service.unwrap_or_default(), f.verdict)).collect::<Vec<_>>()
+        let found = |scheduled, possible, read: &[&str]| {
+            let directories = read.iter().map(|d| (*d).to_owned()).collect();
+            judged(&release().spec, scheduled, possible, &directories)
+                .into_iter()
+                .map(|f| (f.service.unwrap_or_default(), f.verdict))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(found(true, true), [("db".to_owned(), Verdict::Warn)]);
-        assert_eq!(found(false, true), ["cache", "db", "db"].map(|s| (s.to_owned(), Verdict::Warn)));
-        assert_eq!(found(false, false), [("db".to_owned(), Verdict::Warn)]);
+        assert_eq!(found(true, true, &[]), [("db".to_owned(), Verdict::Warn)]);
+        assert_eq!(found(false, true, &[]), ["cache", "db", "db"].map(|s| (s.to_owned(), Verdict::Warn)));
+        assert_eq!(found(true, true, &["/srv/shop/in"]), [], "a directory that backups read is no worry");
+        assert_eq!(found(false, false, &[]), [("db".to_owned(), Verdict::Warn)]);
     }
 }

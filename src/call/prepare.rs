@@ -274,7 +274,7 @@ async fn planned(
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
         judged(&mut plan, about_data);
-        let uncovered = coverage::findings(call, &plan.desired);
+        let uncovered = coverage::findings(call, &plan.desired, plan.project_dir.as_deref());
         judged(&mut plan, uncovered);
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         binds_exist(call, &plan.desired, &facts)?;

@@ -3,11 +3,9 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError, prepare};
-use crate::executor::backup::Quiesce;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::labels;
 use crate::model::release::Release;
-use crate::model::spec::{self, MountKind};
 use std::collections::BTreeSet;
 
 /// The stack a backup is of: the named one, or the one the volume belongs to.
@@ -60,7 +58,7 @@ pub async fn current(call: &Call, stack: &StackName) -> Result<Option<Release>, 
 /// Volumes of a stack: those its release declares and those the engine has under our labels, external ones excepted that others own.
 ///
 /// # Errors
-/// `NotFound` when it has none.
+/// The engine's.
 pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>) -> Result<Vec<EngineName>, CallError> {
     let labelled = call.house.engine.volumes(&super::observe::ours(&call.house, Some(stack))).await?;
     // Restored copies carry our labels too; they are backed up once a release uses them.
@@ -83,36 +81,5 @@ pub async fn of_stack(call: &Call, stack: &StackName, release: Option<&Release>)
         let written = container.mounts.into_iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name);
         names.extend(written.filter_map(|n| EngineName::new(n).ok()));
     }
-    if names.is_empty() {
-        let mounts = release.iter().flat_map(|r| r.spec.services.values()).flat_map(|s| &s.mounts);
-        let binds = mounts.filter(|m| m.kind == MountKind::Bind && !m.read_only).count();
-        let hint = if binds > 0 {
-            "its data is in bind mounts: back up those directories on the host"
-        } else {
-            "it keeps no data in volumes, so there is nothing to back up"
-        };
-        return Err(CallError::new(ErrorCode::NotFound, format!("stack {stack} has no volumes"), hint).field("stack"));
-    }
     Ok(names.into_iter().collect())
-}
-
-/// How writers are held still: the strictest that the stack or one of its services asks for.
-pub fn quiesce(release: &Release) -> Quiesce {
-    let asked = release
-        .spec
-        .services
-        .values()
-        .filter_map(|s| s.settings.backup.as_ref())
-        .chain(release.spec.settings.backup.as_ref())
-        .filter_map(|b| b.quiesce);
-    let rank = |q: &spec::Quiesce| match q {
-        spec::Quiesce::None => 0,
-        spec::Quiesce::Pause => 1,
-        spec::Quiesce::Stop => 2,
-    };
-    match asked.max_by_key(rank) {
-        None | Some(spec::Quiesce::None) => Quiesce::None,
-        Some(spec::Quiesce::Pause) => Quiesce::Pause,
-        Some(spec::Quiesce::Stop) => Quiesce::Stop,
-    }
 }

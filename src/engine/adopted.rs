@@ -242,6 +242,9 @@ impl Engine for Adopted {
     async fn exec(&self, permit: &Permit, id: &EngineName, spec: &ExecSpec) -> EngineResult<ExecOutcome> {
         self.inner.exec(permit, id, spec).await
     }
+    async fn exec_into(&self, permit: &Permit, id: &EngineName, spec: &ExecSpec, out: &mut ExecSink<'_>) -> EngineResult<ExecOutcome> {
+        self.inner.exec_into(permit, id, spec, out).await
+    }
     async fn create_network(&self, permit: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName> {
         self.inner.create_network(permit, spec).await
     }

@@ -3,7 +3,9 @@
 //! `operation` runs them as a durable operation. Deliberately absent: schedules, policy.
 
 pub(crate) mod acts;
+pub mod command;
 pub mod drill;
+pub mod export;
 pub(crate) mod helper;
 pub(crate) mod house;
 mod job;
@@ -11,13 +13,14 @@ pub mod keep;
 mod operation;
 mod quiesce;
 
-pub use acts::DataAct;
+pub use acts::{DataAct, INSTANCE};
+pub use command::ServiceCommands;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
-pub use job::{DataJob, DataResult};
+pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};
 pub use quiesce::{Quiesce, Writer, resume, writers};
 
-pub use super::worker::{Failure, Progress, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState};
+pub use super::worker::{Failure, PlainReport, Progress, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState};
 
 use super::worker::Source;
 use crate::engine::{Engine, EngineError};
@@ -120,6 +123,40 @@ pub enum BackupError {
         /// Names with causes.
         containers: String,
     },
+    /// A command of the service did not do its part.
+    #[error("service {service}: `{which}` of its backup, `{command}`, {why}{output}; of its data nothing more was stored")]
+    Command {
+        /// Service.
+        service: String,
+        /// `pre`, `post` or `stdout`.
+        which: &'static str,
+        /// The command.
+        command: String,
+        /// What happened.
+        why: String,
+        /// What it wrote.
+        output: String,
+    },
+    /// A directory of the host that is not there.
+    #[error("{path} is not a directory that the supervisor can reach: {detail}")]
+    NoDirectory {
+        /// Which.
+        path: String,
+        /// Cause.
+        detail: String,
+    },
+    /// The disk of the repository is nearly full.
+    #[error(
+        "the disk of {repo} has {free} MiB of {total} MiB free, and backups leave the last tenth alone: free space, move the repository, or keep fewer snapshots"
+    )]
+    DiskFull {
+        /// Repository.
+        repo: String,
+        /// Free, MiB.
+        free: u64,
+        /// Size, MiB.
+        total: u64,
+    },
     /// A stored name is not one.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -160,7 +197,7 @@ pub(crate) async fn snapshot(
 ) -> Result<SnapshotReport, BackupError> {
     let request = |path: PathBuf| BackupRequest {
         path,
-        volume: volume.name.clone(),
+        volume: volume.name.to_string(),
         stack: reason.stack.clone(),
         instance: ctx.instance.clone(),
         tags: reason.tags.clone(),
@@ -169,7 +206,47 @@ pub(crate) async fn snapshot(
     if let Some(path) = helper::host_path(ctx, permit, volume).await? {
         return ctx.house.backup_dir(request(path)).await;
     }
-    let spool = helper::download(ctx, permit, &volume.name).await?;
+    let spool = helper::download(ctx, permit, &helper::Mount::Volume(volume.name.clone())).await?;
+    let report = ctx.house.backup(request(spool.path().to_owned()), Source::Tar(spool.path().to_owned())).await;
+    spool.remove()?;
+    report
+}
+
+/// A snapshot of a directory of ours, under a source's name.
+pub(crate) async fn read_directory(
+    ctx: &Hands,
+    stack: Option<&StackName>,
+    source: &str,
+    path: PathBuf,
+    tags: Vec<String>,
+    progress: ProgressSink,
+) -> Result<SnapshotReport, BackupError> {
+    let (volume, instance) = (source.to_owned(), ctx.instance.clone());
+    ctx.house.backup_dir(BackupRequest { path, volume, stack: stack.cloned(), instance, tags, progress }).await
+}
+
+/// A snapshot of a directory of the engine's host: read here where it is proven to be the same, otherwise through the engine.
+pub(crate) async fn snapshot_directory(
+    ctx: &Hands,
+    permit: &Permit,
+    reason: &BackupReason,
+    directory: &Directory,
+    progress: ProgressSink,
+) -> Result<SnapshotReport, BackupError> {
+    let request = |path: PathBuf| BackupRequest {
+        path,
+        volume: directory.host.clone(),
+        stack: reason.stack.clone(),
+        instance: ctx.instance.clone(),
+        tags: reason.tags.clone(),
+        progress: progress.clone(),
+    };
+    if let Some(path) = &directory.here
+        && helper::local(ctx, permit).await?
+    {
+        return ctx.house.backup_dir(request(path.clone())).await;
+    }
+    let spool = helper::download(ctx, permit, &helper::Mount::Directory(directory.host.clone())).await?;
     let report = ctx.house.backup(request(spool.path().to_owned()), Source::Tar(spool.path().to_owned())).await;
     spool.remove()?;
     report

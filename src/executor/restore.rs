@@ -2,15 +2,16 @@
 //! take it into use. Live data is never touched: there is no code here that writes to a volume that holds something. Deliberately absent:
 //! the swap itself, which is a release, and removing what a failed restore made, which is its operation's.
 
-use super::backup::{BackupError, Hands, helper};
+use super::backup::{BackupError, Directory, Hands, RestoreReport, helper};
 use super::worker::Source;
 use crate::engine::{Engine, VolumeCreate};
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, SnapshotId};
+use crate::model::ids::{EngineName, OperationId, SnapshotId};
 use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::store::backup::BackupRecord;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Restores of one snapshot that may stand side by side.
 const MOST: u32 = 1000;
@@ -23,9 +24,9 @@ pub(crate) const RESTORED_FROM: &str = "dockwarden.restored_from";
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[schemars(inline)]
 pub struct RestoreOutcome {
-    /// Volume that now holds the data.
-    pub volume: EngineName,
-    /// Volume the snapshot was taken of.
+    /// Volume, or directory of the host, that now holds the data.
+    pub volume: String,
+    /// Volume, directory or output the snapshot was taken of.
     pub source: String,
     /// Snapshot it was filled from.
     pub snapshot_id: String,
@@ -93,8 +94,8 @@ pub(crate) async fn restore_into(
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
     Ok(RestoreOutcome {
-        next: next(&target.name, &snapshot.volume, verified),
-        volume: target.name,
+        next: next(target.name.as_str(), &snapshot.volume, verified),
+        volume: target.name.to_string(),
         source: snapshot.volume.clone(),
         snapshot_id: snapshot.snapshot_id.clone(),
         files,
@@ -104,11 +105,57 @@ pub(crate) async fn restore_into(
     })
 }
 
+/// Directory that a directory's snapshot is restored to: beside it, named by snapshot and operation, so that it is nobody else's.
+pub(crate) fn beside(directory: &Directory, snapshot: &BackupRecord, operation: &OperationId) -> Result<PathBuf, BackupError> {
+    let bad = |detail: &str| BackupError::NoDirectory { path: directory.host.clone(), detail: detail.to_owned() };
+    let here =
+        directory.here.as_deref().ok_or_else(|| bad("its host's files are not seen from here; name an empty or new volume with `into`"))?;
+    let name = here.file_name().and_then(|n| n.to_str()).ok_or_else(|| bad("it has no name"))?;
+    let short: String = snapshot.snapshot_id.chars().take(8).collect();
+    Ok(here.with_file_name(format!("{name}-restored-{short}-{operation}")))
+}
+
+/// Fills a new directory from a snapshot and compares it.
+pub(crate) async fn restore_beside(ctx: &Hands, snapshot: &BackupRecord, into: &Path) -> Result<RestoreOutcome, BackupError> {
+    let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
+    match std::fs::create_dir(into) {
+        // Left by an earlier try of this very step: the operation's id is in its name.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_dir_all(into).and_then(|()| std::fs::create_dir(into)).map_err(|e| BackupError::io(into, &e))?;
+        }
+        other => other.map_err(|e| BackupError::io(into, &e))?,
+    }
+    let report = ctx.house.restore(&id, into).await?;
+    let mut differences = ctx.house.verify(&id, into).await?;
+    let verified = differences.is_empty();
+    differences.truncate(SHOWN);
+    let (volume, source) = (into.display().to_string(), snapshot.volume.clone());
+    let next = if verified {
+        format!(
+            "{source} is untouched and {volume} holds the data beside it. To use it: stop the service, rename the two directories, start it."
+        )
+    } else {
+        next(&volume, &source, false)
+    };
+    let RestoreReport { files, bytes } = report;
+    Ok(RestoreOutcome { volume, source, snapshot_id: snapshot.snapshot_id.clone(), files, bytes, verified, differences, next })
+}
+
+/// Removes a directory that an operation made beside a live one; already gone is fine.
+pub(crate) fn remove_beside(into: &Path, operation: &OperationId) -> Result<(), BackupError> {
+    let named = into.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(operation.as_str()));
+    match named.then(|| std::fs::remove_dir_all(into)) {
+        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => Err(BackupError::io(into, &e)),
+        _ => Ok(()),
+    }
+}
+
 /// `<volume>-restored-<8 hex>-<n>` with the first free `n`.
 pub(crate) async fn free_name(engine: &dyn Engine, snapshot: &BackupRecord) -> Result<EngineName, BackupError> {
     let short: String = snapshot.snapshot_id.chars().take(8).collect();
-    // A volume's name may be as long as a name can be; the end of it is given up rather than the restore.
-    let base: String = snapshot.volume.chars().take(160).collect();
+    // A volume's name may be as long as a name can be; the end of it is given up rather than the restore. A directory's path is made a name.
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' };
+    let base: String = snapshot.volume.trim_start_matches('/').chars().map(plain).take(160).collect();
     for n in 1..=MOST {
         let name = EngineName::new(format!("{base}-restored-{short}-{n}"))?;
         if engine.volume(&name).await?.is_none() {
@@ -128,7 +175,7 @@ async fn fill(ctx: &Hands, permit: &Permit, id: &SnapshotId, target: &VolumeInfo
         let differences = ctx.house.verify(id, &path).await?;
         return Ok((report.files, report.bytes, differences));
     }
-    let before = helper::download(ctx, permit, &target.name).await?;
+    let before = helper::download(ctx, permit, &helper::Mount::Volume(target.name.clone())).await?;
     let empty = helper::is_empty(before.path())?;
     before.remove()?;
     if !empty {
@@ -138,13 +185,13 @@ async fn fill(ctx: &Hands, permit: &Permit, id: &SnapshotId, target: &VolumeInfo
     let report = ctx.house.export(id, spool.path(), helper::TOP).await?;
     helper::upload(ctx, permit, &target.name, spool.path()).await?;
     spool.remove()?;
-    let after = helper::download(ctx, permit, &target.name).await?;
+    let after = helper::download(ctx, permit, &helper::Mount::Volume(target.name.clone())).await?;
     let differences = ctx.house.verify_source(id, Source::Tar(after.path().to_owned())).await?;
     after.remove()?;
     Ok((report.files, report.bytes, differences))
 }
 
-fn next(restored: &EngineName, live: &str, verified: bool) -> String {
+fn next(restored: &str, live: &str, verified: bool) -> String {
     if verified {
         format!(
             "{live} is untouched and {restored} holds the data beside it. To have the stack use it, call `restore` with swap: true (or `rollback` with the \

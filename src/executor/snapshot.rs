@@ -57,7 +57,7 @@ impl Run {
         }
         let held = match quiesce {
             Quiesce::None => vec![],
-            Quiesce::Pause | Quiesce::Stop => writers(&*self.exec.engine, &data.snapshot).await.map_err(|e| failed(e.to_string()))?,
+            Quiesce::Pause | Quiesce::Stop => writers(&*self.exec.engine, &data.snapshot, &[]).await.map_err(|e| failed(e.to_string()))?,
         };
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Hold { writers: held.clone(), quiesce }).await?;
@@ -130,13 +130,15 @@ impl Run {
             stack: Some(self.plan.stack.clone()),
             agent: self.operation().agent,
             progress,
+            judge: self.exec.commands.clone(),
         };
         Ok(doer.perform(act).await?)
     }
 
     /// Takes an act on data back; safe to repeat.
     pub(super) async fn take_back_data(&self, act: &DataAct) -> Result<(), Fail> {
-        Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), act).await?)
+        Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), &self.exec.commands, act)
+            .await?)
     }
 
     /// Where the data is that a release with restored volumes took the place of.

@@ -66,6 +66,18 @@ pub enum Job {
     Check {
         /// Read and decrypt all data.
         read_data: bool,
+        /// Only the `n`th of so many parts of the data: all of them in turn read everything.
+        #[serde(default)]
+        part: Option<(u32, u32)>,
+    },
+    /// Writes a snapshot as a compressed tar file that any `zstd` and `tar` unpack, and its SHA-256 beside it.
+    Plain {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// File to write, `*.tar.zst`; must not exist.
+        file: PathBuf,
+        /// Name of the top directory.
+        top: String,
     },
     /// Writes a snapshot's files into an empty directory.
     Restore {
@@ -176,6 +188,19 @@ pub struct RestoreReport {
     pub bytes: u64,
 }
 
+/// A snapshot as a plain file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlainReport {
+    /// Files, links and special files in it.
+    pub files: u64,
+    /// Bytes of file data in it.
+    pub bytes: u64,
+    /// Its own size.
+    pub size: u64,
+    /// SHA-256 of it, hexadecimal.
+    pub sha256: String,
+}
+
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -202,6 +227,8 @@ pub enum Output {
     Findings(Vec<String>),
     /// From `Restore` and `Export`.
     Restored(RestoreReport),
+    /// From `Plain`.
+    Plain(PlainReport),
     /// From `Forget`: how many snapshots were removed.
     Forgotten(u64),
 }

@@ -24,9 +24,9 @@ const HOUR_S: u32 = 3600;
 pub(super) const OWN_MEMORY: &[&str] = &["memory_read", "memory_search", "memory_write", "task_work"];
 /// Mutations that only add a copy or stop something under way. An environment that asks for approval of mutations does not hold them
 /// up (a rule can): a nightly backup would never run, and the brake would wait for the person it should protect.
-const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "cancel", "memory_write", "task_submit", "task_work"];
+const ADDS_ONLY: &[&str] = &["backup", "verify_backup", "export", "cancel", "memory_write", "task_submit", "task_work"];
 /// Mutations that the limited tier has in every environment, where a rule grants them.
-const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "memory_write", "task_submit", "task_work"];
+const LIMITED_EVERYWHERE: &[&str] = &["backup", "verify_backup", "export", "memory_write", "task_submit", "task_work"];
 
 /// What of a call a rule is held against.
 #[derive(Debug, Clone, Copy)]

@@ -75,7 +75,7 @@ impl RequestFacts {
         let named = |key: &String, name: &String| if name.is_empty() { key.clone() } else { name.clone() };
         let binds = s.mounts.iter().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_ref());
         let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_ref());
-        let hooks = rules::find("hook.command").and_then(|r| rules::level(policy, &facts.environment, r)) != Some(Verdict::Deny);
+        let hooks = hooks_run(policy, &facts.environment);
         let mine = |e: &&crate::model::policy::Exception| {
             e.stack == spec.name.as_str() && e.service.as_deref().is_none_or(|x| x == service) && now <= e.expires
         };
@@ -266,6 +266,17 @@ pub fn assert_command(run: &[String], allowed: &RequestFacts) -> Vec<Finding> {
         a.deny("hook.command", "hooks", &run.join(" "), "a command, or one that the policy forbids by now");
     }
     a.findings
+}
+
+/// Whether the policy lets hooks run at all in an environment.
+fn hooks_run(policy: &Policy, environment: &str) -> bool {
+    rules::find("hook.command").and_then(|r| rules::level(policy, environment, r)) != Some(Verdict::Deny)
+}
+
+/// Judges a command of a backup, which runs long after the plan that brought it: the policy of this moment may forbid it.
+pub fn assert_backup_command(policy: &Policy, environment: &str, run: &[String]) -> Vec<Finding> {
+    let commands = hooks_run(policy, environment).then(|| run.to_vec()).into_iter().collect();
+    assert_command(run, &RequestFacts { commands, ..RequestFacts::default() })
 }
 
 /// Judges a volume that is about to be created.

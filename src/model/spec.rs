@@ -7,7 +7,7 @@ pub mod files;
 pub mod settings;
 pub mod written;
 
-pub use checks::{Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
+pub use checks::{Command, Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
 pub use settings::{
     BackupSettings, CanarySettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings,

@@ -72,6 +72,27 @@ pub struct DrillRecord {
     pub operation: String,
 }
 
+/// What came of looking at the repository itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(inline)]
+pub struct CheckRecord {
+    /// 1: the snapshots just taken are listed with their counts; 2: structure and a part of the data.
+    pub level: u32,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Nothing was wrong.
+    pub passed: bool,
+    /// Which part of the data was read, e.g. `3/7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// How long it took, ms.
+    pub duration_ms: u64,
+    /// What was wrong; empty when it passed.
+    pub detail: String,
+    /// Operation.
+    pub operation: String,
+}
+
 const WHAT: &str = "backup";
 const DRILL: &str = "operation, snapshot_id, stack, volume, at, passed, files, bytes, duration_ms, probed, detail";
 const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release, tags, operation";
@@ -99,6 +120,17 @@ impl Store {
     pub async fn last_drills(&self, stack: Option<&StackName>, volume: Option<&str>) -> StoreResult<Vec<DrillRecord>> {
         let (stack, volume) = (stack.cloned(), volume.map(str::to_owned));
         self.inner.state.read(move |c| last_drills(c, stack.as_ref(), volume.as_deref())).await
+    }
+
+    /// Records a check of the repository.
+    pub async fn put_check(&self, record: &CheckRecord) -> StoreResult<()> {
+        let record = record.clone();
+        self.inner.state.write(move |c| put_check(c, &record)).await
+    }
+
+    /// The last check of each level.
+    pub async fn last_checks(&self) -> StoreResult<Vec<CheckRecord>> {
+        self.inner.state.read(last_checks).await
     }
 
     /// Drops the records of snapshots that were forgotten.
@@ -183,6 +215,32 @@ fn last_drills(c: &Connection, stack: Option<&StackName>, volume: Option<&str>) 
             duration_ms: uint("drill", r.get(8)?)?,
             probed: r.get(9)?,
             detail: r.get(10)?,
+        })
+    })
+}
+
+fn put_check(c: &Connection, r: &CheckRecord) -> Sql<()> {
+    c.prepare_cached(
+        "INSERT OR REPLACE INTO backup_check (operation, level, at, passed, part, duration_ms, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![r.operation, r.level, time(r.at), r.passed, r.part, int("backup_check", r.duration_ms)?, r.detail])?;
+    Ok(())
+}
+
+fn last_checks(c: &Connection) -> Sql<Vec<CheckRecord>> {
+    let mut statement = c.prepare_cached(
+        "SELECT level, at, passed, part, duration_ms, detail, operation FROM backup_check AS b
+         WHERE NOT EXISTS (SELECT 1 FROM backup_check AS n WHERE n.level = b.level AND n.at > b.at) ORDER BY level",
+    )?;
+    all(&mut statement, [], |r| {
+        Ok(CheckRecord {
+            level: r.get(0)?,
+            at: parse_time("backup_check", &r.get::<_, String>(1)?)?,
+            passed: r.get(2)?,
+            part: r.get(3)?,
+            duration_ms: uint("backup_check", r.get(4)?)?,
+            detail: r.get(5)?,
+            operation: r.get(6)?,
         })
     })
 }

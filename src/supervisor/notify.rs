@@ -173,7 +173,7 @@ fn waiting(a: &Approval, now: DateTime<Utc>) -> Vec<Event> {
 
 /// An operation that ended badly.
 fn settled(o: &Operation) -> Option<Event> {
-    let backup = matches!(o.verb.as_str(), "backup" | "verify_backup");
+    let backup = matches!(o.verb.as_str(), "backup" | "verify_backup" | "export");
     let (kind, words) = match o.state {
         OperationState::RolledBack => (NotifyEvent::RolledBack, "was rolled back: what ran before runs"),
         OperationState::NeedsAttention => (NotifyEvent::NeedsAttention, "needs a person: it went neither forward nor back"),
@@ -196,7 +196,10 @@ fn settled(o: &Operation) -> Option<Event> {
 fn recorded(row: &AuditRow) -> Option<Event> {
     let place = place(row.stack.as_deref(), row.environment.as_deref());
     let event = |kind, id: String, title: String| Some(Event { id, kind, title, path: None, at: row.at });
-    if row.kind == "outcome" && row.outcome.as_deref() == Some("error") && matches!(row.tool.as_str(), "backup" | "verify_backup") {
+    if row.kind == "outcome"
+        && row.outcome.as_deref() == Some("error")
+        && matches!(row.tool.as_str(), "backup" | "verify_backup" | "export")
+    {
         return event(
             NotifyEvent::BackupFailed,
             format!("backup:{}", row.call),

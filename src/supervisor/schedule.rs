@@ -1,8 +1,8 @@
 //! What is due by the clock: backups, expired approvals, checkpoints of the audit log, histories that lag behind.
 
-use crate::call::House;
+use crate::call::{House, sources};
 use crate::model::release::StackRecord;
-use chrono::{DateTime, Local, Utc};
+use chrono::{DateTime, Local, TimeZone, Utc};
 use croner::Cron;
 use serde_json::json;
 use std::str::FromStr;
@@ -22,6 +22,12 @@ pub async fn tick(house: &Arc<House>) {
     }
     if let Err(e) = checkpoint(house, now).await {
         tracing::error!(error = %e, "the audit checkpoint could not be written");
+    }
+    if let Err(e) = own(house, now).await {
+        tracing::warn!(error = %e, "the supervisor's own databases were not backed up");
+    }
+    if let Err(e) = check(house, now).await {
+        tracing::warn!(error = %e, "the daily check of the backup repository did not run");
     }
     match house.store.stacks().await {
         Ok(stacks) => {
@@ -46,37 +52,94 @@ async fn checkpoint(house: &House, now: DateTime<Utc>) -> Result<(), crate::stor
     house.store.set_value(KEY, &json!({"at": now})).await
 }
 
-/// Backs a stack up when its schedule has come due since the last run; a missed run is caught up once.
+/// What is done with data by the clock, and the key under which its last run is noted.
+struct Due<'a> {
+    key: String,
+    schedule: &'a str,
+    tool: &'static str,
+    input: serde_json::Value,
+    /// When it never ran: at once, or at its next time.
+    at_once: bool,
+}
+
+/// Daily: the structure of the repository and one part of its data, another one each day.
+const CHECK: &str = "43 4 * * *";
+/// Weekly: a rehearsed restore of the newest snapshots.
+const DRILL: &str = "7 5 * * 0";
+/// Weekly: the newest snapshots as plain files.
+const EXPORT: &str = "37 5 * * 0";
+/// A stack's first snapshot is taken when its release has been good for so long: whoever deploys it may deploy again at once.
+const FIRST_AFTER: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
+
+/// The daily look at the repository, once it holds anything.
+async fn check(house: &Arc<House>, now: DateTime<Utc>) -> Result<(), String> {
+    if house.backups.is_none() || house.store.backups(None, None, 1).await.map_err(|e| e.to_string())?.is_empty() {
+        return Ok(());
+    }
+    let part = u32::try_from(now.timestamp().div_euclid(86_400).rem_euclid(7)).unwrap_or_default() + 1;
+    let input = json!({"repository_part": part, "wait": false});
+    run(house, Due { key: "check:repository".into(), schedule: CHECK, tool: "verify_backup", input, at_once: false }, now).await
+}
+
+/// The supervisor's own databases, keys and memories.
+async fn own(house: &Arc<House>, now: DateTime<Utc>) -> Result<(), String> {
+    let schedule = house.config.settings.backup_schedule.clone().unwrap_or_else(|| DEFAULT_BACKUP.into());
+    if house.backups.is_none() || schedule == "off" {
+        return Ok(());
+    }
+    let input = json!({"reason": "scheduled", "wait": false});
+    run(house, Due { key: "backup:instance".into(), schedule: &schedule, tool: "backup", input, at_once: false }, now).await
+}
+
+/// Backups, drills and exports of a stack whose time has come since their last run; a missed run is caught up once.
 async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> Result<(), String> {
     let Some(number) = stack.current else { return Ok(()) };
     if house.backups.is_none() || house.executor.holding(&stack.name).is_some() {
         return Ok(());
     }
     let release = house.store.release(&stack.name, number).await.map_err(|e| e.to_string())?;
-    let Some(release) = release.filter(|r| r.spec.volumes.values().any(|v| !v.external)) else { return Ok(()) };
+    let Some(release) = release else { return Ok(()) };
     let settings = release.spec.settings.backup.clone().unwrap_or_default();
-    if settings.enable == Some(false) {
-        return Ok(());
+    let mut failed = vec![];
+    let own = sources::own_schedules(&release.spec);
+    for (service, schedule) in own.iter().filter(|(_, s)| *s != "off") {
+        let input = json!({"stack": stack.name, "service": service, "reason": "scheduled", "wait": false});
+        let key = format!("backup:{}/{service}", stack.name);
+        failed.extend(run(house, Due { key, schedule, tool: "backup", input, at_once: true }, now).await.err());
     }
     let configured = house.config.settings.backup_schedule.clone();
     let schedule = settings.schedule.or(configured).unwrap_or_else(|| DEFAULT_BACKUP.into());
-    if schedule == "off" {
-        return Ok(());
+    if settings.enable != Some(false) && schedule != "off" && sources::has_data(&release.spec) && now - release.created_at >= FIRST_AFTER {
+        let input = json!({"stack": stack.name, "reason": "scheduled", "wait": false});
+        let due = Due { key: format!("backup:{}", stack.name), schedule: &schedule, tool: "backup", input, at_once: true };
+        failed.extend(run(house, due, now).await.err());
     }
-    let key = format!("backup:{}", stack.name);
-    let last = house.store.value(&key).await.map_err(|e| e.to_string())?;
-    let Some(last) = noted(last.as_ref(), now) else {
-        return house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string());
+    let taken = house.store.backups(Some(&stack.name), None, 1).await.map_err(|e| e.to_string())?;
+    if settings.enable != Some(false) && !taken.is_empty() {
+        let drill = json!({"stack": stack.name, "probe": true, "wait": false});
+        let (key, tool) = (format!("drill:{}", stack.name), "verify_backup");
+        failed.extend(run(house, Due { key, schedule: DRILL, tool, input: drill, at_once: false }, now).await.err());
+        let (key, tool, input) = (format!("export:{}", stack.name), "export", json!({"stack": stack.name, "wait": false}));
+        failed.extend(run(house, Due { key, schedule: EXPORT, tool, input, at_once: false }, now).await.err());
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+}
+
+/// Runs what is due.
+async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<(), String> {
+    let last = house.store.value(&what.key).await.map_err(|e| e.to_string())?;
+    let (due, note) = match noted(last.as_ref(), now) {
+        None => (what.at_once, true),
+        Some(last) => due(what.schedule, last, now).map(|d| (d, d))?,
     };
-    if !due(&schedule, last, now)? {
+    if note {
+        // Noted before it runs: what fails is reported and tried at its next time, not every round.
+        house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
+    }
+    if !due {
         return Ok(());
     }
-    // Noted before it runs: a backup that fails is reported and tried at its next time, not every round.
-    house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
-    super::call(house, "backup", json!({"stack": stack.name, "reason": "scheduled", "wait": false}))
-        .await
-        .map(|_| ())
-        .map_err(|e| e.to_string())
+    super::call(house, what.tool, what.input).await.map(|_| ()).map_err(|e| format!("{}: {e}", what.tool))
 }
 
 /// The moment a value was noted at. One later than now is from before the clock was set back: it counts as none, and what is noted next is now.
@@ -93,19 +156,25 @@ pub fn within(schedule: &str, minutes: u32, now: DateTime<Utc>) -> Result<bool, 
     due(schedule, now - chrono::TimeDelta::minutes(i64::from(minutes)), now)
 }
 
-/// Whether a cron schedule (five fields, the supervisor's time zone) has a time in `(last, now]`. Pure.
+/// Whether a schedule (five cron fields, or `hourly`, `daily`, `weekly`, `monthly`, the supervisor's time zone) has a time in `(last, now]`. Pure.
 ///
 /// # Errors
 /// A sentence when the schedule is not valid.
 pub fn due(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>) -> Result<bool, String> {
-    let cron = Cron::from_str(schedule).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
-    let next = cron.find_next_occurrence(&last.with_timezone(&Local), false).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
+    due_in(schedule, last, now, &Local)
+}
+
+/// [`due`] in a time zone. A time the clock jumps over is due right after the jump; one it passes twice is due once.
+fn due_in<Z: TimeZone>(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>, zone: &Z) -> Result<bool, String> {
+    let cron = Cron::from_str(crate::config::schedule_line(schedule)).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
+    let next = cron.find_next_occurrence(&last.with_timezone(zone), false).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
     Ok(next.with_timezone(&Utc) <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::{FixedOffset, MappedLocalTime, NaiveDate, NaiveDateTime};
 
     #[test]
     fn a_moment_later_than_now_is_from_before_the_clock_was_set_back() {
@@ -124,6 +193,71 @@ mod tests {
         assert_eq!(due("0 * * * *", at("2026-01-01T14:01:00Z"), at("2026-01-01T14:02:00Z")), Ok(false));
         assert_eq!(within("0 * * * *", 30, at("2026-01-01T10:29:00Z")), Ok(true));
         assert_eq!(within("0 * * * *", 30, at("2026-01-01T10:31:00Z")), Ok(false));
+        assert_eq!(due("hourly", at("2026-01-01T10:20:00Z"), at("2026-01-01T11:18:00Z")), Ok(true));
         assert!(due("every day", at("2026-01-01T14:01:00Z"), at("2026-01-01T14:02:00Z")).is_err());
+    }
+    /// A zone like Berlin's in 2026: one hour east, in summer two; the clock jumps on 29 March at 02:00 and goes back on 25 October at 03:00.
+    #[derive(Debug, Clone, Copy)]
+    struct Summer;
+
+    impl Summer {
+        fn at(utc: NaiveDateTime) -> FixedOffset {
+            let change = |month, day| NaiveDate::from_ymd_opt(2026, month, day).unwrap().and_hms_opt(1, 0, 0).unwrap();
+            let summer = utc >= change(3, 29) && utc < change(10, 25);
+            FixedOffset::east_opt(if summer { 7200 } else { 3600 }).unwrap()
+        }
+    }
+
+    impl TimeZone for Summer {
+        type Offset = FixedOffset;
+
+        fn from_offset(_: &FixedOffset) -> Self {
+            Self
+        }
+        fn offset_from_local_date(&self, local: &NaiveDate) -> MappedLocalTime<FixedOffset> {
+            self.offset_from_local_datetime(&local.and_hms_opt(12, 0, 0).unwrap())
+        }
+        fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset> {
+            let fits: Vec<FixedOffset> =
+                [7200, 3600].map(|s| FixedOffset::east_opt(s).unwrap()).into_iter().filter(|o| Self::at(*local - *o) == *o).collect();
+            match fits.as_slice() {
+                [] => MappedLocalTime::None,
+                [one] => MappedLocalTime::Single(*one),
+                more => MappedLocalTime::Ambiguous(more[0], more[1]),
+            }
+        }
+        fn offset_from_utc_date(&self, utc: &NaiveDate) -> FixedOffset {
+            Self::at(utc.and_hms_opt(12, 0, 0).unwrap())
+        }
+        fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> FixedOffset {
+            Self::at(*utc)
+        }
+    }
+
+    /// How often a schedule runs when it is looked at every 20 seconds, as the loop does.
+    fn runs(schedule: &str, from: &str, to: &str) -> Vec<String> {
+        let (mut last, mut now, end): (DateTime<Utc>, DateTime<Utc>, DateTime<Utc>) =
+            (from.parse().unwrap(), from.parse().unwrap(), to.parse().unwrap());
+        let mut ran = vec![];
+        while now <= end {
+            if due_in(schedule, last, now, &Summer).unwrap() {
+                last = now;
+                ran.push(now.with_timezone(&Summer).format("%d %H:%M %z").to_string());
+            }
+            now += chrono::TimeDelta::seconds(20);
+        }
+        ran
+    }
+
+    #[test]
+    fn a_nightly_run_happens_once_on_every_day_also_when_the_clock_jumps() {
+        // 02:30 does not exist on 29 March and exists twice on 25 October.
+        let spring = runs("30 2 * * *", "2026-03-28T12:00:00Z", "2026-03-30T12:00:00Z");
+        assert_eq!(spring.iter().map(|r| &r[..2]).collect::<Vec<_>>(), ["29", "30"], "{spring:?}");
+        let autumn = runs("30 2 * * *", "2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z");
+        assert_eq!(autumn.iter().map(|r| &r[..2]).collect::<Vec<_>>(), ["25", "26"], "{autumn:?}");
+        assert_eq!(runs("17 3 * * *", "2026-07-01T00:00:00Z", "2026-07-02T00:00:00Z"), ["01 03:17 +0200"]);
+        let hourly = runs("hourly", "2026-03-28T23:30:00Z", "2026-03-29T03:30:00Z");
+        assert_eq!(hourly, ["29 01:17 +0100", "29 03:17 +0200", "29 04:17 +0200", "29 05:17 +0200"]);
     }
 }

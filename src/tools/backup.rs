@@ -3,18 +3,19 @@
 use super::schema::Row;
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::data::{self, DataView};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
+use crate::call::sources::{self, Choice};
 use crate::call::{Call, CallError, Door, volumes};
-use crate::executor::backup::{DataJob, DataResult, Quiesce};
+use crate::executor::backup::{BackupJob, DataJob, DataResult, Keeping};
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, StackName};
+use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +24,8 @@ pub(super) struct Input {
     stack: Option<StackName>,
     /// One volume of a stack, by its name on the engine.
     volume: Option<EngineName>,
+    /// With `stack`: only what this service writes.
+    service: Option<ServiceName>,
     /// Wait until it ended; true by default.
     #[serde(skip_serializing)]
     wait: Option<bool>,
@@ -38,6 +41,11 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// Neither a stack nor a part of one: the supervisor itself.
+    fn own(&self) -> bool {
+        self.stack.is_none() && self.volume.is_none() && self.service.is_none()
+    }
+
     fn waiting(&self) -> Waiting {
         let (idempotency_key, reason) = (self.idempotency_key.clone(), self.reason.clone());
         Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key, reason }
@@ -64,7 +72,7 @@ impl Verb for Backup {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "backup",
         title: "Back up volumes",
-        description: "Takes a deduplicated, encrypted snapshot of a stack's volumes, or of one volume, as an operation that goes on when the caller leaves. Writers are paused or stopped meanwhile where x-dockwarden.backup says so.",
+        description: "Takes a deduplicated, encrypted snapshot of a stack's data, of one volume, or (without arguments) of the supervisor's own databases and memories, as an operation that goes on when the caller leaves. Writers are paused or stopped meanwhile where x-dockwarden.backup says so.",
         effect: Effect::Write,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -74,6 +82,9 @@ impl Verb for Backup {
     type Output = Output;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
+        if input.own() {
+            return Ok(Scope::default());
+        }
         Ok(Scope::stack(&volumes::owner(call, input.stack.as_ref(), input.volume.as_ref()).await?))
     }
 
@@ -88,18 +99,27 @@ impl Verb for Backup {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        let scheduled = call.who.door == Door::Loop;
+        if input.own() {
+            let job = BackupJob { instance: true, keep: scheduled.then(Keeping::default), ..BackupJob::default() };
+            let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Backup(Box::new(job)));
+            return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
+        }
         let stack = volumes::owner(call, input.stack.as_ref(), input.volume.as_ref()).await?;
         let release = volumes::current(call, &stack).await?;
-        let targets = match input.volume.clone() {
-            Some(volume) => vec![volume],
-            None => volumes::of_stack(call, &stack, release.as_ref()).await?,
+        let choice = match (&input.volume, &input.service) {
+            (Some(volume), None) => Choice::Volume(volume.clone()),
+            (None, Some(service)) => Choice::Service(service.clone()),
+            (None, None) if scheduled => Choice::Scheduled,
+            (None, None) => Choice::All,
+            (Some(_), Some(_)) => {
+                let message = "backup takes service with stack, not with volume";
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave one of them out").field("service"));
+            }
         };
-        let quiesce = release.as_ref().map(volumes::quiesce).unwrap_or(Quiesce::None);
-        let settings = release.as_ref().and_then(|r| r.spec.settings.backup.clone()).unwrap_or_default();
         // What a schedule adds it also thins out; a call of anybody else only ever adds.
-        let keep = (call.who.door == Door::Loop).then(|| settings.keep.clone().unwrap_or_default());
-        let timeout = settings.timeout.map(Duration::from_secs);
-        let job = DataJob::Backup { volumes: targets, quiesce, release: release.map(|r| r.number), tags: vec![], timeout, keep };
+        let job = sources::job(call, &stack, release.as_ref(), choice, scheduled).await?;
+        let job = DataJob::Backup(Box::new(job));
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
         Ok(data::execute(call, Self::SPEC.name, Some(stack), job, permit, waiting, &arguments).await?.into())
     }

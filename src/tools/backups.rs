@@ -9,7 +9,7 @@ use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::plan::Plan;
-use crate::store::backup::{BackupRecord, DrillRecord};
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,10 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
     drills: Vec<DrillRecord>,
+    /// The last look at the repository of each kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    checks: Vec<CheckRecord>,
     /// Data that no backup covers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
@@ -82,7 +86,8 @@ impl Verb for Backups {
         };
         let drills = call.house.store.last_drills(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str)).await?;
         let next_cursor = snapshots.last().map(|s| s.snapshot_id.clone()).filter(|_| truncated);
-        Ok(Output { snapshots, drills, uncovered, truncated, next_cursor })
+        let checks = call.house.store.last_checks().await?;
+        Ok(Output { snapshots, drills, checks, uncovered, truncated, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -98,6 +103,11 @@ impl Verb for Backups {
             format!("drill of {} at {}: {result}", d.volume, d.at.format("%Y-%m-%dT%H:%M:%SZ"))
         };
         lines.extend(o.drills.iter().map(drill));
+        let check = |c: &CheckRecord| {
+            let result = if c.passed { "sound" } else { "NOT SOUND" };
+            format!("repository at {}: {result}", c.at.format("%Y-%m-%dT%H:%M:%SZ"))
+        };
+        lines.extend(o.checks.iter().map(check));
         lines.extend(o.uncovered.iter().map(|u| format!("NOT COVERED: {} of {}/{}: {}", u.data, u.stack, u.service, u.because)));
         lines.extend(o.next_cursor.iter().map(|next| format!("(older snapshots: cursor {next})")));
         Some(lines.join("\n"))

@@ -6,11 +6,13 @@ use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
 use crate::call::{Call, CallError, data};
 use crate::executor::Until;
+use crate::executor::backup::DataResult;
+use crate::executor::backup::export::Exported;
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::OperationId;
 use crate::model::plan::Plan;
-use crate::store::backup::{BackupRecord, DrillRecord};
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,13 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
     drills: Vec<DrillRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    // Not in the schema: every client pays for it, and two verbs alone give these.
+    #[schemars(skip)]
+    checks: Vec<CheckRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    exports: Vec<Exported>,
 }
 
 pub(super) struct Operation;
@@ -63,8 +72,8 @@ impl Verb for Operation {
             0 => facts::operation(call, &input.operation_id).await?,
             seconds => run::wait(call, input.operation_id, Some(seconds), Until::Ended).await?,
         };
-        let done = data::result(call, &operation.id).await?;
-        Ok(Output { view: run::view(call, operation).await?, snapshots: done.snapshots, restored: done.restored, drills: done.drills })
+        let DataResult { snapshots, restored, drills, checks, exports } = data::result(call, &operation.id).await?;
+        Ok(Output { view: run::view(call, operation).await?, snapshots, restored, drills, checks, exports })
     }
 
     fn text(output: &Output) -> Option<String> {

@@ -1,15 +1,19 @@
 //! `prune`: removes what nothing uses any more and that is ours or dangling. Never volumes, never what a release may still need; shows first, removes when told to.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::data;
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
-use crate::call::{Call, CallError, observe};
+use crate::call::run::Waiting;
+use crate::call::{Call, CallError, observe, sources, volumes};
 use crate::engine::{EngineError, PruneKind};
+use crate::executor::backup::{DataJob, keep};
 use crate::executor::names;
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, ImageRef, StackName};
+use crate::model::ids::{EngineName, ImageRef, SnapshotId, StackName};
 use crate::model::labels;
 use crate::model::observed::{ImageInfo, RunState};
+use crate::model::operation::OperationState;
 use crate::model::plan::Plan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,8 @@ enum What {
     Networks,
     /// Build cache of the engine.
     BuildCache,
+    /// Backups that no schedule's numbers keep; of every source one stays.
+    Snapshots,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -65,7 +71,7 @@ impl Verb for Prune {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "prune",
         title: "Remove what nothing uses",
-        description: "Removes unused images, containers or networks of this supervisor, or build cache; never volumes. Lists what would go unless dry_run is false.",
+        description: "Removes unused images, containers or networks of this supervisor, build cache, or surplus snapshots; never volumes. Lists what would go unless dry_run is false.",
         effect: Effect::Destructive,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -102,6 +108,9 @@ impl Verb for Prune {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        if input.what == What::Snapshots {
+            return forget(call, permit).await;
+        }
         let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], bytes: 0, truncated: false };
         for item in find(call, input.what).await? {
             match remove(call, &permit, &item).await {
@@ -141,6 +150,7 @@ enum Unused {
     Container { id: EngineName, volumes: bool },
     Network(EngineName),
     BuildCache,
+    Snapshot(SnapshotId),
 }
 
 fn bounded(mut out: Output) -> Output {
@@ -156,6 +166,7 @@ async fn find(call: &Call, what: What) -> Result<Vec<Item>, CallError> {
         What::Images => images(call).await,
         What::Containers => containers(call).await,
         What::Networks => networks(call).await,
+        What::Snapshots => snapshots(call).await,
         What::BuildCache => {
             Ok(vec![Item { what: Unused::BuildCache, shown: "the whole build cache (its size is only known after)".into(), bytes: 0 }])
         }
@@ -169,9 +180,51 @@ async fn remove(call: &Call, permit: &Permit, item: &Item) -> Result<u64, Engine
         Unused::Image(reference) => engine.remove_image(permit, reference).await?,
         Unused::Container { id, volumes } => engine.remove_container(permit, id, *volumes).await?,
         Unused::Network(name) => engine.remove_network(permit, name).await?,
+        // They go together, as an operation of their own.
+        Unused::Snapshot(_) => return Ok(0),
         Unused::BuildCache => return engine.prune(permit, PruneKind::BuildCache).await,
     }
     Ok(item.bytes)
+}
+
+/// Snapshots beyond the numbers of their stacks.
+async fn snapshots(call: &Call) -> Result<Vec<Item>, CallError> {
+    let store = &call.house.store;
+    let mut found = vec![];
+    for stack in store.stacks().await? {
+        let Some(release) = volumes::current(call, &stack.name).await? else { continue };
+        let records = store.backups(Some(&stack.name), None, usize::MAX).await?;
+        for gone in keep::forgettable_here(&records, &sources::keeping(&stack.name, &release), call.now) {
+            let shown = format!("{} of {} at {}", gone.snapshot_id, gone.volume, gone.at.format("%Y-%m-%dT%H:%M:%SZ"));
+            found.extend(SnapshotId::new(gone.snapshot_id.as_str()).ok().map(|id| Item {
+                what: Unused::Snapshot(id),
+                shown,
+                bytes: gone.added,
+            }));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes them as one operation: what is journaled is what is removed.
+async fn forget(call: &Call, permit: Permit) -> Result<Output, CallError> {
+    let (mut ids, mut items, mut bytes) = (vec![], vec![], 0);
+    for item in snapshots(call).await? {
+        let Unused::Snapshot(id) = item.what else { continue };
+        bytes += item.bytes;
+        ids.push(id);
+        items.push(item.shown);
+    }
+    let mut out = Output { what: What::Snapshots, dry_run: false, items, kept: vec![], bytes, truncated: false };
+    if !ids.is_empty() {
+        let waiting = Waiting { wait: None, timeout_s: None, idempotency_key: None, reason: None };
+        let (job, arguments) = (DataJob::Forget { snapshots: ids }, serde_json::json!({"what": What::Snapshots, "dry_run": false}));
+        let (view, _) = data::execute(call, Prune::SPEC.name, None, job, permit, waiting, &arguments).await?;
+        if view.state != OperationState::Done {
+            (out.kept, out.bytes) = (vec![view.line("prune")], 0);
+        }
+    }
+    Ok(bounded(out))
 }
 
 async fn images(call: &Call) -> Result<Vec<Item>, CallError> {

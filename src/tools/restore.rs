@@ -5,8 +5,8 @@ use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
-use crate::call::{Call, CallError, prepare};
-use crate::executor::backup::{DataJob, DataResult};
+use crate::call::{Call, CallError, compose_files, prepare};
+use crate::executor::backup::{DataJob, DataResult, Directory};
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId, StackName};
@@ -14,6 +14,7 @@ use crate::model::labels;
 use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::store::backup::BackupRecord;
+use chrono::{DateTime, Local, NaiveDate, NaiveTime, TimeZone, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,9 +27,9 @@ const LOOKED_THROUGH: usize = 1000;
 pub(super) struct Input {
     /// From `backups`.
     snapshot_id: Option<SnapshotId>,
-    /// Instead: the volume, with `at`.
-    volume: Option<EngineName>,
-    /// The newest snapshot not after this: RFC 3339, or an age like `2h`.
+    /// Instead: the volume (or directory), with `at`.
+    volume: Option<String>,
+    /// The newest whole snapshot not after this: RFC 3339, an age like `2h`, or `yesterday 18:00` by the supervisor's clock.
     at: Option<String>,
     /// Volume to fill; a new one by default. Must be empty or not exist.
     into: Option<EngineName>,
@@ -62,7 +63,7 @@ pub(super) struct Output {
     #[serde(flatten)]
     view: DataView,
     #[serde(skip_serializing_if = "Option::is_none")]
-    volume: Option<EngineName>,
+    volume: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,6 +136,11 @@ impl Verb for Restore {
                 "swap makes a new volume for the stack the snapshot is of: it goes without `into`, and with a snapshot of a stack";
             return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` or `swap` out").field("swap"));
         }
+        if input.swap && snapshot.volume.starts_with('/') {
+            let message = format!("{} is a directory of the host: only a volume can be swapped in", snapshot.volume);
+            let hint = "restore it without `swap`, stop the service, rename the two directories, start it";
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("swap"));
+        }
         if let Some(into) = &input.into {
             if into.as_str() == snapshot.volume {
                 let message = format!("{into} is the volume the snapshot was taken of: a restore goes beside the live data");
@@ -187,7 +193,10 @@ impl Verb for Restore {
         let snapshot = Box::new(snapshot(call, &input).await?);
         let stack = stack_of(&snapshot);
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
-        let job = DataJob::Restore { snapshot, into: input.into };
+        let job = match directory(call, &snapshot) {
+            Some(directory) if input.into.is_none() => DataJob::RestoreDirectory { snapshot, directory },
+            _ => DataJob::Restore { snapshot, into: input.into },
+        };
         Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
     }
 
@@ -213,6 +222,13 @@ fn stack_of(record: &BackupRecord) -> Option<StackName> {
     record.stack.as_deref().and_then(|s| StackName::new(s).ok())
 }
 
+/// The directory of the host that a snapshot is of.
+fn directory(call: &Call, record: &BackupRecord) -> Option<Directory> {
+    let host = record.volume.starts_with('/').then(|| record.volume.clone())?;
+    let here = compose_files::visible(&call.house.config, std::path::Path::new(&host));
+    Some(Directory { here: here.filter(|h| h.parent().is_some_and(std::path::Path::is_dir)), host })
+}
+
 fn not_of_a_stack(record: &BackupRecord) -> CallError {
     let message = format!("snapshot {} is of no stack", record.snapshot_id);
     CallError::new(ErrorCode::InvalidArgument, message, "restore it beside, without `swap`").field("swap")
@@ -224,12 +240,28 @@ async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError>
     let found = match (&input.snapshot_id, &input.volume, &input.at) {
         (Some(id), None, None) => call.house.store.backup(id).await?,
         (None, Some(volume), Some(at)) => {
-            let at = logs::moment(at, call.now).map_err(|e| e.field("at"))?;
-            call.house.store.backups(None, Some(volume.as_str()), LOOKED_THROUGH).await?.into_iter().find(|s| s.at <= at)
+            let at = match clock(at, call.now, &Local) {
+                Some(at) => at,
+                None => logs::moment(at, call.now).map_err(|e| e.field("at"))?,
+            };
+            call.house.store.backups(None, Some(volume), LOOKED_THROUGH).await?.into_iter().find(|s| s.at <= at && s.state == "complete")
         }
         _ => return Err(wrong("restore takes either snapshot_id, or volume and at")),
     };
     found.ok_or_else(|| CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them").field("snapshot_id"))
+}
+
+/// `today 18:00`, `yesterday 18:00` or `2026-01-31 18:00` by the clock of a place. Of an hour that comes twice the first one; none of one that is left out.
+fn clock<Z: TimeZone>(text: &str, now: DateTime<Utc>, zone: &Z) -> Option<DateTime<Utc>> {
+    let (day, time) = text.trim().split_once(' ')?;
+    let today = now.with_timezone(zone).date_naive();
+    let day = match day {
+        "today" => today,
+        "yesterday" => today.pred_opt()?,
+        date => NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?,
+    };
+    let time = NaiveTime::parse_from_str(time.trim(), "%H:%M").ok()?;
+    Some(zone.from_local_datetime(&day.and_time(time)).earliest()?.to_utc())
 }
 
 /// A volume of another stack, or of nobody we know, is not filled.
@@ -243,4 +275,23 @@ async fn unused(call: &Call, into: &EngineName, stack: Option<&StackName>) -> Re
     let hint = "leave `into` out to get a new volume";
     Err(CallError::new(ErrorCode::Conflict, format!("volume {into} exists and does not belong to the snapshot's stack"), hint)
         .field("into"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::FixedOffset;
+
+    #[test]
+    fn a_moment_is_one_of_the_clock_on_the_wall() {
+        let (now, east) = ("2026-03-01T23:30:00Z".parse().unwrap(), FixedOffset::east_opt(3600).unwrap());
+        let at = |text: &str| clock(text, now, &east).map(|t| t.to_rfc3339());
+        // There it is the second of March already.
+        assert_eq!(at("yesterday 18:00").as_deref(), Some("2026-03-01T17:00:00+00:00"));
+        assert_eq!(at("today 00:10").as_deref(), Some("2026-03-01T23:10:00+00:00"));
+        assert_eq!(at("2026-01-31 06:05").as_deref(), Some("2026-01-31T05:05:00+00:00"));
+        for no in ["yesterday", "yesterday 25:00", "tomorrow 18:00", "18:00", "2026-02-30 10:00", "2h", ""] {
+            assert_eq!(at(no), None, "{no}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ pub const TOOLSETS: &[(&str, &str, &[&str])] = &[
         "plans and what carries them out",
         &["approval", "cancel", "deploy", "operation", "plan", "restart", "rollback", "scale", "stop"],
     ),
-    ("data", "backups, restores, cleaning up", &["backup", "backups", "operation", "prune", "restore", "verify_backup"]),
+    ("data", "backups, restores, cleaning up", &["backup", "backups", "export", "operation", "prune", "restore", "verify_backup"]),
     ("memory", "the agent's own notes", &["memory_read", "memory_search", "memory_write"]),
     ("tasks", "work for agents", &["agents", "cancel", "task_submit", "task_work", "tasks"]),
     ("govern", "who may what, and who did what", &["agents", "approval", "audit"]),

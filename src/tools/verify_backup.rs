@@ -12,7 +12,7 @@ use crate::gate::Permit;
 use crate::model::ids::{SnapshotId, StackName};
 use crate::model::operation::Operation;
 use crate::model::plan::Plan;
-use crate::store::backup::{BackupRecord, DrillRecord};
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub(super) struct Input {
     snapshot_id: Option<SnapshotId>,
     /// Instead: the newest whole snapshot of every volume of a stack.
     stack: Option<StackName>,
+    /// Instead: check the repository and read this part of seven of its data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repository_part: Option<u32>,
     /// Also start the service's image on the restored data, without network, and wait for its health check. False by default.
     #[serde(default)]
     probe: bool,
@@ -52,11 +55,14 @@ pub(super) struct Output {
     view: DataView,
     #[schemars(with = "Vec<Row>")]
     drills: Vec<DrillRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    checks: Vec<CheckRecord>,
 }
 
 impl From<(DataView, DataResult)> for Output {
     fn from((view, done): (DataView, DataResult)) -> Self {
-        Self { view, drills: done.drills }
+        Self { view, drills: done.drills, checks: done.checks }
     }
 }
 
@@ -76,7 +82,10 @@ impl Verb for VerifyBackup {
     type Output = Output;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
-        let first = snapshots(call, input).await?.into_iter().next();
+        if input.repository_part.is_some() {
+            return part(input).map(|_| Scope::default());
+        }
+        let first = of(call, input).await?.into_iter().next();
         let stack = first.and_then(|s| s.stack).and_then(|s| StackName::new(s).ok());
         Ok(Scope::service(stack.as_ref(), None))
     }
@@ -92,7 +101,11 @@ impl Verb for VerifyBackup {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
-        let snapshots = snapshots(call, &input).await?;
+        if input.repository_part.is_some() {
+            let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Check { part: part(&input)? });
+            return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
+        }
+        let snapshots = of(call, &input).await?;
         let stack = snapshots.first().and_then(|s| s.stack.as_deref()).and_then(|s| StackName::new(s).ok());
         let release = match &stack {
             Some(stack) if input.probe => volumes::current(call, stack).await?,
@@ -117,13 +130,42 @@ impl Verb for VerifyBackup {
                 d.snapshot_id, d.volume, d.files, d.bytes, d.duration_ms
             )
         };
-        Some(o.view.line("verify_backup") + &o.drills.iter().map(line).collect::<String>())
+        let check = |c: &CheckRecord| {
+            let part = c.part.as_ref().map(|p| format!(" and part {p} of its data")).unwrap_or_default();
+            let result = if c.passed { "sound".to_owned() } else { format!("NOT SOUND: {}", crate::redact::line(&c.detail, 500)) };
+            format!("\nthe repository{part}: {result}")
+        };
+        let (drills, checks) = (o.drills.iter().map(line), o.checks.iter().map(check));
+        Some(o.view.line("verify_backup") + &drills.chain(checks).collect::<String>())
     }
 }
 
-async fn snapshots(call: &Call, input: &Input) -> Result<Vec<BackupRecord>, CallError> {
+/// Parts the repository's data is read in, one a day.
+pub(crate) const PARTS: u32 = 7;
+
+fn part(input: &Input) -> Result<(u32, u32), CallError> {
+    match (input.repository_part, &input.snapshot_id, &input.stack) {
+        (Some(n), None, None) if (1..=PARTS).contains(&n) => Ok((n, PARTS)),
+        _ => {
+            let message = format!("repository_part is 1 to {PARTS}, and goes without snapshot_id and stack");
+            Err(CallError::new(ErrorCode::InvalidArgument, message, "check each part in turn").field("repository_part"))
+        }
+    }
+}
+
+async fn of(call: &Call, input: &Input) -> Result<Vec<BackupRecord>, CallError> {
+    snapshots(call, VerifyBackup::SPEC.name, input.snapshot_id.as_ref(), input.stack.as_ref()).await
+}
+
+/// One snapshot by its id, or the newest whole one of each source of a stack.
+pub(super) async fn snapshots(
+    call: &Call,
+    verb: &str,
+    id: Option<&SnapshotId>,
+    stack: Option<&StackName>,
+) -> Result<Vec<BackupRecord>, CallError> {
     let store = &call.house.store;
-    let found: Vec<BackupRecord> = match (&input.snapshot_id, &input.stack) {
+    let found: Vec<BackupRecord> = match (id, stack) {
         (Some(id), None) => store.backup(id).await?.into_iter().collect(),
         (None, Some(stack)) => {
             let mut newest: Vec<BackupRecord> = vec![];
@@ -135,13 +177,13 @@ async fn snapshots(call: &Call, input: &Input) -> Result<Vec<BackupRecord>, Call
             newest
         }
         _ => {
-            let message = "verify_backup takes either snapshot_id or stack";
+            let message = format!("{verb} takes either snapshot_id or stack");
             return Err(CallError::new(ErrorCode::InvalidArgument, message, "give one of them").field("snapshot_id"));
         }
     };
     if found.is_empty() {
         let error = CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them, `backup` to take one");
-        return Err(error.field(if input.stack.is_some() { "stack" } else { "snapshot_id" }));
+        return Err(error.field(if stack.is_some() { "stack" } else { "snapshot_id" }));
     }
     Ok(found)
 }

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod answers;
+mod backups;
 mod container;
 mod crash;
 mod data;

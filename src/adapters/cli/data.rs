@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct BackupArgs {
-    /// Stack.
-    #[arg(required_unless_present = "volume", conflicts_with = "volume")]
+    /// Stack; without stack and volume the supervisor's own databases and memories.
+    #[arg(conflicts_with = "volume")]
     stack: Option<String>,
     /// Volume.
     #[arg(long)]
     volume: Option<String>,
+    /// Only what this service of the stack writes.
+    #[arg(long, requires = "stack")]
+    service: Option<String>,
     /// Why, for the record.
     #[arg(long)]
     reason: Option<String>,
@@ -27,6 +30,15 @@ pub struct BackupArgs {
 /// More about backups.
 #[derive(Debug, Subcommand)]
 enum BackupCommand {
+    /// Write snapshots as .tar.zst files with their SHA-256, for which no tool of ours is needed.
+    Export {
+        /// Snapshot, from `backups`.
+        #[arg(required_unless_present = "stack", conflicts_with = "stack")]
+        snapshot_id: Option<String>,
+        /// Instead: the newest whole snapshot of each source of a stack.
+        #[arg(long)]
+        stack: Option<String>,
+    },
     /// Show where the repository is and how any restic opens it.
     Repo {
         /// Print shell lines that set RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE.
@@ -52,8 +64,17 @@ pub struct BackupsArgs {
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Snapshot.
-    #[arg(required_unless_present = "volume", conflicts_with = "volume")]
+    #[arg(required_unless_present_any = ["volume", "bootstrap"], conflicts_with_all = ["volume", "bootstrap"])]
     snapshot_id: Option<String>,
+    /// Bring a whole instance back into an empty home, out of its repository; no supervisor runs meanwhile.
+    #[arg(long, requires_all = ["repository", "key"], conflicts_with_all = ["volume", "at", "into", "swap"])]
+    bootstrap: bool,
+    /// With --bootstrap: the repository, or the copy of it that is left.
+    #[arg(long)]
+    repository: Option<std::path::PathBuf>,
+    /// With --bootstrap: the key of the repository that you keep elsewhere.
+    #[arg(long)]
+    key: Option<std::path::PathBuf>,
     /// Volume, with --at.
     #[arg(long, requires = "at")]
     volume: Option<String>,
@@ -71,7 +92,7 @@ pub struct RestoreArgs {
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// What: images, containers, networks or build_cache.
+    /// What: images, containers, networks, build_cache or snapshots.
     what: String,
     /// Do it.
     #[arg(long)]
@@ -82,8 +103,12 @@ pub struct PruneArgs {
 pub async fn backup(global: &Global, args: BackupArgs) -> CliResult {
     match args.more {
         Some(BackupCommand::Repo { env, operator }) => repository(global, env, operator).await,
+        Some(BackupCommand::Export { snapshot_id, stack }) => {
+            reach::operate(global, "export", input(json!({"snapshot_id": snapshot_id, "stack": stack})), true).await
+        }
         None => {
-            reach::operate(global, "backup", input(json!({"stack": args.stack, "volume": args.volume, "reason": args.reason})), true).await
+            let value = json!({"stack": args.stack, "volume": args.volume, "service": args.service, "reason": args.reason});
+            reach::operate(global, "backup", input(value), true).await
         }
     }
 }
@@ -117,8 +142,25 @@ pub async fn backups(global: &Global, args: BackupsArgs) -> CliResult {
 
 /// Runs `restore`.
 pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
+    if let (true, Some(repository), Some(key)) = (args.bootstrap, &args.repository, &args.key) {
+        return whole(global, repository, key).await;
+    }
     let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap});
     reach::operate(global, "restore", input(value), true).await
+}
+
+async fn whole(global: &Global, repository: &std::path::Path, key: &std::path::Path) -> CliResult {
+    let failed = |e: String| CliError::Failed(e, "nothing was taken into use; run it again when this is cured".into());
+    let exe = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let config = crate::config::load(&crate::config::places(global.home.as_deref(), global.config.as_deref()))?;
+    let done = crate::app::bootstrap::bootstrap(&config, exe, repository, key).await.map_err(|e| failed(e.to_string()))?;
+    output::line(format!(
+        "instance {} is back as of {}, with {} snapshots; start the supervisor: it matches what runs with what it knows before it changes anything",
+        done.instance,
+        done.at.format("%Y-%m-%dT%H:%M:%SZ"),
+        done.snapshots
+    ));
+    Ok(Ended::Done)
 }
 
 /// Runs `prune`.

@@ -11,6 +11,7 @@ use bollard::service::EventMessage;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::time::Instant;
+use tokio::io::AsyncWriteExt;
 
 /// Added to a grace time for the engine's own work around a stop.
 const STOP_SLACK: Duration = Duration::from_secs(30);
@@ -75,6 +76,56 @@ impl DockerEngine {
             kept.1 |= fits < bytes.len();
         }
         Ok(())
+    }
+
+    /// Reads an exec to its end: its standard output into `out`, of its error output what fits.
+    async fn pour(
+        &self,
+        started: bollard::exec::StartExecResults,
+        spec: &ExecSpec,
+        out: &mut ExecSink<'_>,
+        kept: &mut (Vec<u8>, bool),
+    ) -> EngineResult<()> {
+        let bollard::exec::StartExecResults::Attached { mut output, .. } = started else { return Ok(()) };
+        let failed = |e: std::io::Error| EngineError::Protocol(format!("the output of the command could not be written: {e}"));
+        while let Some(frame) = output.next().await {
+            match frame.map_err(|e| super::translate("exec", &self.endpoint, e))? {
+                bollard::container::LogOutput::StdErr { message } => {
+                    let fits = message.len().min(spec.max_output.saturating_sub(kept.0.len()));
+                    kept.0.extend_from_slice(&message[..fits]);
+                    kept.1 |= fits < message.len();
+                }
+                other => out.write_all(&other.into_bytes()).await.map_err(failed)?,
+            }
+        }
+        out.flush().await.map_err(failed)
+    }
+
+    /// Runs a command; its standard output goes to `out` where there is one.
+    async fn run_exec(&self, id: &EngineName, spec: &ExecSpec, out: Option<&mut ExecSink<'_>>) -> EngineResult<ExecOutcome> {
+        let config = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(spec.command.clone()),
+            env: Some(spec.env.clone()),
+            user: spec.user.clone(),
+            ..ExecConfig::default()
+        };
+        let exec = self.call("container", READ, self.docker.create_exec(id.as_str(), config)).await?.id;
+        let mut kept = (Vec::new(), false);
+        let run = async {
+            let started = self.docker.start_exec(&exec, None).await.map_err(|e| super::translate("exec", &self.endpoint, e))?;
+            match out {
+                None => self.drain(started, spec, &mut kept).await?,
+                Some(out) => self.pour(started, spec, out, &mut kept).await?,
+            }
+            self.exec_code(&exec).await
+        };
+        let exit_code = match tokio::time::timeout(spec.timeout, run).await {
+            Ok(code) => code?,
+            Err(_) => None,
+        };
+        Ok(ExecOutcome { exit_code, output: String::from_utf8_lossy(&kept.0).into_owned(), truncated: kept.1 })
     }
 
     /// The exit code of an exec whose output has ended; the engine notes it a moment later.
@@ -322,26 +373,11 @@ impl Engine for DockerEngine {
     }
 
     async fn exec(&self, _: &Permit, id: &EngineName, spec: &ExecSpec) -> EngineResult<ExecOutcome> {
-        let config = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(spec.command.clone()),
-            env: Some(spec.env.clone()),
-            user: spec.user.clone(),
-            ..ExecConfig::default()
-        };
-        let exec = self.call("container", READ, self.docker.create_exec(id.as_str(), config)).await?.id;
-        let mut kept = (Vec::new(), false);
-        let run = async {
-            let started = self.docker.start_exec(&exec, None).await.map_err(|e| super::translate("exec", &self.endpoint, e))?;
-            self.drain(started, spec, &mut kept).await?;
-            self.exec_code(&exec).await
-        };
-        let exit_code = match tokio::time::timeout(spec.timeout, run).await {
-            Ok(code) => code?,
-            Err(_) => None,
-        };
-        Ok(ExecOutcome { exit_code, output: String::from_utf8_lossy(&kept.0).into_owned(), truncated: kept.1 })
+        self.run_exec(id, spec, None).await
+    }
+
+    async fn exec_into(&self, _: &Permit, id: &EngineName, spec: &ExecSpec, out: &mut ExecSink<'_>) -> EngineResult<ExecOutcome> {
+        self.run_exec(id, spec, Some(out)).await
     }
 
     async fn create_network(&self, _: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName> {

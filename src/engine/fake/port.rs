@@ -194,6 +194,17 @@ impl Engine for FakeEngine {
         self.change("exec", id.as_str(), |w| w.exec(id.as_str(), spec))
     }
 
+    async fn exec_into(&self, _: &Permit, id: &EngineName, spec: &ExecSpec, out: &mut ExecSink<'_>) -> EngineResult<ExecOutcome> {
+        use tokio::io::AsyncWriteExt;
+        let done = self.change("exec", id.as_str(), |w| w.exec(id.as_str(), spec))?;
+        // A command that fails says why; one that does not gives its output.
+        if done.exit_code != Some(0) {
+            return Ok(done);
+        }
+        out.write_all(done.output.as_bytes()).await.map_err(|e| EngineError::Protocol(e.to_string()))?;
+        Ok(ExecOutcome { output: String::new(), ..done })
+    }
+
     async fn create_network(&self, _: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName> {
         self.change("create_network", spec.name.as_str(), |w| w.create_network(spec))
     }

@@ -2,19 +2,24 @@
 //! data. Each is safe to repeat and has its way back beside it. Used by backups and restores and by deploys that make data safe first. Deliberately
 //! absent: the order of acts and the journal itself.
 
+use super::command::{self, ServiceCommands};
 use super::quiesce::{Quiesce, Writer, hold, resume};
-use super::{BackupError, BackupReason, Hands, ProgressSink, SnapshotState, drill, snapshot};
+use super::{
+    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, drill, export, helper, read_directory,
+    snapshot, snapshot_directory,
+};
 use crate::engine::Engine;
-use crate::executor::restore;
+use crate::executor::{CommandGate, restore};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, OperationId, ServiceName, SnapshotId, StackName};
 use crate::model::labels;
 use crate::store::Store;
 use crate::store::backup::BackupRecord;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// One act on data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +48,63 @@ pub enum DataAct {
         /// Further tags.
         tags: Vec<String>,
     },
+    /// The `pre` commands of a service's backup. Undo: its `post` commands.
+    Before {
+        /// Which service, where, what.
+        commands: ServiceCommands,
+    },
+    /// The `post` commands of a service's backup. Undo: none.
+    After {
+        /// Which service, where, what.
+        commands: ServiceCommands,
+    },
+    /// The output of a service's command is stored and the snapshot recorded. Undo: none.
+    Output {
+        /// Which service, where, what.
+        commands: ServiceCommands,
+        /// Release that runs.
+        release: Option<u32>,
+        /// Further tags.
+        tags: Vec<String>,
+    },
+    /// The supervisor's own databases, keys and memories are copied, checked and stored. Undo: none.
+    Instance {
+        /// Further tags.
+        tags: Vec<String>,
+    },
+    /// A directory of the host is read into the repository and the snapshot recorded. Undo: none.
+    Directory {
+        /// Which.
+        directory: Directory,
+        /// Release that runs.
+        release: Option<u32>,
+        /// Further tags.
+        tags: Vec<String>,
+    },
+    /// A snapshot is written into a new directory beside the one it was taken of, and compared. Undo: the new directory is removed.
+    RestoreDirectory {
+        /// Snapshot.
+        snapshot: Box<BackupRecord>,
+        /// The new directory; its name holds the operation's id, so that it is nobody else's.
+        into: PathBuf,
+    },
+    /// The repository lists the snapshots just taken, with their counts; recorded. Undo: none.
+    Count {
+        /// Which.
+        snapshots: Vec<BackupRecord>,
+    },
+    /// The repository is checked and a part of its data read; recorded. Undo: none.
+    Check {
+        /// The `n`th of so many parts.
+        part: (u32, u32),
+    },
+    /// A snapshot is written as a plain file that no tool of ours is needed for. Undo: the file is removed.
+    Export {
+        /// Snapshot.
+        snapshot: Box<BackupRecord>,
+        /// The file.
+        file: PathBuf,
+    },
     /// Snapshots that a schedule no longer needs are removed from the repository and the records. Undo: none.
     Forget {
         /// Which.
@@ -68,10 +130,18 @@ pub enum DataAct {
     },
 }
 
+/// Source of the supervisor's own databases, keys and memories.
+pub const INSTANCE: &str = "dockwarden.instance";
 /// Step keys of snapshots begin so; the rest is the volume.
 pub const SNAPSHOT: &str = "snapshot:";
+/// Step keys of commands before a backup begin so; the rest is the service.
+pub const BEFORE: &str = "before:";
+/// Step keys of commands after a backup begin so; the rest is the service.
+pub const AFTER: &str = "after:";
 /// Step keys of drills begin so; the rest is the snapshot.
 pub const DRILL: &str = "drill:";
+/// Step keys of exports begin so; the rest is the snapshot.
+pub const EXPORT: &str = "export:";
 /// Step keys of restores begin so; the rest is the volume filled.
 pub const RESTORE: &str = "restore:";
 
@@ -82,6 +152,15 @@ impl DataAct {
             Self::Hold { .. } => "hold".to_owned(),
             Self::Resume { .. } => "resume".to_owned(),
             Self::Snapshot { volume, .. } => format!("{SNAPSHOT}{volume}"),
+            Self::Before { commands } => format!("{BEFORE}{}", commands.service),
+            Self::After { commands } => format!("{AFTER}{}", commands.service),
+            Self::Output { commands, .. } => format!("{SNAPSHOT}stdout:{}", commands.service),
+            Self::Instance { .. } => format!("{SNAPSHOT}{INSTANCE}"),
+            Self::Directory { directory, .. } => format!("{SNAPSHOT}{}", directory.host),
+            Self::RestoreDirectory { into, .. } => format!("{RESTORE}{}", into.display()),
+            Self::Count { .. } => "count".to_owned(),
+            Self::Check { .. } => "check".to_owned(),
+            Self::Export { snapshot, .. } => format!("{EXPORT}{}", snapshot.snapshot_id),
             Self::Forget { .. } => "forget".to_owned(),
             Self::Drill { snapshot, .. } => format!("{DRILL}{}", snapshot.snapshot_id),
             Self::Restore { into, .. } => format!("{RESTORE}{into}"),
@@ -98,6 +177,7 @@ pub(crate) struct Doer<'a> {
     pub(crate) stack: Option<StackName>,
     pub(crate) agent: String,
     pub(crate) progress: ProgressSink,
+    pub(crate) judge: CommandGate,
 }
 
 impl Doer<'_> {
@@ -111,6 +191,43 @@ impl Doer<'_> {
                 resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
             }
             DataAct::Snapshot { volume, release, tags } => self.snapshot(volume, *release, tags).await,
+            DataAct::Before { commands } => {
+                let (engine, hooks) = (self.hands.engine.as_ref(), &commands.pre);
+                command::run_all(engine, self.permit, &self.judge, commands, "pre", hooks).await
+            }
+            DataAct::After { commands } => {
+                let (engine, hooks) = (self.hands.engine.as_ref(), &commands.post);
+                command::run_all(engine, self.permit, &self.judge, commands, "post", hooks).await
+            }
+            DataAct::Output { commands, release, tags } => {
+                self.hands.house.room()?;
+                let at = Utc::now();
+                let (source, report) = command::store_output(self, commands, self.tags(*release, tags)).await?;
+                self.record(source, report, at, *release, tags).await
+            }
+            DataAct::Instance { tags } => {
+                self.hands.house.room()?;
+                let (dir, at) = (helper::SpoolDir::new(&self.hands)?, Utc::now());
+                self.store
+                    .copy_into(dir.path())
+                    .await
+                    .map_err(|e| BackupError::Io { path: "the copy of the databases".to_owned(), detail: e.to_string() })?;
+                let (tags_all, progress) = (self.tags(None, tags), self.progress.clone());
+                let report = read_directory(&self.hands, None, INSTANCE, dir.path().to_owned(), tags_all, progress).await?;
+                dir.remove()?;
+                self.record(INSTANCE.to_owned(), report, at, None, tags).await
+            }
+            DataAct::Directory { directory, release, tags } => {
+                self.hands.house.room()?;
+                let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(*release, tags) };
+                let at = Utc::now();
+                let report = snapshot_directory(&self.hands, self.permit, &reason, directory, self.progress.clone()).await?;
+                self.record(directory.host.clone(), report, at, *release, tags).await
+            }
+            DataAct::RestoreDirectory { snapshot, into } => Ok(json!(restore::restore_beside(&self.hands, snapshot, into).await?)),
+            DataAct::Count { snapshots } => drill::count(self, snapshots).await.map(|r| json!(r)),
+            DataAct::Check { part } => drill::check(self, *part).await.map(|r| json!(r)),
+            DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
             DataAct::Forget { snapshots } => {
                 // The repository first: a record without a snapshot would promise what is not there.
                 let removed = self.hands.house.forget(snapshots.clone()).await?;
@@ -126,19 +243,36 @@ impl Doer<'_> {
         }
     }
 
-    async fn snapshot(&self, name: &EngineName, release: Option<u32>, tags: &[String]) -> Result<Value, BackupError> {
-        let volume = self.hands.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
+    /// Tags of a snapshot in the repository: those asked for and where it comes from.
+    fn tags(&self, release: Option<u32>, asked: &[String]) -> Vec<String> {
         let own = release.map(|r| format!("release={r}")).into_iter().chain([format!("operation={}", self.operation)]);
-        let reason = BackupReason { stack: self.stack.clone(), tags: tags.iter().cloned().chain(own).collect() };
+        asked.iter().cloned().chain(own).collect()
+    }
+
+    async fn snapshot(&self, name: &EngineName, release: Option<u32>, tags: &[String]) -> Result<Value, BackupError> {
+        self.hands.house.room()?;
+        let volume = self.hands.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
+        let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(release, tags) };
         let at = Utc::now();
         let report = snapshot(&self.hands, self.permit, &reason, &volume, self.progress.clone()).await?;
+        self.record(name.to_string(), report, at, release, tags).await
+    }
+
+    async fn record(
+        &self,
+        source: String,
+        report: SnapshotReport,
+        at: DateTime<Utc>,
+        release: Option<u32>,
+        tags: &[String],
+    ) -> Result<Value, BackupError> {
         if report.state == SnapshotState::Partial {
-            tracing::error!(volume = %name, snapshot = %report.snapshot_id, unreadable = ?report.unreadable, "the backup is partial");
+            tracing::error!(source, snapshot = %report.snapshot_id, unreadable = ?report.unreadable, "the backup is partial");
         }
         let record = BackupRecord {
             snapshot_id: report.snapshot_id.to_string(),
             stack: self.stack.as_ref().map(ToString::to_string),
-            volume: name.to_string(),
+            volume: source,
             bytes: report.bytes,
             added: report.added,
             files: report.files,
@@ -182,13 +316,26 @@ pub(crate) async fn take_back(
     instance: &str,
     permit: &Permit,
     operation: &OperationId,
+    judge: &CommandGate,
     act: &DataAct,
 ) -> Result<(), BackupError> {
     match act {
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
+        DataAct::Export { file, .. } => export::remove(file),
+        DataAct::Before { commands } => command::undo(engine, permit, judge, commands).await,
+        DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation),
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
         DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
-        DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Forget { .. } | DataAct::Restore { made: false, .. } => Ok(()),
+        DataAct::Resume { .. }
+        | DataAct::After { .. }
+        | DataAct::Output { .. }
+        | DataAct::Directory { .. }
+        | DataAct::Instance { .. }
+        | DataAct::Snapshot { .. }
+        | DataAct::Count { .. }
+        | DataAct::Check { .. }
+        | DataAct::Forget { .. }
+        | DataAct::Restore { made: false, .. } => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! any network. What was made for it is removed; the result is recorded, a failed one above all. Deliberately absent: anything that touches live data.
 
 use super::acts::{Doer, remove_made};
-use super::{BackupError, HELPER_LABEL};
+use super::{BackupError, HELPER_LABEL, command};
 use crate::engine::{ContainerSpec, Engine, EngineMount};
 use crate::executor::{probe, restore};
 use crate::gate::Permit;
@@ -10,8 +10,8 @@ use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::release::Release;
 use crate::model::spec::MountKind;
-use crate::store::backup::{BackupRecord, DrillRecord};
-use chrono::Utc;
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
+use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
 /// Differences and causes kept of a failed drill.
@@ -75,6 +75,47 @@ pub(super) async fn run(
     }
     doer.store.put_drill(&result).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
     Ok(result)
+}
+
+/// Whether the repository lists what was just taken, with the counts that were recorded; recorded itself.
+pub(super) async fn count(doer: &Doer<'_>, taken: &[BackupRecord]) -> Result<CheckRecord, BackupError> {
+    let begun = Utc::now();
+    let listed = doer.hands.house.list().await?;
+    let mut wrong = vec![];
+    for record in taken {
+        let there = listed.iter().find(|s| s.snapshot_id.as_str() == record.snapshot_id);
+        let same = there.is_some_and(|s| (s.files, s.bytes, s.state.as_str()) == (record.files, record.bytes, record.state.as_str()));
+        if !same {
+            wrong.push(format!("{} of {} is not in the repository as it was recorded", record.snapshot_id, record.volume));
+        }
+    }
+    checked(doer, 1, None, begun, wrong).await
+}
+
+/// Checks the repository and reads a part of its data; recorded.
+pub(super) async fn check(doer: &Doer<'_>, part: (u32, u32)) -> Result<CheckRecord, BackupError> {
+    let begun = Utc::now();
+    doer.hands.house.ensure().await?;
+    let wrong = doer.hands.house.check_part(part).await?;
+    checked(doer, 2, Some(format!("{}/{}", part.0, part.1)), begun, wrong).await
+}
+
+async fn checked(
+    doer: &Doer<'_>,
+    level: u32,
+    part: Option<String>,
+    at: DateTime<Utc>,
+    mut wrong: Vec<String>,
+) -> Result<CheckRecord, BackupError> {
+    let (passed, operation) = (wrong.is_empty(), doer.operation.to_string());
+    wrong.truncate(SHOWN);
+    let duration_ms = u64::try_from((Utc::now() - at).num_milliseconds()).unwrap_or_default();
+    let record = CheckRecord { level, at, passed, part, duration_ms, detail: wrong.join("; "), operation };
+    if !passed {
+        tracing::error!(level, detail = %record.detail, "a check of the backup repository failed");
+    }
+    doer.store.put_check(&record).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
+    Ok(record)
 }
 
 /// Labels of what a drill makes; a start after a crash removes whatever carries them.
@@ -144,7 +185,10 @@ async fn used(
     let id = engine.create_container(doer.permit, &request).await?;
     engine.start(doer.permit, &id).await?;
     match probe::healthy(engine, doer.permit, &id, spec).await {
-        Ok(()) => Ok(Ok(())),
+        Ok(()) => match spec.settings.backup.as_ref().and_then(|b| b.verify.as_ref()) {
+            Some(verify) => command::verified(engine, doer.permit, &doer.judge, (service, &release.environment), &id, &verify.0).await,
+            None => Ok(Ok(())),
+        },
         Err(probe::ProbeError::Engine(e)) => Err(e.into()),
         Err(e) => {
             let kept = probe::evidence(engine, &id, service.as_str(), &e).await;

@@ -37,25 +37,42 @@ pub(crate) async fn host_path(ctx: &Hands, permit: &Permit, volume: &VolumeInfo)
     if volume.driver != "local" || !volume.options.is_empty() || std::fs::read_dir(&volume.mountpoint).is_err() {
         return Ok(None);
     }
+    let Some(probe) = probe(ctx, permit).await? else { return Ok(None) };
+    let here = probe.1.replace(probe.0.as_str(), volume.name.as_str()) == volume.mountpoint;
+    Ok(here.then(|| PathBuf::from(&volume.mountpoint)))
+}
+
+/// Whether the engine's file system is the one this process sees.
+pub(crate) async fn local(ctx: &Hands, permit: &Permit) -> Result<bool, BackupError> {
+    Ok(probe(ctx, permit).await?.is_some())
+}
+
+/// Makes a scratch volume and removes it; its name and path when it appeared here.
+async fn probe(ctx: &Hands, permit: &Permit) -> Result<Option<(EngineName, String)>, BackupError> {
     let name = fresh("probe")?;
     let spec = VolumeCreate { name: name.clone(), driver: None, driver_opts: BTreeMap::new(), labels: helper_labels(ctx, "probe") };
     ctx.engine.create_volume(permit, &spec).await?;
     let probe = ctx.engine.volume(&name).await;
-    let here = probe.as_ref().is_ok_and(|p| {
-        p.as_ref().is_some_and(|p| {
-            Path::new(&p.mountpoint).is_dir() && p.mountpoint.replace(name.as_str(), volume.name.as_str()) == volume.mountpoint
-        })
-    });
+    let seen = probe.as_ref().ok().and_then(Option::as_ref).map(|p| p.mountpoint.clone()).filter(|m| Path::new(m).is_dir());
     ctx.engine.remove_volume(permit, &name).await?;
     probe?;
-    Ok(here.then(|| PathBuf::from(&volume.mountpoint)))
+    Ok(seen.map(|m| (name, m)))
+}
+
+/// What a helper container has at [`TOP`].
+#[derive(Debug, Clone)]
+pub(crate) enum Mount {
+    /// A volume.
+    Volume(EngineName),
+    /// A directory of the engine's host.
+    Directory(String),
 }
 
 /// Creates the helper container and gives it to `work`; removes it whatever happens.
 async fn with_helper<T>(
     ctx: &Hands,
     permit: &Permit,
-    volume: &EngineName,
+    mount: &Mount,
     read_only: bool,
     work: impl AsyncFnOnce(&EngineName) -> Result<T, BackupError>,
 ) -> Result<T, BackupError> {
@@ -66,7 +83,7 @@ async fn with_helper<T>(
     }
     let name = fresh("volume")?;
     let created =
-        ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), volume, read_only)).await;
+        ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), mount, read_only)).await;
     let result = match &created {
         Ok(id) => work(id).await,
         Err(e) => Err(e.clone().into()),
@@ -87,18 +104,22 @@ async fn with_helper<T>(
     }
 }
 
-fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, String>, volume: &EngineName, read_only: bool) -> ContainerSpec {
+fn helper_spec(name: EngineName, image: ImageRef, labels: BTreeMap<String, String>, mount: &Mount, read_only: bool) -> ContainerSpec {
+    let (kind, source, nocopy) = match mount {
+        Mount::Volume(name) => (MountKind::Volume, name.to_string(), true),
+        Mount::Directory(path) => (MountKind::Bind, path.clone(), false),
+    };
     ContainerSpec {
         // An image without a command cannot be created from; this one is never started.
         command: Some(vec!["never-started".to_owned()]),
         labels,
         mounts: vec![EngineMount {
-            kind: MountKind::Volume,
-            source: Some(volume.to_string()),
+            kind,
+            source: Some(source),
             target: format!("/{TOP}"),
             read_only,
             propagation: None,
-            nocopy: true,
+            nocopy,
             subpath: None,
             tmpfs_size: None,
             tmpfs_mode: None,
@@ -146,11 +167,42 @@ impl Drop for Spool {
     }
 }
 
-/// A volume's content as a spooled tar file with the top directory `TOP`.
-pub(crate) async fn download(ctx: &Hands, permit: &Permit, volume: &EngineName) -> Result<Spool, BackupError> {
+/// A directory in the spool, readable by us alone, gone when dropped.
+#[derive(Debug)]
+pub(crate) struct SpoolDir(PathBuf);
+
+impl SpoolDir {
+    /// Makes one.
+    pub(crate) fn new(ctx: &Hands) -> Result<Self, BackupError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = ctx.house.spool().join(ulid::Ulid::generate().to_string());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| BackupError::io(&dir, &e))?;
+        Ok(Self(dir))
+    }
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+    /// Removes it and says so when that fails; dropping it only tries.
+    pub(crate) fn remove(self) -> Result<(), BackupError> {
+        std::fs::remove_dir_all(&self.0).map_err(|e| BackupError::io(&self.0, &e))
+    }
+}
+
+impl Drop for SpoolDir {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), error = %e, "spool directory is left behind");
+        }
+    }
+}
+
+/// A volume's or directory's content as a spooled tar file with the top directory `TOP`.
+pub(crate) async fn download(ctx: &Hands, permit: &Permit, from: &Mount) -> Result<Spool, BackupError> {
     let spool = Spool::new(ctx)?;
     let path = spool.path().to_owned();
-    with_helper(ctx, permit, volume, true, async |id| {
+    with_helper(ctx, permit, from, true, async |id| {
         let failed = |e: std::io::Error| BackupError::io(&path, &e);
         let mut file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(failed)?;
         let mut stream = ctx.engine.download(id, &format!("/{TOP}")).await?;
@@ -165,7 +217,7 @@ pub(crate) async fn download(ctx: &Hands, permit: &Permit, volume: &EngineName) 
 
 /// Unpacks a tar file with the top directory `TOP` into a volume.
 pub(crate) async fn upload(ctx: &Hands, permit: &Permit, volume: &EngineName, tar: &Path) -> Result<(), BackupError> {
-    with_helper(ctx, permit, volume, false, async |id| {
+    with_helper(ctx, permit, &Mount::Volume(volume.clone()), false, async |id| {
         let file = tokio::fs::File::open(tar).await.map_err(|e| BackupError::io(tar, &e))?;
         // The stream's items cannot carry an error; a read that fails ends it early, and the engine sees an archive without its end.
         let stream = futures_util::stream::unfold(file, async |mut file| {

@@ -1,9 +1,9 @@
 //! The supervisor's side of the worker: starts `dockwarden worker` for each piece of repository work, gives it its request, follows its
 //! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
 
-use super::{BackupError, Failure, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
+use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
 use crate::executor::worker::{Job, Line, Output, Request, Source};
-use crate::model::ids::{EngineName, SnapshotId, StackName};
+use crate::model::ids::{SnapshotId, StackName};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub struct BackupHouse {
 pub struct BackupRequest {
     /// Directory to read.
     pub path: PathBuf,
-    /// Volume it belongs to.
-    pub volume: EngineName,
+    /// Source it is recorded under: a volume's name, a directory of the host, or what stands for a command's output.
+    pub volume: String,
     /// Stack.
     pub stack: Option<StackName>,
     /// Instance id.
@@ -85,7 +85,7 @@ impl BackupHouse {
 
     pub(super) async fn backup(&self, request: BackupRequest, source: Source) -> Result<SnapshotReport, BackupError> {
         let BackupRequest { path: _, volume, stack, instance, tags, progress } = request;
-        let job = Job::Backup { source, volume: volume.into(), stack: stack.map(Into::into), instance, tags };
+        let job = Job::Backup { source, volume, stack: stack.map(Into::into), instance, tags };
         match self.run(job, progress).await? {
             Output::Snapshot(report) => Ok(report),
             other => Err(unexpected(&other)),
@@ -119,7 +119,42 @@ impl BackupHouse {
     /// # Errors
     /// As for every piece of work.
     pub async fn check(&self, read_data: bool) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Check { read_data }).await
+        self.findings(Job::Check { read_data, part: None }).await
+    }
+
+    /// Checks the repository and reads one of so many parts of its data.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn check_part(&self, part: (u32, u32)) -> Result<Vec<String>, BackupError> {
+        self.findings(Job::Check { read_data: true, part: Some(part) }).await
+    }
+
+    /// Writes a snapshot as `*.tar.zst` with its SHA-256 beside it.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn plain(&self, snapshot: &SnapshotId, file: &Path, top: &str) -> Result<PlainReport, BackupError> {
+        match self.run(Job::Plain { snapshot: snapshot.clone(), file: file.to_owned(), top: top.to_owned() }, Arc::new(|_| {})).await? {
+            Output::Plain(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Directory of plain exports: beside the repository, beneath the home.
+    pub fn exports(&self) -> PathBuf {
+        self.repo.with_file_name("exports")
+    }
+
+    /// Removes what a killed supervisor left on its way. Called before any work begins.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sweep_spool(&self) -> Result<(), BackupError> {
+        match std::fs::remove_dir_all(self.spool()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(BackupError::io(&self.spool(), &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes a snapshot's files into an empty directory.
@@ -202,6 +237,18 @@ impl BackupHouse {
         written.map_err(|e| bad(e.to_string()))
     }
 
+    /// Refuses to write into the last tenth of the disk the repository is on.
+    ///
+    /// # Errors
+    /// `DiskFull`, or `Io` when the disk cannot be asked.
+    pub fn room(&self) -> Result<(), BackupError> {
+        let there = self.repo.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+        let disk = rustix::fs::statvfs(there).map_err(|e| BackupError::io(there, &e.into()))?;
+        let mebibytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) >> 20;
+        let (free, total) = (mebibytes(disk.f_bavail), mebibytes(disk.f_blocks));
+        if leaves_a_tenth(free, total) { Ok(()) } else { Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total }) }
+    }
+
     async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
         let request = Request { repo: self.repo.clone(), key_file: self.key_file.clone(), job };
         match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
@@ -274,6 +321,11 @@ async fn error_tail(mut stderr: tokio::process::ChildStderr) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
+/// Whether more than a tenth is free. Pure.
+fn leaves_a_tenth(free: u64, total: u64) -> bool {
+    free.saturating_mul(10) > total
+}
+
 fn unexpected(output: &Output) -> BackupError {
     Failure::Protocol { detail: format!("unexpected answer {output:?}") }.into()
 }
@@ -314,7 +366,7 @@ pub(crate) mod tests {
     fn request(path: PathBuf) -> BackupRequest {
         BackupRequest {
             path,
-            volume: EngineName::new("v").unwrap(),
+            volume: "v".to_owned(),
             stack: None,
             instance: "01test".to_owned(),
             tags: Vec::new(),

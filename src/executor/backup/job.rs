@@ -1,38 +1,91 @@
 //! What a data operation is asked for and what came of it, as data. Deliberately absent: doing it.
 
-use super::{Quiesce, acts};
+use super::export::Exported;
+use super::{Quiesce, ServiceCommands, acts};
 use crate::executor::restore::RestoreOutcome;
-use crate::model::ids::{EngineName, ServiceName};
+use crate::model::ids::{EngineName, ServiceName, SnapshotId};
 use crate::model::operation::StepRecord;
 use crate::model::spec::Keep;
-use crate::store::backup::{BackupRecord, DrillRecord};
-use std::collections::BTreeSet;
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// What a backup reads, and how.
+#[derive(Debug, Clone, Default)]
+pub struct BackupJob {
+    /// The supervisor's own databases, keys and memories.
+    pub instance: bool,
+    /// Volumes.
+    pub volumes: Vec<EngineName>,
+    /// Directories of the engine's host.
+    pub directories: Vec<Directory>,
+    /// What services have run around it, and whose output is data too.
+    pub commands: Vec<ServiceCommands>,
+    /// How writers are held while volumes and directories are read.
+    pub quiesce: Quiesce,
+    /// Release that runs.
+    pub release: Option<u32>,
+    /// Further tags of the snapshots; no commas.
+    pub tags: Vec<String>,
+    /// Longest run of one worker; the house's own limit when absent.
+    pub timeout: Option<Duration>,
+    /// For a schedule's run: which snapshots of the stack stay afterwards. Absent, nothing is ever removed.
+    pub keep: Option<Keeping>,
+}
+
+/// A directory of the engine's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// Its path there: the name of the source.
+    pub host: String,
+    /// Its path as this process sees it, if it does.
+    pub here: Option<PathBuf>,
+}
+
+/// How many snapshots stay, for sources of their own and for all others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// By source.
+    pub own: BTreeMap<String, Keep>,
+    /// For all others.
+    pub rest: Keep,
+}
 
 /// What is done with data.
 #[derive(Debug, Clone)]
 pub enum DataJob {
-    /// Volumes are read into the repository, one after the other.
-    Backup {
-        /// Which.
-        volumes: Vec<EngineName>,
-        /// How their writers are held meanwhile.
-        quiesce: Quiesce,
-        /// Release that runs.
-        release: Option<u32>,
-        /// Further tags of the snapshots; no commas.
-        tags: Vec<String>,
-        /// Longest run of one worker; the house's own limit when absent.
-        timeout: Option<Duration>,
-        /// For a schedule's run: which snapshots of the stack stay afterwards. Absent, nothing is ever removed.
-        keep: Option<Keep>,
-    },
+    /// Data is read into the repository, one source after the other.
+    Backup(Box<BackupJob>),
     /// A snapshot is put beside the live data and compared.
     Restore {
         /// Which.
         snapshot: Box<BackupRecord>,
         /// Empty or new volume; a fresh one when absent.
         into: Option<EngineName>,
+    },
+    /// A snapshot is written into a new directory beside the one it was taken of, and compared.
+    RestoreDirectory {
+        /// Which.
+        snapshot: Box<BackupRecord>,
+        /// The directory it was taken of.
+        directory: Directory,
+    },
+    /// The repository is checked and a part of its data read.
+    Check {
+        /// The `n`th of so many parts.
+        part: (u32, u32),
+    },
+    /// Snapshots are written as plain files.
+    Export {
+        /// Which.
+        snapshots: Vec<BackupRecord>,
+    },
+    /// Snapshots are removed.
+    Forget {
+        /// Which.
+        snapshots: Vec<SnapshotId>,
     },
     /// Restores are rehearsed, each in a scratch volume of its own.
     Drill {
@@ -43,14 +96,16 @@ pub enum DataJob {
 
 impl DataJob {
     /// Verbs of operations that run a data job.
-    pub const VERBS: [&'static str; 3] = ["backup", "restore", "verify_backup"];
+    pub const VERBS: [&'static str; 5] = ["backup", "restore", "verify_backup", "export", "prune"];
 
     /// Volumes it reads or fills.
     pub(super) fn volumes(&self) -> BTreeSet<EngineName> {
         match self {
-            Self::Backup { volumes, .. } => volumes.iter().cloned().collect(),
+            Self::Backup(job) => job.volumes.iter().cloned().collect(),
             Self::Restore { into, .. } => into.iter().cloned().collect(),
-            Self::Drill { .. } => BTreeSet::new(),
+            Self::RestoreDirectory { .. } | Self::Drill { .. } | Self::Check { .. } | Self::Export { .. } | Self::Forget { .. } => {
+                BTreeSet::new()
+            }
         }
     }
 }
@@ -64,6 +119,10 @@ pub struct DataResult {
     pub restored: Vec<RestoreOutcome>,
     /// Restores it rehearsed.
     pub drills: Vec<DrillRecord>,
+    /// Looks at the repository itself.
+    pub checks: Vec<CheckRecord>,
+    /// Plain files it wrote.
+    pub exports: Vec<Exported>,
 }
 
 impl DataResult {
@@ -72,6 +131,8 @@ impl DataResult {
         let done = |prefix: &'static str| steps.iter().filter(move |s| s.key.starts_with(prefix)).filter_map(|s| s.done.clone());
         Self {
             snapshots: done(acts::SNAPSHOT).filter_map(|v| serde_json::from_value(v["snapshot"].clone()).ok()).collect(),
+            checks: ["count", "check"].into_iter().flat_map(done).filter_map(|v| serde_json::from_value(v).ok()).collect(),
+            exports: done(acts::EXPORT).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             drills: done(acts::DRILL).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             restored: done(acts::RESTORE).filter_map(|v| serde_json::from_value(v).ok()).collect(),
         }

@@ -1,6 +1,7 @@
 //! Which snapshots stay: grandfather, father, son, per source, decided over what was recorded. Pure: `now` is an argument, and the answer is a list of ids.
 //! Deliberately absent: removing anything.
 
+use super::Keeping;
 use crate::model::spec::Keep;
 use crate::store::backup::BackupRecord;
 use chrono::{DateTime, Datelike, Local, TimeDelta, TimeZone, Utc};
@@ -30,9 +31,16 @@ pub fn forgettable<Z: TimeZone>(records: &[BackupRecord], keep: &Keep, now: Date
     out
 }
 
-/// [`forgettable`] in the supervisor's own time zone.
-pub fn forgettable_here(records: &[BackupRecord], keep: &Keep, now: DateTime<Utc>) -> Vec<BackupRecord> {
-    forgettable(records, keep, now, &Local)
+/// [`forgettable`] in the supervisor's own time zone, each source by its own numbers.
+pub fn forgettable_here(records: &[BackupRecord], keep: &Keeping, now: DateTime<Utc>) -> Vec<BackupRecord> {
+    let of = |own: &dyn Fn(&BackupRecord) -> bool| records.iter().filter(|r| own(r)).cloned().collect::<Vec<_>>();
+    let rest = of(&|r| !keep.own.contains_key(&r.volume));
+    let mut out = forgettable(&rest, &keep.rest, now, &Local);
+    for (source, keep) in &keep.own {
+        out.extend(forgettable(&of(&|r| r.volume == *source), keep, now, &Local));
+    }
+    out.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot_id.cmp(&b.snapshot_id)));
+    out
 }
 
 /// Of one source, newest first.

@@ -4,7 +4,7 @@
 mod jobs;
 
 use super::acts::{self, DataAct, Doer};
-use super::{BackupError, DataJob, Hands, Progress};
+use super::{BackupError, DataJob, Hands, Progress, ServiceCommands};
 use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
@@ -62,7 +62,7 @@ impl Executor {
         permit: Permit,
         request: Request,
     ) -> Result<Operation, ExecutorError> {
-        let holds = matches!(job, DataJob::Backup { .. });
+        let holds = stack.is_some() && matches!(job, DataJob::Backup(_));
         if let (true, Some(stack)) = (holds, &stack) {
             self.watch_window(stack).await;
         }
@@ -97,8 +97,13 @@ impl Executor {
             phase: Phase::Queued,
             epoch: 0,
             release: match &job {
-                DataJob::Backup { release, .. } => *release,
-                DataJob::Restore { .. } | DataJob::Drill { .. } => None,
+                DataJob::Backup(job) => job.release,
+                DataJob::Restore { .. }
+                | DataJob::RestoreDirectory { .. }
+                | DataJob::Drill { .. }
+                | DataJob::Check { .. }
+                | DataJob::Export { .. }
+                | DataJob::Forget { .. } => None,
             },
             reason: request.reason,
             message: None,
@@ -152,8 +157,8 @@ impl Executor {
         let holds = op.stack.clone().filter(|_| op.epoch > 0);
         let volumes = job.as_ref().map(DataJob::volumes).unwrap_or_default();
         let time_limit = match &job {
-            Some(DataJob::Backup { timeout, .. }) => *timeout,
-            Some(DataJob::Restore { .. } | DataJob::Drill { .. }) | None => None,
+            Some(DataJob::Backup(job)) => job.timeout,
+            Some(_) | None => None,
         };
         let active = Active { stack: holds, volumes, standing: receive, cancel: cancel.clone(), conclude: CancellationToken::new() };
         self.active.lock().expect("no panic while held").insert(id.clone(), active);
@@ -258,14 +263,18 @@ impl Work {
 
     fn kept(&self, job: &DataJob) -> String {
         match job {
-            DataJob::Backup { .. } => {
+            DataJob::Backup(_) => {
                 format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
             }
+            DataJob::Check { .. } => "nothing was changed".to_owned(),
+            DataJob::Export { .. } => "finished exports are kept, an unfinished one is removed".to_owned(),
+            DataJob::Forget { .. } => "snapshots removed so far are gone, the repository stays whole".to_owned(),
             DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
             DataJob::Restore { .. } => match self.half_filled() {
                 Some(left) => format!("{left}; live data was not touched"),
                 None => "a half-filled volume made for it is removed, live data was not touched".to_owned(),
             },
+            DataJob::RestoreDirectory { .. } => "the half-filled directory is removed, live data was not touched".to_owned(),
         }
     }
 
@@ -356,7 +365,8 @@ impl Work {
         let progress = Arc::new(move |p: Progress| {
             standing.send_modify(|s| s.message = format!("{} bytes, {} files", p.bytes, p.files));
         });
-        Doer { hands, store: &self.exec.store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress }
+        let (store, judge) = (&self.exec.store, self.exec.commands.clone());
+        Doer { hands, store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress, judge }
     }
 
     /// Takes back what must not outlive the operation: a hold without its resume, a volume that was not filled to its end.
@@ -364,12 +374,25 @@ impl Work {
         let open: Vec<DataAct> = {
             let journal = self.journal.lock().expect("no panic while held");
             let resumed = journal.get("resume").is_some_and(|(_, done)| *done);
+            let after = |c: &ServiceCommands| journal.get(&format!("{}{}", acts::AFTER, c.service)).is_some_and(|(_, done)| *done);
             let open = |act: &DataAct, done: bool| match act {
                 DataAct::Hold { .. } => !resumed,
-                DataAct::Restore { .. } | DataAct::Drill { .. } => !done,
-                DataAct::Resume { .. } | DataAct::Snapshot { .. } | DataAct::Forget { .. } => false,
+                DataAct::Before { commands } => !after(commands),
+                DataAct::Restore { .. } | DataAct::RestoreDirectory { .. } | DataAct::Drill { .. } | DataAct::Export { .. } => !done,
+                DataAct::Resume { .. }
+                | DataAct::After { .. }
+                | DataAct::Output { .. }
+                | DataAct::Directory { .. }
+                | DataAct::Instance { .. }
+                | DataAct::Snapshot { .. }
+                | DataAct::Count { .. }
+                | DataAct::Check { .. }
+                | DataAct::Forget { .. } => false,
             };
-            journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect()
+            let mut open: Vec<DataAct> = journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect();
+            // Containers run again before commands are run in them.
+            open.sort_by_key(|act| !matches!(act, DataAct::Hold { .. }));
+            open
         };
         let mut left = vec![];
         for act in open {
@@ -394,7 +417,8 @@ impl Work {
         };
         let mut tried = 1;
         loop {
-            let result = acts::take_back(self.exec.engine.as_ref(), self.exec.store.instance(), &self.permit, &self.id, act).await;
+            let (engine, instance) = (self.exec.engine.as_ref(), self.exec.store.instance());
+            let result = acts::take_back(engine, instance, &self.permit, &self.id, &self.exec.commands, act).await;
             match result {
                 Ok(()) => break,
                 Err(e) if tried >= tries || (tried >= TRIES && self.exec.closing.is_cancelled()) => return Err(e.to_string()),

@@ -5,14 +5,14 @@ use super::BackupError;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::model::ids::EngineName;
-use crate::model::observed::RunState;
+use crate::model::observed::{MountInfo, RunState};
 use std::time::Duration;
 
 /// Longest wait for a container to stop before it is killed. Databases need their time to flush.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// What is done to the containers that write a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quiesce {
     /// Nothing: the snapshot is what a crash at that moment would have left.
@@ -43,11 +43,11 @@ pub struct Writer {
     pub name: String,
 }
 
-/// Running containers that have one of the volumes mounted writable, ours or not.
+/// Running containers that have one of the volumes mounted writable, or one of the host's directories (or a part of it, or what it is a part of), ours or not.
 ///
 /// # Errors
 /// What the engine answered.
-pub async fn writers(engine: &dyn Engine, volumes: &[EngineName]) -> Result<Vec<Writer>, BackupError> {
+pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &[String]) -> Result<Vec<Writer>, BackupError> {
     let mut found = Vec::new();
     for summary in engine.containers(&[]).await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting) {
@@ -55,12 +55,18 @@ pub async fn writers(engine: &dyn Engine, volumes: &[EngineName]) -> Result<Vec<
         }
         // Gone between list and look: it writes no more.
         let Some(detail) = engine.container(&summary.id).await? else { continue };
-        let writes = detail.mounts.iter().any(|m| m.writable && m.name.as_deref().is_some_and(|n| volumes.iter().any(|v| v.as_str() == n)));
+        let volume = |m: &MountInfo| m.name.as_deref().is_some_and(|n| volumes.iter().any(|v| v.as_str() == n));
+        let directory = |m: &MountInfo| m.kind == "bind" && directories.iter().any(|d| within(&m.source, d) || within(d, &m.source));
+        let writes = detail.mounts.iter().any(|m| m.writable && (volume(m) || directory(m)));
         if writes {
             found.push(Writer { id: detail.id, name: detail.name });
         }
     }
     Ok(found)
+}
+
+fn within(inner: &str, outer: &str) -> bool {
+    std::path::Path::new(inner).starts_with(outer)
 }
 
 /// Sets containers going again after a hold. Harmless for those that run; those that are gone are left out.
@@ -169,7 +175,7 @@ mod tests {
         let engine = world().await;
         for (quiesce, state) in [(Quiesce::None, RunState::Running), (Quiesce::Pause, RunState::Paused), (Quiesce::Stop, RunState::Exited)]
         {
-            let found = writers(engine.as_ref(), &data()).await.unwrap();
+            let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
             hold(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
             assert_eq!(states(&engine).await, expected(state, state), "{quiesce:?}");
             resume(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
@@ -180,7 +186,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_cannot_be_held_is_named_and_all_can_be_resumed() {
         let engine = world().await;
-        let found = writers(engine.as_ref(), &data()).await.unwrap();
+        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
         engine.fail_next("stop", EngineError::Refused("no".to_owned()));
         let refused = hold(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap_err().to_string();
         assert!(refused.contains("could not be stopped before the backup: no"), "{refused}");
@@ -191,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_cannot_be_resumed_is_named() {
         let engine = world().await;
-        let found = writers(engine.as_ref(), &data()).await.unwrap();
+        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
         hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
         let error = resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap_err().to_string();

@@ -4,11 +4,15 @@ use super::repo::{Opened, init, io, one_line, open, open_alone, repository_failu
 use super::source::{ReadLog, Watched, root_node};
 use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
-use super::{Failure, Job, Output, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare};
+use super::{
+    Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare,
+};
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
-use rustic_core::{BackupOptions, CheckOptions, LocalDestination, LsOptions, PruneOptions, ReadSource, RestoreOptions, SnapshotOptions};
+use rustic_core::{
+    BackupOptions, CheckOptions, LocalDestination, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, RestoreOptions, SnapshotOptions,
+};
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -17,6 +21,10 @@ use std::time::SystemTime;
 
 /// Path under which volumes appear in snapshots: the same whatever the host path, so that a snapshot finds its predecessor.
 const VOLUMES: &str = "/volumes";
+/// Path above that of a directory of the host.
+const DIRECTORIES: &str = "/directories";
+/// zstd level of a plain export: its own default.
+const PLAIN_LEVEL: i32 = 3;
 /// Tag of a snapshot that lacks something.
 const PARTIAL: &str = "partial";
 
@@ -35,7 +43,8 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             backup(open(request, sink)?, source, volume, &options).map(Output::Snapshot)
         }
         Job::List => list(&open(request, sink)?).map(Output::Snapshots),
-        Job::Check { read_data } => check(&open(request, sink)?, *read_data).map(Output::Findings),
+        Job::Check { read_data, part } => check(&open(request, sink)?, *read_data, *part).map(Output::Findings),
+        Job::Plain { snapshot, file, top } => plain(|| open(request, sink.clone()), snapshot, file, top).map(Output::Plain),
         Job::Restore { snapshot, into } => restore(open(request, sink)?, snapshot, into).map(Output::Restored),
         Job::Export { snapshot, tar, top } => export(open(request, sink)?, snapshot, tar, top).map(Output::Restored),
         Job::Forget { snapshots } => forget(open_alone(request, sink)?, snapshots).map(Output::Forgotten),
@@ -64,19 +73,29 @@ fn refuse_own_repository(repo: &Path, source: &Path) -> Result<(), Failure> {
     if real_source.starts_with(&real_repo) { Err(refuse()) } else { Ok(()) }
 }
 
+/// Path of a source in its snapshots: a volume by its name, a directory of the host by its path.
+fn stored_as(source: &str) -> PathBuf {
+    match source.strip_prefix('/') {
+        Some(below) => Path::new(DIRECTORIES).join(below),
+        None => Path::new(VOLUMES).join(source),
+    }
+}
+
 fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure> {
     let log = Arc::new(ReadLog::default());
+    let stored = stored_as(volume);
+    let name = stored.file_name().and_then(|n| n.to_str()).unwrap_or(volume);
     match source {
         Source::Dir(path) => {
-            let root = root_node(path, volume)?;
+            let root = root_node(path, name)?;
             let walk = Walk { root: path.clone(), log: log.clone() };
-            archive(opened, walk, path.clone(), root, log, options)
+            archive(opened, walk, (path.clone(), stored.clone()), root, log, options)
         }
         Source::Tar(path) => {
             let index = TarIndex::read(path)?;
-            let root = index.root_node(volume);
+            let root = index.root_node(name);
             let base = PathBuf::from("/archive");
-            archive(opened, TarSource { index, root: base.clone() }, base, root, log, options)
+            archive(opened, TarSource { index, root: base.clone() }, (base, stored.clone()), root, log, options)
         }
     }
 }
@@ -84,7 +103,7 @@ fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptio
 fn archive<R>(
     opened: Opened,
     source: R,
-    base: PathBuf,
+    (base, stored): (PathBuf, PathBuf),
     root: Node,
     log: Arc<ReadLog>,
     options: &SnapshotOptions,
@@ -97,15 +116,16 @@ where
     let Opened { repo, gate, counter, lock: _held } = opened;
     let repo = repo.to_indexed_ids().map_err(repository_failure)?;
     let mut backup_options = BackupOptions::default().no_scan(true);
-    backup_options.as_path = Some(Path::new(VOLUMES).join(root.name()));
+    // The root of the tree and what lies above the source's path are the library's own directories.
+    let above = stored.components().count() as u64 - 1;
+    backup_options.as_path = Some(stored);
     let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
     let snapshot = options.to_snapshot().map_err(repository_failure)?;
     gate.hold(true);
     let mut snapshot = repo.archive(&backup_options, &watched, snapshot, &[base]).map_err(repository_failure)?;
     gate.hold(false);
     let summary = snapshot.summary.clone().unwrap_or_default();
-    // Two directories are the library's own: the root of the tree and `volumes`.
-    let (state, unreadable) = log.verdict(summary.total_files_processed, summary.total_dirs_processed.saturating_sub(2));
+    let (state, unreadable) = log.verdict(summary.total_files_processed, summary.total_dirs_processed.saturating_sub(above));
     if state == SnapshotState::Partial {
         snapshot.tags.add(PARTIAL.to_owned());
     }
@@ -149,8 +169,12 @@ fn info(snapshot: &SnapshotFile) -> Result<SnapshotInfo, Failure> {
     })
 }
 
-fn check(opened: &Opened, read_data: bool) -> Result<Vec<String>, Failure> {
-    let results = opened.repo.check(CheckOptions::default().read_data(read_data)).map_err(repository_failure)?;
+fn check(opened: &Opened, read_data: bool, part: Option<(u32, u32)>) -> Result<Vec<String>, Failure> {
+    let mut options = CheckOptions::default().read_data(read_data || part.is_some());
+    if let Some(part) = part {
+        options.read_data_subset = ReadSubsetOption::IdSubSet(part);
+    }
+    let results = opened.repo.check(options).map_err(repository_failure)?;
     Ok(results
         .0
         .iter()
@@ -257,4 +281,62 @@ fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str) -> Result<Rest
     }
     writer.finish().map_err(|e| io(tar, &e))?;
     Ok(report)
+}
+
+/// The snapshot as a tar file, compared with the snapshot, then compressed: what is named at the end is whole or not there.
+fn plain(open: impl Fn() -> Result<Opened, Failure>, id: &SnapshotId, file: &Path, top: &str) -> Result<PlainReport, Failure> {
+    let tar = file.with_extension("part");
+    let (packed, digest) = (file.with_extension("new"), file.with_extension("zst.sha256"));
+    let whole = (|| {
+        let report = export(open()?, id, &tar, top)?;
+        let opened = open()?;
+        let snapshot = find(&opened, id)?;
+        let (opened, root) = root_of(opened, &snapshot)?;
+        let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()))?;
+        if let Some(first) = differences.first() {
+            return Err(Failure::Archive { path: file.display().to_string(), detail: format!("it differs from the snapshot: {first}") });
+        }
+        let (size, sha256) = compress(&tar, &packed).map_err(|e| io(&packed, &e))?;
+        let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        std::fs::write(&digest, format!("{sha256}  {name}\n")).map_err(|e| io(&digest, &e))?;
+        std::fs::rename(&packed, file).map_err(|e| io(file, &e))?;
+        Ok(PlainReport { files: report.files, bytes: report.bytes, size, sha256 })
+    })();
+    for aside in [&tar, &packed].into_iter().chain(whole.is_err().then_some(&digest)) {
+        match std::fs::remove_file(aside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound && whole.is_ok() => return Err(io(aside, &e)),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// Writes to a file and hashes what it writes.
+struct Hashed {
+    file: File,
+    hash: sha2::Sha256,
+    size: u64,
+}
+
+impl std::io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        sha2::Digest::update(&mut self.hash, &bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn compress(tar: &Path, packed: &Path) -> std::io::Result<(u64, String)> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options().write(true).create_new(true).mode(0o600).open(packed)?;
+    let mut encoder = zstd::Encoder::new(Hashed { file, hash: sha2::Digest::new(), size: 0 }, PLAIN_LEVEL)?;
+    std::io::copy(&mut File::open(tar)?, &mut encoder)?;
+    let Hashed { file, hash, size } = encoder.finish()?;
+    file.sync_all()?;
+    let digest = sha2::Digest::finalize(hash);
+    Ok((size, digest.iter().map(|b| format!("{b:02x}")).collect()))
 }

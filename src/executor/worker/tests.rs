@@ -65,6 +65,7 @@ struct Seen {
     target: Option<PathBuf>,
     content: Option<Vec<u8>>,
     names: u64,
+    attributes: Vec<(String, Vec<u8>)>,
 }
 
 fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
@@ -83,10 +84,21 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             target: meta.is_symlink().then(|| fs::read_link(&path).unwrap()),
             content: meta.is_file().then(|| fs::read(&path).unwrap()),
             names: if meta.is_dir() { 0 } else { meta.nlink() },
+            attributes: attributes(&path),
         };
         seen.insert(path.strip_prefix(root).unwrap().to_owned(), value);
     }
     seen
+}
+
+/// `cap_net_bind_service=ep` as the kernel stores it.
+const CAP: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Extended attributes of a path.
+fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = super::walk::xattrs(path).unwrap();
+    found.sort();
+    found
 }
 
 /// A tree with everything that is easily lost.
@@ -119,6 +131,13 @@ fn difficult(root: &Path) {
     fs::set_permissions(root.join("deep/er/text"), fs::Permissions::from_mode(0o400)).unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789);
     File::open(root.join("random")).unwrap().set_modified(old).unwrap();
+    for (path, name, value) in [
+        ("random", "user.note", b"kept\0\xff".as_slice()),
+        ("empty-dir", "user.of", b"a directory"),
+        ("setuid", "security.capability", CAP),
+    ] {
+        rustix::fs::lsetxattr(root.join(path), name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    }
     chown(root, Some(999), Some(998)).unwrap();
     fs::set_permissions(root, fs::Permissions::from_mode(0o2750)).unwrap();
     File::open(root).unwrap().set_modified(old).unwrap();
@@ -156,7 +175,7 @@ fn a_difficult_tree_survives_backup_and_restore_by_us_and_by_restic() {
     ours.remove(Path::new("odd-link"));
     theirs.remove(Path::new("odd-link"));
     assert_eq!(theirs, ours);
-    assert_eq!(lab.run(Job::Check { read_data: true }), Ok(Output::Findings(vec![])));
+    assert_eq!(lab.run(Job::Check { read_data: true, part: None }), Ok(Output::Findings(vec![])));
 }
 
 #[test]
@@ -362,9 +381,79 @@ fn damage_in_the_repository_is_found_and_a_restore_from_it_fails_loudly() {
     let pack = lab.path("repo/data").join(&packs.last().unwrap().1);
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
     File::options().write(true).open(&pack).unwrap().write_at(b"damage", 1000).unwrap();
-    let Ok(Output::Findings(found)) = lab.run(Job::Check { read_data: true }) else { panic!() };
+    let Ok(Output::Findings(found)) = lab.run(Job::Check { read_data: true, part: None }) else { panic!() };
     assert!(!found.is_empty());
     fs::create_dir(lab.path("into")).unwrap();
     let result = lab.run(Job::Restore { snapshot: report.snapshot_id, into: lab.path("into") });
     assert!(matches!(result, Err(Failure::Internal { .. } | Failure::Repository { .. })), "{result:?}");
+}
+
+#[test]
+fn a_file_beyond_four_gibibytes_that_is_mostly_hole_comes_back_as_one() {
+    let lab = Lab::new();
+    let data = lab.path("data");
+    fs::create_dir(&data).unwrap();
+    let size = (4u64 << 30) + 12_345;
+    let file = File::create(data.join("image")).unwrap();
+    file.set_len(size).unwrap();
+    file.write_at(b"begin", 0).unwrap();
+    file.write_at(b"past the border", (4 << 30) + 7).unwrap();
+    drop(file);
+    let report = lab.backup(Source::Dir(data.clone()));
+    assert_eq!((report.state, report.bytes), (SnapshotState::Complete, size));
+    assert!(report.added < 2 << 20, "holes cost next to nothing: {}", report.added);
+    let into = lab.path("into");
+    fs::create_dir(&into).unwrap();
+    assert!(matches!(lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone() }), Ok(Output::Restored(_))));
+    let back = File::open(into.join("image")).unwrap();
+    let meta = back.metadata().unwrap();
+    assert!(meta.len() == size && meta.blocks() * 512 < 64 << 20, "{} bytes in {} blocks", meta.len(), meta.blocks());
+    let mut tail = [0u8; 15];
+    back.read_exact_at(&mut tail, (4 << 30) + 7).unwrap();
+    assert_eq!(&tail, b"past the border");
+    assert_eq!(lab.run(Job::Verify { snapshot: report.snapshot_id, against: Source::Dir(into) }), Ok(Output::Findings(vec![])));
+}
+
+#[test]
+fn a_full_disk_under_the_repository_fails_the_backup_and_damages_nothing_that_was_there() {
+    let lab = Lab::new();
+    let data = lab.path("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("small"), "x").unwrap();
+    let first = lab.backup(Source::Dir(data.clone()));
+    // A limit on the size of files stands for the disk that is full in the middle of a pack.
+    let noise: Vec<u8> = (0u32..3_000_000).flat_map(|i| i.wrapping_mul(2_654_435_761).rotate_left(i % 31).to_le_bytes()).collect();
+    fs::write(data.join("large"), noise).unwrap();
+    let request = lab.request(Job::Backup {
+        source: Source::Dir(data),
+        volume: "shop_data".into(),
+        stack: None,
+        instance: "01test".into(),
+        tags: vec![],
+    });
+    let me = std::env::current_exe().unwrap();
+    let test = "executor::backup::house::tests::worker_process";
+    let script = format!("ulimit -f 1024; trap '' XFSZ; exec {} --exact {test} --ignored --nocapture", me.display());
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .env("DOCKWARDEN_TEST_WORKER", "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
+    let mut answer = String::new();
+    for line in std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap())).map_while(Result::ok) {
+        if line.contains("\"failed\"") || line.contains("\"done\"") {
+            answer = line;
+            break;
+        }
+    }
+    drop(stdin);
+    child.wait().unwrap();
+    assert!(answer.contains("failed"), "{answer}");
+    let Ok(Output::Snapshots(listed)) = lab.run(Job::List) else { panic!() };
+    assert_eq!(listed.iter().map(|s| s.snapshot_id.clone()).collect::<Vec<_>>(), [first.snapshot_id], "no snapshot that lies");
+    assert!(lab.restic(&["check", "--read-data"]).contains("no errors were found"));
 }

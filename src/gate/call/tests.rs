@@ -23,7 +23,7 @@ pub(crate) const READS: &[&str] = &[
     "tasks",
 ];
 pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
+    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "export", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let fields = serde_json::json!({
@@ -228,7 +228,7 @@ fn the_loops_own_agent_heals_in_production_and_can_do_nothing_else() {
     let book = shipped();
     let allowed: Vec<&str> =
         WRITES.iter().copied().filter(|t| decide(&book, &call("warden", t, Some("shop"), Some("production"))).verdict == Allow).collect();
-    assert_eq!(allowed, ["restart", "backup", "rollback"]);
+    assert_eq!(allowed, ["restart", "backup", "verify_backup", "export", "rollback"]);
 }
 
 #[test]

@@ -55,6 +55,16 @@ pub(super) fn service(j: &mut Judge<'_>, at: At<'_>) {
             j.at("hook.command", at, &format!("x-dockwarden.hooks.{list}[{i}]"), &command, because);
         }
     }
+    let backup = settings.backup.clone().unwrap_or_default();
+    let around = [("pre", &backup.pre), ("post", &backup.post)];
+    let around =
+        around.iter().flat_map(|(list, hooks)| hooks.iter().enumerate().map(move |(i, h)| (format!("{list}[{i}]"), h.run.join(" "))));
+    let outputs = [("stdout", &backup.stdout), ("verify", &backup.verify)];
+    let outputs = outputs.into_iter().filter_map(|(what, c)| Some((what.to_owned(), c.as_ref()?.0.join(" "))));
+    for (what, command) in around.chain(outputs) {
+        let because = "the command runs in a container of the service at every backup, with its data and secrets in reach";
+        j.at("hook.command", at, &format!("x-dockwarden.backup.{what}"), &command, because);
+    }
     for (list, probes) in [("probes", &settings.probes), ("smoke", &settings.smoke)] {
         for (i, p) in probes.iter().enumerate() {
             probe(j, at.name, &at.path(&format!("x-dockwarden.{list}[{i}]")), p);

@@ -205,6 +205,45 @@ pub struct HookText {
     timeout_s: Option<u64>,
 }
 
+/// A command, written as a list of words or as one text that is split at blanks; no shell reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(try_from = "CommandText", into = "Vec<String>")]
+#[schemars(with = "CommandText")]
+pub struct Command(pub Vec<String>);
+
+/// A command as it is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+#[schemars(rename = "Command")]
+pub enum CommandText {
+    /// Words at blanks; quotes, pipes and variables need a shell and are refused.
+    Text(String),
+    /// Word by word.
+    Words(Vec<String>),
+}
+
+impl TryFrom<CommandText> for Command {
+    type Error = String;
+
+    fn try_from(t: CommandText) -> Result<Self, String> {
+        let given = match t {
+            CommandText::Words(given) => given,
+            // A pipe's exit code is that of its last command: a dump that failed would look like one that did not.
+            CommandText::Text(t) if t.contains(['\'', '"', '`', '$', '|', '&', ';', '<', '>', '\\', '*']) => {
+                return Err(format!("{t:?} needs a shell, and none reads it: write the command as a list of words"));
+            }
+            CommandText::Text(t) => t.split_whitespace().map(str::to_owned).collect(),
+        };
+        words(given).map(Self)
+    }
+}
+
+impl From<Command> for Vec<String> {
+    fn from(c: Command) -> Self {
+        c.0
+    }
+}
+
 impl TryFrom<HookText> for Hook {
     type Error = String;
 

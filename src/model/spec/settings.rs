@@ -1,6 +1,6 @@
 //! `x-dockwarden`: what a file says to us, at its top for the stack and under a service for that service. Closed; the schema is generated from here.
 
-use super::checks::{Hook, Hooks, Probe, Triggers};
+use super::checks::{Command, Hook, Hooks, Probe, Triggers};
 use crate::model::ids::ServiceName;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,8 @@ pub struct StackSettings {
     /// Whether the release changes data in a way the one before cannot read: then nothing automatic goes back over it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migrates: Option<bool>,
-    /// Scheduled backups of all volumes of the stack.
+    /// Backups of all data of the stack, where a service says nothing else. `pre`, `post`, `stdout` and `verify` belong to a service.
+    #[serde(deserialize_with = "stack_wide")]
     pub backup: Option<BackupSettings>,
     /// How far the supervisor heals services: `off`, `restart`, `full` (default).
     pub heal: Option<HealMode>,
@@ -36,6 +37,17 @@ pub struct StackSettings {
 
 /// Longest [`ServiceSettings::start_timeout_s`]: an operation holds its stack meanwhile.
 pub const START_TIMEOUT_MOST: u64 = 86_400;
+
+/// Commands run in one service's container: at the stack they would belong to nobody.
+fn stack_wide<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<BackupSettings>, D::Error> {
+    let read = Option::<BackupSettings>::deserialize(text)?;
+    match &read {
+        Some(b) if !b.pre.is_empty() || !b.post.is_empty() || b.stdout.is_some() || b.verify.is_some() => {
+            Err(serde::de::Error::custom("backup: pre, post, stdout and verify belong into the x-dockwarden of the service they run in"))
+        }
+        _ => Ok(read),
+    }
+}
 
 /// `x-dockwarden` of a service. Closed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -230,6 +242,18 @@ pub struct BackupSettings {
     pub timeout: Option<u64>,
     /// Snapshots that a scheduled backup leaves.
     pub keep: Option<Keep>,
+    /// Of a service: run in order in its container before its data is read; each must exit 0, or nothing is read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pre: Vec<Hook>,
+    /// Of a service: run in order in its container once its data was read, also when that failed or was interrupted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub post: Vec<Hook>,
+    /// Of a service: a command in its container whose output is stored as one file, e.g. `pg_dump -U postgres shop`; it must exit 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<Command>,
+    /// Of a service: a command that must exit 0 in the container a drill starts on the restored data, without network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Command>,
 }
 
 /// How many snapshots of a source stay: the newest of each of so many hours, days, weeks and months, and the last ones before updates.

@@ -1,71 +1,119 @@
 //! The order of acts of each job. Whatever was begun when one of them stops is taken back by the operation around it.
 
-use super::super::acts::DataAct;
-use super::super::{DataJob, Quiesce, SnapshotState, keep, writers};
+use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
+use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId};
 use crate::model::operation::{OperationState, Phase};
-use crate::model::spec::Keep;
-use crate::store::backup::{BackupRecord, DrillRecord};
+use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use chrono::Utc;
 use serde_json::Value;
 
 impl Work {
     pub(super) async fn go(&self, job: &DataJob) -> Result<Option<String>, Stop> {
         let phase = match job {
-            DataJob::Backup { .. } => Phase::Snapshot,
-            DataJob::Restore { .. } | DataJob::Drill { .. } => Phase::Prepare,
+            DataJob::Backup(_) => Phase::Snapshot,
+            DataJob::Restore { .. }
+            | DataJob::RestoreDirectory { .. }
+            | DataJob::Drill { .. }
+            | DataJob::Check { .. }
+            | DataJob::Export { .. }
+            | DataJob::Forget { .. } => Phase::Prepare,
         };
         self.update(|op| (op.state, op.phase) = (OperationState::Running, phase)).await?;
         match job {
-            DataJob::Backup { volumes, quiesce, release, tags, keep, timeout: _ } => {
-                let warning = self.backup(volumes, *quiesce, *release, tags).await?;
-                if let (Some(keep), None) = (keep, &warning) {
+            DataJob::Backup(job) => {
+                let warning = self.backup(job).await?;
+                if let (Some(keep), None) = (&job.keep, &warning) {
                     self.forget(keep).await?;
                 }
                 Ok(warning)
             }
             DataJob::Drill { snapshots } => self.drill(snapshots).await,
+            DataJob::Check { part } => {
+                self.say(0.0, format!("checking the repository and reading part {} of {} of its data", part.0, part.1));
+                let done = self.interruptible(self.step(DataAct::Check { part: *part })).await?;
+                sound(&done)
+            }
+            DataJob::Export { snapshots } => {
+                let exports = self.hands()?.house.exports();
+                for (n, snapshot) in snapshots.iter().enumerate() {
+                    self.say(100.0 * n as f64 / snapshots.len() as f64, format!("exporting {}", snapshot.volume));
+                    let file = export::place(&exports, snapshot, &self.id);
+                    self.interruptible(self.step(DataAct::Export { snapshot: Box::new(snapshot.clone()), file })).await?;
+                }
+                Ok(None)
+            }
+            DataJob::Forget { snapshots } => {
+                self.interruptible(self.step(DataAct::Forget { snapshots: snapshots.clone() })).await?;
+                Ok(None)
+            }
             DataJob::Restore { snapshot, into } => self.restore(snapshot, into.clone()).await,
+            DataJob::RestoreDirectory { snapshot, directory } => self.restore_beside(snapshot, directory).await,
         }
     }
 
-    async fn backup(
-        &self,
-        volumes: &[EngineName],
-        quiesce: Quiesce,
-        release: Option<u32>,
-        tags: &[String],
-    ) -> Result<Option<String>, Stop> {
+    async fn backup(&self, job: &BackupJob) -> Result<Option<String>, Stop> {
+        let (quiesce, release) = (job.quiesce, job.release);
         let hands = self.hands()?;
         self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
+        for commands in job.commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()) {
+            self.say(0.0, format!("running the commands of {} before its backup", commands.service));
+            self.interruptible(self.step(DataAct::Before { commands: commands.clone() })).await?;
+        }
+        // Commands are run in containers that run: their output is taken before any is held.
+        let outputs = job.commands.iter().filter(|c| c.stdout.is_some());
+        let outputs = outputs.map(|c| DataAct::Output { commands: c.clone(), release, tags: job.tags.clone() });
+        let volumes = job.volumes.iter().map(|v| DataAct::Snapshot { volume: v.clone(), release, tags: job.tags.clone() });
+        let directories = job.directories.iter().map(|d| DataAct::Directory { directory: d.clone(), release, tags: job.tags.clone() });
+        let (mut taken, mut partial) = (vec![], vec![]);
+        let own = job.instance.then(|| DataAct::Instance { tags: job.tags.clone() });
+        let outputs = own.into_iter().chain(outputs);
+        let all = outputs.clone().count() + job.volumes.len() + job.directories.len();
+        for act in outputs {
+            let n = taken.len();
+            taken.push(self.read(act, (n, all), &mut partial).await?);
+        }
+        let hosts: Vec<String> = job.directories.iter().map(|d| d.host.clone()).collect();
         let held = match quiesce {
             Quiesce::None => vec![],
-            Quiesce::Pause | Quiesce::Stop => writers(self.exec.engine.as_ref(), volumes).await?,
+            Quiesce::Pause | Quiesce::Stop => writers(self.exec.engine.as_ref(), &job.volumes, &hosts).await?,
         };
         if !held.is_empty() {
             self.say(0.0, format!("holding {} containers still", held.len()));
             self.step(DataAct::Hold { writers: held.clone(), quiesce }).await?;
         }
-        let mut partial = vec![];
-        for (n, volume) in volumes.iter().enumerate() {
-            self.say(100.0 * n as f64 / volumes.len() as f64, format!("reading {volume}"));
-            let act = DataAct::Snapshot { volume: volume.clone(), release, tags: tags.to_vec() };
-            let done = self.interruptible(self.step(act)).await?;
-            if done["snapshot"]["state"] == SnapshotState::Partial.as_str() {
-                let unreadable: Vec<&str> = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                partial.push(format!("{volume} ({})", unreadable.join(", ")));
-            }
+        for act in volumes.chain(directories) {
+            let n = taken.len();
+            taken.push(self.read(act, (n, all), &mut partial).await?);
         }
         if !held.is_empty() {
             self.step(DataAct::Resume { writers: held, quiesce }).await?;
         }
+        for commands in job.commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()) {
+            self.step(DataAct::After { commands: commands.clone() }).await?;
+        }
+        let counted = self.interruptible(self.step(DataAct::Count { snapshots: taken })).await?;
+        sound(&counted)?;
         let warning = format!(
             "PARTIAL: not everything could be read of {}; let the supervisor read these files and back up again",
             partial.join("; ")
         );
         Ok((!partial.is_empty()).then_some(warning))
+    }
+
+    /// One source, the `n`th of so many; what could not be read of it is added to `partial`.
+    async fn read(&self, act: DataAct, (n, all): (usize, usize), partial: &mut Vec<String>) -> Result<BackupRecord, Stop> {
+        let key = act.key();
+        let source = key.strip_prefix(SNAPSHOT).unwrap_or(&key);
+        self.say(100.0 * n as f64 / all as f64, format!("reading {source}"));
+        let done = self.interruptible(self.step(act)).await?;
+        if done["snapshot"]["state"] == SnapshotState::Partial.as_str() {
+            let unreadable: Vec<&str> = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            partial.push(format!("{source} ({})", unreadable.join(", ")));
+        }
+        serde_json::from_value(done["snapshot"].clone()).map_err(|e| Stop::Failed(e.to_string()))
     }
 
     /// All of them, also after one has failed: which come back and which do not is what a drill is for.
@@ -86,9 +134,10 @@ impl Work {
     }
 
     /// What the schedule no longer needs goes; nothing does after a backup that was not whole.
-    async fn forget(&self, keep: &Keep) -> Result<(), Stop> {
-        let Some(stack) = self.operation().stack else { return Ok(()) };
-        let records = self.exec.store.backups(Some(&stack), None, usize::MAX).await?;
+    async fn forget(&self, keep: &Keeping) -> Result<(), Stop> {
+        let (stack, own) = (self.operation().stack, Some(INSTANCE));
+        let own = if stack.is_none() { own } else { None };
+        let records = self.exec.store.backups(stack.as_ref(), own, usize::MAX).await?;
         let gone = keep::forgettable_here(&records, keep, Utc::now());
         let snapshots: Vec<SnapshotId> = gone.iter().filter_map(|r| SnapshotId::new(r.snapshot_id.as_str()).ok()).collect();
         if !snapshots.is_empty() {
@@ -98,11 +147,23 @@ impl Work {
         Ok(())
     }
 
+    async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory) -> Result<Option<String>, Stop> {
+        let into = restore::beside(directory, snapshot, &self.id)?;
+        self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
+        let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into };
+        let done = self.interruptible(self.step(act)).await?;
+        self.compared(done)
+    }
+
     async fn restore(&self, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Option<String>, Stop> {
         let target = restore::target(&self.hands()?, snapshot, into).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, target.name));
         let act = DataAct::Restore { snapshot: Box::new(snapshot.clone()), into: target.name, made: target.made };
         let done = self.interruptible(self.step(act)).await?;
+        self.compared(done)
+    }
+
+    fn compared(&self, done: Value) -> Result<Option<String>, Stop> {
         let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
         if outcome.verified {
             return Ok(None);
@@ -114,4 +175,16 @@ impl Work {
             outcome.differences.iter().take(10).cloned().collect::<Vec<_>>().join("; ")
         )))
     }
+}
+
+/// A failed look at the repository is the operation's failure; its record is kept.
+fn sound(done: &Value) -> Result<Option<String>, Stop> {
+    let record: CheckRecord = serde_json::from_value(done.clone()).map_err(|e| Stop::Failed(e.to_string()))?;
+    if record.passed {
+        return Ok(None);
+    }
+    Err(Stop::Failed(format!(
+        "the backup repository is NOT sound: {}; take no comfort in its snapshots before `restic check` says why",
+        record.detail
+    )))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::engine::{ContainerSpec, Engine, EngineError, EngineMount};
-use crate::executor::backup::{DataResult, Quiesce};
+use crate::executor::backup::{BackupJob, DataResult, Directory, Keeping, Quiesce, ServiceCommands};
 use crate::executor::backup::{house, test_permit};
 use crate::executor::{FactsOf, Options, StopAfter};
 use crate::gate::request::RequestFacts;
@@ -15,6 +15,8 @@ use crate::store::Store;
 use crate::store::backup::BackupRecord;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
+
+mod commands;
 
 struct Rig {
     dir: TempDir,
@@ -131,18 +133,23 @@ fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop
     let mut house = house::BackupHouse::of(&dir.join("home"), dir.join("worker.sh"), Duration::from_secs(60));
     house.time_limit = Duration::from_secs(60);
     let facts: FactsOf = Arc::new(|_, _| RequestFacts::default());
-    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups: Some(house), ..Options::default() })
+    // A policy that lets every command of a backup run but one.
+    let commands: crate::executor::CommandGate = Arc::new(|_, run| {
+        let commands = (run[0] != "forbidden").then(|| run.to_vec()).into_iter().collect();
+        crate::gate::request::assert_command(run, &RequestFacts { commands, ..RequestFacts::default() })
+    });
+    let options = Options { stop_after, backups: Some(house), commands: Some(commands), ..Options::default() };
+    Executor::new(engine.clone(), store.clone(), facts, options)
 }
 
 fn backup() -> DataJob {
-    DataJob::Backup {
+    DataJob::Backup(Box::new(BackupJob {
         volumes: vec![data()],
         quiesce: Quiesce::Pause,
         release: Some(3),
         tags: vec!["nightly".into()],
-        timeout: None,
-        keep: None,
-    }
+        ..BackupJob::default()
+    }))
 }
 
 fn request(verb: &str, key: Option<&str>) -> Request {
@@ -383,8 +390,9 @@ async fn a_schedules_backup_forgets_what_it_no_longer_needs_and_an_agents_never_
     let second = rig.snapshot().await;
     assert_eq!(rig.store.backups(None, None, 10).await.unwrap(), [second, first], "an agent's backup only adds");
     rig.engine.write_volume_file("shop_data", "a", b"three");
-    let keep = Some(Keep { hourly: 1, daily: 1, weekly: 1, monthly: 1, pre_update: 0 });
-    let job = DataJob::Backup { volumes: vec![data()], quiesce: Quiesce::None, release: None, tags: vec![], timeout: None, keep };
+    let rest = Keep { hourly: 1, daily: 1, weekly: 1, monthly: 1, pre_update: 0 };
+    let keep = Some(Keeping { rest, ..Keeping::default() });
+    let job = DataJob::Backup(Box::new(BackupJob { volumes: vec![data()], keep, ..BackupJob::default() }));
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert_eq!((op.state, op.message), (OperationState::Done, None));

@@ -1,0 +1,169 @@
+//! A whole instance out of its backup repository, for the day when the home is gone: databases, keys, memories and the repository itself are put back before
+//! any supervisor starts. Deliberately absent: anything on the engine; the supervisor that starts next matches what runs with what it knows, and removes
+//! nothing before.
+
+use super::{AppError, lock};
+use crate::executor::backup::{BackupError, BackupHouse, INSTANCE, SnapshotInfo, SnapshotState};
+use crate::model::config::Config;
+use crate::store::backup::BackupRecord;
+use crate::store::{Store, StoreError, copy};
+use chrono::Utc;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Why an instance was not brought back. Nothing is taken into use before everything was read and checked.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The home cannot be made or is in use.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// There is an instance already.
+    #[error("{0} holds an instance already: a restore never overwrites; move it away, or set DOCKWARDEN_HOME to an empty place")]
+    NotEmpty(String),
+    /// The repository.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The repository has none.
+    #[error("the repository {0} holds no whole copy of an instance: it has {1} snapshots, none of source {INSTANCE}")]
+    NoCopy(String, usize),
+    /// What came back is not what was stored.
+    #[error("the copy in snapshot {0} does not come back equal: {1}")]
+    Differs(String, String),
+    /// A database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file.
+    #[error("{0}: {1}")]
+    Io(String, std::io::Error),
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BootstrapError {
+    let path = path.display().to_string();
+    move |e| BootstrapError::Io(path, e)
+}
+
+/// What was brought back.
+#[derive(Debug)]
+pub struct Bootstrapped {
+    /// Instance.
+    pub instance: String,
+    /// When the copy was taken.
+    pub at: chrono::DateTime<Utc>,
+    /// Snapshots of volumes and other data in the repository, all recorded again.
+    pub snapshots: usize,
+}
+
+/// Brings the newest whole copy of an instance back into an empty home.
+///
+/// # Errors
+/// See [`BootstrapError`]; the home is then as empty as before, but for its lock.
+pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &Path) -> Result<Bootstrapped, BootstrapError> {
+    let home = &config.home;
+    let _lock = lock(home)?;
+    if home.join("state.db").exists() {
+        return Err(BootstrapError::NotEmpty(home.display().to_string()));
+    }
+    if std::fs::read_dir(&config.memory).is_ok_and(|mut d| d.next().is_some()) {
+        return Err(BootstrapError::NotEmpty(config.memory.display().to_string()));
+    }
+    let own = BackupHouse::of(home, exe, super::BACKUP_WITHIN);
+    let house = BackupHouse { repo: repository.to_owned(), key_file: key.to_owned(), ..own.clone() };
+    let listed = house.list().await?;
+    let whole = |s: &&SnapshotInfo| s.volume.as_deref() == Some(INSTANCE) && s.state == SnapshotState::Complete;
+    let newest = listed.iter().find(whole).ok_or_else(|| BootstrapError::NoCopy(repository.display().to_string(), listed.len()))?;
+    let aside = home.join("restoring");
+    match std::fs::remove_dir_all(&aside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside)(e)),
+        _ => std::fs::create_dir(&aside).map_err(io(&aside))?,
+    }
+    house.restore(&newest.snapshot_id, &aside).await?;
+    if let Some(first) = house.verify(&newest.snapshot_id, &aside).await?.first() {
+        return Err(BootstrapError::Differs(newest.snapshot_id.to_string(), first.clone()));
+    }
+    copy::check_copy(&aside)?;
+    if repository.canonicalize().ok() != own.repo.canonicalize().ok() {
+        copy_tree(repository, &own.repo)?;
+    }
+    take_into_use(&aside, config, key, &own.key_file)?;
+    let bootstrapped = record(config, newest, &listed).await?;
+    std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
+    Ok(bootstrapped)
+}
+
+/// Moves what was checked into its places; the state database last, since it is what makes a home one.
+fn take_into_use(aside: &Path, config: &Config, key: &Path, key_file: &Path) -> Result<(), BootstrapError> {
+    let home = &config.home;
+    let keys = home.join("keys");
+    std::fs::create_dir_all(&keys).map_err(io(&keys))?;
+    if key.canonicalize().ok() != key_file.canonicalize().ok() {
+        std::fs::copy(key, key_file).map_err(io(key_file))?;
+    }
+    std::fs::set_permissions(key_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(io(key_file))?;
+    if aside.join("memory").is_dir() {
+        copy_tree(&aside.join("memory"), &config.memory)?;
+    }
+    for name in ["keys/seal.key", "keys/checkpoint.key", "checkpoints", "audit.db", "state.db"] {
+        let (from, to) = (aside.join(name), home.join(name));
+        if from.exists() {
+            std::fs::rename(&from, &to).map_err(io(&to))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a tree of directories and files with their modes; what is there already is replaced, so that a second try goes on.
+fn copy_tree(from: &Path, to: &Path) -> Result<(), BootstrapError> {
+    let mode = std::fs::metadata(from).map_err(io(from))?.permissions();
+    std::fs::create_dir_all(to).map_err(io(to))?;
+    for entry in std::fs::read_dir(from).map_err(io(from))? {
+        let entry = entry.map_err(io(from))?;
+        let (below, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().map_err(io(&below))?.is_dir() {
+            copy_tree(&below, &target)?;
+        } else {
+            match std::fs::remove_file(&target) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&target)(e)),
+                _ => std::fs::copy(&below, &target).map_err(io(&target))?,
+            };
+        }
+    }
+    std::fs::set_permissions(to, mode).map_err(io(to))
+}
+
+/// Records snapshots that were taken after the copy, and the restore itself with the last checkpoint that vouches for the log before it.
+async fn record(config: &Config, newest: &SnapshotInfo, listed: &[SnapshotInfo]) -> Result<Bootstrapped, BootstrapError> {
+    let store = Store::open(&config.home, &config.memory).await?;
+    let host = format!("dockwarden-{}", store.instance());
+    let mut snapshots = 0;
+    for s in listed.iter().filter(|s| s.host == host) {
+        let Some(volume) = s.volume.clone() else { continue };
+        snapshots += 1;
+        if store.backup(&s.snapshot_id).await?.is_some() {
+            continue;
+        }
+        let tagged = |key: &str| s.tags.iter().find_map(|t| t.strip_prefix(key)).map(str::to_owned);
+        let own = |t: &&String| !["volume=", "stack=", "release=", "operation=", "partial"].iter().any(|k| t.starts_with(k));
+        let record = BackupRecord {
+            snapshot_id: s.snapshot_id.to_string(),
+            stack: s.stack.clone(),
+            volume,
+            bytes: s.bytes,
+            added: 0,
+            files: s.files,
+            state: s.state.as_str().to_owned(),
+            at: s.at,
+            agent: "restored".to_owned(),
+            release: tagged("release=").and_then(|r| r.parse().ok()),
+            tags: s.tags.iter().filter(own).cloned().collect(),
+            operation: tagged("operation="),
+        };
+        store.put_backup(&record).await?;
+    }
+    let checkpoints = std::fs::read_to_string(config.home.join("checkpoints")).unwrap_or_default();
+    let last = checkpoints.lines().next_back().unwrap_or("none").to_owned();
+    let detail = json!({"snapshot": newest.snapshot_id, "taken_at": newest.at, "last_checkpoint": last});
+    store.audit_event("operator", "restored", None, &detail, Utc::now()).await?;
+    let instance = store.instance().to_owned();
+    store.close().await;
+    Ok(Bootstrapped { instance, at: newest.at, snapshots })
+}

@@ -1,0 +1,245 @@
+//! What a backup of a stack reads and how, from the release that runs: volumes, directories of the host that services write, outputs of commands, with
+//! the settings of stack and services put together. Reads only; deliberately absent: reading the data, and when.
+
+use super::error::ErrorCode;
+use super::{Call, CallError, House, compose_files, observe, volumes};
+use crate::executor::backup::{BackupJob, Directory, Keeping, Quiesce, ServiceCommands, command};
+use crate::model::ids::{EngineName, ServiceName, StackName};
+use crate::model::labels;
+use crate::model::release::Release;
+use crate::model::spec::{BackupSettings, MountKind, ServiceSpec, StackSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest run of a command whose output is stored, seconds, unless `timeout` says otherwise.
+const OUTPUT_WITHIN: u64 = 6 * 3600;
+
+/// Which of a stack's data.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    /// One volume.
+    Volume(EngineName),
+    /// What one service writes.
+    Service(ServiceName),
+    /// Everything.
+    All,
+    /// What the stack's own schedule covers: everything but services that are switched off or have a schedule of their own.
+    Scheduled,
+}
+
+impl Choice {
+    fn takes(&self, service: &ServiceName, spec: &ServiceSpec) -> bool {
+        match self {
+            Self::Volume(_) => false,
+            Self::Service(name) => name == service,
+            Self::All => true,
+            Self::Scheduled => !apart(spec),
+        }
+    }
+}
+
+fn of(spec: &ServiceSpec) -> BackupSettings {
+    spec.settings.backup.clone().unwrap_or_default()
+}
+
+/// A service that the stack's schedule leaves alone.
+fn apart(spec: &ServiceSpec) -> bool {
+    let own = of(spec);
+    own.enable == Some(false) || own.schedule.is_some()
+}
+
+/// Services with data and their own schedule.
+pub fn own_schedules(spec: &StackSpec) -> BTreeMap<ServiceName, String> {
+    let active = spec.services.iter().filter(|(_, s)| s.active && writes(s) && of(s).enable != Some(false));
+    active.filter_map(|(n, s)| Some((n.clone(), of(s).schedule?))).collect()
+}
+
+/// Whether the stack's own schedule has anything to read.
+pub fn has_data(spec: &StackSpec) -> bool {
+    spec.services.values().any(|s| s.active && writes(s) && !apart(s)) || spec.volumes.values().any(|v| !v.external)
+}
+
+fn writes(spec: &ServiceSpec) -> bool {
+    let writable = |k: MountKind| matches!(k, MountKind::Volume | MountKind::Bind);
+    spec.mounts.iter().any(|m| !m.read_only && writable(m.kind)) || of(spec).stdout.is_some()
+}
+
+/// Puts the job of a backup together.
+///
+/// # Errors
+/// `NotFound` when there is nothing of the kind, and those of engine and store.
+pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choice: Choice, keeps: bool) -> Result<BackupJob, CallError> {
+    let mut job = BackupJob { release: release.map(|r| r.number), ..BackupJob::default() };
+    let Some(release) = release else {
+        job.volumes = match choice {
+            Choice::Volume(volume) => vec![volume],
+            Choice::Service(_) | Choice::All | Choice::Scheduled => volumes::of_stack(call, stack, None).await?,
+        };
+        return nothing(stack, job);
+    };
+    let stack_wide = release.spec.settings.backup.clone().unwrap_or_default();
+    let taken: BTreeMap<&ServiceName, &ServiceSpec> =
+        release.spec.services.iter().filter(|(n, s)| s.active && choice.takes(n, s)).collect();
+    match &choice {
+        Choice::Volume(volume) => job.volumes.push(volume.clone()),
+        Choice::All => job.volumes = volumes::of_stack(call, stack, Some(release)).await?,
+        Choice::Service(_) | Choice::Scheduled => {
+            let left: BTreeSet<&ServiceName> = release.spec.services.keys().filter(|n| !taken.contains_key(n)).collect();
+            let (mine, others) = (
+                written(call, stack, release, &|n| taken.contains_key(n)).await?,
+                written(call, stack, release, &|n| left.contains(n)).await?,
+            );
+            job.volumes = volumes::of_stack(call, stack, Some(release)).await?;
+            // What nobody mounts goes with the stack; what two write goes with either.
+            let scheduled = choice == Choice::Scheduled;
+            job.volumes.retain(|v| mine.contains(v) || (scheduled && !others.contains(v)));
+        }
+    }
+    for spec in taken.values() {
+        for directory in directories(&call.house, release.project_dir.as_deref(), spec) {
+            if !job.directories.contains(&directory) {
+                job.directories.push(directory);
+            }
+        }
+    }
+    job.commands = commands(call, stack, release, &taken).await?;
+    let users: Vec<&ServiceSpec> = match &choice {
+        Choice::Volume(_) => release.spec.services.values().collect(),
+        Choice::Service(_) | Choice::All | Choice::Scheduled => taken.values().copied().collect(),
+    };
+    job.quiesce = users.iter().filter_map(|s| of(s).quiesce).chain(stack_wide.quiesce).map(Quiesce::from).max().unwrap_or_default();
+    job.timeout = users.iter().filter_map(|s| of(s).timeout).chain(stack_wide.timeout).max().map(Duration::from_secs);
+    if keeps {
+        job.keep = Some(keeping(stack, release));
+    }
+    nothing(stack, job)
+}
+
+fn nothing(stack: &StackName, job: BackupJob) -> Result<BackupJob, CallError> {
+    if job.volumes.is_empty() && job.directories.is_empty() && job.commands.iter().all(|c| c.stdout.is_none()) {
+        let hint = "`status` shows what its services mount; directories of the host count below the project and the policy's roots";
+        return Err(CallError::new(ErrorCode::NotFound, format!("stack {stack} has no data of that kind"), hint).field("stack"));
+    }
+    Ok(job)
+}
+
+/// Volumes that services write: those their release names and those their containers have, anonymous ones too.
+async fn written(
+    call: &Call,
+    stack: &StackName,
+    release: &Release,
+    takes: &(dyn Fn(&ServiceName) -> bool + Sync),
+) -> Result<BTreeSet<EngineName>, CallError> {
+    let mut out = BTreeSet::new();
+    for (_, spec) in release.spec.services.iter().filter(|(n, _)| takes(n)) {
+        let mounts = spec.mounts.iter().filter(|m| m.kind == MountKind::Volume && !m.read_only);
+        let keys = mounts.filter_map(|m| release.spec.volumes.get(m.source.as_deref()?));
+        out.extend(keys.filter_map(|v| EngineName::new(v.name.as_str()).ok()));
+    }
+    for container in observe::details(&call.house, &observe::serving(&call.house, Some(stack)).await?).await? {
+        let service = container.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+        if service.is_some_and(|s| takes(&s)) {
+            let mounts = container.mounts.into_iter().filter(|m| m.kind == "volume" && m.writable);
+            out.extend(mounts.filter_map(|m| EngineName::new(m.name?).ok()));
+        }
+    }
+    Ok(out)
+}
+
+/// Directories of the host that a service may write, as far as they are its data: below the project or the policy's roots, directories, not our own home.
+pub fn directories(house: &House, project: Option<&str>, spec: &ServiceSpec) -> Vec<Directory> {
+    let rulebook = house.rulebook.load();
+    let policy = &rulebook.policy;
+    let roots: Vec<PathBuf> =
+        policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).map(String::as_str).chain(project).map(PathBuf::from).collect();
+    let mounts = spec.mounts.iter().filter(|m| m.kind == MountKind::Bind && !m.read_only).filter_map(|m| m.source.as_deref());
+    let mut out = vec![];
+    for host in mounts.filter(|host| below(Path::new(host), &roots)) {
+        let here = compose_files::visible(&house.config, Path::new(host));
+        let here = here.and_then(|h| std::fs::canonicalize(h).ok());
+        // A socket or a single file is configuration more often than data; where it cannot be seen, the engine is asked for it.
+        let data = here.as_ref().is_none_or(|h| h.is_dir() && !house.config.home.starts_with(h) && !h.starts_with(&house.config.home));
+        let directory = Directory { host: host.trim_end_matches('/').to_owned(), here };
+        if data && !out.contains(&directory) {
+            out.push(directory);
+        }
+    }
+    out
+}
+
+/// Whether a path lies below one of the roots, as written: no root itself, and no way up.
+fn below(path: &Path, roots: &[PathBuf]) -> bool {
+    let plain = path.is_absolute() && !path.components().any(|c| c == std::path::Component::ParentDir);
+    plain && roots.iter().any(|r| path.starts_with(r) && path != r)
+}
+
+async fn commands(
+    call: &Call,
+    stack: &StackName,
+    release: &Release,
+    taken: &BTreeMap<&ServiceName, &ServiceSpec>,
+) -> Result<Vec<ServiceCommands>, CallError> {
+    let mut out = vec![];
+    let asked = |s: &BackupSettings| !s.pre.is_empty() || !s.post.is_empty() || s.stdout.is_some();
+    if !taken.values().any(|s| asked(&of(s))) {
+        return Ok(out);
+    }
+    let serving = observe::serving(&call.house, Some(stack)).await?;
+    for (name, own) in taken.iter().map(|(n, s)| (*n, of(s))).filter(|(_, own)| asked(own)) {
+        let container = serving.iter().find(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())).ok_or_else(|| {
+            let message = format!("service {name} has no container, and its backup runs commands in it");
+            CallError::new(ErrorCode::Conflict, message, "`deploy` or `restart` the service, or back up one volume by its name")
+                .field("stack")
+        })?;
+        out.push(ServiceCommands {
+            service: name.clone(),
+            environment: release.environment.clone(),
+            container: container.id.clone(),
+            pre: own.pre,
+            post: own.post,
+            stdout: own.stdout.map(|c| c.0),
+            timeout_s: own.timeout.unwrap_or(OUTPUT_WITHIN),
+        });
+    }
+    Ok(out)
+}
+
+/// How many snapshots stay: of what a service writes as it says, of the rest as the stack says.
+pub fn keeping(stack: &StackName, release: &Release) -> Keeping {
+    let stack_wide = release.spec.settings.backup.clone().unwrap_or_default();
+    let mut keeping = Keeping { own: BTreeMap::new(), rest: stack_wide.keep.unwrap_or_default() };
+    for (name, spec) in &release.spec.services {
+        let Some(keep) = of(spec).keep else { continue };
+        keeping.own.insert(command::output_of(stack, name), keep.clone());
+        for mount in spec.mounts.iter().filter(|m| !m.read_only) {
+            let source = match (mount.kind, mount.source.as_deref()) {
+                (MountKind::Volume, Some(key)) => release.spec.volumes.get(key).map(|v| v.name.clone()),
+                (MountKind::Bind, Some(path)) => Some(path.trim_end_matches('/').to_owned()),
+                _ => None,
+            };
+            keeping.own.extend(source.map(|s| (s, keep.clone())));
+        }
+    }
+    keeping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_below_a_root_is_data() {
+        let roots = [PathBuf::from("/srv/shop"), PathBuf::from("/mnt/media")];
+        for (path, is) in [
+            ("/srv/shop/data", true),
+            ("/srv/shop", false),
+            ("/srv/shopping", false),
+            ("/srv/shop/../etc", false),
+            ("/etc", false),
+            ("data", false),
+        ] {
+            assert_eq!(below(Path::new(path), &roots), is, "{path}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What a service's `x-dockwarden.backup` has run in its container: `pre` and `post` around the reading of its data, and `stdout`, whose output is the
+//! data. Each command is judged again at the moment it would run. Deliberately absent: the journal record, which is the act's, and the order.
+
+use super::acts::Doer;
+use super::helper::SpoolDir;
+use super::{BackupError, SnapshotReport};
+use crate::engine::{Engine, ExecSpec};
+use crate::executor::CommandGate;
+use crate::gate::Permit;
+use crate::model::ids::{EngineName, ServiceName, StackName};
+use crate::model::observed::RunState;
+use crate::model::spec::Hook;
+use crate::model::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+/// Output of a command that is kept for its record.
+const OUTPUT: usize = 16 * 1024;
+/// Name of the one file in a snapshot of a command's output.
+pub const OUTPUT_FILE: &str = "stdout";
+
+/// What is run for one service around and instead of the reading of its volumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceCommands {
+    /// Service.
+    pub service: ServiceName,
+    /// Its environment: what the policy says of commands depends on it.
+    pub environment: String,
+    /// Container they run in.
+    pub container: EngineName,
+    /// Before.
+    pub pre: Vec<Hook>,
+    /// After, also when the backup failed.
+    pub post: Vec<Hook>,
+    /// Command whose output is stored.
+    pub stdout: Option<Vec<String>>,
+    /// Longest run of `stdout`, seconds.
+    pub timeout_s: u64,
+}
+
+impl ServiceCommands {
+    /// Source under which the output is recorded: like a volume's name, so that it is restored into one.
+    pub fn source(&self, stack: &StackName) -> String {
+        output_of(stack, &self.service)
+    }
+}
+
+/// Source under which the output of a service's `stdout` is recorded.
+pub fn output_of(stack: &StackName, service: &ServiceName) -> String {
+    format!("{stack}_{service}.stdout")
+}
+
+/// Runs hooks one after the other. The record names each exit code.
+pub(super) async fn run_all(
+    engine: &dyn Engine,
+    permit: &Permit,
+    judge: &CommandGate,
+    of: &ServiceCommands,
+    which: &'static str,
+    hooks: &[Hook],
+) -> Result<Value, BackupError> {
+    let mut done = vec![];
+    for hook in hooks {
+        let failed = |why: String, output: &str| failure(of, which, &hook.run, why, output);
+        allowed(judge, of, which, &hook.run)?;
+        let (command, timeout) = (hook.run.clone(), Duration::from_secs(hook.timeout_s));
+        let spec = ExecSpec { command, user: None, env: vec![], timeout, max_output: OUTPUT };
+        let out = engine.exec(permit, &of.container, &spec).await?;
+        match out.exit_code {
+            Some(0) => done.push(json!({"exit": 0, "output": out.output})),
+            Some(code) => return Err(failed(format!("ended with exit code {code}"), &out.output)),
+            None => return Err(failed(format!("did not end within {} s", hook.timeout_s), &out.output)),
+        }
+    }
+    Ok(Value::Array(done))
+}
+
+/// Runs the `post` hooks on the way back. A container that is gone or does not run has nothing left to undo.
+pub(super) async fn undo(engine: &dyn Engine, permit: &Permit, judge: &CommandGate, of: &ServiceCommands) -> Result<(), BackupError> {
+    match engine.container(&of.container).await? {
+        Some(c) if c.state == RunState::Running => run_all(engine, permit, judge, of, "post", &of.post).await.map(|_| ()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Runs `stdout` and stores what it writes. Nothing is stored of a command that fails.
+pub(super) async fn store_output(
+    doer: &Doer<'_>,
+    of: &ServiceCommands,
+    tags: Vec<String>,
+) -> Result<(String, SnapshotReport), BackupError> {
+    let stack = doer.stack.clone().ok_or_else(|| failure(of, "stdout", &[], "belongs to no stack".into(), ""))?;
+    let run = of.stdout.clone().unwrap_or_default();
+    allowed(&doer.judge, of, "stdout", &run)?;
+    let dir = SpoolDir::new(&doer.hands)?;
+    let path = dir.path().join(OUTPUT_FILE);
+    let io = |e: std::io::Error| BackupError::io(&path, &e);
+    let mut file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(io)?;
+    let timeout = Duration::from_secs(of.timeout_s);
+    let spec = ExecSpec { command: run.clone(), user: None, env: vec![], timeout, max_output: OUTPUT };
+    let out = doer.hands.engine.exec_into(doer.permit, &of.container, &spec, &mut file).await?;
+    file.flush().await.map_err(io)?;
+    drop(file);
+    match out.exit_code {
+        Some(0) => {}
+        Some(code) => return Err(failure(of, "stdout", &run, format!("ended with exit code {code}"), &out.output)),
+        None => return Err(failure(of, "stdout", &run, format!("did not end within {} s", of.timeout_s), &out.output)),
+    }
+    let source = of.source(&stack);
+    let report = super::read_directory(&doer.hands, Some(&stack), &source, dir.path().to_owned(), tags, doer.progress.clone()).await?;
+    dir.remove()?;
+    Ok((source, report))
+}
+
+/// Longest run of a drill's `verify`.
+const VERIFY_WITHIN: Duration = Duration::from_secs(600);
+
+/// Runs a drill's `verify` in the container that uses the restored data. `Err` inside = the data is not what it should be.
+pub(super) async fn verified(
+    engine: &dyn Engine,
+    permit: &Permit,
+    judge: &CommandGate,
+    (service, environment): (&ServiceName, &str),
+    container: &EngineName,
+    run: &[String],
+) -> Result<Result<(), String>, BackupError> {
+    if let Some(f) = judge(environment, run).into_iter().find(|f| f.verdict == Verdict::Deny) {
+        return Ok(Err(format!("the `verify` command of {service} is refused by rule {}: {}", f.rule, f.because)));
+    }
+    let spec = ExecSpec { command: run.to_vec(), user: None, env: vec![], timeout: VERIFY_WITHIN, max_output: OUTPUT };
+    let out = engine.exec(permit, container, &spec).await?;
+    Ok(match out.exit_code {
+        Some(0) => Ok(()),
+        Some(code) => Err(format!("its `verify` command ended with exit code {code}: {}", crate::redact::line(&out.output, 500))),
+        None => Err(format!("its `verify` command did not end within {} s", VERIFY_WITHIN.as_secs())),
+    })
+}
+
+fn allowed(judge: &CommandGate, of: &ServiceCommands, which: &'static str, run: &[String]) -> Result<(), BackupError> {
+    match judge(&of.environment, run).into_iter().find(|f| f.verdict == Verdict::Deny) {
+        Some(f) => Err(failure(of, which, run, format!("is refused by rule {}: {}", f.rule, f.because), "")),
+        None => Ok(()),
+    }
+}
+
+fn failure(of: &ServiceCommands, which: &'static str, run: &[String], why: String, output: &str) -> BackupError {
+    let output = crate::redact::line(output, 500);
+    BackupError::Command {
+        service: of.service.to_string(),
+        which,
+        command: crate::redact::line(&run.join(" "), 200),
+        why,
+        output: if output.is_empty() { String::new() } else { format!(" (it wrote: {output})") },
+    }
+}
