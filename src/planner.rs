@@ -387,10 +387,11 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             };
             lines.push(DiffLine { path: path.into(), from: Some(from.into()), to: Some(to.into()) });
         }
+        let at_once = anew || matches!(&input.want, Want::Release { content_of: Some(_), .. });
         let carries_data = running.iter().any(|c| c.mounts.iter().any(|m| m.kind == "volume" && m.writable));
         if standing != front::Standing::Unwanted {
             let one_writer = spec.single_writer() || (carries_data && !spec.settings.concurrent);
-            let (strategy, expected_loss) = front::update(spec, one_writer, standing);
+            let (strategy, expected_loss) = front::update(spec, one_writer, standing, at_once);
             return Change { expected_loss, ..make(Action::Update, strategy, lines) };
         }
         let strategy = match () {

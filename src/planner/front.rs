@@ -151,11 +151,13 @@ pub(super) fn standing(stack: &StackSpec, service: &ServiceName, observed: &Obse
 }
 
 /// How an update of a fronted service goes, and what it costs. One writer at a time: then connections wait while it changes.
-pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing) -> (Strategy, String) {
+pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing, at_once: bool) -> (Strategy, String) {
     let limits = limits(spec);
     let (hold, drain) = (limits.hold_ms / 1000, limits.drain_ms / 1000);
     let asked_front = spec.settings.strategy == Some(Strategy::Front);
     let strategy = match spec.settings.strategy {
+        // What mends or goes back does not wait beside what fails.
+        Some(Strategy::Canary) if at_once => Strategy::Front,
         // What writes was refused before.
         Some(asked @ (Strategy::Canary | Strategy::BlueGreen)) => asked,
         Some(Strategy::Front) if !one_writer => Strategy::Front,

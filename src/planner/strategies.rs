@@ -93,7 +93,7 @@ pub(super) fn together(stack: &StackSpec, input: &PlanInput<'_>, changes: &mut [
     for change in changes.iter_mut().filter(|c| matches!(c.action, Action::Unchanged | Action::Scale | Action::Restart)) {
         let Some(spec) = stack.services.get(&change.service).filter(|s| s.settings.strategy == Some(Strategy::BlueGreen)) else { continue };
         let standing: Standing = standing(stack, &change.service, input.observed, input.digest);
-        let (strategy, expected_loss) = update(spec, false, standing);
+        let (strategy, expected_loss) = update(spec, false, standing, false);
         change.diff.push(DiffLine { path: "blue_green".into(), from: None, to: Some(format!("replaced together with {cause}")) });
         (change.action, change.strategy, change.expected_loss) = (Action::Update, strategy, expected_loss);
     }

@@ -132,6 +132,15 @@ async fn a_cancel_takes_a_canary_back() {
 }
 
 #[tokio::test]
+async fn what_mends_a_canary_or_goes_back_does_not_wait_beside_what_fails() {
+    let rig = rig().await;
+    deploy(&rig, canary("web:1", 0)).await;
+    let plan = plan_for(&rig, &rig.exec, Want::Recreate { service: name("web") }).await;
+    let web = plan.changes.iter().find(|c| c.service.as_str() == "web").unwrap();
+    assert_eq!((web.action, web.strategy), (Action::Update, Strategy::Front));
+}
+
+#[tokio::test]
 async fn services_of_one_colour_are_replaced_together_on_a_network_of_their_own() {
     let rig = rig().await;
     deploy(&rig, green("web:1", "db:1")).await;
