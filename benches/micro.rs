@@ -78,8 +78,9 @@ fn large() -> (Rulebook, Vec<CallFacts>) {
             })
             .collect();
         let all = names(0..30);
-        let text =
-            format!("---\nname: agent-{a}\ndescription: Bench.\ntools: {all}\ndockwarden:\n  tier: tier_3_write_elevated\n  rules:\n{rules}---\n");
+        let text = format!(
+            "---\nname: agent-{a}\ndescription: Bench.\ntools: {all}\ndockwarden:\n  tier: tier_3_write_elevated\n  rules:\n{rules}---\n"
+        );
         (format!("agent-{a}.md"), text)
     };
     let book = Rulebook::build((0..20).map(agent).collect(), "", &tools).unwrap_or_else(|p| panic!("{}", rules::in_words(&p)));

@@ -152,7 +152,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         }
     }
     // Nothing is at work yet: whatever lies in the spool was left by a supervisor that was killed.
-    if let Some(left) = backups(&config.home).and_then(|b| b.sweep_spool().err()) {
+    if let Some(left) = backups(&config.home, executor.front_binary.clone()).and_then(|b| b.sweep_spool().err()) {
         tracing::warn!(error = %left, "archives of interrupted backups are left behind");
     }
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.

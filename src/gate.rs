@@ -23,8 +23,8 @@ pub use load::{LoadProblem, ToolFacts};
 use crate::model::agent::Agent;
 use crate::model::ids::{CallId, ServiceName, StackName};
 use crate::model::verdict::{Finding, Verdict};
-use std::collections::BTreeMap;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Everything the gate decides by: agents and policy, loaded together, replaced together.

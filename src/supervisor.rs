@@ -50,6 +50,12 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
 
 /// A call of the loop, like any other agent's.
 async fn call(house: &Arc<House>, tool: &str, input: Value) -> Result<Value, crate::call::CallError> {
-    let who = Principal { agent: AgentName::new(WARDEN).expect("a valid name"), door: Door::Loop, client: None, read_only: false, on_behalf: vec![] };
+    let who = Principal {
+        agent: AgentName::new(WARDEN).expect("a valid name"),
+        door: Door::Loop,
+        client: None,
+        read_only: false,
+        on_behalf: vec![],
+    };
     dispatch::dispatch(house, &who, tool, input, None).await.map(|reply| reply.value)
 }

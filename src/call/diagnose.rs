@@ -237,8 +237,9 @@ mod tests {
         let told = |reason: &str| Some((Cause::Missing, reason.to_owned()));
         assert_eq!(of(vec![copy(1), copy(2), front(RunState::Running)], &[]), None);
         assert_eq!(of(vec![copy(2), front(RunState::Running)], &[]), told("1 of its 2 containers are gone"));
-        assert_eq!(of(vec![copy(1), copy(2)], &[]), told("its front is gone"));
-        assert_eq!(of(vec![copy(1), copy(2), front(RunState::Exited)], &[]), told("its front is down"));
+        assert_eq!(of(vec![copy(1), copy(2)], &[]), told("its front is gone, so nobody reaches it"));
+        let down = (Cause::Crashed, "its front does not run, so nobody reaches it: it ended with exit code 0".to_owned());
+        assert_eq!(of(vec![copy(1), copy(2), front(RunState::Exited)], &[]), Some(down));
         assert_eq!(of(vec![copy(1), copy(2), front(RunState::Exited)], &["web-front-0"]), None);
     }
 
@@ -289,7 +290,7 @@ mod tests {
         }
     }
 
-    fn container(role: &str, state: RunState, error: &str) -> ContainerDetail {
+    fn one(role: &str, state: RunState, error: &str) -> ContainerDetail {
         use crate::model::labels;
         let labels = [(labels::SERVICE, "web"), (labels::ROLE, role), (labels::NUMBER, "1")];
         ContainerDetail {
@@ -321,8 +322,8 @@ mod tests {
     fn a_service_whose_front_is_down_or_gone_is_not_well_and_one_stopped_by_hand_is_left_alone() {
         let release = fronted();
         let found = |front: Option<(RunState, &str)>, by_hand: &[&str]| {
-            let serving = container("serving", RunState::Running, "");
-            let front = front.map(|(state, error)| container("front", state, error));
+            let serving = one("serving", RunState::Running, "");
+            let front = front.map(|(state, error)| one("front", state, error));
             let observed = Observed { containers: [serving].into_iter().chain(front).collect(), ..Observed::default() };
             let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
             ailments(&release, &observed, &by_hand, DateTime::UNIX_EPOCH).into_iter().map(|a| a.cause).collect::<Vec<_>>()

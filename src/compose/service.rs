@@ -88,7 +88,7 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
     let settings: ServiceSettings = settings(&mut value, path, report);
     if let Some(seconds) = settings.start_timeout_s.filter(|s| *s > START_TIMEOUT_MOST) {
         let message = format!("{seconds} s are more than a day, and its stack would wait as long");
-        report.error(&at(path, "x-dockwarden.start_timeout_s"), message, &format!("at most {START_TIMEOUT_MOST}"));
+        report.error(&at(path, "x-dockwarden.start_timeout_s"), message, format!("at most {START_TIMEOUT_MOST}"));
     }
     let mut r = Reader::new(value, path, report);
     let mut s = ServiceSpec { settings, ..ServiceSpec::default() };

@@ -67,7 +67,11 @@ impl Check<'_> {
                 self.problem("mutations", format!("environments.{name}.mutations has no such level"), "allow, approval or deny");
             }
             if environment.changes_per_hour == Some(0) {
-                self.problem("changes_per_hour", format!("environments.{name}.changes_per_hour is 0"), "1 or more, or mutations = \"deny\"");
+                self.problem(
+                    "changes_per_hour",
+                    format!("environments.{name}.changes_per_hour is 0"),
+                    "1 or more, or mutations = \"deny\"",
+                );
             }
             self.levels(&format!("environments.{name}.rules"), &environment.rules);
         }

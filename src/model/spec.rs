@@ -10,8 +10,8 @@ pub mod written;
 pub use checks::{Command, Hook, Hooks, HttpProbe, Probe, ProbeCheck, Trigger, TriggerAction, Triggers};
 pub use files::{FileMount, FileObject};
 pub use settings::{
-    BackupSettings, CanarySettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST, ServiceSettings,
-    StackHook, StackHooks, StackSettings, StackTest,
+    BackupSettings, CanarySettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST,
+    ServiceSettings, StackHook, StackHooks, StackSettings, StackTest,
 };
 
 use super::ids::{ImageRef, ServiceName, StackName};

@@ -64,7 +64,9 @@ impl Store {
         let release = release.clone();
         let write = move |c: &Connection| match release_origin(c, &release.stack, release.number)? {
             Some((_, operation)) if operation == release.operation.as_str() => Ok(()),
-            Some((_, operation)) => Err(StoreError::Taken { what: format!("release {} of stack {}", release.number, release.stack), by: operation }.into()),
+            Some((_, operation)) => {
+                Err(StoreError::Taken { what: format!("release {} of stack {}", release.number, release.stack), by: operation }.into())
+            }
             None => put_release(c, &release, &sealed),
         };
         self.inner.state.write(write).await

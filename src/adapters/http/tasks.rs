@@ -4,8 +4,8 @@
 use crate::adapters::Doors;
 use crate::adapters::http::api::who::Who;
 use crate::adapters::mcp::http::problem;
-use crate::call::error::ErrorCode;
 use crate::call::CallError;
+use crate::call::error::ErrorCode;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderValue, StatusCode, header};

@@ -177,7 +177,15 @@ mod tests {
         assert_eq!(template("dockwarden://audit{?agent,tool,stack,verdict,outcome,since,until,cursor}", "tool"), Ok(()));
         assert!(template("dockwarden://stacks/{stack}", "release").is_err());
         assert!(template("dockwarden://nowhere/{stack}", "stack").is_err());
-        let prompt = Prompt { name: "p".into(), title: String::new(), description: String::new(), arguments: vec![], body: String::new(), steps: vec![], retry: Default::default() };
+        let prompt = Prompt {
+            name: "p".into(),
+            title: String::new(),
+            description: String::new(),
+            arguments: vec![],
+            body: String::new(),
+            steps: vec![],
+            retry: Default::default(),
+        };
         assert!(known(std::slice::from_ref(&prompt), &Reference::for_prompt("p"), "stack").is_err());
         assert!(known(&[prompt], &Reference::for_prompt("q"), "stack").is_err());
     }

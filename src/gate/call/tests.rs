@@ -22,8 +22,22 @@ pub(crate) const READS: &[&str] = &[
     "memory_read",
     "tasks",
 ];
-pub(crate) const WRITES: &[&str] =
-    &["deploy", "scale", "restart", "cancel", "backup", "verify_backup", "export", "memory_write", "rollback", "stop", "restore", "prune", "task_submit", "task_work"];
+pub(crate) const WRITES: &[&str] = &[
+    "deploy",
+    "scale",
+    "restart",
+    "cancel",
+    "backup",
+    "verify_backup",
+    "export",
+    "memory_write",
+    "rollback",
+    "stop",
+    "restore",
+    "prune",
+    "task_submit",
+    "task_work",
+];
 
 pub(crate) fn catalogue() -> Vec<ToolFacts> {
     let fields = serde_json::json!({

@@ -85,7 +85,11 @@ impl Home {
     }
 
     /// As `command`, another program.
-    pub fn command_of<S: AsRef<std::ffi::OsStr>>(&self, program: impl AsRef<std::ffi::OsStr>, args: impl IntoIterator<Item = S>) -> Command {
+    pub fn command_of<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: impl AsRef<std::ffi::OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new(program);
         command.args(args).env_clear().kill_on_drop(true);
         for keep in ["PATH", "DOCKER_HOST", "DOCKER_CONTEXT", "RUST_BACKTRACE"] {
