@@ -12,7 +12,7 @@ pub(super) fn not_newer(input: &PlanInput<'_>, service: &ServiceName) -> Result<
     let release = |c: &ContainerDetail| c.labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok()).unwrap_or(0);
     match live(input.observed, service).into_iter().map(release).find(|kept| *kept > current) {
         Some(kept) => Err(PlanError::Impossible(format!(
-            "service {service} runs as release {kept} left it, on data that release changed, and the stack is at release {current}; `deploy` or              `rollback` decides which one stays"
+            "service {service} runs as release {kept} left it, on data that release changed, and the stack is at release {current}; `deploy` or `rollback` decides which one stays"
         ))),
         None => Ok(()),
     }

@@ -257,8 +257,8 @@ async fn an_added_copy_is_watched_like_any_other() {
 async fn what_an_earlier_deploy_could_not_remove_goes_with_the_next() {
     let rig = rig().await;
     deploy(&rig, stack("web:1", None, &[])).await;
-    // The canary, the old container, each with a second try.
-    for _ in 0..4 {
+    // The canary and the old container, each with a second try, and the old one once more as a leftover.
+    for _ in 0..6 {
         rig.engine.fail_next("remove_container", EngineError::Refused("busy".into()));
     }
     let op = deploy(&rig, stack("web:2", None, &[])).await;
