@@ -280,7 +280,8 @@ impl Run {
             }
             self.retire_fronts(Phase::Switch, service, observed).await?;
             // Those that stood behind a front hold no port: they stop when their successors serve.
-            let (behind, old): (Vec<_>, Vec<_>) = old.iter().partition(|c| planner::front::backend(c).is_some());
+            // Those that are up come first: what an earlier operation left behind frees no port, and would shift the pairs.
+            let (behind, old): (Vec<_>, Vec<_>) = by_worth(&old).into_iter().partition(|c| planner::front::backend(c).is_some());
             let pairs = old.len().max(spec.replicas as usize);
             for i in 0..pairs {
                 if let Some(c) = old.get(i) {

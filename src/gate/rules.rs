@@ -163,7 +163,7 @@ mod tests {
     fn ids_are_unique_and_host_root_rules_deny() {
         let ids: std::collections::BTreeSet<_> = RULES.iter().map(|r| r.id).collect();
         assert_eq!(ids.len(), RULES.len());
-        assert_eq!(RULES.len(), 86);
+        assert_eq!(RULES.len(), 87);
         assert_eq!(
             RULES.iter().filter(|r| r.host_root && r.default != Verdict::Deny).map(|r| r.id).collect::<Vec<_>>(),
             Vec::<&str>::new()

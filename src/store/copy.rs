@@ -118,8 +118,8 @@ mod tests {
         assert!(!copy.join("keys/backup.key").exists());
         // A page that is torn is found.
         let mut bytes = std::fs::read(copy.join("state.db")).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle..middle + 2048].fill(0x5a);
+        // After the first page, which says how many there are.
+        bytes[4096..16 * 4096].fill(0x5a);
         std::fs::write(copy.join("state.db"), bytes).unwrap();
         assert!(check_copy(&copy).is_err());
         std::fs::remove_file(copy.join("audit.db")).unwrap();

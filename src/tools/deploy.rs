@@ -64,7 +64,7 @@ impl Verb for Deploy {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "deploy",
         title: "Deploy a stack",
-        description: "Deploys a stack: give plan_id and digest of a plan, or the stack itself. New containers are proven before old ones go; a failed deploy leaves what ran before running and returns evidence. State pending_approval means that an operator must approve: poll `approval`.",
+        description: "Deploys a stack: give plan_id and digest of a plan, or the stack itself. New containers are proven before old ones go; a failed deploy leaves what ran before running and returns evidence. pending_approval: an operator must approve; poll `approval`.",
         effect: Effect::Write,
         idempotent: true,
         input_schema: schema::input::<Input>,

@@ -69,7 +69,7 @@ impl Verb for Health {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "health",
         title: "Health of stacks",
-        description: "Whether every service that shall run runs and passes its health check, with the reason where not. A stack stopped on purpose does not count. deep also checks the engine and the supervisor's own state.",
+        description: "Whether every service that shall run runs and passes its health check, and why not. A stack stopped on purpose does not count. deep also checks the engine and the supervisor's own state.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,

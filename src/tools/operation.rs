@@ -53,7 +53,7 @@ impl Verb for Operation {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "operation",
         title: "Follow an operation",
-        description: "State, phase, services and evidence of an operation. States: queued, running, monitoring (serves, being watched), done, rolled_back (failed and undone), failed, cancelled, needs_attention (a person must look).",
+        description: "State, phase, services and evidence of an operation. States: queued, running, monitoring (serves, watched), done, rolled_back (failed and undone), failed, cancelled, needs_attention (a person must look).",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,

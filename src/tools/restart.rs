@@ -31,7 +31,7 @@ impl Verb for Restart {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "restart",
         title: "Restart or start a stack",
-        description: "Restarts the containers of a stack, or of one service, in place; starts a stopped stack. Same content, short downtime. recreate makes the containers of one service anew.",
+        description: "Restarts the containers of a stack or service in place; starts a stopped stack. recreate makes those of one service anew.",
         effect: Effect::Write,
         idempotent: false,
         input_schema: schema::input::<Input>,

@@ -153,6 +153,8 @@ async fn house(home: &Home, toml: &str) -> Arc<House> {
         calls: Default::default(),
         backups: None,
         turns: Default::default(),
+        desk: Default::default(),
+        taints: Default::default(),
     });
     late.get_or_init(|| Arc::downgrade(&house));
     house

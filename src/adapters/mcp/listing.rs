@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_agent_sees_all_of_its_tools_when_they_are_few_and_the_default_ones_otherwise() {
-        assert_eq!(names(&caller("observer", false, "")).len(), 14);
+        assert_eq!(names(&caller("observer", false, "")).len(), 15);
         let keeper = names(&caller("stack-keeper", false, ""));
         assert!(keeper.contains(&"deploy") && !keeper.contains(&"prune"), "{keeper:?}");
         assert!(names(&caller("stack-keeper", false, "all")).contains(&"prune"));

@@ -266,7 +266,7 @@ async fn what_an_earlier_deploy_could_not_remove_goes_with_the_next() {
     let left = |rig: &Rig| rig.engine.container_names().into_iter().filter(|n| n.starts_with("dw-")).count();
     assert_eq!(left(&rig), 2);
     let op = deploy(&rig, stack("web:2", None, &["extra"])).await;
-    assert_eq!(op.state, OperationState::Done);
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
     assert_one_release(&rig, "tidy again").await;
 }
 

@@ -355,7 +355,11 @@ async fn a_cancelled_task_does_not_begin_and_one_at_work_stops() {
 
 #[tokio::test]
 async fn an_agent_outside_fetches_its_tasks_and_works_on_behalf_of_who_gave_them() {
-    let b = Bench::with(|s| s.tasks.outside = vec![AgentName::new("a0").expect("valid")]).await.work();
+    let b = Bench::with(|s| s.tasks.outside = vec![AgentName::new("a0").expect("valid")]).await;
+    let boss = agent("boss").replace("dockwarden:\n", "dockwarden:\n  can_delegate_to: [a0]\n");
+    let files = vec![("a0.md".to_owned(), agent("a0")), ("boss.md".to_owned(), boss)];
+    b.house.rulebook.store(Arc::new(Rulebook::build(files, "", &tools::gate_facts()).unwrap_or_else(|p| panic!("{p:#?}"))));
+    let b = b.work();
     let who =
         Principal { agent: AgentName::new("a0").expect("valid"), door: Door::McpStdio, client: None, read_only: false, on_behalf: vec![] };
     let call = async |input: Value| crate::call::dispatch::dispatch(&b.house, &who, "task_work", input, None).await;
