@@ -326,7 +326,8 @@ impl Executor {
         if standing.has_changed().is_err() {
             return Ok(None);
         }
-        if standing.borrow().state != OperationState::Monitoring {
+        let state = standing.borrow().state;
+        if state != OperationState::Monitoring && !state.is_terminal() {
             return Err(ExecutorError::Busy { stack: stack.clone(), operation: id });
         }
         if let Some(active) = self.active.lock().expect("no panic while held").get(&id) {
@@ -410,9 +411,10 @@ impl Executor {
         }
     }
 
-    /// Operation at work on a stack.
+    /// Operation at work on a stack. One whose run has told its end (its sender is gone) holds nothing any more, though its task is still being put away.
     pub fn holding(&self, stack: &StackName) -> Option<OperationId> {
-        self.active.lock().expect("no panic while held").iter().find(|(_, a)| a.stack.as_ref() == Some(stack)).map(|(id, _)| id.clone())
+        let holds = |a: &Active| a.stack.as_ref() == Some(stack) && a.standing.has_changed().is_ok();
+        self.active.lock().expect("no panic while held").iter().find(|(_, a)| holds(a)).map(|(id, _)| id.clone())
     }
 
     /// How many operations are at work.

@@ -150,7 +150,9 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
         .output()
         .unwrap();
     assert!(check.status.success(), "{check:?}");
-    let part = done(&client, "verify_backup", json!({"repository_part": 3})).await;
+    let keeper = Client::stdio(&home, "backup-keeper").await;
+    let part = done(&keeper, "verify_backup", json!({"repository_part": 3})).await;
+    drop(keeper);
     assert_eq!((part["state"].clone(), part["checks"][0]["part"].clone()), (json!("done"), json!("3/7")), "{part:#}");
     restic(&home, &["check", "--read-data"]);
     serve.stop().await;
@@ -205,6 +207,11 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
     let slot = engine().await;
     let home = Home::new();
     home.unlimited("stack-keeper");
+    // What is cleaned up here is only this home's: nobody is asked.
+    let keeper = std::fs::read_to_string(home.path("config/agents/stack-keeper.md")).expect("shipped");
+    let free = keeper.replace("- id: host\n      effect: approval", "- id: host\n      effect: allow");
+    assert_ne!(free, keeper, "the rule about the host has changed");
+    home.configure("agents/stack-keeper.md", &free);
     let stack = home.stack("killed");
     let mut serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "stack-keeper").await;
@@ -317,7 +324,9 @@ async fn after_the_home_is_lost_a_copy_of_repository_and_key_brings_everything_b
     ended(&client, &up["operation_id"]).await;
     client.ok("memory_write", json!({"key": "of-the-shop", "value": "ann knows the key"})).await;
     std::fs::write(mountpoint(&format!("{stack}_visits")).join("note"), "live").expect("written");
-    let own = done(&client, "backup", json!({})).await;
+    let keeper = Client::stdio(&home, "backup-keeper").await;
+    let own = done(&keeper, "backup", json!({})).await;
+    drop(keeper);
     assert_eq!((own["state"].clone(), own["snapshots"][0]["volume"].clone()), (json!("done"), json!("dockwarden.instance")), "{own:#}");
     // Taken after the copy of the databases: only the repository knows of it.
     let later = done(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
@@ -351,7 +360,8 @@ async fn after_the_home_is_lost_a_copy_of_repository_and_key_brings_everything_b
     assert_eq!(
         docker(&["inspect", "-f", "{{.Id}} {{.State.StartedAt}}", &format!("{stack}-store-1")]),
         container,
-        "nothing that runs was touched"
+        "nothing that runs was touched: {}",
+        std::fs::read_to_string(home.path("serve.log")).unwrap_or_default()
     );
     let memory = client.ok("memory_read", json!({"key": "of-the-shop"})).await;
     assert!(memory.to_string().contains("ann knows the key"), "{memory:#}");
@@ -386,7 +396,7 @@ fn difficult(root: &Path) {
     let sparse = std::fs::File::create(root.join("sparse")).expect("made");
     sparse.set_len(16 << 20).expect("set");
     sparse.write_at(b"end", (16 << 20) - 3).expect("written");
-    rustix::fs::lsetxattr(root.join("empty"), "user.note", b"kept", rustix::fs::XattrFlags::empty()).expect("set");
+    rustix::fs::lsetxattr(root.join("deep/er/text"), "user.note", b"kept", rustix::fs::XattrFlags::empty()).expect("set");
     let old = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
     std::fs::File::open(root.join("deep/er/text")).expect("opened").set_modified(old).expect("set");
 }
@@ -398,7 +408,7 @@ fn kept(root: &Path) -> Vec<(&'static str, bool)> {
     let meta = |name: &str| std::fs::symlink_metadata(root.join(name));
     let is = |name: &str, check: &dyn Fn(std::fs::Metadata) -> bool| meta(name).is_ok_and(check);
     let mut value = [0u8; 16];
-    let note = rustix::fs::lgetxattr(root.join("empty"), "user.note", &mut value).is_ok_and(|n| &value[..n] == b"kept");
+    let note = rustix::fs::lgetxattr(root.join("deep/er/text"), "user.note", &mut value).is_ok_and(|n| &value[..n] == b"kept");
     let second = |m: &std::fs::Metadata| m.mtime() == 1_000_000_000;
     vec![
         ("owner and modes", is("setuid", &|m| (m.mode() & 0o7777, m.uid(), m.gid()) == (0o6755, 1234, 4321))),
@@ -421,6 +431,9 @@ async fn each_way_to_read_a_volume_keeps_what_the_documentation_says() {
     let home = Home::new();
     home.unlimited("stack-keeper");
     let stack = home.stack("keeps");
+    // Whose the volume is nobody knows; here it is ours.
+    let policy = std::fs::read_to_string(home.path("config/policy.toml")).expect("shipped");
+    home.configure("policy.toml", &policy.replace("[rules]\n", "[rules]\n\"vol.external_unknown\" = \"warn\"\n"));
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "stack-keeper").await;
     // A volume with driver options is only mounted while a container uses it: it is read through the engine.
@@ -433,6 +446,7 @@ async fn each_way_to_read_a_volume_keeps_what_the_documentation_says() {
         compose.replace("volumes: {visits: {}}", &format!("volumes: {{visits: {{}}, foreign: {{external: true, name: {foreign}}}}}"))
     );
     let up = client.ok("deploy", input).await;
+    assert!(up["operation_id"].is_string(), "{up:#}");
     ended(&client, &up["operation_id"]).await;
     difficult(&mountpoint(&format!("{stack}_visits")));
     difficult(&device);

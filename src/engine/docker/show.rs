@@ -119,6 +119,8 @@ pub(super) fn detail(c: ContainerInspectResponse) -> EngineResult<ContainerDetai
         health: match health.status {
             Some(HealthStatusEnum::STARTING) => HealthState::Starting,
             Some(HealthStatusEnum::HEALTHY) => HealthState::Healthy,
+            // The engine calls a container that was paused unhealthy until its next check, though none has failed.
+            Some(HealthStatusEnum::UNHEALTHY) if health.failing_streak.unwrap_or(0) == 0 => HealthState::Starting,
             Some(HealthStatusEnum::UNHEALTHY) => HealthState::Unhealthy,
             Some(HealthStatusEnum::NONE | HealthStatusEnum::EMPTY) | None => HealthState::None,
         },

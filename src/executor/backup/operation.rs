@@ -127,10 +127,13 @@ impl Executor {
         }
     }
 
-    /// Waits a while for the watch window of a deploy to pass: a backup must not cut it short, as a newer deploy does.
+    /// Waits a while for the watch window of a deploy to pass: a backup must not cut it short, as a newer deploy does. One that has ended and is only being
+    /// put away is waited for, too: whoever saw its end may begin the next at once.
     async fn watch_window(&self, stack: &StackName) {
-        let Some(mut standing) = self.holding(stack).and_then(|id| self.standing(&id)) else { return };
-        if standing.borrow().state == OperationState::Monitoring {
+        let Some(id) = self.holding(stack) else { return };
+        let Some(mut standing) = self.standing(&id) else { return };
+        let ended = matches!(self.store.operation(&id).await, Ok(Some(op)) if op.state.is_terminal());
+        if ended || standing.borrow().state == OperationState::Monitoring {
             // Passed, or still there: what holds the stack then is looked at under the lock.
             let _passed_or_late = tokio::time::timeout(WATCH_WINDOW, async { while standing.changed().await.is_ok() {} }).await;
         }
