@@ -391,12 +391,12 @@ fn difficult(root: &Path) {
     std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"not-utf8-\xfe\xff")), "bytes").expect("written");
     rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe"), rustix::fs::Mode::from_raw_mode(0o640)).expect("made");
     std::fs::write(root.join("setuid"), "x").expect("written");
+    rustix::fs::lsetxattr(root.join("setuid"), "user.note", b"kept", rustix::fs::XattrFlags::empty()).expect("set");
     chown(root.join("setuid"), Some(1234), Some(4321)).expect("owned");
     std::fs::set_permissions(root.join("setuid"), std::fs::Permissions::from_mode(0o6755)).expect("set");
     let sparse = std::fs::File::create(root.join("sparse")).expect("made");
     sparse.set_len(16 << 20).expect("set");
     sparse.write_at(b"end", (16 << 20) - 3).expect("written");
-    rustix::fs::lsetxattr(root.join("deep/er/text"), "user.note", b"kept", rustix::fs::XattrFlags::empty()).expect("set");
     let old = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
     std::fs::File::open(root.join("deep/er/text")).expect("opened").set_modified(old).expect("set");
 }
@@ -408,7 +408,7 @@ fn kept(root: &Path) -> Vec<(&'static str, bool)> {
     let meta = |name: &str| std::fs::symlink_metadata(root.join(name));
     let is = |name: &str, check: &dyn Fn(std::fs::Metadata) -> bool| meta(name).is_ok_and(check);
     let mut value = [0u8; 16];
-    let note = rustix::fs::lgetxattr(root.join("deep/er/text"), "user.note", &mut value).is_ok_and(|n| &value[..n] == b"kept");
+    let note = rustix::fs::lgetxattr(root.join("setuid"), "user.note", &mut value).is_ok_and(|n| &value[..n] == b"kept");
     let second = |m: &std::fs::Metadata| m.mtime() == 1_000_000_000;
     vec![
         ("owner and modes", is("setuid", &|m| (m.mode() & 0o7777, m.uid(), m.gid()) == (0o6755, 1234, 4321))),

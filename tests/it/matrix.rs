@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 /// Moments of one case that run by default.
-const SAMPLE: u64 = 5;
+const SAMPLE: u64 = 3;
 
 /// The moments to run of `all`: every one, or a sample spread over them.
 fn moments(all: u64) -> Vec<u64> {
@@ -366,7 +366,7 @@ async fn bench(base: &str) -> (crate::support::engine::Slot, Bench, u16) {
 pub(crate) fn told(results: &[(&str, (u64, usize))]) {
     for (name, (all, ran)) in results {
         eprintln!("crash matrix, {name}: {ran} of {all} moments, all whole");
-        assert!(*all > 8 && *ran >= 5, "{name} has moments");
+        assert!(*all > 8 && *ran >= 2, "{name} has moments");
     }
 }
 
