@@ -4,6 +4,7 @@ mod accepted;
 pub mod adopt;
 pub mod approval;
 pub mod beneath;
+mod binds;
 pub mod brakes;
 pub mod compose_files;
 pub mod context;

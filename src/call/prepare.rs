@@ -19,7 +19,7 @@ use crate::planner::{self, PlanError, PlanInput, Want};
 use crate::redact;
 use crate::store::backup::BackupRecord;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Releases looked through for one to go back to.
 const LOOKED_THROUGH: usize = 100;
@@ -277,7 +277,7 @@ async fn planned(
         let uncovered = coverage::findings(call, &plan.desired, plan.project_dir.as_deref());
         judged(&mut plan, uncovered);
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
-        binds_exist(call, &plan.desired, &facts)?;
+        super::binds::exist(call, &plan.desired, &facts)?;
         let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
         sealed::seal(call, &mut plan, &facts, &weighed, weighed_before);
         // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
@@ -443,42 +443,6 @@ async fn foreign_project(call: &Call, stack: &StackName) -> Result<(), CallError
     let message =
         format!("a Compose project named {stack} is run by {owner} ({} containers, e.g. {})", foreign.len(), redact::line(&first.name, 80));
     Err(CallError::new(ErrorCode::Conflict, message, hint).field("stack"))
-}
-
-fn binds_exist(call: &Call, spec: &StackSpec, facts: &gate::plan::PlanFacts) -> Result<(), CallError> {
-    let active = spec.services.iter().filter(|(_, s)| s.active);
-    let binds =
-        active.flat_map(|(name, s)| s.mounts.iter().map(move |m| (name, m))).filter(|(_, m)| m.kind == crate::model::spec::MountKind::Bind);
-    for (service, mount) in binds {
-        let Some(source) = &mount.source else { continue };
-        let at = |error: CallError| Err(error.field(mount.path.clone()));
-        match facts.resolved.get(source) {
-            Some(fact) if fact.exists => {}
-            // Outside of the allowed roots the gate's finding says more than a missing path would, and tells nothing of the host.
-            _ if !in_sight(call, source, facts) => {}
-            None => {
-                let dir = PathBuf::from(source);
-                let root = dir.parent().unwrap_or(&dir).display().to_string();
-                let message = format!("the supervisor's container cannot see {source}, bound by service {service}");
-                return at(CallError::new(ErrorCode::Preflight, message, format!("add it to the supervisor's mounts: - {root}:{root}:ro")));
-            }
-            Some(_) => {
-                let message = format!("{source}, bound by service {service}, does not exist on the host");
-                return at(CallError::new(
-                    ErrorCode::Preflight,
-                    message,
-                    "create it first, or use a named volume: a missing path is never created silently",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn in_sight(call: &Call, source: &str, facts: &gate::plan::PlanFacts) -> bool {
-    let policy = &call.rulebook.policy;
-    let roots = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).map(String::as_str).chain(facts.project_dir.as_deref());
-    roots.into_iter().any(|root| gate::plan::is_below(source, root))
 }
 
 /// Nothing is deployed under that name.

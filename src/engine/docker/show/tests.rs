@@ -21,11 +21,20 @@ fn health_is_read_from_the_end_of_the_status_text() {
 }
 
 #[test]
+fn what_was_paused_is_not_unhealthy_before_a_check_has_failed() {
+    let health = |streak: i64| {
+        let answer = json!({"Id": "ab".repeat(32), "State": {"Status": "running", "Running": true, "Health": {"Status": "unhealthy", "FailingStreak": streak}}});
+        detail(serde_json::from_value(answer).expect("an answer")).expect("shown").health
+    };
+    assert_eq!((health(0), health(1)), (HealthState::Starting, HealthState::Unhealthy));
+}
+
+#[test]
 fn a_detail_has_no_short_id_alias_and_shows_wanted_ports_while_stopped() {
     let answer = json!({
         "Id": ID, "Name": "/web-1", "Image": "sha256:ab", "RestartCount": 2,
         "State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true, "Pid": 0, "StartedAt": "2026-01-01T00:00:00.5Z", "FinishedAt": "0001-01-01T00:00:00Z",
-                  "Health": {"Status": "unhealthy", "Log": [{"Output": "old"}, {"Output": "é".repeat(4000)}]}},
+                  "Health": {"Status": "unhealthy", "FailingStreak": 3, "Log": [{"Output": "old"}, {"Output": "é".repeat(4000)}]}},
         "Config": {"Image": "web", "Labels": {"a": "b"}, "Healthcheck": {"Test": ["CMD", "x"]}},
         "HostConfig": {"RestartPolicy": {"Name": "on-failure"}, "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}},
         "NetworkSettings": {"Ports": {}, "Networks": {"shop": {"Aliases": ["web", "0123456789ab"], "IPAddress": ""}}},
