@@ -65,7 +65,13 @@ fn calls(book: &Rulebook) -> Vec<CallFacts> {
 
 /// 20 agents with 5 rules each over 30 tools.
 fn large() -> (Rulebook, Vec<CallFacts>) {
-    let tools: Vec<_> = (0..30).map(|n| dockwarden::gate::ToolFacts { name: format!("tool_{n}"), mutates: n % 2 == 0 }).collect();
+    let tools: Vec<_> = (0..30)
+        .map(|n| dockwarden::gate::ToolFacts {
+            name: format!("tool_{n}"),
+            mutates: n % 2 == 0,
+            input: serde_json::json!({"type": "object", "properties": {}}),
+        })
+        .collect();
     let names = |range: std::ops::Range<usize>| range.map(|n| format!("tool_{n}")).collect::<Vec<_>>().join(", ");
     let agent = |a: usize| {
         let rules: String = (0..5)
@@ -95,6 +101,8 @@ fn large() -> (Rulebook, Vec<CallFacts>) {
                     preview: false,
                     stack: Some(StackName::new(format!("web-{a}-{}-shop", n / 6)).expect("a name")),
                     environment: Some(environment.into()),
+                    arguments: Default::default(),
+                    on_behalf: vec![],
                     service: None,
                 });
             }
