@@ -3,19 +3,9 @@
 
 pub mod container;
 
-use crate::model::config::{Config, Settings};
+pub use crate::model::config::DEFAULT_BACKUP_SCHEDULE;
+use crate::model::config::{Config, Settings, schedule_line};
 use std::path::{Path, PathBuf};
-
-/// The cron line of a schedule: words stand for lines off the full hour, anything else for itself.
-pub fn schedule_line(schedule: &str) -> &str {
-    match schedule {
-        "hourly" => "17 * * * *",
-        "daily" => DEFAULT_BACKUP_SCHEDULE,
-        "weekly" => "17 3 * * 0",
-        "monthly" => "17 3 1 * *",
-        line => line,
-    }
-}
 
 /// Whether a schedule can be kept.
 pub fn valid_schedule(schedule: &str) -> bool {
@@ -23,8 +13,6 @@ pub fn valid_schedule(schedule: &str) -> bool {
     line.split_whitespace().count() == 5 && line.parse::<croner::Cron>().is_ok()
 }
 
-/// Schedule of backups when the file names none: once a night, off the full hour.
-pub const DEFAULT_BACKUP_SCHEDULE: &str = "17 3 * * *";
 /// HTTP door when nothing else is said: loopback only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
 

@@ -415,7 +415,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
         return make(Action::Restart, Strategy::InPlace, lines);
     }
-    if let Some(line) = running.iter().find_map(|c| policy_drift(spec, c)) {
+    if let Some(line) = running.iter().find_map(|c| drift::policy(spec, c)) {
         return make(Action::Restart, Strategy::InPlace, vec![line]);
     }
     let off = drift::disconnected(desired, service, input.observed);
@@ -428,21 +428,6 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return Change { expected_loss, ..make(Action::Scale, Strategy::InPlace, lines) };
     }
     make(Action::Unchanged, Strategy::InPlace, vec![])
-}
-
-/// A restart policy that someone changed behind our back, of a container that runs.
-fn policy_drift(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
-    let wanted = match spec.restart {
-        Restart::No => "no",
-        Restart::Always => "always",
-        Restart::OnFailure(_) => "on-failure",
-        Restart::UnlessStopped => "unless-stopped",
-    };
-    (c.state == RunState::Running && c.restart_policy != wanted).then(|| DiffLine {
-        path: "restart".into(),
-        from: Some(c.restart_policy.clone()),
-        to: Some(wanted.into()),
-    })
 }
 
 fn short(id: &str) -> String {
@@ -471,18 +456,11 @@ fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     }
 }
 
-/// Whether a service lives in a namespace of another one, which a restart makes anew.
-fn in_its_namespace(input: &PlanInput<'_>, service: &ServiceName, of: &ServiceName) -> bool {
-    input.current.and_then(|r| r.spec.services.get(service)).is_some_and(|s| s.shares(of))
-}
-
 fn in_place(input: &PlanInput<'_>, levels: &[Vec<ServiceName>], only: Option<&ServiceName>, action: Action) -> Vec<Change> {
     let mut changes: Vec<Change> = levels
         .iter()
         .flatten()
-        .filter(|s| {
-            only.is_none_or(|o| o == *s || in_its_namespace(input, s, o) || input.current.is_some_and(|r| follow::restarted(&r.spec, s, o)))
-        })
+        .filter(|s| only.is_none_or(|o| o == *s || input.current.is_some_and(|r| follow::restarted(&r.spec, s, o))))
         .map(|service| {
             let running = serving(input.observed, service);
             let idle = running.iter().all(|c| !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused));

@@ -259,3 +259,17 @@ pub struct Config {
     /// When the supervisor runs in a container: container path prefix -> host path prefix of its own mounts.
     pub path_map: Option<BTreeMap<PathBuf, PathBuf>>,
 }
+
+/// Schedule of backups when the file names none: once a night, off the full hour.
+pub const DEFAULT_BACKUP_SCHEDULE: &str = "17 3 * * *";
+
+/// The cron line of a schedule: words stand for lines off the full hour, anything else for itself.
+pub fn schedule_line(schedule: &str) -> &str {
+    match schedule {
+        "hourly" => "17 * * * *",
+        "daily" => DEFAULT_BACKUP_SCHEDULE,
+        "weekly" => "17 3 * * 0",
+        "monthly" => "17 3 1 * *",
+        line => line,
+    }
+}

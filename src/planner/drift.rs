@@ -4,7 +4,7 @@ use super::{Observed, front, serving};
 use crate::model::ids::ServiceName;
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::plan::DiffLine;
-use crate::model::spec::StackSpec;
+use crate::model::spec::{Restart, ServiceSpec, StackSpec};
 
 /// Networks a service's running containers and its front should stand on and do not, with the line that says so.
 pub fn disconnected<'a>(
@@ -26,4 +26,19 @@ pub fn disconnected<'a>(
         }
     }
     out
+}
+
+/// A restart policy that someone changed behind our back, of a container that runs.
+pub(super) fn policy(spec: &ServiceSpec, c: &ContainerDetail) -> Option<DiffLine> {
+    let wanted = match spec.restart {
+        Restart::No => "no",
+        Restart::Always => "always",
+        Restart::OnFailure(_) => "on-failure",
+        Restart::UnlessStopped => "unless-stopped",
+    };
+    (c.state == RunState::Running && c.restart_policy != wanted).then(|| DiffLine {
+        path: "restart".into(),
+        from: Some(c.restart_policy.clone()),
+        to: Some(wanted.into()),
+    })
 }

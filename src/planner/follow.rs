@@ -25,9 +25,7 @@ fn asked(spec: &ServiceSpec, on: &ServiceName) -> bool {
 /// Whether a service restarts when another one is restarted in place: also one that lives in its namespaces, which end with it.
 pub(super) fn restarted(stack: &StackSpec, service: &ServiceName, with: &ServiceName) -> bool {
     let Some(spec) = stack.services.get(service) else { return false };
-    let lives_in = format!("service:{with}");
-    let shares = [&spec.network_mode, &spec.pid, &spec.ipc].into_iter().flatten().any(|m| *m == lives_in);
-    if shares || asked(spec, with) {
+    if spec.shares(with) || asked(spec, with) {
         return true;
     }
     // Bounded: `levels` refused rings before.

@@ -166,7 +166,7 @@ pub fn due(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>) -> Result<bo
 
 /// [`due`] in a time zone. A time the clock jumps over is due right after the jump; one it passes twice is due once.
 fn due_in<Z: TimeZone>(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>, zone: &Z) -> Result<bool, String> {
-    let cron = Cron::from_str(crate::config::schedule_line(schedule)).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
+    let cron = Cron::from_str(crate::model::config::schedule_line(schedule)).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
     let next = cron.find_next_occurrence(&last.with_timezone(zone), false).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
     Ok(next.with_timezone(&Utc) <= now)
 }

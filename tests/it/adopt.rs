@@ -344,7 +344,7 @@ async fn what_compose_makes_anew_of_a_managed_stack_is_taken_over_once_more() {
     let again = crate::support::eventually("adopted again", std::time::Duration::from_secs(60), || async {
         match admin(&home, request.clone()).await {
             Ok(again) => Some(again),
-            Err(e) if e["code"] == json!("busy") => None,
+            Err(e) if e["code"] == json!("busy") || e["code"] == json!("conflict") => None,
             Err(e) => panic!("adopted again: {e:#}"),
         }
     })

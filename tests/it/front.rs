@@ -210,6 +210,7 @@ async fn a_supervisor_killed_in_an_update_behind_a_front_loses_no_request() {
     let turn = Turn::take().await;
     let home = Home::new();
     home.unlimited("stack-keeper");
+    home.unbroken();
     let stack = home.stack("frontkill");
     let port = free_port();
     let mut serve = Serve::start(&home).await;
