@@ -243,7 +243,7 @@ fn token_len(text: &str) -> usize {
 const MAX_ENTRIES: usize = 100;
 const MAX_ARGUMENTS: usize = 16 * 1024;
 
-/// A call's arguments as the audit log keeps them, see [`each_argument`]. Together they are bounded: beyond that each is told by size and hash.
+/// A call's arguments as the audit log keeps them, each by itself. Together they are bounded: beyond that each is told by size and hash.
 pub fn arguments(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
     let kept = each_argument(input, hash);
     if kept.to_string().len() <= MAX_ARGUMENTS {
