@@ -131,21 +131,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn mount(kind: MountKind, source: Option<&str>, read_only: bool) -> MountSpec {
-        MountSpec {
-            kind,
-            source: source.map(str::to_owned),
-            target: "/data".into(),
-            read_only,
-            propagation: None,
-            selinux: None,
-            create_host_path: false,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            path: String::new(),
-        }
+        MountSpec { source: source.map(str::to_owned), read_only, ..MountSpec::new(kind, "/data", "") }
     }
 
     fn release() -> Release {

@@ -194,27 +194,9 @@ mod tests {
             (labels::RELEASE, "1".to_owned()),
         ];
         ContainerDetail {
-            id: EngineName::new(format!("{service}-{role}-{number}")).unwrap(),
-            name: format!("shop-{service}-{number}"),
-            image: "web:1".into(),
-            image_id: "sha256:1".into(),
             state,
-            health: HealthState::None,
-            exit_code: 0,
-            oom_killed: false,
-            error: String::new(),
-            restart_count: 0,
-            started_at: None,
-            finished_at: None,
             labels: own.map(|(k, v)| (k.to_owned(), v)).into(),
-            restart_policy: "no".into(),
-            networks: Default::default(),
-            addresses: Default::default(),
-            mounts: vec![],
-            ports: vec![],
-            last_health_output: None,
-            pid: 1,
-            health_test: None,
+            ..ContainerDetail::running(&format!("{service}-{role}-{number}"), &format!("shop-{service}-{number}"), "web:1")
         }
     }
 
@@ -294,27 +276,12 @@ mod tests {
         use crate::model::labels;
         let labels = [(labels::SERVICE, "web"), (labels::ROLE, role), (labels::NUMBER, "1")];
         ContainerDetail {
-            id: EngineName::new(format!("id-{role}")).unwrap(),
-            name: format!("shop-web-{role}"),
-            image: "web:1".into(),
-            image_id: "sha256:ab".into(),
             state,
-            health: HealthState::None,
             exit_code: 1,
-            oom_killed: false,
             error: error.into(),
-            restart_count: 0,
-            started_at: None,
-            finished_at: None,
             labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             restart_policy: "always".into(),
-            networks: Default::default(),
-            addresses: Default::default(),
-            mounts: vec![],
-            ports: vec![],
-            last_health_output: None,
-            pid: 1,
-            health_test: None,
+            ..ContainerDetail::running(&format!("id-{role}"), &format!("shop-web-{role}"), "web:1")
         }
     }
 

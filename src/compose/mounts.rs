@@ -10,24 +10,6 @@ use crate::model::spec::{FileMount, MountKind, MountSpec};
 
 const HINT: &str = "write \"name:/path\", \"./dir:/path:ro\" or the long form {type: bind, source: ./dir, target: /path}";
 
-fn empty(kind: MountKind, target: &str, path: &str) -> MountSpec {
-    MountSpec {
-        kind,
-        source: None,
-        target: target.to_owned(),
-        read_only: false,
-        propagation: None,
-        selinux: None,
-        create_host_path: false,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: Vec::new(),
-        path: path.to_owned(),
-    }
-}
-
 /// An absolute host path, or a reported reason why there is none.
 pub(super) fn host_path(source: &str, input: &LoadInput<'_>, path: &str, report: &mut Report) -> Option<String> {
     if source.starts_with('~') {
@@ -109,7 +91,7 @@ fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> 
         [target] => {
             // Compose leaves the options of a very short text out.
             let sections = MountSections { volume: text.len() > 2, ..MountSections::default() };
-            return Some((empty(MountKind::Volume, target, path), sections));
+            return Some((MountSpec::new(MountKind::Volume, *target, path), sections));
         }
         [source, target, ..] => (*source, *target),
         [] => return None,
@@ -119,9 +101,9 @@ fn short(text: &str, path: &str, input: &LoadInput<'_>, report: &mut Report) -> 
     let mut mount = if bind {
         let host = host_path(source, input, path, report)?;
         sections.source = respelled(source, &host);
-        MountSpec { source: Some(host), create_host_path: true, ..empty(MountKind::Bind, target, path) }
+        MountSpec { source: Some(host), create_host_path: true, ..MountSpec::new(MountKind::Bind, target, path) }
     } else {
-        MountSpec { source: Some(source.to_owned()), ..empty(MountKind::Volume, target, path) }
+        MountSpec { source: Some(source.to_owned()), ..MountSpec::new(MountKind::Volume, target, path) }
     };
     for option in parts.get(2).copied().unwrap_or_default().split(',') {
         match option {
@@ -166,7 +148,7 @@ fn long(value: Value, path: &str, input: &LoadInput<'_>, report: &mut Report) ->
             return None;
         }
     };
-    let mut mount = empty(kind, &target, path);
+    let mut mount = MountSpec::new(kind, &target, path);
     mount.read_only = r.boolean("read_only", report).unwrap_or(false);
     let mut sections = MountSections { consistency: r.string("consistency", report).filter(|c| !c.is_empty()), ..MountSections::default() };
     if let Some(bind) = r.take("bind") {
@@ -247,7 +229,7 @@ pub(super) fn tmpfs(value: Value, path: &str, report: &mut Report) -> Vec<MountS
     for (index, text) in strings(value, path, report).into_iter().enumerate() {
         let path = if many { format!("{path}[{index}]") } else { path.to_owned() };
         let (target, options) = text.split_once(':').unwrap_or((&text, ""));
-        let mut mount = empty(MountKind::Tmpfs, target, &path);
+        let mut mount = MountSpec::new(MountKind::Tmpfs, target, &path);
         for option in options.split(',').filter(|o| !o.is_empty()) {
             let problem = match option.split_once('=') {
                 Some(("size", size)) => units::bytes(size).map(|v| mount.tmpfs_size = Some(v)).err(),

@@ -62,19 +62,10 @@ fn an_ordinary_file_becomes_the_whole_spec() {
         "services:\n  web:\n    image: nginx:1.27\n    command: sh -c 'exec nginx'\n    ports: [\"127.0.0.1:8080:80\"]\n    volumes: [\"./html:/html:ro\", data:/data]\n    environment: {A: 1, B: true, C: }\n    restart: unless-stopped\n    mem_limit: 64m\nvolumes:\n  data:\n",
     );
     let mount = |kind, source: &str, target: &str, read_only, create_host_path, path: &str| MountSpec {
-        kind,
         source: Some(source.into()),
-        target: target.into(),
         read_only,
-        propagation: None,
-        selinux: None,
         create_host_path,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        path: path.into(),
+        ..MountSpec::new(kind, target, path)
     };
     let web = ServiceSpec {
         active: true,

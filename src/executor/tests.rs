@@ -104,21 +104,7 @@ pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
     if let Some(db) = db {
         front.depends_on.insert(name("db"), Dependency { condition: DependencyCondition::ServiceHealthy, required: true, restart: false });
         let mut data = service(db);
-        data.mounts = vec![MountSpec {
-            kind: MountKind::Volume,
-            source: Some("data".into()),
-            target: "/data".into(),
-            read_only: false,
-            propagation: None,
-            selinux: None,
-            create_host_path: false,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            path: String::new(),
-        }];
+        data.mounts = vec![MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") }];
         services.insert(name("db"), data);
     }
     services.insert(name("web"), front);

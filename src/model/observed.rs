@@ -151,6 +151,36 @@ pub struct ContainerDetail {
     pub health_test: Option<Vec<String>>,
 }
 
+#[cfg(test)]
+impl ContainerDetail {
+    /// One that runs, has no health check and is on no network; tests say what else it is.
+    pub(crate) fn running(id: &str, name: &str, image: &str) -> Self {
+        Self {
+            id: EngineName::new(id).unwrap(),
+            name: name.into(),
+            image: image.into(),
+            image_id: "sha256:1".into(),
+            state: RunState::Running,
+            health: HealthState::None,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            restart_count: 0,
+            started_at: None,
+            finished_at: None,
+            labels: BTreeMap::new(),
+            restart_policy: "no".into(),
+            networks: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            mounts: vec![],
+            ports: vec![],
+            last_health_output: None,
+            pid: 1,
+            health_test: None,
+        }
+    }
+}
+
 /// What a container was made with, where [`ContainerDetail`] does not tell it: to compare a container someone else made with a file. Values the
 /// image gave are among them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -314,6 +314,27 @@ pub struct MountSpec {
     pub path: String,
 }
 
+impl MountSpec {
+    /// Writable, without a source or any option; `path` is where the file says so.
+    pub fn new(kind: MountKind, target: impl Into<String>, path: impl Into<String>) -> Self {
+        Self {
+            kind,
+            source: None,
+            target: target.into(),
+            read_only: false,
+            propagation: None,
+            selinux: None,
+            create_host_path: false,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: Vec::new(),
+            path: path.into(),
+        }
+    }
+}
+
 /// A service's attachment to a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

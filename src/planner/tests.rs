@@ -19,11 +19,7 @@ fn service(image: &str) -> ServiceSpec {
     ServiceSpec { active: true, image: Some(ImageRef::new(image).unwrap()), replicas: 1, restart: Restart::Always, ..Default::default() }
 }
 fn data_mount() -> MountSpec {
-    serde_json::from_value(
-        json!({"kind": "volume", "source": "data", "target": "/data", "read_only": false, "propagation": null, "selinux": null,
-        "create_host_path": false, "nocopy": false, "subpath": null, "tmpfs_size": null, "tmpfs_mode": null}),
-    )
-    .unwrap()
+    MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") }
 }
 fn stack(services: Vec<(&str, ServiceSpec)>) -> StackSpec {
     StackSpec {
@@ -74,27 +70,10 @@ fn running(spec: &StackSpec) -> Observed {
             (labels::SPEC, hash::spec_hash(spec, service, &id, &digest)),
         ];
         ContainerDetail {
-            id: EngineName::new(format!("id-{service}")).unwrap(),
-            name: format!("shop-{service}-1"),
-            image: s.image.clone().unwrap().to_string(),
             image_id: id,
-            state: RunState::Running,
-            health: HealthState::None,
-            exit_code: 0,
-            oom_killed: false,
-            error: String::new(),
-            restart_count: 0,
-            started_at: None,
-            finished_at: None,
             labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
             restart_policy: "always".into(),
-            networks: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            mounts: vec![],
-            ports: vec![],
-            last_health_output: None,
-            pid: 1,
-            health_test: None,
+            ..ContainerDetail::running(&format!("id-{service}"), &format!("shop-{service}-1"), s.image.as_ref().unwrap().as_str())
         }
     };
     Observed { containers: spec.services.iter().map(container).collect(), networks: vec![], volumes: vec![], ..Observed::default() }

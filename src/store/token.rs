@@ -74,6 +74,16 @@ enum Holder {
     Operator,
 }
 
+impl Holder {
+    /// Table of the tokens and its column with the holder's name. Two tables, so that an agent's token never opens what an operator's does.
+    const fn table(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Agent => ("token", "agent"),
+            Self::Operator => ("operator_token", "operator"),
+        }
+    }
+}
+
 /// A valid token as it is kept in memory.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -87,8 +97,7 @@ pub(super) struct Known {
 
 impl Store {
     /// Keeps the SHA-256 of a new token for an agent. Of the tokens with the same agent and label the newest before it stays valid, so that a
-    /// client can move over; older ones end. Returns its id and those of
-    /// the ended ones.
+    /// client can move over; older ones end. Returns its id and those of the ended ones.
     pub async fn put_token(
         &self,
         agent: &str,
@@ -97,15 +106,31 @@ impl Store {
         expires_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> StoreResult<(TokenId, Vec<TokenId>)> {
-        let (agent, label, sha256) = (agent.to_owned(), label.to_owned(), *sha256);
+        self.put_token_of(Holder::Agent, agent, label, sha256, expires_at, now).await
+    }
+
+    async fn put_token_of(
+        &self,
+        holder: Holder,
+        name: &str,
+        label: &str,
+        sha256: &[u8; 32],
+        expires_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> StoreResult<(TokenId, Vec<TokenId>)> {
+        let (name, label, sha256) = (name.to_owned(), label.to_owned(), *sha256);
         self.change_tokens(move |c| {
-            insert_token(c, &agent, &label, &sha256, expires_at, now)?;
-            let newest_first = "SELECT sha256 FROM token WHERE agent = ?1 AND label = ?2 AND revoked_at IS NULL
-                                  AND (expires_at IS NULL OR expires_at > ?3) ORDER BY created_at DESC, rowid DESC";
-            let mut same = hashes(c, newest_first, params![agent, label, time(now)])?;
+            let (table, whose) = holder.table();
+            let put = format!("INSERT INTO {table} (sha256, {whose}, label, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)");
+            c.prepare_cached(&put)?.execute(params![sha256, name, label, time(now), expires_at.map(time)])?;
+            let newest_first = format!(
+                "SELECT sha256 FROM {table} WHERE {whose} = ?1 AND label = ?2 AND revoked_at IS NULL
+                   AND (expires_at IS NULL OR expires_at > ?3) ORDER BY created_at DESC, rowid DESC"
+            );
+            let mut same = hashes(c, &newest_first, params![name, label, time(now)])?;
             let ended = same.split_off(AT_ONCE.min(same.len()));
             for old in &ended {
-                end(c, old, now)?;
+                end(c, holder, old, now)?;
             }
             Ok((TokenId::of(&sha256), ended.iter().map(TokenId::of).collect()))
         })
@@ -136,14 +161,7 @@ impl Store {
             // Beside the call: nobody waits for a note, and losing one in a crash costs nothing.
             let inner = Arc::clone(&self.inner);
             tokio::spawn(async move {
-                if let Err(e) = inner
-                    .state
-                    .write(move |c| match holder {
-                        Holder::Agent => note_use(c, &wanted, now),
-                        Holder::Operator => operator::note_use(c, &wanted, now),
-                    })
-                    .await
-                {
+                if let Err(e) = inner.state.write(move |c| note_use(c, holder, &wanted, now)).await {
                     tracing::warn!(error = %e, "the use of a token could not be noted");
                 }
             });
@@ -153,16 +171,20 @@ impl Store {
 
     /// All tokens, newest first; those that ended too.
     pub async fn tokens(&self) -> StoreResult<Vec<TokenRecord>> {
-        self.inner.state.read(records).await
+        self.inner.state.read(|c| records(c, Holder::Agent)).await
     }
 
     /// Ends one token by its id; `false` when there is no valid one of that id.
     pub async fn revoke_token(&self, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+        self.revoke_token_of(Holder::Agent, id, now).await
+    }
+
+    async fn revoke_token_of(&self, holder: Holder, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
         let id = id.to_owned();
         self.change_tokens(move |c| {
-            let found = hashes(c, "SELECT sha256 FROM token WHERE revoked_at IS NULL", [])?;
+            let found = hashes(c, &format!("SELECT sha256 FROM {} WHERE revoked_at IS NULL", holder.table().0), [])?;
             let Some(found) = found.into_iter().find(|h| TokenId::of(h).to_string() == id) else { return Ok(false) };
-            Ok(end(c, &found, now)? == 1)
+            Ok(end(c, holder, &found, now)? == 1)
         })
         .await
     }
@@ -196,7 +218,7 @@ impl Store {
         self.change_tokens(move |c| {
             let all = hashes(c, "SELECT sha256 FROM token WHERE agent = ?1 AND revoked_at IS NULL", [&agent])?;
             for hash in &all {
-                end(c, hash, now)?;
+                end(c, Holder::Agent, hash, now)?;
             }
             Ok(all.iter().map(TokenId::of).collect())
         })
@@ -220,24 +242,6 @@ impl Store {
     }
 }
 
-fn insert_token(
-    c: &Connection,
-    agent: &str,
-    label: &str,
-    sha256: &[u8; 32],
-    expires_at: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> Sql<()> {
-    c.prepare_cached("INSERT INTO token (sha256, agent, label, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-        sha256,
-        agent,
-        label,
-        time(now),
-        expires_at.map(time)
-    ])?;
-    Ok(())
-}
-
 fn valid_tokens(c: &Connection) -> Sql<Vec<Known>> {
     let mut statement = c.prepare_cached("SELECT sha256, agent, expires_at FROM token WHERE revoked_at IS NULL")?;
     let mut known = all(&mut statement, [], |r| {
@@ -257,19 +261,21 @@ fn hashes(c: &Connection, sql: &str, params: impl rusqlite::Params) -> Sql<Vec<[
     all(&mut statement, params, |r| Ok(r.get(0)?))
 }
 
-fn end(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE token SET revoked_at = ?2 WHERE sha256 = ?1 AND revoked_at IS NULL")?;
-    Ok(statement.execute(params![sha256, time(now)])?)
+fn end(c: &Connection, holder: Holder, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
+    let end = format!("UPDATE {} SET revoked_at = ?2 WHERE sha256 = ?1 AND revoked_at IS NULL", holder.table().0);
+    Ok(c.prepare_cached(&end)?.execute(params![sha256, time(now)])?)
 }
 
-fn note_use(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
-    Ok(c.prepare_cached("UPDATE token SET used_at = ?2 WHERE sha256 = ?1")?.execute(params![sha256, time(now)])?)
+fn note_use(c: &Connection, holder: Holder, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
+    let note = format!("UPDATE {} SET used_at = ?2 WHERE sha256 = ?1", holder.table().0);
+    Ok(c.prepare_cached(&note)?.execute(params![sha256, time(now)])?)
 }
 
-fn records(c: &Connection) -> Sql<Vec<TokenRecord>> {
-    let mut statement = c.prepare_cached(
-        "SELECT sha256, agent, label, created_at, used_at, expires_at, revoked_at FROM token ORDER BY created_at DESC, rowid DESC",
-    )?;
+fn records(c: &Connection, holder: Holder) -> Sql<Vec<TokenRecord>> {
+    let (table, whose) = holder.table();
+    let columns = "label, created_at, used_at, expires_at, revoked_at";
+    let mut statement =
+        c.prepare_cached(&format!("SELECT sha256, {whose}, {columns} FROM {table} ORDER BY created_at DESC, rowid DESC"))?;
     all(&mut statement, [], |r| {
         Ok(TokenRecord {
             id: TokenId::of(&r.get(0)?).to_string(),

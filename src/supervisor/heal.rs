@@ -516,8 +516,6 @@ mod tests {
 
     /// A container of which nothing is known but its id.
     pub(super) fn detail(id: &str) -> ContainerDetail {
-        serde_json::from_value(serde_json::json!({"id": id, "name": id, "image": "hello:1", "image_id": "", "state": "running", "health": "none", "exit_code": 0,
-            "oom_killed": false, "error": "", "restart_count": 0, "labels": {}, "restart_policy": "no", "networks": {}, "addresses": {}, "mounts": [], "ports": [], "pid": 0}))
-        .expect("all fields")
+        ContainerDetail::running(id, id, "hello:1")
     }
 }

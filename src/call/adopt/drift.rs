@@ -307,22 +307,10 @@ mod tests {
         let port =
             |ip: &str, host_port, container_port| PublishedPort { host_ip: ip.into(), host_port, container_port, protocol: "tcp".into() };
         let seen = ContainerDetail {
-            id: EngineName::new("c1").unwrap(),
-            name: "shop-web-1".into(),
-            image: "web:1".into(),
-            image_id: "sha256:1".into(),
-            state: RunState::Running,
             health: HealthState::Healthy,
-            exit_code: 0,
-            oom_killed: false,
-            error: String::new(),
-            restart_count: 0,
-            started_at: None,
-            finished_at: None,
             labels: BTreeMap::from([("team".into(), "web".into()), ("com.docker.compose.project".into(), "shop".into())]),
             restart_policy: "unless-stopped".into(),
             networks: BTreeMap::from([("shop_default".into(), vec!["shop-web-1".into(), "web".into(), "db".into()])]),
-            addresses: BTreeMap::new(),
             mounts: vec![
                 has("volume", Some("shop_data"), "/var/lib/docker/volumes/shop_data/_data", "/data"),
                 has("bind", None, "/srv/x/", "/x"),
@@ -330,9 +318,8 @@ mod tests {
                 has("bind", None, "/srv/secret", "/run/secrets/key"),
             ],
             ports: vec![port("0.0.0.0", 8080, 80), port("::", 8080, 80), port("127.0.0.1", 32770, 81)],
-            last_health_output: None,
-            pid: 1,
             health_test: Some(vec!["CMD".into(), "/check".into()]),
+            ..ContainerDetail::running("c1", "shop-web-1", "web:1")
         };
         let network = ServiceNetwork { aliases: vec!["db".into()], ..Default::default() };
         let secret = crate::model::spec::FileMount {

@@ -11,21 +11,7 @@ fn volume(name: &str, from: Option<&str>) -> VolumeSpec {
 }
 
 fn db(mounts: bool) -> ServiceSpec {
-    let mount = MountSpec {
-        kind: MountKind::Volume,
-        source: Some("data".into()),
-        target: "/data".into(),
-        read_only: false,
-        propagation: None,
-        selinux: None,
-        create_host_path: false,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        path: String::new(),
-    };
+    let mount = MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") };
     ServiceSpec { active: true, mounts: if mounts { vec![mount] } else { vec![] }, ..ServiceSpec::default() }
 }
 

@@ -1,8 +1,6 @@
 //! Probes against real sockets of this process, and the ways to a container.
 
 use super::*;
-use crate::model::observed::{HealthState, RunState};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,27 +8,8 @@ use tokio::net::TcpListener;
 
 fn seen(address: Option<&str>) -> ContainerDetail {
     ContainerDetail {
-        id: EngineName::new("abc").unwrap(),
-        name: "n".into(),
-        image: "i".into(),
-        image_id: "sha256:1".into(),
-        state: RunState::Running,
-        health: HealthState::None,
-        exit_code: 0,
-        oom_killed: false,
-        error: String::new(),
-        restart_count: 0,
-        started_at: None,
-        finished_at: None,
-        labels: BTreeMap::new(),
-        restart_policy: "no".into(),
-        networks: BTreeMap::new(),
         addresses: address.map(|a| ("net".to_owned(), a.to_owned())).into_iter().collect(),
-        mounts: vec![],
-        ports: vec![],
-        last_health_output: None,
-        pid: 1,
-        health_test: None,
+        ..ContainerDetail::running("abc", "n", "i")
     }
 }
 

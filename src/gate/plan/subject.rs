@@ -75,19 +75,9 @@ mod tests {
 
     fn spec(read_only: bool, image: &str) -> StackSpec {
         let mount = MountSpec {
-            kind: MountKind::Bind,
             source: Some("/srv/data".into()),
-            target: "/data".into(),
             read_only,
-            propagation: None,
-            selinux: None,
-            create_host_path: false,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            path: "services.web.volumes[0]".into(),
+            ..MountSpec::new(MountKind::Bind, "/data", "services.web.volumes[0]")
         };
         let web = ServiceSpec { mounts: vec![mount], user: Some(image.into()), ..ServiceSpec::default() };
         StackSpec {

@@ -136,21 +136,7 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
     use crate::model::ids::{ServiceName, StackName};
     use crate::model::spec::MountSpec;
     let service = ServiceSpec {
-        mounts: vec![MountSpec {
-            kind: MountKind::Bind,
-            source: Some("/srv/shop/link".into()),
-            target: "/x".into(),
-            read_only: true,
-            propagation: None,
-            selinux: None,
-            create_host_path: false,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            path: String::new(),
-        }],
+        mounts: vec![MountSpec { source: Some("/srv/shop/link".into()), read_only: true, ..MountSpec::new(MountKind::Bind, "/x", "") }],
         image: Some(ImageRef::new("nginx:1").unwrap()),
         ..ServiceSpec::default()
     };

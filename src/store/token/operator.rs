@@ -1,7 +1,7 @@
 //! Bearer tokens of operators: a table of their own, so that an agent's token never opens what an operator's does. Every one has an end.
 //! Deliberately absent: making tokens and checking who may (`adapters::tokens`).
 
-use super::{AT_ONCE, Holder, Known, TokenId, TokenRecord, TokenUse, WHAT, hashes, moment};
+use super::{Holder, Known, TokenId, TokenRecord, TokenUse, WHAT, records};
 use crate::store::codec::{all, parse_time, time};
 use crate::store::fault::Sql;
 use crate::store::{Store, StoreResult};
@@ -20,20 +20,7 @@ impl Store {
         expires_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> StoreResult<(TokenId, Vec<TokenId>)> {
-        let (operator, label, sha256) = (operator.to_owned(), label.to_owned(), *sha256);
-        self.change_tokens(move |c| {
-            c.prepare_cached("INSERT INTO operator_token (sha256, operator, label, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![sha256, operator, label, time(now), time(expires_at)])?;
-            let newest_first = "SELECT sha256 FROM operator_token WHERE operator = ?1 AND label = ?2 AND revoked_at IS NULL
-                                  AND expires_at > ?3 ORDER BY created_at DESC, rowid DESC";
-            let mut same = hashes(c, newest_first, params![operator, label, time(now)])?;
-            let ended = same.split_off(AT_ONCE.min(same.len()));
-            for old in &ended {
-                end(c, old, now)?;
-            }
-            Ok((TokenId::of(&sha256), ended.iter().map(TokenId::of).collect()))
-        })
-        .await
+        self.put_token_of(Holder::Operator, operator, label, sha256, Some(expires_at), now).await
     }
 
     /// Whose a token is by its SHA-256, when it is an operator's that holds. Notes the use.
@@ -43,18 +30,12 @@ impl Store {
 
     /// All tokens of operators, newest first; those that ended too. `agent` of a record is the operator.
     pub async fn operator_tokens(&self) -> StoreResult<Vec<TokenRecord>> {
-        self.inner.state.read(records).await
+        self.inner.state.read(|c| records(c, Holder::Operator)).await
     }
 
     /// Ends one token of an operator by its id; `false` when there is no valid one of that id.
     pub async fn revoke_operator_token(&self, id: &str, now: DateTime<Utc>) -> StoreResult<bool> {
-        let id = id.to_owned();
-        self.change_tokens(move |c| {
-            let found = hashes(c, "SELECT sha256 FROM operator_token WHERE revoked_at IS NULL", [])?;
-            let Some(found) = found.into_iter().find(|h| TokenId::of(h).to_string() == id) else { return Ok(false) };
-            Ok(end(c, &found, now)? == 1)
-        })
-        .await
+        self.revoke_token_of(Holder::Operator, id, now).await
     }
 }
 
@@ -72,32 +53,6 @@ pub(super) fn valid(c: &Connection) -> Sql<Vec<Known>> {
     all(&mut statement, [], |r| {
         let expires_at = Some(parse_time(WHAT, &r.get::<_, String>(2)?)?);
         Ok(Known { sha256: r.get(0)?, holder: Holder::Operator, name: r.get(1)?, expires_at, noted: AtomicI64::new(0) })
-    })
-}
-
-pub(super) fn note_use(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
-    Ok(c.prepare_cached("UPDATE operator_token SET used_at = ?2 WHERE sha256 = ?1")?.execute(params![sha256, time(now)])?)
-}
-
-fn end(c: &Connection, sha256: &[u8; 32], now: DateTime<Utc>) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE operator_token SET revoked_at = ?2 WHERE sha256 = ?1 AND revoked_at IS NULL")?;
-    Ok(statement.execute(params![sha256, time(now)])?)
-}
-
-fn records(c: &Connection) -> Sql<Vec<TokenRecord>> {
-    let mut statement = c.prepare_cached(
-        "SELECT sha256, operator, label, created_at, used_at, expires_at, revoked_at FROM operator_token ORDER BY created_at DESC, rowid DESC",
-    )?;
-    all(&mut statement, [], |r| {
-        Ok(TokenRecord {
-            id: TokenId::of(&r.get(0)?).to_string(),
-            agent: r.get(1)?,
-            label: r.get(2)?,
-            created_at: parse_time(WHAT, &r.get::<_, String>(3)?)?,
-            used_at: moment(r, 4)?,
-            expires_at: moment(r, 5)?,
-            revoked_at: moment(r, 6)?,
-        })
     })
 }
 
