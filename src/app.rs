@@ -207,6 +207,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     let socket_path = config::socket_path(&home);
     let listener =
         socket::bind(&socket_path).map_err(io(socket_path.display().to_string(), "check the home's permissions and free space"))?;
+    rules::let_pass(&house).map_err(io(socket_path.display().to_string(), "check the home's permissions"))?;
     let owner = std::fs::metadata(&home).map_err(io(home.display().to_string(), "check the home's permissions"))?.uid();
     tasks.spawn(socket::serve(Arc::clone(&doors), listener, owner));
     if let Some((listener, bound)) = http_listener {

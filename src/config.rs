@@ -56,12 +56,33 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
-/// The state directory: flag, `$DOCKWARDEN_HOME`, `$XDG_STATE_HOME/dockwarden`, `~/.local/state/dockwarden`, `/var/lib/dockwarden`.
-/// The bridge calls this alone: it must not load anything.
+/// Unit file of the supervisor as a service, see `dockwarden service`.
+pub const UNIT: &str = "/etc/systemd/system/dockwarden.service";
+
+/// The home a unit of ours says; `None` for a text that is none.
+pub fn home_of_unit(unit: &str) -> Option<PathBuf> {
+    let line = unit.lines().find(|l| l.starts_with("ExecStart="))?;
+    let quoted = line.split_once("--home \"")?.1;
+    let mut home = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some(PathBuf::from(home)).filter(|p| p.is_absolute()),
+            '\\' => home.push(chars.next()?),
+            '%' => home.push(chars.next().filter(|c| *c == '%')?),
+            c => home.push(c),
+        }
+    }
+}
+
+/// The state directory: flag, `$DOCKWARDEN_HOME`, that of the installed service, `$XDG_STATE_HOME/dockwarden`, `~/.local/state/dockwarden`,
+/// `/var/lib/dockwarden`. The bridge calls this alone: it must not load anything. A command that went to another home than the service's would
+/// start a second supervisor beside it.
 pub fn home_dir(flag: Option<&Path>) -> PathBuf {
     let found = flag
         .map(Path::to_path_buf)
         .or_else(|| variable("DOCKWARDEN_HOME"))
+        .or_else(|| std::fs::read_to_string(UNIT).ok().as_deref().and_then(home_of_unit))
         .or_else(|| variable("XDG_STATE_HOME").map(|d| d.join("dockwarden")))
         .or_else(|| variable("HOME").map(|d| d.join(".local/state/dockwarden")))
         .unwrap_or_else(|| PathBuf::from("/var/lib/dockwarden"));

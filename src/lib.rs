@@ -21,4 +21,6 @@ pub mod redact;
 pub mod runner;
 pub mod store;
 pub mod supervisor;
+#[cfg(test)]
+mod test_data;
 pub mod tools;

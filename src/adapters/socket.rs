@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod credential;
 pub mod handover;
+pub mod others;
 pub mod peer;
 pub mod wire;
 
@@ -29,7 +30,7 @@ const MAX_CLIENTS: usize = 256;
 /// Time for the first line: the bridge sends it at once.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
-/// Makes the socket: its directory 0700, itself 0660, a left-over one of a dead supervisor replaced (the home's lock is held).
+/// Makes the socket, for the home's owner alone until `others::pass`: its directory 0700, itself 0660, a left-over one of a dead supervisor replaced (the home's lock is held).
 ///
 /// # Errors
 /// The file system's.

@@ -1,6 +1,7 @@
 //! Agents, policy and prompts: read from the configuration directory, else those shipped in the binary; read again when a file changes.
 //! A faulty change keeps what is in force, and says so in the log and the audit. Deliberately absent: parsing and checking (`gate`).
 
+use crate::adapters::socket;
 use crate::call::House;
 use crate::gate::prompt::parse_prompt;
 use crate::gate::runbook;
@@ -152,6 +153,15 @@ pub async fn watch(house: Arc<House>, shutdown: CancellationToken) {
     }
 }
 
+/// Opens the socket to the users that `[peers]` names, or closes it to all but the owner.
+///
+/// # Errors
+/// The file system's.
+pub fn let_pass(house: &House) -> std::io::Result<()> {
+    let home = &house.config.home;
+    socket::others::pass(home, &crate::config::socket_path(home), !house.rulebook.load().policy.peers.is_empty())
+}
+
 async fn reload(house: &Arc<House>) {
     let (what, detail) = match load(&house.config.config_dir) {
         Ok((rulebook, prompts)) => {
@@ -160,6 +170,9 @@ async fn reload(house: &Arc<House>) {
             house.rulebook.store(Arc::new(rulebook));
             house.prompts.store(Arc::new(prompts));
             house.refused_rules.store(Arc::default());
+            if let Err(e) = let_pass(house) {
+                tracing::error!(error = %e, "the local socket's permissions could not follow [peers] of the policy");
+            }
             ("rules_reloaded", detail)
         }
         Err(problems) => {

@@ -390,6 +390,11 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
         );
         CallError::new(ErrorCode::NotFound, format!("nothing is known of stack {stack}"), hint).field("stack")
     })?;
+    if let Some(variable) = source.variables.keys().next() {
+        let message = format!("stack {stack} was deployed from texts that came with the call, so there is nothing to put {variable} into");
+        let hint = "give `compose` or `files` again with the variables; for other images alone give `images`";
+        return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("variables"));
+    }
     let facts = plan_facts::Texts::unknown(&release.spec);
     Ok(Desired {
         spec: release.spec,

@@ -2,6 +2,8 @@
 
 mod operator;
 
+pub use operator::Removal;
+
 use super::codec::{all, parse_time, parse_time_opt, time};
 use super::fault::Sql;
 use super::{Store, StoreError, StoreResult};

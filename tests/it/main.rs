@@ -21,6 +21,7 @@ mod matrix;
 mod mcp;
 mod models;
 mod pages;
+mod peers;
 mod postgres;
 mod prove;
 mod python;

@@ -73,6 +73,14 @@ enum OperatorsCommand {
         #[arg(long)]
         by: Option<String>,
     },
+    /// Remove an operator: the passphrase, tokens and web sessions are void at once. The last one stays.
+    Remove {
+        /// Name.
+        name: String,
+        /// Operator who says so; asked for when absent.
+        #[arg(long)]
+        by: Option<String>,
+    },
     /// Make a bearer token for JSON REST: it reads, and it decides as the operator. Printed once, only its SHA-256 is kept.
     Token {
         /// What it is for, e.g. the machine it goes to.
@@ -217,6 +225,7 @@ pub async fn operators(global: &Global, args: OperatorsArgs) -> CliResult {
             }
             Admin::OperatorAdd { name, passphrase, credential }
         }
+        OperatorsCommand::Remove { name, by } => Admin::OperatorRemove { name, credential: terminal::credential(by)? },
         OperatorsCommand::Token { label, days, operator } => {
             let (value, token) =
                 reach::admin(global, Admin::OperatorToken { label, days, credential: terminal::credential(operator)? }).await?;

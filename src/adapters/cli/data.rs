@@ -6,6 +6,9 @@ use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+/// What `prune` removes: the kinds of the tool.
+const PRUNED: [&str; 5] = ["images", "containers", "networks", "build_cache", "snapshots"];
+
 /// Back up the volumes of a stack, or one volume.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -92,7 +95,8 @@ pub struct RestoreArgs {
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// What: images, containers, networks, build_cache or snapshots.
+    /// What.
+    #[arg(value_parser = PRUNED)]
     what: String,
     /// Do it.
     #[arg(long)]
@@ -165,9 +169,21 @@ async fn whole(global: &Global, repository: &std::path::Path, key: &std::path::P
 
 /// Runs `prune`.
 pub async fn prune(global: &Global, args: PruneArgs) -> CliResult {
-    const KINDS: [&str; 4] = ["images", "containers", "networks", "build_cache"];
-    if !KINDS.contains(&args.what.as_str()) {
-        return Err(CliError::Usage(format!("prune knows no {:?}", args.what), format!("one of {}", KINDS.join(", "))));
-    }
     reach::operate(global, "prune", json!({"what": args.what, "dry_run": Value::Bool(!args.yes)}), true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PRUNED;
+
+    #[test]
+    fn the_command_prunes_what_the_tool_prunes() {
+        let tool = crate::tools::catalogue().into_iter().find(|t| t.name == "prune").unwrap();
+        let schema = (tool.input_schema)();
+        let of = &schema["properties"]["what"];
+        let listed = of["enum"].as_array().cloned().unwrap_or_default();
+        let described = of["oneOf"].as_array().cloned().unwrap_or_default();
+        let kinds: Vec<&str> = listed.iter().chain(described.iter().map(|one| &one["const"])).filter_map(|v| v.as_str()).collect();
+        assert_eq!(kinds, PRUNED);
+    }
 }

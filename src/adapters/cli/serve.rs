@@ -46,6 +46,8 @@ pub fn serve(global: &Global, args: ServeArgs) -> CliResult {
             eprintln!("dockwarden: stays in its session: {e}");
         }
     }
+    // Whatever is made in the home is its owner's alone, whoever may pass through it to the socket.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     log();
     let options = ServeOptions {
         places: config::places(global.home.as_deref(), global.config.as_deref()),

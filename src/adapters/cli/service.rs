@@ -2,11 +2,10 @@
 //! is root's equal, and says how to choose another user.
 
 use super::{CliError, CliResult, Ended, Global, output};
+use crate::config::UNIT;
 use clap::{Args, Subcommand};
 use std::path::Path;
 use std::process::Command;
-
-const UNIT: &str = "/etc/systemd/system/dockwarden.service";
 
 /// Run the supervisor as a systemd service.
 #[derive(Debug, Args)]
@@ -96,7 +95,7 @@ pub fn service(global: &Global, args: ServiceArgs) -> CliResult {
             std::fs::write(UNIT, text).map_err(|e| needs_root(&format!("{UNIT}: {e}")))?;
             systemctl(&["daemon-reload"])?;
             systemctl(&["enable", "--now", "dockwarden.service"])?;
-            output::line(format!("{UNIT} is enabled and started; clients reach it with --home {}", home.display()));
+            output::line(format!("{UNIT} is enabled and started; every command finds it at {}", home.display()));
         }
         ServiceCommand::Uninstall => {
             systemctl(&["disable", "--now", "dockwarden.service"])?;
@@ -127,5 +126,10 @@ mod tests {
         let text = unit(Path::new("/opt/my app/dockwarden"), Path::new("/var/lib/100%"), Path::new("/etc/a\"b"));
         assert!(text.contains("ExecStart=\"/opt/my app/dockwarden\" serve --home \"/var/lib/100%%\" --config \"/etc/a\\\"b\"\n"), "{text}");
         assert!(text.lines().all(|l| !l.starts_with(' ')), "a unit's lines begin at the margin");
+        for home in ["/var/lib/100%", "/srv/a \"b\" \\c"] {
+            let text = unit(Path::new("/opt/my app/dockwarden"), Path::new(home), Path::new("/etc/dockwarden"));
+            assert_eq!(crate::config::home_of_unit(&text).as_deref(), Some(Path::new(home)), "commands find the service's home");
+        }
+        assert_eq!(crate::config::home_of_unit("[Service]\nExecStart=/bin/true --home relative\n"), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
 use crate::call::{approval, brakes};
 use crate::model::ids::{AgentName, StackName};
+use crate::store::token::Removal;
 use chrono::Utc;
 use serde_json::json;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             reply(json!({"operators": names}), names.join("\n"))
         }
         Admin::OperatorAdd { name, passphrase, credential } => operator_add(house, &name, passphrase, credential.as_ref()).await,
+        Admin::OperatorRemove { name, credential } => operator_remove(house, &name, &credential).await,
         Admin::Adopt { stack, dry_run, accept_drift, environment, credential } => {
             let by = deciding(house, dry_run, credential.as_ref()).await?;
             handover::adopt(house, stack.as_deref(), handover::How { dry_run, accept_drift, environment, by }).await
@@ -212,6 +214,25 @@ async fn operator_add(house: &Arc<House>, name: &str, passphrase: String, creden
     house.store.put_operator(name.as_str(), &hash, Utc::now()).await?;
     house.store.audit_event(&by.name, "operator_added", None, &json!({"operator": name}), Utc::now()).await?;
     reply(json!({"operator": name}), format!("operator {name} may now approve. {}", by.note).trim())
+}
+
+async fn operator_remove(house: &Arc<House>, name: &str, credential: &Credential) -> Done {
+    let by = verified(house, credential).await?;
+    match house.store.remove_operator(name, Utc::now()).await? {
+        Removal::Gone => {
+            house.store.audit_event(&by, "operator_removed", None, &json!({"operator": name}), Utc::now()).await?;
+            reply(json!({"removed": name}), format!("{name} is no operator any more: passphrase, tokens and web sessions are void"))
+        }
+        Removal::Unknown => {
+            let name = crate::redact::line(name, 80);
+            Err(CallError::new(ErrorCode::NotFound, format!("there is no operator {name:?}"), "see `dockwarden operators`").field("name"))
+        }
+        Removal::Last => {
+            let hint = "add the next one first: `dockwarden operators add NAME`";
+            Err(CallError::new(ErrorCode::Conflict, format!("{name} is the only operator; without one nobody could approve"), hint)
+                .field("name"))
+        }
+    }
 }
 
 /// What agents spent, with their caps of the month.

@@ -171,6 +171,13 @@ pub enum Admin {
         #[serde(default)]
         credential: Option<Credential>,
     },
+    /// An operator is one no longer.
+    OperatorRemove {
+        /// Name.
+        name: String,
+        /// Who says so: an operator, also this one.
+        credential: Credential,
+    },
     /// A new bearer token for an agent.
     Token {
         /// Agent.

@@ -9,7 +9,37 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params};
 use std::sync::atomic::AtomicI64;
 
+/// What became of removing an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Removed, with the tokens.
+    Gone,
+    /// There is none of that name.
+    Unknown,
+    /// The only one stays.
+    Last,
+}
+
 impl Store {
+    /// Removes an operator and ends the tokens; never the last one.
+    pub async fn remove_operator(&self, name: &str, now: DateTime<Utc>) -> StoreResult<Removal> {
+        let name = name.to_owned();
+        self.change_tokens(move |c| {
+            let mut statement = c.prepare_cached("SELECT name FROM operator")?;
+            let names: Vec<String> = all(&mut statement, [], |r| Ok(r.get(0)?))?;
+            if !names.contains(&name) {
+                return Ok(Removal::Unknown);
+            }
+            if names.len() == 1 {
+                return Ok(Removal::Last);
+            }
+            end_all(c, &name, now)?;
+            c.prepare_cached("DELETE FROM operator WHERE name = ?1")?.execute([&name])?;
+            Ok(Removal::Gone)
+        })
+        .await
+    }
+
     /// Keeps the SHA-256 of a new token of an operator. Of those with the same label the newest before it stays valid, older ones end.
     /// Returns its id and those of the ended ones.
     pub async fn put_operator_token(
@@ -58,8 +88,24 @@ pub(super) fn valid(c: &Connection) -> Sql<Vec<Known>> {
 
 #[cfg(test)]
 mod tests {
+    use super::Removal;
     use crate::store::tests::{at, fresh};
     use chrono::TimeDelta;
+
+    #[tokio::test]
+    async fn who_is_removed_has_neither_passphrase_nor_token_and_the_last_one_stays() {
+        let (_dir, store) = fresh().await;
+        store.put_operator("ann", "a", at(0)).await.unwrap();
+        assert_eq!(store.remove_operator("ann", at(1)).await.unwrap(), Removal::Last);
+        store.put_operator("bob", "b", at(0)).await.unwrap();
+        store.put_operator_token("bob", "", &[4; 32], at(99), at(1)).await.unwrap();
+        assert!(store.operator_token_use(&[4; 32], at(2)).await.unwrap().is_some());
+        assert_eq!(store.remove_operator("bob", at(3)).await.unwrap(), Removal::Gone);
+        assert_eq!(store.operator_token_use(&[4; 32], at(4)).await.unwrap(), None);
+        assert_eq!(store.operators().await.unwrap(), [("ann".to_owned(), "a".to_owned())]);
+        assert!(store.operator_tokens().await.unwrap()[0].revoked_at.is_some());
+        assert_eq!(store.remove_operator("bob", at(5)).await.unwrap(), Removal::Unknown);
+    }
 
     #[tokio::test]
     async fn an_operators_token_is_no_agents_ends_by_time_by_word_and_with_the_passphrase() {
