@@ -4,7 +4,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 if [ -n "${1:-}" ]; then BIN=$1; else need_binary; fi
 
-agent=${AGENT:-stack-keeper}
+agent=${AGENT:-observer}
 # A client starts the bridge with its own environment: places that are not the defaults have to be told.
 env_flags='' env_json=''
 add() { env_flags+="--env $1=$2 "; env_json+="${env_json:+, }\"$1\": $(json_string "$2")"; }
@@ -13,12 +13,21 @@ add() { env_flags+="--env $1=$2 "; env_json+="${env_json:+, }\"$1\": $(json_stri
 [ -z "${DOCKER_HOST:-}" ] || add DOCKER_HOST "$DOCKER_HOST"
 server="\"command\": $(json_string "$BIN"), \"args\": [\"mcp\", \"--agent\", \"$agent\"]${env_json:+, \"env\": {$env_json\}}"
 
+hint=
+[ "$agent" != observer ] || hint=", which only reads. One that deploys: AGENT=stack-keeper $0"
+# A login by ssh does not have this shell's environment either.
+remote=
+[ "$DOCKWARDEN_HOME" = "$HOME/.local/state/dockwarden" ] || remote="--home $DOCKWARDEN_HOME "
+at=$(http_address)
+http="Over HTTP: ${at:-http://127.0.0.1:7420}/mcp with the bearer token that  $BIN agents token $agent  prints once"
+if [ -z "$at" ] && [ -n "$(supervisor_pid)" ]; then http="Over HTTP: the running supervisor's door is off (\`listen\` in dockwarden.toml)"; fi
+
 cat <<TEXT
 
-Attach a client (agent: $agent; AGENT=observer $0 for one that only reads)
+Attach a client as the agent $agent$hint
 
   Claude Code
-    claude mcp add --transport stdio ${env_flags}dockwarden -- $BIN mcp --agent $agent
+    claude mcp add dockwarden --transport stdio ${env_flags}-- $BIN mcp --agent $agent
 
   Claude Desktop: claude_desktop_config.json
     {"mcpServers": {"dockwarden": {$server}}}
@@ -29,6 +38,6 @@ Attach a client (agent: $agent; AGENT=observer $0 for one that only reads)
   Cursor: .cursor/mcp.json
     {"mcpServers": {"dockwarden": {$server}}}
 
-  From another machine, put ssh in front:  ssh HOST $BIN mcp --agent $agent
-  Over HTTP: http://${LISTEN:-127.0.0.1:7420}/mcp with the bearer token that  $BIN agents token $agent  prints once
+  From another machine, put ssh in front:  ssh -T HOST $BIN ${remote}mcp --agent $agent
+  $http
 TEXT

@@ -23,9 +23,16 @@ die() {
 
 # What a build needs, checked all at once: one run tells everything that is missing.
 prerequisites() {
-  local missing=() free_mb mem_mb
+  local missing=() free_mb mem_mb need have rustup="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  need=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$ROOT/Cargo.toml")
   [ "$(uname -s)" = Linux ] || missing+=("Linux: dockwarden runs where the engine runs; use a Linux host or VM")
-  command -v cargo >/dev/null 2>&1 || missing+=("a Rust toolchain: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh")
+  if ! command -v cargo >/dev/null 2>&1; then missing+=("a Rust toolchain ($need or later; rustup takes the pinned one by itself): $rustup")
+  else
+    # In the tree: there rustup chooses, or fetches, the toolchain that rust-toolchain.toml pins.
+    have=$(cd "$ROOT" && cargo --version | sed -n 's/^cargo \([0-9.]*\).*/\1/p' || true)
+    if [ -z "$have" ]; then missing+=("a cargo that runs: \`cargo --version\` failed, its message is above; rustup toolchain install $(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")")
+    elif [ "$(printf '%s\n' "$need" "$have" | sort -V | head -n 1)" != "$need" ]; then missing+=("a newer Rust toolchain: cargo $have ($(command -v cargo)) is too old, $need is needed; rustup has it: $rustup"); fi
+  fi
   command -v cc >/dev/null 2>&1 || missing+=("a C compiler (SQLite is compiled in): apt-get install gcc libc6-dev")
   [ ${#missing[@]} -eq 0 ] || die "prerequisites are missing:" "${missing[@]}"
   mem_mb=$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) / 1024))
@@ -96,6 +103,11 @@ ensure_engine() {
     return
   fi
   traces=$(engine_traces)
+  if [ -n "$traces" ] && [ "${1:-}" != --install-engine ] && ! command -v docker >/dev/null 2>&1; then
+    mapfile -t found <<<"$traces"
+    die "there is no docker client on PATH, and these scripts ask the engine with it. Found of an engine:" "${found[@]}" \
+      "Install the client: apt-get install docker-cli (before Debian 13 it is part of docker.io), or podman-docker for Podman"
+  fi
   if [ -n "$traces" ] && [ "${1:-}" != --install-engine ] && [ ! -e "$mark" ]; then
     mapfile -t found <<<"$traces"
     die "no engine answers, but this machine has one set up; it is yours, so nothing was changed. Found:" "${found[@]}" \
@@ -196,9 +208,17 @@ supervisor_pid() {
   pid=$(cat "$DOCKWARDEN_HOME/supervisor.lock" 2>/dev/null || true)
   if pid_is "$pid" dockwarden; then echo "$pid"; fi
 }
-build_stamp() { stat -c '%n %s %Y %i' "$BIN"; }
+# What a supervisor reads once, at its start: the binary, and dockwarden.toml.
+start_stamp() { printf '%s %s\n' "$(stat -c '%n %s %Y %i' "$BIN")" "$(cksum 2>/dev/null <"$DOCKWARDEN_CONFIG/dockwarden.toml" || echo none)"; }
 
-# Starts `serve` detached; a running one of an older build is replaced, one of this build is left alone.
+# Address of the HTTP door as the running supervisor wrote it down, with its scheme; empty when none runs or its door is off.
+http_address() {
+  local at=
+  if [ -n "$(supervisor_pid)" ]; then at=$(cat "$DOCKWARDEN_HOME/run/http.addr" 2>/dev/null || true); fi
+  case $at in '' | *://*) printf '%s' "$at" ;; *) printf 'http://%s' "$at" ;; esac
+}
+
+# Starts `serve` detached; a running one of an older build or dockwarden.toml is replaced, another one is left alone.
 start_supervisor() {
   local pid started log=$DOCKWARDEN_HOME/serve.log
   mkdir -p "$DOCKWARDEN_HOME" && chmod 700 "$DOCKWARDEN_HOME"
@@ -209,8 +229,8 @@ start_supervisor() {
     if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q -- '--idle-exit'; then
       say "a client started the running supervisor on demand: replacing it by one that stays (stacks keep running)"
       stop_supervisor
-    elif [ "${started%% *}" = "$pid" ] && [ "$started" != "$pid $(build_stamp)" ]; then
-      say "the running supervisor is of an older build: restarting it (stacks keep running)"
+    elif [ "${started%% *}" = "$pid" ] && [ "$started" != "$pid $(start_stamp)" ]; then
+      say "the running supervisor is of an older build, or dockwarden.toml changed since: restarting it (stacks keep running)"
       stop_supervisor
     elif wait_for 30 supervisor_answers; then
       say "supervisor: already running (pid $pid)"
@@ -219,16 +239,18 @@ start_supervisor() {
       die "the supervisor (pid $pid) of $DOCKWARDEN_HOME runs but does not answer" "$BIN doctor" "scripts/logs.sh --self"
     fi
   fi
-  LISTEN=${LISTEN:-127.0.0.1:7420}
-  setsid nohup "$BIN" serve --listen "$LISTEN" >>"$log" 2>&1 </dev/null &
+  # Without LISTEN it is `listen` of dockwarden.toml that counts.
+  setsid nohup "$BIN" serve ${LISTEN:+--listen "$LISTEN"} >>"$log" 2>&1 </dev/null &
   pid=$!
-  echo "$pid $(build_stamp)" >"$DOCKWARDEN_HOME/serve.build"
+  echo "$pid $(start_stamp)" >"$DOCKWARDEN_HOME/serve.build"
   if ! wait_for 30 eval "supervisor_answers || ! kill -0 $pid 2>/dev/null" || ! supervisor_answers; then
     say "last lines of $log:"
     tail -n 15 "$log" >&2
-    die "the supervisor did not start" "$BIN doctor" "if the port is taken: LISTEN=127.0.0.1:7421 $0"
+    die "the supervisor did not start" "$BIN doctor" "if the port is taken: LISTEN=127.0.0.1:7421 $0, or \`listen\` in dockwarden.toml"
   fi
-  say "supervisor: pid $pid on http://$LISTEN, log $log"
+  local at
+  at=$(http_address)
+  say "supervisor: pid $pid, ${at:-HTTP off}, log $log"
 }
 
 stop_supervisor() {

@@ -4,8 +4,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 if [ "${1:-}" = --self ]; then
   shift
-  [ -e "$DOCKWARDEN_HOME/serve.log" ] || die "no $DOCKWARDEN_HOME/serve.log" "start.sh writes it; a systemd unit logs to: journalctl -u dockwarden"
-  exec tail -n 200 "$@" "$DOCKWARDEN_HOME/serve.log"
+  # start.sh writes the one, a supervisor that a client started on demand the other; the newer one speaks of what runs.
+  log=
+  for file in "$DOCKWARDEN_HOME/serve.log" "$DOCKWARDEN_HOME/log/serve.log"; do
+    if [ -e "$file" ] && { [ -z "$log" ] || [ "$file" -nt "$log" ]; }; then log=$file; fi
+  done
+  [ -n "$log" ] || die "no serve.log in $DOCKWARDEN_HOME or its log/" "nothing was started here yet; a systemd unit logs to: journalctl -u dockwarden"
+  exec tail -n 200 "$@" "$log"
 fi
 need_binary
 case ${1:-} in '' | -*) set -- "$DEMO_STACK" "$@" ;; esac

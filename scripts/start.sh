@@ -11,7 +11,8 @@ usage: scripts/start.sh [--no-demo | --demo] [--install-engine]
   --demo            deploy the demo without asking, also on an engine that already runs containers
   --install-engine  install and start Debian's docker.io although traces of another engine were found
 
-variables: PORT (of the demo, default: a free one from 8080), LISTEN (default 127.0.0.1:7420),
+variables: PORT (of the demo, default: a free one from 8080), DEMO_DIR (its project directory, default:
+           ~/.local/share/dockwarden/hello), LISTEN (default: `listen` of dockwarden.toml, else 127.0.0.1:7420),
            DOCKWARDEN_HOME, DOCKWARDEN_CONFIG, DOCKER_HOST
 TEXT
 }
@@ -33,9 +34,6 @@ step "building (the first build takes minutes, later ones seconds)"
 build
 step "looking for an engine"
 ensure_engine "$install"
-step "starting the supervisor"
-start_supervisor
-
 # An engine with other people's containers is somebody's: the demo is asked for there, not assumed.
 demo_wanted() {
   local all ours
@@ -54,18 +52,57 @@ demo_wanted() {
   fi
 }
 
-deploy_demo() {
-  local image port state operation
+DEMO_DIR=${DEMO_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/dockwarden/$DEMO_STACK}
+
+env_value() { { sed -n "s/^$1=//p" "$DEMO_DIR/.env" 2>/dev/null || true; } | head -n 1; }
+# Sets one line of the demo's .env; what else somebody wrote there stays.
+set_env() {
+  local rest
+  rest=$(grep -v "^$1=" "$DEMO_DIR/.env" 2>/dev/null || true)
+  printf '%s\n' ${rest:+"$rest"} "$1=$2" >"$DEMO_DIR/.env"
+}
+
+# The demo is a stack like any other: a project directory, and a table in dockwarden.toml. Sets with_demo to `new` when that file
+# changed, to nothing when it is the operator's own.
+register_demo() {
+  local toml=$DOCKWARDEN_CONFIG/dockwarden.toml entry image port version
+  with_demo=yes
+  entry=$(printf '[stacks.%s]\ndir = "%s"' "$DEMO_STACK" "$DEMO_DIR")
+  case $DEMO_DIR in /*) ;; *) die "DEMO_DIR=$DEMO_DIR is not an absolute path" ;; esac
+  seed_config
+  if ! grep -qF "dir = \"$DEMO_DIR\"" "$toml" 2>/dev/null; then
+    if grep -Eq "^ *(\\[stacks\\.\"?$DEMO_STACK\"?]|\"?$DEMO_STACK\"? *=|stacks *=|stacks\\.)" "$toml" 2>/dev/null; then
+      say "the demo is skipped: $toml has a stack $DEMO_STACK of its own, or writes its stacks another way. To have it, write there:"
+      say "$entry"
+      with_demo=
+      return
+    fi
+    [ -w "$toml" ] || { [ ! -e "$toml" ] && [ -w "$DOCKWARDEN_CONFIG" ]; } ||
+      die "$toml cannot be written, and the demo is registered there" "add the lines below as its owner, or leave the demo out: --no-demo" "$entry"
+    if [ -s "$toml" ]; then printf '\n\n' >>"$toml"; fi
+    printf '%s\n' "$entry" >>"$toml"
+    with_demo=new
+    say "configuration: the stack $DEMO_STACK ($DEMO_DIR) was added to $toml"
+  fi
   step "building the demo image FROM scratch"
   image=$("$ROOT/scripts/image.sh" demo --binary "$BIN")
-  # The stack keeps its port from run to run.
-  port=${PORT:-$(cat "$DOCKWARDEN_HOME/demo.port" 2>/dev/null || true)}
+  mkdir -p "$DEMO_DIR"
+  [ -e "$DEMO_DIR/compose.yaml" ] || cp "$ROOT/examples/hello/compose.yaml" "$DEMO_DIR/compose.yaml"
+  # The stack keeps its port and version from run to run.
+  port=${PORT:-$(env_value PORT)}
+  version=$(env_value VERSION)
   [ -n "$port" ] || port=$(free_port)
-  echo "$port" >"$DOCKWARDEN_HOME/demo.port"
+  set_env PORT "$port"
+  set_env IMAGE "$image"
+  set_env VERSION "${version:-1}"
+}
 
-  step "deploying examples/hello by an MCP tools/call as agent stack-keeper"
+deploy_demo() {
+  local port state operation cli
+  port=$(env_value PORT)
+  step "deploying $DEMO_DIR by an MCP tools/call as agent stack-keeper"
   mcp_open stack-keeper
-  mcp_tool deploy "{\"stack\":\"$DEMO_STACK\",\"compose\":$(json_string "$(cat "$ROOT/examples/hello/compose.yaml")"),\"variables\":{\"PORT\":\"$port\",\"IMAGE\":\"$image\"},\"reason\":\"start.sh\"}"
+  mcp_tool deploy "{\"stack\":\"$DEMO_STACK\",\"reason\":\"start.sh\"}"
   state=$(json_field state "$MCP_RESULT")
   operation=$(json_field operation_id "$MCP_RESULT")
   while [ "$state" = running ] || [ "$state" = queued ]; do
@@ -85,7 +122,26 @@ deploy_demo() {
   # /health first: each look at / counts as a visit.
   wait_for 10 http_get "$port" /health >/dev/null || die "the demo does not answer on port $port" "$BIN logs $DEMO_STACK"
   http_get "$port" / | sed 's/^/  /' >&2
+  cli=$BIN
+  [ "$DOCKWARDEN_HOME" = "$HOME/.local/state/dockwarden" ] || cli+=" --home $DOCKWARDEN_HOME"
+  say ""
+  say "Try it, here or by asking your client for the same:"
+  say "  $cli plan $DEMO_STACK --var VERSION=2      what version 2 would change; changes nothing"
+  say "  $cli deploy $DEMO_STACK --var VERSION=2    version 2 serves once it has proven itself"
+  say "  $cli rollback $DEMO_STACK                  back to the release before"
+  say "  $cli deploy $DEMO_STACK --var FAIL=health  a broken release: refused by its health check, the page goes on answering"
+  say "  $cli history $DEMO_STACK                   what was; \`audit\` tells who did it"
 }
 
-if demo_wanted; then deploy_demo; fi
+# Before the supervisor starts: it reads dockwarden.toml once.
+with_demo=
+if demo_wanted; then register_demo; fi
+step "starting the supervisor"
+before=$(supervisor_pid)
+start_supervisor
+if [ -n "$with_demo" ]; then
+  [ "$with_demo" != new ] || [ -z "$before" ] || [ "$before" != "$(supervisor_pid)" ] ||
+    die "the supervisor (pid $before) runs since before $DEMO_STACK was registered" "restart it as you started it (systemctl restart dockwarden), then run this again"
+  deploy_demo
+fi
 "$ROOT/scripts/attach.sh" "$BIN"
