@@ -36,7 +36,9 @@ pub enum EngineError {
     #[error("{0}")]
     Refused(String),
     /// A registry asked for credentials.
-    #[error("registry {registry} refused access to {image}: {detail}; run `docker login {registry}` as the user the supervisor runs as")]
+    #[error(
+        "registry {registry} refused access to {image}: {detail}; put a config.json with credentials for {registry} into the directory DOCKER_CONFIG names for the supervisor"
+    )]
     Unauthorized {
         /// Registry host.
         registry: String,

@@ -50,7 +50,7 @@ pub struct Global {
     /// Configuration directory.
     #[arg(long, global = true, env = "DOCKWARDEN_CONFIG", value_name = "DIR", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// Agent to act as; by default $DOCKWARDEN_AGENT, `cli_agent` of dockwarden.toml, else stack-keeper.
+    /// Agent to act as; by default $DOCKWARDEN_AGENT, `cli_agent` of dockwarden.toml (except for `mcp`), else stack-keeper; for `init --client` observer.
     #[arg(long, global = true, env = "DOCKWARDEN_AGENT", value_name = "NAME")]
     pub agent: Option<String>,
     /// Print the structured value as JSON.

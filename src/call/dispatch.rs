@@ -76,7 +76,7 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
     result
 }
 
-/// DESIGN 2, top to bottom.
+/// The line of ARCHITECTURE.md, top to bottom.
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
     within_minute(&call, name, &input).await?;
     let input = Arc::new(input);

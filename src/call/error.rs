@@ -129,7 +129,10 @@ impl From<crate::engine::EngineError> for CallError {
             E::Conflict(_) => Self::new(ErrorCode::Conflict, text, "call `status` to see what is in the way"),
             E::Refused(_) => Self::new(ErrorCode::Failed, text, "change what the engine refused and plan again"),
             E::Unauthorized { ref registry, .. } => {
-                let hint = format!("an operator runs `docker login {registry}` as the user the supervisor runs as, then call again");
+                let hint = format!(
+                    "an operator puts a config.json with credentials for {registry} into the directory DOCKER_CONFIG names for the supervisor \
+                     (without it: .docker in its user's home), then call again"
+                );
                 Self::new(ErrorCode::RegistryUnauthorized, text, hint)
             }
             E::Unreachable { .. } | E::Timeout { .. } => {

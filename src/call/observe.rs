@@ -18,7 +18,7 @@ use serde::Serialize;
 /// Inspects under way at once: enough to hide the engine's latency, few enough not to starve its other clients.
 const PARALLEL: usize = 16;
 
-/// A container without health check counts as healthy after it ran so long (DESIGN 7).
+/// A container without health check counts as healthy after it ran so long.
 const SETTLED: TimeDelta = TimeDelta::seconds(1);
 
 /// Our containers, of one stack or of all, without canaries and claims.

@@ -78,14 +78,19 @@ pub fn check_environment(get: &dyn Fn(&str) -> Option<String>, is_dir: &dyn Fn(&
     for root in get("STACK_ROOTS").iter().flat_map(|v| v.split([':', ','])).map(str::trim).filter(|r| !r.is_empty()) {
         let path = Path::new(root);
         if !path.is_absolute() {
-            return fault("STACK_ROOTS", format!("{root:?} is not an absolute path"), "write absolute host paths separated by ':'".into());
+            return fault(
+                "STACK_ROOTS",
+                format!("{root:?} is not an absolute path"),
+                "write the whole path, e.g. STACK_ROOTS=/srv/stacks".into(),
+            );
         }
         if !is_dir(path) {
             return fault(
                 "STACK_ROOTS",
                 format!("{root} is not visible here"),
                 format!(
-                    "mount it at the same path as on the host: add `- {root}:{root}:ro` to the supervisor's volumes, or create the directory"
+                    "create the directory, or mount it at the same path as on the host: STACK_ROOTS of .env takes one directory, each further one is \
+                     a line `- {root}:{root}:ro` under volumes of a second compose file (docker compose -f docker-compose.mcp.yml -f FILE up -d)"
                 ),
             );
         }

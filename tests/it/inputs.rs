@@ -51,7 +51,7 @@ async fn fails(client: &Client, stack: &str, compose: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_registry_that_refuses_is_named_with_the_command_that_mends_it() {
+async fn a_registry_that_refuses_is_named_with_what_mends_it() {
     let _slot = engine().await;
     for access in [Access::Basic(BASIC.into()), Access::Bearer] {
         let registry = Registry::start(access, &program("", 0)).await;
@@ -61,7 +61,7 @@ async fn a_registry_that_refuses_is_named_with_the_command_that_mends_it() {
         let client = Client::stdio(&home, "stack-keeper").await;
         let image = format!("{}/team/web:1", registry.address());
         let said = fails(&client, &stack, &compose(&image)).await;
-        assert!(said.contains(&format!("docker login {}", registry.address())) && said.contains(&image), "{said}");
+        assert!(said.contains(&format!("a config.json with credentials for {}", registry.address())) && said.contains(&image), "{said}");
         assert_eq!(of_stack(&stack), "", "nothing half-made");
         client.ok("status", json!({})).await;
         serve.stop().await;

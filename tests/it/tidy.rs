@@ -180,7 +180,7 @@ fn dependencies_point_down_only() {
             }
         }
     }
-    none(&broken, "a module uses only its own layer and those below (DESIGN: dependencies point down):");
+    none(&broken, "a module uses only its own layer and those below (ARCHITECTURE.md: dependencies point down only):");
 }
 
 #[test]

@@ -232,9 +232,13 @@ fn covered(value: &Value) -> Finding {
         .map(|u| format!("{} of {}/{} ({})", text(u, "data"), text(u, "stack"), text(u, "service"), text(u, "because")))
         .collect();
     let failed = value["drills"].as_array().into_iter().flatten().filter(|d| d["passed"] == false);
-    let failed: Vec<String> = failed.map(|d| format!("the last drill of {} failed", text(d, "volume"))).collect();
-    if !failed.is_empty() {
-        return error("backups", failed.join("; "), "`dockwarden call verify_backup` says why; take a new backup and rehearse it");
+    let failed: Vec<&Value> = failed.collect();
+    if let Some(first) = failed.first() {
+        let key = if first["stack"].is_string() { "stack" } else { "snapshot_id" };
+        let again = json!({key: first[key]});
+        let failed: Vec<String> = failed.iter().map(|d| format!("the last drill of {} failed", text(d, "volume"))).collect();
+        let mend = format!("`dockwarden call verify_backup --input '{again}'` says why; take a new backup and rehearse it");
+        return error("backups", failed.join("; "), mend);
     }
     if rows.is_empty() {
         return ok("backups", "all data of the stacks that run has a schedule and a whole snapshot");
@@ -308,9 +312,12 @@ mod tests {
         let row = json!({"stack": "shop", "service": "db", "data": "shop_data", "because": "its backups are switched off"});
         let found = covered(&json!({"uncovered": [row]}));
         assert_eq!((found.level, found.text.as_str()), (Level::Note, "1 not covered: shop_data of shop/db (its backups are switched off)"));
-        let drills = json!([{"volume": "a", "passed": true}, {"volume": "shop_data", "passed": false}]);
+        let drills = json!([{"volume": "a", "passed": true}, {"volume": "shop_data", "stack": "shop", "passed": false}]);
         let found = covered(&json!({"uncovered": [row], "drills": drills}));
         assert_eq!((found.level, found.text.as_str()), (Level::Error, "the last drill of shop_data failed"));
+        assert!(found.mend.starts_with("`dockwarden call verify_backup --input '{\"stack\":\"shop\"}'`"), "{}", found.mend);
+        let alone = json!([{"volume": "loose", "snapshot_id": "0a1b", "passed": false}]);
+        assert!(covered(&json!({"drills": alone})).mend.contains("--input '{\"snapshot_id\":\"0a1b\"}'"));
     }
 
     #[test]

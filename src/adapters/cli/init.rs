@@ -1,5 +1,6 @@
 //! `init`: reads this host and proposes `dockwarden.toml`, `policy.toml` and the agents, shows what would change, and writes only when
-//! told to. Deliberately absent: changing a value somebody wrote; what exists is kept and only missing stacks are proposed.
+//! told to. Deliberately absent: changing a value somebody wrote; what exists is kept and only missing stacks are proposed. What a policy that
+//! exists does not grant of this host is said beside it.
 
 pub mod client;
 
@@ -8,7 +9,9 @@ use crate::app::rules;
 use crate::config;
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
+use crate::gate;
 use crate::model::ids::StackName;
+use crate::model::policy::Policy;
 use clap::Args;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +24,7 @@ pub struct InitArgs {
     /// Write what is proposed without asking.
     #[arg(long)]
     write: bool,
-    /// Instead: the configuration of an MCP client in this project's directory, acting as --agent.
+    /// Instead: the configuration of an MCP client in this project's directory, acting as --agent, else as observer.
     #[arg(long, value_name = "NAME")]
     client: Option<client::Client>,
     /// With --client: the supervisor is on another machine, reached by ssh.
@@ -131,6 +134,40 @@ fn policy(seen: &Seen) -> Result<String, toml_edit::TomlError> {
     Ok(text)
 }
 
+type Ungranted = BTreeMap<&'static str, Vec<String>>;
+
+/// What the host has and a policy that exists does not grant, by key of the policy. Only said, never written: granting is a decision.
+fn ungranted(policy: &Policy, seen: &Seen) -> Ungranted {
+    let rooted = |path: &String| {
+        let mut roots = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval);
+        // A project's own directory is always allowed, and some paths can be no root at all.
+        roots.any(|root| gate::plan::is_below(path, root))
+            || seen.projects.values().any(|dir| Path::new(path).starts_with(dir))
+            || gate::plan::never_a_root(path).is_some()
+            || gate::plan::mounts::engine_socket(path, &[])
+    };
+    let registries = seen.registries.iter().filter(|r| !gate::plan::images::listed(r, &policy.allowed_registries));
+    let networks = seen.networks.iter().filter(|n| !policy.networks_granted.contains(n));
+    let binds = seen.binds.iter().filter(|b| !rooted(b));
+    let mut found = BTreeMap::from([
+        ("allowed_registries", registries.cloned().collect::<Vec<_>>()),
+        ("networks_granted", networks.cloned().collect()),
+        ("bind_roots_approval", binds.cloned().collect()),
+    ]);
+    found.retain(|_, values| !values.is_empty());
+    found
+}
+
+/// The operator's own policy, where there is one, and what it does not grant.
+fn beside_policy(dir: &Path, seen: &Seen) -> Result<Option<(PathBuf, Ungranted)>, CliError> {
+    let Some(path) = ["policy.toml", "agents/policy.toml"].iter().map(|p| dir.join(p)).find(|p| p.exists()) else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).map_err(|e| failed(&path, e))?;
+    let policy = gate::policy::parse(&path.display().to_string(), &text).map_err(|problems| {
+        CliError::Failed(rules::in_words(&problems), "mend it first; `dockwarden policy check` reads it again".into())
+    })?;
+    Ok(Some((path, ungranted(&policy, seen))))
+}
+
 /// A plain line diff: additions and removals in order, what is common left out.
 fn diff(before: &str, after: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
@@ -177,7 +214,11 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
         text => text.map_err(|e| failed(&toml, e))?,
     };
     let mut proposed = vec![(toml.clone(), current.clone(), settings(&current, &seen).map_err(|e| failed(&toml, e))?)];
-    let mut whole = vec![(dir.join("policy.toml"), policy(&seen).map_err(|e| failed(&dir, e))?)];
+    let own_policy = beside_policy(&dir, &seen)?;
+    let mut whole = vec![];
+    if own_policy.is_none() {
+        whole.push((dir.join("policy.toml"), policy(&seen).map_err(|e| failed(&dir, e))?));
+    }
     whole.extend(rules::AGENTS.iter().map(|(name, text)| (dir.join("agents").join(name), (*text).to_owned())));
     whole.extend(rules::PROMPTS.iter().map(|(name, text)| (dir.join("prompts").join(name), (*text).to_owned())));
     // A directory with agents of its own keeps exactly those.
@@ -189,7 +230,8 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
     proposed.retain(|(_, before, after)| before != after);
     if global.json {
         let files: Vec<_> = proposed.iter().map(|(p, b, a)| json!({"path": p, "new": b.is_empty(), "text": a})).collect();
-        output::json(&json!({"config": dir, "files": files, "written": args.write}));
+        let ungranted = own_policy.map(|(_, ungranted)| ungranted).unwrap_or_default();
+        output::json(&json!({"config": dir, "files": files, "ungranted": ungranted, "written": args.write}));
     } else {
         for (path, before, after) in &proposed {
             let short = before.is_empty() && path.extension().is_some_and(|x| x == "md");
@@ -198,6 +240,15 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
             } else {
                 format!("--- {}\n{}", path.display(), diff(before, after))
             });
+        }
+        if let Some((path, ungranted)) = own_policy.filter(|(_, ungranted)| !ungranted.is_empty()) {
+            output::line(format!(
+                "{} is yours and stays. On this host, and not granted there; to grant, write what you mean into it:",
+                path.display()
+            ));
+            for (key, values) in ungranted {
+                output::line(format!("  {key}: {values:?}"));
+            }
         }
     }
     if proposed.is_empty() {
@@ -262,6 +313,30 @@ mod tests {
         let policy = crate::gate::policy::parse("policy.toml", &policy(&seen()).expect("edits")).expect("loads");
         assert!(policy.allowed_registries.contains(&"ghcr.io/acme".to_owned()));
         assert!(policy.networks_granted.is_empty(), "granting is a decision");
+    }
+
+    #[test]
+    fn what_an_own_policy_does_not_grant_is_told_and_the_file_stays() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert_eq!(beside_policy(dir.path(), &seen()).expect("read"), None);
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, rules::POLICY).expect("written");
+        let missing = |value: &str| vec![value.to_owned()];
+        let all = BTreeMap::from([
+            ("allowed_registries", missing("ghcr.io/acme")),
+            ("networks_granted", missing("edge")),
+            ("bind_roots_approval", missing("/srv/data")),
+        ]);
+        assert_eq!(beside_policy(dir.path(), &seen()).expect("read"), Some((path.clone(), all)));
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), rules::POLICY);
+        let grants = "allowed_registries = [\"ghcr.io\"]\nbind_roots_allow = [\"/srv\"]\nnetworks_granted = [\"edge\"]\n";
+        std::fs::write(&path, grants).expect("written");
+        let mut seen = seen();
+        seen.binds.insert("/srv/shop/data".into());
+        seen.binds.extend(["/".to_owned(), "/var/run/docker.sock".to_owned()]);
+        assert_eq!(beside_policy(dir.path(), &seen).expect("read"), Some((path.clone(), BTreeMap::new())));
+        std::fs::write(&path, "allowed_registry = []").expect("written");
+        assert!(beside_policy(dir.path(), &seen).expect_err("refused").to_string().contains("allowed_registry"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct McpArgs {
     /// Offer and allow only tools that read; wins over everything else.
     #[arg(long)]
     read_only: bool,
-    /// Tools to list: default, all, or names of groups (observe, change, data, memory, govern) and tools, separated by commas.
+    /// Tools to list: default, all, or names of groups (observe, change, data, memory, tasks, govern) and tools, separated by commas.
     #[arg(long, env = "DOCKWARDEN_TOOLSETS", value_name = "NAMES")]
     toolsets: Option<String>,
 }

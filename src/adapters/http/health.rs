@@ -2,11 +2,11 @@
 //! Deliberately absent: the health of stacks, which is a tool with an audit row.
 
 use crate::adapters::Doors;
-use crate::adapters::mcp::http::problem;
-use axum::Json;
+use crate::adapters::mcp::http::{Base, problem};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,13 +68,14 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
 }
 
 /// `GET /`: what this is and how to attach.
-pub async fn front_page(State(doors): State<Arc<Doors>>) -> String {
+pub async fn front_page(State(doors): State<Arc<Doors>>, Extension(Base(base)): Extension<Base>) -> String {
     let host = &doors.house.config.host_name;
     format!(
         "dockwarden {} on {host}\n\nA supervisor of Docker compose stacks for LLM agents. This address speaks MCP (Streamable HTTP) at /mcp.\n\n\
          Attach (an operator makes the token on the host: dockwarden agents token NAME):\n\n  \
-         claude mcp add --transport http dockwarden http://THIS-ADDRESS/mcp --header \"Authorization: Bearer TOKEN\"\n\n\
-         On the host itself no token is needed:\n\n  claude mcp add dockwarden -- dockwarden mcp --agent stack-keeper\n\n\
+         claude mcp add --transport http dockwarden {base}/mcp --header \"Authorization: Bearer TOKEN\"\n\n\
+         On the host itself no token is needed:\n\n  claude mcp add dockwarden -- dockwarden mcp --agent observer\n\n\
+         observer only reads; dockwarden agents list shows who may do more.\n\n\
          For machines: /api/openapi.json /health /ready /api/health/deep /metrics\n",
         env!("CARGO_PKG_VERSION")
     )

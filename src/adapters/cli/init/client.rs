@@ -1,7 +1,7 @@
 //! `init --client`: writes the configuration of an MCP client, beside what is in it already, and shows the difference first.
 //! Deliberately absent: clients' global settings; a project's file is reviewed with the project.
 
-use super::super::{CliError, CliResult, Ended, Global, output, reach, terminal};
+use super::super::{CliError, CliResult, Ended, Global, output, terminal};
 use super::{diff, failed};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -100,6 +100,11 @@ fn environment(global: &Global) -> Vec<(String, String)> {
     given.into_iter().filter_map(|(name, path)| path.as_ref().map(|p| (name.to_owned(), absolute(p)))).collect()
 }
 
+/// The agent a client is given: the one asked for, else the one that only reads, whatever the command line itself acts as.
+fn agent(global: &Global) -> String {
+    global.agent.clone().unwrap_or_else(|| "observer".into())
+}
+
 /// Runs `init --client`.
 pub fn run(global: &Global, client: Client, host: Option<String>, dir: &Path, write: bool) -> CliResult {
     if let Some(bad) = host.as_deref().filter(|h| h.is_empty() || h.starts_with('-') || h.contains(char::is_whitespace)) {
@@ -110,7 +115,7 @@ pub fn run(global: &Global, client: Client, host: Option<String>, dir: &Path, wr
         None => std::env::current_exe().map_err(|e| failed(Path::new("dockwarden"), e))?.display().to_string(),
     };
     let env = if host.is_some() { vec![] } else { environment(global) };
-    let server = Server { binary, agent: reach::agent(global)?, host, env };
+    let server = Server { binary, agent: agent(global), host, env };
     let path = dir.join(client.file());
     let before = match std::fs::read_to_string(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -148,6 +153,12 @@ mod tests {
 
     fn server(host: Option<&str>) -> Server {
         Server { binary: "/usr/bin/dockwarden".into(), agent: "observer".into(), host: host.map(str::to_owned), env: vec![] }
+    }
+
+    #[test]
+    fn a_client_nobody_chose_an_agent_for_only_reads() {
+        let global = |agent: Option<&str>| Global { home: None, config: None, agent: agent.map(str::to_owned), json: false };
+        assert_eq!((agent(&global(None)).as_str(), agent(&global(Some("stack-keeper"))).as_str()), ("observer", "stack-keeper"));
     }
 
     #[test]
