@@ -148,6 +148,24 @@ impl Default for Metrics {
 mod tests {
     use super::*;
 
+    /// Names that begin with our prefix, as a query writes them.
+    fn names(text: &str) -> std::collections::BTreeSet<&str> {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        text.split(|c| !word(c)).filter(|w| w.starts_with("dockwarden_")).collect()
+    }
+
+    #[test]
+    fn the_dashboard_asks_only_for_metrics_that_there_are() {
+        let metrics = Metrics::new();
+        metrics.call("status", "ok", Duration::from_millis(1));
+        metrics.notification("sent");
+        metrics.spent(&[Spent { agent: "a".into(), model: "m".into(), answers: 1, ..Spent::default() }]);
+        let text = metrics.text(&[("running", 1)], 1);
+        let asked = names(include_str!("../../examples/monitoring/grafana/dashboards/dockwarden.json"));
+        assert!(asked.len() > 7, "{asked:?}");
+        assert_eq!(asked.difference(&names(&text)).collect::<Vec<_>>(), Vec::<&&str>::new());
+    }
+
     #[test]
     fn the_ledger_is_shown_as_it_stands_and_never_added_to_itself() {
         let metrics = Metrics::new();

@@ -33,10 +33,12 @@ pub const AGENTS: &[(&str, &str)] = &[
 /// Prompts as shipped.
 pub const PROMPTS: &[(&str, &str)] = &[
     ("backup-drill.md", include_str!("../../prompts/backup-drill.md")),
+    ("ci-cd.md", include_str!("../../prompts/ci-cd.md")),
     ("deploy.md", include_str!("../../prompts/deploy.md")),
     ("deploy-push.md", include_str!("../../prompts/deploy-push.md")),
     ("diagnose-incident.md", include_str!("../../prompts/diagnose-incident.md")),
     ("monthly-check.md", include_str!("../../prompts/monthly-check.md")),
+    ("optimize-deployment.md", include_str!("../../prompts/optimize-deployment.md")),
     ("rollback.md", include_str!("../../prompts/rollback.md")),
     ("weekly-review.md", include_str!("../../prompts/weekly-review.md")),
 ];
@@ -197,7 +199,17 @@ mod tests {
         );
         assert_eq!(
             prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
-            ["backup-drill", "deploy", "deploy-push", "diagnose-incident", "monthly-check", "rollback", "weekly-review"]
+            [
+                "backup-drill",
+                "ci-cd",
+                "deploy",
+                "deploy-push",
+                "diagnose-incident",
+                "monthly-check",
+                "optimize-deployment",
+                "rollback",
+                "weekly-review"
+            ]
         );
     }
 

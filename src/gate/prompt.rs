@@ -213,6 +213,8 @@ mod tests {
             ("rollback.md", include_str!("../../prompts/rollback.md")),
             ("diagnose-incident.md", include_str!("../../prompts/diagnose-incident.md")),
             ("backup-drill.md", include_str!("../../prompts/backup-drill.md")),
+            ("optimize-deployment.md", include_str!("../../prompts/optimize-deployment.md")),
+            ("ci-cd.md", include_str!("../../prompts/ci-cd.md")),
         ];
         for (file, text) in shipped {
             let prompt = parse_prompt(file, text).unwrap_or_else(|p| panic!("{p:?}"));

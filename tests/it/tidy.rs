@@ -318,8 +318,19 @@ fn every_direct_dependency_is_used() {
 fn documents_name_only_what_exists() {
     let mut broken = vec![];
     let documents = files("docs", "md").into_iter().chain(
-        ["README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG", "memory/README", "examples/clients/README"]
-            .map(|n| root().join(format!("{n}.md"))),
+        [
+            "README",
+            "ARCHITECTURE",
+            "CONTRIBUTING",
+            "SECURITY",
+            "CHANGELOG",
+            "memory/README",
+            "secrets/README",
+            "examples/clients/README",
+            "examples/monitoring/README",
+            "examples/web/README",
+        ]
+        .map(|n| root().join(format!("{n}.md"))),
     );
     for document in documents {
         let text = std::fs::read_to_string(&document).unwrap_or_else(|e| panic!("{}: {e}", shown(&document)));
