@@ -63,7 +63,7 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &P
     if home.join("state.db").exists() {
         return Err(BootstrapError::NotEmpty(home.display().to_string()));
     }
-    if std::fs::read_dir(&config.memory).is_ok_and(|mut d| d.next().is_some()) {
+    if any_file(&config.memory) {
         return Err(BootstrapError::NotEmpty(config.memory.display().to_string()));
     }
     let own = BackupHouse::of(home, exe, super::BACKUP_WITHIN);
@@ -88,6 +88,12 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &P
     let bootstrapped = record(config, newest, &listed).await?;
     std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
     Ok(bootstrapped)
+}
+
+/// Whether there is a file below a directory. Empty directories are nothing: in a container they are where the volumes of memories are mounted.
+fn any_file(dir: &Path) -> bool {
+    let is_file = |e: std::fs::DirEntry| !e.file_type().is_ok_and(|t| t.is_dir()) || any_file(&e.path());
+    std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(is_file))
 }
 
 /// Moves what was checked into its places; the state database last, since it is what makes a home one.
@@ -166,4 +172,21 @@ async fn record(config: &Config, newest: &SnapshotInfo, listed: &[SnapshotInfo])
     let instance = store.instance().to_owned();
     store.close().await;
     Ok(Bootstrapped { instance, at: newest.at, snapshots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_whose_memories_are_empty_mount_points_is_empty_and_one_with_a_memory_is_not() {
+        let dir = tempfile::tempdir().expect("directory");
+        let memory = dir.path().join("memory");
+        assert!(!any_file(&memory), "absent");
+        std::fs::create_dir_all(memory.join("observer")).expect("made");
+        std::fs::create_dir_all(memory.join("deployer")).expect("made");
+        assert!(!any_file(&memory));
+        std::fs::write(memory.join("deployer/memory.db"), "x").expect("written");
+        assert!(any_file(&memory));
+    }
 }
