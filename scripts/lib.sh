@@ -31,7 +31,7 @@ prerequisites() {
     # In the tree: there rustup chooses, or fetches, the toolchain that rust-toolchain.toml pins.
     have=$(cd "$ROOT" && cargo --version | sed -n 's/^cargo \([0-9.]*\).*/\1/p' || true)
     if [ -z "$have" ]; then missing+=("a cargo that runs: \`cargo --version\` failed, its message is above; rustup toolchain install $(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")")
-    elif [ "$(printf '%s\n' "$need" "$have" | sort -V | head -n 1)" != "$need" ]; then missing+=("a newer Rust toolchain: cargo $have ($(command -v cargo)) is too old, $need is needed; a distribution's usually is: $rustup"); fi
+    elif [ "$(printf '%s\n' "$need" "$have" | sort -V | head -n 1)" != "$need" ]; then missing+=("a newer Rust toolchain: cargo $have ($(command -v cargo)) is too old, $need is needed; rustup has it: $rustup"); fi
   fi
   command -v cc >/dev/null 2>&1 || missing+=("a C compiler (SQLite is compiled in): apt-get install gcc libc6-dev")
   [ ${#missing[@]} -eq 0 ] || die "prerequisites are missing:" "${missing[@]}"

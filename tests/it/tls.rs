@@ -39,6 +39,10 @@ async fn the_door_speaks_tls_and_takes_a_renewed_certificate_without_a_restart()
     let url = format!("https://localhost:{port}");
     let health = trusting(&first).get(format!("{url}/health")).send().await.expect("an answer");
     assert_eq!(health.status(), 200);
+    let page = trusting(&first).get(&url).send().await.expect("an answer").text().await.expect("text");
+    for line in [format!("claude mcp add --transport http dockwarden {url}/mcp --header"), "dockwarden mcp --agent observer".to_owned()] {
+        assert!(page.contains(&line), "{line} is not in\n{page}");
+    }
 
     // MCP by the SDK's own client, with a token.
     let (code, out, err) = home.run(&["agents", "token", "observer", "--json"]).await;

@@ -139,9 +139,9 @@ type Ungranted = BTreeMap<&'static str, Vec<String>>;
 /// What the host has and a policy that exists does not grant, by key of the policy. Only said, never written: granting is a decision.
 fn ungranted(policy: &Policy, seen: &Seen) -> Ungranted {
     let rooted = |path: &String| {
-        let roots = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval);
+        let mut roots = policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval);
         // A project's own directory is always allowed, and some paths can be no root at all.
-        roots.into_iter().any(|root| gate::plan::is_below(path, root))
+        roots.any(|root| gate::plan::is_below(path, root))
             || seen.projects.values().any(|dir| Path::new(path).starts_with(dir))
             || gate::plan::never_a_root(path).is_some()
             || gate::plan::mounts::engine_socket(path, &[])
