@@ -19,6 +19,7 @@ mod journey;
 mod matrix;
 mod mcp;
 mod models;
+mod outside;
 mod pages;
 mod postgres;
 mod prove;
