@@ -81,7 +81,7 @@ pub async fn answer(house: &Arc<House>, guest: &Guest, ask: Ask) -> Result<Value
     }
 }
 
-/// The name under which a tool call is made: only one of a turn that is on disk, as it stands there, and only once.
+/// The name under which a tool call is made: only one of a turn that is on disk, as it stands there, and what changes something only once.
 ///
 /// # Errors
 /// As [`answer`]; `Conflict` when it was begun before.

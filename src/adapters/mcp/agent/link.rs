@@ -122,8 +122,8 @@ impl Link {
         let transport = StreamableHttpClientTransport::with_client(self.http.clone(), config);
         let served = tokio::time::timeout(CONNECT_WITHIN, me.serve(transport)).await;
         let client = served.map_err(|_| LinkError::Away(format!("no answer within {CONNECT_WITHIN:?}")))?;
-        let client =
-            client.map_err(|e| if unauthorized(&e) { refused(format!("{} does not take this token", self.url)) } else { away(&e) })?;
+        let client = client
+            .map_err(|e| if unauthorized(&e) { refused(format!("{} does not take this token", self.url)) } else { unconnected(&e) })?;
         let new = Line { client: Arc::new(client), broken: CancellationToken::new() };
         *line = Some(new.clone());
         Ok(new)
@@ -169,6 +169,10 @@ impl Link {
                 }
                 Err(refused)
             }
+            Ok(Err(ServiceError::TransportSend(e))) => {
+                line.broken.cancel();
+                Err(away(e.error.as_ref()))
+            }
             Ok(Err(e)) => {
                 line.broken.cancel();
                 Err(away(&e))
@@ -198,6 +202,14 @@ fn away(e: &(impl std::error::Error + ?Sized)) -> LinkError {
         cause = inner.source();
     }
     LinkError::Away(crate::redact::line(&words, 400))
+}
+
+/// What kept a connection from being made, without the names of the layers it went through.
+fn unconnected(e: &ClientInitializeError) -> LinkError {
+    match e {
+        ClientInitializeError::TransportError { error, .. } => away(error.error.as_ref()),
+        other => away(other),
+    }
 }
 
 /// The door's 401: no such token.

@@ -158,22 +158,25 @@ async fn a_call_is_named_once_and_as_it_is_written_down() {
     let b = bench("turns: 9").await;
     let has = Has::of(&b).await;
     let id = has.question().await;
-    has.begin(turn(1), id, HONEST).await.expect("written");
+    let note = json!({"key": "seen", "value": "well"});
+    let mut first = turn(1);
+    (first.calls[0].tool, first.calls[0].input) = ("memory_write".into(), note.clone());
+    has.begin(first, id, HONEST).await.expect("written");
     let own = work::call_id(&has.task, 1, 0).expect("valid");
     let as_named = |call: &CallId| Named { claim: has.claim, task: has.task.clone(), call: call.clone() };
-    let (no, yes) = (json!({"stack": "shop"}), json!({}));
+    let (no, yes) = (json!({"key": "seen", "value": "ill"}), note);
     for (call, tool, input) in [
-        (work::call_id(&has.task, 2, 0).expect("valid"), "status", &yes),
-        (CallId::new("call-of-somebody").expect("valid"), "status", &yes),
+        (work::call_id(&has.task, 2, 0).expect("valid"), "memory_write", &yes),
+        (CallId::new("call-of-somebody").expect("valid"), "memory_write", &yes),
         (own.clone(), "stop", &yes),
-        (own.clone(), "status", &no),
+        (own.clone(), "memory_write", &no),
     ] {
         named(&b.house, &guest("a0"), as_named(&call), tool, input).await.expect_err("not written down");
     }
-    assert_eq!(named(&b.house, &guest("a0"), as_named(&own), "status", &yes).await.expect("it is"), own);
+    assert_eq!(named(&b.house, &guest("a0"), as_named(&own), "memory_write", &yes).await.expect("it is"), own);
     let who = Principal { agent: name("a0"), door: Door::McpHttp(None), client: None, read_only: false, on_behalf: vec![] };
-    crate::call::dispatch::dispatch_as(&b.house, &who, own.clone(), "status", yes.clone()).await.expect("called");
-    let again = named(&b.house, &guest("a0"), as_named(&own), "status", &yes).await.expect_err("begun before");
+    crate::call::dispatch::dispatch_as(&b.house, &who, own.clone(), "memory_write", yes.clone()).await.expect("called");
+    let again = named(&b.house, &guest("a0"), as_named(&own), "memory_write", &yes).await.expect_err("begun before");
     assert_eq!(again.code, ErrorCode::Conflict);
     let fate: crate::runner::hands::Fate = has.about(About::Fate { call: own }).await.expect("known");
     assert!(matches!(fate, crate::runner::hands::Fate::Ended(_)), "{fate:?}");
