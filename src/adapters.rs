@@ -9,9 +9,10 @@ pub mod people;
 pub mod socket;
 pub mod tokens;
 
-use crate::call::dispatch::{Reply, dispatch};
+use crate::call::dispatch::{Reply, dispatch, dispatch_as};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House, Principal, Progress};
+use crate::model::ids::CallId;
 use metrics::Metrics;
 use serde_json::Value;
 use std::sync::Arc;
@@ -60,15 +61,29 @@ impl Doors {
         input: Value,
         progress: Option<Progress>,
     ) -> Result<Reply, CallError> {
+        self.run(who, tool, input, Named::No(progress)).await
+    }
+
+    /// As [`Doors::call`], under a name that was written down before: a caller that was interrupted finds by it what became of the call.
+    ///
+    /// # Errors
+    /// As [`Doors::call`].
+    pub async fn call_as(self: &Arc<Self>, who: Principal, id: CallId, tool: String, input: Value) -> Result<Reply, CallError> {
+        self.run(who, tool, input, Named::As(id)).await
+    }
+
+    async fn run(self: &Arc<Self>, who: Principal, tool: String, input: Value, named: Named) -> Result<Reply, CallError> {
         if self.shutdown.is_cancelled() {
-            let hint = "call again when it is back; what was begun is finished or undone by then, see `operation` and `history`";
-            return Err(CallError::new(ErrorCode::Busy, "the supervisor is ending", hint));
+            return Err(ending());
         }
         let doors = Arc::clone(self);
         let task = self.house.calls.spawn(async move {
             let _busy = doors.presence.enter();
             let begun = Instant::now();
-            let result = dispatch(&doors.house, &who, &tool, input, progress).await;
+            let result = match named {
+                Named::No(progress) => dispatch(&doors.house, &who, &tool, input, progress).await,
+                Named::As(id) => dispatch_as(&doors.house, &who, id, &tool, input).await,
+            };
             doors.metrics.call(&tool, metrics::outcome(&result), begun.elapsed());
             result
         });
@@ -81,6 +96,18 @@ impl Doors {
             ))
         })
     }
+}
+
+/// How a call is called, and where its progress goes.
+enum Named {
+    No(Option<Progress>),
+    As(CallId),
+}
+
+/// The refusal of a supervisor that ends: nothing was begun.
+pub fn ending() -> CallError {
+    let hint = "call again when it is back; what was begun is finished or undone by then, see `operation` and `history`";
+    CallError::new(ErrorCode::Busy, "the supervisor is ending", hint).data(serde_json::json!({"ending": true}))
 }
 
 /// Counts clients and calls, and knows since when there were none.

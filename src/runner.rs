@@ -3,7 +3,9 @@
 
 pub mod ask;
 pub mod hands;
+pub mod journal;
 pub mod models;
+pub mod outside;
 pub mod prompt;
 pub mod provider;
 pub mod window;
@@ -13,9 +15,13 @@ pub mod work;
 
 use crate::call::{Door, House, Principal};
 use crate::model::agent::Agent;
+use crate::model::config::ModelSettings;
+use crate::model::ids::AgentName;
 use crate::model::task::{Task, TaskEnd};
-use ask::{Patience, Payer};
+use ask::Patience;
+use journal::HouseJournal;
 use models::Model;
+use outside::Brief;
 use prompt::{Facts, StackFact};
 use provider::Provider;
 use std::collections::BTreeMap;
@@ -24,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use work::Desk;
 
 /// Answers of a model in one task when its manifest does not say.
-const TURNS: u32 = 40;
+pub const TURNS: u32 = 40;
 
 /// Does one try of `task` and returns how it ended. `stop` ends it after the call at work.
 pub async fn run(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> TaskEnd {
@@ -38,18 +44,37 @@ pub async fn run(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> T
     }
 }
 
-/// The agent of a task and its model.
+/// The agent of a task and its model with its key.
 fn ready(house: &House, task: &Task) -> Result<(Arc<Agent>, Model), String> {
+    let (agent, name, settings) = chosen(house, &task.agent)?;
+    let model = models::resolve(&name, &settings, &|var| std::env::var(var).ok())?;
+    affordable(&agent, &model)?;
+    Ok((agent, model))
+}
+
+/// An agent and the settings of its model.
+///
+/// # Errors
+/// In words, with what to write where.
+pub fn chosen(house: &House, agent: &AgentName) -> Result<(Arc<Agent>, String, ModelSettings), String> {
     let book = house.rulebook.load();
-    let agent = book.agents.get(task.agent.as_str()).ok_or("there is no such agent in agents/")?.clone();
+    let agent = book.agents.get(agent.as_str()).ok_or("there is no such agent in agents/")?.clone();
     let (name, settings) = models::find(&house.config.settings.models, agent.model.as_deref())?;
-    let model = models::resolve(name, settings, &|var| std::env::var(var).ok())?;
+    Ok((agent, name.to_owned(), settings.clone()))
+}
+
+/// A budget needs a price to be counted by.
+///
+/// # Errors
+/// In words.
+pub fn affordable(agent: &Agent, model: &Model) -> Result<(), String> {
     if agent.limits.usd_per_month.is_some() && model.price.is_none() {
+        let name = &model.name;
         return Err(format!(
             "it has a budget (limits.usd_per_month) and its model {name} no price: add price = {{input = ..., output = ...}} to [models.{name}] (0 for a model that costs nothing)"
         ));
     }
-    Ok((agent, model))
+    Ok(())
 }
 
 /// A connection to a model's provider; nothing is asked yet.
@@ -81,29 +106,28 @@ pub async fn run_with(
     patience: Patience,
     stop: &CancellationToken,
 ) -> TaskEnd {
-    let words = match prompt::task(task, &house.prompts.load()) {
-        Ok(words) => words,
-        Err(why) => return TaskEnd::Failed(why),
-    };
-    let facts = match facts(house).await {
-        Ok(facts) => facts,
-        Err(e) => return TaskEnd::Retry(format!("the supervisor could not read its state: {e}")),
+    let brief = match brief(house, task, agent).await {
+        Ok(brief) => brief,
+        Err(end) => return end,
     };
     let client = Some(format!("task {}", task.id));
     let who = Principal { agent: task.agent.clone(), door: Door::Task, client, read_only: false, on_behalf: task.delegated_by.clone() };
     let hands = hands::HouseHands { house: house.clone(), who };
-    let desk = Desk {
-        store: &house.store,
-        hands: &hands,
-        provider,
-        model,
-        payer: Payer { agent: task.agent.clone(), task: task.id.clone(), cap: agent.limits.usd_per_month.map(micro) },
-        system: prompt::system(agent, &facts),
-        task: words,
-        turns: agent.limits.turns.unwrap_or(TURNS),
-        patience,
-    };
+    let cap = agent.limits.usd_per_month.map(micro);
+    let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), cap, model);
+    let desk =
+        Desk { journal: &journal, hands: &hands, provider, model, system: brief.system, task: brief.task, turns: brief.turns, patience };
     work::work(&desk, task, stop).await
+}
+
+/// What a model is told of a task before it begins.
+///
+/// # Errors
+/// How the try ends when there is nothing to tell it.
+pub async fn brief(house: &House, task: &Task, agent: &Agent) -> Result<Brief, TaskEnd> {
+    let words = prompt::task(task, &house.prompts.load()).map_err(TaskEnd::Failed)?;
+    let facts = facts(house).await.map_err(|e| TaskEnd::Retry(format!("the supervisor could not read its state: {e}")))?;
+    Ok(Brief { system: prompt::system(agent, &facts), task: words, turns: agent.limits.turns.unwrap_or(TURNS) })
 }
 
 /// Dollars as the ledger counts them. The manifest's check let only finite amounts of 0 or more through; more than fits is no limit anyway.

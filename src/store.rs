@@ -9,6 +9,7 @@ pub mod backup;
 pub mod copy;
 pub mod incident;
 pub mod journal;
+pub mod lease;
 pub mod ledger;
 pub mod memory;
 pub mod release;

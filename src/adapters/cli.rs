@@ -2,6 +2,7 @@
 //! supervisor's socket, the same line as MCP. Deliberately absent: anything a tool does.
 
 pub mod adopt;
+pub mod agent;
 pub mod agents;
 pub mod approvals;
 pub mod audit;
@@ -121,6 +122,8 @@ pub enum Command {
     Unfreeze(approvals::UnfreezeArgs),
     /// Query or verify the audit log.
     Audit(audit::AuditArgs),
+    /// Run one agent as a process of its own, a client of a supervisor.
+    Agent(agent::AgentArgs),
     /// Agents and their tokens.
     Agents(agents::AgentsArgs),
     /// Restore, export, import and check agents' memory.
@@ -192,7 +195,7 @@ impl CliError {
             Self::Usage(..) => 2,
             Self::App(crate::app::AppError::AlreadyRunning { .. }) => crate::app::ALREADY_RUNNING,
             Self::Client(ClientError::Refused { code, .. }) => match code.as_str() {
-                "denied" | "rate_limited" => 3,
+                "denied" | "rate_limited" | "unauthorized" => 3,
                 "invalid_argument" | "unknown_tool" => 2,
                 _ => 1,
             },
@@ -269,6 +272,7 @@ fn run(cli: Cli) -> CliResult {
                 Command::BreakGlass(args) => approvals::break_glass(global, args).await,
                 Command::Unfreeze(args) => approvals::unfreeze(global, args).await,
                 Command::Audit(args) => audit::audit(global, args).await,
+                Command::Agent(args) => agent::agent(args).await,
                 Command::Agents(args) => agents::agents(global, args).await,
                 Command::Memory(args) => memory::memory(global, args).await,
                 Command::Policy(args) => policy::policy(global, args).await,

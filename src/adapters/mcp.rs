@@ -1,6 +1,7 @@
 //! The MCP door: the catalogue, calls and prompts as an MCP server sees them, for both protocol eras. The only place that knows rmcp.
 //! Deliberately absent: any tool's name or meaning, and roots, sampling and logging, which the protocol gave up.
 
+pub mod agent;
 pub mod bridge;
 pub mod complete;
 #[cfg(feature = "conformance")]
@@ -14,6 +15,7 @@ pub mod resources;
 pub mod sessions;
 pub mod stdio;
 pub mod subscribe;
+pub mod work;
 
 use super::{Doors, client_text};
 use crate::call::{Door, Principal};
@@ -126,6 +128,9 @@ impl ServerHandler for Server {
         let who = self.principal(&caller, &context);
         let input = Value::Object(request.arguments.unwrap_or_default());
         let (sender, lines) = tokio::sync::mpsc::channel(32);
+        if let Some(named) = context.meta.get(crate::runner::outside::CALL) {
+            return Ok(reply::result(work::call(&self.doors, who, named, request.name.into_owned(), input).await).into());
+        }
         let token = context.meta.get_progress_token();
         let call = self.doors.call(who, request.name.into_owned(), input, token.is_some().then_some(sender));
         let result = match token {
@@ -133,6 +138,12 @@ impl ServerHandler for Server {
             Some(token) => reply::with_progress(call, lines, &context.peer, token).await,
         };
         Ok(reply::result(result).into())
+    }
+
+    async fn on_custom_request(&self, request: CustomRequest, context: RequestContext<RoleServer>) -> Result<CustomResult, ErrorData> {
+        let caller = self.caller(&context)?;
+        let who = self.principal(&caller, &context);
+        work::answer(&self.doors, &who, request, &context.ct).await
     }
 
     async fn list_prompts(

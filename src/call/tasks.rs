@@ -15,7 +15,7 @@ use crate::store::task::{Cancelled, Submission, Submitted, TaskChange};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +42,19 @@ pub struct Desk {
     ended: Notify,
     at_work: Mutex<BTreeMap<TaskId, CancellationToken>>,
     lent: Mutex<BTreeMap<AgentName, (TaskId, Vec<AgentName>)>>,
+    outside: Mutex<BTreeMap<AgentName, Outside>>,
     news: Notify,
     happened: Mutex<VecDeque<Happened>>,
     bucket: Mutex<Option<(Instant, f64)>>,
+}
+
+/// What is known of the process of an agent outside.
+#[derive(Debug, Default)]
+struct Outside {
+    /// The newest one.
+    claim: u64,
+    /// It got something to do.
+    given: Arc<Notify>,
 }
 
 impl Desk {
@@ -92,6 +102,32 @@ impl Desk {
         if lent.get(&task.agent).is_some_and(|(id, _)| *id == task.id) {
             lent.remove(&task.agent);
         }
+    }
+
+    /// A process of an agent outside came: its number. It is higher than each one before, those of earlier supervisors included.
+    pub fn arrives(&self, agent: &AgentName, now: DateTime<Utc>) -> u64 {
+        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = outside.entry(agent.clone()).or_default();
+        known.claim = u64::try_from(now.timestamp_micros()).unwrap_or(0).max(known.claim + 1);
+        // Who waits in its stead looks again, and finds that it was replaced.
+        known.given.notify_waiters();
+        known.claim
+    }
+
+    /// Whether a process of an agent is the newest one.
+    pub fn newest(&self, agent: &AgentName, claim: u64, now: DateTime<Utc>) -> bool {
+        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = outside.entry(agent.clone()).or_default();
+        // After a restart here the first that speaks is taken for it, unless its number cannot have been given yet.
+        if known.claim == 0 && claim <= u64::try_from(now.timestamp_micros()).unwrap_or(0) {
+            known.claim = claim;
+        }
+        claim == known.claim
+    }
+
+    /// Wakes who waits for work of an agent outside.
+    pub fn given(&self, agent: &AgentName) -> Arc<Notify> {
+        self.outside.lock().unwrap_or_else(PoisonError::into_inner).entry(agent.clone()).or_default().given.clone()
     }
 
     /// On whose behalf an agent outside calls now.
@@ -276,6 +312,9 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
     match house.store.task_submit(submission, settings.max_queued).await? {
         Submitted::Queued => {
             house.desk.work.notify_one();
+            if outside {
+                house.desk.given(&task.agent).notify_waiters();
+            }
             Ok((task, false))
         }
         Submitted::Earlier(earlier) => Ok((*earlier, true)),

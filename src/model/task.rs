@@ -96,7 +96,8 @@ pub struct Task {
 }
 
 /// How one try of a task ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TaskEnd {
     /// Done; the agent's closing words.
     Succeeded(String),

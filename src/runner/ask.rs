@@ -1,20 +1,14 @@
 //! Asks a model once: enters the most it can cost against the cap, asks, and asks again after a pause where that can help. Deliberately absent: the
 //! conversation, and what is done with the answer.
 
+use super::hands::Away;
+use super::journal::{Counted, Journal, Word};
 use super::models::Model;
 use super::provider::{Provider, ProviderError, Request, Spoken, listen};
 use super::window;
-use crate::model::ids::{AgentName, TaskId};
-use crate::model::spend::{self, Usage};
-use crate::store::ledger::{Entry, Question, Word};
-use crate::store::{Store, StoreError};
-use chrono::Utc;
-use serde_json::json;
+use crate::model::spend::Usage;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-
-/// Shares of a month's budget that somebody is told about, percent.
-const SHARES: [u32; 3] = [50, 80, 100];
 
 /// How often and how long is waited for a provider that is away.
 #[derive(Debug, Clone, Copy)]
@@ -42,17 +36,6 @@ impl Patience {
     }
 }
 
-/// Who pays.
-#[derive(Debug, Clone)]
-pub struct Payer {
-    /// Agent.
-    pub agent: AgentName,
-    /// Task.
-    pub task: TaskId,
-    /// The most the agent may spend in a month, millionths of a dollar.
-    pub cap: Option<u64>,
-}
-
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
@@ -70,69 +53,56 @@ pub enum NoAnswer {
     /// The provider, after all attempts or for a reason that stays.
     Provider(ProviderError),
     /// The ledger could not be read or written: without an entry nothing is asked.
-    Store(StoreError),
+    Away(Away),
 }
 
-impl From<StoreError> for NoAnswer {
-    fn from(e: StoreError) -> Self {
-        Self::Store(e)
+impl From<Away> for NoAnswer {
+    fn from(e: Away) -> Self {
+        Self::Away(e)
     }
 }
 
-/// Asks. The answer comes with the entry that settles its cost, to be written with the turn.
+/// Asks. The answer comes with what settles its cost, to be written with the turn.
 ///
 /// # Errors
 /// `NoAnswer`.
 pub async fn ask(
-    store: &Store,
+    journal: &dyn Journal,
     provider: &dyn Provider,
     model: &Model,
-    payer: &Payer,
     request: &Request,
     patience: &Patience,
     stop: &CancellationToken,
-) -> Result<(Spoken, Entry), NoAnswer> {
+) -> Result<(Spoken, Counted), NoAnswer> {
     let input = window::size_of(request);
-    let worst = model.price.map_or(0, |p| p.at_worst(input, u64::from(request.max_tokens)));
     let mut attempt = 1;
     loop {
-        let month = spend::month(Utc::now());
-        let question =
-            Question { month, agent: payer.agent.clone(), model: model.name.clone(), task: payer.task.clone(), worst, cap: payer.cap };
-        let id = match store.ledger_ask(question).await? {
+        let id = match journal.question(input, request.max_tokens).await? {
             Word::Ask(id) => id,
-            Word::OverCap { spent } => {
-                tell(store, payer, 100, spent).await;
-                return Err(NoAnswer::OverBudget { spent, worst, cap: payer.cap.unwrap_or(0) });
-            }
+            Word::OverCap { spent, worst, cap } => return Err(NoAnswer::OverBudget { spent, worst, cap }),
         };
         let began = Instant::now();
         let answer = tokio::select! {
             answer = listen(provider.ask(request.clone()), model.timeout.saturating_mul(5)) => answer,
             () = stop.cancelled() => {
-                store.ledger_lost(id).await?;
+                journal.unanswered(id, true).await?;
                 return Err(NoAnswer::Stopped);
             }
         };
         let error = match answer {
             Ok(spoken) => {
                 let usage = spoken.usage.unwrap_or_else(|| estimated(input, &spoken));
-                let micro_usd = model.price.map_or(0, |p| p.of(&usage));
                 let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                return Ok((spoken, Entry { id, usage, micro_usd, millis }));
+                return Ok((spoken, Counted { id, usage, millis }));
             }
             Err(e) => e,
         };
-        if error.may_cost() {
-            store.ledger_lost(id).await?;
-        } else {
-            store.ledger_failed(id).await?;
-        }
+        journal.unanswered(id, error.may_cost()).await?;
         let pause = error.retry_after().unwrap_or_else(|| patience.pause(attempt));
         if !error.may_pass() || attempt >= patience.tries || pause > patience.most {
             return Err(NoAnswer::Provider(error));
         }
-        tracing::warn!(model = model.name, task = %payer.task, attempt, error = %error, pause_ms = pause.as_millis(), "the model is asked again");
+        tracing::warn!(model = model.name, attempt, error = %error, pause_ms = pause.as_millis(), "the model is asked again");
         attempt += 1;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -145,37 +115,4 @@ pub async fn ask(
 fn estimated(input: u64, spoken: &Spoken) -> Usage {
     let written = spoken.text.len() + spoken.calls.iter().map(|c| c.tool.len() + c.input.to_string().len()).sum::<usize>();
     Usage { input, output: window::tokens(written), ..Usage::default() }
-}
-
-/// Tells, once a month each, that half, four fifths or all of the budget is spent.
-pub async fn watch_budget(store: &Store, payer: &Payer) {
-    let Some(cap) = payer.cap else { return };
-    let spent = match store.spent_by(&spend::month(Utc::now()), &payer.agent).await {
-        Ok(spent) => spent,
-        Err(e) => return tracing::error!(agent = %payer.agent, error = %e, "what the agent spent could not be read"),
-    };
-    for share in SHARES {
-        if u128::from(spent) * 100 >= u128::from(cap) * u128::from(share) {
-            tell(store, payer, share, spent).await;
-        }
-    }
-}
-
-/// Recorded first and noted as told after: told twice after a crash between is better than never.
-async fn tell(store: &Store, payer: &Payer, percent: u32, spent: u64) {
-    let (now, agent, cap) = (Utc::now(), payer.agent.as_str(), payer.cap.unwrap_or(0));
-    let month = spend::month(now);
-    let told = async {
-        if store.budget_told(&month, &payer.agent, percent).await? {
-            return Ok(());
-        }
-        let detail =
-            json!({"agent": agent, "month": month, "percent": percent, "spent_usd": spend::dollars(spent), "cap_usd": spend::dollars(cap)});
-        store.audit_event("supervisor", "budget_share", None, &detail, now).await?;
-        tracing::warn!(agent, percent, spent = spend::dollars(spent), cap = spend::dollars(cap), "an agent's budget of the month");
-        store.tell_budget(&month, &payer.agent, percent).await
-    };
-    if let Err(e) = told.await {
-        tracing::error!(agent, percent, error = %e, "a share of a budget could not be recorded");
-    }
 }

@@ -13,6 +13,7 @@ use crate::store::approval::ApprovalState;
 use crate::tools::{Effect, ToolSpec, catalogue};
 use async_trait::async_trait;
 use chrono::Utc;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A tool as a model is shown it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// Name.
     pub name: String,
@@ -48,7 +49,8 @@ impl Offer {
 pub const KEY: &str = "idempotency_key";
 
 /// What became of a call whose answer never came.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// It never began: it may be made.
     NeverBegan,
@@ -59,7 +61,8 @@ pub enum Fate {
 }
 
 /// Where an approval stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decided {
     /// Nobody decided yet.
     Waits,

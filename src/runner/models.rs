@@ -141,6 +141,14 @@ pub fn resolve(name: &str, s: &ModelSettings, variable: &dyn Fn(&str) -> Option<
         }
         (None, None) => None,
     };
+    Ok(Model { key, ..keyless(name, s)? })
+}
+
+/// As [`resolve`], without its key: what an agent in a process of its own is told.
+///
+/// # Errors
+/// In words.
+pub fn keyless(name: &str, s: &ModelSettings) -> Result<Model, String> {
     let own = match s.provider {
         ModelProvider::Anthropic => ANTHROPIC,
         ModelProvider::Openai => OPENAI,
@@ -150,7 +158,7 @@ pub fn resolve(name: &str, s: &ModelSettings, variable: &dyn Fn(&str) -> Option<
         provider: s.provider,
         base_url: s.base_url.clone().unwrap_or_else(|| own.to_owned()),
         model: s.model.clone(),
-        key,
+        key: None,
         max_tokens: s.max_tokens,
         context_tokens: s.context_tokens,
         timeout: Duration::from_secs(s.timeout_s),

@@ -1,7 +1,8 @@
 //! Runs of a task over the fake engine, a real store and a model that says what a script says: what is done, once, whatever interrupts it.
 
-use super::ask::{Patience, Payer};
+use super::ask::Patience;
 use super::hands::{Away, Decided, Fate, Hands, HouseHands, Offer};
+use super::journal::HouseJournal;
 use super::models::Model;
 use super::provider::{Asked, EndReason, Event, Events, Message, Provider, ProviderError, Request};
 use super::work::{Desk, work};
@@ -214,12 +215,12 @@ impl Default for Set {
 
 async fn run_as(house: &Arc<House>, hands: &dyn Hands, script: &Script, set: &Set, stop: &CancellationToken) -> TaskEnd {
     let task = task();
+    let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), set.cap, &set.model);
     let desk = Desk {
-        store: &house.store,
+        journal: &journal,
         hands,
         provider: script,
         model: &set.model,
-        payer: Payer { agent: task.agent.clone(), task: task.id.clone(), cap: set.cap },
         system: "You keep stacks.".into(),
         task: "Deploy the shop.".into(),
         turns: set.turns,

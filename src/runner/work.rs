@@ -1,17 +1,16 @@
 //! The loop: ask the model, write down what it said, make the calls it asked for, ask again. Each turn is durable before its calls, each answer before
 //! the next question, so that a run that was killed goes on where it was and nothing is done twice.
 
-use super::ask::{self, NoAnswer, Patience, Payer};
+use super::ask::{self, NoAnswer, Patience};
 use super::hands::{Away, Decided, Fate, Hands, KEY, Offer};
+use super::journal::{Counted, Journal};
 use super::models::Model;
 use super::provider::{EndReason, Provider, ProviderError, Request, Spoken};
 use super::window;
-use crate::model::ids::{ApprovalId, CallId};
+use crate::model::ids::{ApprovalId, CallId, InvalidName, TaskId};
 use crate::model::spend::dollars;
 use crate::model::task::{Task, TaskEnd, Turn, TurnCall};
 use crate::redact;
-use crate::store::ledger::Entry;
-use crate::store::{Store, StoreError};
 use chrono::Utc;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,7 @@ const MOST_REPLY: usize = 64_000;
 /// Longest closing words.
 const MOST_REPORT: usize = 8_000;
 /// Longest words of one turn that are kept.
-const MOST_WORDS: usize = 32_000;
+pub const MOST_WORDS: usize = 32_000;
 /// Calls of one turn; a model that asks for more gets a refusal for the rest.
 const MOST_CALLS: usize = 16;
 /// How often the conversation is shortened for a provider that finds it too long.
@@ -30,15 +29,13 @@ const SHORTER: u32 = 3;
 /// Everything a run works with.
 pub struct Desk<'a> {
     /// Journal and ledger.
-    pub store: &'a Store,
+    pub journal: &'a dyn Journal,
     /// What makes the calls.
     pub hands: &'a dyn Hands,
     /// The model.
     pub provider: &'a dyn Provider,
     /// Its settings.
     pub model: &'a Model,
-    /// Who pays.
-    pub payer: Payer,
     /// System prompt.
     pub system: String,
     /// The task in words.
@@ -50,19 +47,11 @@ pub struct Desk<'a> {
 }
 
 /// Why a run stops before the model is done.
-enum Halt {
-    End(TaskEnd),
-    Store(StoreError),
-}
+struct Halt(TaskEnd);
 
-impl From<StoreError> for Halt {
-    fn from(e: StoreError) -> Self {
-        Self::Store(e)
-    }
-}
 impl From<Away> for Halt {
     fn from(e: Away) -> Self {
-        Self::End(TaskEnd::Retry(e.to_string()))
+        Self(TaskEnd::Retry(e.to_string()))
     }
 }
 
@@ -70,8 +59,7 @@ impl From<Away> for Halt {
 pub async fn work(desk: &Desk<'_>, task: &Task, stop: &CancellationToken) -> TaskEnd {
     let run = Run { desk, task, stop };
     match run.go().await {
-        Ok(end) | Err(Halt::End(end)) => end,
-        Err(Halt::Store(e)) => TaskEnd::Retry(format!("the supervisor could not read or write its state: {e}")),
+        Ok(end) | Err(Halt(end)) => end,
     }
 }
 
@@ -83,13 +71,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn go(&self) -> Result<TaskEnd, Halt> {
-        let store = self.desk.store;
-        let lost = store.ledger_lost_of(&self.task.id).await?;
-        if lost > 0 {
-            tracing::warn!(task = %self.task.id, answers = lost, "answers of an interrupted run are lost; they count at the most they can have cost");
-        }
         let offers = self.desk.hands.tools().await?;
-        let mut turns = store.turns(&self.task.id).await?;
+        let mut turns = self.desk.journal.turns().await?;
         let interrupted = turns.len();
         if let Some(last) = turns.last_mut() {
             self.take_up(last, &offers).await?;
@@ -110,18 +93,18 @@ impl Run<'_> {
                 let words = turns.last().map(|t| report(&t.text)).unwrap_or_default();
                 return Ok(TaskEnd::Failed(format!("out of turns: {} were allowed (limits.turns). Last words: {words}", self.desk.turns)));
             }
-            let (spoken, entry) = self.ask(&turns, &offers).await?;
+            let (spoken, counted) = self.ask(&turns, &offers).await?;
             if spoken.end == EndReason::Refused && spoken.calls.is_empty() {
                 let words = report(&spoken.text);
-                self.write_down(&turns, spoken, entry, &offers).await?;
+                self.write_down(&turns, spoken, counted, &offers).await?;
                 return Ok(TaskEnd::Failed(format!("the model's provider refused to go on: {words}")));
             }
-            let turn = self.write_down(&turns, spoken, entry, &offers).await?;
+            let turn = self.write_down(&turns, spoken, counted, &offers).await?;
             turns.push(turn);
         }
     }
 
-    async fn ask(&self, turns: &[Turn], offers: &[Offer]) -> Result<(Spoken, Entry), Halt> {
+    async fn ask(&self, turns: &[Turn], offers: &[Offer]) -> Result<(Spoken, Counted), Halt> {
         let desk = self.desk;
         let mut request = Request {
             system: desk.system.clone(),
@@ -134,23 +117,23 @@ impl Run<'_> {
         for shorter in 0..=SHORTER {
             let Some(messages) = window::conversation(&desk.task, turns, room) else { break };
             request.messages = messages;
-            match ask::ask(desk.store, desk.provider, desk.model, &desk.payer, &request, &desk.patience, self.stop).await {
+            match ask::ask(desk.journal, desk.provider, desk.model, &request, &desk.patience, self.stop).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Provider(ProviderError::ContextTooLong(_))) if shorter < SHORTER => {
                     room = (window::size_of(&request) - empty) * 7 / 10
                 }
-                Err(e) => return Err(no_answer(e, desk)),
+                Err(e) => return Err(no_answer(e, desk, self.task)),
             }
         }
         let text = format!(
             "the task no longer fits into the {} tokens of the model {}, however it is shortened",
             desk.model.context_tokens, desk.model.name
         );
-        Err(Halt::End(TaskEnd::Failed(text)))
+        Err(Halt(TaskEnd::Failed(text)))
     }
 
     /// Makes a turn of an answer and writes it down, before anything it asks for is done.
-    async fn write_down(&self, turns: &[Turn], spoken: Spoken, entry: Entry, offers: &[Offer]) -> Result<Turn, Halt> {
+    async fn write_down(&self, turns: &[Turn], spoken: Spoken, counted: Counted, offers: &[Offer]) -> Result<Turn, Halt> {
         let number = u32::try_from(turns.len()).unwrap_or(u32::MAX - 1) + 1;
         let cut = spoken.end == EndReason::MaxTokens || (spoken.calls.is_empty() && spoken.text.trim().is_empty());
         // Half an answer is not acted on: its last call may be half a call.
@@ -172,14 +155,12 @@ impl Run<'_> {
             text: redact::keep_start(&redact::mask(&redact::clean(&spoken.text)), MOST_WORDS).to_owned(),
             cut,
             calls: asked.into_iter().enumerate().map(call).collect(),
-            tokens_in: entry.usage.input,
-            tokens_cached: entry.usage.cached,
-            tokens_out: entry.usage.output,
-            micro_usd: entry.micro_usd,
+            tokens_in: counted.usage.input,
+            tokens_cached: counted.usage.cached,
+            tokens_out: counted.usage.output,
+            micro_usd: 0,
         };
-        self.desk.store.begin_turn(&self.task.id, &turn, entry).await?;
-        ask::watch_budget(self.desk.store, &self.desk.payer).await;
-        Ok(turn)
+        Ok(self.desk.journal.begin(turn, counted).await?)
     }
 
     /// The calls of the last turn of an interrupted run: some were answered, one may have been under way, the rest never began.
@@ -212,7 +193,7 @@ impl Run<'_> {
                 continue;
             }
             if self.stop.is_cancelled() {
-                return Err(Halt::End(TaskEnd::Cancelled));
+                return Err(Halt(TaskEnd::Cancelled));
             }
             let reply = if i < MOST_CALLS {
                 let call = &turn.calls[i];
@@ -231,7 +212,7 @@ impl Run<'_> {
     async fn answered(&self, turn: &mut Turn, i: usize, reply: Value) -> Result<(), Halt> {
         let reply = self.desk.model.key.as_ref().map_or(reply.clone(), |k| k.scrub_value(reply));
         turn.calls[i].reply = Some(bounded(reply));
-        Ok(self.desk.store.save_turn(&self.task.id, turn).await?)
+        Ok(self.desk.journal.answered(turn, i).await?)
     }
 
     /// Calls that a person has to approve: the run ends until it is decided, and then goes on with what came of it.
@@ -239,7 +220,7 @@ impl Run<'_> {
         for i in 0..turn.calls.len() {
             let Some((id, mut reply)) = turn.calls[i].reply.as_ref().and_then(|r| Some((waits_for(r)?, r.clone()))) else { continue };
             match self.desk.hands.approval(&id).await? {
-                Decided::Waits => return Err(Halt::End(TaskEnd::Waiting(id))),
+                Decided::Waits => return Err(Halt(TaskEnd::Waiting(id))),
                 Decided::Done(outcome) => {
                     reply["state"] = json!("decided");
                     reply["decided"] = outcome;
@@ -250,12 +231,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The name of a call in the audit log, known before it is made.
     fn call_id(&self, turn: u32, i: usize) -> Result<CallId, Halt> {
-        let task = self.task.id.as_str();
-        let task = task.strip_prefix("task-").unwrap_or(task);
-        CallId::new(format!("call-{task}-{turn}-{}", i + 1)).map_err(|e| Halt::End(TaskEnd::Failed(e.to_string())))
+        call_id(&self.task.id, turn, i).map_err(|e| Halt(TaskEnd::Failed(e.to_string())))
     }
+}
+
+/// The name in the audit log of call `i` (from 0) of a turn, known before it is made.
+///
+/// # Errors
+/// A task's id that leaves no room for it.
+pub fn call_id(task: &TaskId, turn: u32, i: usize) -> Result<CallId, InvalidName> {
+    let task = task.as_str();
+    let task = task.strip_prefix("task-").unwrap_or(task);
+    CallId::new(format!("call-{task}-{turn}-{}", i + 1))
 }
 
 /// The approval a reply waits for.
@@ -273,7 +261,8 @@ fn shown(offer: &Offer) -> Offer {
     offer
 }
 
-fn bounded(reply: Value) -> Value {
+/// A reply as it is kept.
+pub fn bounded(reply: Value) -> Value {
     let text = reply.to_string();
     if text.len() <= MOST_REPLY {
         return reply;
@@ -291,17 +280,17 @@ fn report(text: &str) -> String {
     redact::keep_start(text.trim(), MOST_REPORT).to_owned()
 }
 
-fn no_answer(e: NoAnswer, desk: &Desk<'_>) -> Halt {
+fn no_answer(e: NoAnswer, desk: &Desk<'_>, task: &Task) -> Halt {
     let name = &desk.model.name;
-    Halt::End(match e {
+    Halt(match e {
         NoAnswer::Stopped => TaskEnd::Cancelled,
-        NoAnswer::Store(e) => return Halt::Store(e),
+        NoAnswer::Away(e) => return e.into(),
         NoAnswer::OverBudget { spent, worst, cap } => TaskEnd::Failed(format!(
             "out of budget: {} of {} US dollars of this month are spent, and the next question could cost {} more; raise limits.usd_per_month of {} or wait for the next month",
             dollars(spent),
             dollars(cap),
             dollars(worst),
-            desk.payer.agent
+            task.agent
         )),
         NoAnswer::Provider(e) if e.may_pass() => TaskEnd::Retry(format!("model {name}: {e}")),
         NoAnswer::Provider(e @ ProviderError::Unauthorized(_)) => {

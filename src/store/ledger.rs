@@ -118,6 +118,17 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// The most a question of a task can cost while it has no answer; `None` when the task has no such question open.
+    pub async fn ledger_open(&self, task: &TaskId, id: i64) -> StoreResult<Option<u64>> {
+        let task = task.clone();
+        let read = move |c: &Connection| {
+            let mut statement = c.prepare_cached("SELECT micro_usd FROM ledger_open WHERE id = ?1 AND task = ?2")?;
+            let worst: Option<i64> = statement.query_row(params![id, task.as_str()], |r| r.get(0)).optional()?;
+            Ok(worst.map(|w| uint(WHAT, w)).transpose()?)
+        };
+        self.inner.state.read(read).await
+    }
+
     /// A question failed before the model began to answer: it cost nothing and is counted as an error.
     pub async fn ledger_failed(&self, id: i64) -> StoreResult<()> {
         let write = move |c: &Connection| {

@@ -278,16 +278,6 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// Prolongs the lease of a task that somebody outside works on; `false` when it is no longer his.
-    pub async fn task_lease(&self, id: &TaskId, until: DateTime<Utc>) -> StoreResult<bool> {
-        let id = id.clone();
-        let write = move |c: &Connection| {
-            let sql = "UPDATE task SET lease_until = ?2 WHERE id = ?1 AND state = 'running' AND lease_until IS NOT NULL AND cancel = 0";
-            Ok(c.prepare_cached(sql)?.execute(params![id.as_str(), time(until)])? == 1)
-        };
-        self.inner.state.write(write).await
-    }
-
     /// When the next queued task that the house does, of an agent that is free, becomes due; `None` when there is none.
     pub async fn task_next_due(&self) -> StoreResult<Option<DateTime<Utc>>> {
         let read = move |c: &Connection| {

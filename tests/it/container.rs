@@ -2,10 +2,11 @@
 //! nobody without; deploying stacks whose relative binds mean the host's files; backing up volumes it cannot see as directories.
 
 use crate::support::BIN;
-use crate::support::compose_run::{Names, Run, translate};
+use crate::support::compose_run::{Names, Run, read, translate};
 use crate::support::engine::{docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
+use crate::support::llm::{Provider, answer};
 use crate::support::mcp::Client;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ struct Deployment {
     run: Run,
     name: String,
     port: u16,
+    /// An agent of the profile `agents` beside it; started by the test that wants it.
+    agent: Run,
 }
 
 impl Deployment {
@@ -53,8 +56,13 @@ impl Deployment {
         for (key, value) in more {
             assert!(variables.insert(key, value.clone()).is_some(), "{key} is not in .env.example");
         }
-        let run = translate(&text("docker-compose.mcp.yml"), &variables, &Names { project: &name, directory: root });
-        Self { run, name, port }
+        let file = text("docker-compose.mcp.yml");
+        let run = translate(&file, &variables, &Names { project: &name, directory: root, service: "dockwarden" });
+        let (beside, secrets) = (format!("{name}-agent"), home.path("secrets").display().to_string());
+        variables.insert("AGENT_SECRETS", secrets);
+        let mut agent = translate(&file, &variables, &Names { project: &beside, directory: root, service: "agent-stack-keeper" });
+        agent.replace("--network", "", &run.network);
+        Self { run, name, port, agent }
     }
 
     fn prepare(&self) {
@@ -104,7 +112,7 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         let quiet = |args: &[&str]| drop(Command::new("docker").args(args).output());
-        quiet(&["rm", "-f", "-v", &self.name]);
+        quiet(&["rm", "-f", "-v", &self.name, &format!("{}-agent", self.name)]);
         for volume in &self.run.volumes {
             quiet(&["volume", "rm", "-f", volume]);
         }
@@ -350,4 +358,88 @@ async fn a_wrong_value_in_the_environment_file_ends_the_start_and_names_the_line
     hidden.run.replace("--env", "STACK_ROOTS=", "STACK_ROOTS=/srv/not-mounted");
     let (code, said) = hidden.refused();
     assert!(code == Some(1) && said.contains("- /srv/not-mounted:/srv/not-mounted:ro"), "{said}");
+}
+
+#[tokio::test]
+async fn an_agent_of_the_profile_works_in_a_container_without_the_engine() {
+    let _slot = engine().await;
+    let home = Home::new();
+    let toml = "backup_schedule = \"off\"\n[models]\ndefault = \"m\"\n[models.m]\nprovider = \"anthropic\"\nmodel = \"m-1\"\nbase_url = \"http://127.0.0.1:1\"\nkey_env = \"KEY\"\nprice = {input = 3.0, output = 15.0}\n[tasks]\noutside = [\"stack-keeper\"]\n";
+    home.configure("dockwarden.toml", toml);
+    let toml = home.path("config/dockwarden.toml").display().to_string();
+    let mut supervisor = Deployment::of(&home, &[("DOCKWARDEN_TOML", toml)]).up().await;
+    // The host as the containers of that network reach it.
+    let gateway = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &supervisor.run.network]);
+    let provider = Provider::start_at(&gateway, |n, _| match n {
+        0 => answer("I look.", &[("status", json!({}))], (20_000, 0, 0, 100)),
+        _ => answer("Nothing is deployed.", &[], (20_000, 0, 0, 100)),
+    })
+    .await;
+    supervisor.agent.replace("--env", "DOCKWARDEN_MODEL_URL=", &format!("DOCKWARDEN_MODEL_URL={}", provider.url));
+    std::fs::create_dir(home.path("secrets")).expect("created");
+    std::fs::write(home.path("secrets/stack-keeper.token"), supervisor.token()).expect("written");
+    std::fs::write(home.path("secrets/model.key"), "sk-test-0123456789").expect("written");
+    let agent = docker(&[&["run", "--detach"], &supervisor.agent.args()[..]].concat());
+    let client = supervisor.client().await;
+    let given = client.ok("task_submit", json!({"agent": "stack-keeper", "prompt": "Look."})).await;
+    let begun = std::time::Instant::now();
+    loop {
+        let seen = client.ok("tasks", json!({"task_id": given["task_id"], "wait_s": 5})).await;
+        if seen["tasks"][0]["state"] == "succeeded" {
+            assert!(seen.to_string().contains("Nothing is deployed."), "{seen:#}");
+            break;
+        }
+        let log = || Command::new("docker").args(["logs", &agent]).output().expect("the docker client runs");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{seen:#}\n{:?}", log());
+    }
+    let rows = client.ok("audit", json!({"tool": "status", "agent": "stack-keeper"})).await;
+    assert!(
+        rows["rows"].as_array().expect("rows").iter().any(|r| r["door"].as_str().is_some_and(|d| d.starts_with("mcp-http tk-"))),
+        "{rows:#}"
+    );
+    client.close().await;
+
+    let seen: Value = serde_json::from_str(&docker(&["inspect", &agent])).expect("JSON");
+    let (host, config) = (&seen[0]["HostConfig"], &seen[0]["Config"]);
+    let hardened = json!({
+        "read_only": host["ReadonlyRootfs"], "cap_drop": host["CapDrop"], "security": host["SecurityOpt"], "privileged": host["Privileged"],
+        "user": config["User"], "groups": host["GroupAdd"], "published": host["PortBindings"], "memory": host["Memory"], "pids": host["PidsLimit"],
+    });
+    let expected = json!({
+        "read_only": true, "cap_drop": ["ALL"], "security": ["no-new-privileges:true"], "privileged": false,
+        "user": "10001:10001", "groups": null, "published": {}, "memory": 128 << 20, "pids": 64,
+    });
+    assert_eq!(hardened, expected);
+    let mounts = seen[0]["Mounts"].as_array().expect("mounts");
+    let places: Vec<(&str, bool)> = mounts.iter().filter_map(|m| Some((m["Destination"].as_str()?, m["RW"].as_bool()?))).collect();
+    assert!(!places.is_empty() && places.iter().all(|(place, writable)| place.starts_with("/run/secrets/") && !writable), "{places:?}");
+    docker(&["stop", &agent]);
+    assert_eq!(docker(&["inspect", "-f", "{{.State.ExitCode}}", &agent]), "0");
+}
+
+#[test]
+fn the_profile_has_every_shipped_agent_with_a_model() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let file = read(&std::fs::read_to_string(format!("{root}/docker-compose.mcp.yml")).expect("shipped"));
+    let mut found = 0;
+    for entry in std::fs::read_dir(format!("{root}/agents")).expect("shipped") {
+        let path = entry.expect("readable").path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".md")) else { continue };
+        // The loop itself is no process of its own.
+        if name == "warden" || !std::fs::read_to_string(&path).expect("readable").contains("\nmodel: ") {
+            continue;
+        }
+        let service = &file["services"][format!("agent-{name}")];
+        let command: Vec<&str> = service["command"].as_sequence().expect(name).iter().filter_map(|c| c.as_str()).collect();
+        assert_eq!(command, ["agent", "run", name]);
+        assert_eq!(service["profiles"][0].as_str(), Some("agents"), "{name}");
+        assert_eq!(service["secrets"][0]["source"].as_str(), Some(format!("token-{name}").as_str()));
+        assert!(
+            file["secrets"][format!("token-{name}")]["file"].as_str().is_some_and(|f| f.ends_with(&format!("/{name}.token"))),
+            "{name}"
+        );
+        assert!(service["volumes"].is_null() && service["read_only"].as_bool() == Some(true), "{name}");
+        found += 1;
+    }
+    assert!(found >= 7, "{found}");
 }

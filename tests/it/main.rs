@@ -20,6 +20,7 @@ mod journey;
 mod matrix;
 mod mcp;
 mod models;
+mod outside;
 mod pages;
 mod peers;
 mod postgres;

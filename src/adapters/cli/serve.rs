@@ -79,12 +79,18 @@ impl std::io::Write for Masked {
 
 /// Log to stderr: stdout belongs to protocols. `$MCP_LOG_LEVEL`, default `info`; JSON when stderr is not a terminal.
 pub(super) fn log() {
+    log_without(&[]);
+}
+
+/// As [`log`], without what these crates say.
+pub(super) fn log_without(silent: &[&str]) {
     use std::io::IsTerminal;
     let level = std::env::var("MCP_LOG_LEVEL").ok().filter(|l| !l.is_empty()).unwrap_or_else(|| "info".into());
     // A level that does not parse is refused by `config::load` a moment later.
     let filter = level.parse().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // That crate logs what a provider answers as it came; what is worth a line is logged here, cleaned.
-    let filter = filter.add_directive("genai=off".parse().expect("a directive"));
+    let silent = silent.iter().chain(&["genai"]).map(|name| format!("{name}=off").parse().expect("a directive"));
+    let filter = silent.fold(filter, tracing_subscriber::EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Masked(std::io::stderr()));
     let set = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
     if let Err(e) = set {

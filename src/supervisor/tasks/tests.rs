@@ -15,7 +15,7 @@ use crate::tools;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
-const COMPOSE: &str =
+pub(crate) const COMPOSE: &str =
     "services:\n  web:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\n    healthcheck:\n      test: [\"CMD\", \"/hello\"]\n";
 
 /// Runbooks of the tests: file name and text.
@@ -35,14 +35,14 @@ const SKILLS: &[(&str, &str)] = &[
     ("strict.md", "---\nname: strict\ntitle: S\ndescription: d\nsteps:\n  - {id: no, tool: stop, input: {stack: nothing}}\n---\nx\n"),
 ];
 
-fn agent(name: &str) -> String {
+pub(crate) fn agent(name: &str) -> String {
     format!(
         "---\nname: {name}\ndescription: d\ntools: status, deploy, operation, memory_write, stop, task_work\nmodel: inherit\ndockwarden:\n  tier: tier_3_write_elevated\n  rules:\n    - {{id: dev, effect: allow, tools: [deploy], environments: [development], because: \"free\"}}\n    - {{id: prod, effect: approval, tools: [deploy], environments: [production], because: \"reviewed\"}}\n---\nx\n"
     )
 }
 
-pub(in crate::supervisor) struct Bench {
-    pub(in crate::supervisor) house: Arc<House>,
+pub(crate) struct Bench {
+    pub(crate) house: Arc<House>,
     engine: Arc<FakeEngine>,
     dir: tempfile::TempDir,
     shutdown: CancellationToken,
@@ -57,13 +57,13 @@ impl Bench {
     }
 
     /// One agent, other settings.
-    pub(in crate::supervisor) async fn with(set: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn with(set: impl FnOnce(&mut Settings)) -> Self {
         let b = Self::new(1).await;
         b.set(set)
     }
 
     /// The shipped agents and skills.
-    pub(in crate::supervisor) async fn shipped(set: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn shipped(set: impl FnOnce(&mut Settings)) -> Self {
         let b = Self::new(1).await;
         let skills = [
             ("monthly-check.md", include_str!("../../../prompts/monthly-check.md")),
@@ -122,7 +122,7 @@ impl Bench {
         self
     }
 
-    async fn give(&self, agent: &str, work: TaskWork, input: Value, key: Option<&str>) -> Task {
+    pub(crate) async fn give(&self, agent: &str, work: TaskWork, input: Value, key: Option<&str>) -> Task {
         let wish = Wish {
             agent: AgentName::new(agent).expect("valid"),
             work,
@@ -141,12 +141,12 @@ impl Bench {
         self.give("a0", TaskWork::Skill(name.into()), input, None).await
     }
 
-    async fn end(&self, task: &Task) -> Task {
+    pub(crate) async fn end(&self, task: &Task) -> Task {
         tasks::wait(&self.house, &task.id, Duration::from_secs(30)).await.expect("there")
     }
 
     /// The tools the agent called, oldest first, as the audit log has them.
-    async fn called(&self) -> Vec<(String, String)> {
+    pub(crate) async fn called(&self) -> Vec<(String, String)> {
         let rows = self.house.store.audit_after(0, None, 1000).await.expect("rows");
         rows.into_iter().filter(|r| r.kind != "outcome").map(|r| (r.tool, r.door)).collect()
     }

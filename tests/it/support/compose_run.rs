@@ -10,6 +10,8 @@ pub struct Names<'a> {
     pub project: &'a str,
     /// Directory that relative paths mean.
     pub directory: &'a str,
+    /// The service.
+    pub service: &'a str,
 }
 
 /// Volumes and networks to make before, and the arguments from `--name` to the command.
@@ -44,12 +46,17 @@ impl Run {
     }
 }
 
-/// Translates the only service of a file.
+/// The file with its merge keys resolved.
+pub fn read(text: &str) -> Value {
+    let mut file: Value = yaml_serde::from_str(text).expect("the compose file is YAML");
+    file.apply_merge().expect("merge keys merge maps");
+    file
+}
+
+/// Translates one service of a file; the container is named after the project, and called by the service's name.
 pub fn translate(text: &str, variables: &BTreeMap<&str, String>, names: &Names<'_>) -> Run {
-    let file: Value = yaml_serde::from_str(text).expect("the compose file is YAML");
-    let services = file["services"].as_mapping().expect("services");
-    assert_eq!(services.len(), 1, "one service");
-    let (service, spec) = services.iter().next().expect("one service");
+    let file = read(text);
+    let (service, spec) = (names.service, &file["services"][names.service]);
     let named: Vec<&str> = file["volumes"].as_mapping().expect("volumes").keys().map(text_of).collect();
     let mut run = Run { volumes: vec![], network: names.project.to_owned(), options: vec![], image: String::new(), command: vec![] };
     let value = |v: &Value| interpolate(text_of(v), variables);
@@ -62,6 +69,24 @@ pub fn translate(text: &str, variables: &BTreeMap<&str, String>, names: &Names<'
             "command" => run.command = list(),
             // The caller's name takes its place.
             "container_name" => {}
+            // When it is started is the caller's matter.
+            "profiles" | "depends_on" => {}
+            "healthcheck" => {
+                assert_eq!(v["disable"].as_bool(), Some(true));
+                run.options.push(["--no-healthcheck".into(), String::new()]);
+            }
+            "mem_limit" => run.options.push(["--memory".into(), value(v)]),
+            "secrets" => {
+                for secret in v.as_sequence().expect("a list") {
+                    let (source, target) = match secret.as_str() {
+                        Some(name) => (name, name),
+                        None => (text_of(&secret["source"]), text_of(&secret["target"])),
+                    };
+                    let file = value(&file["secrets"][source]["file"]);
+                    let file = file.strip_prefix("./").map_or(file.clone(), |f| format!("{}/{f}", names.directory));
+                    run.options.push(["--volume".into(), format!("{file}:/run/secrets/{target}:ro")]);
+                }
+            }
             "restart" => run.options.push(["--restart".into(), value(v)]),
             "read_only" => {
                 assert_eq!(v.as_bool(), Some(true));
@@ -83,7 +108,7 @@ pub fn translate(text: &str, variables: &BTreeMap<&str, String>, names: &Names<'
             "networks" => {
                 // The service's name is what other containers call it by.
                 run.options.push(["--network".into(), names.project.to_owned()]);
-                run.options.push(["--network-alias".into(), text_of(service).to_owned()]);
+                run.options.push(["--network-alias".into(), service.to_owned()]);
             }
             "logging" => {
                 run.options.push(["--log-driver".into(), value(&v["driver"])]);

@@ -60,7 +60,12 @@ pub struct Provider {
 impl Provider {
     /// One that answers question `n` (from 0) as `script` says.
     pub async fn start(script: impl Fn(usize, &Asked) -> Say + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1", script).await
+    }
+
+    /// As `start`, at an address of this host that others reach it by.
+    pub async fn start_at(address: &str, script: impl Fn(usize, &Asked) -> Say + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port");
         let url = format!("http://{}/v1", listener.local_addr().expect("bound"));
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let (kept, script): (_, Script) = (asked.clone(), Arc::new(script));
