@@ -231,11 +231,14 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
         };
         CallError::new(ErrorCode::Conflict, message, hint)
     };
-    let open = before.state == ApprovalState::Pending || (word == Word::Revoke && before.state == ApprovalState::Approved);
+    // Approved and not started: its call could not start when the word came, and may now.
+    let open = before.state == ApprovalState::Pending || (word != Word::Deny && before.state == ApprovalState::Approved);
     if !open {
         return Err(settled(before.state));
     }
+    let restarts = word == Word::Approve && before.state == ApprovalState::Approved;
     let what = match word {
+        Word::Approve if restarts => "approval_start_again",
         Word::Approve => "approval_given",
         Word::Deny => "approval_denied",
         Word::Revoke => "approval_revoked",
@@ -247,6 +250,7 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     // Before it counts: no decision without its record.
     house.store.audit_event(by, what, stack, &detail, now).await?;
     let decided = match word {
+        Word::Approve if restarts => Some(before.clone()),
         Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
         Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
         Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
@@ -260,7 +264,7 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
     match (word, after.state) {
         (Word::Revoke, _) => reply(value, format!("taken back by {by}: nothing had started")),
         (_, ApprovalState::Approved) => {
-            let started = run_approved(house, &id).await?;
+            let started = start(house, &id).await?;
             value["result"] = started.value;
             reply(value, format!("approved by {by}; {}", started.text))
         }
@@ -271,6 +275,20 @@ pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: 
             reply(value, format!("denied by {by}"))
         }
     }
+}
+
+/// Starts what was approved; one that cannot start now can be started later.
+async fn start(house: &Arc<House>, id: &ApprovalId) -> Done {
+    let mut failed = match run_approved(house, id).await {
+        Ok(started) => return Ok(started),
+        Err(e) => e,
+    };
+    let now = approval::find(&house.store, id).await?;
+    if now.state == ApprovalState::Approved {
+        let until = now.expires_at.to_rfc3339();
+        failed.hint = format!("{}; it stays approved until {until}: approve it again to start it then", failed.hint);
+    }
+    Err(failed)
 }
 
 /// Checks a passphrase typed at a terminal; one guess at a time, a wrong one is recorded.
@@ -377,6 +395,27 @@ mod tests {
             door.was_wrong(&format!("guess-{n}"), start);
         }
         assert!(door.wrong.lock().unwrap().len() <= MOST_NAMES);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_start_is_approved_again_when_it_can() {
+        use crate::call::dispatch::tests::{COMPOSE, bench};
+        let b = bench().await;
+        let asked = b.call("deploy", json!({"stack": "shop", "compose": COMPOSE, "environment": "production"})).await.expect("asked").value;
+        let id = asked["approval"]["approval_id"].as_str().expect("an id");
+        approval::freeze(&b.house.store, "ann", "", Utc::now()).await.expect("frozen");
+        let failed = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect_err("frozen");
+        assert!(failed.code == ErrorCode::Denied && failed.hint.contains("approve it again"), "{failed}");
+        approval::unfreeze(&b.house.store, "ann", Utc::now()).await.expect("lifted");
+        assert_eq!(decide(&b.house, id, "ann", Word::Deny, CLI).await.expect_err("it was approved").code, ErrorCode::Conflict);
+        assert_eq!(decide(&b.house, id, "keeper", Word::Approve, CLI).await.expect_err("it asked").code, ErrorCode::Denied);
+        let started = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect("started").value;
+        assert!(started["result"]["operation_id"].is_string(), "{started}");
+        assert_eq!(decide(&b.house, id, "ann", Word::Approve, CLI).await.expect_err("once").code, ErrorCode::Conflict);
+        let rows = b.house.store.audit_after(0, None, 100).await.expect("rows");
+        let words: Vec<&str> =
+            rows.iter().filter(|r| r.agent == "ann" && r.tool.starts_with("approval")).map(|r| r.tool.as_str()).collect();
+        assert_eq!(words, ["approval_given", "approval_start_again"]);
     }
 
     #[test]

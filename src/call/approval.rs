@@ -6,12 +6,13 @@ use super::dispatch::{Reply, resume};
 use super::error::ErrorCode;
 use super::{Call, CallError, House, Principal, brakes};
 use crate::gate::{CallFacts, Decision};
-use crate::model::ids::{AgentName, ApprovalId};
+use crate::model::ids::{AgentName, ApprovalId, OperationId};
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
-use crate::store::Store;
 use crate::store::approval::{Approval, ApprovalState};
+use crate::store::{Store, StoreResult};
 use crate::tools::{Answer, Bound};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
@@ -22,6 +23,9 @@ const TTL_S: u64 = 1800;
 
 /// Most approvals of one agent that wait at once.
 const MOST_WAITING: usize = 20;
+
+/// Operations of a stack looked through for the one an approval started.
+const RECENT: usize = 200;
 
 /// Key of the store under which a freeze stands.
 const FREEZE: &str = "freeze";
@@ -76,7 +80,7 @@ pub(super) async fn ask(
     if approval.state != ApprovalState::Approved {
         return Ok(Word::Pending(pending(&approval, decision, plan)));
     }
-    if !store.use_approval(&approval.id, None, Utc::now()).await? {
+    if !store.use_approval(&approval.id, &call.id, Utc::now()).await? {
         return Err(CallError::new(
             ErrorCode::Conflict,
             format!("approval {} was used already", approval.id),
@@ -218,6 +222,8 @@ pub async fn find(store: &Store, id: &ApprovalId) -> Result<Approval, CallError>
 /// # Errors
 /// `Conflict` when it is not approved (any more), `StalePlan` when the world moved since, and whatever the call itself answers.
 pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, CallError> {
+    // One at a time: who comes second finds what became of the first.
+    let _turn = house.turns.wait(&format!("approval {id}")).await;
     let approval = find(&house.store, id).await?;
     if approval.state != ApprovalState::Approved {
         let state = serde_json::to_value(approval.state).ok().and_then(|s| s.as_str().map(str::to_owned)).unwrap_or_default();
@@ -235,6 +241,52 @@ pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, 
     let on_behalf = approval.on_behalf.iter().map(name).collect::<Result<Vec<_>, _>>()?;
     let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false, on_behalf };
     resume(house, &who, &approval.tool, approval.input.clone(), approval.id.clone()).await
+}
+
+/// What came of the call that an approval let through.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Came {
+    /// It began this operation.
+    Operation(Box<Operation>),
+    /// It is at work, and began no operation yet.
+    AtWork,
+    /// It was done without an operation.
+    Done,
+    /// It began nothing, for this reason.
+    Failed(String),
+    /// It was interrupted: whether it did anything is not known.
+    Unknown,
+}
+
+/// What came of the call that a used approval let through: used says only that it began.
+///
+/// # Errors
+/// The store's.
+pub async fn came_of(store: &Store, approval: &Approval) -> StoreResult<Came> {
+    // Its row before the operations: a call that ended well has its operation in the journal by then.
+    let row = match store.approved_call(&approval.id).await? {
+        Some(call) => store.audit_of_call(&call).await?.pop(),
+        None => None,
+    };
+    let recent = store.operations(approval.stack.as_ref(), RECENT).await?;
+    if let Some(operation) = recent.into_iter().find(|o| o.approval.as_ref() == Some(&approval.id)) {
+        return Ok(Came::Operation(Box::new(operation)));
+    }
+    let Some(row) = row else { return Ok(Came::Unknown) };
+    let detail = &row.detail["detail"];
+    Ok(match row.outcome.as_deref() {
+        None => Came::AtWork,
+        Some("unknown") => Came::Unknown,
+        Some("ok") => {
+            let id = detail["operation_id"].as_str().and_then(|id| OperationId::new(id).ok());
+            let operation = match id {
+                Some(id) => store.operation(&id).await?,
+                None => None,
+            };
+            operation.map_or(Came::Done, |o| Came::Operation(Box::new(o)))
+        }
+        Some(_) => Came::Failed(detail["message"].as_str().unwrap_or("the audit log does not say why").to_owned()),
+    })
 }
 
 /// Stops all mutations until [`unfreeze`]; recorded as an event.
@@ -269,3 +321,6 @@ pub async fn frozen(store: &Store) -> Result<Option<String>, CallError> {
         format!("{by} froze all changes{}{reason}", if reason.is_empty() { "" } else { ": " })
     }))
 }
+
+#[cfg(test)]
+mod tests;

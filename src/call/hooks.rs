@@ -28,8 +28,13 @@ const MAX_TEXT: usize = 2000;
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Taken {
-    /// These tasks were queued, or had been by an earlier request.
-    Tasks(Vec<TaskId>),
+    /// Tasks.
+    Tasks {
+        /// They were queued, or had been by an earlier request.
+        tasks: Vec<TaskId>,
+        /// Alerts that are none: they cannot be one, or were too many. The log says why.
+        left_out: usize,
+    },
     /// It was taken before.
     Duplicate,
     /// It is not of a kind that counts, with the reason.
@@ -98,13 +103,17 @@ pub fn verify(kind: HookKind, secret: &[u8], request: &Request<'_>, now: DateTim
 /// The facts for one task, and the key under which it is taken once.
 type Offered = (Option<String>, Map<String, Value>);
 
+fn fires(alert: &Value) -> bool {
+    alert["status"] == "firing"
+}
+
 /// Facts a request offers, one set per task, each with the key under which it is taken once; or why it does not count. Pure.
 fn facts(trigger: &Trigger, kind: HookKind, request: &Request<'_>, mut body: Value) -> Result<Vec<Offered>, String> {
     bound(&mut body);
     if kind == HookKind::Alertmanager {
         let alerts = body.as_object_mut().and_then(|b| b.remove("alerts"));
         let Some(Value::Array(alerts)) = alerts else { return Err("it has no alerts".into()) };
-        let firing = alerts.into_iter().filter(|a| a["status"] == "firing").take(MOST_ALERTS);
+        let firing = alerts.into_iter().filter(fires).take(MOST_ALERTS);
         let each = firing.map(|alert| {
             let text = |k: &str| alert[k].as_str().unwrap_or_default().to_owned();
             // Without a fingerprint the labels tell one alert from another.
@@ -197,36 +206,57 @@ pub fn wish(
 pub async fn take(house: &House, trigger: &Trigger, kind: HookKind, request: &Request<'_>, now: DateTime<Utc>) -> Result<Taken, CallError> {
     let body: Value = serde_json::from_slice(request.body)
         .map_err(|e| CallError::new(ErrorCode::InvalidArgument, format!("the body is not JSON: {e}"), "send JSON"))?;
+    let once = kind != HookKind::Alertmanager;
+    let firing = body["alerts"].as_array().filter(|_| !once).map_or(0, |all| all.iter().filter(|a| fires(a)).count());
     let each = match facts(trigger, kind, request, body) {
         Ok(each) => each,
         Err(why) => return Ok(Taken::Ignored(why)),
     };
+    let too_many = firing.saturating_sub(MOST_ALERTS);
+    if too_many > 0 {
+        tracing::warn!(trigger = trigger.name, firing, too_many, "a request has more alerts than are taken at once");
+    }
     // A signed timestamp tells two equal requests apart; elsewhere the body does.
     let stamp = (kind == HookKind::Generic).then(|| request.header("x-dockwarden-timestamp")).flatten().unwrap_or_default();
     let digest = hex(&Sha256::digest([stamp.as_bytes(), b".", request.body].concat()));
-    let once = kind != HookKind::Alertmanager;
-    if once && !house.store.hook_first(&trigger.name, &digest, now).await? {
+    if once && house.store.hook_taken(&trigger.name, &digest).await? {
         return Ok(Taken::Duplicate);
     }
-    match queue(house, trigger, each, &digest, now).await {
-        Ok(ids) => Ok(Taken::Tasks(ids)),
-        Err(e) => {
-            if once {
-                house.store.hook_forget(&trigger.name, &digest).await?;
-            }
-            Err(e)
-        }
+    let (tasks, refused) = queue(house, trigger, each, &digest, now).await?;
+    // After its tasks: killed in between, it comes again and leads to the same ones by their key.
+    if once {
+        house.store.hook_remember(&trigger.name, &digest, now).await?;
     }
+    Ok(Taken::Tasks { tasks, left_out: refused + too_many })
 }
 
-async fn queue(house: &House, trigger: &Trigger, each: Vec<Offered>, digest: &str, now: DateTime<Utc>) -> Result<Vec<TaskId>, CallError> {
-    let mut ids = vec![];
+/// Queues what was offered; the tasks, and how many offers can be none.
+async fn queue(
+    house: &House,
+    trigger: &Trigger,
+    each: Vec<Offered>,
+    digest: &str,
+    now: DateTime<Utc>,
+) -> Result<(Vec<TaskId>, usize), CallError> {
+    let (mut ids, mut refused, mut why) = (vec![], 0, None);
     for (key, facts) in each {
         let key = key.unwrap_or_else(|| digest[..32].to_owned());
-        let (task, before) = match tasks::submit(house, wish(trigger, &facts, None, "webhook", key)?, true, now).await {
+        let taken = match wish(trigger, &facts, None, "webhook", key) {
+            Ok(wish) => tasks::submit(house, wish, true, now).await,
+            Err(e) => Err(e),
+        };
+        let (task, before) = match taken {
+            Ok(taken) => taken,
             // The same alert with other words: it is the task it was.
             Err(e) if e.code == ErrorCode::Conflict => continue,
-            done => done?,
+            // It can be no task however often it comes; those behind it can.
+            Err(e) if e.code == ErrorCode::InvalidArgument => {
+                tracing::warn!(trigger = trigger.name, error = %e, "what a request offers can be no task");
+                refused += 1;
+                why = Some(e);
+                continue;
+            }
+            Err(e) => return Err(e),
         };
         if !before {
             let detail = json!({"trigger": trigger.name, "task": task.id, "agent": task.agent});
@@ -234,8 +264,14 @@ async fn queue(house: &House, trigger: &Trigger, each: Vec<Offered>, digest: &st
         }
         ids.push(task.id);
     }
-    Ok(ids)
+    match why {
+        Some(e) if ids.is_empty() => Err(e),
+        Some(_) | None => Ok((ids, refused)),
+    }
 }
+
+#[cfg(test)]
+mod queue_tests;
 
 #[cfg(test)]
 mod tests {

@@ -37,7 +37,8 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    async fn wait(&self, call: &str) -> Turn {
+    /// Waits for the turn of a call.
+    pub(super) async fn wait(&self, call: &str) -> Turn {
         let line = {
             let mut lines = self.lines.lock().expect("no panic while held");
             lines.retain(|_, line| Arc::strong_count(line) > 1);

@@ -113,6 +113,7 @@ pub async fn ask(
 
 /// Tokens of an answer whose provider did not count them.
 fn estimated(input: u64, spoken: &Spoken) -> Usage {
-    let written = spoken.text.len() + spoken.calls.iter().map(|c| c.tool.len() + c.input.to_string().len()).sum::<usize>();
+    let calls = spoken.calls.iter().map(|c| window::weight(&c.tool) + window::weight(&c.input.to_string())).sum::<usize>();
+    let written = window::weight(&spoken.text) + calls;
     Usage { input, output: window::tokens(written), ..Usage::default() }
 }

@@ -1,6 +1,7 @@
 //! What calls tools for a run: in the house the line itself, in a container of its own a client of the supervisor. The loop knows no other way to do
 //! anything. Deliberately absent: any decision; a call that is offered here is judged by the gate like every other.
 
+use crate::call::approval::{self, Came};
 use crate::call::dispatch::{dispatch, dispatch_as};
 use crate::call::{CallError, House, Principal};
 use crate::executor::Until;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 /// How long a run waits for an operation whose outcome it needs before it goes on; longer ones are followed with the tool `operation`.
 const SETTLES_WITHIN: Duration = Duration::from_secs(600);
-/// How long an approval that was given may take to start its call.
+/// How long is waited for the call of an approval that was given, before the task waits for it.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// Pause between looks at it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -219,14 +220,31 @@ impl Hands for HouseHands {
             let mut shown = json!({"approval_id": id, "state": a.state, "tool": a.tool, "approved_by": a.approved_by});
             match a.state {
                 ApprovalState::Pending => return Ok(Decided::Waits),
-                ApprovalState::Approved if tokio::time::Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
-                ApprovalState::Used | ApprovalState::Approved => {
-                    let recent = self.house.store.operations(a.stack.as_ref(), 200).await?;
-                    if let Some(o) = recent.into_iter().find(|o| o.approval.as_ref() == Some(id)) {
-                        shown["operation"] = told(&self.settled(o).await?);
+                // Its call starts in a moment, or is tried again when it can.
+                ApprovalState::Approved => {}
+                ApprovalState::Used => match approval::came_of(&self.house.store, &a).await? {
+                    Came::AtWork => {}
+                    Came::Operation(o) => {
+                        shown["operation"] = told(&self.settled(*o).await?);
+                        return Ok(Decided::Done(shown));
                     }
-                    return Ok(Decided::Done(shown));
-                }
+                    Came::Done => {
+                        shown["outcome"] = json!("ok");
+                        return Ok(Decided::Done(shown));
+                    }
+                    Came::Failed(why) => {
+                        shown["outcome"] = json!("error");
+                        shown["message"] = json!(redact::line(&why, 1_000));
+                        shown["hint"] = json!("the approval is used up and its call began nothing; call again to ask for a new one");
+                        return Ok(Decided::Done(shown));
+                    }
+                    Came::Unknown => {
+                        shown["outcome"] = json!("unknown");
+                        shown["hint"] =
+                            json!("its call was interrupted; look with `status`, `history` or `operation` before you ask again");
+                        return Ok(Decided::Done(shown));
+                    }
+                },
                 ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => {
                     if let Some(by) = &a.denied_by {
                         shown["denied_by"] = json!(redact::line(by, 300));
@@ -234,6 +252,13 @@ impl Hands for HouseHands {
                     return Ok(Decided::Done(shown));
                 }
             }
+            if tokio::time::Instant::now() >= until {
+                return Ok(Decided::Waits);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,19 +37,24 @@ pub fn tokens(bytes: usize) -> u64 {
     (bytes / 3) as u64 + 1
 }
 
+/// Bytes of English that have as many tokens as a text: what is not ASCII, and the digits of ids and hashes, are two bytes a token at most.
+pub fn weight(text: &str) -> usize {
+    text.len() + text.bytes().filter(|b| !b.is_ascii() || b.is_ascii_digit()).count().div_ceil(2)
+}
+
 /// Tokens of a question.
 pub fn size_of(request: &Request) -> u64 {
-    let tools: usize = request.tools.iter().map(|t| t.name.len() + t.description.len() + t.schema.to_string().len() + 20).sum();
-    tokens(request.system.len() + tools) + size(&request.messages)
+    let tools: usize = request.tools.iter().map(|t| t.name.len() + weight(&t.description) + weight(&t.schema.to_string()) + 20).sum();
+    tokens(weight(&request.system) + tools) + size(&request.messages)
 }
 
 fn size(messages: &[Message]) -> u64 {
     let bytes = |m: &Message| match m {
-        Message::User(text) => text.len(),
+        Message::User(text) => weight(text),
         Message::Model { text, calls } => {
-            text.len() + calls.iter().map(|c| c.id.len() + c.tool.len() + c.input.to_string().len() + 20).sum::<usize>()
+            weight(text) + calls.iter().map(|c| weight(&c.id) + weight(&c.tool) + weight(&c.input.to_string()) + 20).sum::<usize>()
         }
-        Message::Results(results) => results.iter().map(|r| r.id.len() + r.text.len() + 20).sum(),
+        Message::Results(results) => results.iter().map(|r| weight(&r.id) + weight(&r.text) + 20).sum(),
     };
     messages.iter().map(|m| tokens(bytes(m) + 12)).sum()
 }
@@ -209,6 +214,15 @@ mod tests {
         assert!(texts[2].contains("left_out"), "what is over is folded: {}", texts[2]);
         assert!(size(&shown) <= 9_000);
         assert_eq!(conversation("the task", &turns, 500), None);
+    }
+
+    #[test]
+    fn other_scripts_and_digits_count_as_more_than_english() {
+        let of = |text: &str| size(&[Message::User(text.to_owned())]);
+        assert!((of(&"word".repeat(300)), of(&"x".repeat(1_200))) == (405, 405));
+        for (text, characters) in [("\u{6e2c}", 1_000), ("\u{436}", 1_000), ("7", 2_000), ("\u{1f600}", 1_000)] {
+            assert!(of(&text.repeat(characters)) >= 1_000, "{text}");
+        }
     }
 
     #[test]

@@ -248,8 +248,9 @@ impl Wire {
         }
         let words = self.words(if cause.is_empty() { "no connection" } else { &cause });
         match () {
+            // Only without a connection it is certain that nobody read the question, and that it costs nothing.
+            () if e.is_connect() => ProviderError::Unreachable(words),
             () if e.is_timeout() => ProviderError::Timeout(words),
-            () if e.is_connect() || e.is_request() => ProviderError::Unreachable(words),
             () => ProviderError::Broken(words),
         }
     }
@@ -264,7 +265,8 @@ impl Wire {
         let told = format!("{} {code}", words.to_ascii_lowercase());
         match status {
             401 | 403 => ProviderError::Unauthorized(detail),
-            408 => ProviderError::Timeout(detail),
+            // Of something in between, which lost the answer: the question may have been read all the same.
+            408 | 502 | 504 | 524 => ProviderError::Timeout(detail),
             413 => ProviderError::ContextTooLong(detail),
             400 | 422 if too_long.iter().any(|w| told.contains(w)) => ProviderError::ContextTooLong(detail),
             429 => ProviderError::RateLimited { retry_after, detail },

@@ -2,7 +2,8 @@
 //! Deliberately absent: who may decide (the gate's matter) and running what was approved.
 
 use super::codec::{all, changed, first, json, name, name_opt, parse_json, parse_time, parse_word, time, word};
-use super::fault::Sql;
+use super::fault::{Sql, corrupt};
+use super::release::{set_value, value};
 use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
@@ -82,6 +83,10 @@ pub const LISTED: usize = 500;
 
 fn input_place(id: &ApprovalId) -> String {
     format!("approval/{id}")
+}
+
+fn call_place(id: &ApprovalId) -> String {
+    format!("approved-call:{id}")
 }
 
 impl Store {
@@ -198,14 +203,30 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// Uses an approved one up (single use): `true` exactly once, and only within its time.
-    pub async fn use_approval(&self, id: &ApprovalId, operation: Option<&OperationId>, now: DateTime<Utc>) -> StoreResult<bool> {
-        let (id, operation) = (id.clone(), operation.cloned());
+    /// Uses an approved one up (single use): `true` exactly once, and only within its time. The call it lets through is kept, so that what came of it
+    /// can be found.
+    pub async fn use_approval(&self, id: &ApprovalId, call: &CallId, now: DateTime<Utc>) -> StoreResult<bool> {
+        let (id, call) = (id.clone(), json(WHAT, call)?);
         let write = move |c: &Connection| {
             expire(c, now)?;
-            Ok(use_up(c, &id, operation.as_ref())? == 1)
+            let used = use_up(c, &id)? == 1;
+            if used {
+                set_value(c, &call_place(&id), &call)?;
+            }
+            Ok(used)
         };
         self.inner.state.write(write).await
+    }
+
+    /// The call that a used one let through.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn approved_call(&self, id: &ApprovalId) -> StoreResult<Option<CallId>> {
+        let place = call_place(id);
+        let read =
+            move |c: &Connection| Ok(value(c, &place)?.map(|v| serde_json::from_value(v).map_err(|e| corrupt(WHAT, e))).transpose()?);
+        self.inner.state.read(read).await
     }
 
     /// Sets state (stale, expired).
@@ -323,10 +344,9 @@ fn forget_input(c: &Connection, id: &ApprovalId) -> Sql<()> {
     Ok(())
 }
 
-fn use_up(c: &Connection, id: &ApprovalId, operation: Option<&OperationId>) -> Sql<usize> {
-    let mut statement =
-        c.prepare_cached("UPDATE approval SET state = 'used', operation = ?2, sealed_input = x'' WHERE id = ?1 AND state = 'approved'")?;
-    Ok(statement.execute(params![id.as_str(), operation.map(OperationId::as_str)])?)
+fn use_up(c: &Connection, id: &ApprovalId) -> Sql<usize> {
+    let mut statement = c.prepare_cached("UPDATE approval SET state = 'used', sealed_input = x'' WHERE id = ?1 AND state = 'approved'")?;
+    Ok(statement.execute([id.as_str()])?)
 }
 
 fn set_state(c: &Connection, id: &ApprovalId, state: ApprovalState) -> Sql<usize> {

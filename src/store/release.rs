@@ -354,12 +354,12 @@ fn count_heals(c: &Connection, stack: &StackName, service: &str, since: DateTime
     Ok(statement.query_row(params![stack.as_str(), service, time(since)], |r| r.get(0))?)
 }
 
-fn value(c: &Connection, key: &str) -> Sql<Option<serde_json::Value>> {
+pub(super) fn value(c: &Connection, key: &str) -> Sql<Option<serde_json::Value>> {
     let text: Option<String> = c.prepare_cached("SELECT json FROM value WHERE key = ?1")?.query_row([key], |r| r.get(0)).optional()?;
     Ok(text.map(|t| parse_json("value", &t)).transpose()?)
 }
 
-fn set_value(c: &Connection, key: &str, text: &str) -> Sql<()> {
+pub(super) fn set_value(c: &Connection, key: &str, text: &str) -> Sql<()> {
     c.prepare_cached("INSERT OR REPLACE INTO value (key, json) VALUES (?1, ?2)")?.execute([key, text])?;
     Ok(())
 }

@@ -248,6 +248,22 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// Whether a task that is at work was asked to stop.
+    pub async fn task_asked_to_stop(&self, id: &TaskId) -> StoreResult<bool> {
+        let id = id.clone();
+        let read = move |c: &Connection| {
+            let sql = "SELECT count(*) FROM task WHERE id = ?1 AND state = 'running' AND cancel = 1";
+            Ok(c.prepare_cached(sql)?.query_row([id.as_str()], |r| r.get::<_, i64>(0))? > 0)
+        };
+        self.inner.state.read(read).await
+    }
+
+    /// Whether a submitter's key leads to a task already.
+    pub async fn task_key_known(&self, submitter: &str, key: &str) -> StoreResult<bool> {
+        let (submitter, key) = (submitter.to_owned(), key.to_owned());
+        self.inner.state.read(move |c| Ok(by_key(c, &submitter, &key)?.is_some())).await
+    }
+
     /// Takes over what was at work when the last supervisor ended, or whose lease has run out: queued again, or failed after `most` tries. `all` is the
     /// start: nothing without a lease is at work then.
     pub async fn tasks_take_over(&self, all_of_them: bool, most: u32, now: DateTime<Utc>) -> StoreResult<Vec<Task>> {
@@ -384,21 +400,22 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// Remembers a signed request; `false` when it was taken before.
-    pub async fn hook_first(&self, hook: &str, digest: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+    /// Whether a signed request was taken before.
+    pub async fn hook_taken(&self, hook: &str, digest: &str) -> StoreResult<bool> {
+        let (hook, digest) = (hook.to_owned(), digest.to_owned());
+        let read = move |c: &Connection| {
+            let sql = "SELECT count(*) FROM hook_seen WHERE hook = ?1 AND digest = ?2";
+            Ok(c.prepare_cached(sql)?.query_row(params![hook, digest], |r| r.get::<_, i64>(0))? > 0)
+        };
+        self.inner.state.read(read).await
+    }
+
+    /// Remembers a signed request whose work is in the queue.
+    pub async fn hook_remember(&self, hook: &str, digest: &str, now: DateTime<Utc>) -> StoreResult<()> {
         let (hook, digest) = (hook.to_owned(), digest.to_owned());
         let write = move |c: &Connection| {
             let sql = "INSERT INTO hook_seen (hook, digest, at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-            Ok(c.prepare_cached(sql)?.execute(params![hook, digest, time(now)])? == 1)
-        };
-        self.inner.state.write(write).await
-    }
-
-    /// Forgets a signed request whose work could not be taken: its sender tries again.
-    pub async fn hook_forget(&self, hook: &str, digest: &str) -> StoreResult<()> {
-        let (hook, digest) = (hook.to_owned(), digest.to_owned());
-        let write = move |c: &Connection| {
-            c.prepare_cached("DELETE FROM hook_seen WHERE hook = ?1 AND digest = ?2")?.execute(params![hook, digest])?;
+            c.prepare_cached(sql)?.execute(params![hook, digest, time(now)])?;
             Ok(())
         };
         self.inner.state.write(write).await
@@ -617,12 +634,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signed_request_is_taken_once() {
+    async fn a_signed_request_is_remembered_for_its_hook_and_for_its_time() {
         let (_dir, store) = fresh().await;
-        assert!(store.hook_first("push", "d1", at(1)).await.unwrap());
-        assert!(!store.hook_first("push", "d1", at(2)).await.unwrap());
-        assert!(store.hook_first("other", "d1", at(2)).await.unwrap());
-        store.hook_forget("push", "d1").await.unwrap();
-        assert!(store.hook_first("push", "d1", at(3)).await.unwrap());
+        assert!(!store.hook_taken("push", "d1").await.unwrap());
+        for n in 1..3 {
+            store.hook_remember("push", "d1", at(n)).await.unwrap();
+        }
+        assert!(store.hook_taken("push", "d1").await.unwrap());
+        assert!(!store.hook_taken("other", "d1").await.unwrap() && !store.hook_taken("push", "d2").await.unwrap());
+        store.tasks_forget(at(2) + HOOK_KEPT).await.unwrap();
+        assert!(!store.hook_taken("push", "d1").await.unwrap());
     }
 }

@@ -430,7 +430,8 @@ async fn an_approval_is_given_by_enough_operators_and_used_once() {
     assert_eq!(store.request_approval(asked.clone()).await.unwrap(), asked);
     assert_eq!(store.request_approval(approval("ap-2", "d", 2)).await.unwrap(), asked, "the same question is asked once");
     assert_eq!(store.approval(&asked.id, at(1)).await.unwrap(), Some(asked.clone()));
-    assert!(!store.use_approval(&asked.id, None, at(1)).await.unwrap(), "not approved yet");
+    let call = CallId::new("call-1").unwrap();
+    assert!(!store.use_approval(&asked.id, &call, at(1)).await.unwrap(), "not approved yet");
 
     let one = Approval { approved_by: vec!["ann".into()], ..asked.clone() };
     assert_eq!(store.decide_approval(&asked.id, "ann", true, at(1)).await.unwrap(), Some(one.clone()));
@@ -442,10 +443,12 @@ async fn an_approval_is_given_by_enough_operators_and_used_once() {
     let listed = Approval { input: serde_json::Value::Null, ..two.clone() };
     assert_eq!(store.approvals(false, at(1)).await.unwrap(), [listed], "lists carry no input");
 
-    let op = OperationId::new("op-1").unwrap();
-    let (a, b) = tokio::join!(store.use_approval(&asked.id, Some(&op), at(2)), store.use_approval(&asked.id, Some(&op), at(2)));
-    assert!(a.unwrap() ^ b.unwrap(), "used exactly once");
-    let used = Approval { state: ApprovalState::Used, operation: Some(op), input: serde_json::Value::Null, ..two };
+    let other = CallId::new("call-2").unwrap();
+    let (a, b) = tokio::join!(store.use_approval(&asked.id, &call, at(2)), store.use_approval(&asked.id, &other, at(2)));
+    let first = a.unwrap();
+    assert!(first ^ b.unwrap(), "used exactly once");
+    assert_eq!(store.approved_call(&asked.id).await.unwrap(), Some(if first { call } else { other }), "the call that was let through");
+    let used = Approval { state: ApprovalState::Used, input: serde_json::Value::Null, ..two };
     assert_eq!(store.approval(&asked.id, at(9_999)).await.unwrap(), Some(used), "a used one does not expire");
     let again = approval("ap-3", "d", 2);
     assert_eq!(store.request_approval(again.clone()).await.unwrap(), again, "used up: asked anew");
@@ -460,7 +463,7 @@ async fn an_approval_is_void_after_its_time_given_or_not() {
     store.request_approval(open.clone()).await.unwrap();
     store.request_approval(given.clone()).await.unwrap();
     store.decide_approval(&given.id, "ann", true, at(5)).await.unwrap();
-    assert!(!store.use_approval(&given.id, None, at(1800)).await.unwrap());
+    assert!(!store.use_approval(&given.id, &CallId::new("call-1").unwrap(), at(1800)).await.unwrap());
     assert_eq!(store.decide_approval(&open.id, "ann", true, at(1800)).await.unwrap(), None);
     let expired = Approval { state: ApprovalState::Expired, input: serde_json::Value::Null, ..open };
     assert_eq!(store.approval(&expired.id, at(0)).await.unwrap(), Some(expired), "stored as expired");

@@ -2,15 +2,19 @@
 //! ends. Deliberately absent: any right of its own: each call of a task takes the line as the task's agent, on behalf of who gave it.
 
 pub mod outside;
+mod approved;
 mod runbook;
 
+use crate::call::approval::{Came, came_of};
 use crate::call::{Door, House, Principal, tasks};
+use crate::model::ids::ApprovalId;
 use crate::model::prompt::Retry;
 use crate::model::task::{Task, TaskEnd, TaskState, TaskWork};
 use crate::runner;
 use crate::store::StoreResult;
 use crate::store::approval::ApprovalState;
 use crate::store::task::TaskChange;
+use approved::Starts;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use std::sync::Arc;
@@ -36,7 +40,7 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
         Ok(taken) => tracing::warn!(tasks = taken.len(), "tasks that were at work are taken over"),
         Err(e) => tracing::error!(error = %e, "interrupted tasks could not be taken over; they wait for the next start"),
     }
-    let at_work = TaskTracker::new();
+    let (at_work, mut starts) = (TaskTracker::new(), Starts::default());
     let (mut look, mut forget) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(FORGET_EVERY));
     for ticker in [&mut look, &mut forget] {
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -52,7 +56,7 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => break,
             () = house.desk.work.notified() => {}
             () = async { match due { Some(d) => tokio::time::sleep(d).await, None => std::future::pending().await } } => {}
-            _ = look.tick() => look_after(&house).await,
+            _ = look.tick() => look_after(&house, &mut starts, &at_work).await,
             _ = forget.tick() => match house.store.tasks_forget(Utc::now()).await {
                 Ok(0) => {}
                 Ok(gone) => tracing::info!(gone, "tasks that ended long ago were removed"),
@@ -80,6 +84,12 @@ async fn claim(house: &Arc<House>, at_work: &TaskTracker, shutdown: &Cancellatio
 /// One try of a task, recorded.
 async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
     let stop = house.desk.begins(&task.id, shutdown);
+    // Who cancelled it after it was claimed found nothing to stop yet.
+    match house.store.task_asked_to_stop(&task.id).await {
+        Ok(true) => stop.cancel(),
+        Ok(false) => {}
+        Err(e) => tracing::error!(task = %task.id, error = %e, "whether a task was cancelled could not be read; it begins"),
+    }
     let span = tracing::info_span!("task", task = %task.id, agent = %task.agent);
     let (inner, doing, stopping) = (house.clone(), task.clone(), stop.clone());
     let work = tokio::spawn(tracing::Instrument::instrument(async move { carry_out(&inner, &doing, &stopping).await }, span));
@@ -137,7 +147,8 @@ fn after(task: &Task, end: TaskEnd, (tries, pause_s): (u32, u32), shutdown: bool
         TaskEnd::Succeeded(text) => TaskChange::End(TaskState::Succeeded, text),
         TaskEnd::Waiting(approval) => TaskChange::Wait(approval),
         TaskEnd::Failed(why) => TaskChange::End(TaskState::Failed, why),
-        TaskEnd::Cancelled if shutdown => {
+        // An ending supervisor refuses what it is asked for: that is no fault of the task.
+        TaskEnd::Cancelled | TaskEnd::Retry(_) if shutdown => {
             TaskChange::Again { due_at: task.due_at, counts: false, reason: "the supervisor ended; it goes on where it was".into() }
         }
         TaskEnd::Cancelled => TaskChange::End(TaskState::Cancelled, "stopped on request".into()),
@@ -166,13 +177,11 @@ async fn tell(house: &House, task: &Task, now: DateTime<Utc>) {
     }
 }
 
-/// Tasks whose human has decided go on; leases that ran out end.
-async fn look_after(house: &House) {
-    if let Err(e) = decided(house).await {
-        tracing::error!(error = %e, "tasks that wait for a person could not be looked at");
-    }
-    if house.config.settings.tasks.outside.is_empty() {
-        return;
+/// Tasks whose human has decided go on; leases that ran out end, also of agents that do not fetch their tasks any more.
+async fn look_after(house: &Arc<House>, starts: &mut Starts, at_work: &TaskTracker) {
+    match decided(house).await {
+        Ok(given) => starts.again(house, at_work, &given),
+        Err(e) => tracing::error!(error = %e, "tasks that wait for a person could not be looked at"),
     }
     match house.store.tasks_take_over(false, INTERRUPTED_MOST, Utc::now()).await {
         Ok(taken) if taken.is_empty() => {}
@@ -185,21 +194,34 @@ async fn look_after(house: &House) {
     }
 }
 
-async fn decided(house: &House) -> StoreResult<()> {
+/// Lets tasks go on whose human has decided; the approvals that were given and whose call has not started.
+async fn decided(house: &House) -> StoreResult<Vec<ApprovalId>> {
+    let mut given = vec![];
     for task in house.store.tasks(None, Some(TaskState::WaitingApproval), WAITING).await? {
         let now = Utc::now();
         let approval = match &task.waits_for {
             Some(id) => house.store.approval(id, now).await?,
             None => None,
         };
-        // Approved is not yet done: the operator's door runs the call and uses it up.
-        let open = approval.is_some_and(|a| matches!(a.state, ApprovalState::Pending | ApprovalState::Approved));
+        let open = match approval {
+            Some(a) => match a.state {
+                ApprovalState::Pending => true,
+                // Not yet done: the operator's door runs the call and uses it up.
+                ApprovalState::Approved => {
+                    given.push(a.id);
+                    true
+                }
+                ApprovalState::Used => came_of(&house.store, &a).await? == Came::AtWork,
+                ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => false,
+            },
+            None => false,
+        };
         if !open {
             house.store.task_resume(&task.id).await?;
             house.desk.settled();
         }
     }
-    Ok(())
+    Ok(given)
 }
 
 #[cfg(test)]

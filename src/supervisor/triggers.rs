@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const COOLDOWN_S: u32 = 300;
 /// What happened longer ago is no news, after however long a pause.
 const NEWS: TimeDelta = TimeDelta::hours(6);
+/// Signals that wait for another try.
+const MOST_LATE: usize = 512;
 /// Since when this home looks: its history sets nothing off.
 const SINCE: &str = "triggers:since";
 /// Who does the shipped maintenance.
@@ -42,6 +44,8 @@ pub(super) struct Triggers {
     all: Vec<Trigger>,
     handled: BTreeSet<String>,
     given: BTreeMap<(String, String), Given>,
+    /// Signals whose task could not be given: nobody sends them again.
+    late: Vec<Happened>,
 }
 
 /// Runs until `shutdown`.
@@ -82,11 +86,28 @@ fn maintenance(house: &House) -> Vec<Trigger> {
     shipped.map(trigger).collect()
 }
 
+/// Errors of how a trigger is written: another try mends nothing.
+fn wrong(code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::NotFound | ErrorCode::Denied | ErrorCode::Conflict => true,
+        ErrorCode::RateLimited
+        | ErrorCode::Busy
+        | ErrorCode::StorageFull
+        | ErrorCode::Internal
+        | ErrorCode::EngineUnavailable
+        | ErrorCode::UnknownTool
+        | ErrorCode::StalePlan
+        | ErrorCode::Preflight
+        | ErrorCode::Failed
+        | ErrorCode::RegistryUnauthorized => false,
+    }
+}
+
 impl Triggers {
     pub(super) fn new(house: Arc<House>) -> Self {
         let mut all = house.config.settings.triggers.clone();
         all.extend(maintenance(&house));
-        Self { house, all, handled: BTreeSet::new(), given: BTreeMap::new() }
+        Self { house, all, handled: BTreeSet::new(), given: BTreeMap::new(), late: vec![] }
     }
 
     /// A secret that cannot be used is said at the start, not when the first request is refused.
@@ -119,7 +140,14 @@ impl Triggers {
             tracing::error!(error = %e, "what happened could not be read; it is looked for again");
             vec![]
         });
-        for event in signals.into_iter().chain(recorded) {
+        for event in std::mem::take(&mut self.late).into_iter().chain(signals) {
+            if !self.happened(&event, now).await {
+                self.late.push(event);
+            }
+        }
+        // As at the desk: what is too much is dropped, oldest first.
+        self.late.drain(..self.late.len().saturating_sub(MOST_LATE));
+        for event in recorded {
             self.happened(&event, now).await;
         }
     }
@@ -129,8 +157,7 @@ impl Triggers {
         let key = format!("cron:{}", trigger.name);
         let store = &self.house.store;
         let last = store.value(&key).await.map_err(|e| e.to_string())?;
-        let last = last.as_ref().and_then(|v| v["at"].as_str()).and_then(|t| t.parse::<DateTime<Utc>>().ok());
-        let Some(last) = last else {
+        let Some(last) = schedule::noted(last.as_ref(), now) else {
             // The first look: a schedule that is new does not catch up.
             return store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string());
         };
@@ -143,7 +170,9 @@ impl Triggers {
         self.house.store.set_value(&key, &json!({"at": now})).await.map_err(|e| e.to_string())
     }
 
-    async fn happened(&mut self, event: &Happened, now: DateTime<Utc>) {
+    /// Gives what an event sets off; `false` when something of it could not be given now.
+    async fn happened(&mut self, event: &Happened, now: DateTime<Utc>) -> bool {
+        let mut all = true;
         for trigger in self.all.clone().iter().filter(|t| t.fits(event)) {
             let once = format!("{}:{}", trigger.name, event.id);
             if self.handled.contains(&once) {
@@ -160,10 +189,12 @@ impl Triggers {
             match self.give(trigger, &facts, event.stack.clone(), "event", event.id.clone(), &about, now).await {
                 Ok(()) => drop(self.handled.insert(once)),
                 Err(e) => {
-                    tracing::error!(trigger = trigger.name, event = event.id, error = %e, "the task of an event could not be given; it is tried again")
+                    all = false;
+                    tracing::error!(trigger = trigger.name, event = event.id, error = %e, "the task of an event could not be given; it is tried again");
                 }
             }
         }
+        all
     }
 
     /// Gives a task, unless one about the same thing is open or was given just now.
@@ -207,19 +238,18 @@ impl Triggers {
                 self.given.insert(place, Given { task: task.id, at: now });
                 Ok(())
             }
-            Err(e) if e.code == ErrorCode::RateLimited => Err(e.message),
-            Err(e) => {
+            Err(e) if wrong(e.code) => {
                 tracing::error!(trigger = trigger.name, error = %e, "a trigger cannot be used");
                 Ok(())
             }
+            Err(e) => Err(e.message),
         }
     }
 
     /// News in the store: incidents and operations since the first look of this home, none older than a few hours.
     async fn recorded(&mut self, now: DateTime<Utc>) -> StoreResult<Vec<Happened>> {
         let store = &self.house.store;
-        let since = store.value(SINCE).await?.and_then(|v| v["at"].as_str().and_then(|t| t.parse::<DateTime<Utc>>().ok()));
-        let Some(since) = since else {
+        let Some(since) = schedule::noted(store.value(SINCE).await?.as_ref(), now) else {
             store.set_value(SINCE, &json!({"at": now})).await?;
             return Ok(vec![]);
         };
@@ -351,5 +381,51 @@ mod tests {
         assert!(names(&Bench::shipped(|s| s.tasks.maintenance = false).await).is_empty());
         let own = json!([{"name": "weekly-review", "agent": "observer", "skill": "weekly-review", "on": {"cron": "0 0 * * *"}}]);
         assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check"]);
+    }
+
+    #[tokio::test]
+    async fn a_schedule_goes_on_after_the_clock_was_set_back() {
+        let (b, mut t) = bench(json!([
+            {"name": "hourly", "agent": "a0", "skill": "look", "on": {"cron": "0 * * * *"}},
+            {"name": "failed", "agent": "a0", "skill": "look", "on": {"event": "backup_failed"}}]))
+        .await;
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("valid");
+        let since = async || b.house.store.value(SINCE).await.expect("read");
+        t.round(at("2030-01-01T10:05:00Z")).await;
+        assert_eq!(since().await, Some(json!({"at": at("2030-01-01T10:05:00Z")})));
+        t.round(at("2027-01-01T10:05:00Z")).await;
+        assert_eq!(since().await, Some(json!({"at": at("2027-01-01T10:05:00Z")})), "later than now is no moment that was");
+        assert_eq!(given(&b).await, []);
+        t.round(at("2027-01-01T11:01:00Z")).await;
+        assert_eq!(given(&b).await, [("cron".to_owned(), None)]);
+    }
+
+    #[tokio::test]
+    async fn a_signal_whose_task_finds_no_room_is_tried_again() {
+        let list = triggers(json!([{"name": "sick", "agent": "a0", "skill": "look", "on": {"event": "container_unhealthy"}}]));
+        let b = Bench::with(|s| (s.triggers, s.tasks.max_queued) = (list, 1)).await;
+        let mut t = Triggers::new(b.house.clone());
+        let other = Trigger { name: "other".into(), ..t.all[0].clone() };
+        let first = wish(&other, &Map::new(), None, "cron", "k".into()).expect("a wish");
+        submit(&b.house, first, false, Utc::now()).await.expect("the queue is full now");
+        b.house.desk.happened(sick(1, "shop"));
+        t.round(Utc::now()).await;
+        assert_eq!(given(&b).await.len(), 1);
+        b.house.store.task_claim(Utc::now(), 1, None).await.expect("there is room");
+        t.round(Utc::now()).await;
+        assert_eq!(given(&b).await.len(), 2);
+        t.round(Utc::now()).await;
+        assert_eq!((given(&b).await.len(), t.late.len()), (2, 0), "given once");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_no_mistake_of_a_trigger() {
+        let list = json!([{"name": "sick", "agent": "a0", "skill": "look", "on": {"event": "container_unhealthy"}}]);
+        let (b, mut t) = bench(list).await;
+        b.house.store.close().await;
+        assert!(!t.happened(&sick(1, "shop"), Utc::now()).await && t.handled.is_empty());
+        // Written wrongly: another try mends nothing.
+        t.all[0].agent = crate::model::ids::AgentName::new("nobody").expect("valid");
+        assert!(t.happened(&sick(1, "shop"), Utc::now()).await);
     }
 }

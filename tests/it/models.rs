@@ -98,12 +98,17 @@ async fn every_way_to_fail_has_its_name_and_no_text_holds_the_key() {
     use ProviderError as E;
     let body = |message: &str| json!({"type": "error", "error": {"type": "x", "message": message}}).to_string();
     type Check = fn(&E) -> bool;
-    let cases: [(Say, Check); 14] = [
+    let cases: [(Say, Check); 18] = [
         (Say::Refuse(401, None, body(&format!("Incorrect API key provided: {KEY}."))), |e| matches!(e, E::Unauthorized(_))),
         (Say::Refuse(429, Some("7"), body("slow down")), |e| matches!(e, E::RateLimited { retry_after: Some(d), .. } if d.as_secs() == 7)),
         (Say::Refuse(429, Some("-1"), body("slow down")), |e| matches!(e, E::RateLimited { retry_after: None, .. })),
         (Say::Refuse(529, None, body("overloaded")), |e| matches!(e, E::Overloaded { .. })),
         (Say::Refuse(500, None, "<html>oops</html>".into()), |e| matches!(e, E::Overloaded { .. })),
+        // Who stands between lost the answer: the provider may have read the question, and charges for it.
+        (Say::Refuse(502, None, "<html>bad gateway</html>".into()), |e| matches!(e, E::Timeout(_)) && e.may_cost()),
+        (Say::Refuse(504, None, String::new()), |e| matches!(e, E::Timeout(_)) && e.may_cost()),
+        (Say::Refuse(524, None, String::new()), |e| matches!(e, E::Timeout(_)) && e.may_cost()),
+        (Say::HangsUp, |e| matches!(e, E::Broken(_)) && e.may_cost()),
         (Say::Refuse(400, None, body("prompt is too long: 9 tokens > 8")), |e| matches!(e, E::ContextTooLong(_))),
         (Say::Refuse(400, None, body("This model's maximum context length is 8 tokens")), |e| matches!(e, E::ContextTooLong(_))),
         (Say::Refuse(400, None, body("max_tokens: must be a number")), |e| matches!(e, E::BadRequest(_))),
@@ -122,7 +127,7 @@ async fn every_way_to_fail_has_its_name_and_no_text_holds_the_key() {
             assert!(!error.to_string().contains("0123456789"), "{error}");
         }
         let error = ask_at(kind, "http://127.0.0.1:1/v1").await.expect_err("nobody there");
-        assert!(matches!(error, E::Unreachable(_)), "{error:?}");
+        assert!(matches!(error, E::Unreachable(_)) && !error.may_cost(), "{error:?}");
     }
 }
 

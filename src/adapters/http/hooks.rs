@@ -68,7 +68,13 @@ async fn hook(State(doors): State<Arc<Doors>>, Path(name): Path<String>, headers
     }
     let _busy = doors.presence.enter();
     match hooks::take(house, trigger, kind, &request, now).await {
-        Ok(Taken::Tasks(tasks)) => (StatusCode::ACCEPTED, Json(json!({"state": "taken", "tasks": tasks}))).into_response(),
+        Ok(Taken::Tasks { tasks, left_out }) => {
+            let mut body = json!({"state": "taken", "tasks": tasks});
+            if left_out > 0 {
+                body["left_out"] = json!(left_out);
+            }
+            (StatusCode::ACCEPTED, Json(body)).into_response()
+        }
         Ok(Taken::Duplicate) => Json(json!({"state": "duplicate"})).into_response(),
         Ok(Taken::Ignored(why)) => Json(json!({"state": "ignored", "reason": why})).into_response(),
         Err(e) => {

@@ -188,7 +188,7 @@ async fn an_approval_is_bound_to_the_digest_and_used_once() {
     // Another content under the same approval is another question.
     let other = json!({"stack": "shop", "compose": COMPOSE.replace("hello", "hullo"), "environment": "production"});
     assert_ne!(b.call("deploy", other).await.map(|r| r.value["approval"]["approval_id"].clone()).ok(), Some(json!(id)));
-    let used = b.house.store.use_approval(&id, None, chrono::Utc::now()).await.expect("stored");
+    let used = b.house.store.use_approval(&id, &CallId::new("call-1").expect("valid"), chrono::Utc::now()).await.expect("stored");
     assert!(used, "the approval was not touched by the other call");
     assert_eq!(approval::run_approved(&b.house, &id).await.expect_err("used").code, ErrorCode::Conflict);
     assert_eq!(b.engine.running(), Vec::<String>::new(), "nothing ran without a word");

@@ -2,6 +2,7 @@
 //! made twice. Deliberately absent: templates and conditions (`gate::runbook`), and any right beyond the agent's.
 
 use super::principal;
+use crate::call::approval::{self, Came};
 use crate::call::dispatch::{Reply, dispatch};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House, Principal};
@@ -132,8 +133,13 @@ impl Run<'_> {
                 Err(Halt::End(TaskEnd::Waiting(approval)))
             }
             Ok(reply) => self.settle(key, reply).await,
+            // Who ends refuses what comes in: that says nothing of the step. What it may have begun is looked for when the task goes on.
+            Err(_) if self.stop.is_cancelled() => Err(Halt::End(TaskEnd::Cancelled)),
             Err(e) if again(e.code) && !step.continue_on_error => {
-                self.house.store.task_step_undone(&self.task.id, key).await?;
+                // Only these are said before anything begins. After the others the next try looks for what the call began all the same.
+                if matches!(e.code, ErrorCode::RateLimited | ErrorCode::Busy) {
+                    self.house.store.task_step_undone(&self.task.id, key).await?;
+                }
                 Err(Halt::End(TaskEnd::Retry(format!("step {key} ({}): {}", step.tool, e.message))))
             }
             Err(e) => self.failed(key, &format!("{} (hint: {})", e.message, e.hint)).await,
@@ -231,20 +237,20 @@ impl Run<'_> {
         match approval.state {
             ApprovalState::Pending | ApprovalState::Approved => Err(Halt::End(TaskEnd::Waiting(id))),
             ApprovalState::Denied => self.failed(key, &format!("approval {id} was denied")).await,
-            ApprovalState::Expired => self.failed(key, &format!("approval {id} expired before anybody decided")).await,
+            ApprovalState::Expired => self.failed(key, &format!("approval {id} expired before its call could start")).await,
             ApprovalState::Stale => self.failed(key, &format!("approval {id} is stale: the stack changed before it ran")).await,
-            ApprovalState::Used => {
-                let operations = self.house.store.operations(approval.stack.as_ref(), 50).await?;
-                let started =
-                    approval.operation.or_else(|| operations.into_iter().find(|o| o.approval.as_ref() == Some(&id)).map(|o| o.id));
-                match started {
-                    Some(operation) => self.follow(key, &operation).await,
-                    None => {
-                        let value = json!({"state": "done", "approval_id": id});
-                        self.conclude(key, Reply { value, text: format!("done with approval {id}") }).await
-                    }
+            ApprovalState::Used => match approval::came_of(&self.house.store, &approval).await? {
+                Came::Operation(operation) => self.follow(key, &operation.id).await,
+                Came::AtWork => Err(Halt::End(TaskEnd::Waiting(id))),
+                Came::Done => {
+                    let value = json!({"state": "done", "approval_id": id});
+                    self.conclude(key, Reply { value, text: format!("done with approval {id}") }).await
                 }
-            }
+                Came::Failed(why) => self.failed(key, &format!("approval {id} was given, but its call failed: {why}")).await,
+                Came::Unknown => {
+                    self.failed(key, &format!("the call of approval {id} was interrupted; whether it was done is not known")).await
+                }
+            },
         }
     }
 

@@ -1,5 +1,7 @@
 //! The worker over a real store, the line and the fake engine: runbooks, approvals, interruptions, tries, bounds.
 
+mod ends;
+
 use super::*;
 use crate::call::approval::run_approved;
 use crate::call::tasks::{Wish, submit};
@@ -417,6 +419,8 @@ fn tries_are_bounded_and_their_pauses_double() {
     let again = |s| TaskChange::Again { due_at: now + TimeDelta::seconds(s), counts: true, reason: "engine away".into() };
     assert_eq!([retry(1, false), retry(2, false)], [again(10), again(20)]);
     assert_eq!(retry(3, false), TaskChange::End(TaskState::Failed, "engine away (after 3 tries)".into()));
+    let kept = TaskChange::Again { due_at: now, counts: false, reason: "the supervisor ended; it goes on where it was".into() };
+    assert_eq!([retry(1, true), retry(3, true)], [kept.clone(), kept], "an ending supervisor is no fault of the task");
     assert_eq!(pause(30, 10), LONGEST_PAUSE);
     assert!(matches!(after(&task(1), TaskEnd::Cancelled, (3, 10), true, now), TaskChange::Again { counts: false, .. }));
     assert!(matches!(after(&task(1), TaskEnd::Cancelled, (3, 10), false, now), TaskChange::End(TaskState::Cancelled, _)));

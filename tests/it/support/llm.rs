@@ -19,6 +19,8 @@ pub enum Say {
     Long { text: String, usage: Counted },
     /// A refusal: status, `retry-after`, body.
     Refuse(u16, Option<&'static str>, String),
+    /// The question is read, and the connection closes.
+    HangsUp,
     /// Words, then the connection closes.
     BreaksOff(String),
     /// Words, then an error inside the stream.
@@ -125,6 +127,9 @@ async fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Asked>>, script: &Script)
     };
     let said = script(n, &asked);
     let events = if asked.path.ends_with("/messages") { anthropic(n, &said) } else { openai(n, &said) };
+    if matches!(said, Say::HangsUp) {
+        return Ok(());
+    }
     if matches!(said, Say::Nothing) {
         tokio::time::sleep(Duration::from_secs(30)).await;
         return Ok(());

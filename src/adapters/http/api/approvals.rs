@@ -5,9 +5,9 @@ use super::who::{Who, only_operators};
 use super::{Answer, Failure, Part, answer};
 use crate::adapters::Doors;
 use crate::adapters::people::{self, Word};
-use crate::call::CallError;
 use crate::call::error::ErrorCode;
-use crate::model::plan::Plan;
+use crate::call::{CallError, House};
+use crate::model::plan::{DiffLine, Plan};
 use crate::redact;
 use crate::store::approval::Approval;
 use axum::extract::rejection::JsonRejection;
@@ -66,14 +66,21 @@ fn shown(a: &Approval) -> Value {
 fn diff(plan: &Plan) -> String {
     let mut out = String::new();
     let word = |v: Value| v.as_str().map(|s| s.replace('_', " ")).unwrap_or_default();
-    for change in &plan.changes {
-        let (action, strategy) = (word(json!(change.action)), word(json!(change.strategy)));
-        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, change.expected_loss).expect("a String takes all");
-        for line in &change.diff {
+    let lines = |diff: &[DiffLine], out: &mut String| {
+        for line in diff {
             let from = line.from.iter().map(|t| format!("  - {}: {t}\n", line.path));
             let to = line.to.iter().map(|t| format!("  + {}: {t}\n", line.path));
             out.extend(from.chain(to));
         }
+    };
+    for change in &plan.changes {
+        let (action, strategy) = (word(json!(change.action)), word(json!(change.strategy)));
+        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, change.expected_loss).expect("a String takes all");
+        lines(&change.diff, &mut out);
+    }
+    if !plan.stack_diff.is_empty() {
+        out.push_str("beside the services\n");
+        lines(&plan.stack_diff, &mut out);
     }
     redact::mask(&redact::clean(&out))
 }
@@ -93,23 +100,35 @@ async fn list(State(doors): State<Arc<Doors>>, who: Who, Query(which): Query<Whi
 
 /// One approval: for an operator with the plan's diff, its findings and the call's arguments; for an agent where it stands.
 #[utoipa::path(get, path = "/api/approvals/{id}", tag = "approvals", operation_id = "get_approval", params(("id" = String, Path)),
-    responses((status = 200, description = "with `digest`, `diff`, `changes`, `findings`, `arguments`", body = Object), (status = 404, description = "no such approval")))]
+    responses((status = 200, description = "with `digest`, `diff`, `changes`, `stack_diff`, `findings`, `from_release`, `to_release`, `arguments`, `resolved`", body = Object), (status = 404, description = "no such approval")))]
 async fn show(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>) -> Answer {
     if matches!(who, Who::Agent { .. }) {
         return who.call(&doors, "approval", json!({"approval_id": id})).await;
     }
-    let house = &doors.house;
-    let (approval, plan) = people::with_plan(house, &id).await?;
+    let value = whole(&doors.house, &id).await?;
+    Ok(answer(people::reply(value, "")?))
+}
+
+/// Everything a person decides by: what terminal and page show.
+async fn whole(house: &House, id: &str) -> Result<Value, CallError> {
+    let (approval, plan) = people::with_plan(house, id).await?;
     let mut value = shown(&approval);
-    let arguments = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
+    let mut arguments = people::arguments(house, &approval).await?;
+    // What the call would really do, found out by the house: beside what the agent wrote, not within it.
+    if let Some(resolved) = arguments.as_object_mut().and_then(|map| map.remove("resolved")) {
+        value["resolved"] = resolved;
+    }
     value["arguments"] = json!(redact::envelope(format!("arguments of agent {}", approval.agent), &arguments.to_string(), 16 * 1024));
     if let Some(plan) = plan {
+        value["from_release"] = json!(plan.from_release);
+        value["to_release"] = json!(plan.to_release);
         value["diff"] = json!(diff(&plan));
         value["changes"] = json!(plan.changes);
+        value["stack_diff"] = json!(plan.stack_diff);
         value["findings"] = json!(plan.findings);
     }
     redact::reply(&mut value);
-    Ok(answer(people::reply(value, "")?))
+    Ok(value)
 }
 
 /// Says yes; the last one needed starts the operation as the agent that asked.
@@ -157,4 +176,44 @@ async fn word(doors: &Arc<Doors>, who: &Who, id: String, word: Word, seen: Shown
             .detail(e.to_string())
     };
     Ok(answer(done.map_err(ended)??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::dispatch::tests::{Bench, COMPOSE, bench};
+
+    async fn asked(b: &Bench, tool: &str, input: Value) -> String {
+        let pending = b.call(tool, input).await.expect("asked").value;
+        pending["approval"]["approval_id"].as_str().expect("an id").to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_program_is_shown_what_a_person_is_shown() {
+        let b = bench().await;
+        let id = asked(&b, "deploy", json!({"stack": "shop", "compose": COMPOSE, "environment": "production"})).await;
+        let (program, person) = (whole(&b.house, &id).await.expect("there"), people::show(&b.house, &id).await.expect("there").value);
+        for key in ["from_release", "to_release", "changes", "stack_diff", "findings", "digest"] {
+            assert!(person.get(key).is_some(), "{key}");
+            assert_eq!(program.get(key), person.get(key), "{key}");
+        }
+
+        b.engine.add_image("dockwarden/gone/web:r1", crate::engine::fake::Behaviour::healthy());
+        let id = asked(&b, "prune", json!({"what": "images", "dry_run": false})).await;
+        let (program, person) = (whole(&b.house, &id).await.expect("there"), people::show(&b.house, &id).await.expect("there").value);
+        assert!(!person["arguments"]["resolved"].is_null(), "{person}");
+        assert_eq!(program["resolved"], person["arguments"]["resolved"]);
+        assert!(program["arguments"]["text"].as_str().is_some_and(|t| t.contains("images")), "{program}");
+    }
+
+    #[tokio::test]
+    async fn a_diff_tells_what_changes_beside_the_services() {
+        let b = bench().await;
+        let id = asked(&b, "deploy", json!({"stack": "shop", "compose": COMPOSE, "environment": "production"})).await;
+        let mut plan = people::with_plan(&b.house, &id).await.expect("there").1.expect("a plan");
+        plan.stack_diff = vec![DiffLine { path: "networks.edge.internal".into(), from: Some("true".into()), to: Some("false".into()) }];
+        let text = diff(&plan);
+        let end = "beside the services\n  - networks.edge.internal: true\n  + networks.edge.internal: false\n";
+        assert!(text.starts_with("web: create by start") && text.ends_with(end), "{text}");
+    }
 }
