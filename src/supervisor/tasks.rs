@@ -1,8 +1,8 @@
 //! The worker of the queue: claims what is due, one task per agent, does it as its agent and records how it ended. Woken when something comes in or
 //! ends. Deliberately absent: any right of its own: each call of a task takes the line as the task's agent, on behalf of who gave it.
 
-pub mod outside;
 mod approved;
+pub mod outside;
 mod runbook;
 
 use crate::call::approval::{Came, came_of};
