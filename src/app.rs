@@ -185,7 +185,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         backups,
         turns: Default::default(),
         desk: Default::default(),
-        taints: Default::default(),
+        taints: crate::call::taint::Taints::open(&store).await?,
     });
     late.get_or_init(|| Arc::downgrade(&house));
     let home = house.config.home.clone();

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod memory;
 pub mod release;
 pub mod seal;
+pub mod taint;
 pub mod task;
 pub mod token;
 pub mod turn;

@@ -342,7 +342,7 @@ pub(crate) static CATALOGUE: &[&dyn Tool] = &[
     &Face::<memory_read::MemoryRead>(PhantomData),
     &Face::<memory_search::MemorySearch>(PhantomData),
     &Face::<memory_write::MemoryWrite>(PhantomData),
-    &Face::<operation::Operation>(PhantomData),
+    &Face::<operation::Follow>(PhantomData),
     &Face::<plan::Planning>(PhantomData),
     &Face::<prune::Prune>(PhantomData),
     &Face::<restart::Restart>(PhantomData),

@@ -94,7 +94,7 @@ pub enum Command {
     Stop(stack::StopArgs),
     /// Cancel a running operation.
     Cancel(stack::CancelArgs),
-    /// Show an operation, or wait for it.
+    /// Show an operation, or wait for it; list the newest.
     Operation(stack::OperationArgs),
     /// Back up the volumes of a stack or one volume, or show how to open the repository.
     Backup(data::BackupArgs),

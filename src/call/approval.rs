@@ -123,6 +123,8 @@ async fn resumed(call: &Call, id: &ApprovalId, digest: &str) -> Result<Approval,
 
 fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value, digest: String) -> Approval {
     let terms = decision.approval.as_ref();
+    // What the plan alone or a tainted word puts under approval has no rule with terms of its own.
+    let least = call.rulebook.policy.least_approvals(facts.environment.as_deref());
     let life = TimeDelta::seconds(i64::try_from(terms.map_or(TTL_S, |t| t.ttl_s)).unwrap_or(i64::from(u32::MAX)));
     Approval {
         id: ApprovalId::new(format!("ap-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric"),
@@ -137,7 +139,7 @@ fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Pl
         call: call.id.clone(),
         reason: input.get("reason").and_then(Value::as_str).map(|r| redact::line(r, 500)),
         state: ApprovalState::Pending,
-        needed: terms.map_or(1, |t| t.count.max(1)),
+        needed: terms.map_or(1, |t| t.count).max(least),
         approved_by: vec![],
         denied_by: None,
         operation: None,
@@ -151,10 +153,12 @@ fn pending(approval: &Approval, decision: &Decision, plan: Option<&Plan>) -> Ans
     let plan_findings = plan.map(|p| p.findings.as_slice()).unwrap_or_default();
     let findings: Vec<&Finding> = decision.findings.iter().chain(plan_findings).filter(|f| f.verdict == Verdict::Approval).collect();
     let why: Vec<String> = findings.iter().map(|f| format!("{}: {}", f.rule, f.because)).collect();
-    let how = format!(
-        "an operator runs `dockwarden approvals approve {}`; the call then runs by itself: poll `approval`, do not ask again",
-        approval.id
-    );
+    let people = match approval.needed {
+        0 | 1 => "an operator runs".to_owned(),
+        n => format!("{n} different operators run"),
+    };
+    let how =
+        format!("{people} `dockwarden approvals approve {}`; the call then runs by itself: poll `approval`, do not ask again", approval.id);
     let text = format!("pending approval {} until {} ({})\n{how}", approval.id, approval.expires_at.to_rfc3339(), why.join("; "));
     let mut shown =
         json!({"approval_id": approval.id, "digest": approval.digest, "expires_at": approval.expires_at, "how": how, "findings": findings});

@@ -73,6 +73,8 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
     if let Some(shown) = shown {
         house.taints.reply(agent.as_str(), shown, chrono::Utc::now());
     }
+    // Before the reply is given: a restart must not make the agent forget where it read what it says next.
+    house.taints.keep(&house).await;
     result
 }
 

@@ -99,7 +99,7 @@ pub async fn operation(call: &Call, id: &OperationId) -> Result<Operation, CallE
         CallError::new(
             ErrorCode::NotFound,
             format!("there is no operation {id}"),
-            "use the operation_id that deploy, rollback, restart, stop or scale returned; `history` lists them",
+            "use the operation_id that deploy, rollback, restart, stop or scale returned; `operation` without it lists the newest",
         )
         .field("operation_id")
     })

@@ -291,7 +291,8 @@ fn evidence(e: &Evidence) -> EvidenceView {
     }
 }
 
-fn millis(span: chrono::TimeDelta) -> u64 {
+/// Whole milliseconds; none for a span that runs backwards.
+pub fn millis(span: chrono::TimeDelta) -> u64 {
     u64::try_from(span.num_milliseconds()).unwrap_or_default()
 }
 

@@ -217,7 +217,10 @@ pub(super) fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decisi
             [hour(key, r.max_per_hour), on_stack].into_iter().flatten()
         })
         .collect();
-    let approval = (verdict == Verdict::Approval).then(|| terms(&matched, raised.is_some() && !asks_itself));
+    let approval = (verdict == Verdict::Approval).then(|| {
+        let terms = terms(&matched, raised.is_some() && !asks_itself);
+        ApprovalTerms { count: terms.count.max(book.policy.least_approvals(environment)), ..terms }
+    });
     let hint = (verdict == Verdict::Deny).then(|| deny_hint(agent, facts, &findings));
     Decision { verdict, findings, limits, approval, hint }
 }

@@ -52,8 +52,17 @@ pub struct Environment {
     /// Changes of one stack here in an hour, all agents together; backups, `cancel` and the supervisor's own healing are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes_per_hour: Option<u32>,
-    /// Approver and requester must be different people.
+    /// Approver and requester must be different people. Whose wish an agent carries out is not known, so one operator's word is never enough:
+    /// of two different ones at most one had it ask.
     pub distinct_approver: bool,
+}
+
+impl Policy {
+    /// Different operators whose word an approval in an environment needs at least.
+    pub fn least_approvals(&self, environment: Option<&str>) -> u32 {
+        let distinct = environment.and_then(|e| self.environments.get(e)).is_some_and(|e| e.distinct_approver);
+        if distinct { 2 } else { 1 }
+    }
 }
 
 /// Level of a rule.

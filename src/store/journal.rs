@@ -174,6 +174,21 @@ impl Store {
         self.inner.state.read(read).await
     }
 
+    /// A page of operations, newest first: of a stack, in a state, older than one of them.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn operations_page(
+        &self,
+        stack: Option<&StackName>,
+        state: Option<OperationState>,
+        after: Option<&OperationId>,
+        limit: usize,
+    ) -> StoreResult<Vec<Operation>> {
+        let (stack, after, inner) = (stack.cloned(), after.cloned(), self.inner.clone());
+        self.inner.state.read(move |c| operations_page(c, &inner.keys, stack.as_ref(), state, after.as_ref(), limit)).await
+    }
+
     /// Sets the cancel flag; `false` when there is no such open operation.
     pub async fn request_cancel(&self, id: &OperationId) -> StoreResult<bool> {
         let id = id.clone();
@@ -392,6 +407,24 @@ fn operations_of(c: &Connection, keys: &Keys, stack: &StackName, n: usize) -> Sq
     let mut statement =
         c.prepare_cached(&format!("SELECT {COLUMNS} FROM operation WHERE stack = ?1 ORDER BY created_at DESC, rowid DESC LIMIT ?2"))?;
     all(&mut statement, params![stack.as_str(), limit(n)], |r| read_operation(r, keys))
+}
+
+fn operations_page(
+    c: &Connection,
+    keys: &Keys,
+    stack: Option<&StackName>,
+    state: Option<OperationState>,
+    after: Option<&OperationId>,
+    n: usize,
+) -> Sql<Vec<Operation>> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM operation
+         WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR state = ?2)
+           AND (?3 IS NULL OR (created_at, rowid) < (SELECT created_at, rowid FROM operation WHERE id = ?3))
+         ORDER BY created_at DESC, rowid DESC LIMIT ?4"
+    ))?;
+    let params = params![stack.map(StackName::as_str), state.map(OperationState::as_str), after.map(OperationId::as_str), limit(n)];
+    all(&mut statement, params, |r| read_operation(r, keys))
 }
 
 fn read_operation(r: &Row<'_>, keys: &Keys) -> Sql<Operation> {

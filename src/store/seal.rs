@@ -24,6 +24,8 @@ pub(super) struct Keys {
     cipher: XChaCha20Poly1305,
     hash_key: [u8; 32],
     digest_key: [u8; 32],
+    /// Hashes words agents heard.
+    pub(super) word_key: (u64, u64),
     /// Signs checkpoints of the audit log.
     pub(super) checkpoint: SigningKey,
 }
@@ -35,6 +37,10 @@ impl Keys {
             cipher: XChaCha20Poly1305::new(&derive("dockwarden seal v1").into()),
             hash_key: derive("dockwarden keyed hash v1"),
             digest_key: derive("dockwarden keyed digest v1"),
+            word_key: {
+                let [a, b, ..] = *derive("dockwarden heard words v1").as_chunks::<8>().0 else { unreachable!("32 bytes are four times 8") };
+                (u64::from_le_bytes(a), u64::from_le_bytes(b))
+            },
             checkpoint: SigningKey::from_bytes(checkpoint),
         }
     }

@@ -1,4 +1,4 @@
-//! `agents`: who there is and what each may do, so that a caller knows whom to ask. Prompts are not shown.
+//! `agents`: who there is and what each is for, so that a caller knows whom to ask; of one also what it may. Prompts are not shown.
 
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
-    /// One agent; all by default.
+    /// One, with tools and rules; all in short by default.
     agent: Option<String>,
 }
 
+/// Characters of what an agent is for, in the list.
+const PURPOSE: usize = 100;
 /// Problems of the files told in a reply; `dockwarden policy check` tells all.
 const PROBLEMS: usize = 20;
 
@@ -27,8 +29,11 @@ struct Row {
     name: String,
     description: String,
     tier: Tier,
+    /// With the rules, of one that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<String>,
     /// One line per rule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     may: Vec<String>,
     /// This is who calls.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -62,7 +67,7 @@ impl Verb for Agents {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "agents",
         title: "Agents and grants",
-        description: "The agents of this host: what each is for, its tools, on which stacks and environments its rules let it act, and what it does now.",
+        description: "The agents of this host: what each is for and what it does now; with agent also its tools, and on which stacks and environments its rules let it act.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -78,15 +83,16 @@ impl Verb for Agents {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let load = call.house.store.workload().await?;
         let has = |a: &Agent| load.get(&a.name).cloned().unwrap_or_default();
+        let whole = input.agent.is_some();
         let row = |a: &Agent| Row {
             doing: has(a).running.map(|t| t.to_string()),
             queued: has(a).queued,
             waiting: has(a).waiting,
             name: a.name.to_string(),
-            description: a.description.clone(),
+            description: if whole { a.description.clone() } else { purpose(&a.description) },
             tier: a.tier,
-            tools: a.tools.clone(),
-            may: a.rules.iter().map(may).chain(hands(a)).collect(),
+            tools: if whole { a.tools.clone() } else { vec![] },
+            may: if whole { a.rules.iter().map(may).chain(hands(a)).collect() } else { vec![] },
             you: a.name == call.who.agent,
         };
         let refused = call.house.refused_rules.load();
@@ -109,21 +115,29 @@ impl Verb for Agents {
             if a.queued + a.waiting > 0 {
                 now.push_str(&format!("\n  waiting: {} in the queue, {} for a person", a.queued, a.waiting));
             }
-            format!(
-                "{}{}: {}{now}\n  tools: {}\n  {}",
-                a.name,
-                if a.you { " (you)" } else { "" },
-                a.description,
-                a.tools.join(", "),
-                a.may.join("\n  ")
-            )
+            let tools = if a.tools.is_empty() { String::new() } else { format!("\n  tools: {}", a.tools.join(", ")) };
+            let may: String = a.may.iter().map(|m| format!("\n  {m}")).collect();
+            format!("{}{}: {}{now}{tools}{may}", a.name, if a.you { " (you)" } else { "" }, a.description)
         };
         let mut out = o.agents.iter().map(line).collect::<Vec<_>>().join("\n");
+        if o.agents.iter().all(|a| a.tools.is_empty()) {
+            out.push_str("\n(tools and rules of one: agent NAME)");
+        }
         if !o.problems.is_empty() {
             out.push_str(&format!("\na change of the files was not taken, the rules above stay in force:\n  {}", o.problems.join("\n  ")));
         }
         Some(out)
     }
+}
+
+/// The first sentence of a description, or as much of it as a line holds.
+fn purpose(description: &str) -> String {
+    let first = description.split_once(". ").map_or(description, |(first, _)| first).trim_end_matches('.');
+    if first.chars().count() <= PURPOSE {
+        return first.to_owned();
+    }
+    let cut: String = first.chars().take(PURPOSE).collect();
+    format!("{}...", cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words))
 }
 
 /// Whom it may give work, and whom it never meets.
@@ -148,4 +162,18 @@ fn may(rule: &Rule) -> String {
         with,
         rule.because
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::purpose;
+
+    #[test]
+    fn a_purpose_is_the_first_sentence_and_never_a_page() {
+        assert_eq!(purpose("Deploys web stacks. Use it for web-*."), "Deploys web stacks");
+        assert_eq!(purpose("Deploys web stacks."), "Deploys web stacks");
+        let long = purpose(&"word ".repeat(50));
+        assert!(long.ends_with("word...") && long.len() <= 103, "{long}");
+        assert_eq!(purpose(&"\u{e9}".repeat(200)).chars().count(), 103);
+    }
 }

@@ -78,12 +78,39 @@ async fn a_client_is_shown_what_it_asks_for_and_read_only_wins() {
     serve.stop().await;
 }
 
+/// What the schema of 2025-12-11 and the registry's own checks ask for, as far as it concerns this entry.
 #[test]
-fn the_registry_entry_is_of_this_version() {
+fn the_registry_entry_is_of_this_version_and_of_a_form_the_registry_takes() {
     let entry: Value = serde_json::from_str(include_str!("../../server.json")).expect("json");
+    assert_eq!(entry["$schema"], "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json");
     assert_eq!(entry["version"], env!("CARGO_PKG_VERSION"));
-    // The registry takes at most a hundred characters.
-    assert!(entry["description"].as_str().is_some_and(|d| d.len() <= 100), "{entry:#}");
+    let text = |key: &str, most: usize| {
+        let text = entry[key].as_str().unwrap_or_else(|| panic!("{key} is missing"));
+        assert!((1..=most).contains(&text.len()), "{key} has {} characters, at most {most} are taken", text.len());
+        text
+    };
+    text("description", 100);
+    text("title", 100);
+    let (namespace, name) = text("name", 200).split_once('/').expect("a namespace and a name");
+    let of = |text: &str, more: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+    assert!(of(namespace, ".-") && of(name, "._-"), "{namespace}/{name}");
+    // A namespace has to be owned. Nobody owns example.com, so nothing can be published by mistake before there is a home to name.
+    let home = option_env!("CARGO_PKG_REPOSITORY").unwrap_or_default();
+    match home.strip_prefix("https://github.com/").and_then(|path| path.split('/').next()) {
+        Some(owner) => assert_eq!(namespace, format!("io.github.{owner}")),
+        None if home.is_empty() => assert_eq!((namespace, entry.get("repository")), ("com.example", None)),
+        None => assert_ne!(namespace, "com.example", "{home} is the project's home"),
+    }
+    for remote in entry["remotes"].as_array().expect("remotes") {
+        assert_eq!(remote["type"], "streamable-http");
+        let url = remote["url"].as_str().expect("a url");
+        assert!(url.starts_with("https://") && url.ends_with("/mcp") && !url.contains("localhost") && !url.contains("127.0.0.1"), "{url}");
+        for variable in url.split('{').skip(1).map(|rest| rest.split('}').next().expect("closed")) {
+            assert!(remote["variables"][variable]["description"].is_string(), "{variable} is explained nowhere");
+        }
+        let secret = |h: &&Value| h["name"] == "Authorization" && h["isSecret"] == json!(true) && h["isRequired"] == json!(true);
+        assert!(remote["headers"].as_array().expect("headers").iter().any(|h| secret(&h)), "{remote:#}");
+    }
 }
 
 #[tokio::test]

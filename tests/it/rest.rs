@@ -138,6 +138,15 @@ async fn agents_call_operators_decide_and_every_row_names_the_token() {
     let operation = mine["operation_id"].as_str().expect("it started").to_owned();
     let (_, ended) = rest.get(&keeper, &format!("/api/operations/{operation}?wait_s=40")).await;
     assert_eq!(ended["state"], "done", "{ended:#}");
+    let list = async |query: &str| rest.get(&keeper, &format!("/api/operations?stack={stack}{query}")).await;
+    let (code, listed) = list("&state=done&limit=5").await;
+    assert_eq!((code, listed["operations"].as_array().map(Vec::len)), (200, Some(1)), "{listed:#}");
+    assert_eq!((&listed["operations"][0]["operation_id"], &listed["operations"][0]["verb"]), (&json!(operation), &json!("deploy")));
+    assert_eq!(list("&state=failed").await, (200, json!({"operations": []})));
+    assert_eq!(list(&format!("&cursor={operation}")).await, (200, json!({"operations": []})), "nothing is older");
+    for wrong in ["&state=lost", "&cursor=none", "&limit=many", "&nosuch=1"] {
+        assert_eq!(list(wrong).await.0, 400, "{wrong}");
+    }
 
     // Each row names its token; a revoked token is void at once, and a new passphrase ends the operator's others.
     let rows = admin(&home, json!({"admin": "audit_rows", "after": 0, "limit": 500})).await.expect("rows");
@@ -146,6 +155,12 @@ async fn agents_call_operators_decide_and_every_row_names_the_token() {
         rows.iter().any(|r| r["tool"] == "deploy"
             && r["agent"] == "stack-keeper"
             && r["door"].as_str().is_some_and(|d| d.starts_with("rest tk-")))
+    );
+    let lists = rows.iter().filter(|r| r["tool"] == "operation" && r["detail"]["arguments"]["state"] == "done");
+    assert_eq!(
+        lists.map(|r| (r["kind"].clone(), r["stack"].clone())).collect::<Vec<_>>(),
+        [(json!("read"), json!(stack))],
+        "a list is a call like any"
     );
     let given = rows.iter().find(|r| r["tool"] == "approval_given").expect("the word is recorded");
     assert_eq!((given["agent"].as_str(), given["detail"]["door"].clone()), (Some("ann"), json!(format!("rest {ann_id}"))), "{given:#}");
@@ -170,5 +185,9 @@ async fn agents_call_operators_decide_and_every_row_names_the_token() {
     let document = rest.client.get(format!("{}/api/openapi.json", rest.base)).send().await.expect("there").text().await.expect("text");
     let document: Value = serde_json::from_str(&document).expect("json");
     assert!(document["paths"]["/api/approvals/{id}/approve"]["post"].is_object());
+    let parameters = document["paths"]["/api/operations"]["get"]["parameters"].as_array().expect("described");
+    for name in ["stack", "state", "limit", "cursor"] {
+        assert!(parameters.iter().any(|p| p["name"] == name && p["in"] == "query"), "{parameters:#?}");
+    }
     serve.stop().await;
 }

@@ -21,8 +21,11 @@ pub struct AgentsArgs {
 /// What to do with agents.
 #[derive(Debug, Subcommand)]
 enum AgentsCommand {
-    /// List agents and what they may do.
-    List,
+    /// List agents, or one with its tools and rules.
+    List {
+        /// Agent.
+        name: Option<String>,
+    },
     /// Make a bearer token for an agent; printed once, only its SHA-256 is kept.
     Token {
         /// Agent.
@@ -64,8 +67,18 @@ enum AgentsCommand {
 
 /// Runs `agents`.
 pub async fn agents(global: &Global, args: AgentsArgs) -> CliResult {
-    match args.command.unwrap_or(AgentsCommand::List) {
-        AgentsCommand::List => reach::show(global, "agents", json!({})).await,
+    match args.command.unwrap_or(AgentsCommand::List { name: None }) {
+        AgentsCommand::List { name: None } => reach::show(global, "agents", json!({})).await,
+        AgentsCommand::List { name: Some(name) } => {
+            // Its rules are no table.
+            let (value, text) = reach::value(global, "agents", json!({"agent": name})).await?;
+            if global.json {
+                output::json(&value)
+            } else {
+                output::line(&text)
+            }
+            Ok(Ended::Done)
+        }
         AgentsCommand::Import(args) => import::import(global, &args),
         AgentsCommand::Check => Ok(policy::check(global)),
         AgentsCommand::Cost { month } => cost(global, month).await,

@@ -14,6 +14,7 @@ const TABLES: &[(&str, &str, &[&str])] = &[
     ("backup", "/snapshots", &["snapshot_id", "volume", "bytes", "added", "files", "state"]),
     ("backups", "/snapshots", &["snapshot_id", "at", "stack", "volume", "bytes", "state"]),
     ("audit", "/rows", &["seq", "at", "kind", "agent", "tool", "stack", "verdict", "outcome"]),
+    ("operation", "/operations", &["operation_id", "verb", "stack", "state", "agent", "release", "at", "message"]),
     ("agents", "/agents", &["name", "tier", "description"]),
     ("operators tokens", "/tokens", &["id", "operator", "label", "state", "created_at", "used_at", "expires_at"]),
     ("agents tokens", "/tokens", &["id", "agent", "label", "state", "created_at", "used_at", "expires_at"]),

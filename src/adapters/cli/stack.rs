@@ -134,11 +134,18 @@ pub struct CancelArgs {
     reason: Option<String>,
 }
 
-/// Show an operation.
+/// Show an operation, or list the newest.
 #[derive(Debug, Args)]
 pub struct OperationArgs {
-    /// Operation.
-    operation_id: String,
+    /// Operation; lists the newest when absent.
+    #[arg(required_if_eq("wait", "true"))]
+    operation_id: Option<String>,
+    /// List those of this stack.
+    #[arg(long, conflicts_with = "operation_id")]
+    stack: Option<String>,
+    /// List those in this state, e.g. failed.
+    #[arg(long, conflicts_with = "operation_id")]
+    state: Option<String>,
     /// Wait until it is settled.
     #[arg(long)]
     wait: bool,
@@ -254,7 +261,8 @@ pub async fn cancel(global: &Global, args: CancelArgs) -> CliResult {
 
 /// Runs `operation`.
 pub async fn operation(global: &Global, args: OperationArgs) -> CliResult {
-    reach::operate(global, "operation", json!({"operation_id": args.operation_id}), args.wait).await
+    let asked = json!({"operation_id": args.operation_id, "stack": args.stack, "state": args.state});
+    reach::operate(global, "operation", input(asked), args.wait).await
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::model::config::Config;
 use crate::model::ids::{AgentName, CallId, OperationId, StackName};
 use crate::model::operation::{Operation, OperationState, Phase};
 use crate::store::Store;
+use crate::store::approval::ApprovalState;
 use crate::store::audit::{AuditQuery, AuditRow};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
@@ -36,7 +37,7 @@ Keep them.
 pub(crate) struct Bench {
     pub(crate) house: Arc<House>,
     pub(crate) engine: Arc<FakeEngine>,
-    _dir: tempfile::TempDir,
+    pub(crate) _dir: tempfile::TempDir,
 }
 
 pub(crate) async fn bench() -> Bench {
@@ -57,6 +58,11 @@ pub(crate) async fn bench_of(keeper: &str) -> Bench {
     let store = Store::open(&dir.path().join("home"), &dir.path().join("memory")).await.expect("a store");
     let engine = Arc::new(FakeEngine::new());
     engine.add_image("hello:1", Behaviour::healthy());
+    bench_over(dir, store, engine, keeper).await
+}
+
+/// A house over a store and an engine that may have been another's before.
+pub(crate) async fn bench_over(dir: tempfile::TempDir, store: Store, engine: Arc<FakeEngine>, keeper: &str) -> Bench {
     let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
     let book = Rulebook::build(vec![("keeper.md".into(), keeper.into())], policy, &tools::gate_facts()).expect("a rulebook");
     let facts: crate::executor::FactsOf = Arc::new(|plan, service| {
@@ -80,6 +86,7 @@ pub(crate) async fn bench_of(keeper: &str) -> Bench {
         path_map: None,
     };
     let house = House {
+        taints: taint::Taints::open(&store).await.expect("readable"),
         store,
         engine: engine.clone(),
         rulebook: ArcSwap::from_pointee(book),
@@ -91,7 +98,6 @@ pub(crate) async fn bench_of(keeper: &str) -> Bench {
         backups: None,
         turns: Default::default(),
         desk: Default::default(),
-        taints: Default::default(),
     };
     Bench { house: Arc::new(house), engine, _dir: dir }
 }
@@ -192,6 +198,80 @@ async fn an_approval_is_bound_to_the_digest_and_used_once() {
     assert!(used, "the approval was not touched by the other call");
     assert_eq!(approval::run_approved(&b.house, &id).await.expect_err("used").code, ErrorCode::Conflict);
     assert_eq!(b.engine.running(), Vec::<String>::new(), "nothing ran without a word");
+}
+
+#[tokio::test]
+async fn where_approver_and_requester_must_differ_one_operator_is_not_enough() {
+    let b = bench().await;
+    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n[environments.development]\n[environments.production]\ndistinct_approver = true\n";
+    b.house
+        .rulebook
+        .store(Arc::new(Rulebook::build(vec![("keeper.md".into(), KEEPER.into())], policy, &tools::gate_facts()).expect("a rulebook")));
+    let deploy = async |compose: String, environment: &str| {
+        let reply = b
+            .call("deploy", json!({"stack": format!("in-{environment}"), "compose": compose, "environment": environment}))
+            .await
+            .expect("asked")
+            .value;
+        ApprovalId::new(reply["approval"]["approval_id"].as_str().unwrap_or_else(|| panic!("{reply}"))).expect("valid")
+    };
+    let asked = deploy(COMPOSE.into(), "production").await;
+    let say = async |id: &ApprovalId, who: &str| {
+        b.house.store.decide_approval(id, who, true, chrono::Utc::now()).await.expect("stored").expect("was pending").state
+    };
+    assert_eq!(say(&asked, "olga").await, ApprovalState::Pending);
+    assert_eq!(approval::run_approved(&b.house, &asked).await.expect_err("one is not enough").code, ErrorCode::Conflict);
+    assert_eq!(say(&asked, "olga").await, ApprovalState::Pending, "nor is the same one twice");
+    assert_eq!(say(&asked, "rita").await, ApprovalState::Approved);
+    // Where no rule asks but the plan does, it is the same there, and one is enough elsewhere.
+    let risky = COMPOSE.replace("    image:", "    cap_add: [NET_ADMIN]\n    image:");
+    let needed = async |id: ApprovalId| b.house.store.approval(&id, chrono::Utc::now()).await.expect("readable").expect("there").needed;
+    assert_eq!(needed(deploy(risky.clone(), "production").await).await, 2);
+    assert_eq!(needed(deploy(risky, "development").await).await, 1);
+}
+
+#[tokio::test]
+async fn operations_are_listed_in_pages_by_stack_and_state() {
+    let b = bench().await;
+    for stack in ["shop", "bank", "mill"] {
+        assert_eq!(b.call("deploy", json!({"stack": stack, "compose": COMPOSE})).await.expect("deployed").value["state"], "monitoring");
+    }
+    b.call("restart", json!({"stack": "shop", "service": "web"})).await.expect("restarted");
+    let list = async |input: Value| b.call("operation", input).await.map(|r| r.value);
+    let of = |value: &Value| -> Vec<String> {
+        let rows = value["operations"].as_array().unwrap_or_else(|| panic!("{value}")).iter();
+        rows.map(|o| {
+            format!(
+                "{} {} {}",
+                o["verb"].as_str().expect("a verb"),
+                o["stack"].as_str().expect("a stack"),
+                o["agent"].as_str().expect("an agent")
+            )
+        })
+        .collect()
+    };
+    let all = ["restart shop keeper", "deploy mill keeper", "deploy bank keeper", "deploy shop keeper"];
+    let whole = list(json!({})).await.expect("listed");
+    assert_eq!((of(&whole), whole.get("next_cursor"), whole.get("verb")), (all.map(str::to_owned).to_vec(), None, None));
+    let first = list(json!({"limit": 3})).await.expect("listed");
+    assert_eq!(of(&first), all[..3]);
+    let second = list(json!({"limit": 3, "cursor": first["next_cursor"]})).await.expect("listed");
+    assert_eq!((of(&second), second.get("next_cursor")), (all[3..].iter().map(|s| (*s).to_owned()).collect(), None));
+    assert_eq!(of(&list(json!({"stack": "shop"})).await.expect("listed")), [all[0], all[3]]);
+    assert_eq!(of(&list(json!({"stack": "shop", "state": "failed"})).await.expect("listed")), Vec::<String>::new());
+    // What is listed can be looked at, and leads to the same state.
+    let one = list(json!({"operation_id": whole["operations"][1]["operation_id"]})).await.expect("one");
+    assert_eq!((one["stack"].as_str(), &one["state"], one.get("operations")), (Some("mill"), &whole["operations"][1]["state"], None));
+    for (wrong, field) in [
+        (json!({"state": "lost"}), "state"),
+        (json!({"cursor": "op-none"}), "cursor"),
+        (json!({"cursor": "../x"}), "cursor"),
+        (json!({"wait_s": 5}), "wait_s"),
+        (json!({"operation_id": one["operation_id"], "stack": "mill"}), "operation_id"),
+    ] {
+        let e = list(wrong.clone()).await.expect_err("refused");
+        assert_eq!((e.code, e.field.as_deref()), (ErrorCode::InvalidArgument, Some(field)), "{wrong}");
+    }
 }
 
 #[tokio::test]

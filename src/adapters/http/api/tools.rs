@@ -21,6 +21,7 @@ const READS: &[(&str, &str)] = &[
     ("/api/stacks/{stack}/diagnose", "diagnose"),
     ("/api/stacks/{stack}/releases", "history"),
     ("/api/stacks/{stack}/releases/{release}", "history"),
+    ("/api/operations", "operation"),
     ("/api/operations/{operation_id}", "operation"),
     ("/api/backups", "backups"),
     ("/api/audit", "audit"),
