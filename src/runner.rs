@@ -23,6 +23,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use work::Desk;
 
+/// What agents with a model are told by a build without models.
+pub const NO_MODELS: &str = "this dockwarden was built without `llm`: install one that was built with it";
 /// Answers of a model in one task when its manifest does not say.
 const TURNS: u32 = 40;
 
@@ -40,6 +42,10 @@ pub async fn run(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> T
 
 /// The agent of a task and its model.
 fn ready(house: &House, task: &Task) -> Result<(Arc<Agent>, Model), String> {
+    if !cfg!(feature = "llm") {
+        // Before anything of the configuration is found wanting: mending that would not help.
+        return Err(NO_MODELS.into());
+    }
     let book = house.rulebook.load();
     let agent = book.agents.get(task.agent.as_str()).ok_or("there is no such agent in agents/")?.clone();
     let (name, settings) = models::find(&house.config.settings.models, agent.model.as_deref())?;
@@ -68,7 +74,7 @@ pub fn connect(model: &Model) -> Result<Box<dyn Provider>, String> {
 /// Always, in words.
 #[cfg(not(feature = "llm"))]
 pub fn connect(_model: &Model) -> Result<Box<dyn Provider>, String> {
-    Err("this dockwarden was built without `llm`: install one that was built with it".into())
+    Err(NO_MODELS.into())
 }
 
 /// As [`run`], with what is asked given.
