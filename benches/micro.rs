@@ -7,7 +7,7 @@ use divan::counter::ItemsCount;
 use dockwarden::app::rules;
 use dockwarden::compose::{self, Files, LoadInput, Source};
 use dockwarden::gate::{CallFacts, Rulebook, call};
-use dockwarden::model::ids::{CallId, ImageRef, PlanId, ServiceName, StackName};
+use dockwarden::model::ids::{AgentName, CallId, ImageRef, PlanId, ServiceName, StackName};
 use dockwarden::model::observed::ImageIdentity;
 use dockwarden::model::policy::Quotas;
 use dockwarden::model::spec::StackSpec;
@@ -31,6 +31,7 @@ fn main() {
     distribution_in_a_large_house();
     durable_appends_beside_bare_fsyncs();
     verification();
+    searches_in_a_large_memory();
     divan::main();
 }
 
@@ -330,6 +331,35 @@ fn verification() {
         store.audit_rotate(&now, Utc::now()).await.expect("sealed").expect("due");
         println!("audit rotation of them: {:.0} ms", start.elapsed().as_secs_f64() * 1000.0);
         verified("in a sealed segment").await;
+        store.close().await;
+    });
+}
+
+/// Searches among ten thousand notes of one agent: rare words, frequent ones, beginnings, several words, none.
+fn searches_in_a_large_memory() {
+    const NOTES: usize = 10_000;
+    let dir = tempfile::Builder::new().prefix("memory-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let store = Store::open(dir.path(), &dir.path().join("memory")).await.expect("a store");
+        let agent = AgentName::new("observer").expect("a name");
+        let words = ["restarted", "volume", "timeout", "released", "postgres", "refused", "healthy", "port"];
+        let writes = futures_util::stream::iter(0..NOTES).map(|n| {
+            let text = format!("stack {} {} after {} in release {n}", n % 97, words[n % 8], words[(n / 8) % 8]);
+            let (store, agent) = (store.clone(), agent.clone());
+            async move { store.memory_write(&agent, &format!("incident/{n}"), &json!({"what": text}), Utc::now()).await.expect("durable") }
+        });
+        writes.buffer_unordered(256).for_each(|_| async {}).await;
+        let queries = ["release 4711", "restarting", "timeout", "healthy volume port", "postg ref", "stack 5 released", "of no kind"];
+        let mut took = vec![];
+        for query in queries.iter().cycle().take(700) {
+            let start = Instant::now();
+            black_box(store.memory_search(&agent, query, 20).await.expect("readable"));
+            took.push(start.elapsed());
+        }
+        took.sort_unstable();
+        let at = |q: f64| took[((took.len() - 1) as f64 * q) as usize];
+        println!("memory search among {NOTES} notes, {} searches: p50 {:?}  p99 {:?}  most {:?}", took.len(), at(0.5), at(0.99), at(1.0));
         store.close().await;
     });
 }

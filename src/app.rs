@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
 use crate::executor::{CommandGate, Executor, FactsOf, Options, RealOf};
 use crate::store::audit::rotate::Rotation;
+use crate::store::memory::compact::Keep;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::{TimeDelta, Utc};
@@ -41,6 +42,8 @@ const BACKUP_WITHIN: Duration = Duration::from_secs(6 * 3600);
 const RECOVER_RETRY: Duration = Duration::from_secs(5);
 /// Pause between looks at whether the audit log is to be rotated.
 const ROTATE_EVERY: Duration = Duration::from_secs(60);
+/// Pause between looks at whether a memory has outgrown its limits.
+const COMPACT_EVERY: Duration = Duration::from_secs(600);
 /// MiB of the audit log in its database before it is rotated, when the file says nothing.
 const SEGMENT_MIB: u32 = 64;
 /// Pause between signed checkpoints of the audit log.
@@ -387,6 +390,7 @@ fn background(house: &Arc<House>, shutdown: &CancellationToken, tasks: &TaskTrac
     tasks.spawn(crate::supervisor::tasks::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::triggers::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(rotate(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(compact(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());
     tasks.spawn(async move {
         loop {
@@ -421,6 +425,41 @@ async fn rotate(house: Arc<House>, shutdown: CancellationToken) {
         if tokio::time::timeout(ROTATE_EVERY, shutdown.cancelled()).await.is_ok() {
             return;
         }
+    }
+}
+
+/// Keeps every agent's memory within its limits.
+async fn compact(house: Arc<House>, shutdown: CancellationToken) {
+    loop {
+        match house.store.memory_agents().await {
+            Ok(agents) => {
+                for agent in agents {
+                    compact_one(&house, &agent).await;
+                }
+            }
+            Err(e) => tracing::error!(error = %e, "the agents' memories could not be looked at; they go on growing"),
+        }
+        if tokio::time::timeout(COMPACT_EVERY, shutdown.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+async fn compact_one(house: &House, agent: &crate::model::ids::AgentName) {
+    let limits = house.rulebook.load().agents.get(agent.as_str()).map(|a| a.limits.clone()).unwrap_or_default();
+    let (max_bytes, days) = house.config.settings.memory.of(&limits);
+    let keep = Keep { max_bytes, max_age: days.map(|d| TimeDelta::days(i64::from(d))) };
+    let now = Utc::now();
+    match house.store.memory_compact(agent, &keep, now).await {
+        Ok(None) => {}
+        Ok(Some(left)) => {
+            let detail = serde_json::json!({"agent": agent, "first": left.first, "last": left.last, "file": left.file});
+            tracing::info!(%agent, first = left.first, last = left.last, file = %left.file.display(), "old events of a memory went to a file");
+            if let Err(e) = house.store.audit_event("supervisor", "memory_compacted", None, &detail, now).await {
+                tracing::error!(%agent, error = %e, "the audit log has no row of a compaction; the memory's own log has");
+            }
+        }
+        Err(e) => tracing::error!(%agent, error = %e, "a memory could not be compacted; it goes on growing"),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod data;
 pub mod data_plan;
 pub mod diagnose;
 pub mod dispatch;
+pub mod doing;
 pub mod eject;
 pub mod error;
 pub mod facts;

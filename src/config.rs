@@ -200,6 +200,11 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             return fault(key, format!("audit.{key} = 0 would seal every row by itself"), "write 1 or more, or leave it out");
         }
     }
+    for (key, value) in [("max_mib", Some(settings.memory.max_mib)), ("max_days", settings.memory.max_days)] {
+        if value == Some(0) {
+            return fault(key, format!("memory.{key} = 0 would leave no memory"), "write 1 or more, or leave it out");
+        }
+    }
     match (&settings.http.tls_cert, &settings.http.tls_key) {
         (None, None) => {}
         (Some(cert), Some(key)) => {
@@ -377,6 +382,7 @@ mod tests {
         assert!(refused(&format!("{trigger}{trigger}")).message.contains("twice"));
         assert!(refused(&trigger.replace("skill", "skil")).message.contains("skil"));
         assert_eq!(refused("[audit]\nsegment_mib = 1\nsegment_days = 0").line, Some(3));
+        assert_eq!(refused("[memory]\nmax_days = 30\nmax_mib = 0").line, Some(3));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"").line, Some(2));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"b.pem\"").line, Some(3));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));

@@ -2,7 +2,12 @@
 //! no download and no other image. It is not part of the supervisor: no state, no policy, nothing of the other modules is used.
 //!
 //! `web` asks `api`, `api` asks `store`, `store` counts visits in a file of its volume. `FAIL=start` and `FAIL=health` make the broken
-//! releases that a deploy has to survive; `VERSION` is shown in every answer so that a client sees which release served it.
+//! releases that a deploy has to survive; `VERSION` is shown in every answer so that a client sees which release served it. With `FAULTS=on` faults can be
+//! ordered while it runs.
+
+mod faults;
+
+pub use faults::Fault;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +58,19 @@ pub struct DemoArgs {
     /// Break on purpose.
     #[arg(long, env = "FAIL", value_enum, default_value_t = Failure::None)]
     pub fail: Failure,
+    /// Whether faults may be ordered while it runs (`demo-app fault`).
+    #[arg(long, env = "FAULTS", value_enum, default_value_t = Faults::Off)]
+    pub faults: Faults,
+}
+
+/// Whether faults may be ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Faults {
+    /// By whoever reaches it.
+    On,
+    /// By nobody.
+    #[value(alias = "")]
+    Off,
 }
 
 /// What else the demo can do.
@@ -61,6 +80,15 @@ pub enum DemoCommand {
     Check {
         /// `http://host:port/path`.
         url: String,
+    },
+    /// Order a fault of a running role.
+    Fault {
+        /// Fault.
+        #[arg(value_enum)]
+        kind: Fault,
+        /// `host:port` of the role.
+        #[arg(default_value = "127.0.0.1:8080")]
+        role: String,
     },
 }
 
@@ -112,8 +140,12 @@ pub enum DemoError {
 
 /// Runs the demo until SIGTERM or SIGINT, or the check once.
 pub async fn run(args: DemoArgs) -> ExitCode {
-    if let Some(DemoCommand::Check { url }) = &args.command {
-        return match check(url).await {
+    if let Some(command) = &args.command {
+        let done = match command {
+            DemoCommand::Check { url } => check(url).await,
+            DemoCommand::Fault { kind, role } => hop(Method::POST, role, kind.path()).await,
+        };
+        return match done {
             Ok(text) => {
                 print!("{text}");
                 ExitCode::SUCCESS
@@ -149,7 +181,7 @@ async fn serve(args: DemoArgs) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(args.listen).await?;
     eprintln!("{:?} of release {} listens on {}", args.role, args.release, listener.local_addr()?);
-    let app = Arc::new(App { counting: tokio::sync::Mutex::new(()), args });
+    let app = Arc::new(App { counting: tokio::sync::Mutex::new(()), ill: AtomicBool::new(false), args });
     let (stopping, connections) = (CancellationToken::new(), TaskTracker::new());
     loop {
         let stream = tokio::select! {
@@ -189,11 +221,17 @@ struct App {
     args: DemoArgs,
     /// Read-add-write of the counter is one step.
     counting: tokio::sync::Mutex<()>,
+    /// Ordered to be.
+    ill: AtomicBool,
 }
 
 impl App {
     async fn answer(&self, req: Request<Incoming>) -> Response<Full<Bytes>> {
         let (method, path) = (req.method().clone(), req.uri().path().to_owned());
+        if let (Some(fault), &Method::POST, Faults::On) = (Fault::of(&path), &method, self.args.faults) {
+            fault.happen(&self.ill);
+            return self.reply(StatusCode::ACCEPTED, format!("{fault:?}, as ordered\n"));
+        }
         let result = match (self.args.role, &method, path.as_str()) {
             (_, &Method::GET, "/health") => return self.health(),
             (Role::Web, &Method::GET, "/") => self.upstream(Method::POST, "/visits").await,
@@ -216,6 +254,7 @@ impl App {
     /// Its own health only: a role that reported the next one's failure would have the supervisor restart the wrong service.
     fn health(&self) -> Response<Full<Bytes>> {
         match self.args.fail {
+            _ if self.ill.load(Ordering::SeqCst) => self.reply(StatusCode::INTERNAL_SERVER_ERROR, "ill, as ordered\n".into()),
             Failure::Health => {
                 self.reply(StatusCode::INTERNAL_SERVER_ERROR, format!("release {} is broken on purpose (FAIL=health)\n", self.args.release))
             }

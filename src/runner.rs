@@ -29,6 +29,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use work::Desk;
 
+/// What agents with a model are told by a build without models.
+pub const NO_MODELS: &str = "this dockwarden was built without `llm`: install one that was built with it";
 /// Answers of a model in one task when its manifest does not say.
 pub const TURNS: u32 = 40;
 
@@ -46,6 +48,10 @@ pub async fn run(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> T
 
 /// The agent of a task and its model with its key.
 fn ready(house: &House, task: &Task) -> Result<(Arc<Agent>, Model), String> {
+    if !cfg!(feature = "llm") {
+        // Before anything of the configuration is found wanting: mending that would not help.
+        return Err(NO_MODELS.into());
+    }
     let (agent, name, settings) = chosen(house, &task.agent)?;
     let model = models::resolve(&name, &settings, &|var| std::env::var(var).ok())?;
     affordable(&agent, &model)?;
@@ -93,7 +99,7 @@ pub fn connect(model: &Model) -> Result<Box<dyn Provider>, String> {
 /// Always, in words.
 #[cfg(not(feature = "llm"))]
 pub fn connect(_model: &Model) -> Result<Box<dyn Provider>, String> {
-    Err("this dockwarden was built without `llm`: install one that was built with it".into())
+    Err(NO_MODELS.into())
 }
 
 /// As [`run`], with what is asked given.

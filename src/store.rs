@@ -146,6 +146,10 @@ struct Inner {
     projection_due: std::sync::atomic::AtomicBool,
     /// Valid tokens, once read.
     tokens: tokio::sync::Mutex<Option<Arc<Vec<token::Known>>>>,
+    /// One compaction at a time.
+    compactions: tokio::sync::Mutex<()>,
+    /// What incidents say, findable; made by the first search.
+    incident_words: tokio::sync::Mutex<Option<incident::Index>>,
     /// One checkpoint at a time: two would race for the end of the file.
     checkpoints: tokio::sync::Mutex<()>,
 }
@@ -212,6 +216,8 @@ impl Store {
             projection: tokio::sync::Mutex::default(),
             projection_due: std::sync::atomic::AtomicBool::default(),
             tokens: tokio::sync::Mutex::default(),
+            compactions: tokio::sync::Mutex::default(),
+            incident_words: tokio::sync::Mutex::default(),
             checkpoints: tokio::sync::Mutex::default(),
         };
         Ok(Self { home, inner: Arc::new(inner) })

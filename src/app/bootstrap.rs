@@ -108,6 +108,9 @@ fn take_into_use(aside: &Path, config: &Config, key: &Path, key_file: &Path) -> 
     if aside.join("memory").is_dir() {
         copy_tree(&aside.join("memory"), &config.memory)?;
     }
+    if aside.join("audit").is_dir() {
+        copy_tree(&aside.join("audit"), &home.join("audit"))?;
+    }
     for name in ["keys/seal.key", "keys/checkpoint.key", "checkpoints", "audit.db", "state.db"] {
         let (from, to) = (aside.join(name), home.join(name));
         if from.exists() {

@@ -3,9 +3,10 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError};
-use crate::gate::CallFacts;
+use crate::gate::{self, CallFacts};
 use crate::model::ids::{OperationId, ServiceName, StackName};
 use crate::model::operation::Operation;
+use crate::model::verdict::Verdict;
 use crate::tools::{Effect, ToolSpec};
 use serde_json::Value;
 use std::sync::Arc;
@@ -59,6 +60,17 @@ pub fn unread(call: &Call, tool: &str) -> CallFacts {
     let (agent, tool) = (call.who.agent.to_string(), tool.to_owned());
     let (arguments, on_behalf) = (Arc::default(), on_behalf(call));
     CallFacts { agent, tool, mutates: false, preview: false, stack: None, environment: None, service: None, arguments, on_behalf }
+}
+
+/// Whether the caller could read a stack by another tool: what a reply about no stack in particular may then tell of it.
+///
+/// # Errors
+/// When the stack's environment cannot be settled.
+pub async fn may_read(call: &Call, tool: &str, stack: &StackName) -> Result<bool, CallError> {
+    let mut facts = unread(call, tool);
+    facts.environment = Some(environment(call, stack, None).await?);
+    facts.stack = Some(stack.clone());
+    Ok(gate::call::decide(&call.rulebook, &facts).verdict < Verdict::Approval)
 }
 
 fn on_behalf(call: &Call) -> Vec<String> {

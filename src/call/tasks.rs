@@ -315,6 +315,10 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
     let runbook =
         matches!(&task.work, TaskWork::Skill(name) if house.prompts.load().iter().any(|p| p.name == *name && !p.steps.is_empty()));
     let outside = settings.outside.contains(&task.agent) && !runbook;
+    if !cfg!(feature = "llm") && !runbook && !outside {
+        let hint = "give it a skill with fixed steps, let the agent run outside (`[tasks] outside`), or install a dockwarden that was built with `llm`";
+        return Err(invalid("agent", format!("agent {} cannot do this: this dockwarden was built without models (`llm`)", task.agent), hint));
+    }
     let submission =
         Submission { task: task.clone(), submitter: wish.submitter, idempotency_key: wish.idempotency_key, args_hash, outside };
     match house.store.task_submit(submission, settings.max_queued).await? {

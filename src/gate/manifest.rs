@@ -216,6 +216,11 @@ impl Check<'_> {
         if self.agent.limits.task_tries == Some(0) {
             self.at(line, "task_tries is 0".into(), "1 or more: a task is tried at least once");
         }
+        for (key, value) in [("memory_mib", self.agent.limits.memory_mib), ("memory_days", self.agent.limits.memory_days)] {
+            if value == Some(0) {
+                self.at(line, format!("{key} is 0"), "1 or more: an agent without a memory has no memory tools");
+            }
+        }
         if self.agent.limits.usd_per_month.is_some_and(|v| !v.is_finite() || v < 0.0) {
             self.at(line, "usd_per_month is not an amount".into(), "a number of US dollars, 0 or more");
         }

@@ -157,4 +157,8 @@ pub struct Limits {
     pub turns: Option<u32>,
     /// Tries of a task whose skill says nothing of them.
     pub task_tries: Option<u32>,
+    /// MiB of its memory that stay in its database; what `[memory]` says when absent.
+    pub memory_mib: Option<u32>,
+    /// Days its history stays there; what `[memory]` says when absent.
+    pub memory_days: Option<u32>,
 }

@@ -21,6 +21,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// When the closed part of the audit log is sealed.
     pub audit: AuditSettings,
+    /// How much of an agent's memory stays in its database.
+    pub memory: MemorySettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -161,6 +163,30 @@ pub struct AuditSettings {
     pub segment_mib: Option<u32>,
     /// With a row older than so many days; never for its age by default.
     pub segment_days: Option<u32>,
+}
+
+/// `[memory]`: how much of an agent's memory stays in its database, unless its own `limits` say otherwise; older events go to a file beside it. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySettings {
+    /// At most so many MiB; notes may fill half of them.
+    pub max_mib: u32,
+    /// History younger than so many days; any age when absent.
+    pub max_days: Option<u32>,
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        // Some hundred thousand calls; beyond it looking for a note takes longer than reading it.
+        Self { max_mib: 64, max_days: None }
+    }
+}
+
+impl MemorySettings {
+    /// What holds for an agent with such limits of its own: bytes, and days.
+    pub fn of(&self, limits: &super::agent::Limits) -> (u64, Option<u32>) {
+        (u64::from(limits.memory_mib.unwrap_or(self.max_mib)) << 20, limits.memory_days.or(self.max_days))
+    }
 }
 
 /// `[notify]`: where messages go. Closed.

@@ -276,6 +276,12 @@ impl Store {
         self.inner.audit.read(move |c| rows::of_call(c, call.as_str())).await
     }
 
+    /// Changes an agent is at: since when, tool, stack; oldest first. Reads are not among them, nor operations that go on after their call.
+    pub async fn calls_at_work(&self, agent: &str) -> StoreResult<Vec<(DateTime<Utc>, String, Option<String>)>> {
+        let agent = agent.to_owned();
+        self.inner.audit.read(move |c| rows::calls_at_work(c, &agent)).await
+    }
+
     /// Closes intents without outcome as `unknown`; returns how many. `live` = calls still running.
     pub async fn audit_close_orphans(&self, live: &[CallId], now: DateTime<Utc>) -> StoreResult<usize> {
         let live: std::collections::BTreeSet<String> = live.iter().map(|c| c.as_str().to_owned()).collect();

@@ -1,6 +1,8 @@
 //! Copies of a home's own databases: taken while they are in use, each checked as a whole, laid out like a home; and whether such a copy is sound. The key
 //! of the backups is not among them: it opens what they are kept in. Deliberately absent: where copies go.
 
+use super::audit::segments;
+use super::memory::archive;
 use super::{Store, StoreError, StoreResult, fault};
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ const FILES: [&str; 3] = ["keys/seal.key", "keys/checkpoint.key", "checkpoints"]
 const DATABASES: [&str; 2] = ["audit.db", "state.db"];
 
 impl Store {
-    /// Copies keys, checkpoints, state, audit log and every agent's memory into an empty directory.
+    /// Copies keys, checkpoints, state, audit log and every agent's memory, with what either keeps in files beside it, into an empty directory.
     ///
     /// # Errors
     /// `Io` or `Database`; `Corrupt` when a copy does not pass SQLite's own check.
@@ -35,16 +37,37 @@ fn copy(home: &Path, memory: &Path, dir: &Path) -> StoreResult<()> {
     for name in DATABASES {
         database(&home.join(name), &dir.join(name))?;
     }
+    files(&home.join(segments::DIR), &dir.join(segments::DIR))?;
     for agent in memories(memory)? {
         let to = dir.join("memory").join(agent.file_name().unwrap_or_default());
         super::private_dir(&to)?;
+        // The database before the files it lists: an event is in one of the two, or in both.
         database(&agent.join("memory.db"), &to.join("memory.db"))?;
+        files(&agent.join(archive::DIR), &to.join(archive::DIR))?;
+    }
+    Ok(())
+}
+
+/// Copies the files of a directory that are never changed once they have their name.
+fn files(from: &Path, to: &Path) -> StoreResult<()> {
+    let entries = match std::fs::read_dir(from) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|e| fault::io(from, &e))?,
+    };
+    super::private_dir(to)?;
+    for entry in entries {
+        let (path, name) = entry.map(|e| (e.path(), e.file_name())).map_err(|e| fault::io(from, &e))?;
+        match std::fs::copy(&path, to.join(name)) {
+            // One that was about to get its name.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => drop(other.map_err(|e| fault::io(&path, &e))?),
+        }
     }
     Ok(())
 }
 
 /// Directories of agents that have a memory.
-fn memories(root: &Path) -> StoreResult<Vec<PathBuf>> {
+pub(super) fn memories(root: &Path) -> StoreResult<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(root) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
         other => other.map_err(|e| fault::io(root, &e))?,
@@ -106,6 +129,8 @@ mod tests {
         store.memory_write(&agent, "greeting", &json!("hello"), chrono::Utc::now()).await.unwrap();
         store.audit_event("ann", "something", None, &json!({}), chrono::Utc::now()).await.unwrap();
         store.set_value("k", &json!(7)).await.unwrap();
+        let keep = crate::store::memory::compact::Keep { max_bytes: 0, max_age: None };
+        store.memory_compact(&agent, &keep, chrono::Utc::now()).await.unwrap().expect("due");
         let copy = dir.path().join("copy");
         std::fs::create_dir(&copy).unwrap();
         store.copy_into(&copy).await.unwrap();
@@ -114,8 +139,11 @@ mod tests {
         let again = Store::open(&copy, &copy.join("memory")).await.unwrap();
         assert_eq!((again.instance(), again.value("k").await.unwrap()), (store.instance(), Some(json!(7))));
         assert_eq!(again.memory_read(&agent, Some("greeting")).await.unwrap()[0].value, json!("hello"));
+        let again_verified = again.memory_verify(&agent).await.unwrap();
         again.close().await;
         assert!(!copy.join("keys/backup.key").exists());
+        assert!(copy.join("memory/deployer/archive").read_dir().unwrap().count() == 1, "what left a memory's log is in the copy");
+        assert_eq!(again_verified, Vec::<String>::new());
         // A page that is torn is found.
         let mut bytes = std::fs::read(copy.join("state.db")).unwrap();
         // After the first page, which says how many there are.

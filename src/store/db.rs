@@ -27,6 +27,13 @@ type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Runs inside its savepoint (or, without a connection, not at all); says whether to keep it, and how to answer.
 type Job = Box<dyn FnOnce(Option<&Connection>, &Path) -> (bool, Answer) + Send>;
 
+/// Bytes of a database file that are in use.
+pub(super) fn used_bytes(c: &Connection) -> Sql<u64> {
+    let number = |sql: &str| -> Sql<i64> { Ok(c.query_row(sql, [], |r| r.get(0))?) };
+    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+    Ok(u64::try_from(pages * number("PRAGMA page_size")?).unwrap_or_default())
+}
+
 /// An open database.
 pub(super) struct Database {
     path: PathBuf,

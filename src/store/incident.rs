@@ -1,7 +1,12 @@
 //! Incidents: from the first sign that a service is not well to its recovery. Sealed, since evidence holds what containers wrote.
 
+mod index;
+
+pub(super) use index::Index;
+
 use super::codec::{all, first, limit, name, time};
 use super::fault::Sql;
+use super::memory::search;
 use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
@@ -21,6 +26,9 @@ impl Store {
     pub async fn put_incident(&self, incident: &Incident) -> StoreResult<()> {
         let sealed = self.inner.keys.seal(&place(&incident.id), incident)?;
         let i = incident.clone();
+        // Taken out while the two differ: a write that is not followed to its end leaves no index, and the next search makes one.
+        let mut place = self.inner.incident_words.lock().await;
+        let index = place.take();
         let write = move |c: &Connection| {
             c.prepare_cached(
                 "INSERT INTO incident (id, stack, service, opened_at, closed_at, sealed_body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -34,13 +42,17 @@ impl Store {
                 i.closed_at.map(time),
                 sealed
             ])?;
-            c.prepare_cached(
-                "DELETE FROM incident WHERE closed_at IS NOT NULL AND opened_at < (SELECT opened_at FROM incident ORDER BY opened_at DESC LIMIT 1 OFFSET ?1)",
-            )?
-            .execute([KEPT])?;
-            Ok(())
+            let mut old = c.prepare_cached(
+                "DELETE FROM incident WHERE closed_at IS NOT NULL AND opened_at < (SELECT opened_at FROM incident ORDER BY opened_at DESC LIMIT 1 OFFSET ?1) RETURNING id",
+            )?;
+            all(&mut old, [KEPT], |r| Ok(r.get::<_, String>(0)?))
         };
-        self.inner.state.write(write).await
+        let gone = self.inner.state.write(write).await?;
+        *place = index.filter(|index| {
+            let kept_up = index.put(incident).and_then(|()| gone.iter().try_for_each(|id| index.remove(id)));
+            kept_up.inspect_err(|e| tracing::warn!(error = ?e, "the index of incidents is made anew by the next search")).is_ok()
+        });
+        Ok(())
     }
 
     /// The open incident of a service.
@@ -82,41 +94,41 @@ impl Store {
 }
 
 impl Store {
-    /// Incidents of a stack with all of these words (or words that begin so) in their report: most of them first, then the newest. Bodies are sealed, since
-    /// they hold what containers wrote, so there is no index of their words on the disk: all that are kept are opened and read.
-    pub async fn incidents_matching(&self, stack: &StackName, words: &str, n: usize) -> StoreResult<Vec<Incident>> {
-        let wanted: Vec<String> = tokens(words).take(MOST_WORDS).map(str::to_lowercase).collect();
-        if wanted.is_empty() {
+    /// Incidents of these stacks with all of these words in their report, in any form of them, else with words that begin so; best first.
+    pub async fn incidents_matching(&self, stacks: &[StackName], words: &str, n: usize) -> StoreResult<Vec<Incident>> {
+        let queries = search::queries(words, false);
+        if queries.is_empty() || stacks.is_empty() {
             return Ok(vec![]);
         }
-        let (stack, inner) = (stack.clone(), self.inner.clone());
+        let ids = {
+            let mut place = self.inner.incident_words.lock().await;
+            if place.is_none() {
+                *place = Some(self.index_incidents().await?);
+            }
+            let found = place.as_ref().map_or(Ok(vec![]), |index| index.search(stacks, &queries, n));
+            found.map_err(|e| e.named(std::path::Path::new("the index of incidents")))?
+        };
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            found.extend(self.incident(&name(WHAT, id)?).await?);
+        }
+        Ok(found)
+    }
+
+    /// All incidents, opened and indexed off the async threads.
+    async fn index_incidents(&self) -> StoreResult<Index> {
+        let inner = self.inner.clone();
         let read = move |c: &Connection| {
-            let mut s =
-                c.prepare_cached("SELECT id, sealed_body FROM incident WHERE stack = ?1 ORDER BY opened_at DESC, id DESC LIMIT ?2")?;
-            let kept = all(&mut s, params![stack.as_str(), KEPT], |r| open(r, &inner.keys))?;
-            let mut found: Vec<(usize, Incident)> =
-                kept.into_iter().map(|i| (matches(&i, &wanted), i)).filter(|(hits, _)| *hits > 0).collect();
-            // Stable: equal ones stay newest first.
-            found.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
-            Ok(found.into_iter().take(n).map(|(_, i)| i).collect())
+            let index = Index::empty()?;
+            let mut s = c.prepare("SELECT id, sealed_body FROM incident")?;
+            let mut rows = s.query([])?;
+            while let Some(r) = rows.next()? {
+                index.put(&open(r, &inner.keys)?)?;
+            }
+            Ok(index)
         };
         self.inner.state.read(read).await
     }
-}
-
-/// Words looked for; more only slow it down.
-const MOST_WORDS: usize = 16;
-
-fn tokens(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty())
-}
-
-/// How often the words are in an incident's report; 0 when one of them is not.
-fn matches(incident: &Incident, wanted: &[String]) -> usize {
-    let text = incident.markdown(incident.closed_at.unwrap_or(incident.opened_at)).to_lowercase();
-    let hits = |w: &String| tokens(&text).filter(|t| t.starts_with(w.as_str())).count();
-    let counts: Vec<usize> = wanted.iter().map(hits).collect();
-    if counts.contains(&0) { 0 } else { counts.iter().sum() }
 }
 
 fn open(r: &Row<'_>, keys: &Keys) -> Sql<Incident> {
@@ -174,18 +186,60 @@ mod tests {
         let store = open_in(&dir).await.unwrap();
         let stack = StackName::new("shop").unwrap();
         for (n, (id, reason)) in
-            [("inc-a", "connection refused by db"), ("inc-b", "it ended"), ("inc-c", "refused, refused again")].into_iter().enumerate()
+            [("inc-a", "connection refused by db"), ("inc-b", "it deadlocked"), ("inc-c", "refused, refused again")].into_iter().enumerate()
         {
             store.put_incident(&Incident { reason: reason.into(), ..incident(id, "web", n as i64, None) }).await.unwrap();
         }
         let found = async |words: &str| {
-            let found = store.incidents_matching(&stack, words, 10).await.unwrap();
+            let found = store.incidents_matching(std::slice::from_ref(&stack), words, 10).await.unwrap();
             found.into_iter().map(|i| i.id.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(found("REFUSED").await, ["inc-c", "inc-a"], "most of them first");
         assert_eq!(found("connect refus").await, ["inc-a"], "all words, by their beginnings");
         assert_eq!(found("nothing of it").await, Vec::<String>::new());
         assert_eq!(found(" -- ").await, Vec::<String>::new());
-        assert!(store.incidents_matching(&StackName::new("other").unwrap(), "refused", 10).await.unwrap().is_empty());
+        assert_eq!(found("deadlocking").await, ["inc-b"], "another form of the word");
+        let other = StackName::new("other").unwrap();
+        assert!(store.incidents_matching(std::slice::from_ref(&other), "refused", 10).await.unwrap().is_empty());
+        assert_eq!(store.incidents_matching(&[other, stack.clone()], "refused", 10).await.unwrap().len(), 2);
+
+        // What is written after the first search is found, and what an incident no longer says is not.
+        store.put_incident(&Incident { reason: "restarted by hand".into(), ..incident("inc-b", "web", 1, None) }).await.unwrap();
+        store.put_incident(&Incident { reason: "restarted twice".into(), ..incident("inc-d", "web", 9, None) }).await.unwrap();
+        assert_eq!(found("restarting twice").await, ["inc-d"]);
+        assert_eq!(found("restarting").await.len(), 2);
+        assert_eq!(found("deadlocked").await, Vec::<String>::new());
+        store.close().await;
+        let dump = std::fs::read(dir.path().join("home/state.db")).unwrap();
+        assert!(!dump.windows(7).any(|w| w == b"restart"), "no word of an incident is on the disk in the clear");
+        let store = open_in(&dir).await.unwrap();
+        assert_eq!(store.incidents_matching(&[stack], "restarts", 10).await.unwrap().len(), 2, "also after a restart");
+    }
+
+    #[tokio::test]
+    async fn an_incident_that_is_no_longer_kept_is_no_longer_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_in(&dir).await.unwrap();
+        let stack = StackName::new("shop").unwrap();
+        let old = Incident { reason: "ancient".into(), ..incident("inc-old", "web", 0, Some(1)) };
+        store.put_incident(&old).await.unwrap();
+        assert_eq!(store.incidents_matching(std::slice::from_ref(&stack), "ancient", 10).await.unwrap(), [old]);
+        // Written beside the index, as an earlier process did.
+        let sealed = store.inner.keys.seal(&place(&IncidentId::new("inc-x").unwrap()), &incident("inc-x", "web", 0, Some(1))).unwrap();
+        let fill = move |c: &Connection| {
+            for n in 0..KEPT {
+                let at = time(DateTime::<Utc>::from_timestamp(1_790_000_100 + n, 0).unwrap());
+                c.prepare_cached(
+                    "INSERT INTO incident (id, stack, service, opened_at, closed_at, sealed_body) VALUES (?1, 'x', 'x', ?2, ?2, ?3)",
+                )?
+                .execute(params![format!("inc-{n}"), at, sealed])?;
+            }
+            Ok(())
+        };
+        store.inner.state.write(fill).await.unwrap();
+        store.put_incident(&incident("inc-new", "web", 9_000, None)).await.unwrap();
+        let index = store.inner.incident_words.lock().await;
+        let queries = search::queries("ancient", false);
+        assert_eq!(index.as_ref().unwrap().search(&[stack], &queries, 10).unwrap(), Vec::<String>::new());
     }
 }

@@ -1,16 +1,18 @@
 //! Agents' memory: one file per agent with an append-only event log; context, history and search are projections of it.
 //! Deliberately absent: who may read whose memory (a caller only ever gets its own), and redaction.
 
+pub(super) mod archive;
+pub mod compact;
 mod events;
 mod history;
 mod restore;
-mod search;
+pub(super) mod search;
 mod transfer;
 mod verify;
 
 pub use restore::MemoryRestored;
 
-use super::db::Database;
+use super::db::{Database, used_bytes};
 use super::{Store, StoreError, StoreResult, fault, migrate};
 use crate::model::ids::AgentName;
 use chrono::{DateTime, Utc};
@@ -39,7 +41,7 @@ pub struct MemoryEntry {
     pub seq: i64,
     /// When.
     pub at: DateTime<Utc>,
-    /// `context` or `history`.
+    /// `context`, `history`, or `incident`.
     pub kind: String,
     /// Key.
     pub key: String,
@@ -65,18 +67,45 @@ impl Store {
     /// # Errors
     /// `TooLarge` beyond `MAX_KEY` or `MAX_VALUE`, or the database's.
     pub async fn memory_write(&self, agent: &AgentName, key: &str, value: &Value, now: DateTime<Utc>) -> StoreResult<i64> {
-        let event = events::NewEvent::set(key, value, agent.as_str(), now)?;
-        self.memory_db(agent).await?.write(move |c| events::append(c, &event)).await
+        self.memory_write_within(agent, key, value, u64::MAX, now).await
     }
 
-    /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for, all of them, else by their beginnings, else any of them.
+    /// As [`Store::memory_write`], in a memory that may have so many bytes: notes, which never leave the database, may fill half of it.
+    ///
+    /// # Errors
+    /// As there; `TooLarge` also when the notes fill their half.
+    pub async fn memory_write_within(
+        &self,
+        agent: &AgentName,
+        key: &str,
+        value: &Value,
+        most: u64,
+        now: DateTime<Utc>,
+    ) -> StoreResult<i64> {
+        let event = events::NewEvent::set(key, value, agent.as_str(), now)?;
+        let write = move |c: &Connection| {
+            // Asked only when the file is so large that they could: the sum reads every key.
+            if !event.removes() && used_bytes(c)? > most / 2 {
+                let size = events::context_bytes(c)?;
+                if size > most / 2 {
+                    let [size, max] = [size, most / 2].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+                    return Err(StoreError::TooLarge { what: "memory of notes (remove keys that are of no more use, with null)", size, max }.into());
+                }
+            }
+            events::append(c, &event)
+        };
+        self.memory_db(agent).await?.write(write).await
+    }
+
+    /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for in any form, all of them, else by their
+    /// beginnings, else any of them.
     pub async fn memory_search(&self, agent: &AgentName, query: &str, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
         if self.inner.projection_due.load(Ordering::Acquire)
             && let Err(e) = self.project_history().await
         {
             tracing::warn!(error = %e, "history was not projected before a search; the next call catches up");
         }
-        let queries = search::queries(query);
+        let queries = search::queries(query, true);
         self.memory_db(agent).await?.read(move |c| search::search(c, &queries, limit)).await
     }
 
@@ -116,7 +145,8 @@ impl Store {
 
     /// Checks an agent's event chain, and its context and history against it; problems in words, empty = intact.
     pub async fn memory_verify(&self, agent: &AgentName) -> StoreResult<Vec<String>> {
-        self.memory_db(agent).await?.read(verify::verify).await
+        let dir = self.inner.memory_root.join(agent.as_str());
+        self.memory_db(agent).await?.read(move |c| verify::verify(c, &dir)).await
     }
 
     /// The agent's database, opened (and made) when first used.
@@ -140,5 +170,7 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod compact_tests;
 #[cfg(test)]
 mod tests;

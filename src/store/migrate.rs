@@ -42,7 +42,14 @@ pub(super) const AUDIT: Schema = Schema {
 /// A sealed segment of the audit log.
 pub(super) const SEGMENT: Schema = Schema { name: "segment", steps: &[include_str!("../../migrations/segment/01-base/up.sql")] };
 /// `memory.db` of one agent.
-pub(super) const MEMORY: Schema = Schema { name: "memory.db", steps: &[include_str!("../../migrations/memory/01-base/up.sql")] };
+pub(super) const MEMORY: Schema = Schema {
+    name: "memory.db",
+    steps: &[
+        include_str!("../../migrations/memory/01-base/up.sql"),
+        include_str!("../../migrations/memory/02-porter/up.sql"),
+        include_str!("../../migrations/memory/03-compaction/up.sql"),
+    ],
+};
 
 /// Opens the file for writing, at the newest schema.
 pub(super) fn open(path: &Path, schema: &Schema) -> StoreResult<Connection> {
@@ -61,6 +68,12 @@ pub(super) fn open_reader(path: &Path) -> StoreResult<Connection> {
         .map_err(|e| fault::database(path, e))?;
     configure(&conn).map_err(|e| fault::database(path, e))?;
     Ok(conn)
+}
+
+/// Whether a file has the newest schema.
+pub(super) fn is_newest(conn: &Connection, schema: &Schema) -> rusqlite::Result<bool> {
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    Ok(usize::try_from(found).is_ok_and(|v| v == schema.steps.len()))
 }
 
 /// The objects a fresh file of this schema has: (type, name, SQL), to compare a file with.

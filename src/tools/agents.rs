@@ -1,6 +1,7 @@
 //! `agents`: who there is and what each is for, so that a caller knows whom to ask; of one also what it may. Prompts are not shown.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::doing::{self, Doing};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
@@ -47,6 +48,12 @@ struct Row {
     /// Tasks that wait for a person.
     #[serde(skip_serializing_if = "is_zero")]
     waiting: u64,
+    /// Its models cost so much this month, US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usd: Option<String>,
+    /// Only of an agent that was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<Doing>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -84,7 +91,10 @@ impl Verb for Agents {
         let load = call.house.store.workload().await?;
         let has = |a: &Agent| load.get(&a.name).cloned().unwrap_or_default();
         let whole = input.agent.is_some();
+        let spent = doing::spent(call).await?;
         let row = |a: &Agent| Row {
+            usd: doing::usd(&spent, a),
+            now: None,
             doing: has(a).running.map(|t| t.to_string()),
             queued: has(a).queued,
             waiting: has(a).waiting,
@@ -98,8 +108,11 @@ impl Verb for Agents {
         let refused = call.house.refused_rules.load();
         let problems = refused.iter().take(PROBLEMS).map(|p| redact::line(&p.to_string(), 300)).collect();
         let all = &call.rulebook.agents;
-        let agents: Vec<Row> =
+        let mut agents: Vec<Row> =
             all.values().filter(|a| input.agent.as_ref().is_none_or(|n| *n == *a.name.as_str())).map(|a| row(a)).collect();
+        if let (Some(agent), [row]) = (input.agent.as_ref().and_then(|name| all.get(name)), agents.as_mut_slice()) {
+            row.now = Some(doing::of(call, &spent, agent).await?);
+        }
         if let Some(name) = input.agent.filter(|_| agents.is_empty()) {
             let near = super::nearest(&name, all.keys().map(String::as_str));
             let names = if near.is_empty() { all.keys().map(String::as_str).collect() } else { near };
@@ -114,6 +127,13 @@ impl Verb for Agents {
             let mut now = a.doing.as_ref().map(|t| format!("\n  now: {t}")).unwrap_or_default();
             if a.queued + a.waiting > 0 {
                 now.push_str(&format!("\n  waiting: {} in the queue, {} for a person", a.queued, a.waiting));
+            }
+            if let Some(usd) = &a.usd {
+                let cap = a.now.as_ref().and_then(|n| n.cap_usd.as_ref()).map(|c| format!(" of {c}")).unwrap_or_default();
+                now.push_str(&format!("\n  spent this month: {usd}{cap} USD"));
+            }
+            for line in a.now.iter().flat_map(|n| n.models.iter().chain(&n.calls)) {
+                now.push_str(&format!("\n    {line}"));
             }
             let tools = if a.tools.is_empty() { String::new() } else { format!("\n  tools: {}", a.tools.join(", ")) };
             let may: String = a.may.iter().map(|m| format!("\n  {m}")).collect();
@@ -167,6 +187,13 @@ fn may(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::purpose;
+    use crate::call::dispatch::tests::{KEEPER, bench_of};
+    use crate::model::ids::{AgentName, CallId, TaskId};
+    use crate::model::spend::month;
+    use crate::model::verdict::Verdict;
+    use crate::store::audit::Intent;
+    use crate::store::ledger::{Question, Word};
+    use serde_json::json;
 
     #[test]
     fn a_purpose_is_the_first_sentence_and_never_a_page() {
@@ -175,5 +202,51 @@ mod tests {
         let long = purpose(&"word ".repeat(50));
         assert!(long.ends_with("word...") && long.len() <= 103, "{long}");
         assert_eq!(purpose(&"\u{e9}".repeat(200)).chars().count(), 103);
+    }
+
+    #[tokio::test]
+    async fn an_agent_shows_what_it_cost_this_month_and_what_it_does_now() {
+        let keeper = KEEPER.replace("prune\nmodel", "prune, agents\nmodel").replace("  rules:", "  limits: {usd_per_month: 20}\n  rules:");
+        let bench = bench_of(&keeper).await;
+        let store = &bench.house.store;
+        let free = bench.call("agents", json!({})).await.unwrap();
+        assert!(free.value["agents"][0].get("usd").is_none(), "{free:?}");
+        let now = chrono::Utc::now();
+        for (model, cost) in [("big", 1_234_560), ("small", 40)] {
+            let question = Question {
+                month: month(now),
+                agent: AgentName::new("keeper").unwrap(),
+                model: model.into(),
+                task: TaskId::new("task-1").unwrap(),
+                worst: cost,
+                cap: None,
+            };
+            let Word::Ask(id) = store.ledger_ask(question).await.unwrap() else { panic!("no cap") };
+            store.ledger_lost(id).await.unwrap();
+        }
+        let at_work = Intent {
+            call: CallId::new("call-x").unwrap(),
+            delegated_by: vec![],
+            agent: "keeper".into(),
+            door: "cli".into(),
+            tool: "deploy".into(),
+            stack: Some("shop".into()),
+            environment: None,
+            arguments: json!({}),
+            essential: false,
+            verdict: Verdict::Allow,
+            findings: vec![],
+            at: now,
+        };
+        store.audit_intent(&at_work, &[]).await.unwrap();
+        let listed = bench.call("agents", json!({})).await.unwrap();
+        assert_eq!((&listed.value["agents"][0]["usd"], listed.value["agents"][0].get("now")), (&json!("1.2346"), None));
+        let one = bench.call("agents", json!({"agent": "keeper"})).await.unwrap();
+        let shown = &one.value["agents"][0]["now"];
+        assert_eq!((&shown["cap_usd"], &shown["month"]), (&json!("20.00"), &json!(month(now))), "{shown:#}");
+        assert_eq!(shown["models"], json!(["big: 1.23456 USD, 0 answers, 1 lost", "small: 0.00004 USD, 0 answers, 1 lost"]));
+        let call = shown["calls"][0].as_str().unwrap_or_default();
+        assert!(call.starts_with("deploy shop since ") && shown["calls"].as_array().map(Vec::len) == Some(1), "{shown:#}");
+        assert!(one.text.contains("spent this month: 1.2346 of 20.00 USD") && one.text.contains("deploy shop since"), "{}", one.text);
     }
 }

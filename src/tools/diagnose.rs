@@ -124,7 +124,7 @@ impl Verb for Diagnose {
         findings.sort_by_key(|f| !f.root_cause);
         let incidents = match &input.find {
             Some(words) => {
-                let mut found = store.incidents_matching(&input.stack, redact::keep_start(words, 500), FOUND).await?;
+                let mut found = store.incidents_matching(std::slice::from_ref(&input.stack), redact::keep_start(words, 500), FOUND).await?;
                 found.retain(|i| wanted(&i.service));
                 found
             }

@@ -73,7 +73,9 @@ impl Verb for MemoryWrite {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let mut value = input.value;
         crate::redact::reply(&mut value);
-        let seq = call.house.store.memory_write(&call.who.agent, &input.key, &value, call.now).await?;
+        let limits = call.rulebook.agents.get(call.who.agent.as_str()).map(|a| a.limits.clone()).unwrap_or_default();
+        let (most, _) = call.house.config.settings.memory.of(&limits);
+        let seq = call.house.store.memory_write_within(&call.who.agent, &input.key, &value, most, call.now).await?;
         Ok(Output { key: input.key, seq })
     }
 

@@ -7,6 +7,7 @@ use super::rows::{self, NewRow, RawRow};
 use super::{checkpoint, segments};
 use crate::store::chain::{Hash, hex};
 use crate::store::codec::{parse_time, time};
+use crate::store::db::used_bytes;
 use crate::store::fault::{Sql, corrupt, database, io};
 use crate::store::{Inner, Store, StoreResult, migrate, private_dir};
 use base64::Engine;
@@ -104,9 +105,7 @@ impl Store {
 
 /// The rows to seal, when it is time.
 fn due(c: &Connection, rotation: &Rotation, now: DateTime<Utc>) -> Sql<Option<(i64, i64)>> {
-    let number = |sql: &str| -> Sql<i64> { Ok(c.query_row(sql, [], |r| r.get(0))?) };
-    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
-    let bytes = u64::try_from(pages * number("PRAGMA page_size")?).unwrap_or_default();
+    let bytes = used_bytes(c)?;
     let first = segments::sealed_to(c)? + 1;
     let oldest: Option<String> = c.query_row("SELECT at FROM audit WHERE seq = ?1", [first], |r| r.get(0)).optional()?;
     let Some(oldest) = oldest else { return Ok(None) };
@@ -232,7 +231,7 @@ fn enlist(c: &Connection, made: &Made, now: DateTime<Utc>) -> Sql<()> {
 }
 
 /// SHA-256 of a file.
-pub(super) fn digest(path: &Path) -> StoreResult<Hash> {
+pub(in crate::store) fn digest(path: &Path) -> StoreResult<Hash> {
     let mut file = std::fs::File::open(path).map_err(|e| io(path, &e))?;
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 128 * 1024]);
     loop {

@@ -304,6 +304,13 @@ pub(super) fn close_call(c: &Connection, call: &str) -> Sql<usize> {
     Ok(c.prepare_cached("DELETE FROM open_call WHERE call = ?1")?.execute([call])?)
 }
 
+/// Calls of an agent that have begun and not ended, oldest first: since when, tool, stack.
+pub(super) fn calls_at_work(c: &Connection, agent: &str) -> Sql<Vec<(DateTime<Utc>, String, Option<String>)>> {
+    let mut statement =
+        c.prepare_cached("SELECT a.at, a.tool, a.stack FROM open_call o JOIN audit a ON a.seq = o.seq WHERE a.agent = ?1 ORDER BY o.seq")?;
+    all(&mut statement, [agent], |r| Ok((parse_time(WHAT, &r.get::<_, String>(0)?)?, r.get(1)?, r.get(2)?)))
+}
+
 /// Calls that have begun and not ended, oldest first.
 pub(super) fn open_calls(c: &Connection) -> Sql<Vec<String>> {
     let mut statement = c.prepare_cached("SELECT call FROM open_call ORDER BY seq")?;

@@ -22,6 +22,9 @@ pub(super) const HISTORY: &str = "history";
 /// An event makes the context what it was at an earlier event.
 pub(super) const RESTORE: &str = "restore";
 
+/// An event tells that the oldest ones left the log.
+pub(super) const COMPACT: &str = "compact";
+
 /// An event to append.
 pub(super) struct NewEvent {
     op: &'static str,
@@ -45,9 +48,19 @@ impl NewEvent {
         Ok(Self { op, at, key: key.into(), value: value.clone(), source: source.into() })
     }
 
+    /// Whether it makes the context smaller.
+    pub(super) fn removes(&self) -> bool {
+        self.op == REMOVE
+    }
+
     /// The context goes back to what an earlier event left.
     pub(super) fn restore(value: Value, by: String, at: DateTime<Utc>) -> Self {
         Self { op: RESTORE, at, key: String::new(), value, source: by }
+    }
+
+    /// The oldest events left the log.
+    pub(super) fn compact(value: Value, at: DateTime<Utc>) -> Self {
+        Self { op: COMPACT, at, key: String::new(), value, source: "supervisor".into() }
     }
 
     /// Something that happened.
@@ -98,8 +111,8 @@ pub(super) fn append(c: &Connection, new: &NewEvent) -> Sql<i64> {
     };
     event.hash = event.link(&prev).to_vec();
     insert_event(c, &event)?;
-    if new.op == RESTORE {
-        // The projection of this one is its maker's: see `restore`.
+    if matches!(new.op, RESTORE | COMPACT) {
+        // The projection of these is their makers'.
         return Ok(event.seq);
     }
     if new.op == HISTORY {
@@ -165,6 +178,12 @@ pub(super) fn context_all(c: &Connection) -> Sql<Vec<MemoryEntry>> {
     all(&mut statement, [], read_entry)
 }
 
+/// Bytes of all keys and values of the context.
+pub(super) fn context_bytes(c: &Connection) -> Sql<u64> {
+    let sum: i64 = c.query_row("SELECT coalesce(sum(octet_length(key) + octet_length(value)), 0) FROM context", [], |r| r.get(0))?;
+    Ok(sum.unsigned_abs())
+}
+
 /// What happened last, newest first.
 pub(super) fn history_newest(c: &Connection, n: usize) -> Sql<Vec<MemoryEntry>> {
     let mut statement = c.prepare_cached("SELECT seq, ts, 'history', key, value, source FROM history ORDER BY seq DESC LIMIT ?1")?;
@@ -189,10 +208,21 @@ pub(super) fn read_entry(r: &Row<'_>) -> Sql<MemoryEntry> {
     })
 }
 
-/// Calls `see` with every event, oldest first.
-pub(super) fn each(c: &Connection, mut see: impl FnMut(RawEvent) -> Sql<()>) -> Sql<()> {
-    let mut statement = c.prepare_cached("SELECT seq, ts, op, key, value, source, prev_hash, hash FROM memory_event ORDER BY seq")?;
-    let mut rows = statement.query([])?;
+/// What a search found: the context's or the history's entry of an event.
+pub(super) fn entry(c: &Connection, seq: i64) -> Sql<Vec<MemoryEntry>> {
+    let mut statement = c.prepare_cached(
+        "SELECT seq, ts, 'context', key, value, source FROM context WHERE seq = ?1
+         UNION ALL SELECT seq, ts, 'history', key, value, source FROM history WHERE seq = ?1",
+    )?;
+    all(&mut statement, [seq], read_entry)
+}
+
+/// Calls `see` with every event of a range that is in the log, oldest first.
+pub(super) fn each(c: &Connection, first: i64, last: i64, mut see: impl FnMut(RawEvent) -> Sql<()>) -> Sql<()> {
+    let mut statement = c.prepare_cached(
+        "SELECT seq, ts, op, key, value, source, prev_hash, hash FROM memory_event WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq",
+    )?;
+    let mut rows = statement.query([first, last])?;
     while let Some(r) = rows.next()? {
         see(RawEvent {
             seq: r.get(0)?,

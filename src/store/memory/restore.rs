@@ -2,11 +2,11 @@
 //! can itself be gone back behind.
 
 use super::events::{self, NewEvent, REMOVE, RESTORE, SET};
-use super::search;
+use super::{compact, search};
 use crate::model::ids::AgentName;
 use crate::store::codec::{all, time};
 use crate::store::fault::{Sql, corrupt, missing};
-use crate::store::{Store, StoreResult};
+use crate::store::{Store, StoreError, StoreResult};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -33,7 +33,10 @@ impl Store {
     pub async fn memory_restore(&self, agent: &AgentName, at: DateTime<Utc>, by: &str, now: DateTime<Utc>) -> StoreResult<MemoryRestored> {
         let (name, by) = (agent.to_string(), by.to_owned());
         let write = move |c: &Connection| {
-            let as_of = last_before(c, at)?.ok_or_else(|| missing("memory", format!("of {name} at {}: it begins later", time(at))))?;
+            let as_of = match last_before(c, at)? {
+                Some(as_of) => as_of,
+                None => return Err(begins_later(c, &name, at)?.into()),
+            };
             let (before, after) = (current(c)?, context_as_of(c, as_of)?);
             let changed: Vec<String> = before
                 .keys()
@@ -61,8 +64,8 @@ pub(super) fn target(value: &str) -> Option<i64> {
 pub(super) fn context_as_of(c: &Connection, upto: i64) -> Sql<BTreeMap<String, i64>> {
     // What later restores go back to is kept when the walk comes by: each goes back only.
     let wanted: BTreeSet<i64> = steps(c, upto)?.iter().filter(|s| s.op == RESTORE).filter_map(|s| target(&s.value)).collect();
-    let mut kept: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::new();
-    let mut context = BTreeMap::new();
+    let mut context: BTreeMap<String, i64> = compact::base(c)?.into_iter().collect();
+    let mut kept: BTreeMap<i64, BTreeMap<String, i64>> = BTreeMap::from([(compact::start(c)?.last, context.clone())]);
     for step in steps(c, upto)? {
         match step.op.as_str() {
             SET => drop(context.insert(step.key, step.seq)),
@@ -99,7 +102,19 @@ fn steps(c: &Connection, upto: i64) -> Sql<Vec<Step>> {
 /// The last event of the context at a moment. History does not count: it is written later than what it tells of.
 fn last_before(c: &Connection, at: DateTime<Utc>) -> Sql<Option<i64>> {
     let mut statement = c.prepare_cached("SELECT max(seq) FROM memory_event WHERE op IN ('set', 'remove', 'restore') AND ts <= ?1")?;
-    Ok(statement.query_row([time(at)], |r| r.get(0))?)
+    let found: Option<i64> = statement.query_row([time(at)], |r| r.get(0))?;
+    // What the events that left made of it, when nothing was changed between them and that moment.
+    let start = compact::start(c)?;
+    Ok(found.or(start.context_at.filter(|ts| *ts <= time(at)).map(|_| start.last)))
+}
+
+/// Why there is nothing to go back to.
+fn begins_later(c: &Connection, name: &str, at: DateTime<Utc>) -> Sql<StoreError> {
+    let how = match compact::start(c)?.last {
+        0 => "it begins later".to_owned(),
+        last => format!("events up to {last} were moved to files; `memory export` writes out the history that is in them"),
+    };
+    Ok(missing("memory", format!("of {name} at {}: {how}", time(at))))
 }
 
 fn current(c: &Connection) -> Sql<BTreeMap<String, i64>> {
@@ -116,10 +131,11 @@ fn replace(c: &Connection, before: &BTreeMap<String, i64>, after: &BTreeMap<Stri
     }
     for (key, seq) in after.iter().filter(|(key, seq)| before.get(*key) != Some(seq)) {
         c.prepare_cached(
-            "INSERT INTO context (key, seq, ts, value, source) SELECT key, seq, ts, value, source FROM memory_event WHERE seq = ?1",
+            "INSERT INTO context (key, seq, ts, value, source) SELECT key, seq, ts, value, source FROM memory_event WHERE seq = ?1
+             UNION ALL SELECT key, seq, ts, value, source FROM base WHERE seq = ?1",
         )?
         .execute(params![seq])?;
-        let text: String = c.prepare_cached("SELECT value FROM memory_event WHERE seq = ?1")?.query_row([seq], |r| r.get(0))?;
+        let text: String = c.prepare_cached("SELECT value FROM context WHERE seq = ?1")?.query_row([seq], |r| r.get(0))?;
         let value: Value = serde_json::from_str(&text).map_err(|e| corrupt("memory entry", e))?;
         search::insert(c, *seq, key, &value)?;
     }

@@ -9,18 +9,34 @@ use serde_json::Value;
 /// Words looked at in a query; more only slow it down.
 const MOST_WORDS: usize = 32;
 
-/// The queries to try in turn: all words, all beginnings, any beginning. Empty when the text has no word.
-pub(super) fn queries(text: &str) -> Vec<String> {
+/// Letters a beginning gives up, since the index knows stems: "connecti" is the beginning of no stem, and of many words.
+const ENDING: usize = 3;
+/// Shortest word that gives them up.
+const LONG: usize = 7;
+
+/// The queries to try in turn: all words in any form of them, all beginnings, all beginnings without their endings, and with `any` any beginning. Empty when
+/// the text has no word.
+pub(in crate::store) fn queries(text: &str, any: bool) -> Vec<String> {
     let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).take(MOST_WORDS).collect();
     if words.is_empty() {
         return Vec::new();
     }
     let quoted = |suffix: &str, between: &str| words.iter().map(|w| format!("\"{w}\"{suffix}")).collect::<Vec<_>>().join(between);
     let mut queries = vec![quoted("", " AND "), quoted("*", " AND ")];
-    if words.len() > 1 {
+    if words.iter().any(|w| w.chars().count() >= LONG) {
+        queries.push(words.iter().map(|w| format!("\"{}\"*", without_ending(w))).collect::<Vec<_>>().join(" AND "));
+    }
+    if any && words.len() > 1 {
         queries.push(quoted("*", " OR "));
     }
     queries
+}
+
+fn without_ending(word: &str) -> &str {
+    match word.char_indices().rev().nth(ENDING - 1) {
+        Some((at, _)) if word.chars().count() >= LONG => &word[..at],
+        _ => word,
+    }
 }
 
 /// The entries of the first query that finds any, best first.
@@ -36,12 +52,14 @@ pub(super) fn search(c: &Connection, queries: &[String], n: usize) -> Sql<Vec<Me
 
 fn matching(c: &Connection, query: &str, n: usize) -> Sql<Vec<MemoryEntry>> {
     // A word in the key says more than one in the text.
-    let mut statement = c.prepare_cached(
-        "SELECT e.seq, e.ts, CASE e.op WHEN 'history' THEN 'history' ELSE 'context' END, e.key, e.value, e.source
-         FROM search JOIN memory_event e ON e.seq = search.rowid
-         WHERE search MATCH ?1 ORDER BY bm25(search, 4.0, 1.0), e.seq DESC LIMIT ?2",
-    )?;
-    all(&mut statement, params![query, limit(n)], events::read_entry)
+    let mut statement =
+        c.prepare_cached("SELECT rowid FROM search WHERE search MATCH ?1 ORDER BY bm25(search, 4.0, 1.0), rowid DESC LIMIT ?2")?;
+    let best: Vec<i64> = all(&mut statement, params![query, limit(n)], |r| Ok(r.get(0)?))?;
+    let mut found = Vec::with_capacity(best.len());
+    for seq in best {
+        found.extend(events::entry(c, seq)?);
+    }
+    Ok(found)
 }
 
 /// Makes an event findable.

@@ -7,7 +7,7 @@ use crate::store::audit::{Intent, Outcome};
 use crate::store::tests::{at, fresh, open_in};
 use serde_json::json;
 
-fn agent(name: &str) -> AgentName {
+pub(super) fn agent(name: &str) -> AgentName {
     AgentName::new(name).unwrap()
 }
 
@@ -15,7 +15,7 @@ fn entry(seq: i64, t: i64, kind: &str, key: &str, value: Value, source: &str) ->
     MemoryEntry { seq, at: at(t), kind: kind.into(), key: key.into(), value, source: source.into() }
 }
 
-async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
+pub(super) async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
     let intent = Intent {
         call: CallId::new(format!("call-{n}")).unwrap(),
         delegated_by: vec![],
@@ -325,4 +325,41 @@ async fn ten_thousand_notes_are_searched_in_milliseconds() {
     println!("a search among 10,000 notes: {each:?}");
     // The product's bound is 10 ms; a debug build on a shared machine gets room, a scan of all notes does not.
     assert!(each < std::time::Duration::from_millis(200), "{each:?}");
+}
+
+#[tokio::test]
+async fn a_word_is_found_in_any_form_of_it_and_by_its_beginning() {
+    let (_dir, store) = fresh().await;
+    let me = agent("deployer");
+    store.memory_write(&me, "web", &json!("restarted after the connections were refused"), at(1)).await.unwrap();
+    for query in ["restarting", "restarts connection", "refuse", "connecti", "resta conn"] {
+        assert_eq!(store.memory_search(&me, query, 10).await.unwrap().len(), 1, "{query}");
+    }
+    assert_eq!(store.memory_search(&me, "restarting nothing", 10).await.unwrap().len(), 1, "any word");
+    assert_eq!(store.memory_search(&me, "unrelated", 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_memory_from_before_stems_is_indexed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("memory/deployer");
+    std::fs::create_dir_all(&place).unwrap();
+    let old = migrate::Schema { name: "memory.db", steps: &migrate::MEMORY.steps[..1] };
+    let conn = migrate::open(&place.join("memory.db"), &old).unwrap();
+    let set = |key: &str, value: Value| events::append(&conn, &events::NewEvent::set(key, &value, "deployer", at(1)).unwrap()).unwrap();
+    set("web", json!({"happened": ["restarted", true, 5432], "inner": {"cause": "deadlocked"}}));
+    set("gone", json!("forgotten"));
+    set("gone", Value::Null);
+    events::append(&conn, &events::NewEvent::history("deploy", json!({"code": "timeouts"}), "audit:7".into(), at(2))).unwrap();
+    drop(conn);
+    let store = open_in(&dir).await.unwrap();
+    let me = agent("deployer");
+    let keys = async |q: &str| store.memory_search(&me, q, 10).await.unwrap().into_iter().map(|e| e.key).collect::<Vec<_>>();
+    for query in ["restarting", "deadlock", "cause", "true 5432", "happens"] {
+        assert_eq!(keys(query).await, ["web"], "{query}");
+    }
+    assert_eq!((keys("timeout").await, keys("forgotten").await), (vec!["deploy".to_owned()], vec![]));
+    store.memory_write(&me, "web", &json!("well"), at(3)).await.unwrap();
+    assert_eq!(keys("restarting").await, Vec::<String>::new(), "what was indexed anew can be taken out again");
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
 }

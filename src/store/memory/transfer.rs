@@ -1,8 +1,10 @@
 //! Export and import: `context.json` (key -> value) and `history.json` (entries, oldest first). The database stays the truth.
 
 use super::events::{self, NewEvent};
+use super::{MemoryEntry, archive, compact};
 use crate::model::ids::AgentName;
-use crate::store::fault::{corrupt, io};
+use crate::store::codec::{parse_json, parse_time};
+use crate::store::fault::{Sql, corrupt, io};
 use crate::store::{Store, StoreResult};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -19,7 +21,12 @@ impl Store {
     /// # Errors
     /// `Io`, or the database's.
     pub async fn memory_export(&self, agent: &AgentName, dir: &Path) -> StoreResult<()> {
-        let read = |c: &rusqlite::Connection| Ok((events::context_all(c)?, events::history_all(c)?));
+        let memory = self.inner.memory_root.join(agent.as_str());
+        let read = move |c: &rusqlite::Connection| {
+            let mut history = archived_history(c, &memory)?;
+            history.extend(events::history_all(c)?);
+            Ok((events::context_all(c)?, history))
+        };
         let (context, history) = self.memory_db(agent).await?.read(read).await?;
         let context: Map<String, Value> = context.into_iter().map(|e| (e.key, e.value)).collect();
         let context = serde_json::to_vec_pretty(&context).map_err(|e| corrupt("context", e))?;
@@ -57,6 +64,27 @@ impl Store {
         };
         self.memory_db(agent).await?.write(write).await
     }
+}
+
+/// What happened so long ago that it is no longer in the database, oldest first.
+fn archived_history(c: &rusqlite::Connection, memory: &Path) -> Sql<Vec<MemoryEntry>> {
+    let mut history = vec![];
+    for listed in compact::listed(c)? {
+        archive::each(&archive::file(memory, listed.first), |e| {
+            if e.op == events::HISTORY {
+                history.push(MemoryEntry {
+                    seq: e.seq,
+                    at: parse_time("memory entry", &e.ts)?,
+                    kind: "history".into(),
+                    key: e.key,
+                    value: parse_json("memory entry", &e.value)?,
+                    source: e.source,
+                });
+            }
+            Ok(())
+        })?;
+    }
+    Ok(history)
 }
 
 /// Written aside and renamed: a reader sees the old file or the new one.

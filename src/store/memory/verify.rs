@@ -1,15 +1,19 @@
 //! Looks for edits, gaps and removed guards in a memory's event log, and for projections that do not follow from it. Changes nothing.
 
-use super::events::{self, HISTORY, REMOVE, RESTORE, SET};
-use super::restore;
-use crate::store::chain::{GENESIS, Hash};
+use super::compact::{self, Listed};
+use super::events::{self, COMPACT, HISTORY, REMOVE, RESTORE, RawEvent, SET};
+use super::{archive, restore};
+use crate::store::audit::rotate::digest;
+use crate::store::chain::{GENESIS, Hash, hex};
 use crate::store::fault::Sql;
 use crate::store::migrate;
 use rusqlite::Connection;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// Problems in words; empty = intact.
-pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
+pub(super) fn verify(c: &Connection, memory: &Path) -> Sql<Vec<String>> {
     let mut problems = Vec::new();
     let found = migrate::objects(c)?;
     for expected in migrate::expected_objects(&migrate::MEMORY)? {
@@ -17,24 +21,16 @@ pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
             problems.push(format!("{} {} is missing or was changed", expected.0, expected.1));
         }
     }
-    let (mut last, mut prev): (i64, Hash) = (0, GENESIS);
-    let mut readable = true;
+    let files = compact::listed(c)?;
+    let begin = of_files(&files, memory, &mut problems)?;
+    let (mut chain, mut readable) = (begin, true);
     let mut history: BTreeSet<(i64, String)> = BTreeSet::new();
-    events::each(c, |event| {
-        if event.seq != last + 1 {
-            problems.push(format!("events between {last} and {} are missing", event.seq));
-        } else if event.prev_hash != prev {
-            problems.push(format!("event {} does not follow event {last}", event.seq));
-        }
-        let stored: Option<Hash> = event.hash.as_slice().try_into().ok();
-        let own_prev: Option<Hash> = event.prev_hash.as_slice().try_into().ok();
-        if stored.is_none() || own_prev.map(|p| event.link(&p)) != stored {
-            problems.push(format!("event {} was changed: its content does not fit its hash", event.seq));
-        }
-        prev = stored.unwrap_or(GENESIS);
-        last = event.seq;
+    let mut told: BTreeMap<i64, String> = BTreeMap::new();
+    events::each(c, i64::MIN, i64::MAX, |event| {
+        chain.step(&event, &mut problems);
         match event.op.as_str() {
             SET | REMOVE => {}
+            COMPACT => drop(told.insert(event.seq, event.value)),
             RESTORE if restore::target(&event.value).is_some_and(|to| to < event.seq) => {}
             RESTORE => {
                 readable = false;
@@ -45,8 +41,9 @@ pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
         }
         Ok(())
     })?;
+    of_base(c, &files, &told, &mut problems)?;
     if readable {
-        match restore::context_as_of(c, last) {
+        match restore::context_as_of(c, chain.last) {
             Ok(context) => of_context(c, &context, &mut problems)?,
             Err(e) => problems.push(format!("the context cannot be made from its events: {e:?}")),
         }
@@ -55,9 +52,83 @@ pub(super) fn verify(c: &Connection) -> Sql<Vec<String>> {
     Ok(problems)
 }
 
+/// Where the chain is.
+struct Chain {
+    last: i64,
+    prev: Hash,
+}
+
+impl Chain {
+    fn step(&mut self, event: &RawEvent, problems: &mut Vec<String>) {
+        let last = self.last;
+        if event.seq != last + 1 {
+            problems.push(format!("events between {last} and {} are missing", event.seq));
+        } else if event.prev_hash != self.prev {
+            problems.push(format!("event {} does not follow event {last}", event.seq));
+        }
+        let stored: Option<Hash> = event.hash.as_slice().try_into().ok();
+        let own_prev: Option<Hash> = event.prev_hash.as_slice().try_into().ok();
+        if stored.is_none() || own_prev.map(|p| event.link(&p)) != stored {
+            problems.push(format!("event {} was changed: its content does not fit its hash", event.seq));
+        }
+        self.prev = stored.unwrap_or(GENESIS);
+        self.last = event.seq;
+    }
+}
+
+/// The events that left the log, through the files they are in; where the log goes on.
+fn of_files(files: &[Listed], memory: &Path, problems: &mut Vec<String>) -> Sql<Chain> {
+    let mut chain = Chain { last: 0, prev: GENESIS };
+    for listed in files {
+        let path = archive::file(memory, listed.first);
+        let read = match digest(&path) {
+            Ok(sha256) if sha256 != listed.sha256 => Err(format!("{} was changed: it is not the file that was written", path.display())),
+            Ok(_) => archive::each(&path, |event| {
+                chain.step(&event, problems);
+                Ok(())
+            })
+            .map_err(|e| e.named(&path).to_string()),
+            Err(e) => Err(format!("{e}; put the file back from a backup of the supervisor")),
+        };
+        if let Err(problem) = read {
+            problems.push(problem);
+        } else if (chain.last, chain.prev) != (listed.last, listed.head) {
+            problems.push(format!("{} does not end with event {} as it is listed", path.display(), listed.last));
+        }
+        // What is told of the rest does not depend on one file.
+        chain = Chain { last: listed.last, prev: listed.head };
+    }
+    Ok(chain)
+}
+
+/// What the log begins with, as the event of the last compaction tells it.
+fn of_base(c: &Connection, files: &[Listed], told: &BTreeMap<i64, String>, problems: &mut Vec<String>) -> Sql<()> {
+    let Some(newest) = files.last() else {
+        if !compact::base(c)?.is_empty() {
+            problems.push("the log begins with a context that nothing left it".into());
+        }
+        return Ok(());
+    };
+    let said: Value = told.get(&newest.event).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+    let is = serde_json::json!({
+        "first": newest.first,
+        "last": newest.last,
+        "head": hex(&newest.head),
+        "sha256": hex(&newest.sha256),
+        "base": hex(&compact::base_hash(c)?),
+    });
+    if said != is {
+        problems.push(format!("what the log begins with is not what event {} says", newest.event));
+    }
+    Ok(())
+}
+
 fn of_context(c: &Connection, context: &BTreeMap<String, i64>, problems: &mut Vec<String>) -> Sql<()> {
     let mut keys = context.keys().cloned().collect::<BTreeSet<_>>();
-    let mut statement = c.prepare("SELECT c.key, c.seq, c.value IS e.value FROM context c LEFT JOIN memory_event e ON e.seq = c.seq")?;
+    let mut statement = c.prepare(
+        "SELECT c.key, c.seq, c.value IS coalesce(e.value, b.value)
+         FROM context c LEFT JOIN memory_event e ON e.seq = c.seq LEFT JOIN base b ON b.seq = c.seq",
+    )?;
     let mut rows = statement.query([])?;
     while let Some(r) = rows.next()? {
         let (key, seq, same): (String, i64, bool) = (r.get(0)?, r.get(1)?, r.get(2)?);
