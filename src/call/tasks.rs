@@ -317,7 +317,11 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
     let outside = settings.outside.contains(&task.agent) && !runbook;
     if !cfg!(feature = "llm") && !runbook && !outside {
         let hint = "give it a skill with fixed steps, let the agent run outside (`[tasks] outside`), or install a dockwarden that was built with `llm`";
-        return Err(invalid("agent", format!("agent {} cannot do this: this dockwarden was built without models (`llm`)", task.agent), hint));
+        return Err(invalid(
+            "agent",
+            format!("agent {} cannot do this: this dockwarden was built without models (`llm`)", task.agent),
+            hint,
+        ));
     }
     let submission =
         Submission { task: task.clone(), submitter: wish.submitter, idempotency_key: wish.idempotency_key, args_hash, outside };

@@ -89,7 +89,12 @@ impl Store {
                 let size = events::context_bytes(c)?;
                 if size > most / 2 {
                     let [size, max] = [size, most / 2].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-                    return Err(StoreError::TooLarge { what: "memory of notes (remove keys that are of no more use, with null)", size, max }.into());
+                    return Err(StoreError::TooLarge {
+                        what: "memory of notes (remove keys that are of no more use, with null)",
+                        size,
+                        max,
+                    }
+                    .into());
                 }
             }
             events::append(c, &event)

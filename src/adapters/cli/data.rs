@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_command_prunes_what_the_tool_prunes() {
-        let tool = crate::tools::catalogue().into_iter().find(|t| t.name == "prune").unwrap();
+        let tool = crate::tools::catalogue().iter().find(|t| t.name == "prune").unwrap();
         let schema = (tool.input_schema)();
         let of = &schema["properties"]["what"];
         let listed = of["enum"].as_array().cloned().unwrap_or_default();

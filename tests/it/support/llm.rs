@@ -218,7 +218,7 @@ fn anthropic(n: usize, said: &Say) -> Vec<String> {
             vec![begin((1, 0, 0, 1)), event(error)]
         }
         Say::Garbage => vec!["event: content_block_start\ndata: {no json\n\n".into()],
-        Say::Refuse(..) | Say::Nothing => vec![],
+        Say::Refuse(..) | Say::Nothing | Say::HangsUp => vec![],
     }
 }
 
@@ -259,7 +259,7 @@ fn openai(n: usize, said: &Say) -> Vec<String> {
         Say::BreaksOff(text) | Say::Stalls(text) => words(text),
         Say::FailsWithin(kind) => vec![event(json!({"error": {"type": kind, "message": "so it is"}}))],
         Say::Garbage => vec!["data: {no json\n\n".into()],
-        Say::Refuse(..) | Say::Nothing => vec![],
+        Say::Refuse(..) | Say::Nothing | Say::HangsUp => vec![],
     }
 }
 
