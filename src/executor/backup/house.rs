@@ -146,6 +146,31 @@ impl BackupHouse {
         self.repo.with_file_name("exports")
     }
 
+    /// Bytes of the repository's files; 0 before the first backup.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn size(&self) -> Result<u64, BackupError> {
+        let (mut bytes, mut open) = (0u64, vec![self.repo.clone()]);
+        while let Some(dir) = open.pop() {
+            let entries = match std::fs::read_dir(&dir) {
+                // Not there yet, or pruned since it was listed.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(|e| BackupError::io(&dir, &e))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| BackupError::io(&dir, &e))?;
+                match entry.metadata() {
+                    Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                    Ok(meta) => bytes = bytes.saturating_add(meta.len()),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(BackupError::io(&entry.path(), &e)),
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Removes what a killed supervisor left on its way. Called before any work begins.
     ///
     /// # Errors
