@@ -11,7 +11,7 @@ use rustic_core::{
     RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
 };
 use sha2::Sha256;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,8 @@ const DATA_PACK: &str = "8 MiB";
 const TREE_PACK: &str = "4 MiB";
 /// zstd level: restic's own default.
 const COMPRESSION: i32 = 3;
+/// Between two tries for the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Between two progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
@@ -53,7 +55,7 @@ pub(super) struct Opened {
 pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
     let secret = read_key(&request.key_file)?;
     std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
-    let _held = lock(&request.repo, true)?;
+    let _held = lock(request, true)?;
     let (repo, _gate, _) = unopened(request, sink)?;
     let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
         open_by(repo, request, &secret)?
@@ -87,7 +89,7 @@ fn open_with(request: &Request, sink: ProgressSink, alone: bool) -> Result<Opene
     if !request.repo.is_dir() {
         return Err(no_repository());
     }
-    let lock = lock(&request.repo, alone)?;
+    let lock = lock(request, alone)?;
     let (repo, gate, counter) = unopened(request, sink)?;
     if repo.config_id().map_err(repository_failure)?.is_none() {
         return Err(no_repository());
@@ -161,13 +163,28 @@ fn master_key(secret: &str) -> MasterKey {
 }
 
 /// Takes the advisory lock beside the repository: exclusive to create and to remove, shared for everything else. Ends with the process.
-fn lock(repo: &Path, exclusive: bool) -> Result<File, Failure> {
-    let mut name = repo.as_os_str().to_owned();
+// A process of its own: there is no runtime whose thread this would block.
+#[allow(clippy::disallowed_methods)]
+fn lock(request: &Request, exclusive: bool) -> Result<File, Failure> {
+    let mut name = request.repo.as_os_str().to_owned();
     name.push(".lock");
     let path = Path::new(&name);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(|e| io(path, &e))?;
-    if exclusive { file.lock() } else { file.lock_shared() }.map_err(|e| io(path, &e))?;
-    Ok(file)
+    let Some(within) = request.lock_within_s.map(Duration::from_secs) else {
+        if exclusive { file.lock() } else { file.lock_shared() }.map_err(|e| io(path, &e))?;
+        return Ok(file);
+    };
+    let begun = Instant::now();
+    loop {
+        match if exclusive { file.try_lock() } else { file.try_lock_shared() } {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < within => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::Locked { repo: request.repo.display().to_string(), waited_s: within.as_secs() });
+            }
+            Err(TryLockError::Error(e)) => return Err(io(path, &e)),
+        }
+    }
 }
 
 pub(super) fn io(path: &Path, error: &std::io::Error) -> Failure {
