@@ -6,7 +6,7 @@
 use super::acts::Doer;
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{BackupError, within};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::executor::probe;
 use crate::gate::Permit;
 use crate::model::ids::ServiceName;
@@ -200,6 +200,10 @@ pub(super) async fn users(engine: &dyn Engine, host: &str) -> Result<Vec<Writer>
         }
         let Some(detail) = engine.container(&summary.id).await? else { continue };
         if detail.mounts.iter().any(|m| m.kind == "bind" && (within(&m.source, host) || within(host, &m.source))) {
+            if summary.state == RunState::Paused {
+                let cause = EngineError::Conflict("somebody has paused it; resume it first".to_owned());
+                return Err(BackupError::NotQuiet { container: detail.name, verb: "stopped", cause });
+            }
             found.push(Writer { id: detail.id, name: detail.name });
         }
     }

@@ -84,6 +84,17 @@ async fn a_restored_directory_takes_the_live_ones_place_which_is_kept() {
 }
 
 #[tokio::test]
+async fn a_user_that_somebody_has_paused_stays_so_and_nothing_is_exchanged() {
+    let w = world().await;
+    let user = EngineName::new("user").unwrap();
+    w.rig.engine.pause(&test_permit(), &user, true).await.unwrap();
+    let op = w.rig.exec.submit_data(Some(shop()), w.job(), test_permit(), request("restore", None)).await.unwrap();
+    let (op, _) = w.rig.done(&w.rig.exec, &op).await;
+    assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("has paused it")), "{op:?}");
+    assert_eq!((w.live().as_str(), w.user().await), ("live", RunState::Paused));
+}
+
+#[tokio::test]
 async fn data_that_its_users_cannot_run_on_goes_back() {
     let w = world().await;
     w.rig.engine.fail_next("start", EngineError::Refused("cannot read its files".into()));
