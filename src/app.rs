@@ -207,6 +207,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     }
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
+    tasks.spawn(snapshots_unknown(Arc::clone(&house), shutdown.clone()));
     let socket_path = config::socket_path(&home);
     let listener =
         socket::bind(&socket_path).map_err(io(socket_path.display().to_string(), "check the home's permissions and free space"))?;
@@ -257,6 +258,20 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     }
     tracing::info!("supervisor ended");
     Ok(())
+}
+
+/// Records snapshots that lie in the repository and nowhere else, e.g. of one that was copied here.
+async fn snapshots_unknown(house: Arc<House>, shutdown: CancellationToken) {
+    let Some(backups) = &house.backups else { return };
+    let recorded = tokio::select! {
+        recorded = crate::executor::backup::records::record_unknown(&house.store, backups) => recorded,
+        () = shutdown.cancelled() => return,
+    };
+    match recorded {
+        Ok(0) => {}
+        Ok(n) => tracing::info!(snapshots = n, "snapshots found in the backup repository are recorded"),
+        Err(e) => tracing::warn!(error = %e, "the backup repository could not be compared with what is recorded"),
+    }
 }
 
 /// Makes the home 0700 and takes its lock; the lock file names the process for people and scripts.

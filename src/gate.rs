@@ -76,6 +76,27 @@ pub struct Decision {
     pub hint: Option<String>,
 }
 
+impl Decision {
+    /// Both at once, as strict as the stricter one: of a call that is about two stacks.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.verdict = self.verdict.max(other.verdict);
+        for finding in other.findings {
+            if !self.findings.contains(&finding) {
+                self.findings.push(finding);
+            }
+        }
+        for limit in other.limits {
+            if !self.limits.contains(&limit) {
+                self.limits.push(limit);
+            }
+        }
+        self.approval = delegation::stricter(self.approval, other.approval);
+        self.hint = self.hint.or(other.hint);
+        self
+    }
+}
+
 /// A counter that the intent transaction raises and checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimit {

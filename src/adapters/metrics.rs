@@ -1,5 +1,7 @@
-//! Counters for `/metrics`: calls by tool and outcome, their duration, and what runs. Deliberately absent: labels with unbounded values
-//! (agents, stacks, unknown tool names), which would let a caller grow the supervisor's memory.
+//! Counters for `/metrics`: calls by tool and outcome, their duration, what runs, what models cost, and backups (`backups`). Deliberately absent: labels with
+//! unbounded values (agents, unknown tool names), which would let a caller grow the supervisor's memory.
+
+mod backups;
 
 use crate::call::CallError;
 use crate::call::dispatch::Reply;
@@ -52,6 +54,8 @@ pub struct Metrics {
     model_tokens: Family<ModelLabels, Counter>,
     model_micro_usd: Family<ModelLabel, Counter>,
     model_millis: Family<ModelLabel, Counter>,
+    /// Numbers of backups.
+    pub backups: backups::Backups,
 }
 
 /// The outcome's word, as in the audit log.
@@ -90,7 +94,20 @@ impl Metrics {
             model_micro_usd.clone(),
         );
         registry.register("model_milliseconds", "Time waited for answers", model_millis.clone());
-        Self { registry, calls, seconds, operations, clients, notifications, model_questions, model_tokens, model_micro_usd, model_millis }
+        let backups = backups::Backups::new(&mut registry);
+        Self {
+            registry,
+            calls,
+            seconds,
+            operations,
+            clients,
+            notifications,
+            model_questions,
+            model_tokens,
+            model_micro_usd,
+            model_millis,
+            backups,
+        }
     }
     /// Counts one call. Names outside the catalogue are counted as one.
     pub fn call(&self, tool: &str, outcome: &'static str, took: Duration) {

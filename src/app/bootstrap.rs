@@ -3,9 +3,8 @@
 //! nothing before.
 
 use super::{AppError, lock};
-use crate::executor::backup::{BackupError, BackupHouse, INSTANCE, SnapshotInfo, SnapshotState};
+use crate::executor::backup::{BackupError, BackupHouse, INSTANCE, SnapshotInfo, SnapshotState, records};
 use crate::model::config::Config;
-use crate::store::backup::BackupRecord;
 use crate::store::{Store, StoreError, copy};
 use chrono::Utc;
 use serde_json::json;
@@ -145,28 +144,11 @@ async fn record(config: &Config, newest: &SnapshotInfo, listed: &[SnapshotInfo])
     let host = format!("dockwarden-{}", store.instance());
     let mut snapshots = 0;
     for s in listed.iter().filter(|s| s.host == host) {
-        let Some(volume) = s.volume.clone() else { continue };
+        let Some(record) = records::of(s) else { continue };
         snapshots += 1;
-        if store.backup(&s.snapshot_id).await?.is_some() {
-            continue;
+        if store.backup(&s.snapshot_id).await?.is_none() {
+            store.put_backup(&record).await?;
         }
-        let tagged = |key: &str| s.tags.iter().find_map(|t| t.strip_prefix(key)).map(str::to_owned);
-        let own = |t: &&String| !["volume=", "stack=", "release=", "operation=", "partial"].iter().any(|k| t.starts_with(k));
-        let record = BackupRecord {
-            snapshot_id: s.snapshot_id.to_string(),
-            stack: s.stack.clone(),
-            volume,
-            bytes: s.bytes,
-            added: 0,
-            files: s.files,
-            state: s.state.as_str().to_owned(),
-            at: s.at,
-            agent: "restored".to_owned(),
-            release: tagged("release=").and_then(|r| r.parse().ok()),
-            tags: s.tags.iter().filter(own).cloned().collect(),
-            operation: tagged("operation="),
-        };
-        store.put_backup(&record).await?;
     }
     let checkpoints = std::fs::read_to_string(config.home.join("checkpoints")).unwrap_or_default();
     let last = checkpoints.lines().next_back().unwrap_or("none").to_owned();

@@ -2,10 +2,11 @@
 //! snapshotted first; a rollback keeps the data, or brings a snapshot back beside it. Reads only; data is never changed without being asked for.
 
 use super::error::ErrorCode;
-use super::{Call, CallError};
+use super::{Call, CallError, observe, sources};
 use crate::executor::restore;
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
-use crate::model::plan::{Action, DiffLine, Plan, PlanKind, PlannedRestore};
+use crate::model::labels;
+use crate::model::plan::{Action, DiffLine, Plan, PlanKind, PlannedRestore, Strategy};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{BackupSettings, MountKind, Quiesce, ServiceSpec, StackSpec};
 use crate::model::verdict::{Finding, Verdict};
@@ -149,10 +150,59 @@ pub async fn restores(
             source: record.volume.clone(),
             live: volume.name.clone(),
             key,
+            service: None,
             into,
         });
     }
     Ok(planned)
+}
+
+/// The service that has the snapshot's volume without a name for it in the file, and the restore into a new one in its place. `None` where the file names
+/// the volume, or nobody has it.
+///
+/// # Errors
+/// The engine's and the store's.
+pub async fn anonymous(call: &Call, stack: &StackName, record: &BackupRecord) -> Result<Option<(ServiceName, PlannedRestore)>, CallError> {
+    let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
+    let named = releases.iter().flat_map(|r| r.spec.volumes.values()).any(|v| v.name == record.volume || v.declared() == record.volume);
+    if named || record.state != "complete" {
+        return Ok(None);
+    }
+    // What took its place before is called after it.
+    let after = format!("{}-restored-", record.volume);
+    let is = |name: &str| name == record.volume || name.starts_with(&after);
+    let serving = observe::serving(&call.house, Some(stack)).await?;
+    for container in observe::details(&call.house, &serving).await? {
+        let mut mounts = container.mounts.iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
+        let service = container.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
+        let (Some(live), Some(service)) = (mounts.find(|n| is(n)), service) else { continue };
+        let into = restore::free_name(call.house.engine.as_ref(), record).await.map_err(|e| {
+            CallError::new(ErrorCode::Conflict, crate::redact::line(&e.to_string(), 300), "remove restored volumes you no longer need")
+                .field("swap")
+        })?;
+        let (snapshot_id, source) = (record.snapshot_id.clone(), record.volume.clone());
+        let planned = PlannedRestore { snapshot_id, source, key: String::new(), service: Some(service.clone()), live, into };
+        return Ok(Some((service, planned)));
+    }
+    Ok(None)
+}
+
+/// Refuses where the service's new container would not take its volume over: it would run beside the old one with a volume of its own.
+///
+/// # Errors
+/// `Conflict` naming the strategy.
+pub fn taken_over(plan: &Plan, service: &ServiceName) -> Result<(), CallError> {
+    let change = plan.changes.iter().find(|c| c.service == *service);
+    match change.map(|c| (c.action, c.strategy)) {
+        Some((Action::Update, Strategy::Recreate | Strategy::Hold)) => Ok(()),
+        other => {
+            let how = other.map_or("not at all".to_owned(), |(action, strategy)| format!("by {action:?} and {strategy:?}").to_lowercase());
+            let message = format!("service {service} would be replaced {how}, and its container would not take the restored volume over");
+            let hint =
+                "give the volume a name in the file, or bring the data back beside it with `restore {snapshot_id}` and copy what you need";
+            Err(CallError::new(ErrorCode::Conflict, message, hint).field("swap"))
+        }
+    }
 }
 
 /// The release uses the restored volumes.
@@ -285,7 +335,13 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         hold = strictest(hold, quiesce);
         let (held, cost) =
             (in_words(quiesce), whole.map_or("an unknown time".to_owned(), |b| format!("about {} s", b / BYTES_PER_SECOND + 1)));
-        findings.push(say(Verdict::Allow, format!("{names} is snapshotted first")));
+        let runs = current.and_then(|r| r.spec.services.get(&service)).and_then(|s| s.settings.backup.as_ref());
+        let commands = runs.is_some_and(sources::has_commands);
+        if commands {
+            plan.data.commands.push(service.clone());
+        }
+        let with = if commands { ", with the commands of its backup" } else { "" };
+        findings.push(say(Verdict::Allow, format!("{names} is snapshotted first{with}")));
         if let Some(change) = plan.changes.iter_mut().find(|c| c.service == service) {
             change.expected_loss.push_str(&format!("; before that its data is snapshotted, {cost}{held}"));
         }
@@ -306,9 +362,13 @@ fn tell_restores(plan: &mut Plan) {
                 plan.desired.services.get(&change.service).is_some_and(|s| {
                     s.mounts.iter().any(|m| m.kind == MountKind::Volume && m.source.as_deref() == Some(restore.key.as_str()))
                 });
-            if uses {
+            if uses || restore.service.as_ref() == Some(&change.service) {
                 let (from, to) = (Some(restore.live.clone()), Some(restore.into.to_string()));
-                change.diff.push(DiffLine { path: format!("volumes.{}", restore.key), from, to });
+                change.diff.push(DiffLine {
+                    path: format!("volumes.{}", if restore.key.is_empty() { &restore.source } else { &restore.key }),
+                    from,
+                    to,
+                });
                 change.expected_loss.push_str(&format!(
                     "; what was written since snapshot {} is in volume {} only",
                     short(&restore.snapshot_id),

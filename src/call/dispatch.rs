@@ -82,12 +82,15 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
 async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallError> {
     within_minute(&call, name, &input).await?;
     let input = Arc::new(input);
-    let (facts, bound) = match understand(&call, name, &input).await {
+    let (facts, also, bound) = match understand(&call, name, &input).await {
         Ok(understood) => understood,
         Err(refused) => return misunderstood(&call, name, &input, refused).await,
     };
     let facts = call.facts.get_or_init(|| facts);
     let mut decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
+    if let Some(also) = &also {
+        decision = decision.and(house_rules(&call, also, gate::call::decide(&call.rulebook, also)).await?);
+    }
     taint::raise(&call, facts, &mut decision).await?;
     tracing::Span::current().record("verdict", decision.verdict.as_str());
     let intent = record::intent(&call, facts, &decision, &input);
@@ -127,12 +130,15 @@ async fn within_minute(call: &Call, name: &str, input: &Value) -> Result<(), Cal
     record::single(call, &record::intent(call, &facts, &decision, input), &[], Err(refused)).await.map(|_| ())
 }
 
-async fn understand(call: &Call, name: &str, input: &Arc<Value>) -> Result<(CallFacts, Box<dyn Bound>), CallError> {
+async fn understand(call: &Call, name: &str, input: &Arc<Value>) -> Result<(CallFacts, Option<CallFacts>, Box<dyn Bound>), CallError> {
     bounded(name, input)?;
     let tool = tools::find(name)?;
     let bound = tool.parse(Value::clone(input))?;
-    let facts = facts::resolve(call, tool.spec(), bound.changes(), bound.scope(call).await?, input).await?;
-    Ok((facts, bound))
+    let scope = bound.scope(call).await?;
+    let other = scope.also.clone();
+    let facts = facts::resolve(call, tool.spec(), bound.changes(), scope, input).await?;
+    let also = facts::also(call, &facts, other).await?;
+    Ok((facts, also, bound))
 }
 
 /// Longest name of a tool or key of an argument, in bytes. Complaints quote these, the values never.

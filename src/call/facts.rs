@@ -20,6 +20,8 @@ pub struct Scope {
     pub environment: Option<String>,
     /// Service, when it names one.
     pub service: Option<ServiceName>,
+    /// A second stack that the call is about just as much: it is judged for both.
+    pub also: Option<StackName>,
 }
 
 impl Scope {
@@ -29,7 +31,7 @@ impl Scope {
     }
     /// A call about a stack and maybe one of its services.
     pub fn service(stack: Option<&StackName>, service: Option<&ServiceName>) -> Self {
-        Self { stack: stack.cloned(), service: service.cloned(), environment: None }
+        Self { stack: stack.cloned(), service: service.cloned(), ..Self::default() }
     }
 }
 
@@ -53,6 +55,16 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, 
         arguments: input.clone(),
         on_behalf: on_behalf(call),
     })
+}
+
+/// The same call as one about the other stack of its scope.
+///
+/// # Errors
+/// The store's.
+pub async fn also(call: &Call, facts: &CallFacts, other: Option<StackName>) -> Result<Option<CallFacts>, CallError> {
+    let Some(stack) = other else { return Ok(None) };
+    let environment = Some(environment(call, &stack, None).await?);
+    Ok(Some(CallFacts { stack: Some(stack), environment, ..facts.clone() }))
 }
 
 /// Facts of a call whose arguments could not be read: enough for its row in the audit log.

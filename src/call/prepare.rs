@@ -77,7 +77,7 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
-    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), &BTreeSet::new()).await?;
+    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), vec![])).await?;
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -89,7 +89,7 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
         (identity.id, identity.repo_digest) = (None, None);
     }
-    planned(call, &source.stack, Some(desired), None, plan.id, &BTreeSet::new()).await
+    planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), vec![])).await
 }
 
 /// A stored plan made by `plan`.
@@ -129,7 +129,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         facts: plan_facts::Texts::unknown(&plan.desired),
         restore: plan.data.restore.clone(),
     };
-    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), &plan.weighed).await?;
+    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), (&plan.weighed, vec![])).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
         let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
         return Err(CallError::new(
@@ -181,7 +181,7 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &Da
     let images = on_hand(call, &target).await?;
     let facts = plan_facts::Texts::unknown(&target.spec);
     let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, restore };
-    planned(call, stack, Some(desired), None, new_id(), &BTreeSet::new()).await
+    planned(call, stack, Some(desired), None, new_id(), (&BTreeSet::new(), vec![])).await
 }
 
 /// Plans the release that runs again, with the data of a snapshot in place of the live data.
@@ -190,6 +190,12 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &Da
 /// As [`rollback`]; `NotFound` when nothing runs.
 pub async fn swap(call: &Call, stack: &StackName, snapshot: BackupRecord) -> Result<Plan, CallError> {
     let current = call.house.store.stack(stack).await?.and_then(|r| r.current).ok_or_else(|| not_deployed(stack))?;
+    if let Some((service, restore)) = data_plan::anonymous(call, stack, &snapshot).await? {
+        let want = Want::Recreate { service: service.clone() };
+        let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![restore])).await?;
+        data_plan::taken_over(&plan, &service)?;
+        return Ok(plan);
+    }
     rollback(call, stack, Some(current), &DataChoice::Snapshots(vec![snapshot])).await
 }
 
@@ -205,7 +211,7 @@ fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release>
 /// # Errors
 /// `NotFound` when the stack is not deployed or has no such service.
 pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan, CallError> {
-    planned(call, stack, None, Some(want), new_id(), &BTreeSet::new()).await
+    planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![])).await
 }
 
 pub(super) fn new_id() -> PlanId {
@@ -218,7 +224,7 @@ async fn planned(
     desired: Option<Desired>,
     in_place: Option<Want>,
     id: PlanId,
-    weighed_before: &BTreeSet<Weight>,
+    (weighed_before, anonymous): (&BTreeSet<Weight>, Vec<PlannedRestore>),
 ) -> Result<Plan, CallError> {
     if let Some(desired) = &desired {
         redact::declared::spec(&desired.spec);
@@ -231,7 +237,7 @@ async fn planned(
     };
     let observed = observe::stack(&call.house, stack).await?;
     let environment = call.environment().to_owned();
-    let mut restore = vec![];
+    let mut restore = anonymous;
     let (want, project_dir, git, texts) = match (desired, in_place) {
         (Some(mut d), _) => {
             data_plan::carry(call, stack, current.as_ref(), &mut d.spec).await?;

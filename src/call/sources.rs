@@ -12,9 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest run of a command whose output is stored, seconds, unless `timeout` says otherwise.
-const OUTPUT_WITHIN: u64 = 6 * 3600;
-
 /// Which of a stack's data.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Choice {
@@ -174,6 +171,11 @@ fn below(path: &Path, roots: &[PathBuf]) -> bool {
     plain && roots.iter().any(|r| path.starts_with(r) && path != r)
 }
 
+/// Whether a service has anything run around the reading of its data.
+pub fn has_commands(settings: &BackupSettings) -> bool {
+    !settings.pre.is_empty() || !settings.post.is_empty() || settings.stdout.is_some()
+}
+
 async fn commands(
     call: &Call,
     stack: &StackName,
@@ -181,7 +183,7 @@ async fn commands(
     taken: &BTreeMap<&ServiceName, &ServiceSpec>,
 ) -> Result<Vec<ServiceCommands>, CallError> {
     let mut out = vec![];
-    let asked = |s: &BackupSettings| !s.pre.is_empty() || !s.post.is_empty() || s.stdout.is_some();
+    let asked = has_commands;
     if !taken.values().any(|s| asked(&of(s))) {
         return Ok(out);
     }
@@ -192,15 +194,7 @@ async fn commands(
             CallError::new(ErrorCode::Conflict, message, "`deploy` or `restart` the service, or back up one volume by its name")
                 .field("stack")
         })?;
-        out.push(ServiceCommands {
-            service: name.clone(),
-            environment: release.environment.clone(),
-            container: container.id.clone(),
-            pre: own.pre,
-            post: own.post,
-            stdout: own.stdout.map(|c| c.0),
-            timeout_s: own.timeout.unwrap_or(OUTPUT_WITHIN),
-        });
+        out.push(ServiceCommands::of(name.clone(), release.environment.clone(), container.id.clone(), own));
     }
     Ok(out)
 }

@@ -467,12 +467,13 @@ impl Run {
         if let Some(id) = self.made_before(name, inherits.is_none()).await? {
             return Ok(json!({"id": id}));
         }
-        let inherited = match inherits {
+        let mut inherited = match inherits {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
             None => vec![],
         };
-        let mut spec = self.render(service, number, canary, &inherited).await?;
         let mut allowed = self.exec.request_facts(&self.plan, Some(service));
+        allowed.volumes.extend(self.put_in_place(service, &mut inherited));
+        let mut spec = self.render(service, number, canary, &inherited).await?;
         if let Some(colour) = self.colour_of(service).await?.filter(|_| !canary) {
             allowed.networks.insert(colour.to_string());
             spec.networks.push(self.coloured(service, number, &colour)?);

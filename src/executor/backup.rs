@@ -4,7 +4,9 @@
 
 pub(crate) mod acts;
 pub mod command;
+pub mod definition;
 pub mod drill;
+pub(crate) mod exchange;
 pub mod export;
 pub(crate) mod helper;
 pub(crate) mod house;
@@ -12,6 +14,7 @@ mod job;
 pub mod keep;
 mod operation;
 mod quiesce;
+pub mod records;
 pub(crate) mod room;
 
 pub use acts::{DataAct, INSTANCE};
@@ -146,6 +149,14 @@ pub enum BackupError {
         /// Cause.
         detail: String,
     },
+    /// What runs on data that was taken into use is not well.
+    #[error("container {container} is not well on the restored data: {cause}; the data before is in its place again")]
+    NotProven {
+        /// Which.
+        container: String,
+        /// Cause.
+        cause: String,
+    },
     /// The disk of the repository is nearly full.
     #[error(
         "the disk of {repo} has {free} MiB of {total} MiB free, and backups leave the last tenth alone: free space, move the repository, or keep fewer snapshots"
@@ -194,6 +205,10 @@ impl BackupError {
     }
 }
 
+fn within(inner: &str, outer: &str) -> bool {
+    std::path::Path::new(inner).starts_with(outer)
+}
+
 /// What moves data, without what records it.
 #[derive(Debug, Clone)]
 pub(crate) struct Hands {
@@ -214,6 +229,8 @@ pub(crate) struct BackupReason {
     pub(crate) stack: Option<StackName>,
     /// Further tags, e.g. `pre-update`; no commas.
     pub(crate) tags: Vec<String>,
+    /// What the data is part of ([`definition`]).
+    pub(crate) definition: Option<String>,
 }
 
 pub(crate) async fn snapshot(
@@ -229,6 +246,7 @@ pub(crate) async fn snapshot(
         stack: reason.stack.clone(),
         instance: ctx.instance.clone(),
         tags: reason.tags.clone(),
+        definition: reason.definition.clone(),
         progress: progress.clone(),
     };
     if let Some(path) = helper::host_path(ctx, permit, volume).await? {
@@ -243,14 +261,14 @@ pub(crate) async fn snapshot(
 /// A snapshot of a directory of ours, under a source's name.
 pub(crate) async fn read_directory(
     ctx: &Hands,
-    stack: Option<&StackName>,
+    reason: BackupReason,
     source: &str,
     path: PathBuf,
-    tags: Vec<String>,
     progress: ProgressSink,
 ) -> Result<SnapshotReport, BackupError> {
     let (volume, instance) = (source.to_owned(), ctx.instance.clone());
-    ctx.house.backup_dir(BackupRequest { path, volume, stack: stack.cloned(), instance, tags, progress }).await
+    let BackupReason { stack, tags, definition } = reason;
+    ctx.house.backup_dir(BackupRequest { path, volume, stack, instance, tags, definition, progress }).await
 }
 
 /// A snapshot of a directory of the engine's host: read here where it is proven to be the same, otherwise through the engine.
@@ -267,6 +285,7 @@ pub(crate) async fn snapshot_directory(
         stack: reason.stack.clone(),
         instance: ctx.instance.clone(),
         tags: reason.tags.clone(),
+        definition: reason.definition.clone(),
         progress: progress.clone(),
     };
     if let Some(path) = &directory.here

@@ -6,7 +6,7 @@ use super::backup::{BackupError, Directory, Hands, RestoreReport, helper, room};
 use super::worker::Source;
 use crate::engine::{Engine, VolumeCreate};
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, OperationId, SnapshotId};
+use crate::model::ids::{EngineName, OperationId, SnapshotId, StackName};
 use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::store::backup::BackupRecord;
@@ -56,7 +56,19 @@ pub(crate) struct Target {
 ///
 /// # Errors
 /// `TargetIsSource`, `TargetForeign`, or the engine's word.
-pub(crate) async fn target(ctx: &Hands, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Target, BackupError> {
+pub(crate) async fn target(
+    ctx: &Hands,
+    snapshot: &BackupRecord,
+    into: Option<EngineName>,
+    to: Option<&StackName>,
+) -> Result<Target, BackupError> {
+    if let Some(to) = to {
+        let (name, _) = named_for(snapshot, to);
+        let name = EngineName::new(name)?;
+        let taken = name.as_str() == snapshot.volume || ctx.engine.volume(&name).await?.is_some();
+        let name = if taken { free_of(ctx.engine.as_ref(), name.as_str(), snapshot).await? } else { name };
+        return Ok(Target { name, made: true });
+    }
     match into {
         Some(name) if name.as_str() == snapshot.volume => Err(BackupError::TargetIsSource { volume: name.to_string() }),
         Some(name) => {
@@ -84,6 +96,7 @@ pub(crate) async fn restore_into(
     snapshot: &BackupRecord,
     into: &EngineName,
     marks: Option<BTreeMap<String, String>>,
+    path: Option<&Path>,
 ) -> Result<RestoreOutcome, BackupError> {
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
     if let Some(labels) = marks {
@@ -91,11 +104,14 @@ pub(crate) async fn restore_into(
         ctx.engine.create_volume(permit, &spec).await?;
     }
     let target = ctx.engine.volume(into).await?.ok_or_else(|| BackupError::NoVolume { volume: into.to_string() })?;
-    let (files, bytes, mut differences) = fill(ctx, permit, (&id, snapshot.bytes), &target).await?;
+    let (files, bytes, mut differences) = fill(ctx, permit, (&id, snapshot.bytes), &target, path).await?;
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
     Ok(RestoreOutcome {
-        next: next(target.name.as_str(), &snapshot.volume, verified),
+        next: match path.filter(|_| verified) {
+            Some(path) => part_of(target.name.as_str(), &snapshot.volume, path),
+            None => next(target.name.as_str(), &snapshot.volume, verified),
+        },
         volume: target.name.to_string(),
         source: snapshot.volume.clone(),
         snapshot_id: snapshot.snapshot_id.clone(),
@@ -116,19 +132,32 @@ pub(crate) fn beside(directory: &Directory, snapshot: &BackupRecord, operation: 
     Ok(here.with_file_name(format!("{name}-restored-{short}-{operation}")))
 }
 
+/// Where a directory is kept whose place a restored one has taken.
+pub(crate) fn kept_beside(live: &Path, operation: &OperationId) -> PathBuf {
+    let name = live.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    live.with_file_name(format!("{name}-before-{operation}"))
+}
+
 /// Fills a new directory from a snapshot and compares it.
-pub(crate) async fn restore_beside(ctx: &Hands, snapshot: &BackupRecord, into: &Path) -> Result<RestoreOutcome, BackupError> {
+pub(crate) async fn restore_beside(
+    ctx: &Hands,
+    snapshot: &BackupRecord,
+    into: &Path,
+    path: Option<&Path>,
+) -> Result<RestoreOutcome, BackupError> {
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
     room::at(into, snapshot.bytes)?;
     aside(into, fresh).await?;
-    let report = ctx.house.restore(&id, into).await?;
-    let mut differences = ctx.house.verify(&id, into).await?;
+    let report = ctx.house.restore_part(&id, into, path).await?;
+    let mut differences = ctx.house.verify_source(&id, Source::Dir(into.to_owned()), path).await?;
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
     let (volume, source) = (into.display().to_string(), snapshot.volume.clone());
-    let next = if verified {
+    let next = if let Some(path) = path.filter(|_| verified) {
+        part_of(&volume, &source, path)
+    } else if verified {
         format!(
-            "{source} is untouched and {volume} holds the data beside it. To use it: stop the service, rename the two directories, start it."
+            "{source} is untouched and {volume} holds the data beside it. To use it, call `restore` with swap: true: the directory is kept."
         )
     } else {
         next(&volume, &source, false)
@@ -173,12 +202,28 @@ pub(crate) async fn remove_beside(into: &Path, operation: &OperationId) -> Resul
     if named { aside(into, removed).await } else { Ok(()) }
 }
 
+/// A name for the engine of a source's: a directory's path is made one.
+fn plain(source: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' };
+    // A volume's name may be as long as a name can be; the end of it is given up rather than the restore.
+    source.trim_start_matches('/').chars().map(plain).take(160).collect()
+}
+
+/// What the volume of a snapshot is called in another stack, and the key its file has it under.
+pub(crate) fn named_for(snapshot: &BackupRecord, to: &StackName) -> (String, String) {
+    let own = snapshot.stack.as_ref().map(|s| format!("{s}_"));
+    let key = own.as_deref().and_then(|own| snapshot.volume.strip_prefix(own)).unwrap_or(&snapshot.volume);
+    let key = plain(key);
+    (format!("{to}_{key}"), key)
+}
+
 /// `<volume>-restored-<8 hex>-<n>` with the first free `n`.
 pub(crate) async fn free_name(engine: &dyn Engine, snapshot: &BackupRecord) -> Result<EngineName, BackupError> {
+    free_of(engine, &plain(&snapshot.volume), snapshot).await
+}
+
+async fn free_of(engine: &dyn Engine, base: &str, snapshot: &BackupRecord) -> Result<EngineName, BackupError> {
     let short: String = snapshot.snapshot_id.chars().take(8).collect();
-    // A volume's name may be as long as a name can be; the end of it is given up rather than the restore. A directory's path is made a name.
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '_' };
-    let base: String = snapshot.volume.trim_start_matches('/').chars().map(plain).take(160).collect();
     for n in 1..=MOST {
         let name = EngineName::new(format!("{base}-restored-{short}-{n}"))?;
         if engine.volume(&name).await?.is_none() {
@@ -193,6 +238,7 @@ async fn fill(
     permit: &Permit,
     (id, size): (&SnapshotId, u64),
     target: &VolumeInfo,
+    part: Option<&Path>,
 ) -> Result<(u64, u64, Vec<String>), BackupError> {
     let not_empty = || BackupError::TargetNotEmpty { volume: target.name.to_string() };
     if let Some(path) = helper::host_path_to_write(ctx, permit, target).await? {
@@ -200,8 +246,8 @@ async fn fill(
         if std::fs::read_dir(&path).map_err(|e| BackupError::io(&path, &e))?.next().is_some() {
             return Err(not_empty());
         }
-        let report = ctx.house.restore(id, &path).await?;
-        let differences = ctx.house.verify(id, &path).await?;
+        let report = ctx.house.restore_part(id, &path, part).await?;
+        let differences = ctx.house.verify_source(id, Source::Dir(path), part).await?;
         return Ok((report.files, report.bytes, differences));
     }
     // The archive, and the volume, which may be on the same disk.
@@ -213,13 +259,18 @@ async fn fill(
         return Err(not_empty());
     }
     let spool = helper::Spool::new(ctx)?;
-    let report = ctx.house.export(id, spool.path(), helper::TOP).await?;
+    let report = ctx.house.export(id, spool.path(), helper::TOP, part).await?;
     helper::upload(ctx, permit, &target.name, spool.path()).await?;
     spool.remove()?;
     let after = helper::download(ctx, permit, &helper::Mount::Volume(target.name.clone())).await?;
-    let differences = ctx.house.verify_source(id, Source::Tar(after.path().to_owned())).await?;
+    let differences = ctx.house.verify_source(id, Source::Tar(after.path().to_owned()), part).await?;
     after.remove()?;
     Ok((report.files, report.bytes, differences))
+}
+
+fn part_of(restored: &str, live: &str, path: &Path) -> String {
+    let path = path.display();
+    format!("{live} is untouched and {restored} holds {path} of it, at the same place. Copy what you need, or look at it there.")
 }
 
 fn next(restored: &str, live: &str, verified: bool) -> String {
@@ -242,7 +293,6 @@ mod tests {
     use super::*;
     use crate::engine::fake::FakeEngine;
     use crate::executor::backup::{BackupReason, SnapshotState, house, snapshot, test_permit};
-    use crate::model::ids::StackName;
     use std::sync::Arc;
 
     /// A fake engine whose volumes are on no path of this host, so that everything goes through its archive calls.
@@ -275,9 +325,9 @@ mod tests {
     }
 
     async fn restore(hands: &Hands, record: &BackupRecord, into: Option<EngineName>) -> Result<RestoreOutcome, BackupError> {
-        let target = target(hands, record, into).await?;
+        let target = target(hands, record, into, None).await?;
         let marks = BTreeMap::from([("dockwarden.instance".to_owned(), hands.instance.clone())]);
-        restore_into(hands, &test_permit(), record, &target.name, target.made.then_some(marks)).await
+        restore_into(hands, &test_permit(), record, &target.name, target.made.then_some(marks), None).await
     }
 
     fn leftovers(hands: &Hands) -> usize {

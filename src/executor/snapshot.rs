@@ -4,12 +4,14 @@
 
 use super::backup::acts::{self, DataAct, Doer};
 use super::backup::keep::PRE_UPDATE;
-use super::backup::{BackupError, Hands, Progress, Quiesce, SnapshotState, Writer, resume, writers};
+use super::backup::{BackupError, Hands, Progress, Quiesce, ServiceCommands, SnapshotState, Writer, resume, writers};
 use super::restore::RestoreOutcome;
 use super::run::{Fail, Halt, Run, failed};
 use crate::executor::acts::Act;
-use crate::model::ids::SnapshotId;
+use crate::model::ids::{ServiceName, SnapshotId};
+use crate::model::observed::{MountInfo, RunState};
 use crate::model::operation::Phase;
+use crate::planner;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -37,7 +39,7 @@ impl Run {
             let id = SnapshotId::new(planned.snapshot_id.as_str()).map_err(|e| failed(e.to_string()))?;
             let snapshot = Box::new(self.exec.store.backup(&id).await?.ok_or_else(unknown)?);
             self.say(format!("restoring {} of {}", planned.snapshot_id, planned.source));
-            let done = self.data_step(DataAct::Restore { snapshot, into: planned.into.clone(), made: true }).await?;
+            let done = self.data_step(DataAct::Restore { snapshot, into: planned.into.clone(), made: true, path: None, to: None }).await?;
             let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| failed(e.to_string()))?;
             if !outcome.verified {
                 return Err(failed(format!(
@@ -63,6 +65,18 @@ impl Run {
                 (writers(&*self.exec.engine, &data.snapshot, &[]).await.map_err(|e| failed(e.to_string()))?, Some(calm))
             }
         };
+        let commands = self.commands().await?;
+        let around: Vec<&ServiceCommands> = commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()).collect();
+        for commands in &around {
+            self.say(format!("running the commands of {} before its snapshot", commands.service));
+            self.data_step(DataAct::Before { commands: (*commands).clone() }).await?;
+        }
+        // Commands are run in containers that run: their output is taken before any is held.
+        for commands in commands.iter().filter(|c| c.stdout.is_some()) {
+            self.say(format!("storing the output of {} before the update", commands.service));
+            let (release, tags) = (self.plan.from_release, vec![PRE_UPDATE.to_owned()]);
+            self.data_step(DataAct::Output { commands: commands.clone(), release, tags }).await?;
+        }
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Hold { writers: held.clone(), quiesce }).await?;
         }
@@ -87,7 +101,28 @@ impl Run {
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Resume { writers: held, quiesce }).await?;
         }
+        for commands in around {
+            self.data_step_to_its_end(DataAct::After { commands: commands.clone() }).await?;
+        }
         Ok(())
+    }
+
+    /// What the release that runs has run around the reading of its data. In a container that does not run nothing can be asked for: its data is at rest.
+    async fn commands(&self) -> Result<Vec<ServiceCommands>, Halt> {
+        let Some(current) = self.current.as_ref().filter(|_| !self.plan.data.commands.is_empty()) else { return Ok(vec![]) };
+        let observed = self.observe().await?;
+        let mut out = vec![];
+        for service in &self.plan.data.commands {
+            let own = current.spec.services.get(service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
+            let running = planner::serving(&observed, service).into_iter().find(|c| c.state == RunState::Running);
+            match running {
+                Some(container) => {
+                    out.push(ServiceCommands::of(service.clone(), current.environment.clone(), container.id.clone(), own));
+                }
+                None => self.say(format!("{service} does not run: its data is read without its commands")),
+            }
+        }
+        Ok(out)
     }
 
     /// The supervisor ends in order: its next start undoes the operation, but nobody waits for that. A crash test leaves everything as a crash does.
@@ -144,6 +179,18 @@ impl Run {
     pub(super) async fn take_back_data(&self, act: &DataAct) -> Result<(), Fail> {
         Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), &self.exec.commands, act)
             .await?)
+    }
+
+    /// Restored volumes take the place of those that have no name in the file. Which they are.
+    pub(super) fn put_in_place(&self, service: &ServiceName, inherited: &mut [MountInfo]) -> Vec<String> {
+        let mut placed = vec![];
+        for restore in self.plan.data.restore.iter().filter(|r| r.service.as_ref() == Some(service)) {
+            for mount in inherited.iter_mut().filter(|m| m.kind == "volume" && m.name.as_deref() == Some(restore.live.as_str())) {
+                mount.name = Some(restore.into.to_string());
+                placed.push(restore.into.to_string());
+            }
+        }
+        placed
     }
 
     /// Where the data is that a release with restored volumes took the place of.

@@ -54,7 +54,13 @@ pub(super) fn executor_with(
     });
     // Any small file does as the binary of fronts: the fake engine runs none.
     let front_binary = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
-    Executor::new(engine.clone(), store.clone(), facts, Options { stop_after, backups, front_binary, ..Options::default() })
+    let commands: CommandGate = Arc::new(|_, _| vec![]);
+    Executor::new(
+        engine.clone(),
+        store.clone(),
+        facts,
+        Options { stop_after, backups, front_binary, commands: Some(commands), ..Options::default() },
+    )
 }
 
 pub(super) async fn rig() -> Rig {

@@ -1,6 +1,7 @@
 //! Undo: the journal backwards, each act taken back, journaled itself so that a crash in the middle goes on where it was.
 
 use super::acts::Act;
+use super::backup::acts::{AFTER, BEFORE};
 use super::patience::away;
 use super::run::{Fail, Halt, Run, failed};
 use crate::engine::EngineError;
@@ -28,7 +29,12 @@ impl Run {
             steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
         // Whom a hold held runs again since its resume; who was stopped after that is not the hold's to start.
         let resumed = steps.iter().any(|s| s.key == "resume" && s.done.is_some());
-        let over = |s: &StepRecord| done.contains(&s.key) || Self::kept(keep, s) || (s.key == "hold" && resumed);
+        // The same holds for what a service has run before and after the reading of its data.
+        let followed = |s: &StepRecord| {
+            let after = s.key.strip_prefix(BEFORE).map(|service| format!("{AFTER}{service}"));
+            after.is_some_and(|after| steps.iter().any(|s| s.key == after && s.done.is_some()))
+        };
+        let over = |s: &StepRecord| done.contains(&s.key) || Self::kept(keep, s) || (s.key == "hold" && resumed) || followed(s);
         for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !over(s)) {
             let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
             self.exec.may_go_on()?;

@@ -10,6 +10,8 @@ mod jobs;
 #[cfg(feature = "backup")]
 mod mode;
 #[cfg(feature = "backup")]
+mod part;
+#[cfg(feature = "backup")]
 mod repo;
 #[cfg(feature = "backup")]
 mod source;
@@ -37,6 +39,9 @@ pub struct Request {
     pub repo: PathBuf,
     /// File that holds the key: 256 bits in hexadecimal.
     pub key_file: PathBuf,
+    /// Longest wait for others to let go of the repository, seconds; without it there is no limit.
+    #[serde(default)]
+    pub lock_within_s: Option<u64>,
     /// What to do.
     pub job: Job,
 }
@@ -59,6 +64,9 @@ pub enum Job {
         instance: String,
         /// Further tags.
         tags: Vec<String>,
+        /// What the data is part of, kept with the snapshot.
+        #[serde(default)]
+        definition: Option<String>,
     },
     /// Lists snapshots, newest first.
     List,
@@ -85,6 +93,21 @@ pub enum Job {
         snapshot: SnapshotId,
         /// Directory, empty, existing.
         into: PathBuf,
+        /// Only what lies at this path of it, and the directories above.
+        #[serde(default)]
+        path: Option<PathBuf>,
+    },
+    /// Reads what was kept with a snapshot about what its data is part of.
+    Definition {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Looks whether a snapshot holds something at a path.
+    Find {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// Relative path.
+        path: PathBuf,
     },
     /// Writes a snapshot as a tar file with one top directory.
     Export {
@@ -94,6 +117,9 @@ pub enum Job {
         tar: PathBuf,
         /// Name of the top directory.
         top: String,
+        /// Only what lies at this path of it, and the directories above.
+        #[serde(default)]
+        path: Option<PathBuf>,
     },
     /// Removes snapshots, and then what no snapshot needs any more.
     Forget {
@@ -106,6 +132,9 @@ pub enum Job {
         snapshot: SnapshotId,
         /// The data.
         against: Source,
+        /// Only what lies at this path of the snapshot, and the directories above: all that the data may hold.
+        #[serde(default)]
+        path: Option<PathBuf>,
     },
 }
 
@@ -217,10 +246,12 @@ pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// The repository is there and the key opens it.
+    /// The repository is there and the key opens it; from `Find`, the path is there.
     Ready,
     /// From `Backup`.
     Snapshot(SnapshotReport),
+    /// From `Definition`.
+    Definition(Option<String>),
     /// From `List`.
     Snapshots(Vec<SnapshotInfo>),
     /// From `Check` and `Verify`: what is wrong, empty = all is well.
@@ -259,6 +290,17 @@ pub enum Failure {
         /// Where.
         repo: String,
     },
+    /// Others are at work on it.
+    #[error(
+        "the backup repository {repo} is locked: others were at work on it for {waited_s} s; wait until they have ended (`history` names them), or see which \
+         process holds {repo}.lock"
+    )]
+    Locked {
+        /// Where.
+        repo: String,
+        /// How long was waited.
+        waited_s: u64,
+    },
     /// The key file is missing or malformed.
     #[error("backup key {key_file}: {detail}; restore this file from the copy you keep, or move the repository away to start a new one")]
     Key {
@@ -284,6 +326,16 @@ pub enum Failure {
         snapshot: String,
         /// Cause.
         detail: String,
+    },
+    /// Nothing at a path.
+    #[error("snapshot {snapshot} holds nothing at {path:?}{}", nearest_are(.near))]
+    NoSuchPath {
+        /// Snapshot.
+        snapshot: String,
+        /// The path.
+        path: String,
+        /// What it holds with a name like it, nearest first.
+        near: Vec<String>,
     },
     /// The target holds something.
     #[error("{path} is not empty: a restore never overwrites; give an empty or new target")]
@@ -328,6 +380,10 @@ pub enum Failure {
     /// Built without the feature.
     #[error("this build of dockwarden has no backup support: build it with the default features")]
     NotBuilt,
+}
+
+fn nearest_are(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(": nearest are {}", names.join(", ")) }
 }
 
 /// One line a worker writes.

@@ -82,7 +82,7 @@ fn denial(mut decision: Decision, hint: Option<String>) -> Decision {
 }
 
 /// The terms that satisfy both: most approvals, shortest life, only the channels both accept.
-fn stricter(a: Option<ApprovalTerms>, b: Option<ApprovalTerms>) -> Option<ApprovalTerms> {
+pub(super) fn stricter(a: Option<ApprovalTerms>, b: Option<ApprovalTerms>) -> Option<ApprovalTerms> {
     match (a, b) {
         (Some(a), Some(b)) => Some(ApprovalTerms {
             count: a.count.max(b.count),

@@ -209,6 +209,8 @@ pub struct DataPlan {
     pub snapshot: Vec<EngineName>,
     /// How their writers are held meanwhile.
     pub quiesce: Quiesce,
+    /// Services of the release that runs whose backup commands (`pre`, `stdout`, `post`) are run around it.
+    pub commands: Vec<ServiceName>,
     /// Snapshots brought back, each into a volume of its own that the new release uses instead of the live one.
     pub restore: Vec<PlannedRestore>,
 }
@@ -220,8 +222,11 @@ pub struct PlannedRestore {
     pub snapshot_id: String,
     /// Volume it was taken of.
     pub source: String,
-    /// Key of the volume in the file.
+    /// Key of the volume in the file; empty for one without a name.
     pub key: String,
+    /// Service that has a volume without a name, made anew with the restored one in its place.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
     /// Volume in use now; kept.
     pub live: String,
     /// Volume that is made and filled.

@@ -1,5 +1,7 @@
 //! Records of backups: what was read, when, and for whom. Deliberately absent: the repository itself, which is the truth about content.
 
+pub mod figures;
+
 use super::codec::{all, int, limit, parse_time, time, uint};
 use super::fault::Sql;
 use super::{Store, StoreResult};

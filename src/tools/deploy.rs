@@ -83,7 +83,7 @@ impl Verb for Deploy {
                     .field("plan_id"));
             }
         };
-        Ok(Scope { stack: Some(stack), environment: input.environment.clone(), service: None })
+        Ok(Scope { stack: Some(stack), environment: input.environment.clone(), ..Scope::default() })
     }
 
     const REPLAYS: bool = true;

@@ -103,7 +103,7 @@ impl Verb for Planning {
     type Output = Output;
 
     async fn scope(_: &Call, input: &Input) -> Result<Scope, CallError> {
-        Ok(Scope { stack: Some(input.stack.clone()), environment: input.environment.clone(), service: None })
+        Ok(Scope { stack: Some(input.stack.clone()), environment: input.environment.clone(), ..Scope::default() })
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {

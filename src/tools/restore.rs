@@ -5,8 +5,8 @@ use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
-use crate::call::{Call, CallError, compose_files, prepare};
-use crate::executor::backup::{DataJob, DataResult, Directory};
+use crate::call::{Call, CallError, compose_files, prepare, sources, volumes};
+use crate::executor::backup::{BackupError, DataJob, DataResult, Directory, Failure};
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId, StackName};
@@ -18,6 +18,7 @@ use chrono::{DateTime, Local, NaiveDate, NaiveTime, TimeZone, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::path::{Component, Path, PathBuf};
 
 /// Snapshots of a volume looked through for the one at a moment.
 const LOOKED_THROUGH: usize = 1000;
@@ -33,9 +34,13 @@ pub(super) struct Input {
     at: Option<String>,
     /// Volume to fill; a new one by default. Must be empty or not exist.
     into: Option<EngineName>,
-    /// Take the restored volume into use, as a release of its own; the live volume is kept. False by default.
+    /// Take it into use; what was live is kept.
     #[serde(default)]
     swap: bool,
+    /// Only this path of it.
+    path: Option<String>,
+    /// Other stack to fill a volume for.
+    to_stack: Option<StackName>,
     /// Wait until it ended; true by default.
     #[serde(skip_serializing)]
     wait: Option<bool>,
@@ -119,7 +124,7 @@ impl Verb for Restore {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "restore",
         title: "Restore a snapshot",
-        description: "Restores a snapshot into a volume beside the live one and verifies every byte, as an operation that goes on when the caller leaves; no live volume is ever overwritten. With `swap` the stack goes on with the restored volume, proven like a deploy.",
+        description: "Restores a snapshot beside the live data and verifies every byte; what is live is never overwritten. With `swap` the stack goes on with it, proven like a deploy.",
         effect: Effect::Destructive,
         idempotent: false,
         input_schema: schema::input::<Input>,
@@ -136,10 +141,20 @@ impl Verb for Restore {
                 "swap makes a new volume for the stack the snapshot is of: it goes without `into`, and with a snapshot of a stack";
             return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` or `swap` out").field("swap"));
         }
-        if input.swap && snapshot.volume.starts_with('/') {
-            let message = format!("{} is a directory of the host: only a volume can be swapped in", snapshot.volume);
-            let hint = "restore it without `swap`, stop the service, rename the two directories, start it";
+        if input.swap && directory(call, &snapshot).is_some_and(|d| d.here.is_none()) {
+            let message = format!("{} is a directory of the host that the supervisor does not see", snapshot.volume);
+            let hint = "restore it into a volume with `into`, or let the supervisor's container see the directory above it";
             return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("swap"));
+        }
+        if let Some(path) = &input.path {
+            inside(path)?;
+            if input.swap {
+                let message = "swap takes a whole snapshot into use, and path asks for a part of it";
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `path` or `swap` out").field("path"));
+            }
+        }
+        if let Some(to) = &input.to_stack {
+            return elsewhere(input, &snapshot, stack, to);
         }
         if let Some(into) = &input.into {
             if into.as_str() == snapshot.volume {
@@ -177,6 +192,10 @@ impl Verb for Restore {
         }
         let record = snapshot(call, input).await?;
         let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
+        // Its path is in the file: no release names another one. It is exchanged in its place.
+        if record.volume.starts_with('/') {
+            return Ok(None);
+        }
         prepare::swap(call, &stack, record).await.map(Some)
     }
 
@@ -193,9 +212,21 @@ impl Verb for Restore {
         let snapshot = Box::new(snapshot(call, &input).await?);
         let stack = stack_of(&snapshot);
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+        let path = input.path.as_deref().map(inside).transpose()?;
+        if let Some(path) = &path {
+            there(call, &snapshot, path).await?;
+        }
+        if input.swap
+            && let (Some(directory), Some(stack)) = (directory(call, &snapshot), &stack)
+        {
+            let release = swappable(call, stack, &directory).await?;
+            let job = DataJob::SwapDirectory { snapshot, directory, release };
+            return Ok(data::execute(call, Self::SPEC.name, Some(stack.clone()), job, permit, waiting, &arguments).await?.into());
+        }
+        let stack = input.to_stack.clone().or(stack);
         let job = match directory(call, &snapshot) {
-            Some(directory) if input.into.is_none() => DataJob::RestoreDirectory { snapshot, directory },
-            _ => DataJob::Restore { snapshot, into: input.into },
+            Some(directory) if input.into.is_none() && input.to_stack.is_none() => DataJob::RestoreDirectory { snapshot, directory, path },
+            _ => DataJob::Restore { snapshot, into: input.into, path, to: input.to_stack },
         };
         Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
     }
@@ -215,6 +246,66 @@ impl Verb for Restore {
             text.push_str(&format!("\n{next}"));
         }
         Some(text)
+    }
+}
+
+/// A path inside of a snapshot: relative, and no way up.
+fn inside(text: &str) -> Result<PathBuf, CallError> {
+    let mut path = PathBuf::new();
+    let wrong = |what: &str| {
+        let message = format!("{:?} {what}", crate::redact::line(text, 200));
+        CallError::new(ErrorCode::InvalidArgument, message, "give a path inside of the snapshot, e.g. sub/dir").field("path")
+    };
+    for component in Path::new(text).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return Err(wrong("is absolute")),
+            Component::ParentDir => return Err(wrong("leads up")),
+        }
+    }
+    if path.as_os_str().is_empty() { Err(wrong("names nothing")) } else { Ok(path) }
+}
+
+/// Refuses a path that the snapshot does not hold, before anything is made.
+async fn there(call: &Call, record: &BackupRecord, path: &Path) -> Result<(), CallError> {
+    let Some(house) = &call.house.backups else { return Ok(()) };
+    let unknown = |e: String| CallError::new(ErrorCode::Conflict, crate::redact::line(&e, 300), "call `backups` to see the snapshots");
+    let id = SnapshotId::new(record.snapshot_id.as_str()).map_err(|e| unknown(e.to_string()))?;
+    match house.find(&id, path).await {
+        Err(e @ BackupError::Worker(Failure::NoSuchPath { .. })) => {
+            let message = crate::redact::line(&e.to_string(), 500);
+            Err(CallError::new(ErrorCode::NotFound, message, "give one that is there, or leave `path` out").field("path"))
+        }
+        other => other.map_err(|e| unknown(e.to_string())),
+    }
+}
+
+/// A directory is exchanged only where the release that runs may write it: the snapshot may be older than the file. The release's number.
+async fn swappable(call: &Call, stack: &StackName, directory: &Directory) -> Result<Option<u32>, CallError> {
+    let refused = |message: String| {
+        CallError::new(ErrorCode::Conflict, message, "restore it without `swap`: the data comes back beside the directory").field("swap")
+    };
+    let Some(release) = volumes::current(call, stack).await? else { return Err(refused(format!("stack {stack} does not run"))) };
+    let read = release.spec.services.values().flat_map(|s| sources::directories(&call.house, release.project_dir.as_deref(), s));
+    if read.into_iter().any(|d| d.host == directory.host) {
+        return Ok(Some(release.number));
+    }
+    Err(refused(format!("no service of release {} of stack {stack} writes {}", release.number, directory.host)))
+}
+
+/// A restore for another stack is about both: whose data is read, and who gets it.
+fn elsewhere(input: &Input, snapshot: &BackupRecord, stack: Option<StackName>, to: &StackName) -> Result<Scope, CallError> {
+    let refused = |message: String, hint: &str| Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("to_stack"));
+    match stack {
+        None => refused(format!("snapshot {} is of no stack", snapshot.snapshot_id), "restore it beside, without `to_stack`"),
+        Some(stack) if stack == *to => {
+            refused(format!("the snapshot is of {to} itself"), "leave `to_stack` out: the data comes back beside the live data")
+        }
+        Some(_) if input.swap || input.into.is_some() => {
+            refused("to_stack names the volume itself and takes nothing into use".into(), "leave `into` and `swap` out")
+        }
+        Some(stack) => Ok(Scope { stack: Some(to.clone()), also: Some(stack), ..Scope::default() }),
     }
 }
 
@@ -281,6 +372,17 @@ async fn unused(call: &Call, into: &EngineName, stack: Option<&StackName>) -> Re
 mod tests {
     use super::*;
     use chrono::FixedOffset;
+
+    #[test]
+    fn a_path_inside_of_a_snapshot_leads_neither_out_nor_nowhere() {
+        for (text, path) in [("sub/dir", "sub/dir"), ("./sub//dir/", "sub/dir"), ("a file", "a file")] {
+            assert_eq!(inside(text).unwrap(), Path::new(path), "{text}");
+        }
+        for (text, why) in [("/etc", "is absolute"), ("sub/../../etc", "leads up"), ("..", "leads up"), ("", "nothing"), (".", "nothing")] {
+            let e = inside(text).unwrap_err();
+            assert!(e.message.contains(why) && e.field.as_deref() == Some("path"), "{text}: {}", e.message);
+        }
+    }
 
     #[test]
     fn a_moment_is_one_of_the_clock_on_the_wall() {

@@ -70,7 +70,7 @@ pub struct RestoreArgs {
     #[arg(required_unless_present_any = ["volume", "bootstrap"], conflicts_with_all = ["volume", "bootstrap"])]
     snapshot_id: Option<String>,
     /// Bring a whole instance back into an empty home, out of its repository; no supervisor runs meanwhile.
-    #[arg(long, requires_all = ["repository", "key"], conflicts_with_all = ["volume", "at", "into", "swap"])]
+    #[arg(long, requires_all = ["repository", "key"], conflicts_with_all = ["volume", "at", "into", "swap", "path", "to_stack"])]
     bootstrap: bool,
     /// With --bootstrap: the repository, or the copy of it that is left.
     #[arg(long)]
@@ -90,6 +90,12 @@ pub struct RestoreArgs {
     /// Take the restored volume into use, as a release of its own; the live one is kept.
     #[arg(long, conflicts_with = "into")]
     swap: bool,
+    /// Only this path of the snapshot, e.g. sub/dir.
+    #[arg(long, conflicts_with = "swap")]
+    path: Option<String>,
+    /// Another stack to make the volume for; the rules judge both.
+    #[arg(long, conflicts_with_all = ["into", "swap"])]
+    to_stack: Option<String>,
 }
 
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
@@ -149,7 +155,8 @@ pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
     if let (true, Some(repository), Some(key)) = (args.bootstrap, &args.repository, &args.key) {
         return whole(global, repository, key).await;
     }
-    let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap});
+    let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap,
+                       "path": args.path, "to_stack": args.to_stack});
     reach::operate(global, "restore", input(value), true).await
 }
 

@@ -62,6 +62,7 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         Ok(spent) => doors.metrics.spent(&spent),
         Err(e) => tracing::error!(error = %e, "what models cost could not be read"),
     }
+    doors.metrics.backups.refresh(&doors.house.store, doors.house.backups.as_deref()).await;
     let states: Vec<_> = states.into_iter().collect();
     let text = doors.metrics.text(&states, doors.presence.count());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()

@@ -81,6 +81,7 @@ fn a_swap_names_the_live_volume_and_remembers_the_files_name() {
         snapshot_id: "ab12".into(),
         source: "shop_data".into(),
         key: "data".into(),
+        service: None,
         live: String::new(),
         into: EngineName::new(into).unwrap(),
     };

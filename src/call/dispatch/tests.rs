@@ -17,6 +17,8 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
+mod two_stacks;
+
 pub(crate) const COMPOSE: &str =
     "services:\n  web:\n    image: hello:1\n    environment:\n      GREETING: good-morning-s3cret\n    mem_limit: 64m\n    cpus: 0.5\n";
 pub(crate) const KEEPER: &str = "---

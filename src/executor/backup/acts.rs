@@ -3,10 +3,11 @@
 //! absent: the order of acts and the journal itself.
 
 use super::command::{self, ServiceCommands};
+use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, drill, export, helper, read_directory,
-    snapshot, snapshot_directory,
+    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, definition, drill, export, helper,
+    read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::{Engine, EngineError};
 use crate::executor::{CommandGate, restore};
@@ -19,7 +20,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One act on data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,19 @@ pub enum DataAct {
         snapshot: Box<BackupRecord>,
         /// The new directory; its name holds the operation's id, so that it is nobody else's.
         into: PathBuf,
+        /// Only what lies at this path of it.
+        #[serde(default)]
+        path: Option<PathBuf>,
+    },
+    /// A directory and the one restored beside it change places. Undo: they change back, containers stopped meanwhile.
+    Exchange {
+        /// Which.
+        exchange: Exchange,
+    },
+    /// Containers that were stopped for an exchange are well on what they have now; recorded, it is final. Undo: none.
+    Prove {
+        /// Which.
+        users: Vec<Writer>,
     },
     /// The repository lists the snapshots just taken, with their counts; recorded. Undo: none.
     Count {
@@ -127,6 +141,12 @@ pub enum DataAct {
         into: EngineName,
         /// Whether that volume is made for it.
         made: bool,
+        /// Only what lies at this path of it.
+        #[serde(default)]
+        path: Option<PathBuf>,
+        /// Stack the volume is made for, where it is another than the snapshot's.
+        #[serde(default)]
+        to: Option<StackName>,
     },
 }
 
@@ -134,6 +154,8 @@ pub enum DataAct {
 pub const INSTANCE: &str = "dockwarden.instance";
 /// Step keys of snapshots begin so; the rest is the volume.
 pub const SNAPSHOT: &str = "snapshot:";
+/// Step key of the proof after an exchange: once it is done the restored data stays.
+pub const PROVE: &str = "prove";
 /// Step keys of commands before a backup begin so; the rest is the service.
 pub const BEFORE: &str = "before:";
 /// Step keys of commands after a backup begin so; the rest is the service.
@@ -158,6 +180,8 @@ impl DataAct {
             Self::Instance { .. } => format!("{SNAPSHOT}{INSTANCE}"),
             Self::Directory { directory, .. } => format!("{SNAPSHOT}{}", directory.host),
             Self::RestoreDirectory { into, .. } => format!("{RESTORE}{}", into.display()),
+            Self::Exchange { .. } => "exchange".to_owned(),
+            Self::Prove { .. } => PROVE.to_owned(),
             Self::Count { .. } => "count".to_owned(),
             Self::Check { .. } => "check".to_owned(),
             Self::Export { snapshot, .. } => format!("{EXPORT}{}", snapshot.snapshot_id),
@@ -202,7 +226,10 @@ impl Doer<'_> {
             DataAct::Output { commands, release, tags } => {
                 self.hands.house.room()?;
                 let at = Utc::now();
-                let (source, report) = command::store_output(self, commands, self.tags(*release, tags)).await?;
+                let stack = self.stack.clone();
+                let source = stack.as_ref().map(|s| commands.source(s)).unwrap_or_default();
+                let reason = BackupReason { stack, tags: self.tags(*release, tags), definition: self.definition(*release, &source).await? };
+                let (source, report) = command::store_output(self, commands, reason).await?;
                 self.record(source, report, at, *release, tags).await
             }
             DataAct::Instance { tags } => {
@@ -212,19 +239,24 @@ impl Doer<'_> {
                     .copy_into(dir.path())
                     .await
                     .map_err(|e| BackupError::Io { path: "the copy of the databases".to_owned(), detail: e.to_string() })?;
-                let (tags_all, progress) = (self.tags(None, tags), self.progress.clone());
-                let report = read_directory(&self.hands, None, INSTANCE, dir.path().to_owned(), tags_all, progress).await?;
+                let (reason, progress) = (BackupReason { tags: self.tags(None, tags), ..BackupReason::default() }, self.progress.clone());
+                let report = read_directory(&self.hands, reason, INSTANCE, dir.path().to_owned(), progress).await?;
                 dir.remove()?;
                 self.record(INSTANCE.to_owned(), report, at, None, tags).await
             }
             DataAct::Directory { directory, release, tags } => {
                 self.hands.house.room()?;
-                let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(*release, tags) };
+                let definition = self.definition(*release, &directory.host).await?;
+                let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(*release, tags), definition };
                 let at = Utc::now();
                 let report = snapshot_directory(&self.hands, self.permit, &reason, directory, self.progress.clone()).await?;
                 self.record(directory.host.clone(), report, at, *release, tags).await
             }
-            DataAct::RestoreDirectory { snapshot, into } => Ok(json!(restore::restore_beside(&self.hands, snapshot, into).await?)),
+            DataAct::RestoreDirectory { snapshot, into, path } => {
+                Ok(json!(restore::restore_beside(&self.hands, snapshot, into, path.as_deref()).await?))
+            }
+            DataAct::Exchange { exchange } => exchange.forward().map(|()| json!({"kept": exchange.kept})),
+            DataAct::Prove { users } => exchange::prove(self, users).await,
             DataAct::Count { snapshots } => drill::count(self, snapshots).await.map(|r| json!(r)),
             DataAct::Check { part } => drill::check(self, *part).await.map(|r| json!(r)),
             DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
@@ -236,8 +268,8 @@ impl Doer<'_> {
                 Ok(json!({"removed": removed}))
             }
             DataAct::Drill { snapshot, scratch, service } => Ok(json!(drill::run(self, snapshot, scratch, service.as_ref()).await?)),
-            DataAct::Restore { snapshot, into, made } => {
-                let outcome = self.restore(snapshot, into, *made).await?;
+            DataAct::Restore { snapshot, into, made, path, to } => {
+                let outcome = self.restore(snapshot, into, *made, path.as_deref(), to.as_ref()).await?;
                 Ok(json!(outcome))
             }
         }
@@ -249,10 +281,18 @@ impl Doer<'_> {
         asked.iter().cloned().chain(own).collect()
     }
 
+    /// What a source of a release is part of.
+    async fn definition(&self, release: Option<u32>, source: &str) -> Result<Option<String>, BackupError> {
+        let (Some(stack), Some(number)) = (&self.stack, release) else { return Ok(None) };
+        let failed = |e: crate::store::StoreError| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() };
+        Ok(self.store.release(stack, number).await.map_err(failed)?.map(|r| definition::of(&r, source)))
+    }
+
     async fn snapshot(&self, name: &EngineName, release: Option<u32>, tags: &[String]) -> Result<Value, BackupError> {
         self.hands.house.room()?;
         let volume = self.hands.engine.volume(name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
-        let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(release, tags) };
+        let definition = self.definition(release, name.as_str()).await?;
+        let reason = BackupReason { stack: self.stack.clone(), tags: self.tags(release, tags), definition };
         let at = Utc::now();
         let report = snapshot(&self.hands, self.permit, &reason, &volume, self.progress.clone()).await?;
         self.record(name.to_string(), report, at, release, tags).await
@@ -288,25 +328,61 @@ impl Doer<'_> {
         Ok(json!({"snapshot": record, "unreadable": unreadable}))
     }
 
-    async fn restore(&self, record: &BackupRecord, into: &EngineName, made: bool) -> Result<restore::RestoreOutcome, BackupError> {
+    async fn restore(
+        &self,
+        record: &BackupRecord,
+        into: &EngineName,
+        made: bool,
+        path: Option<&Path>,
+        to: Option<&StackName>,
+    ) -> Result<restore::RestoreOutcome, BackupError> {
         if made {
             // Left by an earlier try of this very step.
             remove_made(self.hands.engine.as_ref(), &self.hands.instance, self.permit, self.operation, into).await?;
         }
-        restore::restore_into(&self.hands, self.permit, record, into, made.then(|| self.marks(record))).await
+        let marks = made.then(|| self.marks(record, into, to));
+        let mut outcome = restore::restore_into(&self.hands, self.permit, record, into, marks, path).await?;
+        if let Some(to) = to.filter(|_| outcome.verified) {
+            outcome.next = self.elsewhere(record, into, to).await?;
+        }
+        Ok(outcome)
     }
 
-    /// Labels of a volume made here: ours, and none of Compose's, so that Compose takes it for nobody's.
-    fn marks(&self, record: &BackupRecord) -> BTreeMap<String, String> {
+    /// Labels of a volume made here: ours, and none of Compose's, so that Compose takes it for nobody's; made for another stack under the name its file
+    /// gives it, it carries what a volume of that stack carries.
+    fn marks(&self, record: &BackupRecord, into: &EngineName, to: Option<&StackName>) -> BTreeMap<String, String> {
         let mut marks = BTreeMap::from([
             (labels::INSTANCE.to_owned(), self.hands.instance.clone()),
             (labels::OPERATION.to_owned(), self.operation.to_string()),
             (restore::RESTORED_FROM.to_owned(), record.snapshot_id.clone()),
         ]);
-        if let Some(stack) = &self.stack {
+        if let Some(stack) = to.or(self.stack.as_ref()) {
             marks.insert(labels::STACK.to_owned(), stack.to_string());
         }
+        if let Some(to) = to {
+            let (name, key) = restore::named_for(record, to);
+            if name == into.as_str() {
+                marks.insert(labels::COMPOSE_PROJECT.to_owned(), to.to_string());
+                marks.insert(labels::COMPOSE_VOLUME.to_owned(), key);
+            }
+        }
         marks
+    }
+
+    /// What comes next where data was restored for another stack; the file of the stack it is of is laid beside the exports.
+    async fn elsewhere(&self, record: &BackupRecord, into: &EngineName, to: &StackName) -> Result<String, BackupError> {
+        let house = &self.hands.house;
+        let text = house.definition(&SnapshotId::new(record.snapshot_id.as_str())?).await?.unwrap_or_default();
+        let exports = house.exports();
+        let file = definition::written(&exports, to.as_str(), &record.snapshot_id, &text).map_err(|e| BackupError::io(&exports, &e))?;
+        let file = file.map_or_else(String::new, |f| format!(" The file of the stack it was taken of is {} on the host.", f.display()));
+        let (name, key) = restore::named_for(record, to);
+        let how = if name == into.as_str() {
+            format!("a deploy of stack {to} whose file declares the volume {key} uses it")
+        } else {
+            format!("{name} was there before and stays; name {into} as an external volume in the file of {to} to use it")
+        };
+        Ok(format!("{} is untouched and {into} of stack {to} holds the data: {how}.{file}", record.volume))
     }
 }
 
@@ -324,6 +400,7 @@ pub(crate) async fn take_back(
         DataAct::Export { file, .. } => export::remove(file),
         DataAct::Before { commands } => command::undo(engine, permit, judge, commands).await,
         DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation).await,
+        DataAct::Exchange { exchange } => exchange::take_back(engine, permit, exchange).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
         DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
         DataAct::Resume { .. }
@@ -332,6 +409,7 @@ pub(crate) async fn take_back(
         | DataAct::Directory { .. }
         | DataAct::Instance { .. }
         | DataAct::Snapshot { .. }
+        | DataAct::Prove { .. }
         | DataAct::Count { .. }
         | DataAct::Check { .. }
         | DataAct::Forget { .. }

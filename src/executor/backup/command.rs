@@ -4,13 +4,13 @@
 use super::acts::Doer;
 use super::helper::SpoolDir;
 use super::room::Spooled;
-use super::{BackupError, SnapshotReport};
+use super::{BackupError, BackupReason, SnapshotReport};
 use crate::engine::{Engine, ExecSpec};
 use crate::executor::CommandGate;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::observed::RunState;
-use crate::model::spec::Hook;
+use crate::model::spec::{BackupSettings, Hook};
 use crate::model::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -41,7 +41,16 @@ pub struct ServiceCommands {
     pub timeout_s: u64,
 }
 
+/// Longest run of a command whose output is stored, seconds, unless `timeout` says otherwise.
+const OUTPUT_WITHIN: u64 = 6 * 3600;
+
 impl ServiceCommands {
+    /// Of a service's settings.
+    pub fn of(service: ServiceName, environment: String, container: EngineName, own: BackupSettings) -> Self {
+        let timeout_s = own.timeout.unwrap_or(OUTPUT_WITHIN);
+        Self { service, environment, container, pre: own.pre, post: own.post, stdout: own.stdout.map(|c| c.0), timeout_s }
+    }
+
     /// Source under which the output is recorded: like a volume's name, so that it is restored into one.
     pub fn source(&self, stack: &StackName) -> String {
         output_of(stack, &self.service)
@@ -90,7 +99,7 @@ pub(super) async fn undo(engine: &dyn Engine, permit: &Permit, judge: &CommandGa
 pub(super) async fn store_output(
     doer: &Doer<'_>,
     of: &ServiceCommands,
-    tags: Vec<String>,
+    reason: BackupReason,
 ) -> Result<(String, SnapshotReport), BackupError> {
     let stack = doer.stack.clone().ok_or_else(|| failure(of, "stdout", &[], "belongs to no stack".into(), ""))?;
     let run = of.stdout.clone().unwrap_or_default();
@@ -111,7 +120,7 @@ pub(super) async fn store_output(
         None => return Err(failure(of, "stdout", &run, format!("did not end within {} s", of.timeout_s), &out.output)),
     }
     let source = of.source(&stack);
-    let report = super::read_directory(&doer.hands, Some(&stack), &source, dir.path().to_owned(), tags, doer.progress.clone()).await?;
+    let report = super::read_directory(&doer.hands, reason, &source, dir.path().to_owned(), doer.progress.clone()).await?;
     dir.remove()?;
     Ok((source, report))
 }

@@ -50,7 +50,7 @@ pub(super) async fn run(
         detail: String::new(),
         operation: doer.operation.to_string(),
     };
-    match restore::restore_into(&doer.hands, doer.permit, record, scratch, Some(marks(doer))).await {
+    match restore::restore_into(&doer.hands, doer.permit, record, scratch, Some(marks(doer)), None).await {
         Ok(outcome) if outcome.verified => {
             (result.files, result.bytes, result.passed) = (outcome.files, outcome.bytes, true);
             if let Some(service) = service {

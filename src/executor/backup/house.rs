@@ -45,6 +45,8 @@ pub struct BackupRequest {
     pub instance: String,
     /// Further tags, no commas.
     pub tags: Vec<String>,
+    /// What the data is part of, kept with the snapshot.
+    pub definition: Option<String>,
     /// Takes progress.
     pub progress: ProgressSink,
 }
@@ -90,8 +92,8 @@ impl BackupHouse {
     }
 
     pub(super) async fn backup(&self, request: BackupRequest, source: Source) -> Result<SnapshotReport, BackupError> {
-        let BackupRequest { path: _, volume, stack, instance, tags, progress } = request;
-        let job = Job::Backup { source, volume, stack: stack.map(Into::into), instance, tags };
+        let BackupRequest { path: _, volume, stack, instance, tags, definition, progress } = request;
+        let job = Job::Backup { source, volume, stack: stack.map(Into::into), instance, tags, definition };
         match self.run(job, progress).await? {
             Output::Snapshot(report) => Ok(report),
             other => Err(unexpected(&other)),
@@ -169,6 +171,31 @@ impl BackupHouse {
         self.repo.with_file_name("exports")
     }
 
+    /// Bytes of the repository's files; 0 before the first backup.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn size(&self) -> Result<u64, BackupError> {
+        let (mut bytes, mut open) = (0u64, vec![self.repo.clone()]);
+        while let Some(dir) = open.pop() {
+            let entries = match std::fs::read_dir(&dir) {
+                // Not there yet, or pruned since it was listed.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(|e| BackupError::io(&dir, &e))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| BackupError::io(&dir, &e))?;
+                match entry.metadata() {
+                    Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                    Ok(meta) => bytes = bytes.saturating_add(meta.len()),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(BackupError::io(&entry.path(), &e)),
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Removes what a killed supervisor left on its way. Called before any work begins.
     ///
     /// # Errors
@@ -185,7 +212,38 @@ impl BackupHouse {
     /// # Errors
     /// `TargetNotEmpty`, `UnknownSnapshot`, and as for every piece of work.
     pub async fn restore(&self, snapshot: &SnapshotId, into: &Path) -> Result<RestoreReport, BackupError> {
-        self.restored(Job::Restore { snapshot: snapshot.clone(), into: into.to_owned() }).await
+        self.restore_part(snapshot, into, None).await
+    }
+
+    /// As [`Self::restore`], of what lies at one path alone, with the directories above it.
+    ///
+    /// # Errors
+    /// As [`Self::restore`]; `NoSuchPath`.
+    pub async fn restore_part(&self, snapshot: &SnapshotId, into: &Path, path: Option<&Path>) -> Result<RestoreReport, BackupError> {
+        let path = path.map(Path::to_owned);
+        self.restored(Job::Restore { snapshot: snapshot.clone(), into: into.to_owned(), path }).await
+    }
+
+    /// What was kept with a snapshot about what its data is part of.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn definition(&self, snapshot: &SnapshotId) -> Result<Option<String>, BackupError> {
+        match self.run(Job::Definition { snapshot: snapshot.clone() }, Arc::new(|_| {})).await? {
+            Output::Definition(text) => Ok(text),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Looks whether a snapshot holds something at a path.
+    ///
+    /// # Errors
+    /// `NoSuchPath` with the nearest names, and as for every piece of work.
+    pub async fn find(&self, snapshot: &SnapshotId, path: &Path) -> Result<(), BackupError> {
+        match self.run(Job::Find { snapshot: snapshot.clone(), path: path.to_owned() }, Arc::new(|_| {})).await? {
+            Output::Ready => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Differences between a directory and a snapshot; empty = equal in every byte and attribute.
@@ -193,15 +251,27 @@ impl BackupHouse {
     /// # Errors
     /// As for every piece of work.
     pub async fn verify(&self, snapshot: &SnapshotId, dir: &Path) -> Result<Vec<String>, BackupError> {
-        self.verify_source(snapshot, Source::Dir(dir.to_owned())).await
+        self.verify_source(snapshot, Source::Dir(dir.to_owned()), None).await
     }
 
-    pub(crate) async fn verify_source(&self, snapshot: &SnapshotId, against: Source) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Verify { snapshot: snapshot.clone(), against }).await
+    pub(crate) async fn verify_source(
+        &self,
+        snapshot: &SnapshotId,
+        against: Source,
+        path: Option<&Path>,
+    ) -> Result<Vec<String>, BackupError> {
+        self.findings(Job::Verify { snapshot: snapshot.clone(), against, path: path.map(Path::to_owned) }).await
     }
 
-    pub(crate) async fn export(&self, snapshot: &SnapshotId, tar: &Path, top: &str) -> Result<RestoreReport, BackupError> {
-        self.restored(Job::Export { snapshot: snapshot.clone(), tar: tar.to_owned(), top: top.to_owned() }).await
+    pub(crate) async fn export(
+        &self,
+        snapshot: &SnapshotId,
+        tar: &Path,
+        top: &str,
+        path: Option<&Path>,
+    ) -> Result<RestoreReport, BackupError> {
+        let path = path.map(Path::to_owned);
+        self.restored(Job::Export { snapshot: snapshot.clone(), tar: tar.to_owned(), top: top.to_owned(), path }).await
     }
 
     /// Directory for archives on their way: beside the repository, beneath the home.
@@ -277,7 +347,9 @@ impl BackupHouse {
     }
 
     async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
-        let request = Request { repo: self.repo.clone(), key_file: self.key_file.clone(), job };
+        // Half of the limit, so that one that waits in vain can say so before it is stopped for it.
+        let lock_within_s = Some((self.time_limit / 2).as_secs());
+        let request = Request { repo: self.repo.clone(), key_file: self.key_file.clone(), lock_within_s, job };
         match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
             Ok(result) => result,
             // The child was dropped with the future, and dies with it.
@@ -354,6 +426,10 @@ fn unexpected(output: &Output) -> BackupError {
 
 #[cfg(test)]
 #[cfg(feature = "backup")]
+mod faults;
+
+#[cfg(test)]
+#[cfg(feature = "backup")]
 pub(crate) mod tests {
 
     use super::*;
@@ -392,6 +468,7 @@ pub(crate) mod tests {
             stack: None,
             instance: "01test".to_owned(),
             tags: Vec::new(),
+            definition: None,
             progress: Arc::new(|_| {}),
         }
     }
@@ -495,7 +572,7 @@ pub(crate) mod tests {
         lock.lock().unwrap();
         let mut child = tokio::process::Command::new(&house.exe).arg("worker").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let request = Request { repo: house.repo.clone(), key_file: house.key_file.clone(), job: Job::List };
+        let request = Request { repo: house.repo.clone(), key_file: house.key_file.clone(), lock_within_s: None, job: Job::List };
         stdin.write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).await.unwrap();
         drop(stdin);
         let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it must end").unwrap();

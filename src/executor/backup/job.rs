@@ -3,7 +3,7 @@
 use super::export::Exported;
 use super::{Quiesce, ServiceCommands, acts};
 use crate::executor::restore::RestoreOutcome;
-use crate::model::ids::{EngineName, ServiceName, SnapshotId};
+use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::StepRecord;
 use crate::model::spec::Keep;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
@@ -64,6 +64,10 @@ pub enum DataJob {
         snapshot: Box<BackupRecord>,
         /// Empty or new volume; a fresh one when absent.
         into: Option<EngineName>,
+        /// Only what lies at this path of it.
+        path: Option<PathBuf>,
+        /// Another stack that the volume is made for.
+        to: Option<StackName>,
     },
     /// A snapshot is written into a new directory beside the one it was taken of, and compared.
     RestoreDirectory {
@@ -71,6 +75,17 @@ pub enum DataJob {
         snapshot: Box<BackupRecord>,
         /// The directory it was taken of.
         directory: Directory,
+        /// Only what lies at this path of it.
+        path: Option<PathBuf>,
+    },
+    /// A directory's snapshot takes the place of the directory, which is kept beside it.
+    SwapDirectory {
+        /// Which.
+        snapshot: Box<BackupRecord>,
+        /// The directory it was taken of.
+        directory: Directory,
+        /// Release that runs.
+        release: Option<u32>,
     },
     /// The repository is checked and a part of its data read.
     Check {
@@ -103,10 +118,18 @@ impl DataJob {
         match self {
             Self::Backup(job) => job.volumes.iter().cloned().collect(),
             Self::Restore { into, .. } => into.iter().cloned().collect(),
-            Self::RestoreDirectory { .. } | Self::Drill { .. } | Self::Check { .. } | Self::Export { .. } | Self::Forget { .. } => {
-                BTreeSet::new()
-            }
+            Self::RestoreDirectory { .. }
+            | Self::SwapDirectory { .. }
+            | Self::Drill { .. }
+            | Self::Check { .. }
+            | Self::Export { .. }
+            | Self::Forget { .. } => BTreeSet::new(),
         }
+    }
+
+    /// Whether nothing is switched or healed meanwhile.
+    pub(super) fn holds_stack(&self) -> bool {
+        matches!(self, Self::Backup(_) | Self::SwapDirectory { .. })
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Tag of snapshots taken before an update.
 pub const PRE_UPDATE: &str = "pre-update";
+/// Tag of a snapshot of a directory that a restored one takes the place of.
+pub const PRE_RESTORE: &str = "pre-restore";
 /// Snapshots with this tag are never forgotten by a schedule.
 pub const KEPT: &str = "keep";
 /// Snapshots before an update stay at least so long, and the newest of them whatever their age.

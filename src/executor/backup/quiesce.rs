@@ -1,7 +1,7 @@
 //! Holding the writers of a volume still while it is read: pause or stop, and set going again. Deliberately absent: the journal record of it, which
 //! the caller writes before (`writers` tells what will be held) so that neither a failure nor a crash leaves a container paused.
 
-use super::BackupError;
+use super::{BackupError, within};
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::model::ids::EngineName;
@@ -63,10 +63,6 @@ pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &
         }
     }
     Ok(found)
-}
-
-fn within(inner: &str, outer: &str) -> bool {
-    std::path::Path::new(inner).starts_with(outer)
 }
 
 /// Sets containers going again after a hold. Harmless for those that run; those that are gone are left out.

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+mod commands;
+mod unnamed;
+
 fn data() -> EngineName {
     EngineName::new("shop_data").unwrap()
 }
@@ -32,7 +35,7 @@ async fn run(rig: &Rig, exec: &Arc<Executor>, plan: Plan) -> (Operation, DataRes
 }
 
 fn first(quiesce: Quiesce) -> DataPlan {
-    DataPlan { snapshot: vec![data()], quiesce, restore: vec![] }
+    DataPlan { snapshot: vec![data()], quiesce, ..DataPlan::default() }
 }
 
 /// Release 1 with `one` in its volume.
@@ -54,6 +57,7 @@ fn brought_back(snapshot_id: &str) -> (StackSpec, DataPlan) {
         snapshot_id: snapshot_id.into(),
         source: "shop_data".into(),
         key: "data".into(),
+        service: None,
         live: "shop_data".into(),
         into: EngineName::new("restored").unwrap(),
     };

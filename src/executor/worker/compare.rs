@@ -4,7 +4,7 @@
 use super::mode::{Kind, permissions};
 use super::repo::{Opened, io, one_line, repository_failure};
 use super::tarball::TarIndex;
-use super::{Failure, Source};
+use super::{Failure, Source, part};
 use rustic_core::repofile::{Node, NodeType, SnapshotFile};
 use rustic_core::{IndexedFull, LsOptions, Repository};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,19 @@ struct Actual {
     target: Option<PathBuf>,
     device: u64,
     identity: (u64, u64),
+    /// Extended attributes that this kind of source carries.
+    attributes: BTreeMap<String, Vec<u8>>,
+    archive: bool,
+}
+
+/// Attributes whose loss is a difference: what programs write, and file capabilities. The engine's archives carry the latter alone; labels and the like are
+/// the host's own.
+fn judged(archive: bool, name: &str) -> bool {
+    name == "security.capability" || (!archive && name.starts_with("user."))
+}
+
+fn judged_of(archive: bool, all: impl IntoIterator<Item = (String, Vec<u8>)>) -> BTreeMap<String, Vec<u8>> {
+    all.into_iter().filter(|(name, _)| judged(archive, name)).collect()
 }
 
 /// The data to be judged.
@@ -51,6 +64,8 @@ impl Tree {
                 target: m.target.clone(),
                 device: m.device,
                 identity: (1, m.inode),
+                attributes: judged_of(true, m.xattrs.iter().cloned()),
+                archive: true,
             })),
         }
     }
@@ -114,6 +129,8 @@ fn look_at(path: &Path) -> std::io::Result<Option<Actual>> {
         target: if kind == Kind::Symlink { Some(std::fs::read_link(path)?) } else { None },
         device: if matches!(kind, Kind::Char | Kind::Block) { meta.rdev() } else { 0 },
         identity: (meta.dev(), meta.ino()),
+        attributes: judged_of(false, super::walk::xattrs(path)?),
+        archive: false,
     }))
 }
 
@@ -130,7 +147,13 @@ fn kind_of(node: &Node) -> Kind {
 }
 
 /// Differences between a snapshot and data, `path: what`; empty = equal.
-pub(super) fn verify(opened: Opened, snapshot: &SnapshotFile, root: &Node, against: &Source) -> Result<Vec<String>, Failure> {
+pub(super) fn verify(
+    opened: Opened,
+    snapshot: &SnapshotFile,
+    root: &Node,
+    against: &Source,
+    only: Option<&Path>,
+) -> Result<Vec<String>, Failure> {
     let tree = match against {
         Source::Dir(path) => Tree::Dir(path.clone()),
         Source::Tar(path) => Tree::Tar(TarIndex::read(path)?),
@@ -144,6 +167,9 @@ pub(super) fn verify(opened: Opened, snapshot: &SnapshotFile, root: &Node, again
     let nodes = repo.ls(root, &LsOptions::default()).map_err(repository_failure)?;
     for item in std::iter::once(Ok((PathBuf::new(), root.clone()))).chain(nodes) {
         let (path, node) = item.map_err(repository_failure)?;
+        if !part::belongs(only, &path) {
+            continue;
+        }
         left.remove(&path);
         // An archive cannot carry sockets.
         if tar && node.node_type == NodeType::Socket {
@@ -201,6 +227,10 @@ fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>
                 other => format!("{shown}: modification time {seconds} instead of {other}"),
             });
         }
+    }
+    let recorded = node.meta.extended_attributes.iter().map(|a| (a.name.clone(), a.value.clone().unwrap_or_default()));
+    if judged_of(actual.archive, recorded) != actual.attributes {
+        found.push(format!("{shown}: other extended attributes"));
     }
     match &node.node_type {
         NodeType::File if node.meta.size != actual.size => {

@@ -6,6 +6,7 @@ use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
 use super::{
     Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare,
+    part,
 };
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
@@ -31,7 +32,7 @@ const PARTIAL: &str = "partial";
 pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failure> {
     match &request.job {
         Job::Init => init(request, sink).map(|()| Output::Ready),
-        Job::Backup { source, volume, stack, instance, tags } => {
+        Job::Backup { source, volume, stack, instance, tags, definition } => {
             if let Source::Dir(path) = source {
                 refuse_own_repository(&request.repo, path)?;
             }
@@ -40,19 +41,29 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             for tag in own.into_iter().flatten().chain(tags.iter().cloned()) {
                 options = options.add_tags(&tag).map_err(repository_failure)?;
             }
+            // restic keeps no such field and passes over it.
+            options.description.clone_from(definition);
             backup(open(request, sink)?, source, volume, &options).map(Output::Snapshot)
         }
         Job::List => list(&open(request, sink)?).map(Output::Snapshots),
         Job::Check { read_data, part } => check(&open(request, sink)?, *read_data, *part).map(Output::Findings),
         Job::Plain { snapshot, file, top } => plain(|| open(request, sink.clone()), snapshot, file, top).map(Output::Plain),
-        Job::Restore { snapshot, into } => restore(open(request, sink)?, snapshot, into).map(Output::Restored),
-        Job::Export { snapshot, tar, top } => export(open(request, sink)?, snapshot, tar, top).map(Output::Restored),
-        Job::Forget { snapshots } => forget(open_alone(request, sink)?, snapshots).map(Output::Forgotten),
-        Job::Verify { snapshot, against } => {
+        Job::Restore { snapshot, into, path } => restore(open(request, sink)?, snapshot, into, path.as_deref()).map(Output::Restored),
+        Job::Export { snapshot, tar, top, path } => export(open(request, sink)?, snapshot, tar, top, path.as_deref()).map(Output::Restored),
+        Job::Definition { snapshot } => Ok(Output::Definition(find(&open(request, sink)?, snapshot)?.description)),
+        Job::Find { snapshot, path } => {
             let opened = open(request, sink)?;
             let found = find(&opened, snapshot)?;
             let (opened, root) = root_of(opened, &found)?;
-            compare::verify(opened, &found, &root, against).map(Output::Findings)
+            let repo = opened.repo.to_indexed().map_err(repository_failure)?;
+            part::holds(&repo, snapshot, &root, path).map(|()| Output::Ready)
+        }
+        Job::Forget { snapshots } => forget(open_alone(request, sink)?, snapshots).map(Output::Forgotten),
+        Job::Verify { snapshot, against, path } => {
+            let opened = open(request, sink)?;
+            let found = find(&opened, snapshot)?;
+            let (opened, root) = root_of(opened, &found)?;
+            compare::verify(opened, &found, &root, against, path.as_deref()).map(Output::Findings)
         }
     }
 }
@@ -216,7 +227,7 @@ fn root_of(opened: Opened, snapshot: &SnapshotFile) -> Result<(Opened, Node), Fa
     Ok((Opened { repo: repo.drop_index(), gate, counter, lock }, root))
 }
 
-fn restore(opened: Opened, id: &SnapshotId, into: &Path) -> Result<RestoreReport, Failure> {
+fn restore(opened: Opened, id: &SnapshotId, into: &Path, path: Option<&Path>) -> Result<RestoreReport, Failure> {
     if std::fs::read_dir(into).map_err(|e| io(into, &e))?.next().is_some() {
         return Err(Failure::TargetNotEmpty { path: into.display().to_string() });
     }
@@ -229,7 +240,11 @@ fn restore(opened: Opened, id: &SnapshotId, into: &Path) -> Result<RestoreReport
     let mut options = RestoreOptions::default().numeric_id(true);
     // Whole chunks of zeros become holes. The option's type is not exported; its words are.
     options.sparse = serde_json::from_value(serde_json::json!("ByContent")).map_err(|e| Failure::Internal { detail: e.to_string() })?;
+    if let Some(path) = path {
+        part::holds(&repo, id, &root, path)?;
+    }
     let nodes = repo.ls(&root, &LsOptions::default()).map_err(repository_failure)?;
+    let nodes = nodes.filter(|item| item.as_ref().map_or(true, |(name, _)| part::belongs(path, name)));
     let mut report = RestoreReport { files: 0, bytes: 0 };
     for item in nodes.clone() {
         let (_, node) = item.map_err(repository_failure)?;
@@ -256,24 +271,30 @@ fn root_attributes(path: &Path, root: &Node) -> std::io::Result<()> {
     Ok(())
 }
 
-fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str) -> Result<RestoreReport, Failure> {
+fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str, path: Option<&Path>) -> Result<RestoreReport, Failure> {
     let snapshot = find(&opened, id)?;
     let (opened, root) = root_of(opened, &snapshot)?;
     let Opened { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
+    if let Some(path) = path {
+        part::holds(&repo, id, &root, path)?;
+    }
     let file = File::options().write(true).create_new(true).open(tar).map_err(|e| io(tar, &e))?;
     let mut writer = TarWriter::new(file, top);
     let mut report = RestoreReport { files: 0, bytes: 0 };
     let nodes = repo.ls(&root, &LsOptions::default()).map_err(repository_failure)?;
     for item in std::iter::once(Ok((PathBuf::new(), root.clone()))).chain(nodes) {
-        let (path, node) = item.map_err(repository_failure)?;
+        let (name, node) = item.map_err(repository_failure)?;
+        if !part::belongs(path, &name) {
+            continue;
+        }
         let mut size = 0;
         for chunk in node.content.iter().flatten() {
             size += u64::from(repo.get_index_entry(chunk).map_err(repository_failure)?.data_length());
         }
         let dump =
             |mut out: &mut dyn std::io::Write| repo.dump(&node, &mut out).map_err(|e| std::io::Error::other(one_line(&e.display_log())));
-        writer.add(&path, &node, size, dump).map_err(|e| io(tar, &e))?;
+        writer.add(&name, &node, size, dump).map_err(|e| io(tar, &e))?;
         if !node.is_dir() {
             report.files += 1;
             report.bytes += size;
@@ -289,11 +310,11 @@ fn plain(open: impl Fn() -> Result<Opened, Failure>, id: &SnapshotId, file: &Pat
     let tar = file.with_extension("part");
     let (packed, digest) = (file.with_extension("new"), file.with_extension("zst.sha256"));
     let whole = (|| {
-        let report = export(open()?, id, &tar, top)?;
+        let report = export(open()?, id, &tar, top, None)?;
         let opened = open()?;
         let snapshot = find(&opened, id)?;
         let (opened, root) = root_of(opened, &snapshot)?;
-        let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()))?;
+        let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()), None)?;
         if let Some(first) = differences.first() {
             return Err(Failure::Archive { path: file.display().to_string(), detail: format!("it differs from the snapshot: {first}") });
         }

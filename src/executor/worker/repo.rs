@@ -23,6 +23,8 @@ const DATA_PACK: &str = "8 MiB";
 const TREE_PACK: &str = "4 MiB";
 /// zstd level: restic's own default.
 const COMPRESSION: i32 = 3;
+/// Between two tries for the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Between two progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
@@ -55,13 +57,13 @@ pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure>
     std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
     {
         // As long as somebody reads, only the first start may wait for them.
-        let _held = lock(&request.repo, Lock::Shared)?;
+        let _held = lock(request, Lock::Shared)?;
         let (repo, _gate, _) = unopened(request, sink.clone())?;
         if repo.config_id().map_err(repository_failure)?.is_some() && has_key(&open_by(repo, request, &secret)?)? {
             return Ok(());
         }
     }
-    let _held = lock(&request.repo, Lock::Alone)?;
+    let _held = lock(request, Lock::Alone)?;
     let (repo, _gate, _) = unopened(request, sink)?;
     let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
         open_by(repo, request, &secret)?
@@ -99,7 +101,7 @@ fn open_with(request: &Request, sink: ProgressSink, how: Lock) -> Result<Opened,
     if !request.repo.is_dir() {
         return Err(no_repository());
     }
-    let lock = lock(&request.repo, how)?;
+    let lock = lock(request, how)?;
     let (repo, gate, counter) = unopened(request, sink)?;
     if repo.config_id().map_err(repository_failure)?.is_none() {
         return Err(no_repository());
@@ -173,7 +175,7 @@ fn master_key(secret: &str) -> MasterKey {
 }
 
 /// How the repository is locked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lock {
     /// Beside others that read or add.
     Shared,
@@ -184,21 +186,26 @@ enum Lock {
 }
 
 /// Takes the advisory lock beside the repository: exclusive to create and to remove, shared for everything else. Ends with the process.
-fn lock(repo: &Path, how: Lock) -> Result<File, Failure> {
-    let mut name = repo.as_os_str().to_owned();
+// A process of its own: there is no runtime whose thread this would block.
+#[allow(clippy::disallowed_methods)]
+fn lock(request: &Request, how: Lock) -> Result<File, Failure> {
+    let mut name = request.repo.as_os_str().to_owned();
     name.push(".lock");
     let path = Path::new(&name);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(|e| io(path, &e))?;
-    match how {
-        Lock::Shared => file.lock_shared().map_err(|e| io(path, &e))?,
-        Lock::Alone => file.lock().map_err(|e| io(path, &e))?,
-        Lock::AloneNow => match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::InUse { repo: repo.display().to_string() }),
+    let repo = || request.repo.display().to_string();
+    let begun = Instant::now();
+    loop {
+        match if how == Lock::Shared { file.try_lock_shared() } else { file.try_lock() } {
+            Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(io(path, &e)),
-        },
+            Err(TryLockError::WouldBlock) if how == Lock::AloneNow => return Err(Failure::InUse { repo: repo() }),
+            Err(TryLockError::WouldBlock) => match request.lock_within_s {
+                Some(within) if begun.elapsed().as_secs() >= within => return Err(Failure::Locked { repo: repo(), waited_s: within }),
+                _ => std::thread::sleep(LOCK_PAUSE),
+            },
+        }
     }
-    Ok(file)
 }
 
 pub(super) fn io(path: &Path, error: &std::io::Error) -> Failure {

@@ -23,7 +23,7 @@ impl Lab {
         self.dir.path().join(name)
     }
     pub(crate) fn request(&self, job: Job) -> Request {
-        Request { repo: self.path("repo"), key_file: self.path("key"), job }
+        Request { repo: self.path("repo"), key_file: self.path("key"), lock_within_s: None, job }
     }
     fn run(&self, job: Job) -> Result<Output, Failure> {
         handle(&self.request(job), Arc::new(|_| {}))
@@ -35,6 +35,7 @@ impl Lab {
             stack: Some("shop".into()),
             instance: "01test".into(),
             tags: vec!["pre-update".into()],
+            definition: Some("what it is part of".into()),
         }) {
             Ok(Output::Snapshot(report)) => report,
             other => panic!("{other:?}"),
@@ -94,11 +95,15 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
 /// `cap_net_bind_service=ep` as the kernel stores it.
 const CAP: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Extended attributes of a path.
+/// Extended attributes of a path, each asked for by its name: what the code under test lists would be compared with itself.
 fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut found = super::walk::xattrs(path).unwrap();
-    found.sort();
-    found
+    let mut value = [0u8; 64];
+    let known = ["security.capability", "user.note", "user.of"];
+    let read = known.into_iter().filter_map(|name| {
+        let n = rustix::fs::lgetxattr(path, name, value.as_mut_slice()).ok()?;
+        Some((name.to_owned(), value[..n].to_vec()))
+    });
+    read.collect()
 }
 
 /// A tree with everything that is easily lost.
@@ -150,6 +155,8 @@ fn a_difficult_tree_survives_backup_and_restore_by_us_and_by_restic() {
     fs::create_dir(&data).unwrap();
     difficult(&data);
     let before = look(&data);
+    let with_attributes = before.values().filter(|s| !s.attributes.is_empty()).count();
+    assert_eq!(with_attributes, 3, "the file system of the test keeps attributes");
     let report = lab.backup(Source::Dir(data.clone()));
     let files = before.values().filter(|s| s.mode & 0o170_000 != 0o040_000).count() as u64;
     assert_eq!((report.state, report.unreadable.clone(), report.files), (SnapshotState::Complete, vec![], files));
@@ -157,15 +164,19 @@ fn a_difficult_tree_survives_backup_and_restore_by_us_and_by_restic() {
 
     let into = lab.path("restored");
     fs::create_dir(&into).unwrap();
-    let Ok(Output::Restored(restored)) = lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone() }) else {
+    let Ok(Output::Restored(restored)) = lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone(), path: None })
+    else {
         panic!()
     };
     assert_eq!(restored.files, files);
     assert_eq!(look(&into), before);
     assert!(fs::metadata(into.join("sparse")).unwrap().blocks() * 512 < 16 << 20, "holes stay holes");
-    let verify = |dir: &Path| lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(dir.to_owned()) });
+    let verify =
+        |dir: &Path| lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(dir.to_owned()), path: None });
     assert_eq!(verify(&into), Ok(Output::Findings(vec![])));
 
+    let definition = Job::Definition { snapshot: report.snapshot_id.clone() };
+    assert_eq!(lab.run(definition), Ok(Output::Definition(Some("what it is part of".into()))));
     assert!(lab.restic(&["check", "--read-data"]).contains("no errors were found"));
     let by_restic = lab.path("by-restic");
     lab.restic(&["restore", report.snapshot_id.as_str(), "--target", by_restic.to_str().unwrap()]);
@@ -188,7 +199,11 @@ fn verify_names_every_kind_of_difference() {
     }
     fs::hard_link(data.join("a"), data.join("b")).unwrap();
     symlink("x", data.join("link")).unwrap();
+    let note = |value: &[u8]| rustix::fs::lsetxattr(data.join("noted"), "user.note", value, rustix::fs::XattrFlags::empty()).unwrap();
+    fs::write(data.join("noted"), "x").unwrap();
+    note(b"one");
     let report = lab.backup(Source::Dir(data.clone()));
+    note(b"two");
     let keep = |name: &str| fs::metadata(data.join(name)).unwrap().modified().unwrap();
     let time = keep("content");
     fs::write(data.join("content"), "12346").unwrap();
@@ -218,7 +233,8 @@ fn verify_names_every_kind_of_difference() {
     )
     .unwrap();
     fs::write(data.join("new"), "").unwrap();
-    let Ok(Output::Findings(found)) = lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(data.clone()) })
+    let Ok(Output::Findings(found)) =
+        lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against: Source::Dir(data.clone()), path: None })
     else {
         panic!()
     };
@@ -234,6 +250,7 @@ fn verify_names_every_kind_of_difference() {
             "grown: 6 bytes instead of 5".to_owned(),
             "link: link to another target than x".to_owned(),
             "mode: mode 0600 instead of 0644".to_owned(),
+            "noted: other extended attributes".to_owned(),
             "other-kind: directory instead of file".to_owned(),
             "owner: owner 7:8 instead of 0:0".to_owned(),
             format!("time: modification time 0 instead of {}", keep("a").duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()),
@@ -277,7 +294,7 @@ fn a_tar_stream_becomes_the_same_snapshot_and_leaves_as_a_tar_that_unpacks_to_th
     difficult(&data);
     let tar = lab.path("in.tar");
     let status = Command::new("tar")
-        .args(["--format=posix", "--pax-option=delete=atime,delete=ctime", "-C"])
+        .args(["--format=posix", "--pax-option=delete=atime,delete=ctime", "--xattrs", "--xattrs-include=*", "-C"])
         .arg(lab.dir.path())
         .arg("-cf")
         .arg(&tar)
@@ -286,18 +303,20 @@ fn a_tar_stream_becomes_the_same_snapshot_and_leaves_as_a_tar_that_unpacks_to_th
     assert!(status.unwrap().success());
     let report = lab.backup(Source::Tar(tar.clone()));
     assert_eq!((report.state, report.unreadable.clone()), (SnapshotState::Complete, vec![]));
-    let verify = |against: Source| lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against });
+    let verify = |against: Source| lab.run(Job::Verify { snapshot: report.snapshot_id.clone(), against, path: None });
     assert_eq!(verify(Source::Tar(tar)), Ok(Output::Findings(vec![])));
     assert_eq!(verify(Source::Dir(data.clone())), Ok(Output::Findings(vec![])));
 
     let out = lab.path("out.tar");
-    let Ok(Output::Restored(_)) = lab.run(Job::Export { snapshot: report.snapshot_id.clone(), tar: out.clone(), top: "volume".into() })
+    let Ok(Output::Restored(_)) =
+        lab.run(Job::Export { snapshot: report.snapshot_id.clone(), tar: out.clone(), top: "volume".into(), path: None })
     else {
         panic!()
     };
     assert_eq!(verify(Source::Tar(out.clone())), Ok(Output::Findings(vec![])));
     fs::create_dir(lab.path("unpacked")).unwrap();
-    assert!(Command::new("tar").arg("-C").arg(lab.path("unpacked")).arg("-xpf").arg(&out).status().unwrap().success());
+    let unpack = ["--xattrs", "--xattrs-include=*", "-C"];
+    assert!(Command::new("tar").args(unpack).arg(lab.path("unpacked")).arg("-xpf").arg(&out).status().unwrap().success());
     assert_eq!(look(&lab.path("unpacked/volume")), look(&data));
     assert!(lab.restic(&["check", "--read-data"]).contains("no errors were found"));
 }
@@ -315,7 +334,14 @@ fn an_archive_cut_short_is_refused_and_nothing_is_stored() {
     // Between two entries, within a file, within a header, nothing at all.
     for length in [512 + 512 + 4096, 512 + 512 + 100, 700, 0] {
         fs::write(&tar, &whole[..length]).unwrap();
-        let job = Job::Backup { source: Source::Tar(tar.clone()), volume: "v".into(), stack: None, instance: "i".into(), tags: vec![] };
+        let job = Job::Backup {
+            source: Source::Tar(tar.clone()),
+            volume: "v".into(),
+            stack: None,
+            instance: "i".into(),
+            tags: vec![],
+            definition: None,
+        };
         assert!(matches!(lab.run(job), Err(Failure::Archive { .. })), "{length}");
     }
     assert_eq!(lab.run(Job::List), Ok(Output::Snapshots(vec![])));
@@ -327,7 +353,14 @@ fn a_source_that_holds_the_repository_is_refused_also_by_another_name() {
     symlink(lab.dir.path(), lab.path("alias")).unwrap();
     fs::create_dir(lab.path("repo/inside")).unwrap();
     for source in [lab.dir.path().to_owned(), lab.path("alias"), lab.path("repo"), lab.path("repo/inside")] {
-        let job = Job::Backup { source: Source::Dir(source.clone()), volume: "v".into(), stack: None, instance: "i".into(), tags: vec![] };
+        let job = Job::Backup {
+            source: Source::Dir(source.clone()),
+            volume: "v".into(),
+            stack: None,
+            instance: "i".into(),
+            tags: vec![],
+            definition: None,
+        };
         assert_eq!(
             lab.run(job),
             Err(Failure::RepositoryOnSource { repo: lab.path("repo").display().to_string(), source_path: source.display().to_string() })
@@ -351,10 +384,10 @@ fn wrong_and_missing_keys_repositories_and_snapshots_are_told_apart() {
     assert_eq!(handle(&elsewhere, Arc::new(|_| {})), Err(Failure::NoRepository { repo: lab.path("none").display().to_string() }));
     fs::create_dir(lab.path("empty")).unwrap();
     for id in ["deadbeef", "latest"] {
-        let job = Job::Restore { snapshot: SnapshotId::new(id).unwrap(), into: lab.path("empty") };
+        let job = Job::Restore { snapshot: SnapshotId::new(id).unwrap(), into: lab.path("empty"), path: None };
         assert!(matches!(lab.run(job), Err(Failure::UnknownSnapshot { .. })), "{id}");
     }
-    let job = Job::Restore { snapshot: SnapshotId::new("deadbeef").unwrap(), into: lab.dir.path().to_owned() };
+    let job = Job::Restore { snapshot: SnapshotId::new("deadbeef").unwrap(), into: lab.dir.path().to_owned(), path: None };
     assert_eq!(lab.run(job), Err(Failure::TargetNotEmpty { path: lab.dir.path().display().to_string() }));
 }
 
@@ -384,7 +417,7 @@ fn damage_in_the_repository_is_found_and_a_restore_from_it_fails_loudly() {
     let Ok(Output::Findings(found)) = lab.run(Job::Check { read_data: true, part: None }) else { panic!() };
     assert!(!found.is_empty());
     fs::create_dir(lab.path("into")).unwrap();
-    let result = lab.run(Job::Restore { snapshot: report.snapshot_id, into: lab.path("into") });
+    let result = lab.run(Job::Restore { snapshot: report.snapshot_id, into: lab.path("into"), path: None });
     assert!(matches!(result, Err(Failure::Internal { .. } | Failure::Repository { .. })), "{result:?}");
 }
 
@@ -404,14 +437,17 @@ fn a_file_beyond_four_gibibytes_that_is_mostly_hole_comes_back_as_one() {
     assert!(report.added < 2 << 20, "holes cost next to nothing: {}", report.added);
     let into = lab.path("into");
     fs::create_dir(&into).unwrap();
-    assert!(matches!(lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone() }), Ok(Output::Restored(_))));
+    assert!(matches!(
+        lab.run(Job::Restore { snapshot: report.snapshot_id.clone(), into: into.clone(), path: None }),
+        Ok(Output::Restored(_))
+    ));
     let back = File::open(into.join("image")).unwrap();
     let meta = back.metadata().unwrap();
     assert!(meta.len() == size && meta.blocks() * 512 < 64 << 20, "{} bytes in {} blocks", meta.len(), meta.blocks());
     let mut tail = [0u8; 15];
     back.read_exact_at(&mut tail, (4 << 30) + 7).unwrap();
     assert_eq!(&tail, b"past the border");
-    assert_eq!(lab.run(Job::Verify { snapshot: report.snapshot_id, against: Source::Dir(into) }), Ok(Output::Findings(vec![])));
+    assert_eq!(lab.run(Job::Verify { snapshot: report.snapshot_id, against: Source::Dir(into), path: None }), Ok(Output::Findings(vec![])));
 }
 
 #[test]
@@ -430,6 +466,7 @@ fn a_full_disk_under_the_repository_fails_the_backup_and_damages_nothing_that_wa
         stack: None,
         instance: "01test".into(),
         tags: vec![],
+        definition: None,
     });
     let me = std::env::current_exe().unwrap();
     let test = "executor::backup::house::tests::worker_process";
@@ -472,4 +509,50 @@ fn whoever_reads_is_not_in_the_way_of_opening_and_removing_never_waits_for_them(
     assert_eq!(forget(), Err(Failure::InUse { repo: lab.path("repo").display().to_string() }));
     reader.unlock().unwrap();
     assert_eq!(forget(), Ok(Output::Forgotten(0)));
+}
+
+#[test]
+fn a_part_of_a_snapshot_comes_back_with_the_way_to_it_and_what_is_not_there_is_answered_with_what_is() {
+    let lab = Lab::new();
+    let data = lab.path("data");
+    fs::create_dir_all(data.join("photos/2024/may")).unwrap();
+    fs::create_dir_all(data.join("photos/2025")).unwrap();
+    for name in ["photos/2024/may/a", "photos/2024/b", "photos/2025/c", "photos-of-ann", "top"] {
+        fs::write(data.join(name), name).unwrap();
+    }
+    let id = lab.backup(Source::Dir(data.clone())).snapshot_id;
+    let path = |text: &str| Some(PathBuf::from(text));
+    let restore = |name: &str, of: &str| {
+        fs::create_dir(lab.path(name)).unwrap();
+        let job = Job::Restore { snapshot: id.clone(), into: lab.path(name), path: path(of) };
+        lab.run(job)
+    };
+    let verify = |against: Source, of: &str| lab.run(Job::Verify { snapshot: id.clone(), against, path: path(of) });
+    assert_eq!(restore("into", "photos/2024"), Ok(Output::Restored(RestoreReport { files: 2, bytes: 30 })));
+    let names: Vec<String> = look(&lab.path("into")).into_keys().map(|k| k.display().to_string()).collect();
+    assert_eq!(names, ["", "photos", "photos/2024", "photos/2024/b", "photos/2024/may", "photos/2024/may/a"]);
+    assert_eq!(verify(Source::Dir(lab.path("into")), "photos/2024"), Ok(Output::Findings(vec![])));
+    // Neither too little nor too much passes.
+    let Ok(Output::Findings(found)) = verify(Source::Dir(lab.path("into")), "photos") else { panic!() };
+    assert_eq!(found, ["photos/2025: missing", "photos/2025/c: missing"]);
+    fs::write(lab.path("into/photos/2024/b"), "photos/2024/X").unwrap();
+    let Ok(Output::Findings(found)) = verify(Source::Dir(lab.path("into")), "photos/2024") else { panic!() };
+    assert!(found.iter().any(|f| f.starts_with("photos/2024/b:")), "{found:?}");
+    // One file, and through an archive.
+    assert_eq!(restore("one", "photos/2025/c"), Ok(Output::Restored(RestoreReport { files: 1, bytes: 13 })));
+    let tar = lab.path("part.tar");
+    let job = Job::Export { snapshot: id.clone(), tar: tar.clone(), top: "volume".into(), path: path("photos/2024/may") };
+    assert_eq!(lab.run(job), Ok(Output::Restored(RestoreReport { files: 1, bytes: 17 })));
+    assert_eq!(verify(Source::Tar(tar), "photos/2024/may"), Ok(Output::Findings(vec![])));
+
+    let missing = |of: &str| match lab.run(Job::Find { snapshot: id.clone(), path: PathBuf::from(of) }) {
+        Err(Failure::NoSuchPath { path, near, .. }) => (path, near),
+        other => panic!("{of}: {other:?}"),
+    };
+    assert_eq!(lab.run(Job::Find { snapshot: id.clone(), path: "photos/2024".into() }), Ok(Output::Ready));
+    assert_eq!(missing("photo"), ("photo".into(), vec!["photos".into(), "photos-of-ann".into(), "top".into()]));
+    assert_eq!(missing("photos/2023/may"), ("photos/2023/may".into(), vec!["photos/2024".into(), "photos/2025".into()]));
+    assert_eq!(missing("top/of/a/file"), ("top/of/a/file".into(), vec![]));
+    assert!(matches!(restore("none", "photos/2023"), Err(Failure::NoSuchPath { .. })));
+    assert_eq!(look(&lab.path("none")).len(), 1, "nothing was written");
 }

@@ -170,29 +170,41 @@ pub(super) fn attach(node: &mut Node, xattrs: Vec<(String, Vec<u8>)>) {
     node.meta.extended_attributes = serde_json::from_value(serde_json::Value::Array(list)).expect("built in the form the type reads");
 }
 
-/// Extended attributes of a path itself, links not followed; empty where the file system has none.
+/// Extended attributes of a path itself, links not followed; empty where the file system has none. Those that go away meanwhile are left out.
 pub(super) fn xattrs(path: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
-    let read = |call: &dyn Fn(&mut [u8]) -> rustix::io::Result<usize>| -> std::io::Result<Vec<u8>> {
-        let size = match call(&mut []) {
-            Ok(size) => size,
-            Err(rustix::io::Errno::NOTSUP) => 0,
-            Err(e) => return Err(e.into()),
-        };
-        let mut buffer = vec![0; size];
-        if size > 0 {
-            let size = call(&mut buffer)?;
-            buffer.truncate(size);
-        }
-        Ok(buffer)
-    };
-    let list = read(&|buffer| rustix::fs::llistxattr(path, buffer))?;
+    let names = filled(&|| rustix::fs::llistxattr_query(path), &|buffer| rustix::fs::llistxattr(path, buffer))?.unwrap_or_default();
     let mut found = Vec::new();
-    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         let text = std::str::from_utf8(name).map_err(std::io::Error::other)?;
-        let value = read(&|buffer| rustix::fs::lgetxattr(path, text, buffer))?;
-        found.push((text.to_owned(), value));
+        let value = filled(&|| rustix::fs::lgetxattr_query(path, text), &|buffer| rustix::fs::lgetxattr(path, text, buffer))?;
+        found.extend(value.map(|value| (text.to_owned(), value)));
     }
     Ok(found)
+}
+
+/// Asks how much there is, then for it; again when it grew in between. The library answers 0 to a call with an empty buffer, whatever there is.
+fn filled(
+    size: &dyn Fn() -> rustix::io::Result<usize>,
+    read: &dyn Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> std::io::Result<Option<Vec<u8>>> {
+    use rustix::io::Errno;
+    loop {
+        let mut buffer = match size() {
+            Ok(0) => return Ok(Some(Vec::new())),
+            Ok(size) => vec![0; size],
+            Err(Errno::NOTSUP | Errno::NODATA) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        match read(&mut buffer) {
+            Ok(size) => {
+                buffer.truncate(size);
+                return Ok(Some(buffer));
+            }
+            Err(Errno::RANGE) => {}
+            Err(Errno::NODATA) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 #[cfg(test)]

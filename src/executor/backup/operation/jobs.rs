@@ -1,14 +1,17 @@
 //! The order of acts of each job. Whatever was begun when one of them stops is taken back by the operation around it.
 
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
+use super::super::exchange::{self, Exchange};
+use super::super::keep::PRE_RESTORE;
 use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
-use crate::model::ids::{EngineName, ServiceName, SnapshotId};
+use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::{OperationState, Phase};
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use chrono::Utc;
 use serde_json::Value;
+use std::path::PathBuf;
 
 impl Work {
     pub(super) async fn go(&self, job: &DataJob) -> Result<Option<String>, Stop> {
@@ -16,6 +19,7 @@ impl Work {
             DataJob::Backup(_) => Phase::Snapshot,
             DataJob::Restore { .. }
             | DataJob::RestoreDirectory { .. }
+            | DataJob::SwapDirectory { .. }
             | DataJob::Drill { .. }
             | DataJob::Check { .. }
             | DataJob::Export { .. }
@@ -49,8 +53,9 @@ impl Work {
                 self.interruptible(self.step(DataAct::Forget { snapshots: snapshots.clone() })).await?;
                 Ok(None)
             }
-            DataJob::Restore { snapshot, into } => self.restore(snapshot, into.clone()).await,
-            DataJob::RestoreDirectory { snapshot, directory } => self.restore_beside(snapshot, directory).await,
+            DataJob::Restore { snapshot, into, path, to } => self.restore(snapshot, into.clone(), path.clone(), to.clone()).await,
+            DataJob::SwapDirectory { snapshot, directory, release } => self.swap_directory(snapshot, directory, *release).await,
+            DataJob::RestoreDirectory { snapshot, directory, path } => self.restore_beside(snapshot, directory, path.clone()).await,
         }
     }
 
@@ -154,18 +159,64 @@ impl Work {
         Ok(())
     }
 
-    async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory) -> Result<Option<String>, Stop> {
+    async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory, path: Option<PathBuf>) -> Result<Option<String>, Stop> {
         let into = restore::beside(directory, snapshot, &self.id)?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
-        let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into };
+        let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into, path };
         let done = self.interruptible(self.step(act)).await?;
         self.compared(done)
     }
 
-    async fn restore(&self, snapshot: &BackupRecord, into: Option<EngineName>) -> Result<Option<String>, Stop> {
-        let target = restore::target(&self.hands()?, snapshot, into).await?;
+    /// The restored directory takes the live one's place: restored and compared while everything runs, exchanged while its users are stopped, and taken back
+    /// unless they are well on it.
+    async fn swap_directory(&self, snapshot: &BackupRecord, directory: &Directory, release: Option<u32>) -> Result<Option<String>, Stop> {
+        let hands = self.hands()?;
+        self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
+        let staged = restore::beside(directory, snapshot, &self.id)?;
+        self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, staged.display()));
+        let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into: staged.clone(), path: None };
+        let done = self.interruptible(self.step(act)).await?;
+        self.compared(done)?;
+        let live = directory.here.clone().unwrap_or_default();
+        let users = exchange::users(self.exec.engine.as_ref(), &directory.host).await?;
+        let kept = restore::kept_beside(&live, &self.id);
+        // Looked at before anything is stopped: what cannot be exchanged is refused without a gap.
+        let exchange = Exchange::of(&live, &staged, kept, users.clone())?;
+        let told = exchange.told();
+        let quiesce = Quiesce::Stop;
+        if !users.is_empty() {
+            self.say(60.0, format!("stopping {} containers", users.len()));
+            self.step(DataAct::Hold { writers: users.clone(), quiesce }).await?;
+        }
+        let mut partial = vec![];
+        let before = DataAct::Directory { directory: directory.clone(), release, tags: vec![PRE_RESTORE.to_owned()] };
+        self.read(before, (3, 4), &mut partial).await?;
+        if !partial.is_empty() {
+            return Err(Stop::Failed(format!(
+                "the snapshot before the restore is partial: {}; let the supervisor read these files",
+                partial.join("; ")
+            )));
+        }
+        self.say(80.0, format!("exchanging {} and {}", live.display(), staged.display()));
+        self.step(DataAct::Exchange { exchange }).await?;
+        if !users.is_empty() {
+            self.step(DataAct::Resume { writers: users.clone(), quiesce }).await?;
+        }
+        self.say(90.0, "waiting until its users are well on it".to_owned());
+        self.interruptible(self.step(DataAct::Prove { users })).await?;
+        Ok(Some(told))
+    }
+
+    async fn restore(
+        &self,
+        snapshot: &BackupRecord,
+        into: Option<EngineName>,
+        path: Option<PathBuf>,
+        to: Option<StackName>,
+    ) -> Result<Option<String>, Stop> {
+        let target = restore::target(&self.hands()?, snapshot, into, to.as_ref()).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, target.name));
-        let act = DataAct::Restore { snapshot: Box::new(snapshot.clone()), into: target.name, made: target.made };
+        let act = DataAct::Restore { snapshot: Box::new(snapshot.clone()), into: target.name, made: target.made, path, to };
         let done = self.interruptible(self.step(act)).await?;
         self.compared(done)
     }

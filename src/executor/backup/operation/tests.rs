@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 mod commands;
+mod exchange;
 mod holds;
 
 struct Rig {
@@ -251,7 +252,7 @@ async fn writers_that_cannot_be_held_fail_the_backup_and_run_again() {
 async fn a_restore_goes_on_beside_the_stack_and_is_undone_when_cancelled() {
     let rig = Rig::new().await;
     let snapshot = Box::new(rig.snapshot().await);
-    let job = || DataJob::Restore { snapshot: snapshot.clone(), into: None };
+    let job = || DataJob::Restore { snapshot: snapshot.clone(), into: None, path: None, to: None };
     let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("restore", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert_eq!((op.state, op.epoch, done.restored.len(), done.restored[0].verified), (OperationState::Done, 0, 1, true));
@@ -268,11 +269,63 @@ async fn a_restore_goes_on_beside_the_stack_and_is_undone_when_cancelled() {
 }
 
 #[tokio::test]
+async fn a_restore_for_another_stack_makes_the_volume_its_file_names_and_never_takes_one_that_is_there() {
+    let rig = Rig::new().await;
+    let snapshot = Box::new(rig.snapshot().await);
+    let other = StackName::new("other").unwrap();
+    let job = |path: Option<&str>| {
+        let path = path.map(Into::into);
+        DataJob::Restore { snapshot: snapshot.clone(), into: None, path, to: Some(other.clone()) }
+    };
+    let restored = async |path| {
+        let op = rig.exec.submit_data(Some(other.clone()), job(path), test_permit(), request("restore", None)).await.unwrap();
+        let (op, mut done) = rig.done(&rig.exec, &op).await;
+        assert_eq!((op.state, op.stack.as_ref()), (OperationState::Done, Some(&other)), "{op:?}");
+        done.restored.remove(0)
+    };
+    let label = async |volume: &str, key: &str| {
+        let volume = rig.engine.volume(&EngineName::new(volume).unwrap()).await.unwrap().unwrap();
+        volume.labels.get(key).cloned()
+    };
+    let first = restored(None).await;
+    assert_eq!((first.volume.as_str(), first.verified), ("other_data", true));
+    assert!(first.next.contains("a deploy of stack other whose file declares the volume data uses it"), "{}", first.next);
+    assert_eq!(rig.engine.volume_file("other_data", "a"), Some(b"one".to_vec()));
+    assert_eq!(label("other_data", "dockwarden.stack").await.as_deref(), Some("other"));
+    assert_eq!(label("other_data", "com.docker.compose.volume").await.as_deref(), Some("data"));
+    rig.engine.write_volume_file("other_data", "a", b"theirs");
+    let second = restored(Some("b")).await;
+    let beside = format!("other_data-restored-{}-1", &snapshot.snapshot_id[..8]);
+    assert_eq!((second.volume.as_str(), second.files), (beside.as_str(), 1));
+    assert_eq!((rig.engine.volume_file(&beside, "a"), rig.engine.volume_file(&beside, "b").map(|b| b.len())), (None, Some(100_000)));
+    assert_eq!(label(&beside, "com.docker.compose.volume").await, None, "it is no volume of the file");
+    assert_eq!(rig.engine.volume_file("other_data", "a"), Some(b"theirs".to_vec()));
+}
+
+#[tokio::test]
+async fn what_the_repository_holds_and_the_state_does_not_is_recorded_once() {
+    use crate::executor::backup::records;
+    let rig = Rig::new().await;
+    let snapshot = rig.snapshot().await;
+    let house = rig.exec.backups.clone().unwrap();
+    assert_eq!(records::record_unknown(&rig.store, &house).await.unwrap(), 0, "all of it is known");
+    rig.store.forget_backups(vec![snapshot.snapshot_id.clone()]).await.unwrap();
+    assert_eq!(records::record_unknown(&rig.store, &house).await.unwrap(), 1);
+    assert_eq!(records::record_unknown(&rig.store, &house).await.unwrap(), 0);
+    let found = rig.store.backups(Some(&shop()), None, 10).await.unwrap();
+    let same = |r: &BackupRecord| (r.snapshot_id.clone(), r.volume.clone(), r.files, r.bytes, r.state.clone(), r.release, r.tags.clone());
+    assert_eq!(found.iter().map(same).collect::<Vec<_>>(), [same(&snapshot)]);
+    // A supervisor that never made a backup has no repository to look at.
+    let none = house::BackupHouse::of(&rig.dir.path().join("nowhere"), house.exe.clone(), house.time_limit);
+    assert_eq!(records::record_unknown(&rig.store, &none).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_restore_that_fails_removes_what_it_made() {
     let rig = Rig::new().await;
     let snapshot = Box::new(rig.snapshot().await);
     rig.engine.fail_next("upload", EngineError::Refused("disk full".to_owned()));
-    let job = DataJob::Restore { snapshot, into: None };
+    let job = DataJob::Restore { snapshot, into: None, path: None, to: None };
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
     let (op, _) = rig.done(&rig.exec, &op).await;
     assert_eq!((op.state, op.message.as_deref()), (OperationState::Failed, Some("disk full")));
@@ -287,7 +340,7 @@ async fn a_restore_that_fails_says_that_a_volume_that_was_there_stays() {
     let volume = crate::engine::VolumeCreate { name: spare.clone(), driver: None, driver_opts: BTreeMap::new(), labels: BTreeMap::new() };
     rig.engine.create_volume(&test_permit(), &volume).await.unwrap();
     rig.engine.fail_next("upload", EngineError::Refused("disk full".to_owned()));
-    let job = DataJob::Restore { snapshot, into: Some(spare) };
+    let job = DataJob::Restore { snapshot, into: Some(spare), path: None, to: None };
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
     let (op, _) = rig.done(&rig.exec, &op).await;
     let message = op.message.unwrap_or_default();
@@ -301,7 +354,7 @@ async fn crash_everywhere(verb: &str) {
     loop {
         let rig = Rig::new().await;
         let job = match verb {
-            "restore" => DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None },
+            "restore" => DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None, path: None, to: None },
             "verify_backup" => DataJob::Drill { snapshots: vec![(rig.snapshot().await, None)] },
             _ => backup(),
         };

@@ -60,7 +60,7 @@ async fn commands_run_around_the_reading_and_an_output_is_a_snapshot_of_one_file
     let steps: Vec<String> = rig.store.steps(&op.id).await.unwrap().into_iter().map(|s| s.key).collect();
     assert_eq!(steps, ["before:db", "snapshot:stdout:db", "hold", "snapshot:shop_data", "resume", "after:db", "count"]);
     assert_eq!(std::fs::read_dir(rig.exec.backups.clone().unwrap().spool()).unwrap().count(), 0, "nothing stays in the spool");
-    let restore = DataJob::Restore { snapshot: Box::new(done.snapshots[0].clone()), into: None };
+    let restore = DataJob::Restore { snapshot: Box::new(done.snapshots[0].clone()), into: None, path: None, to: None };
     let (_, back) = run(&rig, &rig.exec, "restore", restore).await;
     // The fake engine's volumes keep neither modes nor times, so only the content is compared here.
     assert!(back.restored[0].volume.starts_with("shop_db.stdout-restored-"), "{back:?}");
@@ -135,14 +135,15 @@ async fn a_directory_of_the_host_comes_back_beside_itself_with_its_owner_and_mod
     let directory = Directory { host: host.display().to_string(), here: Some(host.clone()) };
     let house = rig.exec.backups.clone().unwrap();
     let (volume, progress): (_, crate::executor::backup::ProgressSink) = (directory.host.clone(), Arc::new(|_| {}));
-    let asked = BackupRequest { path: host.clone(), volume, stack: Some(shop()), instance: "i".into(), tags: vec![], progress };
+    let asked =
+        BackupRequest { path: host.clone(), volume, stack: Some(shop()), instance: "i".into(), tags: vec![], definition: None, progress };
     let report = house.backup_dir(asked).await.unwrap();
     assert_eq!((report.files, report.bytes, report.state), (1, 4, SnapshotState::Complete));
     let listed = house.list().await.unwrap();
     assert_eq!(listed[0].volume.as_deref(), Some(directory.host.as_str()));
     let snapshot = BackupRecord { volume: directory.host.clone(), snapshot_id: report.snapshot_id.to_string(), ..rig.snapshot().await };
     std::fs::write(host.join("below/file"), "newer").unwrap();
-    let job = DataJob::RestoreDirectory { snapshot: Box::new(snapshot), directory };
+    let job = DataJob::RestoreDirectory { snapshot: Box::new(snapshot), directory, path: None };
     let (op, back) = run(&rig, &rig.exec, "restore", job).await;
     assert_eq!((op.state, back.restored[0].verified), (OperationState::Done, true), "{op:?}");
     let into = PathBuf::from(&back.restored[0].volume);
