@@ -27,6 +27,7 @@ impl Run {
         if !forward {
             self.enter(Phase::Preflight, 2.0, "checking").await?;
             preflight::check(self).await?;
+            self.nothing_beside().await?;
             self.record_release().await?;
             self.make_safe().await?;
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
@@ -41,6 +42,7 @@ impl Run {
             }
             self.smoke().await?;
             self.canaries().await?;
+            self.nothing_beside().await?;
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
