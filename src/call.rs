@@ -30,6 +30,7 @@ pub mod repeat;
 pub mod run;
 mod sealed;
 pub mod sources;
+pub mod successor;
 pub mod taint;
 pub mod tasks;
 pub mod volumes;

@@ -4,6 +4,7 @@ mod acts;
 mod adopt;
 mod apply;
 pub mod backup;
+mod beside;
 mod canary;
 mod checks;
 mod colour;

@@ -5,6 +5,7 @@ pub mod drift;
 mod follow;
 pub mod front;
 pub mod hash;
+mod jobs;
 pub mod levels;
 pub mod migrates;
 mod namespaces;
@@ -17,11 +18,12 @@ pub mod succession;
 mod tests;
 mod world;
 
+pub use jobs::{ended_well, job, may_end};
 pub use stands::{live, standing_for};
 pub use world::fingerprint;
 
 use crate::model::labels;
-use crate::model::spec::{DependencyCondition, Restart, ServiceSpec};
+use crate::model::spec::{DependencyCondition, ServiceSpec};
 use serde_json::json;
 
 use crate::model::ids::*;
@@ -394,6 +396,11 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             let (strategy, expected_loss) = front::update(spec, one_writer, standing, at_once);
             return Change { expected_loss, ..make(Action::Update, strategy, lines) };
         }
+        if job(desired, service) && running.iter().all(|c| ended_well(c)) {
+            // Nothing runs that could be handed over, and a canary would do the job twice.
+            let expected_loss = "none: the one before is finished".into();
+            return Change { expected_loss, ..make(Action::Update, Strategy::Recreate, lines) };
+        }
         let strategy = match () {
             () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,
             () if spec.settings.strategy == Some(Strategy::Recreate) => Strategy::Recreate,
@@ -409,8 +416,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         }
         return make(Action::Scale, Strategy::InPlace, lines);
     }
-    let finished = spec.restart == Restart::No || matches!(spec.restart, Restart::OnFailure(_));
-    let down = !running.iter().all(|c| up(c) || (finished && c.state == RunState::Exited && c.exit_code == 0));
+    let down = !running.iter().all(|c| up(c) || (may_end(spec) && ended_well(c)));
     if down {
         lines.push(DiffLine { path: "state".into(), from: Some("stopped".into()), to: Some("running".into()) });
         return make(Action::Restart, Strategy::InPlace, lines);

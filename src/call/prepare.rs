@@ -4,7 +4,7 @@
 use super::data_plan::{self, DataChoice};
 use super::error::ErrorCode;
 use super::images::{identities, on_hand};
-use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts, sealed};
+use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts, sealed, successor};
 use crate::compose::{self, LoadInput};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
@@ -179,6 +179,7 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &Da
     let restore = data_plan::restores(call, stack, &target.spec, snapshots).await?;
     let content_of = target.content_of.or(Some(target.number));
     let images = on_hand(call, &target).await?;
+    successor::refuse(&call.house, stack, &target.spec, None).await?;
     let facts = plan_facts::Texts::unknown(&target.spec);
     let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, restore };
     planned(call, stack, Some(desired), None, new_id(), (&BTreeSet::new(), vec![])).await
@@ -209,9 +210,17 @@ fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release>
 /// Plans what changes no release's content: restart, stop, scale.
 ///
 /// # Errors
-/// `NotFound` when the stack is not deployed or has no such service.
+/// `NotFound` when the stack is not deployed or has no such service; `Conflict` when Compose runs what would be made.
 pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan, CallError> {
-    planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![])).await
+    let makes = match &want {
+        Want::Scale { service, .. } | Want::Recreate { service } => Some(service.clone()),
+        Want::Release { .. } | Want::Restart { .. } | Want::Stop { .. } => None,
+    };
+    let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![])).await?;
+    if makes.is_some() {
+        successor::refuse(&call.house, stack, &plan.desired, makes.as_ref()).await?;
+    }
+    Ok(plan)
 }
 
 pub(super) fn new_id() -> PlanId {

@@ -5,7 +5,7 @@ use super::acts::Act;
 use super::leave::{by_worth, grace_ms, missing_numbers};
 use super::prepare::side_by_side;
 use super::run::{Halt, Run, failed};
-use super::{names, preflight, probe};
+use super::{names, once, preflight, probe};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::{OperationState, Phase};
@@ -27,6 +27,7 @@ impl Run {
         if !forward {
             self.enter(Phase::Preflight, 2.0, "checking").await?;
             preflight::check(self).await?;
+            self.nothing_beside().await?;
             self.record_release().await?;
             self.make_safe().await?;
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
@@ -41,6 +42,7 @@ impl Run {
             }
             self.smoke().await?;
             self.canaries().await?;
+            self.nothing_beside().await?;
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
@@ -49,10 +51,12 @@ impl Run {
         self.stack_post_hooks().await?;
         self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
         self.stop_old().await?;
+        let finished = self.finished_jobs().await?;
         self.update(|op| {
             op.state = OperationState::Monitoring;
             op.phase = Phase::Monitor;
             op.message = op.message.take().or_else(|| self.data_left());
+            once::tell(op, &finished);
             op.settled_at.get_or_insert_with(Utc::now);
         })
         .await?;
@@ -61,6 +65,7 @@ impl Run {
             s.message = "watching the new release".into();
         });
         self.monitor().await?;
+        self.tell_finished().await?;
         self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
         self.tidy().await
     }
@@ -194,7 +199,8 @@ impl Run {
         let phase = self.operation().phase;
         loop {
             let probing = async {
-                probe::healthy(&*self.exec.engine, &self.permit, id, spec).await?;
+                let job = planner::job(&self.plan.desired, service);
+                probe::healthy(&*self.exec.engine, &self.permit, id, spec, job).await?;
                 self.own_probes(id, spec).await
             };
             let outcome = tokio::select! {
@@ -434,9 +440,9 @@ impl Run {
                 let Some(seen) = self.looked(self.exec.engine.container(id)).await else { break };
                 match seen {
                     Ok(Some(seen)) => {
-                        let ended_well = spec.restart == Restart::No && seen.state == RunState::Exited && seen.exit_code == 0;
+                        let finished = planner::job(&self.plan.desired, service) && probe::finished(&seen, spec);
                         if let Err(reason) = probe::alive(&seen)
-                            && !ended_well
+                            && !finished
                         {
                             self.ailing(&mut watch, service, &seen, reason).await?;
                         } else if due && seen.state == RunState::Running {

@@ -8,7 +8,7 @@ use crate::engine::{EngineError, NetworkAttachment, NetworkCreate};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
 use crate::model::operation::Phase;
-use crate::model::plan::{Action, Strategy};
+use crate::model::plan::{Action, Change, Strategy};
 use crate::model::spec::{NetworkSpec, ServiceSpec};
 use crate::planner;
 use serde_json::{Value, json};
@@ -20,10 +20,16 @@ fn may_stand(run: &Run, spec: &ServiceSpec) -> bool {
 }
 
 impl Run {
-    /// Makes the network where services start together.
+    /// Makes the network where services start together: for an update, and when all of them start for the first time, so that these too meet no other
+    /// version when the next one comes. One that is added alone stands where its siblings do.
     pub(super) async fn prepare_colour(&self) -> Result<(), Halt> {
-        let made_anew = |c: &&crate::model::plan::Change| c.action == Action::Update && c.strategy == Strategy::BlueGreen;
-        if !self.plan.changes.iter().any(|c| made_anew(&c)) {
+        let asked = |c: &&Change| {
+            let spec = self.plan.desired.services.get(&c.service);
+            spec.is_some_and(|s| s.active && s.settings.strategy == Some(Strategy::BlueGreen)) && c.action != Action::Remove
+        };
+        let actions: Vec<Action> = self.plan.changes.iter().filter(asked).map(|c| c.action).collect();
+        let first = !actions.is_empty() && actions.iter().all(|a| *a == Action::Create);
+        if !first && !actions.contains(&Action::Update) {
             return Ok(());
         }
         let name = names::colour(&self.plan.stack, self.operation_id());

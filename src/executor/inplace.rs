@@ -21,7 +21,10 @@ impl Run {
         self.enter(Phase::StartNew, 10.0, "restarting").await?;
         let observed = self.observe().await?;
         match self.restart_all(&observed).await {
-            Ok(()) => Ok(self.exec.store.set_stopped(&self.plan.stack, false).await?),
+            Ok(()) => {
+                self.exec.store.set_stopped(&self.plan.stack, false).await?;
+                self.tell_finished().await
+            }
             // The next start goes on with it.
             Err(Halt::Interrupted(why)) => Err(Halt::Interrupted(why)),
             Err(halt) => {

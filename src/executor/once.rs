@@ -1,5 +1,6 @@
 //! One-shot services at work: run to their end, remembered by their key, never started a second time. The key is durable before anything of the
-//! operation is taken back, so that a crash between the end of a run and its record does not lead to another run.
+//! operation is taken back, so that a crash between the end of a run and its record does not lead to another run. Beside them jobs, for whose end nobody
+//! waits: an operation that started one tells when it is finished.
 
 use super::acts::Act;
 use super::run::{Fail, Halt, Run, failed};
@@ -7,7 +8,8 @@ use super::{Executor, probe};
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::observed::RunState;
-use crate::model::operation::Phase;
+use crate::model::operation::{Operation, Phase};
+use crate::model::plan::{Action, Change};
 use crate::model::spec::ServiceSpec;
 use crate::planner;
 use crate::store::StoreResult;
@@ -110,5 +112,41 @@ impl Run {
             self.exec.remember(&self.plan.stack, service, key).await?;
         }
         Ok(())
+    }
+
+    /// Says which jobs of this operation are finished.
+    pub(super) async fn tell_finished(&self) -> Result<(), Halt> {
+        let notes = self.finished_jobs().await?;
+        if !notes.is_empty() {
+            self.update(|op| tell(op, &notes)).await?;
+        }
+        Ok(())
+    }
+
+    /// Jobs this operation started that have ended well, one note each.
+    pub(super) async fn finished_jobs(&self) -> Result<Vec<String>, Halt> {
+        let started = |c: &&Change| !matches!(c.action, Action::Unchanged | Action::Remove | Action::Stop);
+        let jobs: Vec<&ServiceName> =
+            self.plan.changes.iter().filter(started).map(|c| &c.service).filter(|s| planner::job(&self.plan.desired, s)).collect();
+        if jobs.is_empty() {
+            return Ok(vec![]);
+        }
+        let observed = self.observe().await?;
+        let ended = |s: &ServiceName| {
+            let live = planner::live(&observed, s);
+            !live.is_empty() && self.plan.desired.services.get(s).is_some_and(|spec| live.iter().all(|c| probe::finished(c, spec)))
+        };
+        Ok(jobs.into_iter().filter(|s| ended(s)).map(|s| format!("service {s} finished: exit code 0")).collect())
+    }
+}
+
+/// Adds notes to an operation's message, each once.
+pub(super) fn tell(op: &mut Operation, notes: &[String]) {
+    for note in notes {
+        op.message = Some(match op.message.take() {
+            Some(m) if m.contains(note.as_str()) => m,
+            Some(m) => format!("{m}; {note}"),
+            None => note.clone(),
+        });
     }
 }

@@ -7,6 +7,7 @@ use crate::model::ids::EngineName;
 use crate::model::observed::{ContainerDetail, HealthState, RunState};
 use crate::model::operation::Evidence;
 use crate::model::spec::ServiceSpec;
+use crate::planner;
 use std::time::{Duration, Instant};
 
 /// A container without a health check counts as up after it ran this long without a restart.
@@ -43,17 +44,20 @@ fn failed(reason: impl Into<String>, output: Option<String>) -> ProbeError {
     ProbeError::Failed { reason: reason.into(), output }
 }
 
-/// Waits until a started container is healthy: its health check passes, or without one it stays up for a second.
+/// Waits until a started container is healthy: its health check passes, or without one it stays up for a second. A `job` may also have ended well.
 ///
 /// # Errors
 /// `Failed` with the reason as soon as it cannot become healthy any more, or at the time limit.
-pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec: &ServiceSpec) -> Result<(), ProbeError> {
+pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec: &ServiceSpec, job: bool) -> Result<(), ProbeError> {
     let start = Instant::now();
     let grace = Duration::from_millis(spec.healthcheck.as_ref().and_then(|h| h.start_period_ms).unwrap_or(0));
     let limit = spec.settings.start_timeout_s.map_or(START_TIMEOUT, Duration::from_secs).saturating_add(grace);
     let mut last = None;
     loop {
         let seen = engine.container(id).await?.ok_or_else(|| failed("the container is gone", last.clone()))?;
+        if job && finished(&seen, spec) {
+            return Ok(());
+        }
         alive(&seen).map_err(|reason| failed(reason, last.clone().or(seen.last_health_output.clone())))?;
         let Some(test) = health_command(&seen, spec) else {
             // Probes of its own say more than a second without a restart.
@@ -131,6 +135,11 @@ pub fn alive(seen: &ContainerDetail) -> Result<(), String> {
         }
         RunState::Paused | RunState::Removing => Err("it is paused or being removed".into()),
     }
+}
+
+/// Whether the container of a job is finished: it ended cleanly, and its image asks for no health check, which only what runs can pass.
+pub(super) fn finished(seen: &ContainerDetail, spec: &ServiceSpec) -> bool {
+    planner::ended_well(seen) && health_command(seen, spec).is_none()
 }
 
 /// The health-check command as something to execute; `None` when there is none.

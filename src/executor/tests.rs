@@ -7,6 +7,7 @@ mod endings;
 mod extras;
 mod features;
 mod front;
+mod jobs;
 mod matrix;
 mod places;
 mod strategies;

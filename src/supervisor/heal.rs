@@ -5,6 +5,7 @@
 mod by_hand;
 mod drift;
 mod memory;
+mod successor;
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
@@ -51,6 +52,8 @@ pub struct Healer {
     seen: Option<DateTime<Utc>>,
     scans: u32,
     high: memory::High,
+    /// Containers of Compose that were told of as successors of ours.
+    replaced: BTreeSet<EngineName>,
 }
 
 /// One look at a stack.
@@ -83,8 +86,19 @@ impl Healer {
                 None
             }
         };
-        let courses = BTreeMap::new();
-        Self { house, wake, incidents, by_hand, courses, engine_lost: false, quiet_until, seen, scans: 0, high: memory::High::new() }
+        Self {
+            house,
+            wake,
+            incidents,
+            by_hand,
+            courses: BTreeMap::new(),
+            engine_lost: false,
+            quiet_until,
+            seen,
+            scans: 0,
+            high: memory::High::new(),
+            replaced: BTreeSet::new(),
+        }
     }
 
     /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
@@ -214,6 +228,7 @@ impl Healer {
         if self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
             return Ok(());
         }
+        let ailing = self.without_successor(&look, ailing).await?;
         if ailing.is_empty() {
             let by_hand = observed.containers.iter().any(|c| self.by_hand.contains(&c.id));
             return if scan && !by_hand && self.scans.is_multiple_of(drift::EVERY) { self.drift(&look).await } else { Ok(()) };
@@ -455,6 +470,8 @@ enum LookError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Executor(#[from] crate::executor::ExecutorError),
+    #[error("containers of Compose could not be looked for: {0}")]
+    Successors(String),
 }
 
 #[cfg(test)]

@@ -24,13 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// One test at a time measures losses, not the machine; and the last one removes the image.
 static ONE: Mutex<()> = Mutex::const_new(());
 
-struct Turn {
-    slot: Slot,
+pub(crate) struct Turn {
+    pub(crate) slot: Slot,
     _one: MutexGuard<'static, ()>,
 }
 
 impl Turn {
-    async fn take() -> Self {
+    pub(crate) async fn take() -> Self {
         let one = ONE.lock().await;
         Self { slot: engine().await, _one: one }
     }
@@ -53,11 +53,11 @@ impl Drop for Turn {
 /// What came of the requests of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    sent: usize,
+    pub(crate) sent: usize,
     /// Cause -> how many.
     pub(crate) lost: BTreeMap<String, usize>,
     /// Release that answered -> how many.
-    by: BTreeMap<String, usize>,
+    pub(crate) by: BTreeMap<String, usize>,
 }
 
 pub(crate) struct Load {
@@ -67,14 +67,19 @@ pub(crate) struct Load {
 
 /// One new connection per request, sent when its time has come whatever became of the others.
 pub(crate) fn load(port: u16) -> Load {
+    load_of(port, RATE, "/health", of_health)
+}
+
+/// The same of another page at another rate; what an answer is counted under, `None` = it is lost.
+pub(crate) fn load_of(port: u16, rate: u64, path: &'static str, read: fn(&str) -> Option<String>) -> Load {
     let (stop, mut stopped) = oneshot::channel();
     let running = tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+        let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
         let mut requests = JoinSet::new();
         let mut out = Outcome::default();
         loop {
             tokio::select! {
-                _ = ticks.tick() => { requests.spawn(one(port)); out.sent += 1; }
+                _ = ticks.tick() => { requests.spawn(ask(port, path, read)); out.sent += 1; }
                 _ = &mut stopped => break,
             }
         }
@@ -97,18 +102,26 @@ impl Load {
 }
 
 /// The release that answered.
-async fn one(port: u16) -> Result<String, String> {
+pub(crate) async fn one(port: u16) -> Result<String, String> {
+    ask(port, "/health", of_health).await
+}
+
+fn of_health(answer: &str) -> Option<String> {
+    Some(answer.rsplit("ok release ").next()?.trim().to_owned())
+}
+
+async fn ask(port: u16, path: &str, read: fn(&str) -> Option<String>) -> Result<String, String> {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         Ok::<_, std::io::Error>(text)
     };
     let text = tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
-    match (text.starts_with("HTTP/1.1 200"), text.rsplit("ok release ").next()) {
-        (true, Some(release)) => Ok(release.trim().to_owned()),
-        _ => Err(format!("answered {:?}", text.lines().next())),
+    match read(&text).filter(|_| text.starts_with("HTTP/1.1 200")) {
+        Some(by) => Ok(by),
+        None => Err(format!("answered {:?}", text.lines().next())),
     }
 }
 
@@ -129,14 +142,14 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-fn running(stack: &str) -> Vec<String> {
+pub(crate) fn running(stack: &str) -> Vec<String> {
     let listed = docker(&["ps", "-a", "--filter", &format!("label=dockwarden.stack={stack}"), "--format", "{{.Names}} {{.State}}"]);
     let mut lines: Vec<String> = listed.lines().filter(|l| !l.contains("-claim-")).map(str::to_owned).collect();
     lines.sort();
     lines
 }
 
-async fn settled(client: &Client, deployed: &Value) {
+pub(crate) async fn settled(client: &Client, deployed: &Value) {
     let done = client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 40})).await;
     assert_eq!(done["state"], json!("done"), "{done:#}");
 }

@@ -28,6 +28,7 @@ mod prove;
 mod python;
 mod reload;
 mod rest;
+mod strategies;
 mod support;
 mod tasks;
 mod tidy;

@@ -2,11 +2,12 @@
 //! journal's own moments of a deploy, an update, a broken update, a rollback and scaling; the next supervisor takes over. Afterwards: one serving
 //! release, never two writers at any moment between, nothing forgotten, the data as it was.
 //!
-//! A sample of the moments by default, every one with `DOCKWARDEN_MATRIX=full`. (Every one runs on the in-memory engine, in `executor::tests`.)
+//! A sample of the moments by default, every one with `DOCKWARDEN_MATRIX=full`, the second third of them with `DOCKWARDEN_MATRIX=2/3`, so that several
+//! runs at a time share them. (Every one runs on the in-memory engine, in `executor::tests`.)
 
 use crate::front::{free_port, load};
 use crate::support::BIN;
-use crate::support::engine::{docker, engine, remove_stack};
+use crate::support::engine::{Slot, docker, engine, remove_stack};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
@@ -25,8 +26,14 @@ const SAMPLE: u64 = 3;
 
 /// The moments to run of `all`: every one, or a sample spread over them.
 fn moments(all: u64) -> Vec<u64> {
-    if std::env::var("DOCKWARDEN_MATRIX").is_ok_and(|v| v == "full") {
-        return (1..=all).collect();
+    match std::env::var("DOCKWARDEN_MATRIX").as_deref() {
+        Err(_) => {}
+        Ok("full") => return (1..=all).collect(),
+        Ok(part) => {
+            let numbers = part.split_once('/').and_then(|(k, n)| Some((k.parse::<u64>().ok()?, n.parse::<u64>().ok()?)));
+            let (k, n) = numbers.filter(|(k, n)| (1..=*n).contains(k)).unwrap_or_else(|| panic!("DOCKWARDEN_MATRIX={part}: full, or 2/3"));
+            return (1..=all).filter(|m| m % n == k % n).collect();
+        }
     }
     let sample = SAMPLE.min(all);
     (0..sample).map(|i| 1 + i * all / sample).collect()
@@ -353,7 +360,7 @@ pub(crate) async fn run(bench: &Bench, case: &Case<'_>) -> (u64, usize) {
 }
 
 /// A bench for the stack of [`compose`], and the port it serves.
-async fn bench(base: &str) -> (crate::support::engine::Slot, Bench, u16) {
+async fn bench(base: &str) -> (Slot, Bench, u16) {
     let slot = engine().await;
     let home = Home::new();
     home.unlimited("stack-keeper");
@@ -370,78 +377,112 @@ pub(crate) fn told(results: &[(&str, (u64, usize))]) {
     }
 }
 
+/// Deploys a first release under an ordinary supervisor, so that a load has whom to ask.
+async fn begin(bench: &Bench, (tool, input): (&'static str, Value)) {
+    let serve = Serve::start(&bench.home).await;
+    let client = Client::stdio(&bench.home, "stack-keeper").await;
+    bench.through(&client, tool, input).await;
+    client.close().await;
+    serve.stop().await;
+}
+
+/// Runs cases under load: behind a front no request is lost, whatever aborts.
+async fn under_load(bench: &Bench, port: u16, first: (&'static str, Value), cases: &[Case<'_>]) {
+    begin(bench, first).await;
+    let load = load(port);
+    let mut results = vec![];
+    for case in cases {
+        results.push((case.name, run(bench, case).await));
+    }
+    let outcome = load.end().await;
+    eprintln!("crash matrix, {}: {} requests, lost {:?}", cases[0].name, outcome.sent, outcome.lost);
+    assert_eq!(outcome.lost, BTreeMap::new(), "behind a front no request is lost: {outcome:?}");
+    told(&results);
+}
+
+impl Bench {
+    fn deploy(&self, slot: &Slot, port: u16, version: String, fail: &str, workers: u32) -> (&'static str, Value) {
+        ("deploy", json!({"stack": self.stack, "compose": compose(&slot.image, port, &version, fail, workers)}))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn aborted_at_moments_of_deploys_there_is_one_serving_release() {
-    let (slot, bench, port) = bench("mxd").await;
-    let deploy = |version: String, fail: &str, workers: u32| {
-        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, port, &version, fail, workers)}))
-    };
+async fn aborted_at_moments_of_a_first_deploy_there_is_one_serving_release_or_nothing() {
+    let (slot, bench, port) = bench("mxf").await;
     let first = Case {
         name: "first deploy",
         before: &|_| vec![],
-        act: &|round| deploy(format!("f{round}"), "none", 1),
+        act: &|round| bench.deploy(&slot, port, format!("f{round}"), "none", 1),
         workers: &[1],
         ends: &["done"],
         may_vanish: true,
     };
-    let first = ("first deploy", run(&bench, &first).await);
+    told(&[("first deploy", run(&bench, &first).await)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_at_moments_of_an_update_there_is_one_serving_release() {
+    let (slot, bench, port) = bench("mxu").await;
+    let deploy = |version: String| bench.deploy(&slot, port, version, "none", 1);
     let update = Case {
         name: "update",
-        before: &|round| vec![deploy(format!("u{round}a"), "none", 1)],
-        act: &|round| deploy(format!("u{round}b"), "none", 1),
+        before: &|round| vec![deploy(format!("u{round}a"))],
+        act: &|round| deploy(format!("u{round}b")),
         workers: &[1],
         ends: &["done"],
         may_vanish: false,
     };
-    let under_load = load(port);
-    let update = ("update", run(&bench, &update).await);
+    under_load(&bench, port, deploy("first".into()), &[update]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_at_moments_of_a_broken_update_there_is_one_serving_release() {
+    let (slot, bench, port) = bench("mxb").await;
     let broken = Case {
         name: "broken update",
-        before: &|_| vec![deploy("good".into(), "none", 1)],
-        act: &|round| deploy(format!("b{round}"), "health", 1),
+        before: &|_| vec![bench.deploy(&slot, port, "good".into(), "none", 1)],
+        act: &|round| bench.deploy(&slot, port, format!("b{round}"), "health", 1),
         workers: &[1],
         ends: &["rolled_back"],
         may_vanish: false,
     };
-    let broken = ("broken update", run(&bench, &broken).await);
-    let outcome = under_load.end().await;
-    assert_eq!(outcome.lost, BTreeMap::new(), "behind a front no request is lost: {outcome:?}");
-    told(&[first, update, broken]);
+    under_load(&bench, port, bench.deploy(&slot, port, "good".into(), "none", 1), &[broken]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn aborted_at_moments_of_rollbacks_and_scaling_there_is_one_serving_release() {
+async fn aborted_at_moments_of_a_rollback_there_is_one_serving_release() {
     let (slot, bench, port) = bench("mxr").await;
-    let deploy = |version: String, workers: u32| {
-        ("deploy", json!({"stack": bench.stack, "compose": compose(&slot.image, port, &version, "none", workers)}))
-    };
+    let deploy = |version: String| bench.deploy(&slot, port, version, "none", 1);
     let rollback = Case {
         name: "rollback",
-        before: &|round| vec![deploy(format!("r{round}a"), 1), deploy(format!("r{round}b"), 1)],
+        before: &|round| vec![deploy(format!("r{round}a")), deploy(format!("r{round}b"))],
         act: &|_| ("rollback", json!({"stack": bench.stack, "reason": "the matrix"})),
         workers: &[1],
         ends: &["done"],
         may_vanish: false,
     };
-    let rollback = ("rollback", run(&bench, &rollback).await);
+    under_load(&bench, port, deploy("first".into()), &[rollback]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_at_moments_of_scaling_there_is_one_serving_release() {
+    let (slot, bench, port) = bench("mxs").await;
     let scale = |to: u32| ("scale", json!({"stack": bench.stack, "service": "worker", "replicas": to}));
     let up = Case {
         name: "scale up",
-        before: &|round| vec![deploy(format!("s{round}"), 1)],
+        before: &|round| vec![bench.deploy(&slot, port, format!("s{round}"), "none", 1)],
         act: &|_| scale(3),
         workers: &[1, 3],
         ends: &["done"],
         may_vanish: false,
     };
-    let up = ("scale up", run(&bench, &up).await);
     let down = Case {
         name: "scale down",
-        before: &|round| vec![deploy(format!("d{round}"), 3)],
+        before: &|round| vec![bench.deploy(&slot, port, format!("d{round}"), "none", 3)],
         act: &|_| scale(1),
         workers: &[1, 3],
         ends: &["done"],
         may_vanish: false,
     };
-    let down = ("scale down", run(&bench, &down).await);
-    told(&[rollback, up, down]);
+    under_load(&bench, port, bench.deploy(&slot, port, "first".into(), "none", 1), &[up, down]).await;
 }

@@ -184,7 +184,7 @@ async fn used(
     let engine = doer.hands.engine.as_ref();
     let id = engine.create_container(doer.permit, &request).await?;
     engine.start(doer.permit, &id).await?;
-    match probe::healthy(engine, doer.permit, &id, spec).await {
+    match probe::healthy(engine, doer.permit, &id, spec, false).await {
         Ok(()) => match spec.settings.backup.as_ref().and_then(|b| b.verify.as_ref()) {
             Some(verify) => command::verified(engine, doer.permit, &doer.judge, (service, &release.environment), &id, &verify.0).await,
             None => Ok(Ok(())),

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::engine::adopted::Adopted;
-use crate::engine::{NetworkCreate, VolumeCreate};
+use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
 use crate::executor::render::{self, Rendering, Role};
 use crate::model::adopted::{AdoptedObject, Adoption, ObjectKind};
 use crate::model::config::StackSettingsEntry;
@@ -222,4 +222,43 @@ async fn given_back_its_objects_are_not_ours_whatever_labels_they_carry() {
     let op = adopt(&rig, &rig.exec, &stack("web:2", Some("db:1"), &[])).await;
     assert_eq!((op.state, op.release), (OperationState::Done, Some(1)), "{:?}", op.message);
     assert_one_release(&rig, "adopted again").await;
+}
+
+#[tokio::test]
+async fn what_compose_makes_in_the_middle_of_an_operation_ends_it_before_the_switch() {
+    for moment in ["before", "meanwhile"] {
+        let rig = rig().await;
+        deploy(&rig, stack("web:1", None, &["worker"])).await;
+        let theirs = {
+            let image = rig.engine.image(&ImageRef::new("web:1").unwrap()).await.unwrap().unwrap();
+            let mut spec = ContainerSpec::new(EngineName::new("0123456789ab_shop-worker-1").unwrap(), ImageRef::new(image.id).unwrap());
+            spec.labels = compose_labels(&[(labels::COMPOSE_SERVICE, "worker"), (labels::COMPOSE_ONEOFF, "False")]);
+            spec
+        };
+        let world = FakeEngine::clone(&rig.engine);
+        if moment == "before" {
+            world.lock().create_container(&theirs).unwrap();
+        } else {
+            let once = std::sync::atomic::AtomicBool::new(false);
+            rig.engine.on_mutation(Box::new(move |what: &str| {
+                if what == "create_container:done" && !once.swap(true, Ordering::SeqCst) {
+                    world.lock().create_container(&theirs).unwrap();
+                }
+                true
+            }));
+        }
+        rig.engine.clear_calls();
+        let op = run(&rig, &rig.exec, Want::Recreate { service: name("worker") }).await;
+        let ended = if moment == "before" { OperationState::Failed } else { OperationState::RolledBack };
+        assert_eq!(op.state, ended, "{moment}: {:?}", op.message);
+        assert!(op.message.unwrap().contains("service worker is run by Compose now"), "{moment}");
+        let mut names = rig.engine.container_names();
+        names.retain(|n| n.contains("worker"));
+        names.sort();
+        assert_eq!(names, ["0123456789ab_shop-worker-1", "shop-worker-1"], "{moment}: theirs, and ours as it was");
+        assert_eq!(rig.engine.serving("shop", "worker"), ["shop-worker-1"], "{moment}");
+        // Other services are not its business.
+        let op = run(&rig, &rig.exec, Want::Recreate { service: name("web") }).await;
+        assert_eq!(op.state, OperationState::Done, "{moment}: {:?}", op.message);
+    }
 }

@@ -144,6 +144,10 @@ async fn what_mends_a_canary_or_goes_back_does_not_wait_beside_what_fails() {
 async fn services_of_one_colour_are_replaced_together_on_a_network_of_their_own() {
     let rig = rig().await;
     deploy(&rig, green("web:1", "db:1")).await;
+    assert_one_release(&rig, "the first colour").await;
+    let observed = rig.exec.observe(&shop()).await.unwrap();
+    let web = observed.containers.iter().find(|c| c.name == "shop-web-1").unwrap();
+    assert!(web.networks.keys().any(|n| n.starts_with("0-shop-")), "the first release meets no later one either: {:?}", web.networks);
     let want = release_of(&rig, green("web:1", "db:2")).await;
     let plan = plan_for(&rig, &rig.exec, want).await;
     let told: Vec<_> = plan.changes.iter().map(|c| (c.service.as_str(), c.action, c.strategy)).collect();

@@ -99,56 +99,85 @@ async fn one_service_made_anew_leaves_a_kept_database_alone_and_the_attention_op
     assert_eq!(rig.store.operation(&op.id).await.unwrap().unwrap().state, OperationState::NeedsAttention);
 }
 
-/// `side` lives in the network of `core`.
-fn shared(core: &str) -> StackSpec {
+/// What `side` can share with `core`.
+const SHARED: [&str; 3] = ["network_mode", "pid", "ipc"];
+
+/// `side` lives in the network, the processes or the memory of `core`.
+fn shared(core: &str, what: &str) -> StackSpec {
     let mut spec = stack("web:1", None, &["core", "side"]);
     spec.services.get_mut("core").unwrap().image = Some(ImageRef::new(core).unwrap());
     let side = spec.services.get_mut("side").unwrap();
-    side.networks.clear();
-    side.network_mode = Some("service:core".into());
+    let host = Some("service:core".to_owned());
+    match what {
+        "pid" => side.pid = host,
+        "ipc" => side.ipc = host,
+        _ => {
+            side.networks.clear();
+            side.network_mode = host;
+        }
+    }
     side.depends_on.insert(name("core"), Dependency { condition: DependencyCondition::ServiceStarted, required: true, restart: true });
     spec
 }
 
-fn joined(rig: &Rig) -> (Option<String>, String) {
+fn joined(rig: &Rig, what: &str) -> (Option<String>, String) {
     let world = rig.engine.lock();
     let core = world.find("shop-core-1").unwrap().id.to_string();
-    (world.find("shop-side-1").unwrap().spec.network_mode.clone(), format!("container:{core}"))
+    let side = &world.find("shop-side-1").unwrap().spec;
+    let mode = match what {
+        "pid" => &side.pid_mode,
+        "ipc" => &side.ipc_mode,
+        _ => &side.network_mode,
+    };
+    (mode.clone(), format!("container:{core}"))
 }
 
 #[tokio::test]
-async fn what_shares_a_network_is_made_anew_after_what_it_shares_it_with() {
-    let rig = rig().await;
-    assert_eq!(deploy(&rig, shared("web:1")).await.state, OperationState::Done);
-    let want = release_of(&rig, shared("web:2")).await;
-    let plan = plan_for(&rig, &rig.exec, want).await;
-    let told: Vec<_> = plan.changes.iter().map(|c| (c.service.as_str(), c.action, c.strategy)).collect();
-    let (update, recreate) = (Action::Update, Strategy::Recreate);
-    assert_eq!(told, [("core", update, recreate), ("web", Action::Unchanged, Strategy::InPlace), ("side", update, recreate)]);
-    let op = deploy(&rig, shared("web:2")).await;
-    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
-    let (mode, core) = joined(&rig);
-    assert_eq!(mode, Some(core), "its network is the new one's");
-    assert_one_release(&rig, "shared network").await;
+async fn what_shares_a_namespace_is_made_anew_after_what_it_shares_it_with() {
+    for what in SHARED {
+        let rig = rig().await;
+        assert_eq!(deploy(&rig, shared("web:1", what)).await.state, OperationState::Done, "{what}");
+        let (mode, core) = joined(&rig, what);
+        assert_eq!(mode.as_deref(), Some(core.as_str()), "{what}: it is the container's of this release");
+        let want = release_of(&rig, shared("web:2", what)).await;
+        let plan = plan_for(&rig, &rig.exec, want).await;
+        let told: Vec<_> = plan.changes.iter().map(|c| (c.service.as_str(), c.action, c.strategy)).collect();
+        let (update, recreate) = (Action::Update, Strategy::Recreate);
+        assert_eq!(told, [("core", update, recreate), ("web", Action::Unchanged, Strategy::InPlace), ("side", update, recreate)], "{what}");
+        rig.engine.clear_calls();
+        let op = deploy(&rig, shared("web:2", what)).await;
+        assert_eq!(op.state, OperationState::Done, "{what}: {:?}", op.message);
+        let (mode, new_core) = joined(&rig, what);
+        assert_ne!(new_core, core, "{what}");
+        assert_eq!(mode, Some(new_core), "{what}: it is the new one's");
+        let starts: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.starts_with("start ")).collect();
+        let place = |service: &str| starts.iter().position(|c| c.contains(&format!("-{service}-")));
+        assert!(place("core").is_some() && place("core") < place("side"), "{what}: started after it: {starts:?}");
+        assert_one_release(&rig, what).await;
+    }
 }
 
 #[tokio::test]
 async fn a_failed_update_of_what_is_shared_puts_both_back() {
-    let rig = rig().await;
-    deploy(&rig, shared("web:1")).await;
-    let op = deploy(&rig, shared("web:bad")).await;
-    assert_eq!(op.state, OperationState::RolledBack, "{:?}", op.message);
-    let (mode, core) = joined(&rig);
-    assert_eq!(mode, Some(core));
-    assert_one_release(&rig, "shared network undone").await;
+    for what in SHARED {
+        let rig = rig().await;
+        deploy(&rig, shared("web:1", what)).await;
+        let op = deploy(&rig, shared("web:bad", what)).await;
+        assert_eq!(op.state, OperationState::RolledBack, "{what}: {:?}", op.message);
+        let (mode, core) = joined(&rig, what);
+        assert_eq!(mode, Some(core), "{what}");
+        assert_one_release(&rig, what).await;
+    }
 }
 
 #[tokio::test]
 async fn a_restart_of_what_is_shared_restarts_who_shares_it() {
-    let rig = rig().await;
-    deploy(&rig, shared("web:1")).await;
-    rig.engine.clear_calls();
-    assert_eq!(run(&rig, &rig.exec, Want::Restart { service: Some(name("core")) }).await.state, OperationState::Done);
-    let restarts: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.starts_with("restart")).collect();
-    assert_eq!(restarts, ["restart shop-core-1", "restart shop-side-1"]);
+    for what in SHARED {
+        let rig = rig().await;
+        deploy(&rig, shared("web:1", what)).await;
+        rig.engine.clear_calls();
+        assert_eq!(run(&rig, &rig.exec, Want::Restart { service: Some(name("core")) }).await.state, OperationState::Done, "{what}");
+        let restarts: Vec<String> = rig.engine.calls().into_iter().filter(|c| c.starts_with("restart")).collect();
+        assert_eq!(restarts, ["restart shop-core-1", "restart shop-side-1"], "{what}");
+    }
 }
