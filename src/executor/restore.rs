@@ -361,7 +361,7 @@ mod tests {
         assert!(matches!(full, BackupError::NoRoom { .. }), "{full}");
         assert_eq!((uploads(), leftovers(&hands)), (0, 0));
         let beside = dir.path().join("beside");
-        let full = restore_beside(&hands, &record, &beside).await.unwrap_err();
+        let full = restore_beside(&hands, &record, &beside, None).await.unwrap_err();
         assert!(matches!(full, BackupError::NoRoom { .. }) && !beside.exists(), "{full}");
     }
 
@@ -375,7 +375,7 @@ mod tests {
         aside(&into, fresh).await.unwrap();
         let mode = std::fs::metadata(&into).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode, std::fs::read_dir(&into).unwrap().count()), (0o700, 0));
-        let outcome = restore_beside(&hands, &record, &into).await.unwrap();
+        let outcome = restore_beside(&hands, &record, &into, None).await.unwrap();
         assert!(outcome.verified, "{outcome:?}");
         remove_beside(&into, &OperationId::new("op-other").unwrap()).await.unwrap();
         assert!(into.exists(), "another operation's");

@@ -227,7 +227,7 @@ pub(super) async fn prove(doer: &Doer<'_>, users: &[Writer]) -> Result<Value, Ba
         let ours = release.as_ref().filter(|r| seen.labels.get(labels::STACK).is_some_and(|s| *s == r.stack.to_string()));
         let service = seen.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
         let spec = ours.zip(service).and_then(|(r, s)| r.spec.services.get(&s)).cloned().unwrap_or_default();
-        if let Err(cause) = probe::healthy(engine, doer.permit, &user.id, &spec).await {
+        if let Err(cause) = probe::healthy(engine, doer.permit, &user.id, &spec, false).await {
             return Err(BackupError::NotProven { container: user.name.clone(), cause: cause.to_string() });
         }
     }
