@@ -6,6 +6,7 @@
 mod adopt;
 mod answers;
 mod backups;
+mod bringing_back;
 mod container;
 mod crash;
 mod data;
