@@ -18,6 +18,7 @@ mod heal;
 mod hijack;
 mod inputs;
 mod journey;
+mod killed;
 mod matrix;
 mod mcp;
 mod models;

@@ -220,7 +220,7 @@ impl Bench {
 }
 
 /// A supervisor that aborts at a journal record: this test binary, running the product's own `serve`.
-struct Doomed {
+pub(crate) struct Doomed {
     child: Child,
     records: std::path::PathBuf,
 }
@@ -229,7 +229,7 @@ const AT: &str = "DOCKWARDEN_TEST_ABORT_AT";
 const RECORDS: &str = "DOCKWARDEN_TEST_RECORDS";
 
 impl Doomed {
-    async fn start(home: &Home, at: u64) -> Self {
+    pub(crate) async fn start(home: &Home, at: u64) -> Self {
         let records = home.path("records");
         let log = std::fs::File::options().create(true).append(true).open(home.path("doomed.log")).expect("a log file");
         let exe = std::env::current_exe().expect("this binary's path");
@@ -256,7 +256,7 @@ impl Doomed {
     }
 
     /// How many records there were, and whether it aborted within this time; one that did not is killed.
-    async fn ended(mut self, within: Duration) -> (u64, bool) {
+    pub(crate) async fn ended(mut self, within: Duration) -> (u64, bool) {
         let aborted = tokio::time::timeout(within, self.child.wait()).await.is_ok();
         self.child.kill().await.expect("killed");
         (std::fs::read_to_string(&self.records).ok().and_then(|t| t.trim().parse().ok()).unwrap_or_default(), aborted)
