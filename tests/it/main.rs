@@ -10,6 +10,7 @@ mod container;
 mod crash;
 mod data;
 mod engine_live;
+mod eras;
 mod front;
 mod full;
 mod heal;
