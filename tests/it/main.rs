@@ -11,6 +11,7 @@ mod container;
 mod crash;
 mod data;
 mod engine_live;
+mod eras;
 mod examples;
 mod front;
 mod full;
