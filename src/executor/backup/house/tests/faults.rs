@@ -1,9 +1,9 @@
 //! What goes wrong with a repository and with what is read, each through the worker process: the error names it, no snapshot lies, and what was there before
 //! stays sound.
 
-use super::tests::house;
-use super::*;
+use super::house;
 use crate::executor::backup::SnapshotState;
+use crate::executor::backup::house::*;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
