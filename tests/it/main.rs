@@ -26,6 +26,7 @@ mod prove;
 mod python;
 mod reload;
 mod rest;
+mod soak;
 mod support;
 mod tasks;
 mod tidy;
