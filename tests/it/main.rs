@@ -31,6 +31,7 @@ mod prove;
 mod python;
 mod reload;
 mod rest;
+mod soak;
 mod strategies;
 mod support;
 mod tasks;
