@@ -10,13 +10,14 @@ use crate::supervisor::tasks::tests::Bench;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+/// Services a and b back up by themselves, c with the stack.
 fn compose() -> String {
-    let service = |name: &str| {
-        format!(
-            "  {name}:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\n    volumes: [\"{name}:/data\"]\n    x-dockwarden: {{backup: {{schedule: hourly}}}}\n"
-        )
+    let own = "    x-dockwarden: {backup: {schedule: hourly}}\n";
+    let service = |name: &str, own: &str| {
+        format!("  {name}:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\n    volumes: [\"{name}:/data\"]\n{own}")
     };
-    format!("services:\n{}{}volumes: {{a: {{}}, b: {{}}}}\n", service("a"), service("b"))
+    let services = [service("a", own), service("b", own), service("c", "")].concat();
+    format!("x-dockwarden: {{monitor_s: 0}}\nservices:\n{services}volumes: {{a: {{}}, b: {{}}, c: {{}}}}\n")
 }
 
 /// A house whose stack `shop` has two services with an hourly backup each.
@@ -37,7 +38,11 @@ async fn with_two_schedules(dir: &std::path::Path) -> (Bench, StackRecord) {
     let who = Principal { agent: AgentName::new("a0").unwrap(), door: Door::Task, client: None, read_only: false, on_behalf: vec![] };
     let input = json!({"stack": "shop", "compose": compose(), "environment": "development"});
     let done = dispatch::dispatch(&bench.house, &who, "deploy", input, None).await.unwrap();
-    assert_eq!(done.value["state"], "done", "{}", done.value);
+    let deployed: OperationId = serde_json::from_value(done.value["operation_id"].clone()).unwrap();
+    if let Some(mut standing) = bench.house.executor.standing(&deployed) {
+        while standing.changed().await.is_ok() {}
+    }
+    assert_eq!((&done.value["release"], bench.house.executor.holding(&shop())), (&json!(1), None), "{}", done.value);
     bench.house.rulebook.store(Arc::new(crate::gate::call::tests::shipped()));
     let stack = bench.house.store.stack(&shop()).await.unwrap().expect("deployed");
     (bench, stack)
