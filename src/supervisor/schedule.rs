@@ -1,5 +1,6 @@
 //! What is due by the clock: backups, expired approvals, checkpoints of the audit log, histories that lag behind.
 
+use crate::call::error::ErrorCode;
 use crate::call::{House, sources};
 use crate::model::release::StackRecord;
 use chrono::{DateTime, Local, TimeZone, Utc};
@@ -101,15 +102,21 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     let Some(release) = release else { return Ok(()) };
     let settings = release.spec.settings.backup.clone().unwrap_or_default();
     let mut failed = vec![];
+    // One that has just begun holds the stack. What else is due begins when it has ended.
+    let free = || house.executor.holding(&stack.name).is_none();
     let own = sources::own_schedules(&release.spec);
     for (service, schedule) in own.iter().filter(|(_, s)| *s != "off") {
         let input = json!({"stack": stack.name, "service": service, "reason": "scheduled", "wait": false});
+        if !free() {
+            break;
+        }
         let key = format!("backup:{}/{service}", stack.name);
         failed.extend(run(house, Due { key, schedule, tool: "backup", input, at_once: true }, now).await.err());
     }
     let configured = house.config.settings.backup_schedule.clone();
     let schedule = settings.schedule.or(configured).unwrap_or_else(|| DEFAULT_BACKUP.into());
-    if settings.enable != Some(false) && schedule != "off" && sources::has_data(&release.spec) && now - release.created_at >= FIRST_AFTER {
+    let wanted = settings.enable != Some(false) && schedule != "off" && sources::has_data(&release.spec);
+    if wanted && now - release.created_at >= FIRST_AFTER && free() {
         let input = json!({"stack": stack.name, "reason": "scheduled", "wait": false});
         let due = Due { key: format!("backup:{}", stack.name), schedule: &schedule, tool: "backup", input, at_once: true };
         failed.extend(run(house, due, now).await.err());
@@ -139,7 +146,15 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<()
     if !due {
         return Ok(());
     }
-    super::call(house, what.tool, what.input).await.map(|_| ()).map_err(|e| format!("{}: {e}", what.tool))
+    match super::call(house, what.tool, what.input).await {
+        // Nothing was tried: whoever is at work ends, and then it is still due.
+        Err(e) if e.code == ErrorCode::Busy => {
+            let before = last.unwrap_or_default();
+            house.store.set_value(&what.key, &before).await.map_err(|e| e.to_string())?;
+            Err(format!("{}: {e}", what.tool))
+        }
+        done => done.map(|_| ()).map_err(|e| format!("{}: {e}", what.tool)),
+    }
 }
 
 /// The moment a value was noted at. One later than now is from before the clock was set back: it counts as none, and what is noted next is now.
@@ -170,6 +185,10 @@ fn due_in<Z: TimeZone>(schedule: &str, last: DateTime<Utc>, now: DateTime<Utc>, 
     let next = cron.find_next_occurrence(&last.with_timezone(zone), false).map_err(|e| format!("schedule {schedule:?}: {e}"))?;
     Ok(next.with_timezone(&Utc) <= now)
 }
+
+#[cfg(test)]
+#[cfg(feature = "backup")]
+mod together_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,116 @@
+//! Schedules that are due together, on a real house with the fake engine and a worker that never ends.
+
+use super::*;
+use crate::call::{Door, Principal, dispatch};
+use crate::executor::backup::{BackupHouse, BackupJob, DataJob, test_permit};
+use crate::executor::{Executor, Options, Request};
+use crate::gate::request::RequestFacts;
+use crate::model::ids::{AgentName, CallId, EngineName, OperationId, StackName};
+use crate::supervisor::tasks::tests::Bench;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+/// Services a and b back up by themselves, c with the stack.
+fn compose() -> String {
+    let own = "    x-dockwarden: {backup: {schedule: hourly}}\n";
+    let service = |name: &str, own: &str| {
+        format!("  {name}:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.5\n    volumes: [\"{name}:/data\"]\n{own}")
+    };
+    let services = [service("a", own), service("b", own), service("c", "")].concat();
+    format!("x-dockwarden: {{monitor_s: 0}}\nservices:\n{services}volumes: {{a: {{}}, b: {{}}, c: {{}}}}\n")
+}
+
+/// A house whose stack `shop` has two services with an hourly backup each.
+async fn with_two_schedules(dir: &std::path::Path) -> (Bench, StackRecord) {
+    let exe = dir.join("worker.sh");
+    std::fs::write(&exe, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let backups = BackupHouse::of(&dir.join("home"), exe, Duration::from_secs(600));
+    let mut bench = Bench::with(|_| {}).await;
+    let house = Arc::get_mut(&mut bench.house).expect("nobody else has it");
+    let facts: crate::executor::FactsOf = Arc::new(|plan, service| {
+        let service = service.map_or("", crate::model::ids::ServiceName::as_str);
+        RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), Default::default())
+    });
+    let options = Options { backups: Some(backups.clone()), ..Options::default() };
+    house.executor = Executor::new(house.engine.clone(), house.store.clone(), facts, options);
+    house.backups = Some(Arc::new(backups));
+    let who = Principal { agent: AgentName::new("a0").unwrap(), door: Door::Task, client: None, read_only: false, on_behalf: vec![] };
+    let input = json!({"stack": "shop", "compose": compose(), "environment": "development"});
+    let done = dispatch::dispatch(&bench.house, &who, "deploy", input, None).await.unwrap();
+    let deployed: OperationId = serde_json::from_value(done.value["operation_id"].clone()).unwrap();
+    if let Some(mut standing) = bench.house.executor.standing(&deployed) {
+        while standing.changed().await.is_ok() {}
+    }
+    assert_eq!((&done.value["release"], bench.house.executor.holding(&shop())), (&json!(1), None), "{}", done.value);
+    bench.house.rulebook.store(Arc::new(crate::gate::call::tests::shipped()));
+    let stack = bench.house.store.stack(&shop()).await.unwrap().expect("deployed");
+    (bench, stack)
+}
+
+fn shop() -> StackName {
+    StackName::new("shop").unwrap()
+}
+
+/// Which backups are noted as run: those of services a and b, and the stack's.
+async fn ran(house: &House) -> [bool; 3] {
+    let mut ran = [false; 3];
+    for (n, key) in ["backup:shop/a", "backup:shop/b", "backup:shop"].into_iter().enumerate() {
+        ran[n] = noted(house.store.value(key).await.unwrap().as_ref(), Utc::now() + chrono::TimeDelta::days(1)).is_some();
+    }
+    ran
+}
+
+async fn end(house: &House, operation: &OperationId) {
+    let standing = house.executor.standing(operation);
+    house.executor.cancel(operation).await.unwrap();
+    if let Some(mut standing) = standing {
+        while standing.changed().await.is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn backups_that_are_due_together_run_one_after_the_other_and_none_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, stack) = with_two_schedules(dir.path()).await;
+    let (house, now) = (&bench.house, Utc::now() + chrono::TimeDelta::hours(1));
+    for expected in [[true, false, false], [true, true, false], [true, true, true]] {
+        backup(house, &stack, now).await.unwrap();
+        assert_eq!(ran(house).await, expected);
+        // Looked at again while it is at work: nothing is begun, and nothing noted.
+        backup(house, &stack, now).await.unwrap();
+        assert_eq!(ran(house).await, expected);
+        let at_work = house.executor.holding(&shop()).expect("the next has begun");
+        end(house, &at_work).await;
+    }
+    backup(house, &stack, now).await.unwrap();
+    assert_eq!(house.executor.holding(&shop()), None, "each ran once");
+}
+
+#[tokio::test]
+async fn a_backup_that_finds_its_volume_busy_is_still_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, stack) = with_two_schedules(dir.path()).await;
+    let (house, now) = (&bench.house, Utc::now() + chrono::TimeDelta::hours(1));
+    let job = BackupJob { volumes: vec![EngineName::new("shop_a").unwrap()], ..BackupJob::default() };
+    let request = Request {
+        verb: "backup".into(),
+        agent: "tester".into(),
+        call: CallId::new("call-1").unwrap(),
+        idempotency_key: None,
+        args_hash: "h".into(),
+        reason: None,
+        approval: None,
+    };
+    let other = StackName::new("other").unwrap();
+    let theirs = house.executor.submit_data(Some(other), DataJob::Backup(Box::new(job)), test_permit(), request).await.unwrap();
+    let busy = backup(house, &stack, now).await.unwrap_err();
+    assert!(busy.contains(theirs.id.as_str()), "{busy}");
+    assert_eq!(ran(house).await, [false, true, false]);
+    for operation in [house.executor.holding(&shop()).expect("b runs"), theirs.id] {
+        end(house, &operation).await;
+    }
+    backup(house, &stack, now).await.unwrap();
+    assert_eq!(ran(house).await, [true, true, false]);
+    end(house, &house.executor.holding(&shop()).expect("a runs")).await;
+}
