@@ -253,6 +253,12 @@ pub enum Failure {
         /// Which key.
         key_file: String,
     },
+    /// Others are at work on it, and this must be done alone.
+    #[error("the backup repository {repo} is in use: snapshots are removed when nothing reads it; the next backup or `prune` tries again")]
+    InUse {
+        /// Where.
+        repo: String,
+    },
     /// The key file is missing or malformed.
     #[error("backup key {key_file}: {detail}; restore this file from the copy you keep, or move the repository away to start a new one")]
     Key {

@@ -122,8 +122,9 @@ where
     let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
     let snapshot = options.to_snapshot().map_err(repository_failure)?;
     gate.hold(true);
-    let mut snapshot = repo.archive(&backup_options, &watched, snapshot, &[base]).map_err(repository_failure)?;
+    let mut snapshot = repo.archive(&backup_options, &watched, snapshot, std::slice::from_ref(&base)).map_err(repository_failure)?;
     gate.hold(false);
+    log.root(&base);
     let summary = snapshot.summary.clone().unwrap_or_default();
     let (state, unreadable) = log.verdict(summary.total_files_processed, summary.total_dirs_processed.saturating_sub(above));
     if state == SnapshotState::Partial {
@@ -182,7 +183,7 @@ fn check(opened: &Opened, read_data: bool, part: Option<(u32, u32)>) -> Result<V
         .collect())
 }
 
-/// Removes snapshots and prunes. Pruning has two phases a day apart: what nothing refers to any more is marked now and removed by a later run, so that a restic
+/// Removes snapshots and prunes, when nobody else is at work: it does not wait, since whoever waits for the repository may hold containers still. Pruning has two phases a day apart: what nothing refers to any more is marked now and removed by a later run, so that a restic
 /// that writes beside us loses nothing.
 fn forget(opened: Opened, ids: &[SnapshotId]) -> Result<u64, Failure> {
     let wanted: std::collections::BTreeSet<&str> = ids.iter().map(SnapshotId::as_str).collect();

@@ -11,7 +11,7 @@ use rustic_core::{
     RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
 };
 use sha2::Sha256;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,7 +53,15 @@ pub(super) struct Opened {
 pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
     let secret = read_key(&request.key_file)?;
     std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
-    let _held = lock(&request.repo, true)?;
+    {
+        // As long as somebody reads, only the first start may wait for them.
+        let _held = lock(&request.repo, Lock::Shared)?;
+        let (repo, _gate, _) = unopened(request, sink.clone())?;
+        if repo.config_id().map_err(repository_failure)?.is_some() && has_key(&open_by(repo, request, &secret)?)? {
+            return Ok(());
+        }
+    }
+    let _held = lock(&request.repo, Lock::Alone)?;
     let (repo, _gate, _) = unopened(request, sink)?;
     let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
         open_by(repo, request, &secret)?
@@ -64,30 +72,34 @@ pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure>
         repo.init(&Credentials::Masterkey(master_key(&secret)), &KeyOptions::default(), &config).map_err(repository_failure)?
     };
     // A crash between the two leaves a repository that we can open and restic cannot; the next start adds its key.
-    if repo.list::<KeyId>().map_err(repository_failure)?.next().is_none() {
+    if !has_key(&repo)? {
         let options = KeyOptions::default().hostname("dockwarden".to_owned()).username("dockwarden".to_owned()).with_created(true);
         repo.add_key(&secret, &options).map_err(repository_failure)?;
     }
     Ok(())
 }
 
+fn has_key(repo: &Repository<OpenStatus>) -> Result<bool, Failure> {
+    Ok(repo.list::<KeyId>().map_err(repository_failure)?.next().is_some())
+}
+
 /// Opens the repository for everything but `init`.
 pub(super) fn open(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
-    open_with(request, sink, false)
+    open_with(request, sink, Lock::Shared)
 }
 
-/// Opens it while no other worker is at work: what removes must not meet what reads or adds.
+/// Opens it when no other worker is at work, and says `InUse` otherwise: what removes must not meet what reads or adds.
 pub(super) fn open_alone(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
-    open_with(request, sink, true)
+    open_with(request, sink, Lock::AloneNow)
 }
 
-fn open_with(request: &Request, sink: ProgressSink, alone: bool) -> Result<Opened, Failure> {
+fn open_with(request: &Request, sink: ProgressSink, how: Lock) -> Result<Opened, Failure> {
     let secret = read_key(&request.key_file)?;
     let no_repository = || Failure::NoRepository { repo: request.repo.display().to_string() };
     if !request.repo.is_dir() {
         return Err(no_repository());
     }
-    let lock = lock(&request.repo, alone)?;
+    let lock = lock(&request.repo, how)?;
     let (repo, gate, counter) = unopened(request, sink)?;
     if repo.config_id().map_err(repository_failure)?.is_none() {
         return Err(no_repository());
@@ -160,13 +172,32 @@ fn master_key(secret: &str) -> MasterKey {
     .expect("the three parts have the lengths of a master key")
 }
 
+/// How the repository is locked.
+#[derive(Debug, Clone, Copy)]
+enum Lock {
+    /// Beside others that read or add.
+    Shared,
+    /// Alone, however long the others take.
+    Alone,
+    /// Alone, or not at all.
+    AloneNow,
+}
+
 /// Takes the advisory lock beside the repository: exclusive to create and to remove, shared for everything else. Ends with the process.
-fn lock(repo: &Path, exclusive: bool) -> Result<File, Failure> {
+fn lock(repo: &Path, how: Lock) -> Result<File, Failure> {
     let mut name = repo.as_os_str().to_owned();
     name.push(".lock");
     let path = Path::new(&name);
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(|e| io(path, &e))?;
-    if exclusive { file.lock() } else { file.lock_shared() }.map_err(|e| io(path, &e))?;
+    match how {
+        Lock::Shared => file.lock_shared().map_err(|e| io(path, &e))?,
+        Lock::Alone => file.lock().map_err(|e| io(path, &e))?,
+        Lock::AloneNow => match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::InUse { repo: repo.display().to_string() }),
+            Err(TryLockError::Error(e)) => return Err(io(path, &e)),
+        },
+    }
     Ok(file)
 }
 
@@ -253,7 +284,7 @@ impl std::fmt::Debug for Counter {
 }
 
 impl Counter {
-    fn new(sink: ProgressSink) -> Self {
+    pub(super) fn new(sink: ProgressSink) -> Self {
         Self(Arc::new(CounterState { bytes: AtomicU64::new(0), files: AtomicU64::new(0), reported: Mutex::new(Instant::now()), sink }))
     }
     pub(super) fn add(&self, bytes: u64, files: u64) {

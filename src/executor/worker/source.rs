@@ -21,6 +21,7 @@ const NAMED: usize = 100;
 pub(super) struct ReadLog {
     problems: Mutex<Vec<String>>,
     more: AtomicU64,
+    vanished: AtomicU64,
     files: AtomicU64,
     dirs: AtomicU64,
 }
@@ -33,6 +34,16 @@ impl ReadLog {
             problems.push(text);
         } else {
             self.more.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    /// Something was removed between its listing and its turn: nothing is missing of what is there. The root itself is looked at by [`Self::root`].
+    pub(super) fn vanished(&self) {
+        self.vanished.fetch_add(1, Ordering::Relaxed);
+    }
+    /// A source whose root went away while it was read was not read whole, however quietly each of its files went.
+    pub(super) fn root(&self, root: &Path) {
+        if self.vanished.load(Ordering::Relaxed) > 0 && !root.is_dir() {
+            self.problem(".: the directory itself was removed while it was read".to_owned());
         }
     }
     /// State and the list for the report. `files` and `dirs` are what the snapshot holds: fewer than were handed over means that the
@@ -147,7 +158,14 @@ impl<O: ReadSourceOpen> ReadSourceOpen for WatchedOpen<O> {
         match self.inner.open() {
             Ok(inner) => Ok(WatchedReader { inner, left: self.size, name: self.name, log: self.log }),
             Err(error) => {
-                let cause = std::error::Error::source(&*error).map_or_else(|| error_text(&error), ToString::to_string);
+                let cause = std::error::Error::source(&*error);
+                if cause.and_then(|c| c.downcast_ref::<std::io::Error>()).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+                    // Counted when it was handed over; the library leaves it out.
+                    self.log.files.fetch_sub(1, Ordering::Relaxed);
+                    self.log.vanished();
+                    return Err(error);
+                }
+                let cause = cause.map_or_else(|| error_text(&error), ToString::to_string);
                 self.log.problem(format!("{}: {cause}", self.name));
                 Err(error)
             }

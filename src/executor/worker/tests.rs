@@ -457,3 +457,19 @@ fn a_full_disk_under_the_repository_fails_the_backup_and_damages_nothing_that_wa
     assert_eq!(listed.iter().map(|s| s.snapshot_id.clone()).collect::<Vec<_>>(), [first.snapshot_id], "no snapshot that lies");
     assert!(lab.restic(&["check", "--read-data"]).contains("no errors were found"));
 }
+
+#[test]
+fn whoever_reads_is_not_in_the_way_of_opening_and_removing_never_waits_for_them() {
+    let lab = Lab::new();
+    let reader = File::open(lab.path("repo.lock")).unwrap();
+    reader.lock_shared().unwrap();
+    let (told, hear) = std::sync::mpsc::channel();
+    let request = lab.request(Job::Init);
+    std::thread::spawn(move || told.send(handle(&request, Arc::new(|_| {}))).unwrap());
+    let opened = hear.recv_timeout(std::time::Duration::from_secs(60)).expect("a repository that is there is opened beside its readers");
+    assert_eq!(opened, Ok(Output::Ready));
+    let forget = || lab.run(Job::Forget { snapshots: vec![] });
+    assert_eq!(forget(), Err(Failure::InUse { repo: lab.path("repo").display().to_string() }));
+    reader.unlock().unwrap();
+    assert_eq!(forget(), Ok(Output::Forgotten(0)));
+}

@@ -1,6 +1,7 @@
 //! A directory tree as the source of a snapshot. The library has a walk of its own that also looks up the names of users and groups; in a
 //! statically linked binary that loads the C library's name service modules into foreign threads and crashes, and the host's names mean
-//! nothing to a container's uids anyway. Deliberately absent: names of owners, filters, following links.
+//! nothing to a container's uids anyway. What is removed between its listing and its turn is simply not there, as it would be a moment later.
+//! Deliberately absent: names of owners, filters, following links.
 
 use super::mode::{Kind, to_go};
 use super::source::{ReadLog, timestamp};
@@ -10,6 +11,7 @@ use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, Rustic
 use rustix::fs::OFlags;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::ErrorKind::NotFound;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,7 @@ impl WalkIter {
     fn descend(&mut self, dir: &Path) {
         let mut names = Vec::new();
         match std::fs::read_dir(dir) {
+            Err(e) if e.kind() == NotFound => self.log.vanished(),
             Err(e) => self.problem(dir, &e),
             Ok(entries) => {
                 for entry in entries {
@@ -80,6 +83,10 @@ impl Iterator for WalkIter {
             let path = dir.join(&name);
             let node = match node_of(&path, &name) {
                 Ok(node) => node,
+                Err(e) if e.kind() == NotFound => {
+                    self.log.vanished();
+                    continue;
+                }
                 Err(e) => {
                     self.problem(&path, &e);
                     continue;
@@ -89,6 +96,10 @@ impl Iterator for WalkIter {
             match xattrs(&path) {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => attach(&mut node, found),
+                Err(e) if e.kind() == NotFound => {
+                    self.log.vanished();
+                    continue;
+                }
                 Err(e) => self.problem(&path, &format_args!("extended attributes: {e}")),
             }
             if node.is_dir() {
@@ -182,4 +193,42 @@ pub(super) fn xattrs(path: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
         found.push((text.to_owned(), value));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SnapshotState;
+    use super::super::repo::Counter;
+    use super::super::source::{Watched, root_node};
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_removed_between_its_listing_and_its_turn_is_not_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data");
+        fs::create_dir_all(root.join("d/below")).unwrap();
+        for name in ["a", "b", "c", "d/x"] {
+            fs::write(root.join(name), "x").unwrap();
+        }
+        let log = Arc::new(ReadLog::default());
+        let walk = Walk { root: root.clone(), log: log.clone() };
+        let counter = Counter::new(Arc::new(|_| {}));
+        let entries = Watched::new(walk, root.clone(), root_node(&root, "data").unwrap(), log.clone(), counter).entries();
+        // Listed by now.
+        fs::remove_file(root.join("b")).unwrap();
+        fs::remove_dir_all(root.join("d")).unwrap();
+        let met: Vec<_> = entries.map(Result::unwrap).collect();
+        assert_eq!(met.iter().map(|e| e.path.clone()).collect::<Vec<_>>(), [root.clone(), root.join("a"), root.join("c")]);
+        // Met by now.
+        fs::remove_file(root.join("c")).unwrap();
+        let opened: Vec<bool> = met.into_iter().filter_map(|e| e.open).map(|o| o.open().is_ok()).collect();
+        assert_eq!(opened, [true, false]);
+        log.root(&root);
+        assert_eq!(log.verdict(1, 1), (SnapshotState::Complete, vec![]));
+        assert_eq!(log.verdict(0, 1).0, SnapshotState::Partial, "what was there and was not stored is missing");
+        fs::remove_dir_all(&root).unwrap();
+        log.root(&root);
+        assert_eq!(log.verdict(1, 1), (SnapshotState::Partial, vec![".: the directory itself was removed while it was read".to_owned()]));
+    }
 }
