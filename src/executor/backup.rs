@@ -12,6 +12,7 @@ mod job;
 pub mod keep;
 mod operation;
 mod quiesce;
+pub(crate) mod room;
 
 pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
@@ -25,7 +26,7 @@ pub use super::worker::{Failure, PlainReport, Progress, ProgressSink, RestoreRep
 use super::worker::Source;
 use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
-use crate::model::ids::{InvalidName, StackName};
+use crate::model::ids::{InvalidName, OperationId, StackName};
 use crate::model::observed::VolumeInfo;
 use crate::store::StoreError;
 use std::path::PathBuf;
@@ -157,6 +158,31 @@ pub enum BackupError {
         /// Size, MiB.
         total: u64,
     },
+    /// What is to be written has no room.
+    #[error(
+        "the disk of {path} has {free} MiB of {total} MiB free, {needed} MiB more are needed there, and the last tenth is left alone: free space and call it again"
+    )]
+    NoRoom {
+        /// Where.
+        path: String,
+        /// What is to come, MiB.
+        needed: u64,
+        /// Free, MiB.
+        free: u64,
+        /// Size, MiB.
+        total: u64,
+    },
+    /// A directory beside a live one cannot be made: its file system is read-only here.
+    #[error(
+        "{path} cannot be made, the supervisor sees {parent} read-only: add `ReadWritePaths={parent}` and `CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER` to \
+         [Service] of its unit (`systemctl edit dockwarden`), restart it and call `restore` again"
+    )]
+    ReadOnly {
+        /// What was to be made.
+        path: String,
+        /// The directory it would lie in.
+        parent: String,
+    },
     /// A stored name is not one.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -177,6 +203,8 @@ pub(crate) struct Hands {
     pub(crate) house: BackupHouse,
     /// Instance id of the home; labels everything made here.
     pub(crate) instance: String,
+    /// Operation at work; labels helpers, so that a takeover knows whose they are.
+    pub(crate) operation: OperationId,
 }
 
 /// What a snapshot is tagged with.

@@ -2,7 +2,7 @@
 //! take it into use. Live data is never touched: there is no code here that writes to a volume that holds something. Deliberately absent:
 //! the swap itself, which is a release, and removing what a failed restore made, which is its operation's.
 
-use super::backup::{BackupError, Directory, Hands, RestoreReport, helper};
+use super::backup::{BackupError, Directory, Hands, RestoreReport, helper, room};
 use super::worker::Source;
 use crate::engine::{Engine, VolumeCreate};
 use crate::gate::Permit;
@@ -11,6 +11,7 @@ use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::store::backup::BackupRecord;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Restores of one snapshot that may stand side by side.
@@ -90,7 +91,7 @@ pub(crate) async fn restore_into(
         ctx.engine.create_volume(permit, &spec).await?;
     }
     let target = ctx.engine.volume(into).await?.ok_or_else(|| BackupError::NoVolume { volume: into.to_string() })?;
-    let (files, bytes, mut differences) = fill(ctx, permit, &id, &target).await?;
+    let (files, bytes, mut differences) = fill(ctx, permit, (&id, snapshot.bytes), &target).await?;
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
     Ok(RestoreOutcome {
@@ -118,13 +119,8 @@ pub(crate) fn beside(directory: &Directory, snapshot: &BackupRecord, operation: 
 /// Fills a new directory from a snapshot and compares it.
 pub(crate) async fn restore_beside(ctx: &Hands, snapshot: &BackupRecord, into: &Path) -> Result<RestoreOutcome, BackupError> {
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
-    match std::fs::create_dir(into) {
-        // Left by an earlier try of this very step: the operation's id is in its name.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            std::fs::remove_dir_all(into).and_then(|()| std::fs::create_dir(into)).map_err(|e| BackupError::io(into, &e))?;
-        }
-        other => other.map_err(|e| BackupError::io(into, &e))?,
-    }
+    room::at(into, snapshot.bytes)?;
+    aside(into, fresh).await?;
     let report = ctx.house.restore(&id, into).await?;
     let mut differences = ctx.house.verify(&id, into).await?;
     let verified = differences.is_empty();
@@ -141,13 +137,40 @@ pub(crate) async fn restore_beside(ctx: &Hands, snapshot: &BackupRecord, into: &
     Ok(RestoreOutcome { volume, source, snapshot_id: snapshot.snapshot_id.clone(), files, bytes, verified, differences, next })
 }
 
-/// Removes a directory that an operation made beside a live one; already gone is fine.
-pub(crate) fn remove_beside(into: &Path, operation: &OperationId) -> Result<(), BackupError> {
-    let named = into.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(operation.as_str()));
-    match named.then(|| std::fs::remove_dir_all(into)) {
-        Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => Err(BackupError::io(into, &e)),
+/// A whole tree may have to be removed: not on a thread that others wait for.
+async fn aside(path: &Path, work: fn(&Path) -> Result<(), BackupError>) -> Result<(), BackupError> {
+    let owned = path.to_owned();
+    tokio::task::spawn_blocking(move || work(&owned)).await.map_err(|e| BackupError::io(path, &e.into()))?
+}
+
+/// A new directory that only we can look into: its content and its own mode come to it one after the other.
+fn fresh(into: &Path) -> Result<(), BackupError> {
+    use std::os::unix::fs::DirBuilderExt;
+    // Left by an earlier try of this very step: the operation's id is in its name.
+    removed(into)?;
+    std::fs::DirBuilder::new().mode(0o700).create(into).map_err(|e| not_made(into, &e))
+}
+
+fn removed(tree: &Path) -> Result<(), BackupError> {
+    match std::fs::remove_dir_all(tree) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(BackupError::io(tree, &e)),
         _ => Ok(()),
     }
+}
+
+fn not_made(into: &Path, error: &std::io::Error) -> BackupError {
+    match (error.kind(), into.parent()) {
+        (ErrorKind::ReadOnlyFilesystem, Some(parent)) => {
+            BackupError::ReadOnly { path: into.display().to_string(), parent: parent.display().to_string() }
+        }
+        _ => BackupError::io(into, error),
+    }
+}
+
+/// Removes a directory that an operation made beside a live one; already gone is fine.
+pub(crate) async fn remove_beside(into: &Path, operation: &OperationId) -> Result<(), BackupError> {
+    let named = into.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(operation.as_str()));
+    if named { aside(into, removed).await } else { Ok(()) }
 }
 
 /// `<volume>-restored-<8 hex>-<n>` with the first free `n`.
@@ -165,9 +188,15 @@ pub(crate) async fn free_name(engine: &dyn Engine, snapshot: &BackupRecord) -> R
     Err(BackupError::TargetNotEmpty { volume: format!("{base}-restored-{short}-{MOST}") })
 }
 
-async fn fill(ctx: &Hands, permit: &Permit, id: &SnapshotId, target: &VolumeInfo) -> Result<(u64, u64, Vec<String>), BackupError> {
+async fn fill(
+    ctx: &Hands,
+    permit: &Permit,
+    (id, size): (&SnapshotId, u64),
+    target: &VolumeInfo,
+) -> Result<(u64, u64, Vec<String>), BackupError> {
     let not_empty = || BackupError::TargetNotEmpty { volume: target.name.to_string() };
-    if let Some(path) = helper::host_path(ctx, permit, target).await? {
+    if let Some(path) = helper::host_path_to_write(ctx, permit, target).await? {
+        room::at(&path, size)?;
         if std::fs::read_dir(&path).map_err(|e| BackupError::io(&path, &e))?.next().is_some() {
             return Err(not_empty());
         }
@@ -175,6 +204,8 @@ async fn fill(ctx: &Hands, permit: &Permit, id: &SnapshotId, target: &VolumeInfo
         let differences = ctx.house.verify(id, &path).await?;
         return Ok((report.files, report.bytes, differences));
     }
+    // The archive, and the volume, which may be on the same disk.
+    room::at(&ctx.house.spool(), size.saturating_mul(2))?;
     let before = helper::download(ctx, permit, &helper::Mount::Volume(target.name.clone())).await?;
     let empty = helper::is_empty(before.path())?;
     before.remove()?;
@@ -219,7 +250,8 @@ mod tests {
         let engine = Arc::new(FakeEngine::new());
         engine.write_volume_file("shop_data", "b", b"hello");
         engine.write_volume_file("shop_data", "c", &vec![7u8; 600_000]);
-        let hands = Hands { engine: engine.clone(), house: house::tests::house(dir, ""), instance: "01test".to_owned() };
+        let operation = OperationId::new("op-test").unwrap();
+        let hands = Hands { engine: engine.clone(), house: house::tests::house(dir, ""), instance: "01test".to_owned(), operation };
         hands.house.ensure().await.unwrap();
         let reason = BackupReason { stack: Some(StackName::new("shop").unwrap()), ..BackupReason::default() };
         let volume = engine.volume(&EngineName::new("shop_data").unwrap()).await.unwrap().unwrap();
@@ -267,6 +299,46 @@ mod tests {
         let second = restore(&hands, &record, None).await.unwrap();
         assert_eq!(second.volume.as_str(), format!("shop_data-restored-{}-2", &record.snapshot_id[..8]));
         assert_eq!((engine.container_names(), leftovers(&hands)), (Vec::<String>::new(), 0));
+    }
+
+    #[tokio::test]
+    async fn a_restore_without_room_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, hands, mut record) = taken(dir.path()).await;
+        record.bytes = u64::MAX / 4;
+        let uploads = || engine.calls().iter().filter(|c| c.starts_with("upload")).count();
+        let full = restore(&hands, &record, None).await.unwrap_err();
+        assert!(matches!(full, BackupError::NoRoom { .. }), "{full}");
+        assert_eq!((uploads(), leftovers(&hands)), (0, 0));
+        let beside = dir.path().join("beside");
+        let full = restore_beside(&hands, &record, &beside).await.unwrap_err();
+        assert!(matches!(full, BackupError::NoRoom { .. }) && !beside.exists(), "{full}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_beside_a_live_one_is_closed_while_it_is_filled_and_made_anew_each_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (_, hands, record) = taken(dir.path()).await;
+        let into = dir.path().join("data-restored-op-test");
+        std::fs::create_dir_all(into.join("half/filled")).unwrap();
+        aside(&into, fresh).await.unwrap();
+        let mode = std::fs::metadata(&into).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode, std::fs::read_dir(&into).unwrap().count()), (0o700, 0));
+        let outcome = restore_beside(&hands, &record, &into).await.unwrap();
+        assert!(outcome.verified, "{outcome:?}");
+        remove_beside(&into, &OperationId::new("op-other").unwrap()).await.unwrap();
+        assert!(into.exists(), "another operation's");
+        remove_beside(&into, &OperationId::new("op-test").unwrap()).await.unwrap();
+        assert!(!into.exists());
+    }
+
+    #[test]
+    fn a_read_only_parent_is_named_with_the_line_for_the_unit() {
+        let why = |kind: ErrorKind| not_made(Path::new("/srv/shop/data-restored-1"), &kind.into()).to_string();
+        let text = why(ErrorKind::ReadOnlyFilesystem);
+        assert!(text.contains("`ReadWritePaths=/srv/shop`") && text.contains("CAP_CHOWN"), "{text}");
+        assert!(!why(ErrorKind::PermissionDenied).contains("ReadWritePaths"));
     }
 
     #[tokio::test]

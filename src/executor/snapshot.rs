@@ -55,9 +55,13 @@ impl Run {
         if data.snapshot.is_empty() {
             return Ok(());
         }
-        let held = match quiesce {
-            Quiesce::None => vec![],
-            Quiesce::Pause | Quiesce::Stop => writers(&*self.exec.engine, &data.snapshot, &[]).await.map_err(|e| failed(e.to_string()))?,
+        let (held, _calm) = match quiesce {
+            Quiesce::None => (vec![], None),
+            Quiesce::Pause | Quiesce::Stop => {
+                let house = self.hands().map_err(|e| failed(e.to_string()))?.house;
+                let calm = self.interruptible(async { Ok(house.calm().await) }).await?;
+                (writers(&*self.exec.engine, &data.snapshot, &[]).await.map_err(|e| failed(e.to_string()))?, Some(calm))
+            }
         };
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Hold { writers: held.clone(), quiesce }).await?;
@@ -115,7 +119,8 @@ impl Run {
 
     fn hands(&self) -> Result<Hands, BackupError> {
         let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::backup::Failure::NotBuilt))?;
-        Ok(Hands { engine: self.exec.engine.clone(), house, instance: self.exec.store.instance().to_owned() })
+        let (engine, instance) = (self.exec.engine.clone(), self.exec.store.instance().to_owned());
+        Ok(Hands { engine, house, instance, operation: self.operation_id().clone() })
     }
 
     /// Does an act on data; safe to repeat.

@@ -128,6 +128,15 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// An operation that has held its stack goes on beside it, like one of [`Store::begin_aside`].
+    ///
+    /// # Errors
+    /// `Missing`, or the database's.
+    pub async fn step_beside(&self, id: &OperationId) -> StoreResult<()> {
+        let id = id.clone();
+        self.inner.state.write(move |c| Ok(changed(set_beside(c, &id)?, WHAT, &id)?)).await
+    }
+
     /// Ends an operation that a newer one on its stack superseded: the one change to it that needs no epoch. `false` when it was terminal already.
     pub async fn end_superseded(&self, id: &OperationId, state: OperationState, message: &str, now: DateTime<Utc>) -> StoreResult<bool> {
         let (id, message) = (id.clone(), message.to_owned());
@@ -330,6 +339,10 @@ fn update_operation(c: &Connection, sealed: &Sealed) -> Sql<usize> {
             op.cancel_requested,
         ])?;
     Ok(rows)
+}
+
+fn set_beside(c: &Connection, id: &OperationId) -> Sql<usize> {
+    Ok(c.prepare_cached("UPDATE operation SET epoch = ?2 WHERE id = ?1")?.execute(params![id.as_str(), int("epoch", BESIDE)?])?)
 }
 
 fn end_operation(c: &Connection, id: &OperationId, state: OperationState, message: &str, now: DateTime<Utc>) -> Sql<usize> {

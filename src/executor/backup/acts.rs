@@ -8,7 +8,7 @@ use super::{
     BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, drill, export, helper, read_directory,
     snapshot, snapshot_directory,
 };
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::executor::{CommandGate, restore};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, OperationId, ServiceName, SnapshotId, StackName};
@@ -323,7 +323,7 @@ pub(crate) async fn take_back(
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
         DataAct::Export { file, .. } => export::remove(file),
         DataAct::Before { commands } => command::undo(engine, permit, judge, commands).await,
-        DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation),
+        DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
         DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
         DataAct::Resume { .. }
@@ -355,14 +355,25 @@ pub(super) async fn remove_made(
     Ok(())
 }
 
-/// Removes what killed work left on the engine and in the spool: helper containers and probe volumes of this home.
-pub(crate) async fn sweep(engine: &dyn Engine, permit: &Permit, instance: &str) -> Result<(), BackupError> {
+/// Removes what killed work left on the engine: helper containers and probe volumes of this home, but those of operations `at_work`.
+pub(crate) async fn sweep(
+    engine: &dyn Engine,
+    permit: &Permit,
+    instance: &str,
+    at_work: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<(), BackupError> {
     let ours = [labels::filter(labels::INSTANCE, instance), super::HELPER_LABEL.to_owned()];
-    for container in engine.containers(&ours).await? {
-        engine.remove_container(permit, &container.id, false).await?;
+    // Asked after the list was made: who has begun since is not on it, and who has ended has removed its own.
+    let left = |labels: &BTreeMap<String, String>| !labels.get(labels::OPERATION).is_some_and(|o| at_work(o));
+    let fine_if_gone = |result: Result<(), EngineError>| match result {
+        Err(EngineError::NotFound { .. }) => Ok(()),
+        other => other,
+    };
+    for container in engine.containers(&ours).await?.into_iter().filter(|c| left(&c.labels)) {
+        fine_if_gone(engine.remove_container(permit, &container.id, false).await)?;
     }
-    for volume in engine.volumes(&ours).await? {
-        engine.remove_volume(permit, &volume.name).await?;
+    for volume in engine.volumes(&ours).await?.into_iter().filter(|v| left(&v.labels)) {
+        fine_if_gone(engine.remove_volume(permit, &volume.name).await)?;
     }
     Ok(())
 }

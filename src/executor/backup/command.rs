@@ -3,6 +3,7 @@
 
 use super::acts::Doer;
 use super::helper::SpoolDir;
+use super::room::Spooled;
 use super::{BackupError, SnapshotReport};
 use crate::engine::{Engine, ExecSpec};
 use crate::executor::CommandGate;
@@ -97,7 +98,8 @@ pub(super) async fn store_output(
     let dir = SpoolDir::new(&doer.hands)?;
     let path = dir.path().join(OUTPUT_FILE);
     let io = |e: std::io::Error| BackupError::io(&path, &e);
-    let mut file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(io)?;
+    let file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(io)?;
+    let mut file = Spooled::new(file, &path);
     let timeout = Duration::from_secs(of.timeout_s);
     let spec = ExecSpec { command: run.clone(), user: None, env: vec![], timeout, max_output: OUTPUT };
     let out = doer.hands.engine.exec_into(doer.permit, &of.container, &spec, &mut file).await?;

@@ -64,8 +64,8 @@ pub(super) async fn run(
             let differences: Vec<String> = outcome.differences.into_iter().take(SHOWN).collect();
             result.detail = format!("what came back differs: {}", differences.join("; "));
         }
-        // Engine trouble says nothing of the snapshot.
-        Err(BackupError::Engine(e)) => return Err(e.into()),
+        // Engine trouble or a full disk says nothing of the snapshot.
+        Err(e @ (BackupError::Engine(_) | BackupError::NoRoom { .. })) => return Err(e),
         Err(e) => result.detail = e.to_string(),
     }
     remove(engine, &doer.hands.instance, doer.permit, doer.operation, scratch).await?;

@@ -1,8 +1,8 @@
 //! Plain exports: a snapshot as a `.tar.zst` with its SHA-256 beside it, for the day when nothing of ours is at hand. Deliberately absent: when, and the
 //! repository's own format.
 
-use super::BackupError;
 use super::acts::Doer;
+use super::{BackupError, room};
 use crate::model::ids::{OperationId, SnapshotId};
 use crate::store::backup::BackupRecord;
 use serde::{Deserialize, Serialize};
@@ -29,11 +29,18 @@ pub struct Exported {
     pub sha256: String,
 }
 
+/// The moment in an export's name.
+const MOMENT: &str = "%Y%m%dT%H%M%SZ";
+
+/// A source or stack as part of a file's name.
+fn named(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+    text.trim_start_matches('/').chars().map(plain).take(120).collect()
+}
+
 /// Where a snapshot's export goes: one directory a stack, named by source, moment and operation.
 pub(super) fn place(exports: &Path, record: &BackupRecord, operation: &OperationId) -> PathBuf {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
-    let named = |text: &str| text.trim_start_matches('/').chars().map(plain).take(120).collect::<String>();
-    let at = record.at.format("%Y%m%dT%H%M%SZ");
+    let at = record.at.format(MOMENT);
     let directory = exports.join(named(record.stack.as_deref().unwrap_or("none")));
     directory.join(format!("{}--{at}-{operation}.tar.zst", named(&record.volume)))
 }
@@ -44,10 +51,12 @@ pub(super) async fn write(doer: &Doer<'_>, record: &BackupRecord, file: &Path) -
     let house = &doer.hands.house;
     house.room()?;
     let directory = file.parent().unwrap_or(file);
+    // The archive as it is and compressed, until the former goes.
+    room::at(directory, record.bytes.saturating_mul(2))?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| BackupError::io(directory, &e))?;
     // Left by an earlier try of this very step.
     remove(file)?;
-    let top = file.file_name().and_then(|n| n.to_str()).and_then(|n| n.split("--").next()).unwrap_or("data").to_owned();
+    let top = named(&record.volume);
     let report = house.plain(&SnapshotId::new(record.snapshot_id.as_str())?, file, &top).await?;
     thin(file, &top)?;
     Ok(Exported {
@@ -60,6 +69,14 @@ pub(super) async fn write(doer: &Doer<'_>, record: &BackupRecord, file: &Path) -
     })
 }
 
+/// Whether a file is an export of this very source: a source's own name may hold what separates the parts.
+fn is_of(source: &str, file: &str) -> bool {
+    let rest = file.strip_prefix(source).and_then(|r| r.strip_prefix("--")).and_then(|r| r.strip_suffix(".tar.zst"));
+    rest.and_then(|r| r.split_once('-')).is_some_and(|(at, operation)| {
+        chrono::NaiveDateTime::parse_from_str(at, MOMENT).is_ok() && OperationId::new(operation).is_ok() && !operation.contains("--")
+    })
+}
+
 fn thin(file: &Path, top: &str) -> Result<(), BackupError> {
     let directory = file.parent().unwrap_or(file);
     let failed = |e: std::io::Error| BackupError::io(directory, &e);
@@ -67,7 +84,7 @@ fn thin(file: &Path, top: &str) -> Result<(), BackupError> {
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        if name.starts_with(&format!("{top}--")) && name.ends_with(".tar.zst") {
+        if is_of(top, &name) {
             there.push(path);
         }
     }
@@ -85,4 +102,25 @@ pub(super) fn remove(file: &Path) -> Result<(), BackupError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_of_other_sources_stay_also_where_names_hold_the_separator() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |source: &str, day: u32| dir.path().join(format!("{source}--202601{day:02}T031700Z-op-01abc.tar.zst"));
+        let sources = ["my--app_data", "my--app_logs", "my", "my--app", "my--20260101T031700Z-app"];
+        for (source, day) in sources.iter().flat_map(|s| (1..=3).map(move |day| (s, day))) {
+            std::fs::write(file(source, day), "x").unwrap();
+        }
+        let newest = file("my--app_data", 3);
+        thin(&newest, "my--app_data").unwrap();
+        let first = || sources.map(|s| file(s, 1).exists());
+        assert_eq!((first(), newest.exists()), ([false, true, true, true, true], true));
+        thin(&file("my", 3), "my").unwrap();
+        assert_eq!(first(), [false, true, false, true, true]);
+    }
 }

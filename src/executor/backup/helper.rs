@@ -1,6 +1,7 @@
 //! How data leaves and enters a volume: the host path where it is proven to be the same data, otherwise the engine's archive calls on a
 //! created, never started container of an empty image. Archives pass through a spool file. Deliberately absent: what is in them.
 
+use super::room::Spooled;
 use super::{BackupError, Hands};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
 use crate::gate::Permit;
@@ -9,13 +10,14 @@ use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::model::spec::MountKind;
 use futures_util::StreamExt;
+use rustix::fs::Access;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Tag of the empty image helper containers are made of.
 pub const EMPTY_IMAGE: &str = "dockwarden/empty:1";
-/// Label on helper containers and probe volumes; whatever carries it is garbage when no backup or restore runs.
+/// Label on helper containers and probe volumes; whatever carries it is garbage when its operation is not at work.
 pub const HELPER_LABEL: &str = "dockwarden.helper";
 /// Where a helper has the volume; also the top directory of its archives.
 pub(crate) const TOP: &str = "volume";
@@ -23,7 +25,11 @@ pub(crate) const TOP: &str = "volume";
 const CHUNK: usize = 256 * 1024;
 
 fn helper_labels(ctx: &Hands, what: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(labels::INSTANCE.to_owned(), ctx.instance.clone()), (HELPER_LABEL.to_owned(), what.to_owned())])
+    BTreeMap::from([
+        (labels::INSTANCE.to_owned(), ctx.instance.clone()),
+        (labels::OPERATION.to_owned(), ctx.operation.to_string()),
+        (HELPER_LABEL.to_owned(), what.to_owned()),
+    ])
 }
 
 fn fresh(what: &str) -> Result<EngineName, BackupError> {
@@ -40,6 +46,24 @@ pub(crate) async fn host_path(ctx: &Hands, permit: &Permit, volume: &VolumeInfo)
     let Some(probe) = probe(ctx, permit).await? else { return Ok(None) };
     let here = probe.1.replace(probe.0.as_str(), volume.name.as_str()) == volume.mountpoint;
     Ok(here.then(|| PathBuf::from(&volume.mountpoint)))
+}
+
+/// As [`host_path`], where this process can also write, and give files any owner: a hardened unit lets it read every volume and do neither.
+pub(crate) async fn host_path_to_write(ctx: &Hands, permit: &Permit, volume: &VolumeInfo) -> Result<Option<PathBuf>, BackupError> {
+    Ok(host_path(ctx, permit, volume).await?.filter(|path| writable(path)))
+}
+
+fn writable(path: &Path) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    gives_owners(&status) && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether a process with this `/proc/<pid>/status` may give files an owner and then their mode. Pure.
+fn gives_owners(status: &str) -> bool {
+    // CAP_CHOWN and CAP_FOWNER, capability(7).
+    const BOTH: u64 = 1 | 1 << 3;
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|caps| caps & BOTH == BOTH)
 }
 
 /// Whether the engine's file system is the one this process sees.
@@ -204,7 +228,8 @@ pub(crate) async fn download(ctx: &Hands, permit: &Permit, from: &Mount) -> Resu
     let path = spool.path().to_owned();
     with_helper(ctx, permit, from, true, async |id| {
         let failed = |e: std::io::Error| BackupError::io(&path, &e);
-        let mut file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(failed)?;
+        let file = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).await.map_err(failed)?;
+        let mut file = Spooled::new(file, &path);
         let mut stream = ctx.engine.download(id, &format!("/{TOP}")).await?;
         while let Some(chunk) = stream.next().await {
             file.write_all(&chunk?).await.map_err(failed)?;
@@ -247,4 +272,22 @@ pub(crate) fn is_empty(tar: &Path) -> Result<bool, BackupError> {
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_written_through_its_path_only_by_who_can_write_there_and_give_owners() {
+        let status = |caps: &str| format!("Name:\tdockwarden\nCapPrm:\t000001ffffffffff\nCapEff:\t{caps}\nCapBnd:\t000001ffffffffff\n");
+        assert!(gives_owners(&status("000001ffffffffff")) && gives_owners(&status("0000000000000009")));
+        // What the shipped unit leaves: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
+        assert!(!gives_owners(&status("0000000000000006")) && !gives_owners(&status("0000000000000001")));
+        assert!(!gives_owners(&status("0000000000000000")) && !gives_owners("") && !gives_owners(&status("none")));
+        let dir = tempfile::tempdir().unwrap();
+        let here = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(writable(dir.path()), gives_owners(&here));
+        assert!(!writable(&dir.path().join("none")));
+    }
 }

@@ -1,17 +1,21 @@
 //! The supervisor's side of the worker: starts `dockwarden worker` for each piece of repository work, gives it its request, follows its
 //! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
 
+use super::room::leaves_a_tenth;
 use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
 use crate::executor::worker::{Job, Line, Output, Request, Source};
 use crate::model::ids::{SnapshotId, StackName};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 /// End of the worker's error output that is kept for a report, bytes.
 const ERROR_TAIL: usize = 2000;
+/// Pause before a repository that others read is asked again whether it can be had alone.
+const ALONE_AGAIN: Duration = Duration::from_secs(2);
 
 /// The backup repository of one home.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct BackupHouse {
     pub exe: PathBuf,
     /// Longest life of one worker.
     pub time_limit: Duration,
+    /// Held shared by whoever holds containers still, alone by what removes from the repository: nobody stays paused for a prune.
+    pub(crate) calm: Arc<RwLock<()>>,
 }
 
 /// One snapshot to be taken.
@@ -56,7 +62,7 @@ impl std::fmt::Debug for BackupRequest {
 impl BackupHouse {
     /// The house of a home.
     pub fn of(home: &Path, exe: PathBuf, time_limit: Duration) -> Self {
-        Self { repo: home.join("backups"), key_file: home.join("keys/backup.key"), exe, time_limit }
+        Self { repo: home.join("backups"), key_file: home.join("keys/backup.key"), exe, time_limit, calm: Arc::default() }
     }
 
     /// Makes key and repository on first use; afterwards checks that the one opens the other.
@@ -92,15 +98,32 @@ impl BackupHouse {
         }
     }
 
-    /// Removes snapshots, and what no snapshot needs any more.
+    /// Removes snapshots, and what no snapshot needs any more, as soon as nobody reads the repository or holds containers still.
     ///
     /// # Errors
-    /// As for every piece of work.
+    /// `InUse` when others were at work on it for the whole time limit, and as for every piece of work.
     pub async fn forget(&self, snapshots: Vec<SnapshotId>) -> Result<u64, BackupError> {
-        match self.run(Job::Forget { snapshots }, Arc::new(|_| {})).await? {
-            Output::Forgotten(n) => Ok(n),
-            other => Err(unexpected(&other)),
+        let begun = Instant::now();
+        loop {
+            // Asked for anew each time and never waited for: a backup, a drill or an export may read for long, and a lock that is waited for would keep
+            // everybody else from holding containers meanwhile.
+            let done = match self.calm.try_write() {
+                Ok(_alone) => self.run(Job::Forget { snapshots: snapshots.clone() }, Arc::new(|_| {})).await,
+                Err(_) => Err(Failure::InUse { repo: self.repo.display().to_string() }.into()),
+            };
+            match done {
+                Ok(Output::Forgotten(n)) => return Ok(n),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(BackupError::Worker(Failure::InUse { .. })) if begun.elapsed() < self.time_limit => {}
+                Err(e) => return Err(e),
+            }
+            tokio::time::sleep(ALONE_AGAIN).await;
         }
+    }
+
+    /// Waits until nothing is being removed from the repository, and keeps it so: taken before containers are held still, kept until they run again.
+    pub(crate) async fn calm(&self) -> OwnedRwLockReadGuard<()> {
+        self.calm.clone().read_owned().await
     }
 
     /// Snapshots in the repository, newest first, ours and others'.
@@ -246,7 +269,11 @@ impl BackupHouse {
         let disk = rustix::fs::statvfs(there).map_err(|e| BackupError::io(there, &e.into()))?;
         let mebibytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) >> 20;
         let (free, total) = (mebibytes(disk.f_bavail), mebibytes(disk.f_blocks));
-        if leaves_a_tenth(free, total) { Ok(()) } else { Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total }) }
+        if leaves_a_tenth(free, total, 0) {
+            Ok(())
+        } else {
+            Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total })
+        }
     }
 
     async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
@@ -319,11 +346,6 @@ async fn error_tail(mut stderr: tokio::process::ChildStderr) -> String {
         kept.drain(..surplus);
     }
     String::from_utf8_lossy(&kept).into_owned()
-}
-
-/// Whether more than a tenth is free. Pure.
-fn leaves_a_tenth(free: u64, total: u64) -> bool {
-    free.saturating_mul(10) > total
 }
 
 fn unexpected(output: &Output) -> BackupError {

@@ -5,7 +5,7 @@ mod jobs;
 
 use super::acts::{self, DataAct, Doer};
 use super::{BackupError, DataJob, Hands, Progress, ServiceCommands};
-use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
+use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing, patience};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
 use crate::model::operation::*;
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 const WATCH_WINDOW: Duration = Duration::from_secs(30);
 /// Pause between tries of taking something back.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Tries of taking back while the supervisor runs on; a takeover waits longer, since the engine may just be starting.
+/// Tries of taking back that an engine that answers refuses. One that is away is waited for, however long it takes: nobody else resumes held containers. A
+/// takeover tries more often, since the engine may just be starting.
 const TRIES: u32 = 5;
 const TAKEOVER_TRIES: u32 = 150;
 
@@ -213,7 +214,8 @@ impl Work {
     fn hands(&self) -> Result<Hands, BackupError> {
         let mut house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
         house.time_limit = self.time_limit.unwrap_or(house.time_limit);
-        Ok(Hands { engine: self.exec.engine.clone(), house, instance: self.exec.store.instance().to_owned() })
+        let (engine, instance) = (self.exec.engine.clone(), self.exec.store.instance().to_owned());
+        Ok(Hands { engine, house, instance, operation: self.id.clone() })
     }
 
     async fn update(&self, change: impl FnOnce(&mut Operation)) -> Result<(), StoreError> {
@@ -224,6 +226,16 @@ impl Work {
         };
         self.exec.store.save_operation(&op).await?;
         self.standing.send_modify(|s| (s.state, s.phase) = (op.state, op.phase));
+        Ok(())
+    }
+
+    /// From here on it works beside its stack: others may deploy, and write the volumes it has read.
+    async fn let_go(&self) -> Result<(), StoreError> {
+        self.exec.store.step_beside(&self.id).await?;
+        self.op.lock().expect("no panic while held").epoch = 0;
+        if let Some(active) = self.exec.active.lock().expect("no panic while held").get_mut(&self.id) {
+            (active.stack, active.volumes) = (None, BTreeSet::new());
+        }
         Ok(())
     }
 
@@ -245,6 +257,11 @@ impl Work {
             other => other,
         };
         let cleaned = self.clean(TRIES).await;
+        if let (Err(left), true) = (&cleaned, self.exec.closing.is_cancelled()) {
+            // It is not ended: the next start takes back what could not be.
+            tracing::warn!(operation = %self.id, left, "the supervisor ends before everything was taken back");
+            return;
+        }
         let (mut state, mut message) = match ended {
             Ok(message) => (OperationState::Done, message),
             Err(Stop::Cancelled) => (OperationState::Cancelled, Some(format!("cancelled by a caller; {}", self.kept(job)))),
@@ -315,7 +332,9 @@ impl Work {
     /// What a restart interrupted.
     async fn close_interrupted(&self) {
         let cleaned = self.clean(TAKEOVER_TRIES).await;
-        if let Err(e) = acts::sweep(self.exec.engine.as_ref(), &self.permit, self.exec.store.instance()).await {
+        let others =
+            |op: &str| op != self.id.as_str() && self.exec.active.lock().expect("no panic while held").keys().any(|id| id.as_str() == op);
+        if let Err(e) = acts::sweep(self.exec.engine.as_ref(), &self.permit, self.exec.store.instance(), &others).await {
             tracing::warn!(operation = %self.id, error = %e, "helpers of the interrupted work are left behind");
         }
         let again = format!(
@@ -418,15 +437,19 @@ impl Work {
                 None
             }
         };
-        let mut tried = 1;
+        let (mut tried, mut refused) = (1, 0);
         loop {
             let (engine, instance) = (self.exec.engine.as_ref(), self.exec.store.instance());
             let result = acts::take_back(engine, instance, &self.permit, &self.id, &self.exec.commands, act).await;
-            match result {
-                Ok(()) => break,
-                Err(e) if tried >= tries || (tried >= TRIES && self.exec.closing.is_cancelled()) => return Err(e.to_string()),
-                Err(e) => tracing::warn!(operation = %self.id, step = key, error = %e, tried, "taking back failed, trying again"),
+            let Err(e) = result else { break };
+            let away = matches!(engine.info().await, Err(e) if patience::away(&e));
+            refused += u32::from(!away);
+            if refused >= tries || (tried >= TRIES && self.exec.closing.is_cancelled()) {
+                return Err(e.to_string());
             }
+            tracing::warn!(operation = %self.id, step = key, error = %e, tried, away, "taking back failed, trying again");
+            let why = if away { "waiting for the engine to answer" } else { "trying again" };
+            self.standing.send_modify(|s| s.message = format!("taking back {}: {why} (try {tried} failed)", act.key()));
             tried += 1;
             tokio::time::sleep(PAUSE).await;
         }

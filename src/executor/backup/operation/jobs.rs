@@ -25,7 +25,7 @@ impl Work {
         match job {
             DataJob::Backup(job) => {
                 let warning = self.backup(job).await?;
-                if let (Some(keep), None) = (&job.keep, &warning) {
+                if let Some(keep) = &job.keep {
                     self.forget(keep).await?;
                 }
                 Ok(warning)
@@ -76,9 +76,13 @@ impl Work {
             taken.push(self.read(act, (n, all), &mut partial).await?);
         }
         let hosts: Vec<String> = job.directories.iter().map(|d| d.host.clone()).collect();
-        let held = match quiesce {
-            Quiesce::None => vec![],
-            Quiesce::Pause | Quiesce::Stop => writers(self.exec.engine.as_ref(), &job.volumes, &hosts).await?,
+        let (held, calm) = match quiesce {
+            Quiesce::None => (vec![], None),
+            Quiesce::Pause | Quiesce::Stop => {
+                self.say(0.0, "waiting until nothing is removed from the repository".to_owned());
+                let calm = self.interruptible(async { Ok(hands.house.calm().await) }).await?;
+                (writers(self.exec.engine.as_ref(), &job.volumes, &hosts).await?, Some(calm))
+            }
         };
         if !held.is_empty() {
             self.say(0.0, format!("holding {} containers still", held.len()));
@@ -91,6 +95,7 @@ impl Work {
         if !held.is_empty() {
             self.step(DataAct::Resume { writers: held, quiesce }).await?;
         }
+        drop(calm);
         for commands in job.commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()) {
             self.step(DataAct::After { commands: commands.clone() }).await?;
         }
@@ -133,7 +138,8 @@ impl Work {
         if failed.is_empty() { Ok(None) } else { Err(Stop::Failed(format!("the drill FAILED for {}", failed.join("; ")))) }
     }
 
-    /// What the schedule no longer needs goes; nothing does after a backup that was not whole.
+    /// What the schedule no longer needs goes, also after a backup that was not whole: of each source and each period the newest whole snapshot stays. The
+    /// data is safe, so the stack is let go before: this may wait for others and take long.
     async fn forget(&self, keep: &Keeping) -> Result<(), Stop> {
         let (stack, own) = (self.operation().stack, Some(INSTANCE));
         let own = if stack.is_none() { own } else { None };
@@ -141,6 +147,7 @@ impl Work {
         let gone = keep::forgettable_here(&records, keep, Utc::now());
         let snapshots: Vec<SnapshotId> = gone.iter().filter_map(|r| SnapshotId::new(r.snapshot_id.as_str()).ok()).collect();
         if !snapshots.is_empty() {
+            self.let_go().await?;
             self.say(99.0, format!("removing {} snapshots the schedule no longer needs", snapshots.len()));
             self.interruptible(self.step(DataAct::Forget { snapshots })).await?;
         }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 mod commands;
+mod holds;
 
 struct Rig {
     dir: TempDir,
@@ -33,7 +34,8 @@ fn data() -> EngineName {
     EngineName::new("shop_data").unwrap()
 }
 
-/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`.
+/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`; as long as `worker.sh.partial` exists,
+/// snapshots are partial.
 fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
     use std::os::unix::fs::PermissionsExt;
     let house = house::tests::house(dir, "");
@@ -41,7 +43,8 @@ fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
     std::fs::rename(&house.exe, &real).unwrap();
     let script = format!(
         "#!/bin/sh\nread -r line\ncase \"$line\" in *'\"do\":\"backup\"'*|*'\"do\":\"export\"'*)\n  [ -e \"$0.block\" ] && {{ echo $$ > \"$0.pid\"; exec sleep 600; }} ;;\nesac\n\
-         (printf '%s\\n' \"$line\"; exec cat) | {}\n",
+         if [ -e \"$0.partial\" ]; then as='s/\"complete\"/\"partial\"/g'; else as=; fi\n\
+         (printf '%s\\n' \"$line\"; exec cat) | {} | sed -u \"$as\"\n",
         real.display()
     );
     std::fs::write(&house.exe, script).unwrap();
