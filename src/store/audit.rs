@@ -53,6 +53,9 @@ pub struct Intent {
     pub at: DateTime<Utc>,
 }
 
+/// A call that has begun and not ended: since when, its tool, its stack.
+pub type AtWork = (DateTime<Utc>, String, Option<String>);
+
 /// What came of recording an intent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Recorded {
@@ -277,7 +280,7 @@ impl Store {
     }
 
     /// Changes an agent is at: since when, tool, stack; oldest first. Reads are not among them, nor operations that go on after their call.
-    pub async fn calls_at_work(&self, agent: &str) -> StoreResult<Vec<(DateTime<Utc>, String, Option<String>)>> {
+    pub async fn calls_at_work(&self, agent: &str) -> StoreResult<Vec<AtWork>> {
         let agent = agent.to_owned();
         self.inner.audit.read(move |c| rows::calls_at_work(c, &agent)).await
     }

@@ -1,6 +1,6 @@
 //! Rows of the audit log: how each kind is made, hashed, appended and read back.
 
-use super::{AuditQuery, AuditRow, Intent, Outcome};
+use super::{AtWork, AuditQuery, AuditRow, Intent, Outcome};
 use crate::gate::RateLimit;
 use crate::model::verdict::{Finding, Verdict};
 use crate::store::chain::{self, Field, GENESIS, Hash, hex};
@@ -305,7 +305,7 @@ pub(super) fn close_call(c: &Connection, call: &str) -> Sql<usize> {
 }
 
 /// Calls of an agent that have begun and not ended, oldest first: since when, tool, stack.
-pub(super) fn calls_at_work(c: &Connection, agent: &str) -> Sql<Vec<(DateTime<Utc>, String, Option<String>)>> {
+pub(super) fn calls_at_work(c: &Connection, agent: &str) -> Sql<Vec<AtWork>> {
     let mut statement =
         c.prepare_cached("SELECT a.at, a.tool, a.stack FROM open_call o JOIN audit a ON a.seq = o.seq WHERE a.agent = ?1 ORDER BY o.seq")?;
     all(&mut statement, [agent], |r| Ok((parse_time(WHAT, &r.get::<_, String>(0)?)?, r.get(1)?, r.get(2)?)))

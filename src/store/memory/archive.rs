@@ -119,5 +119,5 @@ pub(super) fn each(path: &Path, mut see: impl FnMut(RawEvent) -> Sql<()>) -> Sql
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |at: usize| text.get(at..at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());
-    if text.len() % 2 == 0 { (0..text.len()).step_by(2).map(digit).collect() } else { None }
+    if text.len().is_multiple_of(2) { (0..text.len()).step_by(2).map(digit).collect() } else { None }
 }

@@ -98,7 +98,7 @@ mod tests {
         scanned(&b).await;
         assert_eq!(
             all(&engine).await.into_iter().map(|c| c.id).collect::<Vec<_>>(),
-            [theirs.clone()],
+            std::slice::from_ref(&theirs),
             "ours is gone, its successor not started"
         );
         engine.rename(&permit, &theirs, &EngineName::new("shop-web-1").expect("valid")).await.expect("renamed");
