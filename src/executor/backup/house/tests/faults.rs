@@ -49,7 +49,7 @@ async fn a_repository_that_others_are_at_work_on_is_named_as_locked() {
     lock.unlock().unwrap();
     lock.lock_shared().unwrap();
     let error = house.forget(vec![first.snapshot_id.clone()]).await.unwrap_err();
-    assert!(matches!(&error, BackupError::Worker(Failure::Locked { .. })), "{error}");
+    assert!(matches!(&error, BackupError::Worker(Failure::InUse { .. })), "{error}");
     lock.unlock().unwrap();
     house.time_limit = limit;
     sound(&house, &first).await;
