@@ -8,6 +8,8 @@ pub mod app;
 pub mod call;
 pub mod compose;
 pub mod config;
+#[cfg(test)]
+mod data_tests;
 pub mod demo;
 pub mod engine;
 pub mod executor;
@@ -21,6 +23,4 @@ pub mod redact;
 pub mod runner;
 pub mod store;
 pub mod supervisor;
-#[cfg(test)]
-mod test_data;
 pub mod tools;

@@ -1,4 +1,4 @@
-//! Leases: which tasks are with agents in processes of their own, and for how long. Deliberately absent: who gets one (`task_claim`), and what its end
+//! Tasks at work: which are with agents in processes of their own, for how long, and which were asked to stop. Deliberately absent: who gets one (`task_claim`), and what its end
 //! means (`tasks_take_over`).
 
 use super::codec::time;
@@ -24,6 +24,16 @@ impl Store {
         let read = move |c: &Connection| {
             let sql = "SELECT cancel FROM task WHERE id = ?1 AND state = 'running' AND lease_until IS NOT NULL";
             Ok(c.prepare_cached(sql)?.query_row([id.as_str()], |r| r.get(0)).optional()?)
+        };
+        self.inner.state.read(read).await
+    }
+
+    /// Whether a task that is at work was asked to stop.
+    pub async fn task_asked_to_stop(&self, id: &TaskId) -> StoreResult<bool> {
+        let id = id.clone();
+        let read = move |c: &Connection| {
+            let sql = "SELECT count(*) FROM task WHERE id = ?1 AND state = 'running' AND cancel = 1";
+            Ok(c.prepare_cached(sql)?.query_row([id.as_str()], |r| r.get::<_, i64>(0))? > 0)
         };
         self.inner.state.read(read).await
     }

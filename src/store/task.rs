@@ -248,16 +248,6 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// Whether a task that is at work was asked to stop.
-    pub async fn task_asked_to_stop(&self, id: &TaskId) -> StoreResult<bool> {
-        let id = id.clone();
-        let read = move |c: &Connection| {
-            let sql = "SELECT count(*) FROM task WHERE id = ?1 AND state = 'running' AND cancel = 1";
-            Ok(c.prepare_cached(sql)?.query_row([id.as_str()], |r| r.get::<_, i64>(0))? > 0)
-        };
-        self.inner.state.read(read).await
-    }
-
     /// Whether a submitter's key leads to a task already.
     pub async fn task_key_known(&self, submitter: &str, key: &str) -> StoreResult<bool> {
         let (submitter, key) = (submitter.to_owned(), key.to_owned());

@@ -194,7 +194,7 @@ fn judge(case: &Case, context: &Context) -> (Verdict, BTreeSet<String>) {
 /// file beside it: there the rules' own tests have to do.
 #[test]
 fn the_example_policys_cases_get_their_verdicts() {
-    let Some(path) = crate::test_data::beside("DOCKWARDEN_POLICY_CASES", "policy/cases.json") else { return };
+    let Some(path) = crate::data_tests::beside("DOCKWARDEN_POLICY_CASES", "policy/cases.json") else { return };
     let text = std::fs::read_to_string(path).expect("the cases are where DOCKWARDEN_POLICY_CASES says");
     let suite: Suite = serde_json::from_str(&text).unwrap();
     let (mut false_allows, mut false_denies, mut exact) = (Vec::new(), Vec::new(), 0);

@@ -160,7 +160,7 @@ fn compare(dir: &Path) -> Counts {
 /// Files that the reference refuses only for keys that came to compose later (`Loaded::newer`) are counted as `newer`, not as `alike`.
 #[test]
 fn real_files() {
-    let Some(dir) = crate::test_data::beside("DOCKWARDEN_COMPOSE_CORPUS", "compose-corpus") else { return };
+    let Some(dir) = crate::data_tests::beside("DOCKWARDEN_COMPOSE_CORPUS", "compose-corpus") else { return };
     let counts = compare(&dir);
     println!(
         "accepted {} of {} valid files / equal {} / refused alike {} of {} refused files, {} for newer keys",
