@@ -112,6 +112,10 @@ deploy_demo() {
   done
   case $state in
     done | monitoring) say "deployed: $state${operation:+, $operation}" ;;
+    pending_approval)
+      die "the demo waits for a person: something of an earlier try is in the way, e.g. a volume that another home made" \
+        "$BIN approvals show $(json_field approval_id "$MCP_RESULT")      shows what; remove that, or approve" \
+        "$BIN operators add YOU      once, to be able to approve; or leave the demo out: --no-demo" ;;
     *) die "the deploy ended as '${state:-unknown}'" "$MCP_RESULT" ;;
   esac
   mcp_tool health "{\"stack\":\"$DEMO_STACK\"}"
