@@ -65,7 +65,7 @@ def peak(pid, stop, seen):
             except (OSError, IndexError):
                 continue
         seen[0] = max(seen[0], total)
-        stop.wait(0.02)
+        stop.wait(0.1)
 
 
 def timed(command, stdin=None, env=None):
@@ -201,7 +201,7 @@ def one_round(tools, source, work, number, results):
         note("unchanged", made.backup(data))
         note("restore", made.restore(into))
         note("check", made.check())
-        stored = sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and not {"data", "into", "cache", "base"} & set(p.relative_to(place).parts))
+        stored = sum(p.stat().st_size for p in place.rglob("*") if p.is_file() and p.relative_to(place).parts[0] not in {"data", "into", "cache", "base"})
         results["stored"].setdefault(tool.name, []).append(stored)
         shutil.rmtree(place)
 
@@ -237,4 +237,5 @@ def main():
         print(row + f"{memory:14}{int(statistics.median(results['stored'][tool.name])) >> 20:12}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -142,14 +142,25 @@ def killed(sides, points):
     return out
 
 
-def profile(side):
-    """Where the time of one cold deploy goes, by the journal."""
+def profile(side, strategies):
+    """Where the time of one cold deploy goes, and of one update of web with each strategy, by the journal."""
     side.down()
     side.stack.set()
-    side.up()
+    out = {"cold deploy": profiled(side, "cold deploy")}
+    for strategy in strategies:
+        side.stack.set(strategy=strategy, WEB_VERSION=200)
+        side.up()
+        side.idle()
+        side.stack.set(strategy=strategy, WEB_VERSION=201)
+        out[strategy] = profiled(side, f"update with {strategy}")
+    return out
+
+
+def profiled(side, what):
+    took = timed(side.up)
     side.idle()
     rows, total = side.phases()
-    say(f"  one cold deploy, {total} ms until the new release serves; journal records by time:")
+    say(f"  one {what}, {total} ms until the new release serves, {took * 1000:.0f} ms with the command around it; journal records by time:")
     last = 0
     for phase, key, at in rows:
         say(f"    {at:8.1f} ms  +{at - last:7.1f}  {phase:9} {key}")
@@ -205,7 +216,7 @@ def main():
     parser.add_argument("--points", type=int, default=10, help="at which the deployer is killed (at most 50)")
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--strategies", default="handover,recreate", help="of updates, with commas")
-    parser.add_argument("--only", default="cold,noop,updates,broken,killed", help="parts, with commas; `profile` shows where a cold deploy spends its time")
+    parser.add_argument("--only", default="cold,noop,updates,broken,killed", help="parts, with commas; `profile` shows where a cold deploy and an update spend their time")
     parser.add_argument("--json", type=pathlib.Path, help="raw numbers go here")
     options = parser.parse_args()
     rounds, points = min(options.rounds, 20), min(options.points, 50)
@@ -241,7 +252,7 @@ def main():
                 result["killed"] = killed(sides, points)
             if "profile" in parts:
                 say("profile")
-                result["profile"] = profile(sides[1])
+                result["profile"] = profile(sides[1], options.strategies.split(","))
             if options.json:
                 options.json.write_text(json.dumps(result, indent=1))
             print(table(result))
