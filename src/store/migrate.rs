@@ -37,7 +37,11 @@ pub(super) const STATE: Schema = Schema {
 /// `audit.db`.
 pub(super) const AUDIT: Schema = Schema {
     name: "audit.db",
-    steps: &[include_str!("../../migrations/audit/01-base/up.sql"), include_str!("../../migrations/audit/02-segments/up.sql")],
+    steps: &[
+        include_str!("../../migrations/audit/01-base/up.sql"),
+        include_str!("../../migrations/audit/02-segments/up.sql"),
+        include_str!("../../migrations/audit/03-rate-totals/up.sql"),
+    ],
 };
 /// A sealed segment of the audit log.
 pub(super) const SEGMENT: Schema = Schema { name: "segment", steps: &[include_str!("../../migrations/segment/01-base/up.sql")] };

@@ -48,8 +48,12 @@ fn window_ms(limit: &RateLimit) -> i64 {
     i64::from(limit.window_s) * 1000
 }
 
+/// The kept total without those that have left the window since the last call was counted: what is looked at is the few that left, not all that are in it.
 fn used(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<i64> {
-    let mut statement = c.prepare_cached("SELECT count(*) FROM rate WHERE key = ?1 AND window_s = ?2 AND at_ms > ?3")?;
+    let mut statement = c.prepare_cached(
+        "SELECT coalesce((SELECT n FROM rate_total WHERE key = ?1 AND window_s = ?2), 0)
+              - (SELECT count(*) FROM rate WHERE key = ?1 AND window_s = ?2 AND at_ms <= ?3)",
+    )?;
     Ok(statement.query_row(params![limit.key, limit.window_s, now.timestamp_millis() - window_ms(limit)], |r| r.get(0))?)
 }
 
@@ -68,4 +72,41 @@ fn forget(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<usize> {
 fn insert(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<usize> {
     let mut statement = c.prepare_cached("INSERT INTO rate (key, window_s, at_ms) VALUES (?1, ?2, ?3)")?;
     Ok(statement.execute(params![limit.key, limit.window_s, now.timestamp_millis()])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate::AUDIT;
+    use crate::store::tests::at;
+
+    fn in_window(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> i64 {
+        let sql = "SELECT count(*) FROM rate WHERE key = ?1 AND window_s = ?2 AND at_ms > ?3";
+        c.query_row(sql, params![limit.key, limit.window_s, now.timestamp_millis() - window_ms(limit)], |r| r.get(0)).unwrap()
+    }
+
+    #[test]
+    fn the_kept_total_is_what_counting_anew_would_give_also_for_calls_from_before_it_was_kept() {
+        let c = Connection::open_in_memory().unwrap();
+        let limits = [RateLimit { key: "a".into(), max: 9, window_s: 60 }, RateLimit { key: "a".into(), max: 9, window_s: 7 }];
+        for step in &AUDIT.steps[..2] {
+            c.execute_batch(step).unwrap();
+        }
+        c.execute("INSERT INTO rate (key, window_s, at_ms) VALUES ('a', 60, ?1), ('b', 60, ?1)", [at(0).timestamp_millis()]).unwrap();
+        for step in &AUDIT.steps[2..] {
+            c.execute_batch(step).unwrap();
+        }
+        for n in 0..100_i64 {
+            // Calls come in bursts with gaps, some are forgiven, the clock goes back once.
+            let now = at(if n == 60 { 20 } else { n * n % 13 + n * 2 });
+            count(&c, &limits[..usize::from(n % 3 != 0) + 1], now).unwrap();
+            if n % 5 == 0 {
+                forgive(&c, &limits, now).unwrap();
+            }
+            for limit in &limits {
+                assert_eq!(used(&c, limit, now).unwrap(), in_window(&c, limit, now), "{limit:?} at call {n}");
+                assert_eq!(used(&c, limit, at(500)).unwrap(), 0);
+            }
+        }
+    }
 }
