@@ -256,7 +256,7 @@ impl Run {
             Act::Data { data } => self.perform_data(data).await,
             Act::FrontImage { image } => self.front_image(image).await,
             Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
-            Act::Route { front, to, .. } => self.route(front, to).await.map(|()| Value::Null),
+            Act::Route { front, to, .. } => self.route(front, to).await.map(|open| json!({"open": open})),
             Act::Current { release, .. } => {
                 self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
                 Ok(Value::Null)

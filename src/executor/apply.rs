@@ -64,6 +64,7 @@ impl Run {
             s.percent = 95.0;
             s.message = "watching the new release".into();
         });
+        self.name_new().await?;
         self.monitor().await?;
         self.tell_finished().await?;
         self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
@@ -218,10 +219,11 @@ impl Run {
 
     /// Stops an old container so that nothing starts it again: its restart policy goes first.
     pub(super) async fn retire(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
+        // Also of one that does not run: the engine starts those of some policies when it starts itself.
+        self.unpolicy(phase, service, old).await?;
         if !matches!(old.state, RunState::Running | RunState::Restarting | RunState::Paused) {
             return Ok(());
         }
-        self.unpolicy(phase, service, old).await?;
         let (id, short) = (&old.id, old.id.short());
         let act = Act::Stop { id: id.clone(), grace_ms: self.grace(service) };
         self.step(phase, format!("stop:{service}:{short}"), act).await?;
@@ -234,6 +236,14 @@ impl Run {
         if from != Restart::No {
             let act = Act::SetRestart { id: old.id.clone(), from, to: Restart::No };
             self.step(phase, format!("unpolicy:{service}:{}", old.id.short()), act).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the restart policies of old containers away.
+    pub(super) async fn unpolicy_all(&self, phase: Phase, service: &ServiceName, old: &[&ContainerDetail]) -> Result<(), Halt> {
+        for c in old {
+            self.unpolicy(phase, service, c).await?;
         }
         Ok(())
     }
@@ -278,6 +288,11 @@ impl Run {
         if change.strategy == Strategy::Follow {
             return self.follow(service, spec, &old).await;
         }
+        if matches!(change.strategy, Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen) {
+            // What they start is there already: its policy is set while the routes change.
+            let (routed, policies) = tokio::join!(self.switch_behind(change, observed), self.policies(change, spec, &old));
+            return routed.and(policies);
+        }
         self.switch_behind(change, observed).await?;
         if change.strategy == Strategy::Handover && change.action == Action::Update {
             // All successors exist before the first predecessor stops: the gap is one stop and one start.
@@ -310,6 +325,12 @@ impl Run {
                 self.retire(Phase::Switch, service, c).await?;
             }
         }
+        self.policies(change, spec, &old).await
+    }
+
+    /// The file's restart policy for what serves now.
+    async fn policies(&self, change: &Change, spec: &ServiceSpec, old: &[ContainerDetail]) -> Result<(), Halt> {
+        let service = &change.service;
         if change.strategy == Strategy::RunOnce || spec.restart == Restart::No {
             return Ok(());
         }
@@ -390,13 +411,32 @@ impl Run {
             }
             Action::Create | Action::Restart | Action::Stop | Action::Unchanged => {}
         }
-        if let Ok(spec) = self.spec(service) {
-            for number in 1..=spec.replicas {
-                if let Some(id) = self.created(&format!("create:{service}:{number}")) {
-                    let from = names::working(self.operation_id(), service, number);
-                    let to = names::canonical(&self.plan.stack, service, spec, number);
-                    self.rename_step(service, &id, from.as_str(), to).await?;
+        Ok(())
+    }
+
+    /// The new containers take the names that are free now. Names are a convenience: no caller waits for them, and what fails is left to the next
+    /// operation.
+    async fn name_new(&self) -> Result<(), Halt> {
+        for change in self.changes() {
+            match self.name_new_of(&change.service).await {
+                Ok(()) => {}
+                Err(Halt::Failed { message, .. }) => {
+                    tracing::warn!(operation = %self.operation_id(), service = %change.service, %message, "a new container keeps its working name");
                 }
+                Err(halt) => return Err(halt),
+            }
+        }
+        Ok(())
+    }
+
+    async fn name_new_of(&self, service: &ServiceName) -> Result<(), Halt> {
+        let spec = self.spec(service)?;
+        self.name_new_front(service).await?;
+        for number in 1..=spec.replicas {
+            if let Some(id) = self.created(&format!("create:{service}:{number}")) {
+                let from = names::working(self.operation_id(), service, number);
+                let to = names::canonical(&self.plan.stack, service, spec, number);
+                self.rename_step(service, &id, from.as_str(), to).await?;
             }
         }
         Ok(())

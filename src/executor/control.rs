@@ -4,7 +4,7 @@
 use super::run::{Fail, Run};
 use super::{Executor, names, render};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, ExecSpec, NetworkAttachment};
-use crate::model::front::{Command, DIR, MAX_ROUTES, ROUTES_FILE, Reply, Routes, Status};
+use crate::model::front::{Command, DIR, MAX_ROUTES, ROUTES_FILE, Reply, Routes, SETTLE, Status};
 use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
 use crate::model::spec::{Logging, MountKind};
@@ -28,6 +28,8 @@ const MEMORY: u64 = 512 << 20;
 const PIDS: i64 = 1024;
 /// Time for a command in a running front, beyond what it waits itself.
 const COMMAND: Duration = Duration::from_secs(10);
+/// A command that applies routes waits so long for sessions on what left them: most requests have ended by then, and no second command is needed.
+const SETTLE_FOR: Duration = Duration::from_millis(300);
 /// Pause between looks at a front that starts.
 pub(super) const LOOK: Duration = Duration::from_millis(30);
 
@@ -225,8 +227,14 @@ impl Run {
     pub(super) async fn ask_front(&self, id: &EngineName, command: &Command) -> Result<Reply, EngineError> {
         let mut words = vec![BINARY.to_owned(), "front".to_owned()];
         let mut timeout = COMMAND;
+        let mut env = vec![];
         match command {
-            Command::Apply(routes) => words.extend(["--apply".to_owned(), serde_json::to_string(routes).expect("routes are plain data")]),
+            Command::Apply(routes) => {
+                words.extend(["--apply".to_owned(), serde_json::to_string(routes).expect("routes are plain data")]);
+                // A variable, not an option: a front of an older version must take its routes as well.
+                env.push(format!("{SETTLE}={}", SETTLE_FOR.as_millis()));
+                timeout += SETTLE_FOR;
+            }
             Command::Status => words.push("--status".to_owned()),
             Command::Drained { backends, within_ms } => {
                 timeout += Duration::from_millis(*within_ms);
@@ -235,7 +243,7 @@ impl Run {
                 words.extend(["--drained".to_owned(), names, "--within-ms".to_owned(), within_ms.to_string()]);
             }
         }
-        let run = ExecSpec { command: words, user: None, env: vec![], timeout, max_output: 2 * MAX_ROUTES };
+        let run = ExecSpec { command: words, user: None, env, timeout, max_output: 2 * MAX_ROUTES };
         let outcome = self.exec.engine.exec(&self.permit, id, &run).await?;
         if outcome.exit_code.is_none() {
             return Err(EngineError::Timeout { what: "a command in a front", after: timeout });
@@ -244,17 +252,17 @@ impl Run {
         reply.ok_or_else(|| EngineError::Protocol(format!("the front answered: {}", crate::redact::line(&outcome.output, 300))))
     }
 
-    /// Puts routes in force; safe to repeat. A front that does not run finds them when it starts.
-    pub(super) async fn route(&self, front: &EngineName, routes: &Routes) -> Result<(), Fail> {
+    /// Puts routes in force; safe to repeat. A front that does not run finds them when it starts. The sessions still open on what left the routes.
+    pub(super) async fn route(&self, front: &EngineName, routes: &Routes) -> Result<u64, Fail> {
         let mut routes = Routes { revision: revision(), ..routes.clone() };
         for _ in 0..2 {
             match self.ask_front(front, &Command::Apply(routes.clone())).await {
-                Ok(Reply::Ok(_)) => return Ok(()),
+                Ok(Reply::Ok(status)) => return Ok(status.open()),
                 // Our clock was set back.
                 Ok(Reply::Stale { revision }) => routes.revision = revision + 1,
                 Ok(Reply::Error(why)) => return Err(Fail::Refused(format!("the front refused its routes: {why}"))),
                 // The engine's word for a container that does not run.
-                Err(EngineError::Conflict(_)) => return self.put_routes(front, &routes).await,
+                Err(EngineError::Conflict(_)) => return self.put_routes(front, &routes).await.map(|()| 0),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -272,7 +280,7 @@ impl Run {
     /// Routes as before; then sessions on what fails now may end within their bound. A front that is gone routes nothing.
     pub(super) async fn route_back(&self, front: &EngineName, from: &Routes, to: &Routes) -> Result<(), Fail> {
         match self.route(front, from).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Fail::Engine(EngineError::NotFound { .. })) => return Ok(()),
             Err(e) => return Err(e),
         }

@@ -150,8 +150,13 @@ impl Run {
         if kept.is_some() {
             self.say(format!("holding connections of {service}"));
             let before = self.routes_before(service, old.iter().filter_map(backend).collect());
-            self.route_step(phase, format!("hold:{service}"), &front, before, held.clone()).await?;
-            if running {
+            let key = format!("hold:{service}");
+            // Beside each other: both only prepare the stop.
+            let whole: Vec<&ContainerDetail> = old.iter().collect();
+            let holding = self.route_step(phase, key.clone(), &front, before, held.clone());
+            let (held_now, unpoliced) = tokio::join!(holding, self.unpolicy_all(phase, service, &whole));
+            held_now.and(unpoliced)?;
+            if running && !self.emptied(&key) {
                 self.drain(&front, service, vec![]).await?;
             }
         } else {
@@ -189,7 +194,11 @@ impl Run {
             }
             (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, None, Some(front)) => {
                 let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
-                self.route_step(phase, format!("route:{service}"), &front.id, self.routes_now(service, before)?, to).await?;
+                let whole: Vec<&ContainerDetail> = old.iter().collect();
+                let routing = self.route_step(phase, format!("route:{service}"), &front.id, self.routes_now(service, before)?, to);
+                // Beside each other: what leaves must not come back by itself, and is not asked for anything else.
+                let (routed, unpoliced) = tokio::join!(routing, self.unpolicy_all(phase, service, &whole));
+                routed.and(unpoliced)?;
                 self.start_front(phase, service, &front.id, up(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
@@ -232,13 +241,13 @@ impl Run {
         let front = self.new_front(service).or_else(|| self.kept_front(observed, service).map(|c| c.id));
         if let Some(front) = front.filter(|_| !leaving.is_empty()) {
             // Nothing starts them again while their sessions end.
-            let unpolicy = async {
-                for c in &leaving {
-                    self.unpolicy(phase, service, c).await?;
+            let unpolicy = self.unpolicy_all(phase, service, &leaving);
+            let draining = async {
+                if self.emptied(&format!("route:{service}")) {
+                    return Ok(());
                 }
-                Ok(())
+                self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect()).await
             };
-            let draining = self.drain(&front, service, leaving.iter().filter_map(|c| backend(c)).collect());
             let (drained, unpoliced) = tokio::join!(draining, unpolicy);
             drained.and(unpoliced)?;
         }
@@ -250,13 +259,14 @@ impl Run {
             let to = names::retired(self.operation_id(), service, 1000 + u32::try_from(i).unwrap_or(0));
             self.rename_step(service, &front.id, &front.name, to).await?;
         }
-        match self.new_front(service) {
-            Some(id) => {
-                let from = names::front_working(self.operation_id(), service);
-                self.rename_step(service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
-            }
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// A new front takes its lasting name.
+    pub(super) async fn name_new_front(&self, service: &ServiceName) -> Result<(), Halt> {
+        let Some(id) = self.new_front(service) else { return Ok(()) };
+        let from = names::front_working(self.operation_id(), service);
+        self.rename_step(service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
     }
 
     /// Fronts that this operation replaces or no longer wants.
@@ -356,6 +366,12 @@ impl Run {
         self.step(phase, key, Act::Route { front: front.clone(), from, to }).await.map(|_| ())
     }
 
+    /// Whether the front said, when it took the routes of that step, that no session is left on what they no longer name. Nothing new goes there since.
+    fn emptied(&self, key: &str) -> bool {
+        let journal = self.journal.lock().expect("no panic while held");
+        journal.get(key).and_then(|s| s.done.as_ref()).is_some_and(|done| done["open"] == 0)
+    }
+
     /// Waits until the sessions of containers that left the routes have ended, within their bound. A front that does not answer ends nothing: the
     /// bound is its own.
     async fn drain(&self, front: &EngineName, service: &ServiceName, backends: Vec<EngineName>) -> Result<(), Halt> {
@@ -369,7 +385,7 @@ impl Run {
         };
         match state {
             Ok(status) => {
-                let open: u64 = status.backends.iter().filter(|b| b.leaving).map(|b| b.sessions).sum();
+                let open = status.open();
                 if open > 0 {
                     tracing::warn!(operation = %self.operation_id(), %service, open, "sessions still open are cut");
                 }

@@ -13,6 +13,8 @@ pub const DIR: &str = "/routes";
 pub const ROUTES_FILE: &str = "routes.json";
 /// Name of the control socket beside the routes file.
 pub const SOCKET: &str = "control.sock";
+/// Environment variable of a command that applies routes: so many ms it may wait for the sessions of backends that left them.
+pub const SETTLE: &str = "DOCKWARDEN_FRONT_SETTLE_MS";
 /// Largest routes file, bytes.
 pub const MAX_ROUTES: usize = 64 * 1024;
 /// Most backends of one front.
@@ -201,6 +203,13 @@ pub struct Status {
     pub problem: Option<String>,
     /// Backends of the routes, and those with open sessions.
     pub backends: Vec<BackendStatus>,
+}
+
+impl Status {
+    /// Open sessions of backends that take no new connections.
+    pub fn open(&self) -> u64 {
+        self.backends.iter().filter(|b| b.leaving).map(|b| b.sessions).sum()
+    }
 }
 
 /// One backend as a front sees it.

@@ -19,6 +19,8 @@ const STOP_SLACK: Duration = Duration::from_secs(30);
 const SAMPLE: Duration = Duration::from_millis(250);
 /// Pause between looks at something the engine is about to finish.
 const LOOK: Duration = Duration::from_millis(20);
+/// Pause before the second look at an exec: mostly it ends within the first milliseconds. Later pauses double up to [`LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// Events we act on; `exec_*` never, our own probes would wake us.
 const ACTIONS: [&str; 7] = ["start", "die", "oom", "kill", "stop", "destroy", "health_status"];
 
@@ -130,12 +132,14 @@ impl DockerEngine {
 
     /// The exit code of an exec whose output has ended; the engine notes it a moment later.
     async fn exec_code(&self, exec: &str) -> EngineResult<Option<i64>> {
+        let mut pause = FIRST_LOOK;
         loop {
             let state = self.call("exec", READ, self.docker.inspect_exec(exec)).await?;
             if state.running != Some(true) {
                 return Ok(state.exit_code);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK);
         }
     }
 }
