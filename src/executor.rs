@@ -42,6 +42,7 @@ use crate::model::ids::*;
 use crate::model::labels;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
+use crate::model::release::Release;
 use crate::planner::Observed;
 use crate::store::Store;
 use chrono::Utc;
@@ -285,15 +286,14 @@ impl Executor {
         }
         self.still_true(&plan).await?;
         self.store.put_plan(&plan).await?;
+        // Read before the operation is recorded: from there on nothing may fail that leaves it open with nobody at work on it.
+        let current = self.release_before(&plan).await?;
         let op = match self.store.begin_operation(op, &request.args_hash).await? {
             Ok(op) => op,
             Err(earlier) => return Ok(earlier),
         };
         if !noop {
-            if plan.kind != PlanKind::Stop {
-                self.store.set_stopped(&plan.stack, false).await?;
-            }
-            self.spawn(op.clone(), plan, permit, vec![], Takeover::None).await?;
+            self.spawn(op.clone(), plan, permit, vec![], current, Takeover::None);
         } else if matches!(plan.kind, PlanKind::Stop) {
             self.store.set_stopped(&plan.stack, true).await?;
         }
@@ -337,18 +337,22 @@ impl Executor {
         Ok(Some(standing))
     }
 
-    async fn spawn(
+    async fn release_before(&self, plan: &Plan) -> Result<Option<Release>, ExecutorError> {
+        match plan.from_release {
+            Some(number) => Ok(self.store.release(&plan.stack, number).await?),
+            None => Ok(None),
+        }
+    }
+
+    fn spawn(
         self: &Arc<Self>,
         op: Operation,
         plan: Plan,
         permit: Permit,
         steps: Vec<StepRecord>,
+        current: Option<Release>,
         takeover: Takeover,
-    ) -> Result<(), ExecutorError> {
-        let current = match plan.from_release {
-            Some(number) => self.store.release(&plan.stack, number).await?,
-            None => None,
-        };
+    ) {
         let standing = Standing { state: op.state, phase: op.phase, percent: 0.0, message: "queued".into() };
         let (send, receive) = watch::channel(standing);
         let (cancel, conclude) = (CancellationToken::new(), CancellationToken::new());
@@ -363,7 +367,6 @@ impl Executor {
             exec.work(begin, takeover).await;
             drop(held);
         });
-        Ok(())
     }
 
     /// Waits until the operation stands as asked or the time is over; returns it as it stands.
@@ -396,10 +399,14 @@ impl Executor {
             _ if op.state.is_terminal() => return Err(ExecutorError::Ended { operation: op.id, state: op.state }),
             _ => return Err(ExecutorError::TooLate(op.id)),
         }
-        self.store.request_cancel(id).await?;
+        // Told to the run first: a run that reaches the switch meanwhile would go past it while the database is written.
         if let Some(active) = self.active.lock().expect("no panic while held").get(id) {
             active.cancel.cancel();
         }
+        if self.standing(id).is_none_or(|s| s.borrow().phase >= Phase::Switch) {
+            return Err(ExecutorError::TooLate(op.id));
+        }
+        self.store.request_cancel(id).await?;
         Ok(op)
     }
 

@@ -174,6 +174,15 @@ fn bind(address: SocketAddr) -> Result<TcpListener, FrontError> {
     }
 }
 
+/// A session takes two descriptors, and many engines give a process 1024: as many as the engine allows at all.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %e, current = ?limit.current, "the limit of open files cannot be raised");
+    }
+}
+
 /// Runs a front until SIGTERM or SIGINT; SIGHUP reads the routes again.
 ///
 /// # Errors
@@ -183,6 +192,7 @@ pub async fn run(listen: &[Listen], routes: PathBuf) -> Result<(), FrontError> {
     // Handlers first: as PID 1 a signal without one is ignored, and a stop would take the whole grace time.
     let on = |kind| signal(kind).map_err(FrontError::Signals);
     let (mut term, mut int, mut hup) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
+    raise_open_files();
     let front = Front::bind(listen, routes).await?;
     tracing::info!(addresses = ?front.addresses(), "listening");
     let reload = front.reload();

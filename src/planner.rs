@@ -163,13 +163,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         namespaces::follow(&desired, input.observed, &mut changes);
     }
     let makes_way = succession::makes_way(&desired, input.current, input.observed, &changes);
-    for change in &mut changes {
-        if let Some(heirs) = makes_way.get(&change.service) {
-            let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
-            change.expected_loss =
-                format!("the service ends before {} starts, which takes over its data, port or address", heirs.join(", "));
-        }
-    }
+    succession::told(&makes_way, &mut changes);
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
     let untouched = changes.iter().all(|c| c.action == Action::Unchanged);
     let text_only = new_release && untouched && input.current.is_some_and(|r| hash::text(&r.spec) != hash::text(&desired));
@@ -348,7 +342,8 @@ fn release_changes(
 fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&ImageIdentity>, service: &ServiceName) -> Change {
     let spec = &desired.services[service];
     let old = input.current.and_then(|r| r.spec.services.get(service));
-    let running = serving(input.observed, service);
+    // What was replaced and waits for the end of the watch window stands for nothing.
+    let running = live(input.observed, service);
     let image_id = image.and_then(|i| i.id.as_deref());
     let hash = image_id.map(|id| hash::spec_hash(desired, service, id, input.digest));
     let same = |c: &&ContainerDetail| hash.is_some() && c.labels.get(labels::SPEC) == hash.as_ref();

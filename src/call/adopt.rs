@@ -441,6 +441,7 @@ fn compare(
         image: ImageRef::new(seen.image_id.as_str()).map_err(|e| cannot(e.to_string()))?,
         hash: String::new(),
         inherited: &[],
+        declared: desired.spec.volumes.values().map(|v| v.name.clone()).collect(),
         joined,
     })
     .map_err(cannot)?;

@@ -200,11 +200,14 @@ pub async fn swap(call: &Call, stack: &StackName, snapshot: BackupRecord) -> Res
     rollback(call, stack, Some(current), &DataChoice::Snapshots(vec![snapshot])).await
 }
 
-/// The newest good release before the content that runs: going back twice goes further back, never to what was just left.
+/// The newest good release before the content that runs, else the newest that served without having been watched to its end: going back twice goes
+/// further back, never to what was just left.
 fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release> {
     let running = releases.iter().find(|r| Some(r.number) == current);
     let below = running.map_or(u32::MAX, |r| r.content_of.unwrap_or(r.number));
-    releases.iter().filter(|r| r.state == ReleaseState::Good && r.content_of.unwrap_or(r.number) < below).max_by_key(|r| r.number)
+    let before = releases.iter().filter(|r| r.content_of.unwrap_or(r.number) < below);
+    let newest = |state| before.clone().filter(|r| r.state == state).max_by_key(|r| r.number);
+    newest(ReleaseState::Good).or_else(|| newest(ReleaseState::Unproven))
 }
 
 /// Plans what changes no release's content: restart, stop, scale.

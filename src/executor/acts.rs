@@ -258,8 +258,8 @@ impl Run {
             Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
             Act::Route { front, to, .. } => self.route(front, to).await.map(|open| json!({"open": open})),
             Act::Current { release, .. } => {
-                self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
-                Ok(Value::Null)
+                let stopped = self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
+                Ok(json!({"stopped": stopped}))
             }
         }
     }
@@ -348,6 +348,10 @@ impl Run {
             Act::Data { data } => self.take_back_data(data).await,
             Act::Current { previous, .. } => {
                 self.exec.store.set_current(&self.plan.stack, *previous, self.epoch).await?;
+                if done.is_some_and(|d| d["stopped"] == true) {
+                    // What a call had stopped is not to run again because a release after it failed.
+                    self.exec.store.set_stopped(&self.plan.stack, true).await?;
+                }
                 Ok(())
             }
         }

@@ -45,6 +45,10 @@ impl Run {
             self.nothing_beside().await?;
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
+        if !forward && self.cancel.is_cancelled() {
+            // Accepted before the phase was told, and nothing has been switched yet.
+            return Err(Halt::Cancelled);
+        }
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
         self.switch().await?;
         self.post_hooks().await?;
@@ -65,9 +69,11 @@ impl Run {
             s.message = "watching the new release".into();
         });
         self.name_new().await?;
-        self.monitor().await?;
+        let passed = self.monitor().await?;
         self.tell_finished().await?;
-        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, ReleaseState::Good).await?;
+        // One that was not watched to its end serves, and is nothing to go back to while there is a better one.
+        let state = if passed { ReleaseState::Good } else { ReleaseState::Unproven };
+        self.exec.store.set_release_state(&self.plan.stack, self.plan.to_release, state).await?;
         self.tidy().await
     }
 
@@ -109,7 +115,7 @@ impl Run {
             (Action::Restart, _) => {
                 for c in &old {
                     self.step(Phase::StartNew, format!("start:{service}:{}", c.id.short()), Act::Start { id: c.id.clone() }).await?;
-                    self.probe(&c.id, service, spec).await?;
+                    self.probe_after(&c.id, service, spec, before(c)).await?;
                 }
                 Ok(())
             }
@@ -132,6 +138,11 @@ impl Run {
                 self.data_path(service).await
             }
             (_, Strategy::Recreate) => {
+                // Made before the old ones stop: what the engine refuses to make must not cost the service.
+                for number in 1..=spec.replicas {
+                    let inherits = old.get(number as usize - 1).map(|c| &c.id);
+                    self.create_step(Phase::StartNew, service, number, false, inherits).await?;
+                }
                 self.retire_fronts(Phase::StartNew, service, observed).await?;
                 for c in &old {
                     self.retire(Phase::StartNew, service, c).await?;
@@ -197,11 +208,16 @@ impl Run {
 
     /// PROBE of one container: its health check, then the probes of `x-dockwarden`.
     pub(super) async fn probe(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec) -> Result<(), Halt> {
+        self.probe_after(id, service, spec, 0).await
+    }
+
+    /// As [`Run::probe`], for a container that may have run before: the engine had restarted it so often by then.
+    pub(super) async fn probe_after(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec, restarts: u64) -> Result<(), Halt> {
         let phase = self.operation().phase;
         loop {
             let probing = async {
                 let job = planner::job(&self.plan.desired, service);
-                probe::healthy(&*self.exec.engine, &self.permit, id, spec, job).await?;
+                probe::healthy_after(&*self.exec.engine, &self.permit, id, spec, job, restarts).await?;
                 self.own_probes(id, spec).await
             };
             let outcome = tokio::select! {
@@ -451,8 +467,8 @@ impl Run {
         Ok(())
     }
 
-    /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack.
-    async fn monitor(&self) -> Result<(), Halt> {
+    /// The watch window: what was started must stay up. Ends early when a newer operation wants the stack; whether it passed whole.
+    async fn monitor(&self) -> Result<bool, Halt> {
         let window = self.plan.desired.settings.window_s().map_or(MONITOR, Duration::from_secs);
         let start = Instant::now();
         let watched: Vec<(&ServiceName, EngineName)> = self
@@ -461,7 +477,7 @@ impl Run {
             .flat_map(|c| self.made_copies(&c.service).into_iter().map(move |id| (&c.service, id)))
             .collect();
         if window.is_zero() || watched.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut watch = self.begin_watch().await?;
         while start.elapsed() < window {
@@ -469,7 +485,7 @@ impl Run {
                 () = tokio::time::sleep(MONITOR_LOOK.min(window.saturating_sub(start.elapsed()))) => {}
                 () = self.conclude.cancelled() => {
                     self.say("the watch window was ended by a newer operation".into());
-                    return Ok(());
+                    return Ok(false);
                 }
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             }
@@ -495,6 +511,11 @@ impl Run {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// Restarts that do not count against a container: those of the life it is in. One that has to be started begins a new one.
+pub(super) fn before(c: &ContainerDetail) -> u64 {
+    if c.state == RunState::Running { c.restart_count } else { 0 }
 }

@@ -104,7 +104,7 @@ impl Run {
             (Action::Restart, _) => {
                 for c in &old {
                     self.step(Phase::StartNew, format!("start:{service}:{}", c.id.short()), Act::Start { id: c.id.clone() }).await?;
-                    self.probe(&c.id, service, spec).await?;
+                    self.probe_after(&c.id, service, spec, super::apply::before(c)).await?;
                 }
                 if let Some(front) = kept {
                     self.start_front(Phase::StartNew, service, &front.id, up(&front)).await?;

@@ -67,7 +67,7 @@ impl Run {
             let name = names::hook(self.operation_id(), service, OF_STACK + i);
             let (run, timeout_s) = (h.hook.run.clone(), h.hook.timeout_s);
             let act = Act::HookOnce { service: service.clone(), name: name.clone(), run, timeout_s };
-            let done = self.step(Phase::StartNew, format!("hook:stack:pre:{}", i + 1), act).await?;
+            let done = self.step(Phase::StartNew, self.stack_hook("pre", i + 1), act).await?;
             outcome(service, "stack's pre", &h.hook, name.as_str(), &done)?;
         }
         Ok(())
@@ -86,10 +86,18 @@ impl Run {
                 .ok_or_else(|| failed(format!("service {service} has no container for a hook of the stack")))?;
             self.say(format!("running post hook {} of the stack in {service}", i + 1));
             let act = Act::HookExec { service: service.clone(), id: id.clone(), run: h.hook.run.clone(), timeout_s: h.hook.timeout_s };
-            let done = self.step(Phase::Switch, format!("hook:stack:post:{}", i + 1), act).await?;
+            let done = self.step(Phase::Switch, self.stack_hook("post", i + 1), act).await?;
             outcome(service, "stack's post", &h.hook, id.short(), &done)?;
         }
         Ok(())
+    }
+
+    /// Journal key of a hook of the stack; no service has an empty name. Operations of older versions used the word, which may be a service's.
+    fn stack_hook(&self, when: &str, number: usize) -> String {
+        let before = format!("hook:stack:{when}:{number}");
+        let a_service = self.plan.desired.services.keys().any(|s| s.as_str() == "stack");
+        let known = !a_service && self.journal.lock().expect("no panic while held").contains_key(&before);
+        if known { before } else { format!("hook::{when}:{number}") }
     }
 
     /// The container that stands for a service in this release: its new one, else the one that serves.

@@ -22,7 +22,10 @@ impl Run {
         let observed = self.observe().await?;
         match self.restart_all(&observed).await {
             Ok(()) => {
-                self.exec.store.set_stopped(&self.plan.stack, false).await?;
+                // One service of a stopped stack does not bring the others back.
+                if self.plan.only.is_none() {
+                    self.exec.store.set_stopped(&self.plan.stack, false).await?;
+                }
                 self.tell_finished().await
             }
             // The next start goes on with it.

@@ -6,7 +6,7 @@ use super::names;
 use super::run::{Halt, Run};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
-use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::observed::{ContainerDetail, HealthState, RunState};
 use crate::model::operation::Phase;
 use crate::model::plan::Action;
 use crate::model::spec::ServiceSpec;
@@ -130,11 +130,11 @@ impl Run {
     }
 }
 
-/// Copies in the order they stay when there are to be fewer: those that are up first, then by number.
+/// Copies in the order they stay when there are to be fewer: those that are up first, the well before the ill, then by number.
 pub(super) fn by_worth(old: &[ContainerDetail]) -> Vec<&ContainerDetail> {
     let up = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
     let mut all: Vec<&ContainerDetail> = old.iter().collect();
-    all.sort_by_key(|c| (!up(c), number_of(c)));
+    all.sort_by_key(|c| (!up(c), c.health == HealthState::Unhealthy, number_of(c)));
     all
 }
 

@@ -49,6 +49,21 @@ fn failed(reason: impl Into<String>, output: Option<String>) -> ProbeError {
 /// # Errors
 /// `Failed` with the reason as soon as it cannot become healthy any more, or at the time limit.
 pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec: &ServiceSpec, job: bool) -> Result<(), ProbeError> {
+    healthy_after(engine, permit, id, spec, job, 0).await
+}
+
+/// As [`healthy`], for a container that may have run before: the engine had restarted it so often by then.
+///
+/// # Errors
+/// As [`healthy`].
+pub async fn healthy_after(
+    engine: &dyn Engine,
+    permit: &Permit,
+    id: &EngineName,
+    spec: &ServiceSpec,
+    job: bool,
+    restarts: u64,
+) -> Result<(), ProbeError> {
     let start = Instant::now();
     let grace = Duration::from_millis(spec.healthcheck.as_ref().and_then(|h| h.start_period_ms).unwrap_or(0));
     let limit = spec.settings.start_timeout_s.map_or(START_TIMEOUT, Duration::from_secs).saturating_add(grace);
@@ -58,7 +73,7 @@ pub async fn healthy(engine: &dyn Engine, permit: &Permit, id: &EngineName, spec
         if job && finished(&seen, spec) {
             return Ok(());
         }
-        alive(&seen).map_err(|reason| failed(reason, last.clone().or(seen.last_health_output.clone())))?;
+        alive_since(&seen, restarts).map_err(|reason| failed(reason, last.clone().or(seen.last_health_output.clone())))?;
         let Some(test) = health_command(&seen, spec) else {
             // Probes of its own say more than a second without a restart.
             if seen.started_at.is_some() && (start.elapsed() >= SETTLE || !spec.settings.probes.is_empty()) {
@@ -123,9 +138,14 @@ pub(super) fn shortened(text: &str) -> String {
 /// # Errors
 /// The reason in words.
 pub fn alive(seen: &ContainerDetail) -> Result<(), String> {
+    alive_since(seen, 0)
+}
+
+/// As [`alive`], for one that the engine had restarted so often before it was looked after.
+fn alive_since(seen: &ContainerDetail, restarts: u64) -> Result<(), String> {
     match seen.state {
         RunState::Running if seen.health == HealthState::Unhealthy => Err("its health check fails".into()),
-        RunState::Running if seen.restart_count > 0 => Err(format!("it was restarted {} times", seen.restart_count)),
+        RunState::Running if seen.restart_count > restarts => Err(format!("it was restarted {} times", seen.restart_count - restarts)),
         RunState::Running => Ok(()),
         RunState::Exited | RunState::Dead if seen.oom_killed => Err("it was killed for want of memory".into()),
         RunState::Exited | RunState::Dead => Err(format!("it ended with exit code {}", seen.exit_code)),

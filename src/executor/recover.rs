@@ -43,7 +43,7 @@ impl Executor {
     /// How an operation whose journal is `steps` goes on.
     pub(super) async fn way_on(&self, plan: &Plan, op: &Operation, steps: &[StepRecord]) -> Result<Takeover, ExecutorError> {
         let made = self.store.release(&plan.stack, plan.to_release).await?.filter(|r| r.operation == op.id);
-        let good = made.is_some_and(|r| r.state == ReleaseState::Good);
+        let good = made.is_some_and(|r| matches!(r.state, ReleaseState::Good | ReleaseState::Unproven));
         Ok(if good { Takeover::Finish } else { way(plan.kind, steps) })
     }
 
@@ -77,7 +77,8 @@ impl Executor {
                     tracing::info!(operation = %op.id, stack = %plan.stack, ?takeover, "taking over an interrupted operation");
                     taken.push(op.id.clone());
                     let permit = gate::permit_takeover(&op);
-                    self.spawn(op, plan, permit, steps, takeover).await?;
+                    let current = self.release_before(&plan).await?;
+                    self.spawn(op, plan, permit, steps, current, takeover);
                 }
                 None => self.close_planless(op, steps.is_empty()).await?,
             }

@@ -41,6 +41,8 @@ pub struct Rendering<'a> {
     pub hash: String,
     /// Mounts of the container it replaces: anonymous volumes are carried over by name.
     pub inherited: &'a [MountInfo],
+    /// Engine names of the volumes this release or the one before declares: they are mounted where the file says, and nowhere else.
+    pub declared: BTreeSet<String>,
     /// Containers of the services whose namespaces or volumes it shares.
     pub joined: BTreeMap<String, EngineName>,
 }
@@ -63,8 +65,11 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     for old in r.inherited.iter().filter(|m| m.kind == "volume") {
         let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
         let carry = match anonymous {
-            // What is there by another service's volumes comes from there again.
-            None => spec.volumes_from.is_empty() || anonymous_name(old.name.as_deref().unwrap_or_default()),
+            None => {
+                let name = old.name.as_deref().unwrap_or_default();
+                // What is there by another service's volumes comes from there again.
+                !r.declared.contains(name) && (spec.volumes_from.is_empty() || anonymous_name(name))
+            }
             Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
         };
         if carry && let Some(name) = &old.name {

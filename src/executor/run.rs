@@ -18,7 +18,7 @@ use crate::planner::{self, Observed};
 use crate::store::StoreError;
 use chrono::Utc;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
@@ -377,9 +377,16 @@ impl Run {
             image,
             hash,
             inherited,
+            declared: self.declared_volumes(),
             joined,
         })
         .map_err(Fail::Refused)
+    }
+
+    /// Engine names of the volumes that this release or the one before declares.
+    pub(super) fn declared_volumes(&self) -> BTreeSet<String> {
+        let stacks = [Some(&self.plan.desired), self.current.as_ref().map(|r| &r.spec)];
+        stacks.into_iter().flatten().flat_map(|stack| stack.volumes.values().map(|v| v.name.clone())).collect()
     }
 
     async fn serving_id(&self, service: &str) -> Result<Option<EngineName>, Fail> {

@@ -52,6 +52,11 @@ pub(super) async fn backend(
         while let Some(ticket) = table.pick(&tried) {
             match tokio::time::timeout(Duration::from_millis(limits.connect_ms), connect(&ticket.name, port)).await {
                 Ok(Ok(stream)) => return Ok((stream, ticket)),
+                // Ours, not the backend's: what counts against it may take a canary back.
+                Ok(Err(e)) if out_of_files(&e) => {
+                    tracing::warn!(error = %e, "no file descriptor for a connection to a backend; it waits");
+                    break;
+                }
                 Ok(Err(e)) => tracing::debug!(backend = %ticket.name, error = %e, "a backend did not take a connection"),
                 Err(_) => tracing::debug!(backend = %ticket.name, "a backend did not take a connection in time"),
             }
@@ -72,6 +77,11 @@ pub(super) async fn backend(
             return Err(NoBackend::Late);
         }
     }
+}
+
+fn out_of_files(e: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    e.raw_os_error().is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
 async fn connect(name: &EngineName, port: u16) -> std::io::Result<TcpStream> {

@@ -271,6 +271,12 @@ pub struct NetworkInfo {
     /// Driver options.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Has addresses of version 6.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// Containers may be attached by hand.
+    #[serde(default)]
+    pub attachable: bool,
     /// Subnets in CIDR form.
     pub subnets: Vec<String>,
     /// Ids of attached running containers (filled by inspect).

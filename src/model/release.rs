@@ -19,6 +19,8 @@ pub enum ReleaseState {
     Monitoring,
     /// Its watch window passed: a release one can roll back to.
     Good,
+    /// Served, and a newer operation ended its watch window: one goes back to it when there is no good one.
+    Unproven,
     /// Never became current, or was switched back.
     Failed,
 }

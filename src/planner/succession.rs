@@ -1,15 +1,17 @@
-//! Services no longer in the file whose data, host port or fixed address a new container takes over: they end before it starts. Pure.
+//! Services that give up data, a host port or a fixed address which a new container of another service takes over, because they are no longer in the
+//! file or because the file says otherwise of them now: they end before it starts. Pure.
 
 use super::Observed;
+use super::front::fronted;
 use crate::model::ids::ServiceName;
 use crate::model::labels;
-use crate::model::observed::{ContainerDetail, RunState};
-use crate::model::plan::{Action, Change};
+use crate::model::observed::{ContainerDetail, PublishedPort, RunState};
+use crate::model::plan::{Action, Change, Strategy};
 use crate::model::release::Release;
 use crate::model::spec::{MountKind, PortSpec, ServiceSpec, StackSpec};
 use std::collections::BTreeMap;
 
-/// Removed services, each with the created and updated ones it must not run beside.
+/// Removed services, and updated ones that no longer claim it, each with the created and updated ones it must not run beside.
 pub fn makes_way(
     desired: &StackSpec,
     current: Option<&Release>,
@@ -19,31 +21,64 @@ pub fn makes_way(
     let of = |service: &ServiceName| -> Vec<&ContainerDetail> {
         observed.containers.iter().filter(|c| c.labels.get(labels::SERVICE).map(String::as_str) == Some(service.as_str())).collect()
     };
-    let heirs = |gone: &ServiceName| -> Vec<ServiceName> {
+    let heirs = |gone: &ServiceName, stays: Option<&ServiceSpec>| -> Vec<ServiceName> {
         let (old, containers) = (current.and_then(|r| r.spec.services.get(gone)), of(gone));
-        let renewed = changes.iter().filter(|c| matches!(c.action, Action::Create | Action::Update));
-        let clashes = |new: &ServiceSpec| containers.iter().any(|c| clash(desired, new, old, c)) || old.is_some_and(|o| claims(o, new));
+        let renewed = changes.iter().filter(|c| matches!(c.action, Action::Create | Action::Update) && c.service != *gone);
+        let clashes = |new: &ServiceSpec| {
+            containers.iter().any(|c| clash(desired, new, (old, stays), c))
+                || old.is_some_and(|o| claims(o, new) && !stays.is_some_and(|s| claims(o, s)))
+        };
         renewed.filter(|c| desired.services.get(&c.service).is_some_and(clashes)).map(|c| c.service.clone()).collect()
     };
-    let removed = changes.iter().filter(|c| c.action == Action::Remove);
-    removed.map(|c| (c.service.clone(), heirs(&c.service))).filter(|(_, heirs)| !heirs.is_empty()).collect()
+    let leave = changes.iter().filter_map(|c| match c.action {
+        Action::Remove => Some((&c.service, None)),
+        // One that goes or stays behind a front shares its ports with it: that change of hands is the front's.
+        Action::Update if !matches!(c.strategy, Strategy::RunOnce | Strategy::Follow) => {
+            desired.services.get(&c.service).filter(|s| !fronted(s)).map(|spec| (&c.service, Some(spec)))
+        }
+        _ => None,
+    });
+    leave.map(|(service, stays)| (service.clone(), heirs(service, stays))).filter(|(_, heirs)| !heirs.is_empty()).collect()
 }
 
-/// Whether a container of the old service must be gone before one of the new service starts.
-fn clash(desired: &StackSpec, new: &ServiceSpec, old: Option<&ServiceSpec>, c: &ContainerDetail) -> bool {
+/// Tells what the others' coming costs a service: one that stays stops before they start, so nothing of it runs meanwhile.
+pub fn told(makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>, changes: &mut [Change]) {
+    for change in changes {
+        let Some(heirs) = makes_way.get(&change.service) else { continue };
+        let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
+        let heirs = heirs.join(", ");
+        change.expected_loss = if change.action == Action::Update {
+            change.strategy = Strategy::Recreate;
+            format!(
+                "the service is down from before {heirs} starts, which takes over its data, port or address, until its new container is up"
+            )
+        } else {
+            format!("the service ends before {heirs} starts, which takes over its data, port or address")
+        };
+    }
+}
+
+/// Whether a container of the old service must be gone before one of the new service starts. What the service `stays` with is not given up: the two
+/// share it, or the preflight refuses both.
+fn clash(desired: &StackSpec, new: &ServiceSpec, (old, stays): (Option<&ServiceSpec>, Option<&ServiceSpec>), c: &ContainerDetail) -> bool {
     let both_may = new.settings.concurrent && old.is_some_and(|o| o.settings.concurrent);
     let writes = |source: &str| c.mounts.iter().any(|m| m.writable && (m.name.as_deref() == Some(source) || m.source == source));
-    let data = !both_may && sources(desired, new).any(writes);
+    let kept = |source: &str| stays.is_some_and(|s| sources(desired, s).any(|own| own == source));
+    let data = !both_may && sources(desired, new).any(|source| writes(source) && !kept(source));
     if !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused) {
         return data;
     }
-    let port =
-        new.ports.iter().any(|p| c.ports.iter().any(|held| held.protocol == p.protocol && held_by(p, held.host_port, &held.host_ip)));
-    let address = new.networks.iter().any(|(key, n)| {
-        let name = desired.networks.get(key).map_or(key.as_str(), |s| s.name.as_str());
-        n.ipv4_address.as_ref().is_some_and(|ip| c.addresses.get(name) == Some(ip))
-    });
-    data || port || address
+    let wants = |spec: &ServiceSpec, held: &PublishedPort| {
+        spec.ports.iter().any(|p| held.protocol == p.protocol && held_by(p, held.host_port, &held.host_ip))
+    };
+    let port = c.ports.iter().any(|held| wants(new, held) && !stays.is_some_and(|s| wants(s, held)));
+    let fixed = |spec: &ServiceSpec| {
+        spec.networks.iter().any(|(key, n)| {
+            let name = desired.networks.get(key).map_or(key.as_str(), |s| s.name.as_str());
+            n.ipv4_address.as_ref().is_some_and(|ip| c.addresses.get(name) == Some(ip))
+        })
+    };
+    data || port || (fixed(new) && !stays.is_some_and(fixed))
 }
 
 /// Engine names and host paths a service writes.

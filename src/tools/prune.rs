@@ -12,9 +12,10 @@ use crate::executor::names;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ImageRef, SnapshotId, StackName};
 use crate::model::labels;
-use crate::model::observed::{ImageInfo, RunState};
+use crate::model::observed::{ContainerSummary, ImageInfo, RunState};
 use crate::model::operation::OperationState;
 use crate::model::plan::Plan;
+use crate::planner;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -286,17 +287,41 @@ fn short(id: &str) -> &str {
     crate::redact::keep_start(id.trim_start_matches("sha256:"), 12)
 }
 
+/// Containers that stand for a service of their stack's current release, stopped ones too: what a start would start, with volumes only they name.
+async fn standing(
+    call: &Call,
+    current: &BTreeMap<String, Option<u32>>,
+    all: &[ContainerSummary],
+) -> Result<BTreeSet<EngineName>, CallError> {
+    let mut found = BTreeSet::new();
+    for (name, number) in current.iter().filter_map(|(name, number)| Some((name, (*number)?))) {
+        let Ok(stack) = StackName::new(name.as_str()) else { continue };
+        let Some(release) = call.house.store.release(&stack, number).await? else { continue };
+        for service in release.spec.services.iter().filter(|(_, s)| s.active).map(|(service, _)| service.as_str()) {
+            let is = |c: &&ContainerSummary, key: &str, value: &str| c.labels.get(key).is_some_and(|v| v == value);
+            let copies = all
+                .iter()
+                .filter(|c| is(c, labels::STACK, name) && is(c, labels::SERVICE, service) && is(c, labels::ROLE, labels::ROLE_SERVING));
+            found.extend(planner::standing_for(copies.collect(), |c| (&c.labels, c.state)).into_iter().map(|c| c.id.clone()));
+        }
+    }
+    Ok(found)
+}
+
 async fn containers(call: &Call) -> Result<Vec<Item>, CallError> {
     let mut found = vec![];
     let current: BTreeMap<String, Option<u32>> =
         call.house.store.stacks().await?.into_iter().map(|s| (s.name.to_string(), s.current)).collect();
-    for c in call.house.engine.containers(&observe::ours(&call.house, None)).await? {
+    let all = call.house.engine.containers(&observe::ours(&call.house, None)).await?;
+    let standing = standing(call, &current, &all).await?;
+    for c in all {
         let label = |key| c.labels.get(key).map(String::as_str);
         let Some(stack) = label(labels::STACK) else { continue };
         let held = StackName::new(stack).ok().and_then(|s| call.house.executor.holding(&s)).is_some();
         let ended = matches!(c.state, RunState::Exited | RunState::Dead);
         let serves = label(labels::ROLE).is_none_or(|r| r == labels::ROLE_SERVING);
-        let of_current = serves && label(labels::RELEASE).and_then(|r| r.parse().ok()) == current.get(stack).copied().flatten();
+        // A release leaves the containers of services it does not change as an earlier one made them.
+        let of_current = serves && standing.contains(&c.id);
         // The front of a stopped stack comes back with it; one that was replaced goes, with the volume that held its routes.
         let front = label(labels::ROLE) == Some(labels::ROLE_FRONT);
         if front && current.get(stack).is_some_and(Option::is_some) && !names::is_retired(&c.name) {

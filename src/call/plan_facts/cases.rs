@@ -105,6 +105,8 @@ fn world(c: &Context, resolved: BTreeMap<String, BindFact>) -> World {
             internal: false,
             labels: ours.clone(),
             options: BTreeMap::new(),
+            ipv6: false,
+            attachable: false,
             subnets: vec![],
             containers: vec![],
         }));

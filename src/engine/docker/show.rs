@@ -273,6 +273,8 @@ pub(super) fn network(n: NetworkInspect) -> EngineResult<NetworkInfo> {
         internal: n.internal.unwrap_or(false),
         labels: sorted(n.labels),
         options: sorted(n.options),
+        ipv6: n.enable_ipv6.unwrap_or(false),
+        attachable: n.attachable.unwrap_or(false),
         subnets: subnets(n.ipam),
         containers,
     })
@@ -287,6 +289,8 @@ pub(super) fn network_row(n: bollard::models::Network) -> EngineResult<NetworkIn
         internal: n.internal.unwrap_or(false),
         labels: sorted(n.labels),
         options: sorted(n.options),
+        ipv6: n.enable_ipv6.unwrap_or(false),
+        attachable: n.attachable.unwrap_or(false),
         subnets: subnets(n.ipam),
         containers: Vec::new(),
     })

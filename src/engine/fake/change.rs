@@ -191,7 +191,8 @@ impl World {
         let subnets = if given.is_empty() { vec![format!("172.{}.{}.0/24", 16 + (number / 256) % 16, number % 256)] } else { given };
         let driver = spec.spec.driver.clone().unwrap_or_else(|| "bridge".into());
         let (labels, options) = (spec.labels.clone(), spec.spec.driver_opts.clone());
-        let network = Network { id: id.clone(), driver, internal: spec.spec.internal, labels, options, subnets, number, hosts: 0 };
+        let (internal, ipv6, attachable) = (spec.spec.internal, spec.spec.enable_ipv6, spec.spec.attachable);
+        let network = Network { id: id.clone(), driver, internal, labels, options, ipv6, attachable, subnets, number, hosts: 0 };
         self.networks.insert(name, network);
         Ok(id)
     }

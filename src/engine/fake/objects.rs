@@ -122,6 +122,8 @@ impl World {
             internal: n.internal,
             labels: n.labels.clone(),
             options: n.options.clone(),
+            ipv6: n.ipv6,
+            attachable: n.attachable,
             subnets: n.subnets.clone(),
             containers: attached.map(|c| c.id.as_str().to_owned()).collect(),
         })

@@ -94,6 +94,8 @@ pub(crate) struct Network {
     pub internal: bool,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
+    pub ipv6: bool,
+    pub attachable: bool,
     pub subnets: Vec<String>,
     pub number: u64,
     pub hosts: u64,

@@ -2,6 +2,7 @@
 
 use super::{Facts, Report};
 use crate::model::ids::ServiceName;
+use crate::model::labels;
 use crate::model::observed::{NetworkInfo, RunState};
 use crate::model::preflight::Passed;
 use crate::model::spec::{NetworkSpec, PortSpec, ServiceSpec};
@@ -47,6 +48,8 @@ fn differs(wanted: &NetworkSpec, found: &NetworkInfo) -> Option<String> {
     match () {
         () if wanted.driver.as_ref().is_some_and(|d| *d != found.driver) => Some(format!("driver ({})", found.driver)),
         () if wanted.internal != found.internal => Some(format!("`internal` ({})", found.internal)),
+        () if wanted.written_ipv6.is_some_and(|wanted| wanted != found.ipv6) => Some(format!("`enable_ipv6` ({})", found.ipv6)),
+        () if wanted.attachable && !found.attachable => Some("`attachable` (false)".into()),
         () if !asked.is_empty() && asked != subnets(&mut found.subnets.iter()) => Some(format!("subnet ({})", found.subnets.join(", "))),
         () => option.map(|(key, _)| format!("driver option {key}")),
     }
@@ -55,22 +58,45 @@ fn differs(wanted: &NetworkSpec, found: &NetworkInfo) -> Option<String> {
 fn taken_ports(facts: &Facts<'_>, host_ports: bool, service: &ServiceName, spec: &ServiceSpec) -> Vec<String> {
     let mut out = vec![];
     for port in &spec.ports {
-        let Some(number) = port.published.as_deref().and_then(|p| p.parse::<u16>().ok()).filter(|p| *p != 0) else { continue };
-        let holder = facts
-            .containers
-            .iter()
-            .filter(|c| c.state == RunState::Running)
-            .find(|c| c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port)));
-        match holder {
-            Some(c) if facts.ours(&c.labels) => {}
-            Some(c) => out.push(format!("port {number}/{} of service {service} is held by container {}", port.protocol, c.name)),
-            None if host_ports && port.protocol == "tcp" && !bindable(port, number) => {
-                out.push(format!("port {number}/tcp of service {service} is held by a process on the host"));
+        for number in wanted(port, spec.replicas) {
+            let holder = facts
+                .containers
+                .iter()
+                .filter(|c| c.state == RunState::Running)
+                .find(|c| c.ports.iter().any(|p| p.host_port == number && p.protocol == port.protocol && overlaps(&p.host_ip, port)));
+            match holder {
+                Some(c) if facts.ours(&c.labels) => {
+                    let holder = c.labels.get(labels::SERVICE).map_or("", String::as_str);
+                    // Its own port changes hands with it; another service's only where the plan has that one end first.
+                    let freed = holder == service.as_str()
+                        || facts.plan.makes_way.iter().any(|(gone, heirs)| gone.as_str() == holder && heirs.contains(service));
+                    if !freed {
+                        out.push(format!(
+                        "port {number}/{} of service {service} is held by service {holder} of this stack, which does not give it up in this plan; \
+                         give one of them another port, or deploy the change of {holder} first",
+                        port.protocol
+                    ));
+                    }
+                }
+                Some(c) => out.push(format!("port {number}/{} of service {service} is held by container {}", port.protocol, c.name)),
+                None if host_ports && port.protocol == "tcp" && !bindable(port, number) => {
+                    out.push(format!("port {number}/tcp of service {service} is held by a process on the host"));
+                }
+                None => {}
             }
-            None => {}
         }
     }
     out
+}
+
+/// Host ports the copies of a service will hold; none where the engine chooses.
+fn wanted(port: &PortSpec, replicas: u32) -> Vec<u16> {
+    let Some(published) = port.published.as_deref() else { return vec![] };
+    let (first, last) = published.split_once('-').unwrap_or((published, published));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) if first != 0 => (first..=last).take(replicas.max(1) as usize).collect(),
+        _ => vec![],
+    }
 }
 
 fn overlaps(held: &str, wanted: &PortSpec) -> bool {
