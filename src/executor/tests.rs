@@ -9,6 +9,7 @@ mod features;
 mod front;
 mod jobs;
 mod matrix;
+mod moves;
 mod places;
 mod strategies;
 mod writers;

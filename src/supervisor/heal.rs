@@ -27,6 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 
+/// Operations that may have helped a service the loop has given up. An export or a drill changes nothing for it.
+const HELPS: [&str; 5] = ["deploy", "rollback", "restart", "scale", "stop"];
 /// Where the containers stopped by hand are kept.
 const BY_HAND: &str = "loop:stopped_by_hand";
 /// When the loop last looked at everything.
@@ -190,7 +192,8 @@ impl Healer {
     async fn look_and_say(&mut self, stack: &StackName, scan: bool) {
         match self.look(stack, scan).await {
             Ok(()) => {}
-            Err(LookError::Engine(e @ EngineError::Unreachable { .. })) => {
+            // One that hangs is as far away as one that is gone: what it says first afterwards is as little to be trusted.
+            Err(LookError::Engine(e @ (EngineError::Unreachable { .. } | EngineError::Timeout { .. }))) => {
                 if !self.engine_lost {
                     tracing::warn!(error = %e, "the engine does not answer; nothing is healed until it does");
                 }
@@ -237,7 +240,10 @@ impl Healer {
             return Ok(());
         }
         for patient in diagnose::roots(&release.spec, &ailing) {
-            self.treat(&look, &patient).await?;
+            // The first act holds the stack; its end wakes the loop for the others, and an act that could not begin is not to be charged to them.
+            if self.treat(&look, &patient).await? {
+                break;
+            }
         }
         Ok(())
     }
@@ -297,7 +303,7 @@ impl Healer {
         }
         if let Some(given_up) = kept.quarantined {
             let operations = self.house.store.operations(Some(look.stack), 5).await?;
-            if operations.iter().any(|o| o.agent != super::WARDEN && o.created_at > given_up && o.verb != "backup") {
+            if operations.iter().any(|o| o.agent != super::WARDEN && o.created_at > given_up && HELPS.contains(&o.verb.as_str())) {
                 return Ok(fresh);
             }
         }
@@ -325,7 +331,8 @@ impl Healer {
         if course == before { Ok(()) } else { self.keep(look, service, course).await }
     }
 
-    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment) -> Result<(), LookError> {
+    /// The next step for an ailing service; whether an act began.
+    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
         let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
@@ -335,7 +342,7 @@ impl Healer {
         let circumstances = Circumstances {
             mode,
             crash_loop: patient.looping,
-            deployed_at: look.release.created_at,
+            deployed_at: self.deployed_at(look).await?,
             can_roll_back: self.can_roll_back(look).await?,
             attention: self.house.store.attention(look.stack).await?.is_some(),
             missing: patient.cause == Cause::Missing,
@@ -345,12 +352,13 @@ impl Healer {
             self.incidents.sign(look.stack, look.release, patient, look.now).await?;
         }
         match course.next(&circumstances) {
-            Step::Wait => Ok(()),
+            Step::Wait => Ok(false),
             Step::Quarantine => {
                 course.quarantined = Some(look.now);
                 let spent = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
-                Ok(self.give_up(look, patient, spent).await?)
+                self.give_up(look, patient, spent).await?;
+                Ok(false)
             }
             Step::Do(act) => {
                 let act = if patient.cause == Cause::Missing && act == Act::Restart { Act::Recreate } else { act };
@@ -360,9 +368,21 @@ impl Healer {
                 self.keep(look, &patient.service, course).await?;
                 tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
                 self.act(look, patient, act).await?;
-                Ok(())
+                Ok(true)
             }
         }
+    }
+
+    /// When what runs was deployed: the loop's own releases of the same content make nothing younger.
+    async fn deployed_at(&self, look: &Look<'_>) -> StoreResult<DateTime<Utc>> {
+        let content = |r: &Release| r.content_of.unwrap_or(r.number);
+        if look.release.agent != super::WARDEN {
+            return Ok(look.release.created_at);
+        }
+        let releases = self.house.store.releases(look.stack, 100).await?;
+        let theirs = releases.iter().filter(|r| r.agent != super::WARDEN && content(r) == content(look.release));
+        // One older than all that are looked at is not young.
+        Ok(theirs.map(|r| r.created_at).max().unwrap_or(DateTime::<Utc>::MIN_UTC))
     }
 
     /// A good release with other content lies before this one, and none of its data moved on.

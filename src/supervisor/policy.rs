@@ -101,7 +101,8 @@ impl Course {
         }
         let mode = if c.attention { HealMode::Restart } else { c.mode };
         let done = |act| self.acts.iter().any(|(_, a)| *a == act);
-        let young = c.now - c.deployed_at <= DEPLOY_WINDOW;
+        // Younger than now by a clock that was set back is not young.
+        let young = (TimeDelta::zero()..=DEPLOY_WINDOW).contains(&(c.now - c.deployed_at));
         let rung = self.acts.len() + if c.crash_loop { 2 } else { 0 };
         match (mode, rung) {
             (HealMode::Full, 2..) if !done(Act::Recreate) => Step::Do(Act::Recreate),

@@ -1,0 +1,178 @@
+//! What changes hands between services, and what outlives a change: volumes and ports that move, stops, watch windows that were cut short.
+
+use super::*;
+use crate::model::observed::HealthState;
+use crate::model::plan::{Action, Strategy};
+
+fn mount(target: &str) -> MountSpec {
+    MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, target, "") }
+}
+
+/// Engine names of the volumes a running copy of a service has.
+fn volumes(rig: &Rig, service: &str) -> Vec<String> {
+    let world = rig.engine.lock();
+    let Some(c) = world.find(&format!("shop-{service}-1")) else { return vec![] };
+    c.spec.mounts.iter().filter_map(|m| m.source.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_volume_given_to_another_service_has_one_writer_and_is_not_inherited() {
+    let rig = rig().await;
+    let mut first = stack("web:1", None, &["app"]);
+    first.services.get_mut("app").unwrap().mounts = vec![mount("/data")];
+    deploy(&rig, first).await;
+    // The new database holds what the app had; the app waits for it, so the database's level comes first.
+    let mut next = stack("web:1", Some("db:1"), &["app"]);
+    let dependency = Dependency { condition: DependencyCondition::ServiceHealthy, required: true, restart: false };
+    next.services.get_mut("app").unwrap().depends_on.insert(name("db"), dependency);
+    let plan = plan_for(&rig, &rig.exec, release_of(&rig, next.clone()).await).await;
+    assert_eq!(plan.makes_way, BTreeMap::from([(name("app"), vec![name("db")])]));
+    let app = plan.changes.iter().find(|c| c.service == name("app")).unwrap();
+    assert_eq!((app.action, app.strategy), (Action::Update, Strategy::Recreate));
+    assert!(app.expected_loss.contains("db starts"), "{}", app.expected_loss);
+    assert_eq!(deploy(&rig, next.clone()).await.state, OperationState::Done);
+    assert_eq!((volumes(&rig, "db"), volumes(&rig, "app")), (vec!["shop_data".to_owned()], vec![]));
+    assert_one_release(&rig, "moved").await;
+    // And it does not come back with the next update.
+    next.services.get_mut("app").unwrap().image = Some(ImageRef::new("web:2").unwrap());
+    assert_eq!(deploy(&rig, next).await.state, OperationState::Done);
+    assert_eq!(volumes(&rig, "app"), Vec::<String>::new());
+}
+
+/// `proxy` publishes the port that `web` had.
+fn proxied() -> StackSpec {
+    let mut spec = stack("web:1", None, &["proxy"]);
+    let ports = std::mem::take(&mut spec.services.get_mut("web").unwrap().ports);
+    spec.services.get_mut("proxy").unwrap().ports = ports;
+    spec
+}
+
+#[tokio::test]
+async fn a_proxy_put_before_a_service_takes_its_port_over() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", None, &[])).await;
+    let op = deploy(&rig, proxied()).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    assert_one_release(&rig, "proxied").await;
+    let mut broken = stack("web:bad", None, &[]);
+    broken.services.get_mut("web").unwrap().settings.start_timeout_s = Some(1);
+    assert_eq!(deploy(&rig, broken).await.state, OperationState::RolledBack, "and the way back gives it back");
+    assert_one_release(&rig, "back to the proxy").await;
+}
+
+#[tokio::test]
+async fn a_port_that_another_service_keeps_is_refused_before_anything_is_touched() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let mut both = stack("web:1", Some("db:2"), &["proxy"]);
+    both.services.get_mut("proxy").unwrap().ports = both.services["web"].ports.clone();
+    let before = rig.engine.running();
+    let op = deploy(&rig, both).await;
+    assert_eq!(op.state, OperationState::Failed);
+    assert!(op.message.as_deref().unwrap_or_default().contains("held by service web of this stack"), "{:?}", op.message);
+    assert_eq!(rig.engine.running(), before);
+}
+
+#[tokio::test]
+async fn a_deploy_that_fails_leaves_a_stopped_stack_stopped() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    run(&rig, &rig.exec, Want::Stop { remove: false }).await;
+    let stopped = async || rig.store.stack(&shop()).await.unwrap().unwrap().stopped;
+    assert_eq!(deploy(&rig, stack("web:bad", Some("db:1"), &[])).await.state, OperationState::RolledBack);
+    assert!(stopped().await, "nothing of it is to be healed");
+    run(&rig, &rig.exec, Want::Restart { service: Some(name("web")) }).await;
+    assert!(stopped().await, "one service does not bring the others back");
+    assert_eq!(deploy(&rig, stack("web:2", Some("db:1"), &[])).await.state, OperationState::Done);
+    assert!(!stopped().await);
+}
+
+#[tokio::test]
+async fn a_release_whose_watch_was_cut_short_is_not_called_good() {
+    let rig = rig().await;
+    let watched = |image: &str| {
+        let mut spec = stack(image, None, &[]);
+        spec.settings.monitor_s = Some(600);
+        spec
+    };
+    let begin = async |spec: StackSpec| {
+        let plan = plan_for(&rig, &rig.exec, release_of(&rig, spec).await).await;
+        let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+        rig.exec.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap()
+    };
+    assert_eq!(begin(watched("web:1")).await.state, OperationState::Monitoring);
+    // The same again within the window replaces nothing: what was replaced before is not what runs.
+    let again = plan_for(&rig, &rig.exec, release_of(&rig, watched("web:1")).await).await;
+    assert!(again.changes.iter().all(|c| c.action == Action::Unchanged), "{:?}", again.changes);
+    assert_eq!(begin(watched("web:2")).await.state, OperationState::Monitoring);
+    let again = plan_for(&rig, &rig.exec, release_of(&rig, watched("web:2")).await).await;
+    assert!(again.changes.iter().all(|c| c.action == Action::Unchanged), "{:?}", again.changes);
+    let state = async |n| rig.store.release(&shop(), n).await.unwrap().unwrap().state;
+    assert_eq!((state(1).await, state(2).await), (ReleaseState::Unproven, ReleaseState::Monitoring));
+    assert_eq!(deploy(&rig, stack("web:1", None, &[])).await.state, OperationState::Done);
+    assert_eq!((state(2).await, state(3).await), (ReleaseState::Unproven, ReleaseState::Good));
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_does_not_cost_the_one_that_runs() {
+    let rig = rig().await;
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let db = || rig.engine.lock().find("shop-db-1").unwrap().id.clone();
+    let before = db();
+    rig.engine.fail_next("create_container", crate::engine::EngineError::Refused("unknown log driver".into()));
+    let op = deploy(&rig, stack("web:1", Some("db:2"), &[])).await;
+    assert!(matches!(op.state, OperationState::RolledBack | OperationState::Failed), "{:?}", op.state);
+    assert_eq!(db(), before);
+    assert!(
+        !rig.engine.calls().iter().any(|c| c.contains("stop") && c.contains(before.as_str())),
+        "it was never stopped: {:?}",
+        rig.engine.calls()
+    );
+}
+
+#[tokio::test]
+async fn an_old_copy_that_does_not_run_loses_its_restart_policy_too() {
+    let rig = rig().await;
+    let with = |image: &str| {
+        let mut spec = stack("web:1", Some(image), &[]);
+        spec.settings.monitor_s = Some(600);
+        spec
+    };
+    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    let db = rig.engine.lock().find("shop-db-1").unwrap().id.clone();
+    assert!(rig.engine.crash_container("shop-db-1", 143));
+    let plan = plan_for(&rig, &rig.exec, release_of(&rig, with("db:2")).await).await;
+    let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    rig.exec.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+    let old = rig.engine.container(&db).await.unwrap().unwrap();
+    assert_eq!(old.restart_policy, "no", "an engine that starts anew must not start it beside its successor");
+}
+
+#[tokio::test]
+async fn of_two_copies_the_sick_one_goes() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.services.get_mut("worker").unwrap().replicas = 2;
+    deploy(&rig, spec).await;
+    assert!(rig.engine.set_health("shop-worker-1", HealthState::Unhealthy));
+    run(&rig, &rig.exec, Want::Scale { service: name("worker"), replicas: 1 }).await;
+    assert_eq!(rig.engine.serving("shop", "worker"), ["shop-worker-2"]);
+}
+
+#[tokio::test]
+async fn hooks_of_a_service_named_stack_run_beside_those_of_the_stack() {
+    let rig = rig().await;
+    let mut spec = stack("web:1", None, &["stack"]);
+    let hook = |word: &str| Hook { run: vec![word.into()], timeout_s: 5 };
+    spec.services.get_mut("stack").unwrap().settings.hooks.post = vec![hook("own")];
+    spec.settings.hooks.post = vec![StackHook { service: name("stack"), hook: hook("whole") }];
+    let ran = Arc::new(std::sync::Mutex::new(vec![]));
+    let seen = ran.clone();
+    rig.engine.on_exec(move |_, command| {
+        seen.lock().unwrap().extend(command.iter().filter(|w| ["own", "whole"].contains(&w.as_str())).cloned());
+        None
+    });
+    let op = deploy(&rig, spec).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    assert_eq!(*ran.lock().unwrap(), ["own", "whole"]);
+}
