@@ -68,7 +68,6 @@ impl Run {
             s.percent = 95.0;
             s.message = "watching the new release".into();
         });
-        self.name_new().await?;
         let passed = self.monitor().await?;
         self.tell_finished().await?;
         // One that was not watched to its end serves, and is nothing to go back to while there is a better one.
@@ -399,8 +398,17 @@ impl Run {
         if let Some(id) = self.created(&format!("create:{service}:canary")) {
             self.remove_if_possible(phase, format!("remove:{service}:canary"), id, true).await?;
         }
-        self.retire_behind(change, observed).await?;
         let old = self.old_ones(observed, service);
+        if change.action == Action::Update {
+            // Beside each other: a name is free once its holder has another, whether it still runs or not.
+            let names = async {
+                self.name_old(service, &old).await?;
+                self.name_new_of(service).await
+            };
+            let (retired, named) = tokio::join!(self.retire_behind(change, observed), names);
+            return retired.and(named);
+        }
+        self.retire_behind(change, observed).await?;
         let replicas = self.plan.desired.services.get(service).map_or(0, |s| s.replicas as usize);
         match change.action {
             Action::Remove => {
@@ -419,35 +427,26 @@ impl Run {
                     self.retire(phase, service, c).await?;
                 }
             }
-            Action::Update => {
-                for (i, c) in old.iter().enumerate() {
-                    let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
-                    self.rename_step(service, &c.id, &c.name, to).await?;
-                }
-            }
-            Action::Create | Action::Restart | Action::Stop | Action::Unchanged => {}
+            Action::Create | Action::Update | Action::Restart | Action::Stop | Action::Unchanged => {}
+        }
+        if change.action == Action::Create || change.action == Action::Scale {
+            return self.name_new_of(service).await;
         }
         Ok(())
     }
 
-    /// The new containers take the names that are free now. Names are a convenience: no caller waits for them, and what fails is left to the next
-    /// operation.
-    async fn name_new(&self) -> Result<(), Halt> {
-        for change in self.changes() {
-            match self.name_new_of(&change.service).await {
-                Ok(()) => {}
-                Err(Halt::Failed { message, .. }) => {
-                    tracing::warn!(operation = %self.operation_id(), service = %change.service, %message, "a new container keeps its working name");
-                }
-                Err(halt) => return Err(halt),
-            }
+    /// Old containers give their names up.
+    async fn name_old(&self, service: &ServiceName, old: &[ContainerDetail]) -> Result<(), Halt> {
+        for (i, c) in old.iter().enumerate() {
+            let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
+            self.rename_step(service, &c.id, &c.name, to).await?;
         }
         Ok(())
     }
 
+    /// The new containers of a service take the names that are free now.
     async fn name_new_of(&self, service: &ServiceName) -> Result<(), Halt> {
         let spec = self.spec(service)?;
-        self.name_new_front(service).await?;
         for number in 1..=spec.replicas {
             if let Some(id) = self.created(&format!("create:{service}:{number}")) {
                 let from = names::working(self.operation_id(), service, number);

@@ -259,14 +259,13 @@ impl Run {
             let to = names::retired(self.operation_id(), service, 1000 + u32::try_from(i).unwrap_or(0));
             self.rename_step(service, &front.id, &front.name, to).await?;
         }
-        Ok(())
-    }
-
-    /// A new front takes its lasting name.
-    pub(super) async fn name_new_front(&self, service: &ServiceName) -> Result<(), Halt> {
-        let Some(id) = self.new_front(service) else { return Ok(()) };
-        let from = names::front_working(self.operation_id(), service);
-        self.rename_step(service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
+        match self.new_front(service) {
+            Some(id) => {
+                let from = names::front_working(self.operation_id(), service);
+                self.rename_step(service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Fronts that this operation replaces or no longer wants.

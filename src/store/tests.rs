@@ -232,7 +232,7 @@ async fn a_newer_home_is_refused() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     let refused = open_in(&dir).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::TooNew { db, found: 99, known: 2 } if db.ends_with("audit.db")), "{refused}");
+    assert!(matches!(&refused, StoreError::TooNew { db, found: 99, known: 3 } if db.ends_with("audit.db")), "{refused}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub(super) fn forge(store: &Store, change: impl FnOnce(&Connection)) {
     let mut statement = conn.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").unwrap();
     let triggers: Vec<(String, String)> = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect();
     drop(statement);
-    assert_eq!(triggers.len(), 6);
+    assert_eq!(triggers.len(), 8);
     for (name, _) in &triggers {
         conn.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
     }
