@@ -339,11 +339,19 @@ fn release_changes(
     changes
 }
 
+/// Containers a change is judged by. What the current release replaced and keeps until the end of its watch window stands for nothing; what a release made that
+/// did not become current is put in order with all there is.
+fn standing_of<'a>(input: &PlanInput<'a>, service: &ServiceName) -> Vec<&'a ContainerDetail> {
+    let current = input.current.map_or(0, |r| r.number);
+    let release = |c: &ContainerDetail| c.labels.get(labels::RELEASE).and_then(|r| r.parse::<u32>().ok());
+    let live = live(input.observed, service);
+    if live.iter().all(|c| release(c).is_none_or(|r| r <= current)) { live } else { serving(input.observed, service) }
+}
+
 fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&ImageIdentity>, service: &ServiceName) -> Change {
     let spec = &desired.services[service];
     let old = input.current.and_then(|r| r.spec.services.get(service));
-    // What was replaced and waits for the end of the watch window stands for nothing.
-    let running = live(input.observed, service);
+    let running = standing_of(input, service);
     let image_id = image.and_then(|i| i.id.as_deref());
     let hash = image_id.map(|id| hash::spec_hash(desired, service, id, input.digest));
     let same = |c: &&ContainerDetail| hash.is_some() && c.labels.get(labels::SPEC) == hash.as_ref();
