@@ -62,6 +62,8 @@ fn simplify(schema: &mut Value, terse: bool) {
         Value::Object(map) => {
             nullable(map);
             map.remove("default");
+            // Which fields tell a repeated call is the line's matter.
+            map.remove("writeOnly");
             // Said by the parser where it matters, and paid for at every number.
             if map.get("minimum").is_some_and(|m| m == 0) {
                 map.remove("minimum");
