@@ -152,6 +152,8 @@ struct Inner {
     incident_words: tokio::sync::Mutex<Option<incident::Index>>,
     /// One checkpoint at a time: two would race for the end of the file.
     checkpoints: tokio::sync::Mutex<()>,
+    /// Stacks whose operations were begun or saved, for those who listen.
+    moved: tokio::sync::broadcast::Sender<crate::model::ids::StackName>,
 }
 
 /// Memory databases opened so far.
@@ -219,6 +221,7 @@ impl Store {
             compactions: tokio::sync::Mutex::default(),
             incident_words: tokio::sync::Mutex::default(),
             checkpoints: tokio::sync::Mutex::default(),
+            moved: tokio::sync::broadcast::channel(256).0,
         };
         Ok(Self { home, inner: Arc::new(inner) })
     }

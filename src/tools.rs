@@ -392,4 +392,4 @@ pub(crate) fn find(name: &str) -> Result<&'static dyn Tool, CallError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

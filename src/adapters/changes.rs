@@ -1,4 +1,4 @@
-//! What changed since a client looked: stacks, by the engine's event stream, and the rules, by their replacement. One feeder per supervisor,
+//! What changed since a client looked: stacks, by the engine's event stream and by their operations, and the rules, by their replacement. One feeder per supervisor,
 //! started by the first listener. Deliberately absent: what is done about it (`supervisor`), and protocols.
 
 use super::Doors;
@@ -89,6 +89,7 @@ async fn feed(doors: Arc<Doors>) {
     let (events, mut seen) = tokio::sync::mpsc::channel::<String>(BACKLOG);
     let follower = tokio::spawn(follow(Arc::clone(&doors), events));
     let house = Arc::clone(&doors.house);
+    let mut moved = house.store.moved();
     let (mut rules, mut prompts) = (house.rulebook.load_full(), house.prompts.load_full());
     let mut known = names(&doors).await.unwrap_or_default();
     let mut changed = BTreeSet::new();
@@ -98,6 +99,11 @@ async fn feed(doors: Arc<Doors>) {
         tokio::select! {
             () = doors.shutdown.cancelled() => break,
             Some(stack) = seen.recv() => { changed.insert(stack); }
+            stack = moved.recv() => match stack {
+                Ok(stack) => { changed.insert(stack.to_string()); }
+                Err(broadcast::error::RecvError::Lagged(_)) => doors.changes.tell(Change::Missed),
+                Err(broadcast::error::RecvError::Closed) => break,
+            },
             _ = tick.tick() => {
                 if !changed.is_empty() && let Some(now) = names(&doors).await && now != known {
                     known = now;

@@ -79,7 +79,7 @@ pub enum Command {
     /// Show CPU and memory of a stack's containers.
     Stats(observe::StatusArgs),
     /// Show the releases of a stack.
-    History(stack::StackArgs),
+    History(stack::HistoryArgs),
     /// Show what a deploy would change, and whether policy lets it.
     Plan(stack::PlanArgs),
     /// Deploy a stack.
@@ -204,6 +204,21 @@ impl CliError {
     }
 }
 
+impl CliError {
+    /// As scripts read it, in the form of the supervisor's own errors.
+    fn value(&self) -> serde_json::Value {
+        let code = match self {
+            Self::Usage(..) => "usage",
+            Self::Config(_) => "config",
+            Self::Client(ClientError::NotRunning { .. }) => "not_running",
+            Self::App(crate::app::AppError::AlreadyRunning { .. }) => "already_running",
+            Self::Client(_) | Self::App(_) | Self::Failed(..) => "failed",
+        };
+        let hint = miette::Diagnostic::help(self).map(|h| h.to_string()).unwrap_or_default();
+        serde_json::json!({"code": code, "message": self.to_string(), "hint": hint})
+    }
+}
+
 /// What a command gives back.
 pub type CliResult = Result<Ended, CliError>;
 
@@ -224,6 +239,7 @@ pub fn main() -> ExitCode {
             match &error {
                 CliError::Client(ClientError::Refused { whole, .. }) if json => output::json(&serde_json::json!({ "error": whole })),
                 CliError::Client(ClientError::Refused { whole, .. }) => output::refusal(whole),
+                other if json => output::json(&serde_json::json!({ "error": other.value() })),
                 _ => eprintln!("{:?}", miette::Report::new(error)),
             }
             ExitCode::from(code)
@@ -317,5 +333,14 @@ mod tests {
             [3, 3, 2, 2, 1]
         );
         assert_eq!(CliError::Usage(String::new(), String::new()).code(), 2);
+    }
+
+    #[test]
+    fn every_error_is_a_value_with_code_cause_and_hint() {
+        let usage = CliError::Usage("no such file".into(), "name one".into());
+        assert_eq!(usage.value(), serde_json::json!({"code": "usage", "message": "no such file", "hint": "name one"}));
+        let none = CliError::Client(ClientError::NotRunning { home: "/h".into() });
+        assert_eq!(none.value()["code"], "not_running");
+        assert!(none.value()["hint"].as_str().is_some_and(|h| h.contains("dockwarden serve")), "{}", none.value());
     }
 }

@@ -1,5 +1,5 @@
 //! The HTTP door: MCP at `/mcp`, the approvals pages, health and metrics beside it. One listener, loopback unless told otherwise,
-//! with TLS when it has a certificate. JSON REST is under `/api` (`api`, `tasks`), signed requests come in at `/hooks`.
+//! with TLS when it has a certificate. JSON REST is under `/api` (`api`), signed requests come in at `/hooks`.
 
 pub mod api;
 pub mod card;
@@ -11,7 +11,6 @@ pub mod pages;
 pub mod resource;
 pub mod session;
 pub mod strangers;
-pub mod tasks;
 pub mod tls;
 
 use super::Doors;
@@ -37,7 +36,6 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
         .with_state(Arc::clone(doors))
         .merge(super::mcp::http::router(doors))
         .merge(pages::router(doors))
-        .merge(tasks::router(doors))
         .merge(hooks::router(doors))
         .merge(api::router(doors))
         .fallback(health::not_found)

@@ -51,16 +51,27 @@ pub struct Server {
     caller: Option<Caller>,
     /// What a legacy session subscribed to.
     session: Arc<subscribe::Session>,
+    /// Where that is kept over restarts (HTTP).
+    kept: Option<Arc<sessions::Sessions>>,
 }
 
 impl Server {
     /// A server for a connection whose caller is known.
     pub fn for_caller(doors: Arc<Doors>, door: Door, caller: Caller) -> Self {
-        Self { doors, door, caller: Some(caller), session: Arc::default() }
+        Self { doors, door, caller: Some(caller), session: Arc::default(), kept: None }
     }
     /// A server whose requests each carry their caller.
-    pub fn per_request(doors: Arc<Doors>) -> Self {
-        Self { doors, door: Door::McpHttp(None), caller: None, session: Arc::default() }
+    pub fn per_request(doors: Arc<Doors>, kept: Arc<sessions::Sessions>) -> Self {
+        Self { doors, door: Door::McpHttp(None), caller: None, session: Arc::default(), kept: Some(kept) }
+    }
+
+    /// Keeps what the session of a request follows, where sessions outlive a supervisor.
+    async fn keep(&self, context: &RequestContext<RoleServer>) {
+        let parts = context.extensions.get::<::http::request::Parts>();
+        let id = parts.and_then(|p| p.headers.get("mcp-session-id")).and_then(|v| v.to_str().ok());
+        if let (Some(kept), Some(id)) = (&self.kept, id) {
+            self.session.keep(kept, id).await;
+        }
     }
 
     fn caller(&self, context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
@@ -224,6 +235,10 @@ impl ServerHandler for Server {
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        let found_again = context.extensions.get::<rmcp::transport::streamable_http_server::session::SessionRestoreMarker>();
+        if let (Some(kept), Some(marker)) = (&self.kept, found_again) {
+            self.session.resume(kept, &marker.id).await;
+        }
         self.session.begin(&self.doors, context.peer);
     }
 
@@ -238,12 +253,15 @@ impl ServerHandler for Server {
                 None,
             ));
         }
-        self.session.add(&request.uri)
+        self.session.add(&request.uri)?;
+        self.keep(&context).await;
+        Ok(())
     }
 
     async fn unsubscribe(&self, request: UnsubscribeRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         self.caller(&context)?;
         self.session.remove(&request.uri);
+        self.keep(&context).await;
         Ok(())
     }
 

@@ -181,6 +181,12 @@ mod tests {
         let asked = names(include_str!("../../examples/monitoring/grafana/dashboards/dockwarden.json"));
         assert!(asked.len() > 7, "{asked:?}");
         assert_eq!(asked.difference(&names(&text)).collect::<Vec<_>>(), Vec::<&&str>::new());
+        // Each that there is has its row, and each row is of one.
+        let told = names(include_str!("../../docs/operate.md"));
+        let families: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let missing: Vec<&&str> =
+            families.iter().filter(|f| !told.contains(**f) && !told.contains(format!("{f}_total").as_str())).collect();
+        assert_eq!(missing, Vec::<&&str>::new());
     }
 
     #[test]

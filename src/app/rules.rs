@@ -116,10 +116,14 @@ pub fn load_with(config_dir: &Path, more: Option<(String, String)>) -> Result<Lo
     Ok((rulebook, prompts))
 }
 
-/// The arguments a tool takes.
-fn fields_of(tool: &str) -> Option<Vec<String>> {
-    let spec = catalogue().iter().find(|t| t.name == tool)?;
-    (spec.input_schema)()["properties"].as_object().map(|p| p.keys().cloned().collect())
+/// The arguments a tool takes, or the names that may have been meant.
+fn fields_of(tool: &str) -> Result<Vec<String>, String> {
+    let Some(spec) = catalogue().iter().find(|t| t.name == tool) else {
+        let near = crate::tools::nearest(tool, catalogue().iter().map(|t| t.name));
+        let all = "`dockwarden policy matrix` names every tool";
+        return Err(if near.is_empty() { all.into() } else { format!("did you mean {}? {all}", near.join(" or ")) });
+    };
+    Ok((spec.input_schema)()["properties"].as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default())
 }
 
 /// Problems, one a line.

@@ -69,6 +69,10 @@ async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError>
     // After the reply's content is settled and durable; a failure is caught up on by the next call or start.
     house.store.project_history_soon();
     let result = span.in_scope(|| reply(result));
+    #[cfg(test)]
+    if let Ok(reply) = &result {
+        tools::tests::assert_fits(tool, &reply.value);
+    }
     let shown = result.as_ref().map_or_else(|e| e.data.as_ref(), |r| Some(&r.value));
     if let Some(shown) = shown {
         house.taints.reply(agent.as_str(), shown, chrono::Utc::now());
@@ -240,6 +244,8 @@ async fn house_rules(call: &Call, facts: &CallFacts, mut decision: Decision) -> 
     };
     if call.who.read_only {
         decision.findings.push(finding("session.read_only", "this session was started read-only".into()));
+        let hint = "connect without --read-only or X-MCP-Readonly; an operator's token only reads: use an agent's token";
+        decision.hint = Some(hint.into());
     }
     if let Some(frozen) = approval::frozen(&call.house.store).await? {
         decision.findings.push(finding("house.frozen", frozen));

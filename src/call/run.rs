@@ -86,8 +86,10 @@ pub struct OperationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Approval that let it start.
+    // `approval` is the object of a call that waits for one. Not in the schema: every client pays for it, and few operations have one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub approval: Option<String>,
+    #[schemars(skip)]
+    pub approval_id: Option<String>,
     /// What was kept of a failure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<EvidenceView>,
@@ -231,7 +233,7 @@ pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, Ca
         services,
         duration_ms: millis(end - operation.created_at),
         message,
-        approval: operation.approval.map(|a| a.to_string()),
+        approval_id: operation.approval.map(|a| a.to_string()),
         evidence: operation.evidence.iter().map(evidence).collect(),
         operation_id: Some(operation.id),
     })
@@ -273,7 +275,7 @@ async fn unchanged(call: &Call, verb: &str, plan: &Plan) -> Result<OperationView
         services: services(call, &plan.stack).await?,
         duration_ms: millis(chrono::Utc::now() - call.now),
         message: Some("nothing to do: what runs is what was asked for".into()),
-        approval: None,
+        approval_id: None,
         evidence: vec![],
     })
 }

@@ -246,7 +246,6 @@ mod tests {
                 ("try-out", false, Some("it is for development, staging")),
                 ("production", true, None),
                 ("brake", false, Some("it speaks of cancel")),
-                ("hand-on", false, Some("it speaks of task_submit, cancel")),
             ]
         );
         assert!(e.production_like && e.tier_forbids.is_none());

@@ -324,17 +324,20 @@ pub(super) fn check(skill: &Prompt, file: &str) -> Vec<LoadProblem> {
     problems
 }
 
-/// What is wrong with the steps as calls: `fields` gives the arguments of a tool, `None` when there is no such tool.
-pub fn check_tools(skill: &Prompt, file: &str, fields: &dyn Fn(&str) -> Option<Vec<String>>) -> Vec<LoadProblem> {
+/// What is wrong with the steps as calls: `fields` gives the arguments of a tool, or what to do when there is no such tool.
+pub fn check_tools(skill: &Prompt, file: &str, fields: &dyn Fn(&str) -> Result<Vec<String>, String>) -> Vec<LoadProblem> {
     let mut problems = vec![];
     for step in &skill.steps {
         let mut problem = |problem: String, hint: String| {
             let problem = format!("step {:?}: {problem}", step.id);
             problems.push(LoadProblem { file: file.to_owned(), line: None, problem, hint });
         };
-        let Some(known) = fields(&step.tool) else {
-            problem(format!("there is no tool {:?}", step.tool), "`dockwarden policy check` and `dockwarden schema` name the tools".into());
-            continue;
+        let known = match fields(&step.tool) {
+            Ok(known) => known,
+            Err(hint) => {
+                problem(format!("there is no tool {:?}", step.tool), hint);
+                continue;
+            }
         };
         for key in step.input.keys().filter(|k| !known.contains(k)) {
             problem(format!("{} takes no {key:?}", step.tool), format!("it takes {}", known.join(", ")));
@@ -444,10 +447,10 @@ steps:
             let text = problems(from, to);
             assert!(text.contains(expected), "{to}: {text}");
         }
-        let fields = |tool: &str| (tool == "status").then(|| vec!["stack".to_owned()]);
-        let problems: Vec<String> = check_tools(&skill(), "look.md", &fields).iter().map(|p| p.problem.clone()).collect();
-        assert_eq!(problems, ["step \"logs\": there is no tool \"logs\""]);
-        let fields = |_: &str| Some(["stack", "service", "grep"].map(str::to_owned).to_vec());
+        let fields = |tool: &str| if tool == "status" { Ok(vec!["stack".to_owned()]) } else { Err("did you mean x?".to_owned()) };
+        let problems: Vec<(String, String)> = check_tools(&skill(), "look.md", &fields).into_iter().map(|p| (p.problem, p.hint)).collect();
+        assert_eq!(problems, [("step \"logs\": there is no tool \"logs\"".to_owned(), "did you mean x?".to_owned())]);
+        let fields = |_: &str| Ok(["stack", "service", "grep"].map(str::to_owned).to_vec());
         let problems: Vec<String> = check_tools(&skill(), "look.md", &fields).iter().map(|p| p.problem.clone()).collect();
         assert_eq!(problems, ["step \"logs\": logs takes no \"tail\""]);
     }

@@ -227,6 +227,12 @@ pub enum NotifyEvent {
     BreakGlass,
     /// Half, four fifths or all of an agent's budget of the month is spent.
     Budget,
+    /// More than half of all services are down at once: nothing is healed.
+    HostFailing,
+    /// What runs is not what was deployed.
+    DriftFound,
+    /// A task of an agent failed for good.
+    TaskFailed,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

@@ -558,17 +558,22 @@ async fn a_call_whose_fate_is_unknown_is_never_repeated_blindly() {
     let house = world.house(None).await;
     let setup = Script::new(vec![deploy(), Line::Say("done")]);
     assert_eq!(run(&house, &setup).await, TaskEnd::Succeeded("done".into()));
-    // The intent of a stop is on record, its effect is not known.
+    // The intent of a call that takes no key is on record, its effect is not known.
     let mut turns = house.store.turns(&task().id).await.unwrap();
     let mut last = turns.pop().unwrap();
-    last.calls.push(crate::model::task::TurnCall { id: "c".into(), tool: "stop".into(), input: json!({"stack": "shop"}), reply: None });
+    last.calls.push(crate::model::task::TurnCall {
+        id: "c".into(),
+        tool: "cancel".into(),
+        input: json!({"operation_id": "op-1"}),
+        reply: None,
+    });
     house.store.save_turn(&task().id, &last).await.unwrap();
     house.store.audit_intent(&intent("call-01-2-1"), &[]).await.unwrap();
     house.store.audit_close_orphans(&[], Utc::now()).await.unwrap();
     let script = Script::new(vec![Line::Never, Line::Never, Line::Say("I looked.")]);
     assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("I looked.".into()));
     assert_eq!(result(&script.asked()[0], 1)["state"], "unknown");
-    assert_eq!(house.store.operations(None, 9).await.unwrap().len(), 1, "the stop was not made");
+    assert_eq!(house.store.operations(None, 9).await.unwrap().len(), 1, "nothing was made again");
 }
 
 fn intent(call: &str) -> crate::store::audit::Intent {
@@ -577,7 +582,7 @@ fn intent(call: &str) -> crate::store::audit::Intent {
         agent: "keeper".into(),
         delegated_by: vec![],
         door: "task".into(),
-        tool: "stop".into(),
+        tool: "cancel".into(),
         stack: Some("shop".into()),
         environment: None,
         arguments: json!({}),
@@ -592,13 +597,14 @@ fn intent(call: &str) -> crate::store::audit::Intent {
 async fn a_question_to_a_person_whose_answer_was_lost_is_found_again() {
     let world = World::new();
     let house = world.house(None).await;
-    let stop = crate::model::task::TurnCall { id: "c".into(), tool: "stop".into(), input: json!({"stack": "shop"}), reply: None };
+    let cancel =
+        crate::model::task::TurnCall { id: "c".into(), tool: "cancel".into(), input: json!({"operation_id": "op-1"}), reply: None };
     let turn = crate::model::task::Turn {
         number: 1,
         at: Utc::now(),
         text: String::new(),
         cut: false,
-        calls: vec![stop],
+        calls: vec![cancel],
         tokens_in: 0,
         tokens_cached: 0,
         tokens_out: 0,

@@ -73,7 +73,22 @@ impl Store {
             insert_operation(c, &sealed, &args_hash)?;
             Ok(Ok(sealed.op))
         };
-        self.inner.state.write(write).await
+        let begun = self.inner.state.write(write).await?;
+        if let Ok(op) = &begun {
+            self.tell(op.stack.as_ref());
+        }
+        Ok(begun)
+    }
+
+    /// Stacks of which an operation was begun or changed, from now on. One who is too far behind misses some and is told so.
+    pub fn moved(&self) -> tokio::sync::broadcast::Receiver<StackName> {
+        self.inner.moved.subscribe()
+    }
+
+    fn tell(&self, stack: Option<&StackName>) {
+        if let Some(stack) = stack {
+            let _nobody_listens = self.inner.moved.send(stack.clone());
+        }
     }
 
     /// The operation an agent's earlier call with this key began (7 days), or ran this plan; `None` when there is none.
@@ -125,7 +140,9 @@ impl Store {
             }
             Ok(changed(update_operation(c, &sealed)?, WHAT, &op.id)?)
         };
-        self.inner.state.write(write).await
+        self.inner.state.write(write).await?;
+        self.tell(op.stack.as_ref());
+        Ok(())
     }
 
     /// An operation that has held its stack goes on beside it, like one of [`Store::begin_aside`].
@@ -148,8 +165,10 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn close_attention(&self, stack: &StackName, by: &OperationId) -> StoreResult<usize> {
-        let (stack, by) = (stack.clone(), by.clone());
-        self.inner.state.write(move |c| settle_attention(c, &stack, &by)).await
+        let (of, by) = (stack.clone(), by.clone());
+        let closed = self.inner.state.write(move |c| settle_attention(c, &of, &by)).await?;
+        self.tell(Some(stack));
+        Ok(closed)
     }
 
     /// The newest deploy or rollback of a stack that waits for a person's decision.

@@ -116,7 +116,22 @@ impl Store {
 
     /// Newest history entries, newest first.
     pub async fn memory_history(&self, agent: &AgentName, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
-        self.memory_db(agent).await?.read(move |c| events::history_newest(c, limit)).await
+        self.memory_history_page(agent, None, None, limit).await
+    }
+
+    /// What an agent did, newest first: only under a key, only before an entry.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn memory_history_page(
+        &self,
+        agent: &AgentName,
+        key: Option<&str>,
+        before: Option<i64>,
+        limit: usize,
+    ) -> StoreResult<Vec<MemoryEntry>> {
+        let key = key.map(str::to_owned);
+        self.memory_db(agent).await?.read(move |c| events::history_newest(c, key.as_deref(), before, limit)).await
     }
 
     /// Has [`Store::project_history`] run in a moment, once for all calls that end until then: it has the disk to itself instead of

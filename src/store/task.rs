@@ -136,13 +136,29 @@ impl Store {
 
     /// Tasks of an agent (or all) in a state (or any), newest first.
     pub async fn tasks(&self, agent: Option<&AgentName>, state: Option<TaskState>, n: usize) -> StoreResult<Vec<Task>> {
-        let (agent, inner) = (agent.cloned(), self.inner.clone());
+        self.tasks_page(agent, state, None, n).await
+    }
+
+    /// Of those, a page that begins after a task.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tasks_page(
+        &self,
+        agent: Option<&AgentName>,
+        state: Option<TaskState>,
+        after: Option<&TaskId>,
+        n: usize,
+    ) -> StoreResult<Vec<Task>> {
+        let (agent, after, inner) = (agent.cloned(), after.cloned(), self.inner.clone());
         let read = move |c: &Connection| {
             let mut s = c.prepare_cached(
                 "SELECT id, sealed_body FROM task WHERE (?1 IS NULL OR agent = ?1) AND (?2 IS NULL OR state = ?2)
+                   AND (?4 IS NULL OR (created_at, id) < (SELECT created_at, id FROM task WHERE id = ?4))
                  ORDER BY created_at DESC, id DESC LIMIT ?3",
             )?;
-            let params = params![agent.as_ref().map(AgentName::as_str), state.map(TaskState::as_str), limit(n)];
+            let after = after.as_ref().map(TaskId::as_str);
+            let params = params![agent.as_ref().map(AgentName::as_str), state.map(TaskState::as_str), limit(n), after];
             all(&mut s, params, |r| open(r, &inner.keys))
         };
         self.inner.state.read(read).await

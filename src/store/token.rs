@@ -30,6 +30,12 @@ impl TokenId {
         let [a, b, c, d, e, f, ..] = *sha256;
         Self([a, b, c, d, e, f])
     }
+
+    /// One of several that differ.
+    #[cfg(test)]
+    pub(crate) fn numbered(n: u8) -> Self {
+        Self([0, 0, 0, 0, 0, n])
+    }
 }
 
 impl std::fmt::Display for TokenId {

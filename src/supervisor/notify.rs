@@ -1,5 +1,5 @@
 //! Tells a person outside what needs one: approvals that wait or run out, operations that were rolled back or are stuck, healing that gave
-//! up, backups that failed. What there is to tell is read from the store; each event is told once, also over restarts. Deliberately absent:
+//! up, a host that fails, drift, backups and tasks that failed. What there is to tell is read from the store; each event is told once, also over restarts. Deliberately absent:
 //! reasons, arguments and texts of agents or containers (they may carry secrets or instructions), and any part in what happens.
 
 mod deliver;
@@ -192,7 +192,7 @@ fn settled(o: &Operation) -> Option<Event> {
     Some(Event { id, kind, title, path: None, at: o.settled_at.unwrap_or(o.created_at) })
 }
 
-/// What the audit log alone tells: healing that gave up, quarantine, a brake that was pulled, a backup that failed.
+/// What the audit log alone tells: healing that gave up, quarantine, a failing host, drift, a brake that was pulled, a backup or task that failed.
 fn recorded(row: &AuditRow) -> Option<Event> {
     let place = place(row.stack.as_deref(), row.environment.as_deref());
     let event = |kind, id: String, title: String| Some(Event { id, kind, title, path: None, at: row.at });
@@ -216,6 +216,23 @@ fn recorded(row: &AuditRow) -> Option<Event> {
             event(NotifyEvent::GaveUp, id, format!("healing of {service} of {place} gave up: a person must look"))
         }
         what if what.contains("quarantine") => event(NotifyEvent::GaveUp, id, format!("{place} was quarantined: a person must look")),
+        "host_failing" => {
+            let count = |key: &str| row.detail[key].as_u64().unwrap_or(0);
+            let (sick, all) = (count("services_down"), count("services"));
+            event(
+                NotifyEvent::HostFailing,
+                id,
+                format!("{sick} of {all} services are down at once: this is the host or the engine, nothing is restarted"),
+            )
+        }
+        "drift_found" => {
+            let mends = if row.detail["mends"] == true { "it is mended" } else { "nothing was changed: `deploy` makes it so again" };
+            event(NotifyEvent::DriftFound, id, format!("what runs of {place} is not what was deployed; {mends}"))
+        }
+        "task_failed" => {
+            let task = crate::redact::line(row.detail["task"].as_str().unwrap_or("a task"), 64);
+            event(NotifyEvent::TaskFailed, id, format!("{task} of {} failed for good: `dockwarden task show {task}`", row.agent))
+        }
         "breaker_opened" => {
             event(NotifyEvent::NeedsAttention, id, format!("too many failures: changes of {place} are stopped until an operator lifts it"))
         }

@@ -23,6 +23,10 @@ const FOUND: usize = 20;
 /// Log lines and bytes per finding.
 const LINES: usize = 20;
 const BYTES: usize = 3000;
+/// Bytes of log lines and probes of all findings together: a reply carries them twice, and clients refuse replies of 25,000 tokens.
+const EVIDENCE: usize = 12_000;
+/// Findings shown; more than that at once have one cause, and it is the host's.
+const FINDINGS: usize = 40;
 /// Bytes of a report.
 const REPORT: usize = 16_000;
 
@@ -76,6 +80,9 @@ pub(super) struct Output {
     /// No service asked for is ill.
     well: bool,
     findings: Vec<Found>,
+    /// Evidence or findings were left out: name a service.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
     /// Releases of the last day, operations of the last hour.
     changes: Vec<String>,
     incidents: Vec<IncidentRow>,
@@ -117,11 +124,18 @@ impl Verb for Diagnose {
         };
         let roots = diagnose::roots(&release.spec, &ailing);
         let wanted = |s: &ServiceName| input.service.as_ref().is_none_or(|w| w == s);
-        let mut findings = vec![];
-        for ailment in ailing.iter().filter(|a| wanted(&a.service)) {
-            findings.push(found(call, &input.stack, &release, &observed, ailment, &roots).await);
+        // Where to begin comes first, and has its evidence whatever the bound.
+        let mut asked: Vec<&Ailment> = ailing.iter().filter(|a| wanted(&a.service)).collect();
+        asked.sort_by_key(|a| !roots.iter().any(|r| r.service == a.service));
+        let mut truncated = asked.len() > FINDINGS;
+        let (mut findings, mut room) = (vec![], EVIDENCE);
+        for ailment in asked.into_iter().take(FINDINGS) {
+            let mut finding = found(call, &input.stack, &release, &observed, ailment, &roots).await;
+            for evidence in [&mut finding.probe, &mut finding.logs] {
+                truncated |= !within(evidence, &mut room);
+            }
+            findings.push(finding);
         }
-        findings.sort_by_key(|f| !f.root_cause);
         let incidents = match &input.find {
             Some(words) => {
                 let mut found = store.incidents_matching(std::slice::from_ref(&input.stack), redact::keep_start(words, 500), FOUND).await?;
@@ -137,6 +151,7 @@ impl Verb for Diagnose {
         Ok(Output {
             well: findings.is_empty(),
             findings,
+            truncated,
             changes: diagnose::changes(&call.house, &input.stack, call.now).await?,
             incidents: incidents.iter().map(|i| row(i, call.now)).collect(),
             report,
@@ -154,6 +169,9 @@ impl Verb for Diagnose {
                 out.push_str(&format!("\n  [untrusted, {}]\n{}", text.source, text.text));
             }
         }
+        if o.truncated {
+            out.push_str("\n(more was found: name a service to see all of it)");
+        }
         for c in &o.changes {
             out.push_str(&format!("\nchanged: {c}"));
         }
@@ -166,6 +184,18 @@ impl Verb for Diagnose {
         }
         Some(out)
     }
+}
+
+/// Whether evidence has room; what has none is left out.
+fn within(evidence: &mut Option<Untrusted>, room: &mut usize) -> bool {
+    let Some(text) = evidence else { return true };
+    let fits = text.text.len() <= *room;
+    if fits {
+        *room -= text.text.len();
+    } else {
+        *evidence = None;
+    }
+    fits
 }
 
 async fn found(
@@ -227,5 +257,25 @@ fn row(i: &Incident, now: DateTime<Utc>) -> IncidentRow {
         seconds: i.seconds(now),
         state: state.into(),
         actions: i.actions.iter().map(|a| format!("{}: {}", a.act, a.outcome.as_deref().unwrap_or("at work"))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_of_many_findings_stays_within_one_bound() {
+        let mut room = EVIDENCE;
+        let text = "x".repeat(BYTES);
+        let mut kept = 0;
+        for n in 0..35 {
+            let mut evidence = Some(redact::envelope(format!("logs of {n}"), &text, BYTES));
+            let fits = within(&mut evidence, &mut room);
+            assert_eq!(fits, evidence.is_some());
+            kept += evidence.map_or(0, |e| e.text.len());
+        }
+        assert!(kept <= EVIDENCE && kept >= EVIDENCE - BYTES, "{kept}");
+        assert!(within(&mut None, &mut room), "what is not there is not left out");
     }
 }

@@ -22,8 +22,8 @@ const TAIL: usize = 200;
 const MAX_TAIL: usize = 5_000;
 /// Most bytes read of a container; one that floods its log must not fill our memory.
 const MAX_READ: usize = 1 << 20;
-/// Most bytes of a reply, about 16,000 tokens.
-const MAX_TEXT: usize = 48_000;
+/// Most bytes of a reply: it carries them twice, as text and as value, and clients refuse replies of 25,000 tokens.
+const MAX_TEXT: usize = 24_000;
 /// Most bytes of one line.
 const MAX_LINE: usize = 4_000;
 
@@ -34,7 +34,7 @@ pub(super) struct Input {
     stack: StackName,
     /// One service; all by default.
     service: Option<ServiceName>,
-    /// Last lines; 200 by default.
+    /// Last lines; 200 by default, 5,000 at most.
     tail: Option<usize>,
     /// Not before: RFC 3339, or an age like `15m`, `2h`.
     since: Option<String>,

@@ -1,6 +1,7 @@
 //! `memory_read`: the calling agent's own notes. No agent reads another's.
 
 use super::{Effect, ToolSpec, Verb, schema};
+use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
@@ -12,9 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Most bytes of values in a reply.
-const MAX_BYTES: usize = 48_000;
-/// Past calls shown.
+/// Most bytes of values in a reply: it carries them twice, as text and as value, and clients refuse replies of 25,000 tokens.
+const MAX_BYTES: usize = 24_000;
+/// Past calls of a page.
 const HISTORY: usize = 100;
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -25,6 +26,8 @@ pub(super) struct Input {
     /// Your past calls instead, newest first.
     #[serde(default)]
     history: bool,
+    /// `next_cursor` of the reply before, with history.
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -32,6 +35,9 @@ pub(super) struct Output {
     entries: Vec<MemoryEntry>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
+    /// For older calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(super) struct MemoryRead;
@@ -55,20 +61,39 @@ impl Verb for MemoryRead {
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let (store, me) = (&call.house.store, &call.who.agent);
-        let found = if input.history {
-            let mut found = store.memory_history(me, HISTORY).await?;
-            found.retain(|e| input.key.as_ref().is_none_or(|k| e.key == *k));
-            found
+        let before = input.cursor.as_deref().map(cursor).transpose()?;
+        if before.is_some() && !input.history {
+            let hint = "give `history: true` with the cursor of past calls; of notes ask for one key";
+            return Err(CallError::new(ErrorCode::InvalidArgument, "a cursor goes on with past calls", hint).field("cursor"));
+        }
+        let mut found = if input.history {
+            store.memory_history_page(me, input.key.as_deref(), before, HISTORY + 1).await?
         } else {
             store.memory_read(me, input.key.as_deref()).await?
         };
-        let (entries, truncated) = bounded(of_others_enveloped(found, me));
-        Ok(Output { entries, truncated })
+        let more = input.history && found.len() > HISTORY;
+        if more {
+            found.truncate(HISTORY);
+        }
+        let (entries, cut) = bounded(of_others_enveloped(found, me));
+        let next_cursor = entries.last().filter(|_| input.history && (more || cut)).map(|e| e.seq.to_string());
+        Ok(Output { truncated: cut && next_cursor.is_none(), entries, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
-        Some(listed(&o.entries, o.truncated))
+        let mut out = listed(&o.entries, o.truncated);
+        if let Some(next) = &o.next_cursor {
+            out.push_str(&format!("\n(older calls: cursor {next})"));
+        }
+        Some(out)
     }
+}
+
+fn cursor(text: &str) -> Result<i64, CallError> {
+    text.parse().map_err(|_| {
+        let message = format!("{:?} is no cursor", redact::line(text, 64));
+        CallError::new(ErrorCode::InvalidArgument, message, "pass next_cursor of the reply before").field("cursor")
+    })
 }
 
 /// Notes that the agent did not write itself (imported ones) are another's words: data, not instructions.

@@ -32,8 +32,16 @@ fn note(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         {"type": "number"},
         {"type": "boolean"},
         {"type": "object", "additionalProperties": true},
-        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {}},
     ]})
+}
+
+/// The input's schema, with the null that removes a key: elsewhere a null only means that a field may be left out, and is dropped.
+fn input_schema() -> Value {
+    let mut schema = schema::input::<Input>();
+    let forms = schema["properties"]["value"]["anyOf"].as_array_mut().expect("note() lists forms");
+    forms.push(serde_json::json!({"type": "null"}));
+    schema
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -51,7 +59,7 @@ impl Verb for MemoryWrite {
         description: "Keeps a note under a key for your later sessions; the old value stays in the history.",
         effect: Effect::Write,
         idempotent: true,
-        input_schema: schema::input::<Input>,
+        input_schema,
         output_schema: schema::approvable::<Output>,
     };
     type Input = Input;

@@ -27,10 +27,13 @@ pub(super) struct Input {
     operation_id: Option<OperationId>,
     /// Wait so many seconds for it to settle, 55 at most.
     wait_s: Option<u64>,
-    // The rest narrows the list. Their names say enough: every client pays for words here.
+    /// Of this stack.
     stack: Option<StackName>,
+    /// In this state.
     state: Option<String>,
+    /// 20 by default, 200 at most.
     limit: Option<usize>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Input {
     /// Pull tags again.
     #[serde(default)]
     refresh: bool,
+    /// Show only this one; the plan is of all.
+    service: Option<ServiceName>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -59,9 +61,86 @@ pub(super) struct Output {
     preflight: Vec<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     git: Option<GitState>,
+    /// What there was no room for, and how to see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<LeftOut>,
+}
+
+/// What a reply has no room for. All of it is in the plan, and counts.
+#[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct LeftOut {
+    /// Lines of diffs, by service; of the stack under an empty name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    diff_lines: BTreeMap<String, usize>,
+    /// Findings; the strictest are shown.
+    #[serde(skip_serializing_if = "is_zero")]
+    findings: usize,
+    /// Checks; those that do not hold are shown first.
+    #[serde(skip_serializing_if = "is_zero")]
+    preflight: usize,
+    how: &'static str,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Bytes of a reply's parts. It carries most of them twice, as value and as text, and clients refuse replies of 25,000 tokens: a plan of 35
+/// services stays below 20,000.
+const MAX_DIFFS: usize = 12_000;
+const MAX_FINDINGS: usize = 9_000;
+const MAX_CHECKS: usize = 5_000;
+
+/// Keeps what fits into `room`, in order; gives how many did not.
+fn bounded<T: Serialize>(list: &mut Vec<T>, room: &mut usize) -> usize {
+    let before = list.len();
+    list.retain(|item| {
+        let size = serde_json::to_string(item).map_or(usize::MAX, |text| text.len());
+        let fits = size <= *room;
+        // The first that does not fit ends the list: what follows would read as if it were next.
+        *room = if fits { *room - size } else { 0 };
+        fits
+    });
+    before - list.len()
 }
 
 impl Output {
+    /// Only what concerns a service.
+    fn about(mut self, service: &ServiceName) -> Self {
+        let place = format!("services.{service}.");
+        self.changes.retain(|c| c.service == *service);
+        self.stack_diff.clear();
+        self.findings.retain(|f| f.service.as_deref() == Some(service.as_str()) || f.path.as_ref().is_some_and(|p| p.starts_with(&place)));
+        self.migrates.retain(|s, _| s == service);
+        self.preflight.retain(|c| c.ok != Passed::Yes || c.message.contains(service.as_str()));
+        self
+    }
+
+    /// What a model can read at once, the rest counted.
+    fn within_bounds(mut self) -> Self {
+        let mut left = LeftOut { how: "call plan again with service for all of one service", ..LeftOut::default() };
+        let mut room = MAX_DIFFS;
+        // What changes least is shown whole first: one service with a long diff must not hide all others.
+        let mut by_size: Vec<usize> = (0..self.changes.len()).collect();
+        by_size.sort_by_key(|i| self.changes[*i].diff.len());
+        for i in by_size {
+            let change = &mut self.changes[i];
+            left.diff_lines.insert(change.service.to_string(), bounded(&mut change.diff, &mut room));
+        }
+        left.diff_lines.insert(String::new(), bounded(&mut self.stack_diff, &mut room));
+        left.diff_lines.retain(|_, lines| *lines > 0);
+        self.findings.sort_by_key(|f| std::cmp::Reverse(f.verdict));
+        room = MAX_FINDINGS;
+        left.findings = bounded(&mut self.findings, &mut room);
+        self.preflight.sort_by_key(|c| c.ok == Passed::Yes);
+        room = MAX_CHECKS;
+        left.preflight = bounded(&mut self.preflight, &mut room);
+        let all = left.diff_lines.is_empty() && left.findings == 0 && left.preflight == 0;
+        self.left_out = (!all).then_some(left);
+        self
+    }
+
     fn of(p: Plan, preflight: Vec<Check>) -> Self {
         let Plan {
             id, digest, stack, environment, from_release, to_release, changes, stack_diff, findings, verdict, git, migrates, ..
@@ -80,6 +159,7 @@ impl Output {
             migrates,
             preflight,
             git,
+            left_out: None,
         }
     }
 }
@@ -107,13 +187,21 @@ impl Verb for Planning {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
-        let Input { stack, compose, files, variables, images, refresh, environment: _ } = input;
+        let Input { stack, compose, files, variables, images, refresh, service, environment: _ } = input;
         let plan = prepare::deploy(call, &Source { stack, compose, files, variables, images, refresh }).await?;
         call.house.store.put_plan(&plan).await?;
         call.house.store.keep_plans(call.who.agent.as_str(), &plan.id, MOST_PLANS).await?;
         let preflight = if plan.is_noop() { vec![] } else { call.house.executor.preflight(&plan).await? };
         let clean = |c: Check| Check { message: redact::line(&c.message, 400), ..c };
-        Ok(Output::of(plan, preflight.into_iter().map(clean).collect()))
+        if let Some(service) = service.as_ref().filter(|s| plan.changes.iter().all(|c| c.service != **s)) {
+            return Err(prepare::no_service(&plan.stack, service, plan.changes.iter().map(|c| &c.service)));
+        }
+        let whole = Output::of(plan, preflight.into_iter().map(clean).collect());
+        let asked = match &service {
+            Some(service) => whole.about(service),
+            None => whole,
+        };
+        Ok(asked.within_bounds())
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -152,6 +240,17 @@ impl Verb for Planning {
         }
         for c in o.preflight.iter().filter(|c| c.ok != Passed::Yes) {
             out.push_str(&format!("\n{} {}: {}", word(&c.ok), c.id, c.message));
+        }
+        if let Some(left) = &o.left_out {
+            let lines: usize = left.diff_lines.values().sum();
+            let services: Vec<&str> = left.diff_lines.keys().map(|s| if s.is_empty() { "the stack" } else { s }).collect();
+            out.push_str(&format!(
+                "\nleft out: {lines} lines of diff ({}), {} findings, {} checks; {}",
+                services.join(", "),
+                left.findings,
+                left.preflight,
+                left.how
+            ));
         }
         Some(out)
     }

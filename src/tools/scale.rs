@@ -7,6 +7,7 @@ use crate::call::run::{self, OperationView, Waiting};
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ServiceName, StackName};
+use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::planner::Want;
 use schemars::JsonSchema;
@@ -21,6 +22,19 @@ pub(super) struct Input {
     service: ServiceName,
     /// Containers that shall run.
     replicas: u32,
+    // As of `deploy`, whose descriptions stand for all: every client pays for words here.
+    #[serde(skip_serializing)]
+    wait: Option<bool>,
+    #[serde(skip_serializing)]
+    timeout_s: Option<u64>,
+    #[serde(skip_serializing)]
+    idempotency_key: Option<String>,
+}
+
+impl Input {
+    fn waiting(&self) -> Waiting {
+        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key: self.idempotency_key.clone(), reason: None }
+    }
 }
 
 pub(super) struct Scale;
@@ -42,13 +56,23 @@ impl Verb for Scale {
         Ok(Scope::service(Some(&input.stack), Some(&input.service)))
     }
 
+    const REPLAYS: bool = true;
+
+    async fn earlier(call: &Call, input: &Input) -> Result<Option<Operation>, CallError> {
+        run::earlier(call, &super::as_arguments(input)?, input.idempotency_key.as_deref(), None).await
+    }
+
+    async fn replay(call: &Call, input: &Input, operation: Operation) -> Result<Option<OperationView>, CallError> {
+        run::replay(call, operation, &input.waiting()).await.map(Some)
+    }
+
     async fn plan(call: &Call, input: &Input) -> Result<Option<Plan>, CallError> {
         prepare::in_place(call, &input.stack, Want::Scale { service: input.service.clone(), replicas: input.replicas }).await.map(Some)
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<OperationView, CallError> {
         let arguments = super::as_arguments(&input)?;
-        run::execute(call, Self::SPEC.name, super::planned(plan)?, permit, Waiting::default(), &arguments).await
+        run::execute(call, Self::SPEC.name, super::planned(plan)?, permit, input.waiting(), &arguments).await
     }
 
     fn text(output: &OperationView) -> Option<String> {

@@ -18,22 +18,25 @@ pub(super) fn input<T: JsonSchema>() -> Value {
     finish(schema)
 }
 
-/// Schema of a tool's structured content.
+/// Schema of a tool's structured content. Nothing of it is required: an error has structured content of its own, and clients check that too
+/// (TypeScript SDK 1.x).
 pub(super) fn output<T: JsonSchema>() -> Value {
     let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_serialize());
     simplify(&mut schema, true);
     prune(&mut schema, 0);
-    finish(schema)
+    let mut schema = finish(schema);
+    schema.as_object_mut().expect("a type of ours is an object").remove("required");
+    schema
 }
 
-/// Schema of the structured content of a tool that may answer `state: pending_approval` instead: nothing is required, and the two fields of that answer are there.
+/// Schema of the structured content of a tool that may answer `state: pending_approval` instead: the two fields of that answer are there.
 pub(super) fn approvable<T: JsonSchema>() -> Value {
     let mut schema = output::<T>();
     let root = schema.as_object_mut().expect("finish() made it an object");
-    root.remove("required");
     let properties = root["properties"].as_object_mut().expect("finish() gave it properties");
     properties.entry("state").or_insert_with(|| json!({"type": "string"}));
-    properties.insert("approval".into(), json!({"type": "object"}));
+    let other = properties.insert("approval".into(), json!({"type": "object"}));
+    debug_assert!(other.is_none(), "a field of the tool's own would contradict it");
     schema
 }
 
@@ -59,6 +62,12 @@ fn simplify(schema: &mut Value, terse: bool) {
         Value::Object(map) => {
             nullable(map);
             map.remove("default");
+            // Which fields tell a repeated call is the line's matter.
+            map.remove("writeOnly");
+            // Said by the parser where it matters, and paid for at every number.
+            if map.get("minimum").is_some_and(|m| m == 0) {
+                map.remove("minimum");
+            }
             if map.get("format").and_then(Value::as_str).is_some_and(|f| f != "date-time") {
                 map.remove("format");
             }

@@ -177,6 +177,9 @@ impl Verb for Status {
                 out.push_str(&format!("\n  {}", row.trim_end()));
             }
         }
+        if o.truncated {
+            out.push_str(&format!("\n(more than {SHOWN} containers: name a stack to see all of it)"));
+        }
         Some(out)
     }
 }
@@ -288,5 +291,7 @@ mod tests {
         let output = Output { host: "host".into(), engine: "linux 26.1.5 (API 1.45)".into(), stacks: vec![row], truncated: false };
         let (value, text) = (serde_json::to_string(&output).expect("serialises").len(), Status::text(&output).expect("has a text").len());
         assert!(value < 2_800 && text < 2_800, "{value} characters as JSON, {text} as text; about four are a token");
+        // Most clients give a model one of the two; one that gives both pays for the sum.
+        assert!(value + text < 5_200, "{value} characters as JSON and {text} as text");
     }
 }

@@ -33,8 +33,10 @@ pub(super) struct Input {
     agent: Option<AgentName>,
     /// In this state.
     state: Option<String>,
-    /// At most so many, 20 by default.
+    /// 20 by default, 200 at most.
     limit: Option<usize>,
+    /// `next_cursor` of the reply before.
+    cursor: Option<TaskId>,
     /// Wait so many seconds for task_id to end, 55 at most.
     wait_s: Option<u64>,
 }
@@ -75,6 +77,8 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
     steps: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<TaskId>,
 }
 
 fn view(t: Task, whole: bool) -> View {
@@ -134,8 +138,17 @@ impl Verb for Tasks {
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
         let Some(id) = &input.task_id else {
             let state = input.state.as_deref().map(state).transpose()?;
-            let found = call.house.store.tasks(input.agent.as_ref(), state, input.limit.unwrap_or(LISTED).min(MOST)).await?;
-            return Ok(Output { tasks: found.into_iter().map(|t| view(t, false)).collect(), steps: vec![] });
+            if let Some(after) = &input.cursor {
+                let hint = "pass next_cursor of the reply before";
+                let gone = |e: CallError| CallError::new(e.code, format!("cursor: {}", e.message), hint).field("cursor");
+                tasks::find(&call.house, after).await.map_err(gone)?;
+            }
+            let most = input.limit.unwrap_or(LISTED).clamp(1, MOST);
+            let mut found = call.house.store.tasks_page(input.agent.as_ref(), state, input.cursor.as_ref(), most + 1).await?;
+            let more = found.len() > most;
+            found.truncate(most);
+            let next_cursor = found.last().filter(|_| more).map(|t| t.id.clone());
+            return Ok(Output { tasks: found.into_iter().map(|t| view(t, false)).collect(), steps: vec![], next_cursor });
         };
         let task = tasks::wait(&call.house, id, Duration::from_secs(input.wait_s.unwrap_or(0).min(MAX_WAIT_S))).await?;
         let steps = call.house.store.task_steps(id).await?.into_iter().map(|s| {
@@ -147,7 +160,7 @@ impl Verb for Tasks {
             };
             json!({"step": s.step, "at": s.at, "state": state, "error": failed})
         });
-        Ok(Output { tasks: vec![view(task, true)], steps: steps.collect() })
+        Ok(Output { tasks: vec![view(task, true)], steps: steps.collect(), next_cursor: None })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -162,6 +175,11 @@ impl Verb for Tasks {
             let result = v.result.as_ref().map(told).unwrap_or_default();
             format!("{} {} {}{waits}: {what}{about} ({}){result}", v.task_id, v.agent, v.state.as_str(), v.origin)
         };
-        Some(if o.tasks.is_empty() { "no tasks".into() } else { o.tasks.iter().map(line).collect::<Vec<_>>().join("\n") })
+        let mut lines: Vec<String> = o.tasks.iter().map(line).collect();
+        if lines.is_empty() {
+            lines.push("no tasks".into());
+        }
+        lines.extend(o.next_cursor.iter().map(|next| format!("(older ones: cursor {next})")));
+        Some(lines.join("\n"))
     }
 }

@@ -3,6 +3,46 @@
 use super::*;
 use serde_json::json;
 
+#[path = "../../tests/it/support/fits.rs"]
+mod fits;
+
+/// Every reply that a test gets from the line passes here: clients refuse a success that does not fit its schema, and the model is told that it failed.
+pub(crate) fn assert_fits(tool: &str, value: &Value) {
+    let spec = catalogue().iter().find(|t| t.name == tool).expect("a tool that answered");
+    let misfits = fits::misfits(&(spec.output_schema)(), value);
+    assert!(misfits.is_empty(), "{tool}: {misfits:?}");
+}
+
+#[test]
+fn what_does_not_fit_a_schema_is_found() {
+    let schema = json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "object"}, "b": {"items": {"type": "integer"}}}});
+    assert_eq!(fits::misfits(&schema, &json!({"a": {}, "b": [1], "c": 1})), Vec::<String>::new());
+    for wrong in [json!({"a": "ap-1"}), json!({}), json!({"a": {}, "b": [1.5]}), json!([])] {
+        assert_eq!(fits::misfits(&schema, &wrong).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn an_error_and_a_question_to_an_operator_fit_every_schema_they_are_answered_under() {
+    let error = json!({"error": {"code": "not_found", "message": "m", "hint": "h", "field": "stack"}});
+    let pending = json!({"state": "pending_approval", "approval": {"approval_id": "ap-1", "digest": "d"}, "how": "h"});
+    for spec in catalogue() {
+        assert_fits(spec.name, &error);
+        if spec.effect != Effect::Read {
+            assert_fits(spec.name, &pending);
+        }
+    }
+}
+
+/// A strict client makes only what a schema allows: what the description offers must be among it.
+#[test]
+fn memory_write_takes_null_and_any_other_json() {
+    let schema = (find("memory_write").expect("a tool").spec().input_schema)();
+    for value in [json!(null), json!("a"), json!(1), json!(true), json!({"a": [1]}), json!([{"a": 1}, 2, "b"])] {
+        assert_eq!(fits::misfits(&schema, &json!({"key": "k", "value": value})), Vec::<String>::new());
+    }
+}
+
 /// Every schema inside a schema, with its path.
 fn walk<'a>(schema: &'a Value, path: String, seen: &mut Vec<(String, &'a Value)>) {
     let Some(map) = schema.as_object() else { return };
@@ -97,9 +137,12 @@ fn a_wrong_argument_is_named_with_cause_and_hint() {
     let unknown = refused("restart", json!({"stack": "shop", "servce": "web"}));
     assert_eq!(unknown.field.as_deref(), Some("servce"));
     assert!(unknown.message.contains("unknown field `servce`"), "{unknown}");
-    assert_eq!(unknown.hint, "did you mean service? it takes stack, service, recreate");
+    assert_eq!(unknown.hint, "did you mean service? it takes stack, service, recreate, wait, timeout_s, idempotency_key");
     let missing = refused("restart", json!({}));
-    assert_eq!((missing.field.as_deref(), missing.hint.as_str()), (Some("stack"), "add stack; it takes stack, service, recreate"));
+    assert_eq!(
+        (missing.field.as_deref(), missing.hint.as_str()),
+        (Some("stack"), "add stack; it takes stack, service, recreate, wait, timeout_s, idempotency_key")
+    );
     let wrong = refused("restart", json!({"stack": "../x"}));
     assert_eq!(wrong.field.as_deref(), Some("stack"));
     assert!(wrong.message.contains("invalid stack"), "{wrong}");

@@ -32,6 +32,7 @@ mod python;
 mod reload;
 mod rest;
 mod soak;
+mod stdio;
 mod strategies;
 mod support;
 mod tasks;

@@ -128,7 +128,7 @@ async fn an_operator_sees_what_would_happen_and_decides_in_a_browser() {
     let page = ask(&serve.listen, &path, &[("cookie", &ann)], None).await;
     let operation = page.body.split("<code>").nth(1).and_then(|t| t.split('<').next()).expect("the operation is named");
     let ended = agent.ok("operation", json!({"operation_id": operation, "wait_s": 40})).await;
-    assert_eq!((ended["state"].clone(), ended["approval"].clone()), (json!("done"), json!(id)), "{ended:#}");
+    assert_eq!((ended["state"].clone(), ended["approval_id"].clone()), (json!("done"), json!(id)), "{ended:#}");
 
     // Two people for the host: the first word is not enough, the same person's second is not one more.
     let held = agent.ok("prune", json!({"what": "networks", "dry_run": false})).await;

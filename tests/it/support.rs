@@ -6,6 +6,7 @@
 
 pub mod compose_run;
 pub mod engine;
+pub mod fits;
 pub mod home;
 pub mod http;
 pub mod llm;

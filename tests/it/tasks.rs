@@ -64,7 +64,7 @@ async fn a_task_is_given_by_hand_by_program_and_over_mcp_and_its_result_is_read(
     .await;
     assert!(done["result"]["untrusted"] == true && done["steps"][0]["step"] == "backups", "{done:#}");
     let (status, refused) = ask(&serve, "POST", "/api/tasks", &[("authorization", &bearer)], r#"{"agentId": "x", "skill": "look"}"#).await;
-    assert!(status == 422 && refused["error"]["hint"].as_str().is_some_and(|h| h.contains("skillId")), "{status} {refused}");
+    assert!(status == 400 && refused["error"]["hint"].as_str().is_some_and(|h| h.contains("skillId")), "{status} {refused}");
     assert_eq!(ask(&serve, "GET", "/api/tasks/task-0", &[("authorization", &bearer)], "").await.0, 404);
 
     let observer = format!("Bearer {}", token(&home, "observer").await);

@@ -86,6 +86,10 @@ async function row(sdk, door) {
   const typed = { ref: { type: 'ref/prompt', name: 'deploy' }, argument: { name: 'stack', value: a.stack.slice(0, 5) } };
   expect('status', Array.isArray((await call({ name: 'status', arguments: {} })).stacks), true);
 
+  // An error reaches the model as it was said: a client that checks it against the schema of a success would show another one.
+  const missed = await sdk.call(client, { name: 'health', arguments: { stack: `${a.stack}-nowhere` } });
+  expect('an error is read', missed.isError && missed.structuredContent?.error?.code, 'not_found');
+
   let seen = 0;
   let last = -1;
   let grows = true;

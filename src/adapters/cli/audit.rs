@@ -25,10 +25,10 @@ pub struct AuditArgs {
     /// ok, error, denied, pending_approval or unknown.
     #[arg(long)]
     outcome: Option<String>,
-    /// Not before (RFC 3339).
+    /// Not before: RFC 3339, or an age like 7d.
     #[arg(long)]
     since: Option<String>,
-    /// Before (RFC 3339).
+    /// Before: RFC 3339, or an age like 7d.
     #[arg(long)]
     until: Option<String>,
     /// Page: the cursor of the page before.

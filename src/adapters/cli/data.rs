@@ -61,6 +61,9 @@ pub struct BackupsArgs {
     /// Volume.
     #[arg(long, conflicts_with = "stack")]
     volume: Option<String>,
+    /// Page: the cursor of the page before.
+    #[arg(long)]
+    cursor: Option<String>,
 }
 
 /// Restore a snapshot beside the live data; it is verified and never overwrites what runs.
@@ -147,7 +150,7 @@ async fn repository(global: &Global, env: bool, operator: Option<String>) -> Cli
 
 /// Runs `backups`.
 pub async fn backups(global: &Global, args: BackupsArgs) -> CliResult {
-    reach::show(global, "backups", input(json!({"stack": args.stack, "volume": args.volume}))).await
+    reach::show(global, "backups", input(json!({"stack": args.stack, "volume": args.volume, "cursor": args.cursor}))).await
 }
 
 /// Runs `restore`.
@@ -165,12 +168,13 @@ async fn whole(global: &Global, repository: &std::path::Path, key: &std::path::P
     let exe = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let config = crate::config::load(&crate::config::places(global.home.as_deref(), global.config.as_deref()))?;
     let done = crate::app::bootstrap::bootstrap(&config, exe, repository, key).await.map_err(|e| failed(e.to_string()))?;
-    output::line(format!(
+    let text = format!(
         "instance {} is back as of {}, with {} snapshots; start the supervisor: it matches what runs with what it knows before it changes anything",
         done.instance,
         done.at.format("%Y-%m-%dT%H:%M:%SZ"),
         done.snapshots
-    ));
+    );
+    output::reply(global.json, "", &json!({"instance": done.instance, "at": done.at, "snapshots": done.snapshots}), &text);
     Ok(Ended::Done)
 }
 

@@ -1,6 +1,8 @@
 //! `doctor`: looks at a set-up from outside, whether or not a supervisor runs, and says for each fault what mends it. Deliberately absent:
 //! changing anything.
 
+mod others;
+
 use super::{CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::wire::Admin;
 use crate::app::rules;
@@ -9,6 +11,7 @@ use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -56,7 +59,7 @@ pub async fn doctor(global: &Global) -> CliResult {
     let mut findings = vec![
         configuration(&places),
         rules_load(&places.config_dir),
-        home(&places.home),
+        home(&places.home, !peers(&places.config_dir).is_empty()),
         disk(&places.home),
         memory(&places.memory),
         clock(),
@@ -70,6 +73,7 @@ pub async fn doctor(global: &Global) -> CliResult {
         findings.push(backups(global).await);
     }
     findings.extend(advisory(&places, endpoint.as_deref()));
+    findings.extend(others::reach(&places, &peers(&places.config_dir), endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);
     let rows: Vec<Value> =
         findings.iter().map(|f| json!({"level": word(f.level), "check": f.what, "finding": f.text, "mend": f.mend})).collect();
@@ -121,16 +125,22 @@ fn rules_load(dir: &Path) -> Finding {
     }
 }
 
-fn home(home: &Path) -> Finding {
+/// The users that policy.toml lets use the socket. Rules that do not load are told of elsewhere.
+fn peers(dir: &Path) -> BTreeMap<String, Vec<String>> {
+    rules::load(dir).map(|(book, _)| book.policy.peers.clone()).unwrap_or_default()
+}
+
+/// `passed`: other users are let through to the socket, so the supervisor itself makes the home 0711.
+fn home(home: &Path, passed: bool) -> Finding {
     match std::fs::metadata(home) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             note("home", format!("{} does not exist yet", home.display()), "the first `dockwarden serve` makes it")
         }
         Err(e) => error("home", format!("{}: {e}", home.display()), "act as its owner"),
-        Ok(m) if m.permissions().mode() & 0o077 != 0 => error(
+        Ok(m) if m.permissions().mode() & 0o077 & !(if passed { 0o011 } else { 0 }) != 0 => error(
             "home",
             format!("{} is open to others ({:o})", home.display(), m.permissions().mode() & 0o777),
-            format!("chmod 700 {}", home.display()),
+            format!("chmod {} {}", if passed { 711 } else { 700 }, home.display()),
         ),
         Ok(m) if m.uid() != rustix::process::geteuid().as_raw() => note(
             "home",
@@ -250,6 +260,11 @@ fn covered(value: &Value) -> Finding {
     )
 }
 
+/// Path of the engine's socket.
+fn engine_socket(endpoint: Option<&str>) -> &str {
+    endpoint.and_then(|e| e.strip_prefix("unix://")).unwrap_or("/var/run/docker.sock")
+}
+
 /// Whoever runs this could be an agent's shell. What such a shell can write or reach makes the gate advisory.
 fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
     if config::container::dedicated() {
@@ -272,7 +287,7 @@ fn advisory(places: &Places, endpoint: Option<&str>) -> Vec<Finding> {
             ));
         }
     }
-    let socket = endpoint.and_then(|e| e.strip_prefix("unix://")).unwrap_or("/var/run/docker.sock");
+    let socket = engine_socket(endpoint);
     if writable(Path::new(socket)) {
         found.push(note_or_error(
             uid,
@@ -299,11 +314,16 @@ mod tests {
     fn an_open_home_is_an_error_that_names_the_cure() {
         let dir = tempfile::tempdir().expect("directory");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
-        let found = home(dir.path());
+        let found = home(dir.path(), false);
         assert_eq!((found.level, found.mend), (Level::Error, format!("chmod 700 {}", dir.path().display())));
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("set");
-        assert_eq!(home(dir.path()).level, Level::Ok);
-        assert_eq!(home(&dir.path().join("absent")).level, Level::Note);
+        assert_eq!(home(dir.path(), false).level, Level::Ok);
+        assert_eq!(home(&dir.path().join("absent"), false).level, Level::Note);
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).expect("set");
+        assert_eq!(home(dir.path(), true).level, Level::Ok, "the way of [peers] to the socket");
+        assert_eq!(home(dir.path(), false).level, Level::Error);
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
+        assert_eq!(home(dir.path(), true).mend, format!("chmod 711 {}", dir.path().display()));
     }
 
     #[test]

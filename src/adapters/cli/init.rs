@@ -252,7 +252,9 @@ pub async fn init(global: &Global, args: InitArgs) -> CliResult {
         }
     }
     if proposed.is_empty() {
-        output::line("nothing to change");
+        if !global.json {
+            output::line("nothing to change");
+        }
         return Ok(Ended::Done);
     }
     let yes = args.write

@@ -4,13 +4,15 @@ use super::stack::input;
 use super::{CliError, CliResult, Ended, Global, output, reach};
 use clap::Args;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Time for `health --self`: a container's HEALTHCHECK has its own limit above it.
 const SELF_WITHIN: Duration = Duration::from_secs(3);
 /// Pause between looks of `logs -f`: each look is an audited call.
 const FOLLOW_EVERY: Duration = Duration::from_secs(2);
+/// Lines a later look asks for: the tool's own maximum.
+const MOST_AT_ONCE: usize = 5_000;
 
 /// All stacks, or one.
 #[derive(Debug, Args)]
@@ -26,7 +28,7 @@ pub struct HealthArgs {
     stack: Option<String>,
     /// Service.
     service: Option<String>,
-    /// Run the services' own checks now.
+    /// Also check the engine and the supervisor's own state.
     #[arg(long)]
     deep: bool,
     /// Ask the supervisor's HTTP door whether it lives (for a container's HEALTHCHECK).
@@ -140,32 +142,83 @@ async fn exchange(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite 
 pub async fn logs(global: &Global, args: LogsArgs) -> CliResult {
     let mut request =
         input(json!({"stack": args.stack, "service": args.service, "tail": args.tail, "since": args.since, "grep": args.grep}));
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::default();
     loop {
         let (value, text) = reach::value(global, "logs", request.clone()).await?;
         if !args.follow {
             output::reply(global.json, "logs", &value, &text);
             return Ok(Ended::Done);
         }
-        let mut newest = None;
-        let mut now = BTreeSet::new();
-        for line in value["lines"].as_array().into_iter().flatten() {
-            newest = line["at"].as_str().or(newest);
-            let key = line.to_string();
-            if !seen.contains(&key) {
-                output::line(if global.json { key.clone() } else { in_words(line) });
-            }
-            now.insert(key);
+        if value["truncated"] == Value::Bool(true) && !seen.0.is_empty() {
+            eprintln!("(more was written than one look shows; older lines are left out)");
         }
-        if let Some(newest) = newest {
+        for line in seen.fresh(value["logs"]["text"].as_str().unwrap_or_default()) {
+            output::line(if global.json { as_value(line).to_string() } else { line.to_owned() });
+        }
+        if let Some(newest) = seen.newest() {
             request["since"] = json!(newest);
-            seen = now;
+            request["tail"] = json!(MOST_AT_ONCE);
         }
         tokio::time::sleep(FOLLOW_EVERY).await;
     }
 }
 
-fn in_words(line: &Value) -> String {
-    let text = |v: &Value| v.as_str().map(str::to_owned).or_else(|| v["text"].as_str().map(str::to_owned)).unwrap_or_default();
-    format!("{} {} | {}", text(&line["at"]), text(&line["service"]), text(&line["text"]))
+/// The lines of the last look, and how often each was there: the next look begins at the newest one's time and shows some of them again.
+#[derive(Debug, Default)]
+struct Seen(BTreeMap<String, usize>);
+
+impl Seen {
+    /// The lines of a look that were not in the one before.
+    fn fresh<'a>(&mut self, text: &'a str) -> Vec<&'a str> {
+        let mut now = BTreeMap::new();
+        let mut fresh = vec![];
+        for line in text.lines() {
+            let count: &mut usize = now.entry(line.to_owned()).or_default();
+            *count += 1;
+            if *count > self.0.get(line).copied().unwrap_or(0) {
+                fresh.push(line);
+            }
+        }
+        if !now.is_empty() {
+            self.0 = now;
+        }
+        fresh
+    }
+
+    /// Time of the newest line: lines begin with it, in a form that sorts.
+    fn newest(&self) -> Option<&str> {
+        self.0.keys().next_back()?.split(' ').next().filter(|at| chrono::DateTime::parse_from_rfc3339(at).is_ok())
+    }
+}
+
+/// A line of `time service| text` as a value.
+fn as_value(line: &str) -> Value {
+    let (at, rest) = line.split_once(' ').unwrap_or(("", line));
+    let (service, text) = rest.split_once("| ").unwrap_or(("", rest));
+    json!({"at": at, "service": service, "text": text})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn following_shows_each_line_once_and_goes_on_from_the_newest() {
+        let mut seen = Seen::default();
+        let first = "2026-01-02T10:00:00.000Z web-1| a\n2026-01-02T10:00:01.000Z web-1| same\n";
+        assert_eq!(seen.fresh(first).len(), 2);
+        assert_eq!(seen.newest(), Some("2026-01-02T10:00:01.000Z"));
+        // The next look begins at that time: it shows the line again, and the same words written once more.
+        let next = "2026-01-02T10:00:01.000Z web-1| same\n2026-01-02T10:00:01.000Z web-1| same\n2026-01-02T10:00:02.000Z db-1| b";
+        assert_eq!(seen.fresh(next), ["2026-01-02T10:00:01.000Z web-1| same", "2026-01-02T10:00:02.000Z db-1| b"]);
+        assert_eq!(seen.fresh("2026-01-02T10:00:02.000Z db-1| b"), Vec::<&str>::new());
+        assert_eq!(seen.fresh(""), Vec::<&str>::new());
+        assert_eq!(seen.newest(), Some("2026-01-02T10:00:02.000Z"), "a look without lines forgets nothing");
+    }
+
+    #[test]
+    fn a_line_is_told_in_its_parts() {
+        let told = json!({"at": "2026-01-02T10:00:00.000Z", "service": "web-1", "text": "a | b| c"});
+        assert_eq!(as_value("2026-01-02T10:00:00.000Z web-1| a | b| c"), told);
+    }
 }

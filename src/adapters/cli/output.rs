@@ -5,21 +5,30 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 use std::io::Write;
 
-/// The list in a tool's reply and the columns worth a person's look: (tool, pointer to the list, columns).
-const TABLES: &[(&str, &str, &[&str])] = &[
-    ("plan", "/changes", &["service", "action", "strategy", "expected_loss"]),
-    ("plan", "/findings", &["verdict", "rule", "service", "because"]),
-    ("history", "/releases", &["release", "state", "current", "at", "restorable", "agent", "reason"]),
-    ("stats", "/containers", &["service", "container", "cpu_percent", "memory_bytes", "memory_limit"]),
-    ("backup", "/snapshots", &["snapshot_id", "volume", "bytes", "added", "files", "state"]),
-    ("backups", "/snapshots", &["snapshot_id", "at", "stack", "volume", "bytes", "state"]),
-    ("audit", "/rows", &["seq", "at", "kind", "agent", "tool", "stack", "verdict", "outcome"]),
-    ("operation", "/operations", &["operation_id", "verb", "stack", "state", "agent", "release", "at", "message"]),
-    ("agents", "/agents", &["name", "tier", "description"]),
-    ("operators tokens", "/tokens", &["id", "operator", "label", "state", "created_at", "used_at", "expires_at"]),
-    ("agents tokens", "/tokens", &["id", "agent", "label", "state", "created_at", "used_at", "expires_at"]),
-    ("policy explain", "/rules", &["rule", "verdict", "production", "about"]),
-    ("approvals", "/approvals", &["approval_id", "state", "agent", "tool", "stack", "environment", "expires_at"]),
+/// A list in a reply that people read as a table.
+struct List {
+    tool: &'static str,
+    /// Pointer to it.
+    at: &'static str,
+    /// Worth a person's look.
+    columns: &'static [&'static str],
+    /// Line of the text at which its rows begin, one line each; `None` when the text only counts them. Every other line is said beside the table.
+    rows: Option<usize>,
+}
+
+const fn list(tool: &'static str, at: &'static str, columns: &'static [&'static str], rows: Option<usize>) -> List {
+    List { tool, at, columns, rows }
+}
+
+const TABLES: &[List] = &[
+    list("history", "/releases", &["release", "state", "current", "at", "restorable", "agent", "reason"], Some(1)),
+    list("backups", "/snapshots", &["snapshot_id", "at", "stack", "volume", "bytes", "state"], Some(0)),
+    list("audit", "/rows", &["seq", "at", "kind", "agent", "tool", "stack", "verdict", "outcome"], Some(0)),
+    list("operation", "/operations", &["operation_id", "verb", "stack", "state", "agent", "release", "at", "message"], Some(0)),
+    list("operators tokens", "/tokens", &["id", "operator", "label", "state", "created_at", "used_at", "expires_at"], None),
+    list("agents tokens", "/tokens", &["id", "agent", "label", "state", "created_at", "used_at", "expires_at"], None),
+    list("policy explain", "/rules", &["rule", "verdict", "production", "about"], None),
+    list("approvals", "/approvals", &["approval_id", "state", "agent", "tool", "stack", "environment", "expires_at"], None),
 ];
 
 fn say(text: &str) {
@@ -42,17 +51,26 @@ pub fn reply(as_json: bool, tool: &str, value: &Value, text: &str) {
     if as_json {
         return json(value);
     }
-    let tables: Vec<String> =
-        TABLES.iter().filter(|(t, ..)| *t == tool).filter_map(|(_, at, columns)| rows(value.pointer(at)?.as_array()?, columns)).collect();
-    let listing = tool == "status" || tool == "health";
-    if !listing && !tables.is_empty() {
-        say(&tables.join("\n\n"));
-        if let Some(first) = text.lines().next().filter(|l| !l.trim().is_empty()) {
-            eprintln!("{first}");
-        }
-    } else {
-        say(text);
+    let (out, beside) = for_people(tool, value, text);
+    say(&out);
+    if let Some(beside) = beside {
+        eprintln!("{beside}");
     }
+}
+
+/// What is printed of a reply, and what is said beside it.
+fn for_people<'a>(tool: &str, value: &Value, text: &'a str) -> (String, Option<&'a str>) {
+    let listed = |l: &'static List| {
+        let items = value.pointer(l.at)?.as_array()?;
+        Some((l, items.len(), rows(items, l.columns)?))
+    };
+    let Some((list, count, table)) = TABLES.iter().find(|l| l.tool == tool).and_then(listed) else { return (text.to_owned(), None) };
+    let Some(begin) = list.rows else { return (table, text.lines().next().filter(|l| !l.trim().is_empty())) };
+    let all: Vec<&str> = text.lines().collect();
+    let before = all.iter().take(begin);
+    let after = all.iter().skip(begin + count);
+    let parts: Vec<&str> = before.copied().chain([table.as_str()]).chain(after.copied()).collect();
+    (parts.join("\n"), None)
 }
 
 /// A table of the columns that any row has; `None` for an empty list.
@@ -102,5 +120,24 @@ mod tests {
         let lines: Vec<String> = table.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(lines, ["A C", "x [31m 1", "t"]);
         assert_eq!(rows(&[], &["a"]), None);
+    }
+
+    #[test]
+    fn a_table_stands_for_the_rows_and_for_nothing_else_that_was_said() {
+        let value = json!({"snapshots": [{"snapshot_id": "0a", "volume": "v"}, {"snapshot_id": "0b", "volume": "w"}]});
+        let text =
+            "t 0a v 1 bytes\nt 0b w 1 bytes\ndrill of v at t: FAILED\nNOT COVERED: w of shop/db: never\n(older snapshots: cursor 0b)";
+        let (out, beside) = for_people("backups", &value, text);
+        let lines: Vec<String> = out.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let after = ["drill of v at t: FAILED", "NOT COVERED: w of shop/db: never", "(older snapshots: cursor 0b)"];
+        assert_eq!(lines[..3], ["SNAPSHOT ID VOLUME", "0a v", "0b w"]);
+        assert_eq!((&lines[3..], beside), (&after.map(str::to_owned)[..], None));
+        let value = json!({"releases": [{"release": 2}], "content": ["web image: x"]});
+        let (out, _) = for_people("history", &value, "shop in production\n*r2 good\nweb image: x");
+        assert!(out.starts_with("shop in production\n") && out.ends_with("\nweb image: x") && !out.contains("*r2"), "{out}");
+        // A plan is its text: digest, diff, checks that do not hold.
+        let plan = "plan plan-1 for shop\ndigest abc\nweb update by front\nno port.free: taken";
+        assert_eq!(for_people("plan", &json!({"changes": [{"service": "web"}]}), plan), (plan.to_owned(), None));
+        assert_eq!(for_people("approvals", &json!({"approvals": [{"approval_id": "ap-1"}]}), "1 approvals").1, Some("1 approvals"));
     }
 }

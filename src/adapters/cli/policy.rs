@@ -90,9 +90,17 @@ pub enum SchemaOf {
 pub async fn policy(global: &Global, args: PolicyArgs) -> CliResult {
     match args.command {
         PolicyCommand::Check => {
-            let sound = check(global);
-            let well = running(global).await?;
-            Ok(if sound == Ended::Done { well } else { sound })
+            let (mut value, text) = checked(global);
+            let runs = running(global).await?;
+            let well = value["ok"] == true && !runs.as_ref().is_some_and(|(r, _)| denies(r));
+            if global.json {
+                value["running"] = runs.map_or(Value::Null, |(r, _)| r);
+                output::json(&value);
+            } else {
+                output::line(text);
+                runs.iter().for_each(|(_, text)| output::line(text));
+            }
+            Ok(if well { Ended::Done } else { Ended::Failed })
         }
         PolicyCommand::Explain(ExplainArgs { rule: None, tool: None, .. }) => {
             let rows: Vec<Value> = RULES.iter().map(explained).collect();
@@ -130,6 +138,13 @@ fn explained(rule: &RuleInfo) -> Value {
 
 /// Checks the files of the configuration directory.
 pub fn check(global: &Global) -> Ended {
+    let (value, text) = checked(global);
+    output::reply(global.json, "policy check", &value, &text);
+    if value["ok"] == true { Ended::Done } else { Ended::Failed }
+}
+
+/// What the files come to, as a value and in words.
+fn checked(global: &Global) -> (Value, String) {
     let dir = config::config_dir(global.config.as_deref());
     match rules::load(&dir) {
         Ok((rulebook, prompts)) => {
@@ -141,31 +156,31 @@ pub fn check(global: &Global) -> Ended {
                 prompts.len(),
                 &rulebook.version[..12.min(rulebook.version.len())]
             );
-            output::reply(global.json, "policy check", &value, &text);
-            Ended::Done
+            (value, text)
         }
         Err(problems) => {
             let text = rules::in_words(&problems);
-            output::reply(global.json, "policy check", &json!({"ok": false, "config": dir, "problems": problems}), &text);
-            Ended::Failed
+            (json!({"ok": false, "config": dir, "problems": problems}), text)
         }
     }
 }
 
 /// Judges what runs by the rules in force. Without a supervisor there is nothing to ask.
-async fn running(global: &Global) -> CliResult {
+async fn running(global: &Global) -> Result<Option<(Value, String)>, CliError> {
     let mut session = match reach::people(global, false).await {
         Ok(session) => session,
         Err(e) if reach::not_running(&e) => {
             eprintln!("no supervisor runs, so no running stack was judged");
-            return Ok(Ended::Done);
+            return Ok(None);
         }
         Err(e) => return Err(e),
     };
-    let (value, text) = session.admin(Admin::PolicyCheck).await?;
-    output::reply(global.json, "policy check", &value, &text);
-    let denied = value["stacks"].as_array().is_some_and(|s| s.iter().any(|s| s["verdict"] == "deny"));
-    Ok(if denied { Ended::Failed } else { Ended::Done })
+    Ok(Some(session.admin(Admin::PolicyCheck).await?))
+}
+
+/// Whether a stack that runs would be refused by the rules in force.
+fn denies(running: &Value) -> bool {
+    running["stacks"].as_array().is_some_and(|s| s.iter().any(|s| s["verdict"] == "deny"))
 }
 
 fn load(global: &Global) -> Result<Rulebook, CliError> {

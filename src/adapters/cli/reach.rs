@@ -117,6 +117,14 @@ pub fn ended(value: &Value) -> Ended {
     }
 }
 
+/// The exit of a command that cancels: that it is cancelled is what was asked for.
+pub fn cancelled(value: &Value) -> Ended {
+    match value["state"].as_str() {
+        Some("cancelled" | "rolled_back") => Ended::Done,
+        _ => ended(value),
+    }
+}
+
 /// Whether an error means that no supervisor runs.
 pub fn not_running(error: &CliError) -> bool {
     matches!(error, CliError::Client(ClientError::NotRunning { .. }))
@@ -135,6 +143,9 @@ mod tests {
         }
         for good in [json!({"state": "monitoring"}), json!({}), json!(null)] {
             assert_eq!(ended(&good), Ended::Done, "{good}");
+        }
+        for (state, end) in [("cancelled", Ended::Done), ("running", Ended::Done), ("pending_approval", Ended::PendingApproval)] {
+            assert_eq!(cancelled(&json!({"state": state})), end, "{state}");
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::{CliError, CliResult, Ended, Global, output};
 use crate::config::UNIT;
 use clap::{Args, Subcommand};
+use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 
@@ -87,21 +88,23 @@ pub fn service(global: &Global, args: ServiceArgs) -> CliResult {
     let config = global.config.clone().unwrap_or_else(|| "/etc/dockwarden".into());
     let text = unit(&binary, &home, &config);
     match args.command {
-        ServiceCommand::Print => output::line(text),
+        ServiceCommand::Print => output::reply(global.json, "", &json!({"path": UNIT, "unit": text}), &text),
         ServiceCommand::Install => {
             for (dir, what) in [(&home, "state"), (&config, "configuration")] {
                 std::fs::create_dir_all(dir).map_err(|e| needs_root(&format!("{what} directory {}: {e}", dir.display())))?;
             }
-            std::fs::write(UNIT, text).map_err(|e| needs_root(&format!("{UNIT}: {e}")))?;
+            std::fs::write(UNIT, &text).map_err(|e| needs_root(&format!("{UNIT}: {e}")))?;
             systemctl(&["daemon-reload"])?;
             systemctl(&["enable", "--now", "dockwarden.service"])?;
-            output::line(format!("{UNIT} is enabled and started; every command finds it at {}", home.display()));
+            let text = format!("{UNIT} is enabled and started; every command finds it at {}", home.display());
+            output::reply(global.json, "", &json!({"path": UNIT, "state": "started", "home": home, "config": config}), &text);
         }
         ServiceCommand::Uninstall => {
             systemctl(&["disable", "--now", "dockwarden.service"])?;
             std::fs::remove_file(UNIT).map_err(|e| needs_root(&format!("{UNIT}: {e}")))?;
             systemctl(&["daemon-reload"])?;
-            output::line(format!("removed {UNIT}; {} and {} stay", home.display(), config.display()));
+            let text = format!("removed {UNIT}; {} and {} stay", home.display(), config.display());
+            output::reply(global.json, "", &json!({"path": UNIT, "state": "removed", "home": home, "config": config}), &text);
         }
     }
     Ok(Ended::Done)

@@ -15,11 +15,17 @@ pub struct CallArgs {
     input: String,
 }
 
-/// A stack.
+/// Releases of a stack.
 #[derive(Debug, Args)]
-pub struct StackArgs {
+pub struct HistoryArgs {
     /// Stack.
     stack: String,
+    /// Only this release: what it consists of, and what it changed.
+    #[arg(long)]
+    release: Option<u32>,
+    /// Page: the cursor of the page before.
+    #[arg(long, conflicts_with = "release")]
+    cursor: Option<String>,
 }
 
 /// What to plan or deploy.
@@ -50,6 +56,9 @@ pub struct PlanArgs {
     /// Source.
     #[command(flatten)]
     source: SourceArgs,
+    /// Show only what concerns this service; the plan is of all.
+    #[arg(long)]
+    service: Option<String>,
 }
 
 /// Deploy a stack, or a plan made before. Waits until it serves or failed; Ctrl-C stops waiting, not the operation.
@@ -86,9 +95,12 @@ pub struct RollbackArgs {
     /// Release; by default the previous good one.
     #[arg(long = "to", value_name = "RELEASE")]
     to_release: Option<u32>,
-    /// What happens to data: `keep`, `code_only` or a snapshot id.
+    /// What happens to data: `keep`, `code_only`, or snapshot ids separated by commas.
     #[arg(long)]
     data: Option<String>,
+    /// The same key never starts a second operation.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     /// Why, for the record.
     #[arg(long)]
     reason: Option<String>,
@@ -101,6 +113,12 @@ pub struct RestartArgs {
     stack: String,
     /// Service.
     service: Option<String>,
+    /// Make the containers of the service anew instead.
+    #[arg(long, requires = "service")]
+    recreate: bool,
+    /// The same key never starts a second operation.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 /// Set the number of replicas of a service.
@@ -146,6 +164,12 @@ pub struct OperationArgs {
     /// List those in this state, e.g. failed.
     #[arg(long, conflicts_with = "operation_id")]
     state: Option<String>,
+    /// List at most so many; 20 by default, 200 a page.
+    #[arg(long, conflicts_with = "operation_id")]
+    limit: Option<u32>,
+    /// Page: the cursor of the page before.
+    #[arg(long, conflicts_with = "operation_id")]
+    cursor: Option<String>,
     /// Wait until it is settled.
     #[arg(long)]
     wait: bool,
@@ -208,13 +232,15 @@ pub async fn call(global: &Global, args: CallArgs) -> CliResult {
 }
 
 /// Runs `history`.
-pub async fn history(global: &Global, args: StackArgs) -> CliResult {
-    reach::show(global, "history", json!({"stack": args.stack})).await
+pub async fn history(global: &Global, args: HistoryArgs) -> CliResult {
+    reach::show(global, "history", input(json!({"stack": args.stack, "release": args.release, "cursor": args.cursor}))).await
 }
 
 /// Runs `plan`.
 pub async fn plan(global: &Global, args: PlanArgs) -> CliResult {
-    reach::show(global, "plan", input(source(Some(&args.stack), &args.source)?)).await
+    let mut value = source(Some(&args.stack), &args.source)?;
+    value["service"] = json!(args.service);
+    reach::show(global, "plan", input(value)).await
 }
 
 /// Runs `deploy`.
@@ -233,13 +259,15 @@ pub async fn deploy(global: &Global, args: DeployArgs) -> CliResult {
 
 /// Runs `rollback`.
 pub async fn rollback(global: &Global, args: RollbackArgs) -> CliResult {
-    let value = json!({"stack": args.stack, "to_release": args.to_release, "data": args.data, "reason": args.reason});
+    let value = json!({"stack": args.stack, "to_release": args.to_release, "data": args.data, "reason": args.reason,
+                       "idempotency_key": args.idempotency_key});
     reach::operate(global, "rollback", input(value), true).await
 }
 
 /// Runs `restart`.
 pub async fn restart(global: &Global, args: RestartArgs) -> CliResult {
-    reach::operate(global, "restart", input(json!({"stack": args.stack, "service": args.service})), true).await
+    let value = json!({"stack": args.stack, "service": args.service, "recreate": args.recreate, "idempotency_key": args.idempotency_key});
+    reach::operate(global, "restart", input(value), true).await
 }
 
 /// Runs `scale`.
@@ -256,12 +284,13 @@ pub async fn stop(global: &Global, args: StopArgs) -> CliResult {
 pub async fn cancel(global: &Global, args: CancelArgs) -> CliResult {
     let (value, text) = reach::value(global, "cancel", input(json!({"operation_id": args.operation_id, "reason": args.reason}))).await?;
     super::output::reply(global.json, "cancel", &value, &text);
-    Ok(super::Ended::Done)
+    Ok(reach::cancelled(&value))
 }
 
 /// Runs `operation`.
 pub async fn operation(global: &Global, args: OperationArgs) -> CliResult {
-    let asked = json!({"operation_id": args.operation_id, "stack": args.stack, "state": args.state});
+    let asked =
+        json!({"operation_id": args.operation_id, "stack": args.stack, "state": args.state, "limit": args.limit, "cursor": args.cursor});
     reach::operate(global, "operation", input(asked), args.wait).await
 }
 

@@ -50,9 +50,12 @@ enum TaskCommand {
         /// In this state: queued, running, waiting_approval, succeeded, failed or cancelled.
         #[arg(long)]
         state: Option<String>,
-        /// At most so many.
+        /// At most so many, 200 a page.
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        /// Page: the cursor of the page before.
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Show a task with its result.
     Show {
@@ -96,7 +99,7 @@ fn given(value: Value) -> Value {
 
 /// Runs `task`.
 pub async fn task(global: &Global, args: TaskArgs) -> CliResult {
-    match args.command.unwrap_or(TaskCommand::List { of: None, state: None, limit: 20 }) {
+    match args.command.unwrap_or(TaskCommand::List { of: None, state: None, limit: 20, cursor: None }) {
         TaskCommand::Submit { doer, skill, prompt, inputs, stack, idempotency_key, delay_s, wait } => {
             let wish = json!({"agent": doer, "skill": skill, "prompt": prompt, "input": facts(&inputs)?, "stack": stack, "idempotency_key": idempotency_key, "delay_s": delay_s});
             let (value, text) = reach::value(global, "task_submit", given(wish)).await?;
@@ -108,12 +111,16 @@ pub async fn task(global: &Global, args: TaskArgs) -> CliResult {
                 }
             }
         }
-        TaskCommand::List { of, state, limit } => {
-            reach::show(global, "tasks", given(json!({"agent": of, "state": state, "limit": limit}))).await
+        TaskCommand::List { of, state, limit, cursor } => {
+            reach::show(global, "tasks", given(json!({"agent": of, "state": state, "limit": limit, "cursor": cursor}))).await
         }
         TaskCommand::Show { task, wait } => show(global, &task, wait).await,
         TaskCommand::Retry { task } => reach::show(global, "task_submit", json!({"again": task})).await,
-        TaskCommand::Cancel { task } => reach::show(global, "cancel", json!({"task_id": task})).await,
+        TaskCommand::Cancel { task } => {
+            let (value, text) = reach::value(global, "cancel", json!({"task_id": task})).await?;
+            output::reply(global.json, "cancel", &value, &text);
+            Ok(reach::cancelled(&value))
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod approvals;
 mod describe;
 mod freeze;
+mod tasks;
 mod tools;
 pub mod who;
 
@@ -14,7 +15,7 @@ use crate::adapters::Doors;
 use crate::call::CallError;
 use crate::call::dispatch::Reply;
 use crate::call::error::ErrorCode;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -38,7 +39,7 @@ pub struct Part {
 }
 
 /// Every area; a new one is a file and a line here.
-const PARTS: &[fn() -> Part] = &[tools::part, approvals::part, freeze::part];
+const PARTS: &[fn() -> Part] = &[tools::part, approvals::part, freeze::part, tasks::part];
 
 /// The routes of `/api`.
 pub fn router(doors: &Arc<Doors>) -> Router {
@@ -86,6 +87,18 @@ impl From<JsonRejection> for Failure {
     fn from(e: JsonRejection) -> Self {
         let hint = "send a JSON object with Content-Type: application/json; /api/openapi.json describes it";
         Self(CallError::new(ErrorCode::InvalidArgument, e.body_text(), hint))
+    }
+}
+
+impl From<PathRejection> for Failure {
+    fn from(e: PathRejection) -> Self {
+        Self(CallError::new(ErrorCode::InvalidArgument, e.body_text(), "/api/openapi.json describes the paths"))
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(e: QueryRejection) -> Self {
+        Self(CallError::new(ErrorCode::InvalidArgument, e.body_text(), "/api/openapi.json describes the parameters"))
     }
 }
 

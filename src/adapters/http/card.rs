@@ -33,7 +33,8 @@ fn card(base: &str, name: &str, skills: Value) -> Value {
 pub async fn agent_card(State(doors): State<Arc<Doors>>, Extension(Base(base)): Extension<Base>) -> Response {
     let skill =
         |p: &crate::model::prompt::Prompt| json!({"id": p.name, "name": p.title, "description": p.description, "tags": ["mcp-prompt"]});
-    let skills = doors.house.prompts.load().iter().map(skill).collect();
+    // A runbook is a task's, not a prompt's.
+    let skills = doors.house.prompts.load().iter().filter(|p| p.steps.is_empty()).map(skill).collect();
     Json(card(&base, &doors.house.config.host_name, skills)).into_response()
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Most connections at once; beyond it clients wait in the backlog.
-const MAX_CONNECTIONS: usize = 512;
+pub const MAX_CONNECTIONS: usize = 512;
 /// A client that does not finish its headers is let go.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// Time for open responses to be written once their streams are told to end.

@@ -1,9 +1,29 @@
-//! `dockwarden mcp`: stdin and stdout of an MCP client, bridged to the supervisor's socket; starts a supervisor when none runs.
-//! Deliberately absent: configuration, policy, SQLite and rmcp. A client waits for this process, so it does nothing but connect and copy.
+//! `dockwarden mcp`: stdin and stdout of an MCP client, bridged to the supervisor's socket; starts a supervisor when none runs, and outlives one that
+//! is restarted. Deliberately absent: configuration, policy, SQLite and rmcp. A client waits for this process, so it does nothing but connect and copy.
 
-use crate::adapters::socket::{client, wire};
-use std::io::{Read, Write};
+mod link;
+mod replay;
+
+use crate::adapters::socket::client::{self, ClientError};
+use crate::adapters::socket::wire;
+use link::{Ended, Link, downward, tell, upward};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+/// How long a supervisor may be away before one is started in its place: whatever runs it brings it back, and would find its home taken.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between looks for it, at first and later.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOK_LATER: Duration = Duration::from_secs(1);
+/// Time for its welcome: one that ends still takes connections, and answers none.
+const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+/// A connection that ends sooner has failed.
+const SHORT: Duration = Duration::from_secs(1);
+/// So many in a row: something about this client ends them.
+const MOST_SHORT: u32 = 10;
 
 /// What the bridge needs to know.
 #[derive(Debug, Clone)]
@@ -20,65 +40,120 @@ pub struct Bridge {
     pub toolsets: Option<String>,
 }
 
-/// One direction came to its end.
-enum Ended {
-    /// The client closed its side.
-    Up(std::io::Result<()>),
-    /// The supervisor closed its side.
-    Down(std::io::Result<()>),
+fn broken(e: std::io::Error) -> ClientError {
+    ClientError::Broken(e.to_string())
 }
 
-/// Bridges until one side ends.
+/// A connection that was welcomed, and what was read beyond the welcome.
+struct Welcomed {
+    stream: UnixStream,
+    ahead: Vec<u8>,
+}
+
+impl Bridge {
+    async fn introduce(&self, stream: tokio::net::UnixStream) -> Result<Welcomed, ClientError> {
+        let hello = wire::Hello {
+            door: wire::HelloDoor::Mcp,
+            agent: Some(self.agent.clone()),
+            read_only: self.read_only,
+            toolsets: self.toolsets.clone(),
+        };
+        let silent = || ClientError::Broken(format!("no welcome within {WELCOME_WITHIN:?}"));
+        let (from, to) = tokio::time::timeout(WELCOME_WITHIN, client::introduce(stream, &hello)).await.map_err(|_| silent())??;
+        let ahead = from.buffer().to_vec();
+        let stream = from.into_inner().reunite(to).expect("introduce() split one stream").into_std().map_err(broken)?;
+        stream.set_nonblocking(false).map_err(broken)?;
+        Ok(Welcomed { stream, ahead })
+    }
+
+    /// Connects, `starting` a supervisor when none runs.
+    async fn connect(&self, starting: bool) -> Result<Welcomed, ClientError> {
+        let stream = match starting {
+            true => client::connect_or_start(&self.home, self.config.as_deref()).await?,
+            false => client::connect(&self.home).await?,
+        };
+        self.introduce(stream).await
+    }
+
+    /// Waits for a supervisor; `None` when the client left meanwhile.
+    async fn reconnect(&self, link: &Link, own: bool, ends: &mut Receiver<Ended>) -> Result<Option<Welcomed>, ClientError> {
+        let begun = Instant::now();
+        loop {
+            let patient = begun.elapsed() < PATIENCE;
+            // One that this bridge started has nobody else who would bring it back.
+            let pause = match self.connect((own || !patient) && link.wanted()).await {
+                Ok(welcomed) => return Ok(Some(welcomed)),
+                Err(ClientError::NotRunning { .. } | ClientError::Broken(_) | ClientError::TooSlow { .. }) if patient => LOOK,
+                Err(ClientError::NotRunning { .. } | ClientError::Broken(_) | ClientError::TooSlow { .. }) => LOOK_LATER,
+                // The way to the socket opens a moment after the socket.
+                Err(ClientError::Forbidden { .. }) if patient => LOOK,
+                Err(e) => return Err(e),
+            };
+            match tokio::time::timeout(pause, ends.recv()).await {
+                Err(_) => {}
+                Ok(Some(Ended::Client(result))) => return result.map(|()| None).map_err(broken),
+                Ok(Some(Ended::Output(e))) => return Err(broken(e)),
+                Ok(Some(Ended::Supervisor)) => {}
+                Ok(None) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Carries what the supervisor says, on a thread that ends with the connection.
+fn carry(link: &Arc<Link>, welcomed: Welcomed, ended: &Sender<Ended>) {
+    let (link, ended) = (Arc::clone(link), ended.clone());
+    std::thread::spawn(move || downward(&link, &welcomed.stream, welcomed.ahead, &ended));
+}
+
+/// Bridges until the client leaves.
 ///
 /// # Errors
 /// In words for the client's log: no supervisor and none could be started, or the supervisor refused the agent.
-pub async fn run(bridge: &Bridge) -> Result<(), client::ClientError> {
-    let hello = wire::Hello {
-        door: wire::HelloDoor::Mcp,
-        agent: Some(bridge.agent.clone()),
-        read_only: bridge.read_only,
-        toolsets: bridge.toolsets.clone(),
+pub async fn run(bridge: &Bridge) -> Result<(), ClientError> {
+    let (first, own) = match bridge.connect(false).await {
+        Err(ClientError::NotRunning { .. }) => (bridge.connect(true).await?, true),
+        connected => (connected?, false),
     };
-    let stream = client::connect_or_start(&bridge.home, bridge.config.as_deref()).await?;
-    let (from, to) = client::introduce(stream, &hello).await?;
-    let ahead = from.buffer().to_vec();
-    let broken = |e: std::io::Error| client::ClientError::Broken(e.to_string());
-    let stream = from.into_inner().reunite(to).expect("introduce() split one stream").into_std().map_err(broken)?;
-    stream.set_nonblocking(false).map_err(broken)?;
-    let up = stream.try_clone().map_err(broken)?;
-    let (ended, mut ends) = tokio::sync::mpsc::channel(2);
-    // A thread for each direction: tokio moves stdin and stdout to other threads for every message. They are not waited for: a read of
-    // stdin that nobody answers ends with the process.
-    let upward = ended.clone();
-    std::thread::spawn(move || {
-        let copied = copy(&mut std::io::stdin().lock(), &mut &up);
-        // The supervisor answers what still runs, then closes; one that is gone already is told of by the other direction.
-        let _ = up.shutdown(std::net::Shutdown::Write);
-        let _ = upward.blocking_send(Ended::Up(copied));
-    });
-    std::thread::spawn(move || {
-        let mut out = std::io::stdout().lock();
-        let copied = out.write_all(&ahead).and_then(|()| out.flush()).and_then(|()| copy(&mut &stream, &mut out));
-        let _ = ended.blocking_send(Ended::Down(copied));
-    });
-    loop {
-        match ends.recv().await {
-            Some(Ended::Up(Ok(()))) => {}
-            Some(Ended::Up(result) | Ended::Down(result)) => return result.map_err(broken),
-            None => return Ok(()),
+    let link = Arc::new(Link::default());
+    let (ended, mut ends) = tokio::sync::mpsc::channel(4);
+    link.restore(&first.stream).map_err(broken)?;
+    carry(&link, first, &ended);
+    let (up, to) = (Arc::clone(&link), ended.clone());
+    // Not waited for: a read of stdin that nobody answers ends with the process.
+    std::thread::spawn(move || upward(&up, std::io::stdin().lock(), &to));
+    let (mut closing, mut since, mut short) = (false, Instant::now(), 0);
+    while let Some(end) = ends.recv().await {
+        match end {
+            Ended::Client(result) => {
+                result.map_err(broken)?;
+                if !link.close() {
+                    return Ok(());
+                }
+                closing = true;
+            }
+            Ended::Output(e) => return Err(broken(e)),
+            Ended::Supervisor if closing => return Ok(()),
+            Ended::Supervisor => {
+                short = if since.elapsed() < SHORT { short + 1 } else { 0 };
+                tell(&link.cut()).map_err(broken)?;
+                if short >= MOST_SHORT {
+                    return Err(ClientError::Broken(format!("it ended {short} times at once; its log tells why")));
+                }
+                eprintln!("dockwarden: the supervisor went away; waiting until it is back");
+                let Some(welcomed) = bridge.reconnect(&link, own, &mut ends).await? else { return Ok(()) };
+                since = Instant::now();
+                match link.restore(&welcomed.stream) {
+                    Ok(told) => {
+                        eprintln!("dockwarden: the supervisor is back");
+                        tell(&told).map_err(broken)?;
+                    }
+                    // The other direction tells of it, and it is tried again.
+                    Err(e) => eprintln!("dockwarden: the supervisor went away again: {e}"),
+                }
+                carry(&link, welcomed, &ended);
+            }
         }
     }
-}
-
-/// Copies what arrives as it arrives, until the end.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to.write_all(&buffer[..n]).and_then(|()| to.flush())?,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
+    Ok(())
 }

@@ -23,7 +23,10 @@ pub async fn values(doors: &Arc<Doors>, caller: &Caller, request: &CompleteReque
     known(&doors.house.prompts.load(), &request.r#ref, argument).map_err(|message| ErrorData::invalid_params(message, None))?;
     let given = request.context.as_ref().and_then(|c| c.get_argument("stack")).and_then(|s| StackName::new(s.as_str()).ok());
     let typed = request.argument.value.to_lowercase();
-    let mut found = candidates(doors, caller, argument, given.as_ref()).await;
+    let mut found = match own(&request.r#ref, argument) {
+        true => vec![caller.agent.to_string()],
+        false => candidates(doors, caller, argument, given.as_ref()).await,
+    };
     found.retain(|v| v.to_lowercase().contains(&typed));
     // What begins with the typed text is meant before what contains it.
     found.sort_by_key(|v| !v.to_lowercase().starts_with(&typed));
@@ -37,7 +40,8 @@ fn known(prompts: &[Prompt], reference: &Reference, argument: &str) -> Result<()
     let shown = crate::redact::line(argument, 80);
     match reference {
         Reference::Prompt(p) => {
-            let prompt = prompts.iter().find(|x| x.name == p.name);
+            // A runbook is a task's: `prompts/get` does not know it.
+            let prompt = prompts.iter().find(|x| x.name == p.name && x.steps.is_empty());
             let prompt = prompt.ok_or_else(|| format!("there is no prompt {:?}", crate::redact::line(&p.name, 80)))?;
             let has = prompt.arguments.iter().any(|a| a.name == argument);
             if has { Ok(()) } else { Err(format!("prompt {} has no argument {shown:?}", prompt.name)) }
@@ -54,6 +58,11 @@ fn known(prompts: &[Prompt], reference: &Reference, argument: &str) -> Result<()
         }
         _ => Err("only prompts and resource templates are completed".into()),
     }
+}
+
+/// Whether only the caller's own name leads anywhere: nobody reads another's memory.
+fn own(reference: &Reference, argument: &str) -> bool {
+    argument == "agent" && matches!(reference, Reference::Resource(r) if r.uri.contains("memory/{agent}"))
 }
 
 async fn candidates(doors: &Arc<Doors>, caller: &Caller, argument: &str, stack: Option<&StackName>) -> Vec<String> {
@@ -187,6 +196,11 @@ mod tests {
             retry: Default::default(),
         };
         assert!(known(std::slice::from_ref(&prompt), &Reference::for_prompt("p"), "stack").is_err());
+        for family in resources::FAMILIES.iter().filter(|f| f.template.contains("{agent}")) {
+            assert!(own(&Reference::for_resource(family.template), "agent"), "{}", family.template);
+        }
+        assert!(!own(&Reference::for_resource("dockwarden://audit{?agent,tool,stack,verdict,outcome,since,until,cursor}"), "agent"));
+        assert!(!own(&Reference::for_prompt("p"), "agent"));
         assert!(known(&[prompt], &Reference::for_prompt("q"), "stack").is_err());
     }
 }

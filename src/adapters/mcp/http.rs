@@ -1,5 +1,7 @@
-//! Streamable HTTP at `/mcp`: bearer token to agent, a cap on sessions, then rmcp's service. Deliberately absent: Host, Origin and body
+//! Streamable HTTP at `/mcp`: bearer token to agent, caps on sessions and streams, then rmcp's service. Deliberately absent: Host, Origin and body
 //! checks, which hold for the whole listener (`adapters::http::guard`).
+
+mod admit;
 
 use super::sessions::Sessions;
 use super::{Caller, Server};
@@ -10,6 +12,7 @@ use crate::call::error::ErrorCode;
 use crate::model::ids::AgentName;
 use crate::store::token::{TokenId, TokenUse};
 use crate::tools::toolsets::Selection;
+use admit::{Kind, Streams};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -22,9 +25,9 @@ use rmcp::transport::streamable_http_server::session::local::LocalSessionManager
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Most sessions at once. Each keeps a task and its streams; an agent needs one.
@@ -33,6 +36,12 @@ const MAX_SESSIONS: usize = 1_024;
 const MAX_OF_TOKEN: usize = 256;
 /// Bytes of the request that opens a session: it is kept with the session.
 const MAX_INITIALIZE: usize = 64 * 1024;
+/// Streams at once that last as long as the client likes. Each holds a connection, and some of those are for people, probes and calls.
+const MAX_STREAMS: usize = crate::adapters::http::listen::MAX_CONNECTIONS - 128;
+/// Most such streams of one token.
+const MAX_STREAMS_OF_TOKEN: usize = 128;
+/// How often it is noted on disk that a session is used; it is forgotten a day after the last note.
+const NOTE_USE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// A session nobody used for so long ends; the client makes a new one.
 const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 
@@ -40,8 +49,10 @@ const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 struct Gatekeeper {
     doors: Arc<Doors>,
     sessions: Arc<LocalSessionManager>,
-    /// Sessions by the token that opened them.
-    opened: Arc<Mutex<BTreeMap<TokenId, BTreeSet<String>>>>,
+    kept: Arc<Sessions>,
+    /// Sessions by the token that opened them, and when it was last noted that they are used.
+    opened: Arc<Mutex<BTreeMap<TokenId, BTreeMap<String, Instant>>>>,
+    streams: Streams,
 }
 
 impl Gatekeeper {
@@ -49,9 +60,38 @@ impl Gatekeeper {
     async fn open_of(&self, token: TokenId) -> usize {
         let open = self.sessions.sessions.read().await;
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.values_mut().for_each(|ids| ids.retain(|id| open.contains_key(id.as_str())));
+        opened.values_mut().for_each(|ids| ids.retain(|id, _| open.contains_key(id.as_str())));
         opened.retain(|_, ids| !ids.is_empty());
-        opened.get(&token).map_or(0, BTreeSet::len)
+        opened.get(&token).map_or(0, BTreeMap::len)
+    }
+
+    /// A session is a token's, and used: the token opened it, or found it again after a restart.
+    fn is_of(&self, session: &str, token: TokenId) {
+        let now = Instant::now();
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = opened.entry(token).or_default();
+        match sessions.get_mut(session) {
+            Some(noted) if now.duration_since(*noted) < NOTE_USE_EVERY => return,
+            Some(noted) => *noted = now,
+            None => {
+                sessions.insert(session.to_owned(), now);
+            }
+        }
+        drop(opened);
+        self.kept.used(session);
+    }
+
+    /// Whether there is room for another session.
+    async fn room(&self, token: TokenId) -> Result<(), Box<Response>> {
+        let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
+        let full = |status, message: &str| Err(Box::new(problem(status, "too_many_sessions", message, hint)));
+        if self.sessions.sessions.read().await.len() >= MAX_SESSIONS {
+            return full(StatusCode::SERVICE_UNAVAILABLE, "too many MCP sessions are open");
+        }
+        if self.open_of(token).await >= MAX_OF_TOKEN {
+            return full(StatusCode::TOO_MANY_REQUESTS, "this token has too many MCP sessions open");
+        }
+        Ok(())
     }
 }
 
@@ -65,10 +105,13 @@ pub fn router(doors: &Arc<Doors>) -> Router {
         .disable_allowed_origins()
         .with_cancellation_token(doors.hangup.child_token())
         .with_max_request_body_bytes(super::stdio::MAX_LINE);
-    config.session_store = Some(Arc::new(Sessions::open(&doors.house.config.home)));
-    let for_factory = Arc::clone(doors);
-    let service = StreamableHttpService::new(move || Ok(Server::per_request(Arc::clone(&for_factory))), Arc::clone(&sessions), config);
-    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions, opened: Arc::default() };
+    let kept = Arc::new(Sessions::open(&doors.house.config.home));
+    config.session_store = Some(Arc::<Sessions>::clone(&kept));
+    let (for_factory, beside) = (Arc::clone(doors), Arc::clone(&kept));
+    let server = move || Ok(Server::per_request(Arc::clone(&for_factory), Arc::clone(&beside)));
+    let service = StreamableHttpService::new(server, Arc::clone(&sessions), config);
+    let streams = Streams::new(MAX_STREAMS, MAX_STREAMS_OF_TOKEN);
+    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions, kept, opened: Arc::default(), streams };
     Router::new().route_service("/mcp", service).layer(from_fn_with_state(keeper, admit))
 }
 
@@ -84,24 +127,33 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     if let Err(e) = narrow(&mut caller, request.headers(), request.uri().query().unwrap_or_default()) {
         return problem(StatusCode::BAD_REQUEST, "invalid_argument", &e.message, &e.hint);
     }
-    let opens = request.method() == axum::http::Method::POST && !request.headers().contains_key("mcp-session-id");
-    if opens && !stateless(request.headers()) && keeper.sessions.sessions.read().await.len() >= MAX_SESSIONS {
-        let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", "too many MCP sessions are open", hint);
-    }
-    let opens = opens && !stateless(request.headers());
-    if opens && keeper.open_of(token.id).await >= MAX_OF_TOKEN {
-        let hint = "end sessions that are not needed (HTTP DELETE), or wait: idle ones end by themselves";
-        return problem(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "this token has too many MCP sessions open", hint);
-    }
-    if opens {
+    let mut kind = if request.method() == axum::http::Method::GET { Kind::Stream } else { Kind::Other };
+    if request.method() == axum::http::Method::POST {
         let (parts, body) = request.into_parts();
-        let Ok(whole) = axum::body::to_bytes(body, MAX_INITIALIZE).await else {
-            let hint = "say less in `initialize`; other requests name their session (Mcp-Session-Id)";
-            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request that opens a session has at most 64 KiB", hint);
+        let Ok(whole) = axum::body::to_bytes(body, super::stdio::MAX_LINE).await else {
+            let hint = "send it in parts or name a file of the stack's directory";
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request has at most 4 MiB, and must arrive whole", hint);
         };
+        kind = Kind::of(&whole);
+        if kind == Kind::Session && whole.len() > MAX_INITIALIZE {
+            let hint = "say less in `initialize`: it is kept with the session";
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request that opens a session has at most 64 KiB", hint);
+        }
         request = Request::from_parts(parts, Body::from(whole));
     }
+    if kind == Kind::Session
+        && let Err(full) = keeper.room(token.id).await
+    {
+        return *full;
+    }
+    let place = match (kind == Kind::Stream).then(|| keeper.streams.take(token.id)).transpose() {
+        Ok(place) => place,
+        Err(full) => {
+            let hint = "end streams that are not needed; one stream can follow up to 256 resources";
+            return problem(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", full, hint);
+        }
+    };
+    let session = request.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(token.id);
     let ends = request.method() == axum::http::Method::DELETE;
@@ -109,9 +161,9 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let revoked = keeper.doors.tokens.watch(token.id);
     let (headers, base) = (request.headers().clone(), base_of(request.extensions()));
     let mut response = next.run(request).await;
-    if opens && let Some(id) = response.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()) {
-        let mut opened = keeper.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.entry(token.id).or_default().insert(id.to_owned());
+    let opened = response.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    if let Some(id) = opened.or(session).filter(|_| response.status().is_success() && !ends) {
+        keeper.is_of(&id, token.id);
     }
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
@@ -127,7 +179,12 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     }
     // A stream that is open when its token ends must end with it: the next request is refused anyway.
     let ended = until_void(revoked, token.expires_at);
-    response.map(|body| Body::from_stream(body.into_data_stream().take_until(ended)))
+    response.map(|body| {
+        let stream = body.into_data_stream().take_until(ended);
+        Body::from_stream(stream.inspect(move |_| {
+            let _held_as_long_as_the_stream = &place;
+        }))
+    })
 }
 
 /// Resolves when a token was revoked or its time is over.
@@ -223,11 +280,6 @@ pub fn unauthorized(base: &str, message: &str, shown: bool) -> Box<Response> {
     let value = header::HeaderValue::from_str(&text).unwrap_or(header::HeaderValue::from_static("Bearer realm=\"dockwarden\""));
     response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     Box::new(response)
-}
-
-/// Requests since 2026-07-28 have no session; versions are dates and compare as text.
-fn stateless(headers: &HeaderMap) -> bool {
-    headers.get("mcp-protocol-version").and_then(|v| v.to_str().ok()).is_some_and(|v| v >= "2026-07-28")
 }
 
 /// The token of an `Authorization` header.

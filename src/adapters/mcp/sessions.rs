@@ -1,8 +1,10 @@
-//! Legacy sessions over a restart of the supervisor: what a client said in `initialize` is kept in a file of the home, so that its next request
-//! finds its session again. Deliberately absent: who the client is; each request brings its token, and is judged by it alone.
+//! Legacy sessions over a restart of the supervisor: what a client said in `initialize`, and what it follows, are kept in files of the home, so that
+//! its next request finds its session again. Deliberately absent: who the client is; each request brings its token, and is judged by it alone.
 
 use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::{SessionState, SessionStore, SessionStoreError};
+use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,6 +14,8 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Most sessions remembered; the oldest go first.
 const MOST: usize = 1_000;
 
+/// Extension of the file beside a session's that holds what it follows.
+const FOLLOWS: &str = "follows";
 /// Most bytes of a session.
 const MAX_STATE: usize = 64 * 1024;
 
@@ -38,19 +42,78 @@ impl Sessions {
         ours.then(|| self.dir.join(format!("{id}.json")))
     }
 
+    /// Keeps what a session follows.
+    pub async fn follow(&self, id: &str, uris: BTreeSet<String>) {
+        let Some(path) = self.path(id).map(|p| p.with_extension(FOLLOWS)) else { return };
+        let bytes = serde_json::to_vec(&uris).unwrap_or_default();
+        let kept = async {
+            if bytes.len() > MAX_STATE {
+                return Err(std::io::Error::other(format!("more than {MAX_STATE} bytes")));
+            }
+            tokio::task::spawn_blocking(move || written(&path, &bytes)).await?
+        };
+        if let Err(e) = kept.await {
+            tracing::warn!(error = %e, "what a session follows will be forgotten when the supervisor restarts");
+        }
+    }
+
+    /// What a session followed; nothing when nothing was kept.
+    pub async fn followed(&self, id: &str) -> BTreeSet<String> {
+        let Some(path) = self.path(id).map(|p| p.with_extension(FOLLOWS)) else { return BTreeSet::new() };
+        match tokio::fs::read(&path).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|e| {
+                tracing::warn!(path = %path.display(), error = %e, "what a session followed could not be read");
+                BTreeSet::new()
+            }),
+            Err(e) => {
+                if e.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), error = %e, "what a session followed could not be read");
+                }
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// A session was used: it is kept from now on, not from its beginning.
+    pub fn used(&self, id: &str) {
+        let Some(path) = self.path(id) else { return };
+        let touched = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        match touched {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), error = %e, "a session may be forgotten while it is used")
+            }
+            _ => {}
+        }
+    }
+
     fn forget(&self, now: SystemTime) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
-        let mut found: Vec<(SystemTime, PathBuf)> =
-            entries.flatten().filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path()))).collect();
+        let of_session = |path: &PathBuf| path.extension().is_some_and(|x| x == "json");
+        let mut found: Vec<(SystemTime, PathBuf)> = entries
+            .flatten()
+            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+            .filter(|(_, path)| of_session(path))
+            .collect();
         found.sort();
         let surplus = found.len().saturating_sub(MOST);
         for (n, (at, path)) in found.into_iter().enumerate() {
             let old = now.duration_since(at).is_ok_and(|age| age > KEEP);
             if n < surplus || old {
                 removed(&path);
+                removed(&path.with_extension(FOLLOWS));
             }
         }
     }
+}
+
+/// Writes beside and renames: a reader never sees half a file.
+fn written(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let beside = PathBuf::from(name);
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&beside, path)
 }
 
 fn removed(path: &Path) {
@@ -67,7 +130,11 @@ impl SessionStore for Sessions {
     async fn load(&self, id: &str) -> Result<Option<SessionState>, SessionStoreError> {
         let Some(path) = self.path(id) else { return Ok(None) };
         match tokio::fs::read(&path).await {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Ok(bytes) => {
+                let state = serde_json::from_slice(&bytes)?;
+                self.used(id);
+                Ok(Some(state))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -81,11 +148,7 @@ impl SessionStore for Sessions {
         }
         let all = self.clone();
         tokio::task::spawn_blocking(move || {
-            use std::io::Write as _;
-            let beside = path.with_extension("new");
-            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(&bytes)?;
-            std::fs::rename(&beside, &path)?;
+            written(&path, &bytes)?;
             all.forget(SystemTime::now());
             Ok::<_, std::io::Error>(())
         })
@@ -96,6 +159,7 @@ impl SessionStore for Sessions {
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
         if let Some(path) = self.path(id) {
             removed(&path);
+            removed(&path.with_extension(FOLLOWS));
         }
         Ok(())
     }
@@ -142,6 +206,28 @@ mod tests {
             assert!(sessions.load(id).await.expect("no error").is_none(), "{id}");
             assert!(sessions.store(id, &SessionState::new(InitializeRequestParams::default())).await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_session_in_use_is_kept_and_what_it_follows_goes_with_it() {
+        let home = tempfile::tempdir().expect("directory");
+        let sessions = Sessions::open(home.path());
+        let of = |id: &str| home.path().join(format!("run/sessions/{id}.json"));
+        for id in ["used", "left"] {
+            sessions.store(id, &SessionState::new(InitializeRequestParams::default())).await.expect("kept");
+            sessions.follow(id, BTreeSet::from(["dockwarden://stacks".to_owned()])).await;
+        }
+        let long_ago = SystemTime::now() - KEEP * 2;
+        for id in ["used", "left"] {
+            std::fs::File::open(of(id)).and_then(|f| f.set_modified(long_ago)).expect("touched");
+        }
+        sessions.used("used");
+        sessions.forget(SystemTime::now());
+        assert!(of("used").exists() && !of("left").exists());
+        assert_eq!((sessions.followed("used").await.len(), sessions.followed("left").await.len()), (1, 0));
+        sessions.delete("used").await.expect("ended");
+        assert_eq!(sessions.followed("used").await.len(), 0);
+        sessions.used("never");
     }
 
     #[tokio::test]

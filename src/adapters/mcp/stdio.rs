@@ -1,20 +1,37 @@
 //! The line transport behind the bridge: one JSON-RPC message a line. Answers what is not JSON with a parse error and goes on; an
-//! over-long line is answered and skipped; when the client closes its side, calls that run are answered before the connection ends.
+//! over-long line is answered and skipped; a client that asks faster than it reads is not read on; when it closes its side, calls that run
+//! are answered before the connection ends.
+
+mod lines;
 
 use super::{Caller, Server};
 use crate::adapters::Doors;
 use crate::call::Door;
-use rmcp::model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage};
+use lines::{IdScan, Reader, Taken};
+use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, JsonRpcMessage, RequestId, ServerJsonRpcMessage};
 use rmcp::service::{RoleServer, serve_server_with_ct};
 use rmcp::transport::Transport;
-use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Mutex, Notify};
+use serde_json::{Value, json};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Longest line taken, bytes: the same bound as an HTTP body.
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
+/// Requests of one client that are at work or whose replies it has not read yet. A model asks for a handful at once.
+const MAX_OPEN: usize = 64;
+/// Requests that wait for one of those to be answered: what comes behind them may be a cancellation, or the answer to a question of ours.
+const MAX_WAITING: usize = 64;
+/// Bytes of waiting requests.
+const MAX_WAITING_BYTES: usize = 2 * MAX_LINE;
+/// Open `subscriptions/listen` streams of one client.
+const MAX_STREAMS: usize = 32;
+/// Time for open answers after the client closed its side: a call waits 55 s at most.
+const LAST_ANSWERS: Duration = Duration::from_secs(60);
 
 /// Serves one bridged client until it goes away.
 pub async fn serve<R, W>(doors: Arc<Doors>, caller: Caller, read: R, write: W)
@@ -34,67 +51,108 @@ where
     }
 }
 
+type Writer<W> = Arc<tokio::sync::Mutex<W>>;
+
 struct Lines<R, W> {
-    read: R,
-    line: Vec<u8>,
-    skipping: bool,
-    write: Arc<Mutex<W>>,
+    read: Reader<R>,
+    write: Writer<W>,
     open: Arc<Open>,
+    /// Requests read while too many were open, with their length.
+    waiting: VecDeque<(usize, ClientJsonRpcMessage)>,
+    /// Answers of the transport's own. Written beside reading, which may be dropped at any moment: half a line would spoil the next one.
+    answers: JoinSet<()>,
+    /// The client closed its side; what is open is waited for until then.
+    ends: Option<Instant>,
 }
 
 /// Requests taken and not answered yet.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Open {
-    count: AtomicUsize,
+    ids: Mutex<Ids>,
     answered: Notify,
 }
 
-enum Taken {
-    Line,
-    TooLong,
-    End,
+#[derive(Debug, Default)]
+struct Ids {
+    calls: HashSet<RequestId>,
+    /// Answered only when they are cancelled, so nothing waits for them.
+    streams: HashSet<RequestId>,
 }
 
-impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Lines<R, W> {
-    fn new(read: R, write: W) -> Self {
-        Self { read, line: Vec::new(), skipping: false, write: Arc::new(Mutex::new(write)), open: Arc::default() }
+impl Open {
+    fn ids(&self) -> std::sync::MutexGuard<'_, Ids> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads up to a newline within `MAX_LINE`. Safe to drop half-way: what was consumed is in `self.line`.
-    async fn take(&mut self) -> std::io::Result<Taken> {
-        loop {
-            let available = self.read.fill_buf().await?;
-            if available.is_empty() {
-                return Ok(Taken::End);
+    /// A request was answered, or its client wants no answer any more: then none is sent.
+    fn close(&self, id: &RequestId) {
+        let mut ids = self.ids();
+        ids.calls.remove(id);
+        ids.streams.remove(id);
+        drop(ids);
+        self.answered.notify_waiters();
+    }
+}
+
+/// What becomes of a message that was read.
+enum Next {
+    Pass,
+    Later,
+    Refuse(RequestId),
+}
+
+impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W> {
+    fn new(read: R, write: W) -> Self {
+        let write = Arc::new(tokio::sync::Mutex::new(write));
+        let read = Reader::new(read, MAX_LINE);
+        Self { read, write, open: Arc::default(), waiting: VecDeque::new(), answers: JoinSet::new(), ends: None }
+    }
+
+    /// Answers without the server behind the transport.
+    fn answer(&mut self, id: Value, code: i32, message: &str) {
+        let text = json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}).to_string();
+        let write = Arc::clone(&self.write);
+        self.answers.spawn(async move {
+            if let Err(e) = send_line(&write, text.into_bytes()).await {
+                tracing::debug!(error = %e, "a message that is none could not be answered");
             }
-            let newline = available.iter().position(|b| *b == b'\n');
-            let part = newline.unwrap_or(available.len());
-            let too_long = !self.skipping && self.line.len() + part > MAX_LINE;
-            if !self.skipping && !too_long {
-                self.line.extend_from_slice(&available[..part]);
+        });
+    }
+
+    /// Books a message that was read.
+    fn book(&mut self, message: &ClientJsonRpcMessage) -> Next {
+        match message {
+            JsonRpcMessage::Request(request) if matches!(request.request, ClientRequest::SubscriptionsListenRequest(_)) => {
+                let mut ids = self.open.ids();
+                if ids.streams.len() >= MAX_STREAMS {
+                    return Next::Refuse(request.id.clone());
+                }
+                ids.streams.insert(request.id.clone());
+                Next::Pass
             }
-            self.read.consume(newline.map_or(part, |n| n + 1));
-            if too_long {
-                self.line.clear();
-                self.skipping = newline.is_none();
-                return Ok(Taken::TooLong);
+            JsonRpcMessage::Request(request) => {
+                let mut ids = self.open.ids();
+                if ids.calls.len() >= MAX_OPEN {
+                    return Next::Later;
+                }
+                ids.calls.insert(request.id.clone());
+                Next::Pass
             }
-            if newline.is_some() && !std::mem::take(&mut self.skipping) {
-                return Ok(Taken::Line);
+            JsonRpcMessage::Notification(notification) => {
+                if let ClientNotification::CancelledNotification(cancelled) = &notification.notification
+                    && let Some(id) = &cancelled.params.request_id
+                {
+                    self.waiting.retain(|(_, m)| !matches!(m, JsonRpcMessage::Request(r) if r.id == *id));
+                    self.open.close(id);
+                }
+                Next::Pass
             }
+            JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => Next::Pass,
         }
     }
 }
 
-/// Answers what carries no readable id.
-async fn answer<W: AsyncWrite + Unpin>(write: &Mutex<W>, code: i32, message: &str) {
-    let text = json!({"jsonrpc": "2.0", "id": null, "error": {"code": code, "message": message}});
-    if let Err(e) = send_line(write, text.to_string().into_bytes()).await {
-        tracing::debug!(error = %e, "a parse error could not be answered");
-    }
-}
-
-async fn send_line<W: AsyncWrite + Unpin>(write: &Mutex<W>, mut line: Vec<u8>) -> std::io::Result<()> {
+async fn send_line<W: AsyncWrite + Unpin>(write: &tokio::sync::Mutex<W>, mut line: Vec<u8>) -> std::io::Result<()> {
     line.push(b'\n');
     let mut write = write.lock().await;
     write.write_all(&line).await?;
@@ -111,13 +169,12 @@ where
     fn send(&mut self, item: ServerJsonRpcMessage) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
         let (write, open) = (Arc::clone(&self.write), Arc::clone(&self.open));
         async move {
-            let answers = matches!(item, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
             let line = serde_json::to_vec(&item).map_err(std::io::Error::other)?;
             let sent = send_line(&write, line).await;
-            if answers {
-                // An answer without a counted request cannot take the count below zero.
-                let _ = open.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-                open.answered.notify_waiters();
+            match &item {
+                JsonRpcMessage::Response(response) => open.close(&response.id),
+                JsonRpcMessage::Error(error) => error.id.iter().for_each(|id| open.close(id)),
+                JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => {}
             }
             sent
         }
@@ -125,46 +182,63 @@ where
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
         loop {
-            match self.take().await {
-                Ok(Taken::Line) => {}
-                Ok(Taken::TooLong) => {
-                    answer(
-                        &self.write,
-                        -32600,
-                        "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory",
-                    )
-                    .await;
+            let open = Arc::clone(&self.open);
+            // Before the looks below, so that no answer is missed between a look and the wait.
+            let answered = open.answered.notified();
+            let room = open.ids().calls.len() < MAX_OPEN;
+            if room && let Some((_, message)) = self.waiting.pop_front() {
+                match self.book(&message) {
+                    Next::Pass => return Some(message),
+                    Next::Later | Next::Refuse(_) => unreachable!("only calls wait, and there is room for one"),
+                }
+            }
+            let crowded = self.waiting.len() >= MAX_WAITING
+                || self.waiting.iter().map(|(bytes, _)| bytes).sum::<usize>() >= MAX_WAITING_BYTES
+                || self.answers.len() >= MAX_WAITING;
+            let unanswered = !open.ids().calls.is_empty() || !self.waiting.is_empty() || !self.answers.is_empty();
+            if self.ends.is_some() && !unanswered {
+                return None;
+            }
+            let taken = tokio::select! {
+                taken = self.read.take(), if self.ends.is_none() && !crowded => taken,
+                () = answered => continue,
+                _ = self.answers.join_next(), if !self.answers.is_empty() => continue,
+                () = async { tokio::time::sleep_until(self.ends.unwrap_or_else(Instant::now)).await }, if self.ends.is_some() => {
+                    tracing::warn!("a client left with requests that were not answered in time");
+                    return None;
+                }
+            };
+            let line = match taken {
+                Ok(Taken::Line(line)) => line,
+                Ok(Taken::TooLong(id)) => {
+                    let message = "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory";
+                    self.answer(id, -32600, message);
                     continue;
                 }
                 Ok(Taken::End) => {
-                    let open = Arc::clone(&self.open);
-                    loop {
-                        let answered = open.answered.notified();
-                        if open.count.load(Ordering::SeqCst) == 0 {
-                            return None;
-                        }
-                        answered.await;
-                    }
+                    self.ends = Some(Instant::now() + LAST_ANSWERS);
+                    continue;
                 }
                 Err(e) => {
                     tracing::debug!(error = %e, "a client's connection broke");
                     return None;
                 }
-            }
-            let line = std::mem::take(&mut self.line);
+            };
             let text = line.trim_ascii();
             if text.is_empty() {
                 continue;
             }
             match serde_json::from_slice::<ClientJsonRpcMessage>(text) {
-                Ok(message) => {
-                    if matches!(message, JsonRpcMessage::Request(_)) {
-                        self.open.count.fetch_add(1, Ordering::SeqCst);
+                Ok(message) => match self.book(&message) {
+                    Next::Pass => return Some(message),
+                    Next::Later => self.waiting.push_back((line.len(), message)),
+                    Next::Refuse(id) => {
+                        let message = "too many subscriptions/listen streams are open; cancel some, one can follow up to 256 resources";
+                        self.answer(id.into_json_value(), -32600, message);
                     }
-                    return Some(message);
-                }
-                Err(e) if e.is_data() => answer(&self.write, -32600, "this is JSON but not a JSON-RPC message of MCP").await,
-                Err(_) => answer(&self.write, -32700, "this line is not JSON; send one JSON-RPC message a line").await,
+                },
+                Err(e) if e.is_data() => self.answer(IdScan::of(text), -32600, "this is JSON but not a JSON-RPC message of MCP"),
+                Err(_) => self.answer(Value::Null, -32700, "this line is not JSON; send one JSON-RPC message a line"),
             }
         }
     }
@@ -175,54 +249,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn read_all(input: Vec<u8>) -> (Vec<String>, Vec<String>) {
-        let (write, mut far) = tokio::io::duplex(1 << 20);
-        let mut lines = Lines::new(tokio::io::BufReader::new(std::io::Cursor::new(input)), write);
-        let mut taken = vec![];
-        while let Some(message) = lines.receive().await {
-            lines.open.count.store(0, Ordering::SeqCst);
-            taken.push(serde_json::to_value(&message).expect("serialises")["method"].as_str().unwrap_or("?").to_owned());
-        }
-        drop(lines);
-        let mut answers = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut far, &mut answers).await.expect("reads");
-        (taken, answers.lines().map(str::to_owned).collect())
-    }
-
-    #[tokio::test]
-    async fn garbage_is_answered_and_the_next_message_is_taken() {
-        let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-        let (taken, answers) = read_all(format!("\u{1}garbage\n\n[1,2]\n{ping}\n").into_bytes()).await;
-        assert_eq!(taken, ["ping"]);
-        let codes: Vec<i64> = answers
-            .iter()
-            .map(|a| serde_json::from_str::<serde_json::Value>(a).expect("json")["error"]["code"].as_i64().expect("code"))
-            .collect();
-        assert_eq!(codes, [-32700, -32600]);
-    }
-
-    #[tokio::test]
-    async fn a_line_beyond_the_bound_is_answered_and_skipped() {
-        let mut input = vec![b'x'; MAX_LINE * 2];
-        input.extend_from_slice(b"\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n");
-        let (taken, answers) = read_all(input).await;
-        assert_eq!((taken, answers.len()), (vec!["ping".to_owned()], 1));
-    }
-
-    #[tokio::test]
-    async fn the_end_of_input_waits_for_open_answers() {
-        let (write, _far) = tokio::io::duplex(1 << 16);
-        let input = b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\"}\n".to_vec();
-        let mut lines = Lines::new(tokio::io::BufReader::new(std::io::Cursor::new(input)), write);
-        assert!(lines.receive().await.is_some());
-        let answer = ServerJsonRpcMessage::error(rmcp::ErrorData::internal_error("x", None), Some(rmcp::model::RequestId::Number(7)));
-        let send = lines.send(answer);
-        assert_eq!(lines.open.count.load(Ordering::SeqCst), 1);
-        let (message, sent) = tokio::join!(lines.receive(), send);
-        assert_eq!(lines.open.count.load(Ordering::SeqCst), 0);
-        assert!(message.is_none() && sent.is_ok());
-    }
-}
+mod tests;

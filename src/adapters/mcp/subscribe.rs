@@ -2,6 +2,7 @@
 //! A notification carries an address only; reading it is a call like any other. Deliberately absent: where changes come from (`adapters::changes`).
 
 use super::resources::SCHEME;
+use super::sessions::Sessions;
 use crate::adapters::Doors;
 use crate::adapters::changes::{Change, Changes};
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
@@ -29,6 +30,12 @@ fn concerns(uri: &str, change: &Change) -> bool {
         Change::Rules => path == "agents" || path.starts_with("agents/"),
         Change::Missed => true,
     }
+}
+
+/// Whether changes of an address are told at all: those of the audit log and of memories are not, since every call makes some.
+pub fn tells(uri: &str) -> bool {
+    let path = uri.strip_prefix(SCHEME).unwrap_or_default();
+    ["stacks", "agents"].iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 /// Lists a change concerns: tools, prompts, resources.
@@ -61,6 +68,10 @@ impl Session {
     /// # Errors
     /// Beyond the most one session may follow.
     pub fn add(&self, uri: &str) -> Result<(), ErrorData> {
+        if !tells(uri) && !cfg!(feature = "conformance") {
+            let message = "changes of this resource are not told; read it again when you need it. Stacks and agents can be followed";
+            return Err(ErrorData::invalid_request(message, None));
+        }
         let mut uris = self.uris.lock().expect("no panic while held");
         if uris.len() >= MOST && !uris.contains(uri) {
             return Err(ErrorData::invalid_request(format!("a session follows at most {MOST} resources; unsubscribe from some"), None));
@@ -72,6 +83,18 @@ impl Session {
     /// Follows it no more.
     pub fn remove(&self, uri: &str) {
         self.uris.lock().expect("no panic while held").remove(uri);
+    }
+
+    /// Keeps what is followed beside the session, so that it is followed again after a restart.
+    pub async fn keep(&self, sessions: &Sessions, id: &str) {
+        let uris = self.uris.lock().expect("no panic while held").clone();
+        sessions.follow(id, uris).await;
+    }
+
+    /// Follows again what a session followed that is found again.
+    pub async fn resume(&self, sessions: &Sessions, id: &str) {
+        let kept = sessions.followed(id).await;
+        self.uris.lock().expect("no panic while held").extend(kept.into_iter().filter(|u| tells(u)).take(MOST));
     }
 
     /// Tells the session's client of changes until the session ends.
@@ -119,7 +142,7 @@ async fn tell(peer: &Peer<RoleServer>, uris: Vec<String>, change: &Change) -> Re
 pub fn accepted(requested: &SubscriptionFilter) -> SubscriptionFilter {
     let mut filter = requested.clone();
     if let Some(uris) = &mut filter.resource_subscriptions {
-        uris.retain(|u| u.starts_with(SCHEME) || cfg!(feature = "conformance"));
+        uris.retain(|u| tells(u) || cfg!(feature = "conformance"));
         uris.truncate(MOST);
     }
     filter
@@ -176,6 +199,39 @@ mod tests {
         }
         assert!(!concerns("other://stacks", &change));
         assert!(concerns("dockwarden://agents/observer", &Change::Rules));
+    }
+
+    #[test]
+    fn what_never_tells_of_a_change_is_not_followed() {
+        let may = ["stacks", "stacks/shop", "stacks/shop/operations/op-1", "agents", "agents/observer"];
+        let never = ["audit", "audit?stack=shop", "memory/observer/context", "stacksx", ""];
+        let mut filter = SubscriptionFilter::default();
+        filter.resource_subscriptions = Some(may.iter().chain(&never).map(|path| format!("{SCHEME}{path}")).collect());
+        let session = Session::default();
+        for path in never {
+            assert!(session.add(&format!("{SCHEME}{path}")).is_err() || cfg!(feature = "conformance"), "{path}");
+        }
+        for path in may {
+            assert!(session.add(&format!("{SCHEME}{path}")).is_ok(), "{path}");
+        }
+        let kept = accepted(&filter).resource_subscriptions.expect("addresses");
+        assert!(kept.len() == may.len() || cfg!(feature = "conformance"), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_session_follows_is_followed_again_when_it_is_found_again() {
+        let home = tempfile::tempdir().expect("directory");
+        let sessions = Sessions::open(home.path());
+        let session = Session::default();
+        for uri in ["dockwarden://stacks/a", "dockwarden://stacks/b"] {
+            session.add(uri).expect("room");
+        }
+        session.keep(&sessions, "s-1").await;
+        session.remove("dockwarden://stacks/a");
+        session.keep(&sessions, "s-1").await;
+        let found = Session::default();
+        found.resume(&Sessions::open(home.path()), "s-1").await;
+        assert_eq!(*found.uris.lock().expect("open"), BTreeSet::from(["dockwarden://stacks/b".to_owned()]));
     }
 
     #[test]

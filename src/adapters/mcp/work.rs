@@ -28,7 +28,7 @@ pub async fn answer(
     gone: &CancellationToken,
 ) -> Result<CustomResult, ErrorData> {
     if request.method != METHOD {
-        return Err(ErrorData::new(Code::METHOD_NOT_FOUND, request.method, None));
+        return unfit(&request);
     }
     let mut params = request.params.unwrap_or_default();
     if let Some(map) = params.as_object_mut() {
@@ -63,6 +63,37 @@ pub async fn answer(
     }
 }
 
+/// Methods of the protocol and what their params must have. A request of theirs that arrives here has others.
+const FORMS: &[(&str, &str)] = &[
+    ("tools/call", "`name` must be a text and `arguments`, where given, an object"),
+    ("prompts/get", "`name` must be a text and `arguments`, where given, an object"),
+    ("resources/read", "`uri` must be a text"),
+    ("resources/subscribe", "`uri` must be a text"),
+    ("resources/unsubscribe", "`uri` must be a text"),
+    ("completion/complete", "`ref` names a prompt or a resource template, `argument` has `name` and `value`"),
+    ("tools/list", "`cursor`, where given, must be a text"),
+    ("prompts/list", "`cursor`, where given, must be a text"),
+    ("resources/list", "`cursor`, where given, must be a text"),
+    ("resources/templates/list", "`cursor`, where given, must be a text"),
+    ("initialize", "`protocolVersion`, `capabilities` and `clientInfo` {name, version} are needed"),
+    ("subscriptions/listen", "`notifications` must be an object"),
+];
+
+/// A request that is none of ours, or has params that do not fit its method. Of a tool call the model is told: it made the arguments.
+fn unfit(request: &CustomRequest) -> Result<CustomResult, ErrorData> {
+    let Some((method, form)) = FORMS.iter().find(|(method, _)| *method == request.method) else {
+        return Err(ErrorData::new(Code::METHOD_NOT_FOUND, crate::redact::line(&request.method, 200), None));
+    };
+    let message = format!("params of {method} do not fit: {form}");
+    if *method != "tools/call" {
+        return Err(ErrorData::invalid_params(message, None));
+    }
+    let hint = "send the arguments as a JSON object, not as a text that holds one; tools/list has the schemas";
+    let error = CallError::new(ErrorCode::InvalidArgument, message, hint).field("arguments");
+    let result = serde_json::to_value(reply::result(Err(error)));
+    result.map(CustomResult::new).map_err(|e| ErrorData::internal_error(format!("the answer could not be written: {e}"), None))
+}
+
 fn refusal(error: &CallError) -> ErrorData {
     ErrorData::invalid_request(format!("{}; {}", error.message, error.hint), Some(reply::error_value(error)))
 }
@@ -79,4 +110,39 @@ pub async fn call(doors: &Arc<Doors>, who: Principal, name: &Value, tool: String
     let guest = Guest { agent: who.agent.clone(), door: who.door };
     let id = outside::named(&doors.house, &guest, named, &tool, &input).await.map_err(|e| e.data(json!({"unmade": true})))?;
     doors.call_as(who, id, tool, input).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rmcp::model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage};
+
+    /// What is answered to a request that the protocol's own types do not take.
+    fn answered(method: &str, params: Value) -> Result<Value, ErrorData> {
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let parsed: ClientJsonRpcMessage = serde_json::from_value(message).expect("a message");
+        let JsonRpcMessage::Request(request) = parsed else { panic!("a request") };
+        let ClientRequest::CustomRequest(request) = request.request else { panic!("{method} {params} fits") };
+        unfit(&request).map(|r| r.0)
+    }
+
+    #[test]
+    fn a_request_whose_params_do_not_fit_is_not_a_method_that_is_missing() {
+        for params in [json!({"name": "status", "arguments": "{}"}), json!({"arguments": {}})] {
+            let told = answered("tools/call", params).expect("a tool error, which clients show to the model");
+            assert_eq!(
+                (&told["isError"], &told["structuredContent"]["error"]["code"]),
+                (&json!(true), &json!("invalid_argument")),
+                "{told}"
+            );
+        }
+        for (method, params) in
+            [("resources/read", json!({})), ("prompts/get", json!({"name": 7})), ("resources/subscribe", json!({"uri": []}))]
+        {
+            let error = answered(method, params).expect_err("refused");
+            assert_eq!(error.code, Code::INVALID_PARAMS, "{method}");
+            assert!(error.message.contains(method), "{error:?}");
+        }
+        assert_eq!(answered("tools/cal", json!({})).expect_err("unknown").code, Code::METHOD_NOT_FOUND);
+    }
 }

@@ -184,10 +184,13 @@ pub(super) fn context_bytes(c: &Connection) -> Sql<u64> {
     Ok(sum.unsigned_abs())
 }
 
-/// What happened last, newest first.
-pub(super) fn history_newest(c: &Connection, n: usize) -> Sql<Vec<MemoryEntry>> {
-    let mut statement = c.prepare_cached("SELECT seq, ts, 'history', key, value, source FROM history ORDER BY seq DESC LIMIT ?1")?;
-    all(&mut statement, [limit(n)], read_entry)
+/// What happened last, newest first: all of it or under one key, before an entry or to the end.
+pub(super) fn history_newest(c: &Connection, key: Option<&str>, before: Option<i64>, n: usize) -> Sql<Vec<MemoryEntry>> {
+    let mut statement = c.prepare_cached(
+        "SELECT seq, ts, 'history', key, value, source FROM history
+         WHERE (?1 IS NULL OR key = ?1) AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
+    )?;
+    all(&mut statement, rusqlite::params![key, before, limit(n)], read_entry)
 }
 
 /// All that happened, oldest first.

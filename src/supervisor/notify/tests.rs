@@ -154,6 +154,32 @@ async fn a_share_of_an_agents_budget_is_told() {
     assert_eq!(events[0].title, "helper has spent 80 % of its budget of 2026-11 (16.40 of 20.00 USD)");
 }
 
+#[tokio::test]
+async fn a_failing_host_drift_and_a_failed_task_are_told_without_anybodys_words() {
+    let (_dir, store) = store().await;
+    let mut told = Told { since: Some(at(0)), ..Told::default() };
+    let rows = [
+        ("warden", "host_failing", None, json!({"services_down": 11, "services": 20})),
+        ("warden", "drift_found", Some("shop"), json!({"release": 3, "drift": [SECRET], "mends": false})),
+        ("warden", "drift_found", Some("shop"), json!({"release": 3, "drift": [SECRET], "mends": true})),
+        ("deployer", "task_failed", Some("shop"), json!({"task": "task-01", "why": SECRET})),
+    ];
+    for (n, (agent, what, stack, detail)) in rows.into_iter().enumerate() {
+        store.audit_event(agent, what, stack, &detail, at(1 + i64::try_from(n).unwrap())).await.unwrap();
+    }
+    let events = collect(&store, &mut told, at(9)).await.unwrap();
+    let told: Vec<(NotifyEvent, &str)> = events.iter().map(|e| (e.kind, e.title.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (NotifyEvent::HostFailing, "11 of 20 services are down at once: this is the host or the engine, nothing is restarted"),
+            (NotifyEvent::DriftFound, "what runs of shop is not what was deployed; nothing was changed: `deploy` makes it so again"),
+            (NotifyEvent::DriftFound, "what runs of shop is not what was deployed; it is mended"),
+            (NotifyEvent::TaskFailed, "task-01 of deployer failed for good: `dockwarden task show task-01`"),
+        ]
+    );
+}
+
 #[test]
 fn a_storm_becomes_a_few_messages_and_then_silence() {
     let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };

@@ -63,7 +63,13 @@ impl Client {
     /// Calls a tool and returns the whole result.
     pub async fn call(&self, tool: &str, arguments: Value) -> Result<CallToolResult, ServiceError> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
-        self.service.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)).await
+        let result = self.service.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)).await?;
+        // As other clients do: a reply that does not fit its schema is a broken server's.
+        if let (Some(spec), Some(value)) = (dockwarden::tools::catalogue().iter().find(|s| s.name == tool), &result.structured_content) {
+            let misfits = super::fits::misfits(&(spec.output_schema)(), value);
+            assert!(misfits.is_empty(), "{tool}: {misfits:?}");
+        }
+        Ok(result)
     }
 
     /// Calls a tool that must succeed; its structured content.

@@ -128,12 +128,20 @@ pub fn run(global: &Global, client: Client, host: Option<String>, dir: &Path, wr
             format!("is it JSON with comments? Add this under {:?} by hand: {entry}", client.key()),
         )
     })?;
+    if global.json {
+        output::json(&json!({"path": path, "changes": before != after, "text": after, "written": write && before != after}));
+    }
     if before == after {
-        output::line(format!("{}: nothing to change", path.display()));
+        if !global.json {
+            output::line(format!("{}: nothing to change", path.display()));
+        }
         return Ok(Ended::Done);
     }
-    output::line(format!("--- {}\n{}", path.display(), diff(&before, &after)));
-    let yes = write || terminal::ask("Write it? [y/N]").is_ok_and(|a| a.eq_ignore_ascii_case("y") || a.eq_ignore_ascii_case("yes"));
+    if !global.json {
+        output::line(format!("--- {}\n{}", path.display(), diff(&before, &after)));
+    }
+    let yes = write
+        || !global.json && terminal::ask("Write it? [y/N]").is_ok_and(|a| a.eq_ignore_ascii_case("y") || a.eq_ignore_ascii_case("yes"));
     if !yes {
         eprintln!("nothing was written; add --write to write it");
         return Ok(Ended::Done);

@@ -10,7 +10,7 @@ use crate::call::{CallError, House};
 use crate::model::plan::{DiffLine, Plan};
 use crate::redact;
 use crate::store::approval::Approval;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -89,7 +89,8 @@ fn diff(plan: &Plan) -> String {
 #[utoipa::path(get, path = "/api/approvals", tag = "approvals", operation_id = "list_approvals",
     params(("all" = Option<bool>, Query, description = "also those that are settled")),
     responses((status = 200, description = "newest first", body = Object), (status = 403, description = "operators only")))]
-async fn list(State(doors): State<Arc<Doors>>, who: Who, Query(which): Query<Which>) -> Answer {
+async fn list(State(doors): State<Arc<Doors>>, who: Who, which: Result<Query<Which>, QueryRejection>) -> Answer {
+    let Query(which) = which?;
     if let Who::Agent { agent, .. } = &who {
         return Err(only_operators(agent).into());
     }
@@ -101,7 +102,8 @@ async fn list(State(doors): State<Arc<Doors>>, who: Who, Query(which): Query<Whi
 /// One approval: for an operator with the plan's diff, its findings and the call's arguments; for an agent where it stands.
 #[utoipa::path(get, path = "/api/approvals/{id}", tag = "approvals", operation_id = "get_approval", params(("id" = String, Path)),
     responses((status = 200, description = "with `digest`, `diff`, `changes`, `stack_diff`, `findings`, `from_release`, `to_release`, `arguments`, `resolved`", body = Object), (status = 404, description = "no such approval")))]
-async fn show(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>) -> Answer {
+async fn show(State(doors): State<Arc<Doors>>, who: Who, id: Result<Path<String>, PathRejection>) -> Answer {
+    let Path(id) = id?;
     if matches!(who, Who::Agent { .. }) {
         return who.call(&doors, "approval", json!({"approval_id": id})).await;
     }
@@ -134,7 +136,13 @@ async fn whole(house: &House, id: &str) -> Result<Value, CallError> {
 /// Says yes; the last one needed starts the operation as the agent that asked.
 #[utoipa::path(post, path = "/api/approvals/{id}/approve", tag = "approvals", operation_id = "approve", params(("id" = String, Path)), request_body = Shown,
     responses((status = 200, description = "recorded; `result` is what it started", body = Object), (status = 403, description = "operators only, and never who asked"), (status = 409, description = "settled already, or about something else than was shown")))]
-async fn approve(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+async fn approve(
+    State(doors): State<Arc<Doors>>,
+    who: Who,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Json<Shown>, JsonRejection>,
+) -> Answer {
+    let Path(id) = id?;
     let Json(seen) = body?;
     word(&doors, &who, id, Word::Approve, seen).await
 }
@@ -142,7 +150,13 @@ async fn approve(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<Strin
 /// Says no.
 #[utoipa::path(post, path = "/api/approvals/{id}/reject", tag = "approvals", operation_id = "reject", params(("id" = String, Path)), request_body = Shown,
     responses((status = 200, description = "recorded", body = Object), (status = 403, description = "operators only"), (status = 409, description = "settled already")))]
-async fn reject(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+async fn reject(
+    State(doors): State<Arc<Doors>>,
+    who: Who,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Json<Shown>, JsonRejection>,
+) -> Answer {
+    let Path(id) = id?;
     let Json(seen) = body?;
     word(&doors, &who, id, Word::Deny, seen).await
 }
@@ -150,7 +164,13 @@ async fn reject(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String
 /// Takes a yes back while nothing has started.
 #[utoipa::path(post, path = "/api/approvals/{id}/revoke", tag = "approvals", operation_id = "revoke", params(("id" = String, Path)), request_body = Shown,
     responses((status = 200, description = "recorded", body = Object), (status = 403, description = "operators only"), (status = 409, description = "started already")))]
-async fn revoke(State(doors): State<Arc<Doors>>, who: Who, Path(id): Path<String>, body: Result<Json<Shown>, JsonRejection>) -> Answer {
+async fn revoke(
+    State(doors): State<Arc<Doors>>,
+    who: Who,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Json<Shown>, JsonRejection>,
+) -> Answer {
+    let Path(id) = id?;
     let Json(seen) = body?;
     word(&doors, &who, id, Word::Revoke, seen).await
 }

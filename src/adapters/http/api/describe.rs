@@ -20,7 +20,7 @@ struct Head;
 /// Why it was not done.
 #[derive(utoipa::ToSchema)]
 #[expect(dead_code, reason = "describes what `Failure` writes")]
-struct Problem {
+pub(super) struct Problem {
     error: ProblemDetail,
 }
 
@@ -65,6 +65,28 @@ pub(super) fn document(parts: &[Part]) -> Value {
 mod tests {
     use super::*;
 
+    /// Paths under `/api` that the door's files route, as they are written there.
+    fn routes() -> Vec<String> {
+        let mut found = vec![];
+        let mut dirs = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/adapters/http"))];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).expect("sources") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|x| x == "rs") {
+                    let text = std::fs::read_to_string(path).expect("UTF-8");
+                    let paths = text.split(".route(\"").skip(1).map(|rest| rest.split('"').next().expect("closed").to_owned());
+                    found.extend(paths.filter(|p| p.starts_with("/api/")));
+                }
+            }
+        }
+        assert!(found.iter().any(|p| p == "/api/tasks") && found.iter().any(|p| p == "/api/freeze"), "{found:?}");
+        // The document itself, what probes ask, and what is described tool by tool.
+        found.retain(|p| !["/api/openapi.json", "/api/health/deep", "/api/tools/{tool}"].contains(&p.as_str()));
+        found
+    }
+
     #[test]
     fn the_document_describes_every_route_and_every_reference_leads_somewhere() {
         let parts: Vec<Part> = super::super::PARTS.iter().map(|part| part()).collect();
@@ -73,6 +95,9 @@ mod tests {
         let text = document.to_string();
         for reference in text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().expect("closed")) {
             assert!(document.pointer(reference).is_some(), "{reference} leads nowhere");
+        }
+        for path in routes() {
+            assert!(document["paths"][&path].is_object(), "{path} is a route and is not described");
         }
         let mut ids = std::collections::BTreeSet::new();
         for (path, methods) in document["paths"].as_object().expect("paths") {

@@ -4,7 +4,7 @@
 use super::{Answer, Part, Who};
 use crate::adapters::Doors;
 use crate::tools::{ToolSpec, catalogue};
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, RawPathParams, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -34,7 +34,11 @@ pub(super) fn part() -> Part {
     let mut router = Router::new().route("/api/tools/{tool}", post(call));
     let mut paths = Map::new();
     for &(path, name) in READS {
-        let read = move |State(doors): State<Arc<Doors>>, who: Who, given: RawPathParams, Query(query): Query<Vec<(String, String)>>| async move {
+        let read = move |State(doors): State<Arc<Doors>>,
+                         who: Who,
+                         given: RawPathParams,
+                         query: Result<Query<Vec<(String, String)>>, QueryRejection>| async move {
+            let Query(query) = query?;
             let given = given.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).chain(query).collect();
             who.call(&doors, name, arguments(spec(name), given)).await
         };
@@ -51,7 +55,13 @@ fn spec(name: &str) -> &'static ToolSpec {
     catalogue().iter().copied().find(|t| t.name == name).expect("the table names tools of the catalogue; a test reads it")
 }
 
-async fn call(State(doors): State<Arc<Doors>>, who: Who, Path(tool): Path<String>, input: Result<Json<Value>, JsonRejection>) -> Answer {
+async fn call(
+    State(doors): State<Arc<Doors>>,
+    who: Who,
+    tool: Result<Path<String>, PathRejection>,
+    input: Result<Json<Value>, JsonRejection>,
+) -> Answer {
+    let Path(tool) = tool?;
     let Json(input) = input?;
     who.call(&doors, &tool, input).await
 }

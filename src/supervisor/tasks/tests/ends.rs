@@ -41,7 +41,8 @@ async fn what_a_call_began_whose_answer_was_lost_is_looked_for_and_not_begun_aga
     assert!(matches!(&end, TaskEnd::Retry(why) if why.starts_with("step re (restart)")), "{end:?}");
     b.engine.set_down(false);
     // Whether the engine went away before or after the effect cannot be told from the error: here it was after.
-    dispatch(&b.house, &who, "restart", json!({"stack": "shop"}), None).await.expect("restarted");
+    let made = json!({"stack": "shop", "idempotency_key": format!("{}.re", task.id)});
+    dispatch(&b.house, &who, "restart", made, None).await.expect("restarted");
     let end = runbook::run(&b.house, &task, &skill, &stop).await;
     assert!(matches!(end, TaskEnd::Succeeded(_)), "{end:?}");
     let all = b.house.store.operations(Some(&StackName::new("shop").expect("valid")), 10).await.expect("read");
