@@ -127,7 +127,9 @@ impl Verb for Status {
         let hands = Hands::read(&house.store).await?;
         for record in house.store.stacks().await?.into_iter().filter(|r| named.is_none_or(|n| *n == r.name)) {
             let containers = by_stack.remove(record.name.as_str()).unwrap_or_default();
-            let by_hand = hands.of(&record.name);
+            let mut by_hand = hands.of(&record.name);
+            // What is there again is told as it is; the loop forgets at its next look.
+            by_hand.removed.retain(|s| !containers.iter().any(|c| c.labels.get(labels::SERVICE).is_some_and(|of| of == s.as_str())));
             let state = state(&containers, record.current, record.stopped, &by_hand);
             let mut row = stack_row(record.name.as_str(), true, state, &containers, input.response_format);
             if let (Some(release), false) = (record.current, record.stopped) {
