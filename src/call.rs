@@ -19,6 +19,7 @@ pub mod error;
 pub mod facts;
 pub mod gauge;
 pub mod git;
+pub mod hands;
 pub mod hooks;
 mod images;
 pub mod judge;

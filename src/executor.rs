@@ -23,6 +23,7 @@ mod preflight;
 mod prepare;
 pub mod probe;
 mod recover;
+mod removed;
 pub mod render;
 pub mod restore;
 mod run;

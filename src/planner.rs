@@ -399,10 +399,8 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
             let (strategy, expected_loss) = front::update(spec, one_writer, standing, at_once);
             return Change { expected_loss, ..make(Action::Update, strategy, lines) };
         }
-        if job(desired, service) && running.iter().all(|c| ended_well(c)) {
-            // Nothing runs that could be handed over, and a canary would do the job twice.
-            let expected_loss = "none: the one before is finished".into();
-            return Change { expected_loss, ..make(Action::Update, Strategy::Recreate, lines) };
+        if let Some(loss) = jobs::replaced(desired, service, &running) {
+            return Change { expected_loss: loss.into(), ..make(Action::Update, Strategy::Recreate, lines) };
         }
         let strategy = match () {
             () if spec.single_writer() || (carries_data && !spec.settings.concurrent) => Strategy::Recreate,

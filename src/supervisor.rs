@@ -39,7 +39,13 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(wake) = woken.recv() => healer.woken(wake).await,
-            _ = scan.tick() => healer.scan().await,
+            _ = scan.tick() => {
+                // What has happened goes before what is seen: an event may tell why something is gone.
+                while let Ok(wake) = woken.try_recv() {
+                    healer.woken(wake).await;
+                }
+                healer.scan().await;
+            }
             _ = housekeeping.tick() => schedule::tick(&house).await,
         }
     }

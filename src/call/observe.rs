@@ -1,6 +1,7 @@
 //! What is on the engine for our stacks, and what it means: one reading shared by status, health, stats, logs and planning. Reads only; ownership is
 //! our instance label plus our own registry, never a name. Deliberately absent: healing, and any guess about what was not measured.
 
+use super::hands::{self, ByHand, Hands};
 use super::{CallError, House};
 use crate::executor::names;
 use crate::model::ids::{ServiceName, StackName};
@@ -161,10 +162,12 @@ pub struct ServiceHealth {
 }
 
 /// What is known of a stack beside its containers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Standing {
     /// Stopped by a call of ours.
     pub stopped: bool,
+    /// What a hand did to it.
+    pub by_hand: ByHand,
     /// When the current release passed its probes.
     pub probed_at: Option<DateTime<Utc>>,
     /// Now.
@@ -177,17 +180,18 @@ pub struct Standing {
 /// The store's.
 pub async fn standing(house: &House, release: &Release, stopped: bool, now: DateTime<Utc>) -> Result<Standing, CallError> {
     let operation = house.store.operation(&release.operation).await?;
-    Ok(Standing { stopped, probed_at: operation.and_then(|o| o.settled_at), now })
+    let by_hand = Hands::read(&house.store).await?.of(&release.stack);
+    Ok(Standing { stopped, by_hand, probed_at: operation.and_then(|o| o.settled_at), now })
 }
 
 /// Health of every active service of a release, by what the engine shows of [`shown`].
-pub fn health(release: &Release, containers: &[ContainerDetail], standing: Standing) -> Vec<ServiceHealth> {
+pub fn health(release: &Release, containers: &[ContainerDetail], standing: &Standing) -> Vec<ServiceHealth> {
     let active = release.spec.services.iter().filter(|(_, spec)| spec.active);
     active
         .map(|(name, spec)| {
             let all = containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str()));
             let (fronts, mine): (Vec<&ContainerDetail>, Vec<&ContainerDetail>) = all.partition(|c| is_front(&c.labels));
-            let mut row = service(name, spec, &mine, standing);
+            let mut row = service(name, spec, &mine, standing, release);
             let wanted = planner::front::fronted(spec) && !standing.stopped;
             if row.healthy && wanted && !fronts.iter().any(|c| c.state == RunState::Running) {
                 row.healthy = false;
@@ -205,7 +209,13 @@ struct One {
     source: Source,
 }
 
-fn service(name: &ServiceName, spec: &ServiceSpec, containers: &[&ContainerDetail], standing: Standing) -> ServiceHealth {
+fn service(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    containers: &[&ContainerDetail],
+    standing: &Standing,
+    release: &Release,
+) -> ServiceHealth {
     let running = u32::try_from(containers.iter().filter(|c| c.state == RunState::Running).count()).unwrap_or(u32::MAX);
     let mut row = ServiceHealth {
         service: name.clone(),
@@ -218,15 +228,19 @@ fn service(name: &ServiceName, spec: &ServiceSpec, containers: &[&ContainerDetai
         source: Source::Engine,
         since: None,
     };
-    let judged: Vec<(&ContainerDetail, One)> = containers.iter().map(|c| (*c, one(spec, c, standing))).collect();
+    let judged: Vec<(&ContainerDetail, One)> = containers.iter().map(|c| (*c, one(spec, c, standing, &release.stack))).collect();
     // The one that is not well speaks for the service; all being well, the first does.
     let Some((container, verdict)) = judged.iter().find(|(_, o)| !o.healthy).or_else(|| judged.first()) else {
-        if standing.stopped {
-            row.state = "stopped".into();
-        }
         row.healthy = spec.replicas == 0;
-        row.reason = (!row.healthy)
-            .then(|| if standing.stopped { "stopped by a call; `restart` starts it".into() } else { "it has no container".into() });
+        let (state, reason) = if standing.stopped {
+            ("stopped", "stopped by a call; `restart` starts it".to_owned())
+        } else if standing.by_hand.removed.contains(name) {
+            ("missing", format!("{}: {}", hands::REMOVED, hands::back(&release.stack, release.number)))
+        } else {
+            ("missing", "it has no container".to_owned())
+        };
+        row.state = state.into();
+        row.reason = (!row.healthy).then_some(reason);
         return row;
     };
     row.state = verdict.state.into();
@@ -248,7 +262,7 @@ fn service(name: &ServiceName, spec: &ServiceSpec, containers: &[&ContainerDetai
     row
 }
 
-fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: Standing) -> One {
+fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: &Standing, stack: &StackName) -> One {
     let bad = |state, reason: String| One { healthy: false, state, reason: Some(reason), source: Source::Engine };
     let well = |reason: Option<&str>, source| One { healthy: true, state: "running", reason: reason.map(str::to_owned), source };
     let ended = || {
@@ -279,6 +293,9 @@ fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: Standing) -> One {
         RunState::Created => bad("created", if c.error.is_empty() { "it was never started".into() } else { redact::line(&c.error, 200) }),
         RunState::Removing => bad("exited", "it is being removed".into()),
         RunState::Exited | RunState::Dead if standing.stopped => bad("stopped", "stopped by a call; `restart` starts it".into()),
+        RunState::Exited | RunState::Dead if standing.by_hand.stopped.contains(&c.id) => {
+            bad("stopped", format!("{}: {}", hands::STOPPED, hands::again(stack)))
+        }
         RunState::Exited if c.exit_code == 0 && matches!(spec.restart, Restart::No | Restart::OnFailure(_)) => {
             One { healthy: true, state: "finished", reason: Some("ran to its end".into()), source: Source::Engine }
         }

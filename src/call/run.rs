@@ -260,7 +260,7 @@ pub async fn services(call: &Call, stack: &StackName) -> Result<Vec<ServiceHealt
     let Some(release) = store.release(stack, number).await? else { return Ok(vec![]) };
     let containers = observe::details(&call.house, &observe::shown(&call.house, Some(stack)).await?).await?;
     let standing = observe::standing(&call.house, &release, record.stopped, chrono::Utc::now()).await?;
-    Ok(observe::health(&release, &containers, standing))
+    Ok(observe::health(&release, &containers, &standing))
 }
 
 async fn unchanged(call: &Call, verb: &str, plan: &Plan) -> Result<OperationView, CallError> {

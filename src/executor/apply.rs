@@ -125,6 +125,9 @@ impl Run {
                 Ok(())
             }
             (_, Strategy::RunOnce) => {
+                for c in &self.at_work(&old).await? {
+                    self.retire(Phase::StartNew, service, c).await?;
+                }
                 self.pre_hooks(service, spec).await?;
                 self.run_once(service, spec).await
             }
@@ -143,7 +146,8 @@ impl Run {
                     self.create_step(Phase::StartNew, service, number, false, inherits).await?;
                 }
                 self.retire_fronts(Phase::StartNew, service, observed).await?;
-                for c in &old {
+                let retiring = if planner::job(&self.plan.desired, service) { self.at_work(&old).await? } else { old.clone() };
+                for c in &retiring {
                     self.retire(Phase::StartNew, service, c).await?;
                 }
                 self.pre_hooks(service, spec).await?;
@@ -243,6 +247,13 @@ impl Run {
         let act = Act::Stop { id: id.clone(), grace_ms: self.grace(service) };
         self.step(phase, format!("stop:{service}:{short}"), act).await?;
         Ok(())
+    }
+
+    /// Runs of a job that are not over yet: one that ended meanwhile is not stopped, so that no way back starts it again.
+    async fn at_work(&self, old: &[ContainerDetail]) -> Result<Vec<ContainerDetail>, Halt> {
+        let now = self.observe().await?;
+        let runs = |c: &ContainerDetail| matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused);
+        Ok(now.containers.into_iter().filter(|c| runs(c) && old.iter().any(|o| o.id == c.id)).collect())
     }
 
     /// Takes an old container's restart policy away.

@@ -6,6 +6,7 @@
 use super::front::fronted;
 use crate::model::ids::ServiceName;
 use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::plan::Strategy;
 use crate::model::spec::{Restart, ServiceSpec, StackSpec};
 
 /// Whether nothing starts a service again that ended with exit code 0: its restart policy is `no`, which is the default, or `on-failure`.
@@ -29,4 +30,24 @@ pub fn job(stack: &StackSpec, service: &ServiceName) -> bool {
 /// Whether a container has ended cleanly by itself.
 pub fn ended_well(c: &ContainerDetail) -> bool {
     c.state == RunState::Exited && c.exit_code == 0 && c.error.is_empty() && !c.oom_killed
+}
+
+/// Whether a container is at work.
+pub(super) fn at_work(c: &ContainerDetail) -> bool {
+    matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused)
+}
+
+/// The loss of replacing a job, in words; `None` where the service is no job, or its file says that two of it may run. A canary would do its work beside
+/// the run that is at it.
+pub(super) fn replaced(stack: &StackSpec, service: &ServiceName, running: &[&ContainerDetail]) -> Option<&'static str> {
+    let settings = &stack.services.get(service)?.settings;
+    let twice = settings.concurrent || matches!(settings.strategy, Some(Strategy::Handover | Strategy::Alias));
+    match running.iter().any(|c| at_work(c)) {
+        _ if !job(stack, service) => None,
+        true if twice => None,
+        true => Some("the run at work is ended within its stop grace before the new one begins; it begins again when the new one fails"),
+        false if running.iter().all(|c| ended_well(c)) => Some("none: the one before is finished"),
+        false if twice => None,
+        false => Some("none: the one before has ended"),
+    }
 }

@@ -1,7 +1,7 @@
 //! One-shot services: what one was run for, and whether it must run again. A one-shot whose own text, image and dependencies are those of its
 //! last completed run does not run again, not even after a crash or when its container is gone. Pure.
 
-use super::{PlanInput, diff, hash, serving, short};
+use super::{PlanInput, diff, hash, jobs, serving, short};
 use crate::model::ids::ServiceName;
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ImageIdentity, RunState};
@@ -76,7 +76,11 @@ pub(super) fn change(
         };
         lines.push(DiffLine { path: "run_once".into(), from: None, to: Some(why.into()) });
     }
-    make(if there.is_empty() { Action::Create } else { Action::Update }, lines)
+    let change = make(if there.is_empty() { Action::Create } else { Action::Update }, lines);
+    match there.iter().any(|c| jobs::at_work(c)) {
+        true => Change { expected_loss: "the run at work is ended within its stop grace, then it runs once to its end".into(), ..change },
+        false => change,
+    }
 }
 
 /// Whether the volumes it and its dependencies keep data in exist: on new ones it has not run, whatever is remembered.

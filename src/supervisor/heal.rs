@@ -12,6 +12,7 @@ use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::Wake;
 use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
+use crate::call::hands::Hands;
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
@@ -29,8 +30,6 @@ use tokio::sync::mpsc::Sender;
 
 /// Operations that may have helped a service the loop has given up. An export or a drill changes nothing for it.
 const HELPS: [&str; 5] = ["deploy", "rollback", "restart", "scale", "stop"];
-/// Where the containers stopped by hand are kept.
-const BY_HAND: &str = "loop:stopped_by_hand";
 /// When the loop last looked at everything.
 const SEEN: &str = "loop:seen";
 /// When the host as a whole was last reported.
@@ -46,7 +45,8 @@ pub struct Healer {
     house: Arc<House>,
     wake: Sender<Wake>,
     incidents: Incidents,
-    by_hand: BTreeSet<EngineName>,
+    hands: Hands,
+    signs: by_hand::Signs,
     courses: BTreeMap<(StackName, ServiceName), Course>,
     engine_lost: bool,
     quiet_until: Option<DateTime<Utc>>,
@@ -68,17 +68,10 @@ struct Look<'a> {
 impl Healer {
     /// A healer over a house; remembers what was stopped by hand before a restart of the supervisor. `wake` is how it calls itself back.
     pub async fn new(house: Arc<House>, wake: Sender<Wake>) -> Self {
-        let by_hand = match house.store.value(BY_HAND).await {
-            Ok(Some(ids)) => serde_json::from_value(ids).unwrap_or_else(|e| {
-                tracing::error!(error = %e, "the list of containers stopped by hand is unreadable");
-                BTreeSet::new()
-            }),
-            Ok(None) => BTreeSet::new(),
-            Err(e) => {
-                tracing::error!(error = %e, "the list of containers stopped by hand could not be read");
-                BTreeSet::new()
-            }
-        };
+        let hands = Hands::read(&house.store).await.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "what was stopped by hand could not be read");
+            Hands::default()
+        });
         let quiet_until = booted_just_now().then(|| Utc::now() + SETTLING);
         let incidents = Incidents::new(house.clone());
         let seen = match house.store.value(SEEN).await {
@@ -92,7 +85,8 @@ impl Healer {
             house,
             wake,
             incidents,
-            by_hand,
+            hands,
+            signs: by_hand::Signs::new(),
             courses: BTreeMap::new(),
             engine_lost: false,
             quiet_until,
@@ -103,39 +97,30 @@ impl Healer {
         }
     }
 
-    /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
-    async fn reconcile_by_hand(&mut self) -> Result<(), EngineError> {
-        if self.by_hand.is_empty() {
-            return Ok(());
-        }
-        let ours = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let known = self.by_hand.len();
-        self.by_hand = still_by_hand(std::mem::take(&mut self.by_hand), &ours);
-        if self.by_hand.len() != known {
-            self.keep_by_hand().await;
-        }
-        Ok(())
-    }
-
-    async fn keep_by_hand(&self) {
-        if let Err(e) = self.house.store.set_value(BY_HAND, &json!(self.by_hand)).await {
-            tracing::error!(error = %e, "the list of containers stopped by hand could not be kept");
-        }
-    }
-
     /// Takes a wake-up.
     pub async fn woken(&mut self, wake: Wake) {
         let stack = match wake {
-            Wake::StoppedByHand(stack, id) => {
-                tracing::info!(%stack, container = %id, "stopped by hand: left alone until it is started again");
-                self.by_hand.insert(id);
-                return self.keep_by_hand().await;
+            Wake::StoppedByHand(id, place) => {
+                tracing::info!(container = %id, ?place, "stopped by hand: left alone until it is started again");
+                let stack = place.as_ref().map(|p| p.stack.clone());
+                self.hands.stopped.insert(id, place);
+                self.keep_hands().await;
+                match stack {
+                    Some(stack) => stack,
+                    None => return,
+                }
             }
             Wake::Started(_, id) => {
-                if self.by_hand.remove(&id) {
-                    self.keep_by_hand().await;
+                if self.hands.stopped.remove(&id).is_some() {
+                    self.keep_hands().await;
                 }
                 return;
+            }
+            Wake::Ending(id, seen) => return self.signs.ending(id, seen),
+            Wake::Removed(id, place) => {
+                let stack = place.stack.clone();
+                self.signs.removed(id, place);
+                stack
             }
             Wake::Look(stack) => stack,
         };
@@ -162,33 +147,6 @@ impl Healer {
         self.scans = self.scans.wrapping_add(1);
     }
 
-    /// Once, before the first scan: what a person stopped while no supervisor looked is left alone.
-    async fn absent(&mut self) {
-        let Some(seen) = self.seen else { return };
-        let filter = [labels::filter(labels::INSTANCE, self.house.store.instance())];
-        let found = async {
-            let all = self.house.engine.containers(&filter).await?;
-            let mut ended = vec![];
-            for c in all.iter().filter(|c| c.state == RunState::Exited) {
-                ended.extend(self.house.engine.container(&c.id).await?);
-            }
-            Ok::<_, EngineError>(ended)
-        };
-        match found.await {
-            Ok(ended) => {
-                self.seen = None;
-                let stopped = by_hand::stopped(&ended, seen);
-                if !stopped.is_empty() {
-                    tracing::info!(containers = ?stopped, "stopped by hand while no supervisor ran: left alone until they are started again");
-                    self.by_hand.extend(stopped);
-                    self.keep_by_hand().await;
-                }
-            }
-            // Looked for again at the next scan; nothing is healed while the engine does not answer.
-            Err(e) => tracing::warn!(error = %e, "what was stopped meanwhile could not be looked for"),
-        }
-    }
-
     async fn look_and_say(&mut self, stack: &StackName, scan: bool) {
         match self.look(stack, scan).await {
             Ok(()) => {}
@@ -207,9 +165,13 @@ impl Healer {
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
         let latest = Utc::now() + SETTLING;
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
-        let (Some(current), false) = (stack.current, stack.stopped || self.house.executor.held_by(name).await?.is_some()) else {
+        let (Some(current), false) = (stack.current, stack.stopped) else {
+            self.forget_hands(name).await;
             return Ok(());
         };
+        if self.house.executor.held_by(name).await?.is_some() {
+            return Ok(());
+        }
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
         self.reconcile_by_hand().await?;
@@ -219,7 +181,8 @@ impl Healer {
             self.quiet_until = Some(now + SETTLING);
         }
         let look = Look { stack: name, release: &release, now };
-        let mut ailing = diagnose::ailments(&release, &observed, &self.by_hand, now);
+        let mut ailing = diagnose::ailments(&release, &observed, &self.hands.ids(), now);
+        self.note_hands(&look, &observed, &ailing).await?;
         if scan && ailing.is_empty() {
             ailing = self.too_large(&look, &observed).await;
         }
@@ -232,8 +195,9 @@ impl Healer {
             return Ok(());
         }
         let ailing = self.without_successor(&look, ailing).await?;
+        let by_hand = self.tell_hands(&look, &observed, &ailing).await?;
+        let ailing = self.left_alone(&look, ailing);
         if ailing.is_empty() {
-            let by_hand = observed.containers.iter().any(|c| self.by_hand.contains(&c.id));
             return if scan && !by_hand && self.scans.is_multiple_of(drift::EVERY) { self.drift(&look).await } else { Ok(()) };
         }
         if self.host_failing(now).await? {
@@ -263,7 +227,7 @@ impl Healer {
         let left_out = |s: &StackRecord| s.stopped || s.current.is_none() || self.house.executor.holding(&s.name).is_some();
         let left_out: BTreeSet<StackName> = self.house.store.stacks().await?.into_iter().filter(left_out).map(|s| s.name).collect();
         let found = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let (sick, all) = down_and_all(&found, &left_out, &self.by_hand);
+        let (sick, all) = down_and_all(&found, &left_out, &self.hands.ids());
         if !policy::host_failing(sick, all) {
             return Ok(false);
         }
@@ -461,12 +425,6 @@ fn down_and_all(found: &[ContainerSummary], left_out: &BTreeSet<StackName>, by_h
     counts
 }
 
-/// Those that are there and down.
-fn still_by_hand(ids: BTreeSet<EngineName>, there: &[ContainerSummary]) -> BTreeSet<EngineName> {
-    let down = |c: &&ContainerSummary| matches!(c.state, RunState::Created | RunState::Exited | RunState::Dead | RunState::Removing);
-    ids.into_iter().filter(|id| there.iter().filter(down).any(|c| c.id == *id)).collect()
-}
-
 fn place(stack: &StackName, service: &ServiceName) -> String {
     format!("course:{stack}/{service}")
 }
@@ -541,14 +499,6 @@ mod tests {
         assert_eq!(down_and_all(&found, &held, &BTreeSet::new()), (1, 2));
         let by_hand = BTreeSet::from([EngineName::new("shop-db-1").unwrap()]);
         assert_eq!(down_and_all(&found, &held, &by_hand), (0, 1));
-    }
-
-    #[test]
-    fn what_was_stopped_by_hand_counts_until_it_runs_or_is_gone() {
-        let id = |s: &str| EngineName::new(s).unwrap();
-        let there = [container("down", RunState::Exited), container("again", RunState::Running)];
-        let kept = still_by_hand(BTreeSet::from([id("down"), id("again"), id("gone")]), &there);
-        assert_eq!(kept, BTreeSet::from([id("down")]));
     }
 
     /// A container of which nothing is known but its id.

@@ -1,7 +1,8 @@
 //! The engine's event stream, resumed where it broke, as wake-ups. The events themselves decide nothing.
 
 use crate::call::House;
-use crate::model::ids::{EngineName, StackName};
+use crate::call::hands::Place;
+use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::EngineEvent;
 use crate::model::trigger::{EventKind, Happened};
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Why to look at a stack.
@@ -19,7 +21,11 @@ pub enum Wake {
     /// Something of it changed state.
     Look(StackName),
     /// Somebody stopped a container with the engine's own tools: it is left alone until it is started again.
-    StoppedByHand(StackName, EngineName),
+    StoppedByHand(EngineName, Option<Place>),
+    /// A container ended by a signal through the engine, seen then: whether it was a stop by hand is told by what follows within [`STOP_FOLLOWS`].
+    Ending(EngineName, Instant),
+    /// A container was removed after a stop or kill through the engine; the journal tells whether by us.
+    Removed(EngineName, Place),
     /// It runs again.
     Started(StackName, EngineName),
 }
@@ -28,13 +34,22 @@ pub enum Wake {
 const REOPEN: Duration = Duration::from_secs(1);
 /// A stop by hand reads `kill`, `die`, `stop` (engines of API 1.45: `kill`, `stop`, `die`); a kill ends with `die`. After a `die` that follows a `kill`
 /// we wait so long for the `stop`.
-const STOP_FOLLOWS: Duration = Duration::from_millis(500);
+pub(super) const STOP_FOLLOWS: Duration = Duration::from_millis(500);
+
+/// What was seen of signals sent through the engine.
+#[derive(Debug, Default)]
+struct Signals {
+    /// Sent, and the container has not ended yet.
+    sent: BTreeSet<EngineName>,
+    /// Ended after one, and neither started again nor removed yet.
+    ended: BTreeSet<EngineName>,
+}
 
 /// Follows events of our own containers until `shutdown`.
 pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationToken) {
     let filter = [labels::filter(labels::INSTANCE, house.store.instance())];
     let mut since = Utc::now();
-    let mut killed = BTreeSet::new();
+    let mut signals = Signals::default();
     loop {
         let stream = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -49,18 +64,22 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
                 match next {
                     Some(Ok(event)) => {
                         since = event.at;
-                        let by_hand = killed.contains(&event.container);
-                        let delay = patience(&mut killed, &event);
+                        let by_hand = signals.sent.contains(&event.container);
+                        let signalled = by_hand || signals.ended.contains(&event.container);
+                        let delay = signals.patience(&event);
                         if let Some(news) = news(&house, &event, by_hand) {
                             house.desk.happened(news);
                         }
-                        let Some(message) = translate(&house, &event) else { continue };
-                        if delay.is_zero() {
-                            if wake.send(message).await.is_err() {
-                                return;
-                            }
+                        let Some(message) = translate(&house, &event, signalled) else { continue };
+                        let now = if delay.is_zero() {
+                            message
                         } else {
+                            let seen = Instant::now();
                             later(wake.clone(), message, delay);
+                            Wake::Ending(event.container, seen)
+                        };
+                        if wake.send(now).await.is_err() {
+                            return;
                         }
                     }
                     Some(Err(e)) => {
@@ -79,23 +98,34 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
     }
 }
 
-/// How long a look at what an event speaks of has to wait.
-fn patience(killed: &mut BTreeSet<EngineName>, event: &EngineEvent) -> Duration {
-    match event.action.as_str() {
-        "kill" => {
-            killed.insert(event.container.clone());
+impl Signals {
+    /// Notes an event; how long a look at what it speaks of has to wait.
+    fn patience(&mut self, event: &EngineEvent) -> Duration {
+        let id = &event.container;
+        match event.action.as_str() {
+            "kill" => {
+                self.sent.insert(id.clone());
+            }
+            // One that was waiting to be restarted is stopped without a signal.
+            "stop" => {
+                self.ended.insert(id.clone());
+            }
+            "die" if self.sent.remove(id) => {
+                self.ended.insert(id.clone());
+                return STOP_FOLLOWS;
+            }
+            "start" | "destroy" => {
+                self.sent.remove(id);
+                self.ended.remove(id);
+            }
+            _ => {}
         }
-        "die" if killed.remove(&event.container) => return STOP_FOLLOWS,
-        "start" | "destroy" => {
-            killed.remove(&event.container);
-        }
-        _ => {}
+        Duration::ZERO
     }
-    Duration::ZERO
 }
 
 /// Sends a wake-up after a while; at shutdown nobody reads it any more.
-fn later(wake: Sender<Wake>, message: Wake, delay: Duration) {
+pub(super) fn later(wake: Sender<Wake>, message: Wake, delay: Duration) {
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
         if let Err(e) = wake.send(message).await {
@@ -120,12 +150,18 @@ fn news(house: &House, event: &EngineEvent, by_hand: bool) -> Option<Happened> {
     Some(Happened { id, kind, stack: Some(stack), service, facts: serde_json::Map::new() })
 }
 
-fn translate(house: &House, event: &EngineEvent) -> Option<Wake> {
+fn translate(house: &House, event: &EngineEvent, signalled: bool) -> Option<Wake> {
     let stack = StackName::new(event.labels.get(labels::STACK)?.as_str()).ok()?;
+    let place = || Some(Place { stack: stack.clone(), service: ServiceName::new(event.labels.get(labels::SERVICE)?.as_str()).ok()? });
+    let role = event.labels.get(labels::ROLE).map(String::as_str);
     let ours = house.executor.holding(&stack).is_some();
     match event.action.as_str() {
         // `stop` comes from the stop call alone: never from a crash, nor from `kill`.
-        "stop" if !ours => Some(Wake::StoppedByHand(stack, event.container.clone())),
+        "stop" if !ours => Some(Wake::StoppedByHand(event.container.clone(), place())),
+        // Also while an operation is at work: what it removes is in its journal.
+        "destroy" if signalled && matches!(role, Some(labels::ROLE_SERVING | labels::ROLE_FRONT)) => {
+            Some(Wake::Removed(event.container.clone(), place()?))
+        }
         "start" => Some(Wake::Started(stack, event.container.clone())),
         action if action == "die" || action == "oom" || action.starts_with("health_status") => Some(Wake::Look(stack)),
         _ => None,

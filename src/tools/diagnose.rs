@@ -4,6 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::diagnose::{self, Ailment};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
+use crate::call::hands::{self, ByHand, Hands};
 use crate::call::{Call, CallError, observe, prepare};
 use crate::engine::LogQuery;
 use crate::gate::Permit;
@@ -122,6 +123,7 @@ impl Verb for Diagnose {
             true => vec![],
             false => diagnose::ailments(&release, &observed, &BTreeSet::new(), call.now),
         };
+        let by_hand = Hands::read(store).await?.of(&input.stack);
         let roots = diagnose::roots(&release.spec, &ailing);
         let wanted = |s: &ServiceName| input.service.as_ref().is_none_or(|w| w == s);
         // Where to begin comes first, and has its evidence whatever the bound.
@@ -131,6 +133,9 @@ impl Verb for Diagnose {
         let (mut findings, mut room) = (vec![], EVIDENCE);
         for ailment in asked.into_iter().take(FINDINGS) {
             let mut finding = found(call, &input.stack, &release, &observed, ailment, &roots).await;
+            if let Some((reason, next)) = hand(&release, ailment, &by_hand) {
+                (finding.reason, finding.next) = (reason.to_owned(), next);
+            }
             for evidence in [&mut finding.probe, &mut finding.logs] {
                 truncated |= !within(evidence, &mut room);
             }
@@ -196,6 +201,15 @@ fn within(evidence: &mut Option<Untrusted>, room: &mut usize) -> bool {
         *evidence = None;
     }
     fits
+}
+
+/// Reason and next step where a hand did it.
+fn hand(release: &crate::model::release::Release, a: &Ailment, by_hand: &ByHand) -> Option<(&'static str, String)> {
+    if a.container.as_ref().is_some_and(|id| by_hand.stopped.contains(id)) {
+        return Some((hands::STOPPED, hands::again(&release.stack)));
+    }
+    let removed = a.cause == Cause::Missing && by_hand.removed.contains(&a.service);
+    removed.then(|| (hands::REMOVED, hands::back(&release.stack, release.number)))
 }
 
 async fn found(

@@ -109,7 +109,7 @@ impl Verb for Health {
                 .cloned()
                 .collect();
             let standing = observe::standing(&call.house, &release, record.stopped, chrono::Utc::now()).await?;
-            let mut services = observe::health(&release, &mine, standing);
+            let mut services = observe::health(&release, &mine, &standing);
             if let Some(wanted) = &input.service {
                 if !services.iter().any(|s| s.service == *wanted) {
                     return Err(prepare::no_service(&record.name, wanted, release.spec.services.keys()));

@@ -2,6 +2,7 @@
 
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
+use crate::call::hands::{self, ByHand, Hands};
 use crate::call::prepare;
 use crate::call::{Call, CallError, observe};
 use crate::gate::Permit;
@@ -123,10 +124,17 @@ impl Verb for Status {
             by_stack.entry(c.labels.get(labels::STACK).cloned().unwrap_or_default()).or_default().push(c);
         }
         let mut stacks = vec![];
+        let hands = Hands::read(&house.store).await?;
         for record in house.store.stacks().await?.into_iter().filter(|r| named.is_none_or(|n| *n == r.name)) {
             let containers = by_stack.remove(record.name.as_str()).unwrap_or_default();
-            let state = state(&containers, record.current, record.stopped);
+            let mut by_hand = hands.of(&record.name);
+            // What is there again is told as it is; the loop forgets at its next look.
+            by_hand.removed.retain(|s| !containers.iter().any(|c| c.labels.get(labels::SERVICE).is_some_and(|of| of == s.as_str())));
+            let state = state(&containers, record.current, record.stopped, &by_hand);
             let mut row = stack_row(record.name.as_str(), true, state, &containers, input.response_format);
+            if let (Some(release), false) = (record.current, record.stopped) {
+                row.rows.extend(told(&record.name, release, &containers, &by_hand));
+            }
             row.environment = Some(record.environment).filter(|e| !e.is_empty());
             row.release = record.current;
             row.operation_id = house.executor.holding(&record.name).map(|o| o.to_string());
@@ -149,7 +157,7 @@ impl Verb for Status {
             foreign.entry(project).or_default().push(c);
         }
         stacks.extend(foreign.into_iter().map(|(project, containers)| {
-            stack_row(&project, false, state(&containers, Some(0), false), &containers, input.response_format)
+            stack_row(&project, false, state(&containers, Some(0), false, &ByHand::default()), &containers, input.response_format)
         }));
         if let Some(name) = named.filter(|_| stacks.is_empty()) {
             return Err(prepare::not_deployed(name));
@@ -193,12 +201,22 @@ async fn files(call: &Call, stack: &StackName) -> Option<String> {
     }
 }
 
-fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool) -> &'static str {
+/// A line for each service that a hand took away, and one for what it stopped.
+fn told(stack: &StackName, release: u32, containers: &[ContainerSummary], by_hand: &ByHand) -> Vec<String> {
+    let removed = by_hand.removed.iter().map(|s| format!("{s} {}: {}", hands::REMOVED, hands::back(stack, release)));
+    let stopped: Vec<String> =
+        containers.iter().filter(|c| by_hand.stopped.contains(&c.id)).map(|c| redact::line(c.name.trim_start_matches('/'), 80)).collect();
+    let stopped = (!stopped.is_empty()).then(|| format!("{} {}: {}", stopped.join(", "), hands::STOPPED, hands::again(stack)));
+    removed.chain(stopped).collect()
+}
+
+fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool, by_hand: &ByHand) -> &'static str {
     let well = |c: &ContainerSummary| c.state == RunState::Running && c.health != HealthState::Unhealthy;
     match (current, containers) {
         _ if stopped => "stopped",
         (None, []) => "not_deployed",
         (_, []) => "missing",
+        _ if !by_hand.removed.is_empty() => "degraded",
         (_, all) if all.iter().all(well) => "running",
         (_, all) if all.iter().any(|c| c.state == RunState::Running) => "degraded",
         _ => "down",

@@ -181,3 +181,83 @@ async fn a_release_that_keeps_failing_is_rolled_back_by_the_loop_and_the_inciden
     assert!(report["report"]["text"].as_str().unwrap().contains("rollback:"), "{report:#}");
     serve.stop().await;
 }
+
+/// As `docker compose down` does it: each container stopped and removed, dependents first, then the network; volumes stay.
+fn compose_down(stack: &str) {
+    for container in ["web", "store"].map(|s| format!("{stack}-{s}-1")) {
+        docker(&["stop", "-t", "2", &container]);
+        docker(&["rm", &container]);
+    }
+    docker(&["network", "rm", &format!("{stack}_default")]);
+}
+
+fn left_of(stack: &str) -> String {
+    docker(&["ps", "-aq", "--filter", &format!("label=com.docker.compose.project={stack}")])
+}
+
+#[tokio::test]
+async fn a_stack_taken_down_by_hand_stays_down_is_reported_and_comes_back_with_a_deploy() {
+    let slot = engine().await;
+    let home = Home::new();
+    home.unlimited("stack-keeper");
+    let (stack, other) = (home.stack("down"), home.stack("neighbour"));
+    let mut serve = Serve::start(&home).await;
+    let mut client = Client::stdio(&home, "stack-keeper").await;
+    let compose = format!(
+        "x-dockwarden: {{monitor_s: 0}}\nservices:\n  store: &s\n    image: {}\n    restart: unless-stopped\n    mem_limit: 64m\n    environment: {{ROLE: store}}\n    tmpfs: [/data]\n  web:\n    <<: *s\n    depends_on: [store]\n",
+        slot.image
+    );
+    for stack in [&stack, &other] {
+        let deployed = client.ok("deploy", json!({"stack": stack, "compose": compose})).await;
+        client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 20})).await;
+    }
+    // By one that looks, and by one that does not: each time the neighbour, killed afterwards, shows that the loop is at work.
+    for seen in [true, false] {
+        let victim = format!("{other}-store-1");
+        let strike = || {
+            compose_down(&stack);
+            docker(&["kill", &victim]);
+        };
+        if seen {
+            strike();
+        } else {
+            serve.kill9().await;
+            strike();
+            serve = Serve::start(&home).await;
+            client = Client::stdio(&home, "stack-keeper").await;
+        }
+        eventually("the neighbour is healed", Duration::from_secs(60), || async { running(&victim).then_some(()) }).await;
+        eventually("the drift is told", Duration::from_secs(60), || async {
+            let rows = client.ok("audit", json!({"agent": "warden", "tool": "drift_found", "stack": stack})).await;
+            let told = rows["rows"].as_array().map_or(0, |r| r.iter().filter(|r| r.to_string().contains("removed by hand")).count());
+            (told == if seen { 1 } else { 2 }).then_some(())
+        })
+        .await;
+        assert_eq!(left_of(&stack), "", "what a hand took down stays down");
+        let status = client.ok("status", json!({"stack": stack})).await;
+        assert_eq!(status["stacks"][0]["state"], "missing", "{status:#}");
+        let health = client.ok("health", json!({"stack": stack})).await.to_string();
+        assert!(health.contains("removed by hand: `deploy`"), "{health}");
+        let healed = client.ok("audit", json!({"agent": "warden", "tool": "restart", "stack": stack})).await;
+        let healed = healed["rows"].as_array().map_or(0, |rows| rows.iter().filter(|r| r.to_string().contains("recreate")).count());
+        assert_eq!(healed, 0, "nothing was made anew");
+
+        let back = client.ok("deploy", json!({"stack": stack, "compose": compose})).await;
+        client.ok("operation", json!({"operation_id": back["operation_id"], "wait_s": 20})).await;
+        for container in ["web", "store"].map(|s| format!("{stack}-{s}-1")) {
+            assert!(running(&container), "{container}: {back:#}");
+        }
+        eventually("it counts as running", Duration::from_secs(40), || async {
+            (client.ok("status", json!({"stack": stack})).await["stacks"][0]["state"] == "running").then_some(())
+        })
+        .await;
+        // Handed back to the loop: what is killed now is healed.
+        docker(&["kill", &format!("{stack}-web-1")]);
+        eventually("it is healed again", Duration::from_secs(60), || async { running(&format!("{stack}-web-1")).then_some(()) }).await;
+        eventually("the healing operation ends", Duration::from_secs(30), || async {
+            client.ok("status", json!({"stack": stack})).await["stacks"][0]["operation_id"].is_null().then_some(())
+        })
+        .await;
+    }
+    serve.stop().await;
+}

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod answers;
+mod away;
 mod backups;
 mod bringing_back;
 mod container;

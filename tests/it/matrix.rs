@@ -40,7 +40,7 @@ fn moments(all: u64) -> Vec<u64> {
 }
 
 /// A stack with everything that makes a deploy long: data, a one-shot between, a stateless service with a port behind a front, one with copies.
-fn compose(image: &str, port: u16, version: &str, fail: &str, workers: u32) -> String {
+pub(crate) fn compose(image: &str, port: u16, version: &str, fail: &str, workers: u32) -> String {
     // What follows a broken version must not have written data: a store that was updated keeps its new data, and a person has to look.
     let rest = if fail == "none" { version } else { "good" };
     let service = |name: &str, role: &str, version: &str, fail: &str, more: &str| {

@@ -23,15 +23,15 @@ fn away_at(engine: &Arc<FakeEngine>, n: u64) -> Arc<AtomicU64> {
     seen
 }
 
-async fn away_everywhere(before: Option<StackSpec>, after: StackSpec, ends_on: u32) {
+/// An operation, with the engine away at each of its moments in turn; `least` of them there are.
+async fn away_in(before: &[StackSpec], want: impl AsyncFn(&Rig) -> Want, least: u64, whole: impl AsyncFn(&Rig, &Operation, &str)) {
     let mut n = 1;
     loop {
         let rig = rig().await;
-        if let Some(before) = before.clone() {
-            deploy(&rig, before).await;
+        for spec in before {
+            deploy(&rig, spec.clone()).await;
         }
-        let want = release_of(&rig, after.clone()).await;
-        let plan = plan_for(&rig, &rig.exec, want).await;
+        let plan = plan_for(&rig, &rig.exec, want(&rig).await).await;
         let seen = away_at(&rig.engine, n);
         let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
         ended(&rig.exec, &op.id).await;
@@ -39,15 +39,24 @@ async fn away_everywhere(before: Option<StackSpec>, after: StackSpec, ends_on: u
         rig.engine.set_down(false);
         let op = rig.store.operation(&op.id).await.unwrap().unwrap();
         let context = format!("away at change {n}, ended {:?} ({:?})", op.state, op.message);
-        assert_one_release(&rig, &context).await;
-        let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
-        assert_eq!(current, Some(ends_on), "{context}");
+        whole(&rig, &op, &context).await;
         if seen.load(Ordering::SeqCst) < n {
-            assert!(n > 20, "more than twenty moments");
+            assert!(n > least, "more than {least} moments: {n}");
             return;
         }
         n += 1;
     }
+}
+
+async fn away_everywhere(before: Option<StackSpec>, after: StackSpec, ends_on: u32) {
+    let want = async |rig: &Rig| release_of(rig, after.clone()).await;
+    away_in(before.as_slice(), want, 20, async |rig, _, context| serves(rig, ends_on, context).await).await;
+}
+
+async fn serves(rig: &Rig, release: u32, context: &str) {
+    assert_one_release(rig, context).await;
+    let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
+    assert_eq!(current, Some(release), "{context}");
 }
 
 #[tokio::test]
@@ -65,4 +74,60 @@ async fn an_undo_goes_on_when_the_engine_is_back() {
     let mut after = stack("web:bad", Some("db:2"), &[]);
     after.services.get_mut("db").unwrap().settings.migrates = Some(false);
     away_everywhere(Some(stack("web:1", Some("db:1"), &[])), after, 1).await;
+}
+
+#[tokio::test]
+async fn a_rollback_goes_on_when_the_engine_is_back() {
+    let releases = [stack("web:1", Some("db:1"), &[]), stack("web:2", Some("db:1"), &["fresh"])];
+    let want = async |rig: &Rig| match release_of(rig, stack("web:1", Some("db:1"), &[])).await {
+        Want::Release { desired, images, .. } => Want::Release { desired, images, content_of: Some(1) },
+        other => other,
+    };
+    away_in(&releases, want, 10, async |rig, op, context| {
+        assert_eq!(op.state, OperationState::Done, "{context}");
+        serves(rig, 3, context).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn scaling_goes_on_when_the_engine_is_back() {
+    let mut spec = stack("web:1", None, &["worker"]);
+    spec.volumes.clear();
+    for (from, to) in [(1, 3), (3, 1)] {
+        spec.services.get_mut("worker").unwrap().replicas = from;
+        let want = async |_: &Rig| Want::Scale { service: name("worker"), replicas: to };
+        away_in(&[spec.clone()], want, 3, async |rig, op, context| {
+            assert_eq!(op.state, OperationState::Done, "{context}");
+            serves(rig, 2, context).await;
+            assert_eq!(rig.engine.serving("shop", "worker").len(), to as usize, "{context}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_when_the_engine_is_back() {
+    let want = async |_: &Rig| Want::Restart { service: None };
+    away_in(&[stack("web:1", Some("db:1"), &[])], want, 3, async |rig, op, context| {
+        assert_eq!(op.state, OperationState::Done, "{context}");
+        serves(rig, 1, context).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_goes_on_when_the_engine_is_back() {
+    for remove in [false, true] {
+        let want = async |_: &Rig| Want::Stop { remove };
+        away_in(&[stack("web:1", Some("db:1"), &[])], want, 3, async |rig, op, context| {
+            assert_eq!(op.state, OperationState::Done, "{context}");
+            assert_eq!(rig.engine.running(), Vec::<String>::new(), "{context}");
+            let record = rig.store.stack(&shop()).await.unwrap().unwrap();
+            assert_eq!((record.stopped, record.current.is_none()), (true, remove), "{context}");
+            let left = rig.exec.observe(&shop()).await.unwrap();
+            assert_eq!((left.containers.is_empty(), left.networks.is_empty(), left.volumes.len()), (remove, remove, 1), "{context}");
+        })
+        .await;
+    }
 }

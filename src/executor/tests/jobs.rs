@@ -135,3 +135,80 @@ async fn a_finished_job_can_be_run_again_by_a_restart() {
     let op = run(&rig, &rig.exec, Want::Restart { service: Some(name("mail")) }).await;
     assert_eq!((op.state, op.message.as_deref(), starts(&rig)), (OperationState::Done, Some("service mail finished: exit code 0"), 1));
 }
+
+/// The runs of the job in the order in which the engine was told of them.
+fn told(rig: &Rig) -> Vec<String> {
+    let job = |c: &&String| c.contains("mail") && (c.starts_with("start ") || c.starts_with("stop "));
+    rig.engine.calls().iter().filter(job).map(|c| c.split(' ').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_job_at_work_is_left_to_finish_when_it_does_not_change() {
+    let rig = jobs().await;
+    deploy(&rig, with_job("mail:long", Restart::No)).await;
+    rig.engine.clear_calls();
+    let mut spec = with_job("mail:long", Restart::No);
+    spec.services.get_mut("web").unwrap().environment.insert("A".into(), Some("1".into()));
+    let op = deploy(&rig, spec).await;
+    assert_eq!((op.state, told(&rig)), (OperationState::Done, vec![]), "{:?}", op.message);
+    assert_eq!(rig.engine.running().iter().filter(|n| n.contains("mail")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_job_at_work_that_changes_is_ended_before_the_new_run_begins_and_the_plan_says_so() {
+    let rig = jobs().await;
+    deploy(&rig, with_job("mail:long", Restart::No)).await;
+    let mut changed = with_job("mail:long", Restart::No);
+    changed.services.get_mut("mail").unwrap().environment.insert("A".into(), Some("1".into()));
+    let want = release_of(&rig, changed.clone()).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    let mail = plan.changes.iter().find(|c| c.service.as_str() == "mail").unwrap();
+    assert_eq!((mail.action, mail.strategy), (Action::Update, Strategy::Recreate));
+    assert!(mail.expected_loss.contains("ended within its stop grace before the new one begins"), "{}", mail.expected_loss);
+    rig.engine.clear_calls();
+    let op = deploy(&rig, changed.clone()).await;
+    assert_eq!((op.state, told(&rig)), (OperationState::Done, vec!["stop".to_owned(), "start".into()]), "{:?}", op.message);
+    // A new run that fails: the one before begins again, and at no moment did two run.
+    rig.engine.clear_calls();
+    let op = deploy(&rig, with_job("mail:bad", Restart::No)).await;
+    assert_eq!(op.state, OperationState::RolledBack);
+    let order = told(&rig);
+    assert_eq!((order.first().map(String::as_str), order.last().map(String::as_str)), (Some("stop"), Some("start")), "{order:?}");
+    assert_eq!(rig.engine.running().iter().filter(|n| n.contains("mail")).count(), 1);
+    // Where the file says that two may run, a canary goes before.
+    changed.services.get_mut("mail").unwrap().settings.concurrent = true;
+    changed.services.get_mut("mail").unwrap().environment.insert("A".into(), Some("2".into()));
+    let want = release_of(&rig, changed).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    assert_eq!(plan.changes.iter().find(|c| c.service.as_str() == "mail").unwrap().strategy, Strategy::Handover);
+}
+
+#[tokio::test]
+async fn a_one_shot_still_at_work_is_ended_before_its_next_run_begins() {
+    let rig = jobs().await;
+    let once = |image: &str| {
+        let mut spec = with_job(image, Restart::No);
+        let on = Dependency { condition: DependencyCondition::ServiceCompletedSuccessfully, required: true, restart: false };
+        spec.services.get_mut("web").unwrap().depends_on.insert(name("mail"), on);
+        spec
+    };
+    let ends = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let script = ends.clone();
+    rig.engine.on_run(move |spec| {
+        let job = spec.labels.get(crate::model::labels::SERVICE).is_some_and(|s| s == "mail");
+        (job && script.load(std::sync::atomic::Ordering::SeqCst)).then_some(0)
+    });
+    assert_eq!(deploy(&rig, once("mail:long")).await.state, OperationState::Done);
+    // Somebody runs it once more with the engine's own tools, and it is at it.
+    ends.store(false, std::sync::atomic::Ordering::SeqCst);
+    let container = EngineName::new("shop-mail-1").unwrap();
+    rig.engine.start(&permit("deploy"), &container).await.unwrap();
+    assert_eq!(rig.engine.container(&container).await.unwrap().unwrap().state, RunState::Running);
+    let want = release_of(&rig, once("mail:2")).await;
+    let plan = plan_for(&rig, &rig.exec, want).await;
+    let mail = plan.changes.iter().find(|c| c.service.as_str() == "mail").unwrap();
+    assert!(mail.expected_loss.starts_with("the run at work is ended"), "{}", mail.expected_loss);
+    rig.engine.clear_calls();
+    let op = deploy(&rig, once("mail:2")).await;
+    assert_eq!((op.state, told(&rig)), (OperationState::Done, vec!["stop".to_owned(), "start".into()]), "{:?}", op.message);
+}

@@ -50,9 +50,6 @@ impl Healer {
         if mode == DriftMode::Off {
             return Ok(());
         }
-        let key = format!("drift:{}", look.stack);
-        let store = &self.house.store;
-        let mut known: Known = store.value(&key).await?.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
         let found = match judge::drift(&self.house, look.stack, look.release.number).await {
             Ok(found) => found,
             Err(e) => {
@@ -60,35 +57,7 @@ impl Healer {
                 return Ok(());
             }
         };
-        if found.is_empty() {
-            if !known.told.is_empty() {
-                known.told.clear();
-                store.set_value(&key, &json!(known)).await?;
-            }
-            return Ok(());
-        }
-        let step = step(mode, &known, &found, look.now);
-        if step == Step::Nothing {
-            return Ok(());
-        }
-        let mends = step == Step::TellAndMend;
-        tracing::warn!(stack = %look.stack, drift = ?found, mends, "what runs is not what was deployed");
-        known.told.clone_from(&found);
-        if mends {
-            // Noted before it is done: killed in between, it is not mended again at once.
-            known.mended = Some(look.now);
-        }
-        store.set_value(&key, &json!(known)).await?;
-        let detail = json!({"release": look.release.number, "drift": found, "mends": mends});
-        store.audit_event(super::super::WARDEN, "drift_found", Some(look.stack.as_str()), &detail, look.now).await?;
-        self.house.desk.happened(Happened {
-            id: format!("drift_found:{}:{}", look.stack, look.now.timestamp_millis()),
-            kind: EventKind::DriftFound,
-            stack: Some(look.stack.clone()),
-            service: None,
-            facts: Map::from_iter([("drift".to_owned(), json!(found)), ("release".to_owned(), json!(look.release.number))]),
-        });
-        if mends {
+        if self.tell_drift(look, "drift", found, mode, None).await? {
             let (house, stack, release) = (self.house.clone(), look.stack.clone(), look.release.number);
             tokio::spawn(async move {
                 let input = json!({"stack": stack, "to_release": release, "data": "code_only", "reason": "drift: the release that runs is made whole"});
@@ -98,6 +67,52 @@ impl Healer {
             });
         }
         Ok(())
+    }
+
+    /// Tells a drift once, in the audit log and to triggers; whether it is to be mended now. `next` is what a person may do about it.
+    pub(super) async fn tell_drift(
+        &self,
+        look: &Look<'_>,
+        kind: &str,
+        found: Vec<String>,
+        mode: DriftMode,
+        next: Option<&str>,
+    ) -> Result<bool, LookError> {
+        let key = format!("{kind}:{}", look.stack);
+        let store = &self.house.store;
+        let mut known: Known = store.value(&key).await?.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+        if found.is_empty() {
+            if !known.told.is_empty() {
+                known.told.clear();
+                store.set_value(&key, &json!(known)).await?;
+            }
+            return Ok(false);
+        }
+        let step = step(mode, &known, &found, look.now);
+        if step == Step::Nothing {
+            return Ok(false);
+        }
+        let mends = step == Step::TellAndMend;
+        tracing::warn!(stack = %look.stack, drift = ?found, mends, "what runs is not what was deployed");
+        known.told.clone_from(&found);
+        if mends {
+            // Noted before it is done: killed in between, it is not mended again at once.
+            known.mended = Some(look.now);
+        }
+        store.set_value(&key, &json!(known)).await?;
+        let mut detail = json!({"release": look.release.number, "drift": found, "mends": mends});
+        if let Some(next) = next {
+            detail["next"] = json!(next);
+        }
+        store.audit_event(super::super::WARDEN, "drift_found", Some(look.stack.as_str()), &detail, look.now).await?;
+        self.house.desk.happened(Happened {
+            id: format!("drift_found:{}:{}", look.stack, look.now.timestamp_millis()),
+            kind: EventKind::DriftFound,
+            stack: Some(look.stack.clone()),
+            service: None,
+            facts: Map::from_iter([("drift".to_owned(), json!(found)), ("release".to_owned(), json!(look.release.number))]),
+        });
+        Ok(mends)
     }
 }
 

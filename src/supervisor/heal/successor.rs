@@ -77,6 +77,7 @@ mod tests {
         let (wake, mut woken) = tokio::sync::mpsc::channel(16);
         let mut healer = Healer::new(b.house.clone(), wake).await;
         healer.quiet_until = None;
+        healer.signs.way = std::time::Duration::ZERO;
         for _ in 0..2 {
             healer.scan().await;
         }

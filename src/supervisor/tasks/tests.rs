@@ -119,6 +119,17 @@ impl Bench {
         Self { house: Arc::new(house), engine, dir, shutdown: CancellationToken::new(), worker: None }
     }
 
+    /// A container's process ends by itself.
+    pub(crate) fn crash(&self, name: &str, code: i64) {
+        assert!(self.engine.crash_container(name, code), "{name} ran");
+    }
+
+    /// The engine goes away, or is back; its event streams break.
+    pub(crate) fn away(&self, down: bool) {
+        self.engine.set_down(down);
+        self.engine.drop_event_streams();
+    }
+
     fn work(mut self) -> Self {
         self.worker = Some(tokio::spawn(run(self.house.clone(), self.shutdown.clone())));
         self

@@ -75,6 +75,14 @@ impl OwnEngine {
         .await;
     }
 
+    /// It answers nothing for a while: its socket takes connections, and nobody reads them. What runs on it goes on.
+    pub async fn hang(&self, time: Duration) {
+        let pid = self.child.as_ref().and_then(Child::id).and_then(|id| Pid::from_raw(id.cast_signed())).expect("it runs");
+        kill_process(pid, Signal::STOP).expect("signalled");
+        tokio::time::sleep(time).await;
+        kill_process(pid, Signal::CONT).expect("signalled");
+    }
+
     /// Stops it in order, with all that runs on it.
     pub async fn halt(&mut self) {
         let mut child = self.child.take().expect("it runs");
