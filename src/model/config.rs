@@ -23,6 +23,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// How much of an agent's memory stays in its database.
     pub memory: MemorySettings,
+    /// When the disk of the home is too full.
+    pub disk: super::disk::DiskSettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -227,6 +229,8 @@ pub enum NotifyEvent {
     BreakGlass,
     /// Half, four fifths or all of an agent's budget of the month is spent.
     Budget,
+    /// The disk of the home fills up.
+    Disk,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

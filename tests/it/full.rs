@@ -5,6 +5,7 @@ use crate::support::BIN;
 use crate::support::engine::engine;
 use crate::support::eventually;
 use crate::support::home::Home;
+use crate::support::http::ask;
 use crate::support::mcp::Client;
 use serde_json::{Value, json};
 use std::process::Stdio;
@@ -134,6 +135,52 @@ async fn on_a_full_disk_what_helps_is_recorded_and_done_and_nothing_else_is() {
     assert!(!tools.contains(&"deploy") && !tools.contains(&"memory_write"), "what was not recorded was not done: {tools:?}");
     let (verified, said) = small.inside(&[BIN, "audit", "verify"]).await;
     assert_eq!(verified, 0, "{said}");
+    let mut child = small.child;
+    child.kill().await.expect("ended");
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_told_before_it_is_full_and_again_when_it_has_room() {
+    let home = Home::new();
+    home.unlimited("observer");
+    let small = Small::start(&home).await;
+    let observer = small.client("observer").await;
+    let deep = async || {
+        let page = ask(&small.listen, "/api/health/deep", &[], None).await;
+        (page.status, serde_json::from_str::<Value>(&page.body).expect("json")["disk"].clone())
+    };
+    let told = async |what: &str| {
+        let rows = observer.call("audit", json!({"agent": "supervisor", "limit": 50})).await.ok()?.structured_content?;
+        let rows: Vec<&Value> = rows["rows"].as_array()?.iter().filter(|r| r["tool"] == what).collect();
+        assert!(rows.len() < 2, "told once: {rows:?}");
+        rows.first().map(|_| ())
+    };
+    let (status, fine) = deep().await;
+    assert_eq!((status, &fine["ok"], &fine["level"]), (200, &json!(true), &json!("fine")), "{fine}");
+
+    for n in 0..40 {
+        let file = format!("of={}", home.path("state").join(format!("part-{n}")).display());
+        let (code, said) = small.inside(&["dd", "if=/dev/zero", &file, "bs=1M", "count=2"]).await;
+        assert_eq!(code, 0, "{said}");
+        if deep().await.1["used_percent"].as_u64().expect("a number") >= 87 {
+            break;
+        }
+    }
+    eventually("the filling disk is told", Duration::from_secs(30), || told("disk_high")).await;
+    let (status, high) = deep().await;
+    assert_eq!((status, &high["ok"], &high["level"]), (200, &json!(true), &json!("high")), "{high}");
+    let metrics = ask(&small.listen, "/metrics", &[], None).await.body;
+    assert!(metrics.contains("dockwarden_home_disk_level 1"), "{metrics}");
+
+    small.fill("filler").await;
+    eventually("the full disk fails the deep health", Duration::from_secs(30), || async { (deep().await.0 == 503).then_some(()) }).await;
+    assert_eq!(deep().await.1["level"], "critical");
+    let (code_of, _) =
+        small.inside(&["sh", "-c", &format!("rm {}/filler {}/part-*", home.path("state").display(), home.path("state").display())]).await;
+    assert_eq!(code_of, 0);
+    eventually("the room is told", Duration::from_secs(30), || told("disk_eased")).await;
+    told("disk_critical").await.expect("the full disk was told, out of the reserve");
+    assert_eq!(deep().await.0, 200);
     let mut child = small.child;
     child.kill().await.expect("ended");
 }

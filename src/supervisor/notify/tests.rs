@@ -33,6 +33,8 @@ fn approval(id: &str, seconds: i64) -> Approval {
         approved_by: vec![],
         denied_by: None,
         operation: None,
+        at_terminal: false,
+        by_client: false,
         created_at: at(seconds),
         expires_at: at(seconds + 1800),
     }
@@ -152,6 +154,19 @@ async fn a_share_of_an_agents_budget_is_told() {
     let events = collect(&store, &mut told, at(2)).await.unwrap();
     assert_eq!((events.len(), events[0].kind), (1, NotifyEvent::Budget));
     assert_eq!(events[0].title, "helper has spent 80 % of its budget of 2026-11 (16.40 of 20.00 USD)");
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_told_and_one_that_has_room_again_is_not() {
+    let (_dir, store) = store().await;
+    let mut told = Told { since: Some(at(0)), ..Told::default() };
+    for (what, percent) in [("disk_high", 85), ("disk_critical", 95), ("disk_eased", 80)] {
+        store.audit_event("supervisor", what, None, &json!({"percent": percent, "free_mib": 512}), at(1)).await.unwrap();
+    }
+    let titles: Vec<String> = collect(&store, &mut told, at(2)).await.unwrap().into_iter().map(|e| e.title).collect();
+    let home = "the disk of the supervisor's home is";
+    let urgent = ": soon nothing can be recorded, and so nothing done";
+    assert_eq!(titles, [format!("{home} 85 % full, 512 MiB are free"), format!("{home} 95 % full, 512 MiB are free{urgent}")]);
 }
 
 #[test]
