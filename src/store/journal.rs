@@ -1,6 +1,7 @@
 //! Operations and the journal of their steps. A stack's epoch rises with every operation on it, so that a late writer of an older one is
 //! refused. Deliberately absent: what the steps mean.
 
+use super::approval::started;
 use super::codec::{all, changed, first, int, limit, name, name_opt, parse_time, parse_time_opt, parse_word, time, uint, word};
 use super::fault::{Sql, corrupt};
 use super::seal::Keys;
@@ -71,6 +72,9 @@ impl Store {
                 _ => 0,
             };
             insert_operation(c, &sealed, &args_hash)?;
+            if let Some(approval) = &sealed.op.approval {
+                started(c, approval, &sealed.op.id)?;
+            }
             Ok(Ok(sealed.op))
         };
         self.inner.state.write(write).await
