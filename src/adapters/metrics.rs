@@ -104,7 +104,7 @@ impl Metrics {
         registry.register("model_milliseconds", "Time waited for answers", model_millis.clone());
         let (disk_bytes, disk_level) = (Family::<KindLabel, Gauge>::default(), Gauge::default());
         registry.register("home_disk_bytes", "Room of the file system of the home: used and free", disk_bytes.clone());
-        registry.register("home_disk_level", "What was told of it: 0 fine, 1 high, 2 critical", disk_level.clone());
+        registry.register("home_disk_level", "How full it is: 0 fine, 1 high, 2 critical", disk_level.clone());
         let backups = backups::Backups::new(&mut registry);
         Self {
             registry,
@@ -132,7 +132,7 @@ impl Metrics {
     pub fn notification(&self, outcome: &'static str) {
         self.notifications.get_or_create(&OutcomeLabels { outcome }).inc();
     }
-    /// Notes the room on the home's disk, and what was told of it.
+    /// Notes the room on the home's disk, and how full that is.
     pub fn disk(&self, usage: DiskUsage, level: DiskLevel) {
         for (kind, bytes) in [("used", usage.used), ("free", usage.free)] {
             self.disk_bytes.get_or_create(&KindLabel { kind }).set(i64::try_from(bytes).unwrap_or(i64::MAX));

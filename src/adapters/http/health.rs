@@ -87,7 +87,8 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         Err(e) => tracing::error!(error = %e, "what models cost could not be read"),
     }
     match (disk::usage(&doors.house.config.home), supervisor::disk::level(&doors.house.store).await) {
-        (Ok(usage), Ok(level)) => doors.metrics.disk(usage, level),
+        // As now: what was told stands until the next look, and on a full disk it cannot even be kept.
+        (Ok(usage), Ok(told)) => doors.metrics.disk(usage, doors.house.config.settings.disk.level(usage.percent(), told)),
         (usage, level) => tracing::error!(?usage, ?level, "the home's disk could not be looked at"),
     }
     doors.metrics.backups.refresh(&doors.house.store, doors.house.backups.as_deref()).await;
