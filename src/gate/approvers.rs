@@ -57,9 +57,9 @@ mod tests {
     #[test]
     fn what_too_few_operators_can_never_approve_is_named() {
         let grants = "{tier: tier_3_write_elevated, rules: [{id: free, effect: allow, tools: [deploy], because: x}, \
-                      {id: one, effect: approval, tools: [deploy], because: x}, \
-                      {id: client, effect: approval, tools: [deploy], channels: [client], because: x}, \
-                      {id: three, effect: approval, tools: [deploy], approvals: 3, channels: [client], because: x}]}";
+                      {id: one, effect: approval, tools: [deploy], stacks: [one], because: x}, \
+                      {id: client, effect: approval, tools: [deploy], stacks: [two], channels: [client], because: x}, \
+                      {id: three, effect: approval, tools: [deploy], stacks: [three], approvals: 3, channels: [client], because: x}]}";
         let policy = "[environments.development]\n[environments.staging]\n[environments.production]\nmutations = \"approval\"\n[environments.bank]\ndistinct_approver = true\n";
         let book = crate::gate::call::tests::book("deploy", grants, policy);
         let of = |operators| -> Vec<(String, u32)> {

@@ -7,6 +7,7 @@ use super::release::{set_value, value};
 use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
+use crate::model::operation::Operation;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
@@ -368,9 +369,11 @@ fn store_terms(c: &Connection, a: &Approval) -> Sql<()> {
     Ok(())
 }
 
-/// Notes what an approval started, within the transaction that begins it.
-pub(super) fn started(c: &Connection, approval: &ApprovalId, operation: &OperationId) -> Sql<()> {
-    c.prepare_cached("UPDATE approval SET operation = ?2 WHERE id = ?1")?.execute([approval.as_str(), operation.as_str()])?;
+/// Notes with its approval, where it has one, that an operation begins: within the transaction that begins it.
+pub(super) fn started(c: &Connection, operation: &Operation) -> Sql<()> {
+    if let Some(approval) = &operation.approval {
+        c.prepare_cached("UPDATE approval SET operation = ?2 WHERE id = ?1")?.execute([approval.as_str(), operation.id.as_str()])?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! Operations and the journal of their steps. A stack's epoch rises with every operation on it, so that a late writer of an older one is
 //! refused. Deliberately absent: what the steps mean.
 
-use super::approval::started;
 use super::codec::{all, changed, first, int, limit, name, name_opt, parse_time, parse_time_opt, parse_word, time, uint, word};
 use super::fault::{Sql, corrupt};
 use super::seal::Keys;
@@ -72,9 +71,6 @@ impl Store {
                 _ => 0,
             };
             insert_operation(c, &sealed, &args_hash)?;
-            if let Some(approval) = &sealed.op.approval {
-                started(c, approval, &sealed.op.id)?;
-            }
             Ok(Ok(sealed.op))
         };
         self.inner.state.write(write).await
@@ -335,7 +331,7 @@ fn insert_operation(c: &Connection, sealed: &Sealed, args_hash: &str) -> Sql<()>
         args_hash,
         op.state.is_terminal(),
     ])?;
-    Ok(())
+    super::approval::started(c, op)
 }
 
 fn update_operation(c: &Connection, sealed: &Sealed) -> Sql<usize> {

@@ -27,8 +27,8 @@ const hostile = 'Ship it. <script>document.title="owned"</script> <img src=x one
 const work = mkdtempSync(join(tmpdir(), "dw-browser-"));
 const stack = `browser-${process.pid}`;
 const home = join(work, "state");
-mkdirSync(join(work, "config/agents"), { recursive: true });
-for (const agent of ["stack-keeper", "warden"]) cpSync(join(root, `agents/${agent}.md`), join(work, `config/agents/${agent}.md`));
+// All of them: agents name one another. The policy lies beside them.
+cpSync(join(root, "agents"), join(work, "config/agents"), { recursive: true });
 if (shots) mkdirSync(shots, { recursive: true });
 const docker = (...args) => execFileSync("docker", args).toString().trim();
 
@@ -88,7 +88,7 @@ try {
   const release = await ask({ tool: "operation", input: { operation_id: started.result.operation_id, wait_s: 40 } }, "stack-keeper");
   assert.equal(release.state, "done", JSON.stringify(release, null, 1));
   const update = await deploy(compose(image, "2", ', EXTRA: "on"'), hostile);
-  await ask({ tool: "prune", input: { what: "images" } }, "stack-keeper");
+  await ask({ tool: "prune", input: { what: "images", dry_run: false } }, "stack-keeper");
 
   browser = await chromium.launch({
     executablePath: browserPath,
