@@ -205,6 +205,13 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             return fault(key, format!("memory.{key} = 0 would leave no memory"), "write 1 or more, or leave it out");
         }
     }
+    let disk = &settings.disk;
+    if !(disk.warn_percent < disk.critical_percent && disk.warn_percent > 0 && disk.critical_percent <= 100) {
+        let message =
+            format!("disk.warn_percent = {} and disk.critical_percent = {} are no two steps", disk.warn_percent, disk.critical_percent);
+        let needle = if text.contains("critical_percent") { "critical_percent" } else { "warn_percent" };
+        return fault(needle, message, "write percents between 1 and 100, the warning below the critical one; 85 and 95 by default");
+    }
     match (&settings.http.tls_cert, &settings.http.tls_key) {
         (None, None) => {}
         (Some(cert), Some(key)) => {
@@ -383,6 +390,8 @@ mod tests {
         assert!(refused(&trigger.replace("skill", "skil")).message.contains("skil"));
         assert_eq!(refused("[audit]\nsegment_mib = 1\nsegment_days = 0").line, Some(3));
         assert_eq!(refused("[memory]\nmax_days = 30\nmax_mib = 0").line, Some(3));
+        assert_eq!(refused("[disk]\nwarn_percent = 95").line, Some(2));
+        assert_eq!(refused("[disk]\nwarn_percent = 80\ncritical_percent = 101").line, Some(3));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"").line, Some(2));
         assert_eq!(refused("[http]\ntls_cert = \"/a.pem\"\ntls_key = \"b.pem\"").line, Some(3));
         assert_eq!(refused("[notify]\nurl = \"ntfy.sh\"").line, Some(2));
@@ -393,7 +402,9 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_read() {
-        let s = parse("listen = \"off\"\nbackup_schedule = \"17 3 * * *\"\n[stacks.shop]\ndir = \"/srv/shop\"\n", "f").expect("valid");
+        let text = "listen = \"off\"\nbackup_schedule = \"17 3 * * *\"\n[disk]\nwarn_percent = 70\n[stacks.shop]\ndir = \"/srv/shop\"\n";
+        let s = parse(text, "f").expect("valid");
+        assert_eq!((s.disk.warn_percent, s.disk.critical_percent), (70, 95));
         assert_eq!(s.listen.as_deref(), Some("off"));
         assert_eq!(s.stacks.values().next().expect("one").dir, PathBuf::from("/srv/shop"));
     }

@@ -256,6 +256,8 @@ fn bodies_of_mcp_and_arguments_of_every_tool() {
         json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {"name": "deploy", "arguments": {"stack": "shop", "images": {"web": "nginx"}}, "_meta": {"progressToken": 1}}}),
         json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "reason": "x"}}),
         json!({"jsonrpc": "2.0", "id": 2, "method": "completion/complete", "params": {"ref": {"type": "ref/prompt", "name": "deploy"}, "argument": {"name": "stack", "value": "s"}}}),
+        json!({"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {"name": "deploy", "arguments": {"stack": "shop"}, "requestState": "eyJh.0a",
+               "inputResponses": {"approval": {"action": "accept", "content": {"approve": true}}}, "_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}}),
         json!({"jsonrpc": "2.0", "id": 3, "result": {"action": "accept", "content": {"approve": true}}}),
     ]
     .iter()

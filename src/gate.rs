@@ -1,6 +1,7 @@
 //! The gate: decides each call per agent, tool, stack and environment, and each plan by what would really be sent to the engine.
 //! Total, pure, default deny; the strictest verdict wins and every matching rule is returned. Deliberately absent: I/O, clocks, stores.
 
+pub mod approvers;
 pub mod args;
 pub mod call;
 pub mod delegation;
@@ -76,7 +77,17 @@ pub struct Decision {
     pub hint: Option<String>,
 }
 
+/// Channel of an approval: the person at the client whose agent asks.
+pub const CLIENT: &str = "client";
+
 impl Decision {
+    /// Whether the answer of the person at the client decides this call. Only the rules of its agent can say so: never where the plan asks for an approval, too
+    /// (`plan` is what the plan gate said), nor where more than one person has to agree, for the one at the client may be an operator as well.
+    pub fn client_decides(&self, plan: Verdict, needed: u32) -> bool {
+        let says = self.approval.as_ref().is_some_and(|t| t.channels.iter().any(|c| c == CLIENT));
+        says && self.verdict == Verdict::Approval && plan < Verdict::Approval && needed <= 1
+    }
+
     /// Both at once, as strict as the stricter one: of a call that is about two stacks.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {

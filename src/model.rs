@@ -4,6 +4,7 @@
 pub mod adopted;
 pub mod agent;
 pub mod config;
+pub mod disk;
 pub mod front;
 pub mod ids;
 pub mod incident;

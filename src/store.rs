@@ -7,6 +7,7 @@ pub mod approval;
 pub mod audit;
 pub mod backup;
 pub mod copy;
+pub mod disk;
 pub mod incident;
 pub mod journal;
 pub mod lease;

@@ -2,6 +2,7 @@
 //! (`warden`): whatever it does goes through the one line, under its own manifest. It takes no input and keeps no retry inside: every
 //! look decides anew from what is there.
 
+pub mod disk;
 mod heal;
 mod incidents;
 pub mod notify;

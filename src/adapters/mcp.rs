@@ -2,6 +2,7 @@
 //! Deliberately absent: any tool's name or meaning, and roots, sampling and logging, which the protocol gave up.
 
 pub mod agent;
+pub mod ask;
 pub mod bridge;
 pub mod complete;
 #[cfg(feature = "conformance")]
@@ -27,6 +28,7 @@ use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How long a client may keep a list: rules change rarely, and a change is notified to those who listen.
 const LIST_FRESH_MS: u64 = 60_000;
@@ -42,6 +44,11 @@ pub struct Caller {
     pub toolsets: Selection,
 }
 
+/// A name for a connection: what comes by it can be told apart in the audit log.
+fn connection() -> Arc<str> {
+    format!("con-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase()).into()
+}
+
 /// The server of one connection.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -53,16 +60,18 @@ pub struct Server {
     session: Arc<subscribe::Session>,
     /// Where that is kept over restarts (HTTP).
     kept: Option<Arc<sessions::Sessions>>,
+    /// Name of this connection in the audit log.
+    connection: Arc<str>,
 }
 
 impl Server {
     /// A server for a connection whose caller is known.
     pub fn for_caller(doors: Arc<Doors>, door: Door, caller: Caller) -> Self {
-        Self { doors, door, caller: Some(caller), session: Arc::default(), kept: None }
+        Self { doors, door, caller: Some(caller), session: Arc::default(), kept: None, connection: connection() }
     }
     /// A server whose requests each carry their caller.
     pub fn per_request(doors: Arc<Doors>, kept: Arc<sessions::Sessions>) -> Self {
-        Self { doors, door: Door::McpHttp(None), caller: None, session: Arc::default(), kept: Some(kept) }
+        Self { doors, door: Door::McpHttp(None), caller: None, session: Arc::default(), kept: Some(kept), connection: connection() }
     }
 
     /// Keeps what the session of a request follows, where sessions outlive a supervisor.
@@ -142,13 +151,25 @@ impl ServerHandler for Server {
         if let Some(named) = context.meta.get(crate::runner::outside::CALL) {
             return Ok(reply::result(work::call(&self.doors, who, named, request.name.into_owned(), input).await).into());
         }
+        let session = format!("{} {}", who.door.detail(), self.connection);
+        // Only a client that can be asked makes a copy worth its bytes.
+        let kept = if ask::shows_forms(&context) || request.request_state.is_some() { input.clone() } else { Value::Null };
+        let asker =
+            ask::Asker { doors: &self.doors, who: &who, session: &session, tool: &request.name, input: &kept, begun: Instant::now() };
+        let back = asker.brought(request.request_state.as_deref(), request.input_responses.as_ref()).await;
+        let may_ask = match back {
+            ask::Back::Reply(result) => return Ok(reply::result(*result).into()),
+            ask::Back::Quiet => false,
+            ask::Back::Ask => true,
+        };
         let token = context.meta.get_progress_token();
-        let call = self.doors.call(who, request.name.into_owned(), input, token.is_some().then_some(sender));
+        let call = self.doors.call(who.clone(), request.name.to_string(), input, token.is_some().then_some(sender));
         let result = match token {
             None => call.await,
             Some(token) => reply::with_progress(call, lines, &context.peer, token).await,
         };
-        Ok(reply::result(result).into())
+        let asked = if may_ask { asker.ask(&result, &context).await } else { None };
+        Ok(asked.unwrap_or_else(|| reply::result(result).into()))
     }
 
     async fn on_custom_request(&self, request: CustomRequest, context: RequestContext<RoleServer>) -> Result<CustomResult, ErrorData> {

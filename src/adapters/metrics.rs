@@ -5,6 +5,7 @@ mod backups;
 
 use crate::call::CallError;
 use crate::call::dispatch::Reply;
+use crate::model::disk::{DiskLevel, DiskUsage};
 use crate::model::spend::Spent;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +38,11 @@ struct ModelLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ModelLabel {
     model: String,
 }
@@ -54,6 +60,8 @@ pub struct Metrics {
     model_tokens: Family<ModelLabels, Counter>,
     model_micro_usd: Family<ModelLabel, Counter>,
     model_millis: Family<ModelLabel, Counter>,
+    disk_bytes: Family<KindLabel, Gauge>,
+    disk_level: Gauge,
     /// Numbers of backups.
     pub backups: backups::Backups,
 }
@@ -94,6 +102,9 @@ impl Metrics {
             model_micro_usd.clone(),
         );
         registry.register("model_milliseconds", "Time waited for answers", model_millis.clone());
+        let (disk_bytes, disk_level) = (Family::<KindLabel, Gauge>::default(), Gauge::default());
+        registry.register("home_disk_bytes", "Room of the file system of the home: used and free", disk_bytes.clone());
+        registry.register("home_disk_level", "How full it is: 0 fine, 1 high, 2 critical", disk_level.clone());
         let backups = backups::Backups::new(&mut registry);
         Self {
             registry,
@@ -106,6 +117,8 @@ impl Metrics {
             model_tokens,
             model_micro_usd,
             model_millis,
+            disk_bytes,
+            disk_level,
             backups,
         }
     }
@@ -118,6 +131,17 @@ impl Metrics {
     /// Counts what became of one notification.
     pub fn notification(&self, outcome: &'static str) {
         self.notifications.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+    /// Notes the room on the home's disk, and how full that is.
+    pub fn disk(&self, usage: DiskUsage, level: DiskLevel) {
+        for (kind, bytes) in [("used", usage.used), ("free", usage.free)] {
+            self.disk_bytes.get_or_create(&KindLabel { kind }).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        self.disk_level.set(match level {
+            DiskLevel::Fine => 0,
+            DiskLevel::High => 1,
+            DiskLevel::Critical => 2,
+        });
     }
     /// Takes the ledger's numbers over: they outlive the process, and are bounded by the models that are configured.
     pub fn spent(&self, rows: &[Spent]) {
@@ -187,6 +211,19 @@ mod tests {
         let missing: Vec<&&str> =
             families.iter().filter(|f| !told.contains(**f) && !told.contains(format!("{f}_total").as_str())).collect();
         assert_eq!(missing, Vec::<&&str>::new());
+    }
+
+    #[test]
+    fn the_disk_is_shown_as_it_was_looked_at_last() {
+        let metrics = Metrics::new();
+        metrics.disk(DiskUsage { used: 95, free: 5 }, DiskLevel::Critical);
+        metrics.disk(DiskUsage { used: 90, free: 10 }, DiskLevel::High);
+        let text = metrics.text(&[], 0);
+        for line in
+            ["dockwarden_home_disk_bytes{kind=\"used\"} 90", "dockwarden_home_disk_bytes{kind=\"free\"} 10", "dockwarden_home_disk_level 1"]
+        {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! What operators say, whichever door they said it at: the credential's check, and the one way a word becomes a decision. Deliberately
 //! absent: how a door learns the passphrase (the terminal, the login page), and what an approval leads to (`call::approval`).
 
+pub mod client;
+mod decide;
+
+pub use decide::{Said, Speaker, Word, decide, decide_confirmed, say};
+
 use super::socket::credential;
 use super::socket::wire::Credential;
-use crate::call::approval::{self, run_approved};
+use crate::call::approval;
 use crate::call::dispatch::Reply;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
@@ -14,7 +19,7 @@ use crate::store::approval::{Approval, ApprovalState};
 use chrono::Utc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One guess at a time at each door, and a wrong one costs this much on top of the hash: who guesses at the page keeps nobody from the terminal.
@@ -88,17 +93,6 @@ pub fn denied(message: impl Into<String>, hint: &str) -> CallError {
     CallError::new(ErrorCode::Denied, message, hint)
 }
 
-/// What an operator says to an approval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// Yes.
-    Approve,
-    /// No.
-    Deny,
-    /// The earlier yes no longer holds.
-    Revoke,
-}
-
 /// An id as typed.
 ///
 /// # Errors
@@ -140,6 +134,13 @@ pub async fn arguments(house: &House, approval: &Approval) -> Result<Value, Call
     Ok(shown)
 }
 
+/// What has to be typed to approve what may be the operator's own call: the name of its stack, or of the host. `None` where others asked, where it was approved
+/// already, and where it takes two people anyhow.
+pub fn confirms<'a>(house: &'a House, approval: &'a Approval) -> Option<&'a str> {
+    let own = approval.at_terminal && approval.needed <= 1 && approval.state == ApprovalState::Pending;
+    own.then(|| approval.stack.as_ref().map_or(house.config.host_name.as_str(), |s| s.as_str()))
+}
+
 /// Who asks, and on whose behalf.
 pub fn asker(a: &Approval) -> String {
     if a.on_behalf.is_empty() { a.agent.clone() } else { format!("{} on behalf of {}", a.agent, a.on_behalf.join(", ")) }
@@ -153,6 +154,9 @@ pub async fn show(house: &House, text: &str) -> Done {
     let (approval, plan) = with_plan(house, text).await?;
     let mut value = row(&approval);
     value["digest"] = json!(approval.digest);
+    if let Some(name) = confirms(house, &approval) {
+        value["confirm"] = json!(name);
+    }
     // As the page: the call where there is no plan to go by.
     match &plan {
         Some(plan) => {
@@ -207,88 +211,6 @@ fn details(value: &Value, asker: &str) -> String {
         out.push(format!("  {}: {}", redact::line(key, 80), text(argument)));
     }
     out.join("\n")
-}
-
-/// Takes the word of an operator whose credential was checked: records it, and starts the operation when it was the last one needed.
-///
-/// # Errors
-/// `Denied` for who asked itself, `Conflict` when it is settled, and what the started call answers.
-pub async fn decide(house: &Arc<House>, text: &str, by: &str, word: Word, door: &str) -> Done {
-    let id = approval_id(text)?;
-    let now = Utc::now();
-    let before = approval::find(&house.store, &id).await?;
-    if word == Word::Approve && before.asked_by(by) {
-        return Err(denied("who asked cannot approve", "another operator approves"));
-    }
-    let settled = |state: ApprovalState| {
-        let state = json!(state);
-        let state = state.as_str().unwrap_or("settled");
-        let (message, hint) = match word {
-            Word::Revoke => {
-                (format!("approval {id} is {state}: there is nothing to take back"), "`dockwarden cancel` stops what has started")
-            }
-            Word::Approve | Word::Deny => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
-        };
-        CallError::new(ErrorCode::Conflict, message, hint)
-    };
-    // Approved and not started: its call could not start when the word came, and may now.
-    let open = before.state == ApprovalState::Pending || (word != Word::Deny && before.state == ApprovalState::Approved);
-    if !open {
-        return Err(settled(before.state));
-    }
-    let restarts = word == Word::Approve && before.state == ApprovalState::Approved;
-    let what = match word {
-        Word::Approve if restarts => "approval_start_again",
-        Word::Approve => "approval_given",
-        Word::Deny => "approval_denied",
-        Word::Revoke => "approval_revoked",
-    };
-    let stack = before.stack.as_ref().map(|s| s.as_str());
-    let waited_s = (now - before.created_at).num_seconds();
-    let detail =
-        json!({"approval": id, "digest": before.digest, "agent": before.agent, "tool": before.tool, "door": door, "waited_s": waited_s});
-    // Before it counts: no decision without its record.
-    house.store.audit_event(by, what, stack, &detail, now).await?;
-    let decided = match word {
-        Word::Approve if restarts => Some(before.clone()),
-        Word::Approve => house.store.decide_approval(&id, by, true, now).await?,
-        Word::Deny => house.store.decide_approval(&id, by, false, now).await?,
-        Word::Revoke => house.store.revoke_approval(&id, by, now).await?,
-    };
-    let Some(after) = decided else {
-        // Settled in between, by its time or another's word.
-        house.store.audit_event(by, "approval_word_void", stack, &json!({"approval": id, "word": what}), now).await?;
-        return Err(settled(approval::find(&house.store, &id).await?.state));
-    };
-    let mut value = row(&after);
-    match (word, after.state) {
-        (Word::Revoke, _) => reply(value, format!("taken back by {by}: nothing had started")),
-        (_, ApprovalState::Approved) => {
-            let started = start(house, &id).await?;
-            value["result"] = started.value;
-            reply(value, format!("approved by {by}; {}", started.text))
-        }
-        (_, ApprovalState::Pending) => {
-            reply(value, format!("approved by {by}; {} of {} approvals given", after.approved_by.len(), after.needed))
-        }
-        (_, ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Used | ApprovalState::Stale) => {
-            reply(value, format!("denied by {by}"))
-        }
-    }
-}
-
-/// Starts what was approved; one that cannot start now can be started later.
-async fn start(house: &Arc<House>, id: &ApprovalId) -> Done {
-    let mut failed = match run_approved(house, id).await {
-        Ok(started) => return Ok(started),
-        Err(e) => e,
-    };
-    let now = approval::find(&house.store, id).await?;
-    if now.state == ApprovalState::Approved {
-        let until = now.expires_at.to_rfc3339();
-        failed.hint = format!("{}; it stays approved until {until}: approve it again to start it then", failed.hint);
-    }
-    Err(failed)
 }
 
 /// Checks a passphrase typed at a terminal; one guess at a time, a wrong one is recorded.
@@ -395,27 +317,6 @@ mod tests {
             door.was_wrong(&format!("guess-{n}"), start);
         }
         assert!(door.wrong.lock().unwrap().len() <= MOST_NAMES);
-    }
-
-    #[tokio::test]
-    async fn what_could_not_start_is_approved_again_when_it_can() {
-        use crate::call::dispatch::tests::{COMPOSE, bench};
-        let b = bench().await;
-        let asked = b.call("deploy", json!({"stack": "shop", "compose": COMPOSE, "environment": "production"})).await.expect("asked").value;
-        let id = asked["approval"]["approval_id"].as_str().expect("an id");
-        approval::freeze(&b.house.store, "ann", "", Utc::now()).await.expect("frozen");
-        let failed = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect_err("frozen");
-        assert!(failed.code == ErrorCode::Denied && failed.hint.contains("approve it again"), "{failed}");
-        approval::unfreeze(&b.house.store, "ann", Utc::now()).await.expect("lifted");
-        assert_eq!(decide(&b.house, id, "ann", Word::Deny, CLI).await.expect_err("it was approved").code, ErrorCode::Conflict);
-        assert_eq!(decide(&b.house, id, "keeper", Word::Approve, CLI).await.expect_err("it asked").code, ErrorCode::Denied);
-        let started = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect("started").value;
-        assert!(started["result"]["operation_id"].is_string(), "{started}");
-        assert_eq!(decide(&b.house, id, "ann", Word::Approve, CLI).await.expect_err("once").code, ErrorCode::Conflict);
-        let rows = b.house.store.audit_after(0, None, 100).await.expect("rows");
-        let words: Vec<&str> =
-            rows.iter().filter(|r| r.agent == "ann" && r.tool.starts_with("approval")).map(|r| r.tool.as_str()).collect();
-        assert_eq!(words, ["approval_given", "approval_start_again"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) fn begin(house: &Arc<House>, shutdown: &CancellationToken, tasks: &Ta
     tasks.spawn(crate::supervisor::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::tasks::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(crate::supervisor::triggers::run(Arc::clone(house), shutdown.clone()));
+    tasks.spawn(crate::supervisor::disk::run(Arc::clone(house), shutdown.clone()));
     tasks.spawn(rotate(Arc::clone(house), shutdown.clone()));
     tasks.spawn(compact(Arc::clone(house), shutdown.clone()));
     let (house, shutdown) = (Arc::clone(house), shutdown.clone());

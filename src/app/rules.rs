@@ -3,6 +3,7 @@
 
 use crate::adapters::socket;
 use crate::call::House;
+use crate::gate::approvers;
 use crate::gate::prompt::parse_prompt;
 use crate::gate::runbook;
 use crate::gate::{LoadProblem, Rulebook};
@@ -147,6 +148,7 @@ fn fingerprint(config_dir: &Path) -> Fingerprint {
 pub async fn watch(house: Arc<House>, shutdown: CancellationToken) {
     let dir = house.config.config_dir.clone();
     let mut seen = fingerprint(&dir);
+    enough_operators(&house).await;
     while tokio::time::timeout(LOOK_EVERY, shutdown.cancelled()).await.is_err() {
         let now = fingerprint(&dir);
         if now == seen {
@@ -166,6 +168,19 @@ pub fn let_pass(house: &House) -> std::io::Result<()> {
     socket::others::pass(home, &crate::config::socket_path(home), !house.rulebook.load().policy.peers.is_empty())
 }
 
+/// Says in the log which approvals nobody could ever give.
+async fn enough_operators(house: &House) {
+    match house.store.operators().await {
+        Ok(operators) => {
+            let short = approvers::shortages(&house.rulebook.load(), operators.len());
+            if let Some(text) = approvers::in_words(&short, operators.len()) {
+                tracing::warn!("{text}; `dockwarden operators add NAME` makes one");
+            }
+        }
+        Err(e) => tracing::error!(error = %e, "the operators could not be counted"),
+    }
+}
+
 async fn reload(house: &Arc<House>) {
     let (what, detail) = match load(&house.config.config_dir) {
         Ok((rulebook, prompts)) => {
@@ -177,6 +192,7 @@ async fn reload(house: &Arc<House>) {
             if let Err(e) = let_pass(house) {
                 tracing::error!(error = %e, "the local socket's permissions could not follow [peers] of the policy");
             }
+            enough_operators(house).await;
             ("rules_reloaded", detail)
         }
         Err(problems) => {

@@ -24,9 +24,6 @@ const TTL_S: u64 = 1800;
 /// Most approvals of one agent that wait at once.
 const MOST_WAITING: usize = 20;
 
-/// Operations of a stack looked through for the one an approval started.
-const RECENT: usize = 200;
-
 /// Key of the store under which a freeze stands.
 const FREEZE: &str = "freeze";
 
@@ -124,7 +121,7 @@ async fn resumed(call: &Call, id: &ApprovalId, digest: &str) -> Result<Approval,
 fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value, digest: String) -> Approval {
     let terms = decision.approval.as_ref();
     // What the plan alone or a tainted word puts under approval has no rule with terms of its own.
-    let least = call.rulebook.policy.least_approvals(facts.environment.as_deref());
+    let needed = terms.map_or(1, |t| t.count).max(call.rulebook.policy.least_approvals(facts.environment.as_deref()));
     let life = TimeDelta::seconds(i64::try_from(terms.map_or(TTL_S, |t| t.ttl_s)).unwrap_or(i64::from(u32::MAX)));
     Approval {
         id: ApprovalId::new(format!("ap-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric"),
@@ -139,10 +136,12 @@ fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Pl
         call: call.id.clone(),
         reason: input.get("reason").and_then(Value::as_str).map(|r| redact::line(r, 500)),
         state: ApprovalState::Pending,
-        needed: terms.map_or(1, |t| t.count).max(least),
+        needed,
         approved_by: vec![],
         denied_by: None,
         operation: None,
+        at_terminal: call.who.door == Door::Cli,
+        by_client: decision.client_decides(plan.map_or(Verdict::Allow, |p| p.verdict), needed),
         created_at: call.now,
         expires_at: call.now + life,
     }
@@ -193,7 +192,7 @@ fn digest(call: &Call, facts: &CallFacts, input: &Value, resolved: Option<&Value
 }
 
 /// The same value with every object's keys in order.
-pub(super) fn canonical(value: &Value) -> Value {
+pub(crate) fn canonical(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().map(|(k, v)| (k.clone(), canonical(v))).collect();
@@ -267,13 +266,14 @@ pub enum Came {
 /// # Errors
 /// The store's.
 pub async fn came_of(store: &Store, approval: &Approval) -> StoreResult<Came> {
-    // Its row before the operations: a call that ended well has its operation in the journal by then.
+    // Its row before the operation: a call that ended well has its operation in the journal by then.
     let row = match store.approved_call(&approval.id).await? {
         Some(call) => store.audit_of_call(&call).await?.pop(),
         None => None,
     };
-    let recent = store.operations(approval.stack.as_ref(), RECENT).await?;
-    if let Some(operation) = recent.into_iter().find(|o| o.approval.as_ref() == Some(&approval.id)) {
+    if let Some(id) = store.operation_of_approval(&approval.id).await?
+        && let Some(operation) = store.operation(&id).await?
+    {
         return Ok(Came::Operation(Box::new(operation)));
     }
     let Some(row) = row else { return Ok(Came::Unknown) };

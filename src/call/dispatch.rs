@@ -48,6 +48,16 @@ pub async fn dispatch_as(house: &Arc<House>, who: &Principal, id: CallId, tool: 
     enter(call, tool, input).await
 }
 
+/// Refuses a call for a reason of the door it came by, before it is looked at: counted and recorded like any other.
+///
+/// # Errors
+/// Always: this error, or that there were too many calls.
+pub async fn refuse(house: &Arc<House>, who: &Principal, tool: &str, input: &Value, error: CallError) -> Result<Reply, CallError> {
+    let call = Call::new(house, who, None, None);
+    within_minute(&call, tool, input).await?;
+    reply(misunderstood(&call, tool, input, error).await)
+}
+
 /// Runs a call an operator approved, as the agent that asked for it.
 ///
 /// # Errors

@@ -203,7 +203,6 @@ pub(super) fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decisi
             format!("no rule of {} grants {tool}{}", agent.name, place(stack, environment)),
         ));
     }
-    let asks_itself = matched.iter().any(|r| r.effect == Verdict::Approval);
     let raised = if facts.mutates { raise(book, agent, tool, stack, environment) } else { None };
     findings.extend(raised.clone());
 
@@ -218,7 +217,7 @@ pub(super) fn judge(book: &Rulebook, agent: &Agent, facts: &CallFacts) -> Decisi
         })
         .collect();
     let approval = (verdict == Verdict::Approval).then(|| {
-        let terms = terms(&matched, raised.is_some() && !asks_itself);
+        let terms = terms(&matched, strict || raised.is_some());
         ApprovalTerms { count: terms.count.max(book.policy.least_approvals(environment)), ..terms }
     });
     let hint = (verdict == Verdict::Deny).then(|| deny_hint(agent, facts, &findings));
@@ -261,15 +260,17 @@ fn raise(book: &Rulebook, agent: &Agent, tool: &str, stack: Option<&str>, enviro
 }
 
 /// Terms of the strictest of the rules that ask for approval: most approvals, shortest life, and only the channels all of them accept.
-/// An operator's approval always counts. `by_environment`: nobody but the environment asks, so the defaults hold.
-fn terms(matched: &[&Rule], by_environment: bool) -> ApprovalTerms {
+/// An operator's approval always counts, a client's only where each of them says so, and where the environment is a `guarded` one, each of them for this very
+/// environment: one that speaks of all of them did not mean it.
+fn terms(matched: &[&Rule], guarded: bool) -> ApprovalTerms {
     let asking: Vec<&&Rule> = matched.iter().filter(|r| r.effect == Verdict::Approval).collect();
     let count = asking.iter().map(|r| r.approvals.unwrap_or(1)).max().unwrap_or(1).max(1);
     let ttl_s = asking.iter().map(|r| r.ttl.as_deref().and_then(seconds).unwrap_or(APPROVAL_TTL_S)).min().unwrap_or(APPROVAL_TTL_S);
-    let client = !by_environment && !asking.is_empty() && asking.iter().all(|r| r.channels.iter().any(|c| c == "client"));
+    let says = |r: &Rule| r.channels.iter().any(|c| c == super::CLIENT) && !(guarded && r.environments.is_empty());
+    let client = !asking.is_empty() && asking.iter().all(|r| says(r));
     let mut channels = vec!["operator".to_owned()];
     if client {
-        channels.push("client".into());
+        channels.push(super::CLIENT.into());
     }
     ApprovalTerms { count, ttl_s, channels }
 }

@@ -23,6 +23,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// How much of an agent's memory stays in its database.
     pub memory: MemorySettings,
+    /// When the disk of the home is too full.
+    pub disk: super::disk::DiskSettings,
     /// Host names the HTTP door answers to beside loopback.
     pub allowed_hosts: Vec<String>,
     /// Origins the HTTP door accepts beside loopback.
@@ -233,6 +235,8 @@ pub enum NotifyEvent {
     DriftFound,
     /// A task of an agent failed for good.
     TaskFailed,
+    /// The disk of the home fills up.
+    Disk,
 }
 
 /// A time in which people work on stacks: the loop looks and keeps its hands off.

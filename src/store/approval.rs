@@ -7,6 +7,7 @@ use super::release::{set_value, value};
 use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
+use crate::model::operation::Operation;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,12 @@ pub struct Approval {
     pub denied_by: Option<String>,
     /// Operation it started.
     pub operation: Option<OperationId>,
+    /// Asked for at the command line: it may be the call of the very operator who decides.
+    #[serde(default)]
+    pub at_terminal: bool,
+    /// The answer of the person at the client that asked counts.
+    #[serde(default)]
+    pub by_client: bool,
     /// Asked.
     pub created_at: DateTime<Utc>,
     /// Void after.
@@ -74,10 +81,10 @@ pub struct Approval {
 
 const WHAT: &str = "approval";
 const COLUMNS: &str = "id, agent, tool, stack, environment, plan, digest, sealed_input, call, reason, state, needed, approved_by, denied_by, operation, \
-                       created_at, expires_at, on_behalf";
+                       created_at, expires_at, on_behalf, at_terminal, by_client";
 /// The same places without the input, which is large and secret.
 const WITHOUT_INPUT: &str = "id, agent, tool, stack, environment, plan, digest, NULL, call, reason, state, needed, approved_by, denied_by, operation, \
-                             created_at, expires_at, on_behalf";
+                             created_at, expires_at, on_behalf, at_terminal, by_client";
 /// Most approvals in a list.
 pub const LISTED: usize = 500;
 
@@ -90,13 +97,18 @@ fn call_place(id: &ApprovalId) -> String {
 }
 
 impl Store {
-    /// Inserts, or returns the pending or approved one that (agent, tool, digest) already has.
+    /// Inserts, or returns the pending or approved one that (agent, tool, digest) already has; of how both may be decided the stricter holds.
     pub async fn request_approval(&self, approval: Approval) -> StoreResult<Approval> {
         let sealed = self.inner.keys.seal(&input_place(&approval.id), &approval.input)?;
         let inner = self.inner.clone();
         let write = move |c: &Connection| {
             expire(c, approval.created_at)?;
-            if let Some(same) = live_same(c, &inner.keys, &approval)? {
+            if let Some(mut same) = live_same(c, &inner.keys, &approval)? {
+                let terms = (same.at_terminal || approval.at_terminal, same.by_client && approval.by_client);
+                if terms != (same.at_terminal, same.by_client) {
+                    (same.at_terminal, same.by_client) = terms;
+                    store_terms(c, &same)?;
+                }
                 return Ok(same);
             }
             insert(c, &approval, &sealed)?;
@@ -218,6 +230,15 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// The operation that an approval started.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn operation_of_approval(&self, id: &ApprovalId) -> StoreResult<Option<OperationId>> {
+        let id = id.clone();
+        self.inner.state.read(move |c| operation_of(c, &id)).await
+    }
+
     /// The call that a used one let through.
     ///
     /// # Errors
@@ -272,7 +293,7 @@ fn live_same(c: &Connection, keys: &Keys, wanted: &Approval) -> Sql<Option<Appro
 
 fn insert(c: &Connection, a: &Approval, sealed: &[u8]) -> Sql<()> {
     c.prepare_cached(&format!(
-        "INSERT INTO approval ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+        "INSERT INTO approval ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
     ))?
     .execute(params![
         a.id.as_str(),
@@ -293,6 +314,8 @@ fn insert(c: &Connection, a: &Approval, sealed: &[u8]) -> Sql<()> {
         time(a.created_at),
         time(a.expires_at),
         json(WHAT, &a.on_behalf)?,
+        a.at_terminal,
+        a.by_client,
     ])?;
     Ok(())
 }
@@ -335,6 +358,28 @@ fn store_decision(c: &Connection, a: &Approval) -> Sql<()> {
         a.denied_by
     ])?;
     forget_input(c, &a.id)
+}
+
+fn store_terms(c: &Connection, a: &Approval) -> Sql<()> {
+    c.prepare_cached("UPDATE approval SET at_terminal = ?2, by_client = ?3 WHERE id = ?1")?.execute(params![
+        a.id.as_str(),
+        a.at_terminal,
+        a.by_client
+    ])?;
+    Ok(())
+}
+
+/// Notes with its approval, where it has one, that an operation begins: within the transaction that begins it.
+pub(super) fn started(c: &Connection, operation: &Operation) -> Sql<()> {
+    if let Some(approval) = &operation.approval {
+        c.prepare_cached("UPDATE approval SET operation = ?2 WHERE id = ?1")?.execute([approval.as_str(), operation.id.as_str()])?;
+    }
+    Ok(())
+}
+
+fn operation_of(c: &Connection, id: &ApprovalId) -> Sql<Option<OperationId>> {
+    let mut statement = c.prepare_cached("SELECT operation FROM approval WHERE id = ?1")?;
+    Ok(first(&mut statement, [id.as_str()], |r| Ok(name_opt(WHAT, r.get(0)?)?))?.flatten())
 }
 
 /// Nothing runs a settled one any more, so what it would have run is not kept.
@@ -380,5 +425,7 @@ fn read_with(r: &Row<'_>, input: serde_json::Value) -> Sql<Approval> {
         created_at: parse_time(WHAT, &r.get::<_, String>(15)?)?,
         expires_at: parse_time(WHAT, &r.get::<_, String>(16)?)?,
         on_behalf: parse_json(WHAT, &r.get::<_, String>(17)?)?,
+        at_terminal: r.get(18)?,
+        by_client: r.get(19)?,
     })
 }

@@ -350,7 +350,7 @@ fn insert_operation(c: &Connection, sealed: &Sealed, args_hash: &str) -> Sql<()>
         args_hash,
         op.state.is_terminal(),
     ])?;
-    Ok(())
+    super::approval::started(c, op)
 }
 
 fn update_operation(c: &Connection, sealed: &Sealed) -> Sql<usize> {

@@ -1,7 +1,8 @@
 //! Room kept for a full disk: a file of 64 MiB beside the databases, given up when the disk fills so that what helps (restart, rollback, stop, prune and
 //! what people ask for at the command line) can still be recorded, and taken again when there is room. Deliberately absent: which calls those are.
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use super::disk::usage;
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -40,7 +41,7 @@ pub(super) struct Reserve {
 impl Reserve {
     /// Takes the reserve of a home, if there is room for it.
     pub(super) fn open(home: &Path) -> Self {
-        let total = space(home).map_or(u64::MAX, |s| s.total);
+        let total = usage(home).map_or(u64::MAX, |u| u.used.saturating_add(u.free));
         let size = SIZE.min(total / PART);
         let reserve = Self { path: home.join(FILE), size, state: AtomicU8::new(GIVEN_UP), looked: Mutex::new(Instant::now()) };
         if std::fs::metadata(&reserve.path).is_ok_and(|m| m.len() == size) {
@@ -90,7 +91,7 @@ impl Reserve {
 
     fn free(&self) -> u64 {
         // Unknown is no reason to refuse work: a write that fails says so.
-        self.path.parent().and_then(space).map_or(u64::MAX, |s| s.free)
+        self.path.parent().and_then(|home| usage(home).ok()).map_or(u64::MAX, |u| u.free)
     }
 
     fn take(&self) {
@@ -133,16 +134,6 @@ impl Reserve {
             Err(e) => Err(e.into()),
         }
     }
-}
-
-struct Space {
-    total: u64,
-    free: u64,
-}
-
-fn space(dir: &Path) -> Option<Space> {
-    let found = statvfs(dir).ok()?;
-    Some(Space { total: found.f_blocks.saturating_mul(found.f_frsize), free: found.f_bavail.saturating_mul(found.f_frsize) })
 }
 
 #[cfg(test)]

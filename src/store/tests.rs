@@ -171,6 +171,8 @@ fn approval(id: &str, digest: &str, needed: u32) -> Approval {
         approved_by: vec![],
         denied_by: None,
         operation: None,
+        at_terminal: false,
+        by_client: false,
         created_at: at(0),
         expires_at: at(1800),
     }
@@ -448,12 +450,32 @@ async fn an_approval_is_given_by_enough_operators_and_used_once() {
     let first = a.unwrap();
     assert!(first ^ b.unwrap(), "used exactly once");
     assert_eq!(store.approved_call(&asked.id).await.unwrap(), Some(if first { call } else { other }), "the call that was let through");
-    let used = Approval { state: ApprovalState::Used, input: serde_json::Value::Null, ..two };
+    let of = Operation { approval: Some(asked.id.clone()), ..operation("op-1", at(2)) };
+    store.begin_operation(of, "a").await.unwrap().unwrap();
+    let operation = OperationId::new("op-1").ok();
+    assert_eq!(store.operation_of_approval(&asked.id).await.unwrap(), operation, "what it started stands with it at once");
+    let used = Approval { state: ApprovalState::Used, input: serde_json::Value::Null, operation, ..two };
     assert_eq!(store.approval(&asked.id, at(9_999)).await.unwrap(), Some(used), "a used one does not expire");
     let again = approval("ap-3", "d", 2);
     assert_eq!(store.request_approval(again.clone()).await.unwrap(), again, "used up: asked anew");
     let denied = store.decide_approval(&again.id, "bob", false, at(2)).await.unwrap();
     assert_eq!(denied, Some(Approval { state: ApprovalState::Denied, denied_by: Some("bob".into()), ..again }));
+}
+
+#[tokio::test]
+async fn a_question_asked_twice_is_decided_by_the_stricter_terms_of_both() {
+    let (_dir, store) = fresh().await;
+    let terms = |at_terminal, by_client| Approval { at_terminal, by_client, ..approval("ap-1", "d", 1) };
+    store.request_approval(terms(false, true)).await.unwrap();
+    let asked = async |one| {
+        let found = store.request_approval(one).await.unwrap();
+        assert_eq!(store.approval(&found.id, at(1)).await.unwrap(), Some(found.clone()), "as it is stored");
+        (found.at_terminal, found.by_client)
+    };
+    assert_eq!(asked(terms(false, true)).await, (false, true));
+    assert_eq!(asked(terms(true, true)).await, (true, true));
+    assert_eq!(asked(terms(false, false)).await, (true, false));
+    assert_eq!(asked(terms(false, true)).await, (true, false), "nothing lets go of it again");
 }
 
 #[tokio::test]

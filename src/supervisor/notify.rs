@@ -248,6 +248,11 @@ fn recorded(row: &AuditRow) -> Option<Event> {
             );
             event(NotifyEvent::Budget, id, title)
         }
+        what @ (super::disk::HIGH | super::disk::CRITICAL) => {
+            let (percent, free) = (row.detail["percent"].as_u64().unwrap_or(0), row.detail["free_mib"].as_u64().unwrap_or(0));
+            let urgent = if what == super::disk::CRITICAL { ": soon nothing can be recorded, and so nothing done" } else { "" };
+            event(NotifyEvent::Disk, id, format!("the disk of the supervisor's home is {percent} % full, {free} MiB are free{urgent}"))
+        }
         "break_glass_opened" => {
             event(NotifyEvent::BreakGlass, id, format!("{} broke the glass: denials by rule are lifted for a while", row.agent))
         }

@@ -12,9 +12,6 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Operations looked through for the one an approval started.
-const RECENT: usize = 50;
-
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
@@ -65,15 +62,7 @@ impl Verb for Approval {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, _: Permit) -> Result<Output, CallError> {
-        let store = &call.house.store;
-        let a = approval::find(store, &input.approval_id).await?;
-        let started = match a.operation {
-            Some(id) => Some(id),
-            None if a.state == ApprovalState::Used => {
-                store.operations(a.stack.as_ref(), RECENT).await?.into_iter().find(|o| o.approval.as_ref() == Some(&a.id)).map(|o| o.id)
-            }
-            None => None,
-        };
+        let a = approval::find(&call.house.store, &input.approval_id).await?;
         Ok(Output {
             approval_id: a.id,
             state: a.state,
@@ -85,7 +74,7 @@ impl Verb for Approval {
             needed: a.needed,
             approved_by: a.approved_by,
             denied_by: a.denied_by.as_deref().map(|d| redact::line(d, 300)),
-            operation_id: started.map(|id| id.to_string()),
+            operation_id: a.operation.map(|id| id.to_string()),
             created_at: a.created_at,
             expires_at: a.expires_at,
         })

@@ -1,5 +1,5 @@
-// The approvals page in a real browser: log in, read what a release would change, approve it, reject another; at the width of a phone and of a
-// desk. Starts its own supervisor in a temporary home and removes what it made. Needs node, chromium, an engine, and playwright-core:
+// The approvals page in a real browser: log in, read what a release would change, approve it by typing its name, start it later where it could not start,
+// reject another; at the width of a phone and of a desk. Starts its own supervisor in a temporary home and removes what it made. Needs node, chromium, an engine, and playwright-core:
 //
 //   npm install --prefix /tmp/browser playwright-core
 //   PLAYWRIGHT=/tmp/browser node tests/browser/approvals.mjs [screenshots directory]
@@ -27,8 +27,8 @@ const hostile = 'Ship it. <script>document.title="owned"</script> <img src=x one
 const work = mkdtempSync(join(tmpdir(), "dw-browser-"));
 const stack = `browser-${process.pid}`;
 const home = join(work, "state");
-mkdirSync(join(work, "config/agents"), { recursive: true });
-for (const agent of ["stack-keeper", "warden"]) cpSync(join(root, `agents/${agent}.md`), join(work, `config/agents/${agent}.md`));
+// All of them: agents name one another. The policy lies beside them.
+cpSync(join(root, "agents"), join(work, "config/agents"), { recursive: true });
 if (shots) mkdirSync(shots, { recursive: true });
 const docker = (...args) => execFileSync("docker", args).toString().trim();
 
@@ -84,11 +84,11 @@ try {
     return (await ask({ admin: "approvals" })).approvals.find((a) => a.stack === stack).approval_id;
   };
   const first = await deploy(compose(image, "1"), "first release");
-  const started = await ask({ admin: "approve", approval: first, credential });
+  const started = await ask({ admin: "approve", approval: first, confirm: stack, credential });
   const release = await ask({ tool: "operation", input: { operation_id: started.result.operation_id, wait_s: 40 } }, "stack-keeper");
   assert.equal(release.state, "done", JSON.stringify(release, null, 1));
   const update = await deploy(compose(image, "2", ', EXTRA: "on"'), hostile);
-  await ask({ tool: "prune", input: { what: "images" } }, "stack-keeper");
+  await ask({ tool: "prune", input: { what: "images", dry_run: false } }, "stack-keeper");
 
   browser = await chromium.launch({
     executablePath: browserPath,
@@ -146,10 +146,28 @@ try {
       await page.getByText("denied").first().waitFor();
       assert((await page.locator("main").innerText()).includes("ann"));
       await look("rejected");
+      // Asked for at the command line: the name is typed. The browser does not send the form without it, the server does not take another.
       await page.goto(`${base}/approvals/${update}`);
+      const name = page.getByLabel("it may be your own call");
       await page.getByRole("button", { name: "Approve and start" }).click();
+      assert.equal(await name.evaluate((field) => field.validity.valueMissing), true);
+      await name.fill("another");
+      await page.getByRole("button", { name: "Approve and start" }).click();
+      await page.getByRole("alert").waitFor();
+      await look("approval-not-confirmed");
+      // While all changes are frozen it is approved and cannot start; it is started when they go on.
+      await ask({ admin: "freeze", reason: "a test", credential });
+      await name.fill(stack);
+      await page.getByRole("button", { name: "Approve and start" }).click();
+      await page.getByText("it stays approved until").waitFor();
+      await page.getByRole("button", { name: "Take it back" }).waitFor();
+      await look("approved-not-started");
+      await ask({ admin: "unfreeze", credential });
+      await page.getByRole("link", { name: "dockwarden" }).click();
+      await page.getByRole("link", { name: `deploy ${stack}` }).first().click();
+      await page.getByRole("button", { name: "Start it now" }).click();
       await page.getByText("Operation op-").waitFor({ timeout: 30_000 }).catch(async () => assert.fail(await page.locator("main").innerText()));
-      assert.equal(await page.getByRole("button", { name: "Approve and start" }).count(), 0);
+      assert.equal(await page.getByRole("button").filter({ hasText: /start/i }).count(), 0);
       await look("approved");
     }
     assert.deepEqual(complaints, []);
@@ -157,7 +175,7 @@ try {
   }
   const after = await ask({ admin: "approval_show", approval: update });
   assert.deepEqual([after.state, after.approved_by], ["used", ["ann"]]);
-  console.log("ok: logged in, read, rejected and approved at 1280 and 390 px");
+  console.log("ok: logged in, read, rejected, approved and started at 1280 and 390 px");
 } finally {
   await browser?.close();
   const ended = new Promise((done) => serve.once("exit", done));

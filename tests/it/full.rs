@@ -5,6 +5,7 @@ use crate::support::BIN;
 use crate::support::engine::engine;
 use crate::support::eventually;
 use crate::support::home::Home;
+use crate::support::http::ask;
 use crate::support::mcp::Client;
 use serde_json::{Value, json};
 use std::process::Stdio;
@@ -134,6 +135,55 @@ async fn on_a_full_disk_what_helps_is_recorded_and_done_and_nothing_else_is() {
     assert!(!tools.contains(&"deploy") && !tools.contains(&"memory_write"), "what was not recorded was not done: {tools:?}");
     let (verified, said) = small.inside(&[BIN, "audit", "verify"]).await;
     assert_eq!(verified, 0, "{said}");
+    let mut child = small.child;
+    child.kill().await.expect("ended");
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_told_before_it_is_full_and_again_when_it_has_room() {
+    let home = Home::new();
+    let small = Small::start(&home).await;
+    let deep = async || {
+        let page = ask(&small.listen, "/api/health/deep", &[], None).await;
+        (page.status, serde_json::from_str::<Value>(&page.body).expect("json")["disk"].clone())
+    };
+    // Read at the command line: a tool's question to the audit log is a row of it, and would fill the disk.
+    let told = async |what: &str| {
+        let (code, log) = small.inside(&[BIN, "audit", "export"]).await;
+        assert_eq!(code, 0, "{log}");
+        assert!(log.matches(what).count() < 2, "told once: {log}");
+        log.contains(what).then_some(())
+    };
+    let fill_to = async |percent: u64| {
+        for n in 0..400 {
+            if deep().await.1["used_percent"].as_u64().expect("a number") >= percent {
+                return;
+            }
+            let file = format!("of={}", home.path("state").join(format!("part-{percent}-{n}")).display());
+            let (code, said) = small.inside(&["dd", "if=/dev/zero", &file, "bs=256k", "count=1"]).await;
+            assert_eq!(code, 0, "{said}");
+        }
+        panic!("never {percent} % full");
+    };
+    let (status, fine) = deep().await;
+    assert_eq!((status, &fine["ok"], &fine["level"]), (200, &json!(true), &json!("fine")), "{fine}");
+
+    fill_to(87).await;
+    eventually("the filling disk is told", Duration::from_secs(30), || told("disk_high")).await;
+    let (status, high) = deep().await;
+    assert_eq!((status, &high["ok"], &high["level"]), (200, &json!(true), &json!("high")), "{high}");
+    let metrics = ask(&small.listen, "/metrics", &[], None).await.body;
+    assert!(metrics.contains("dockwarden_home_disk_level 1\n"), "{metrics}");
+
+    // Not to the last byte: giving the reserve up would make room.
+    fill_to(96).await;
+    let (status, full) = deep().await;
+    assert_eq!((status, &full["ok"], &full["level"]), (503, &json!(false), &json!("critical")), "{full}");
+    eventually("the nearly full disk is told", Duration::from_secs(30), || told("disk_critical")).await;
+    let (code_of, _) = small.inside(&["sh", "-c", &format!("rm {}/part-*", home.path("state").display())]).await;
+    assert_eq!(code_of, 0);
+    eventually("the room is told", Duration::from_secs(30), || told("disk_eased")).await;
+    assert_eq!(deep().await.0, 200);
     let mut child = small.child;
     child.kill().await.expect("ended");
 }

@@ -11,6 +11,7 @@ mod bringing_back;
 mod container;
 mod crash;
 mod data;
+mod elicit;
 mod engine_live;
 mod eras;
 mod examples;

@@ -3,6 +3,7 @@
 use super::{CliError, CliResult, Ended, Global, output, reach, terminal};
 use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 /// See and decide what waits for a person.
 #[derive(Debug, Args)]
@@ -195,9 +196,15 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
         ApprovalsCommand::List { all } => Admin::Approvals { all },
         ApprovalsCommand::Show { approval } => Admin::ApprovalShow { approval },
         ApprovalsCommand::Approve { approval, operator } => {
-            let (_, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
+            let (shown, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
             eprintln!("{text}");
-            Admin::Approve { approval, credential: terminal::credential(operator)? }
+            let confirm = match shown["confirm"].as_str() {
+                None => None,
+                Some(name) => Some(confirmed(name)?.ok_or_else(|| {
+                    CliError::Usage(format!("that is not {name}; nothing was decided"), "type the name of what it is about".into())
+                })?),
+            };
+            Admin::Approve { approval, confirm, credential: terminal::credential(operator)? }
         }
         ApprovalsCommand::Revoke { approval, operator } => Admin::Revoke { approval, credential: terminal::credential(operator)? },
         ApprovalsCommand::Deny { approval, operator } => Admin::Deny { approval, credential: terminal::credential(operator)? },
@@ -211,6 +218,35 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
         output::reply(global.json, "approvals", &value, &text);
     }
     Ok(Ended::Done)
+}
+
+/// Asks for the name of what may be the operator's own call to change; `None` when another or nothing was typed.
+fn confirmed(name: &str) -> Result<Option<String>, CliError> {
+    let typed = terminal::ask(&format!("Asked for at the command line, so it may be your own call. Type {name} to approve it:"))?;
+    Ok(Some(typed.trim().to_owned()).filter(|t| t == name))
+}
+
+/// A call made at this terminal that waits for an approval: an operator who sits there confirms it at once. Gives what it started; `None` where nobody is there
+/// to ask, where it takes another person, and where it is left waiting.
+///
+/// # Errors
+/// A wrong passphrase, and what the started call answers.
+pub async fn own(global: &Global, waiting: &Value) -> Result<Option<(Value, String)>, CliError> {
+    use std::io::IsTerminal as _;
+    let somebody = !global.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let Some(approval) = waiting["approval"]["approval_id"].as_str().filter(|_| somebody).map(str::to_owned) else { return Ok(None) };
+    let (operators, _) = reach::admin(global, Admin::Operators).await?;
+    let (shown, text) = reach::admin(global, Admin::ApprovalShow { approval: approval.clone() }).await?;
+    let any = operators["operators"].as_array().is_some_and(|o| !o.is_empty());
+    let Some(name) = shown["confirm"].as_str().filter(|_| any) else { return Ok(None) };
+    eprintln!("{text}");
+    let Some(confirm) = confirmed(name)? else {
+        eprintln!("Left waiting: `dockwarden approvals approve {approval}` decides it.");
+        return Ok(None);
+    };
+    let request = Admin::Approve { approval, confirm: Some(confirm), credential: terminal::credential(None)? };
+    let (value, text) = reach::admin(global, request).await?;
+    Ok(Some((value["result"].clone(), text)))
 }
 
 /// Runs `operators`.

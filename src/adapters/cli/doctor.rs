@@ -9,6 +9,8 @@ use crate::app::rules;
 use crate::config::{self, Places};
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
+use crate::gate::{self, Rulebook};
+use crate::model::disk::{DiskLevel, DiskSettings, DiskUsage};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -56,21 +58,23 @@ fn error(what: &'static str, text: impl Into<String>, mend: impl Into<String>) -
 /// Runs `doctor`.
 pub async fn doctor(global: &Global) -> CliResult {
     let places = config::places(global.home.as_deref(), global.config.as_deref());
+    let settings = config::load(&places).map(|c| c.settings).unwrap_or_default();
     let mut findings = vec![
         configuration(&places),
         rules_load(&places.config_dir),
         home(&places.home, !peers(&places.config_dir).is_empty()),
-        disk(&places.home),
+        disk(&places.home, &settings.disk),
         memory(&places.memory),
         clock(),
     ];
-    let endpoint = config::load(&places).ok().and_then(|c| c.settings.engine);
+    let endpoint = settings.engine;
     findings.push(engine(endpoint.as_deref()).await);
     let running = supervisor(global).await;
     let answers = running.level == Level::Ok;
     findings.push(running);
     if answers {
         findings.push(backups(global).await);
+        findings.extend(approvers(global, &places.config_dir).await);
     }
     findings.extend(advisory(&places, endpoint.as_deref()));
     findings.extend(others::reach(&places, &peers(&places.config_dir), endpoint.as_deref()));
@@ -156,19 +160,23 @@ fn existing(path: &Path) -> &Path {
     path.ancestors().find(|p| p.exists()).unwrap_or(path)
 }
 
-fn disk(home: &Path) -> Finding {
+fn disk(home: &Path, settings: &DiskSettings) -> Finding {
     let at = existing(home);
-    match rustix::fs::statvfs(at) {
+    match crate::store::disk::usage(at) {
         Err(e) => error("disk", format!("{}: {e}", at.display()), "check the file system of the home"),
-        Ok(s) => {
-            let free = s.f_bavail.saturating_mul(s.f_frsize);
-            let text = format!("{} MiB free at {}", free >> 20, at.display());
-            if free < DISK_LOW {
-                error("disk", text, "free at least 1 GiB: without an audit row nothing is executed")
-            } else {
-                ok("disk", text)
-            }
-        }
+        Ok(usage) => room(usage, settings, &at.display().to_string()),
+    }
+}
+
+fn room(usage: DiskUsage, settings: &DiskSettings, at: &str) -> Finding {
+    let percent = usage.percent();
+    let text = format!("{percent} % full, {} MiB free at {at}", usage.free >> 20);
+    let mend = "without an audit row nothing is executed";
+    match settings.level(percent, DiskLevel::Fine) {
+        DiskLevel::Critical => error("disk", text, format!("free space until it is below {} %: {mend}", settings.critical_percent)),
+        _ if usage.free < DISK_LOW => error("disk", text, format!("free at least 1 GiB: {mend}")),
+        DiskLevel::High => note("disk", text, format!("free space until it is below {} % ([disk] warn_percent)", settings.warn_percent)),
+        DiskLevel::Fine => ok("disk", text),
     }
 }
 
@@ -222,6 +230,24 @@ async fn supervisor(global: &Global) -> Finding {
             "`dockwarden serve`, or `dockwarden service install`; clients start one on demand",
         ),
         Err(e) => error("supervisor", e.to_string(), "look into log/serve.log of the home, or `journalctl -u dockwarden`"),
+    }
+}
+
+/// Whether there are as many operators as the rules want words of. What is wrong with the rules themselves is told by their own check.
+async fn approvers(global: &Global, config: &Path) -> Option<Finding> {
+    let (book, _) = rules::load(config).ok()?;
+    let asked = async { Ok::<_, super::CliError>(reach::people(global, false).await?.admin(Admin::Operators).await?) };
+    let operators = match asked.await {
+        Ok((value, _)) => value["operators"].as_array().map_or(0, Vec::len),
+        Err(e) => return Some(note("operators", e.to_string(), "run this as the owner of the home")),
+    };
+    Some(enough(&book, operators))
+}
+
+fn enough(book: &Rulebook, operators: usize) -> Finding {
+    match gate::approvers::in_words(&gate::approvers::shortages(book, operators), operators) {
+        None => ok("operators", format!("{operators}, as many as any rule wants")),
+        Some(text) => note("operators", text, "`dockwarden operators add NAME`, or ask for fewer in the rule or environment"),
     }
 }
 
@@ -338,6 +364,28 @@ mod tests {
         assert!(found.mend.starts_with("`dockwarden call verify_backup --input '{\"stack\":\"shop\"}'`"), "{}", found.mend);
         let alone = json!([{"volume": "loose", "snapshot_id": "0a1b", "passed": false}]);
         assert!(covered(&json!({"drills": alone})).mend.contains("--input '{\"snapshot_id\":\"0a1b\"}'"));
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_is_a_note_and_a_full_one_an_error() {
+        let of = |used: u64, free: u64| room(DiskUsage { used: used << 30, free: free << 30 }, &DiskSettings::default(), "/home").level;
+        assert_eq!(
+            [of(50, 50), of(84, 16), of(85, 15), of(94, 6), of(95, 5), of(1, 0)],
+            [Level::Ok, Level::Ok, Level::Note, Level::Note, Level::Error, Level::Error]
+        );
+        let small = DiskUsage { used: 1 << 20, free: 100 << 20 };
+        assert_eq!(room(small, &DiskSettings::default(), "/home").level, Level::Error, "less than a GiB, however empty");
+    }
+
+    #[test]
+    fn fewer_operators_than_a_rule_wants_are_a_note_that_names_it() {
+        let dir = tempfile::tempdir().expect("directory");
+        let policy = rules::POLICY.replace("distinct_approver = false", "distinct_approver = true");
+        std::fs::write(dir.path().join("policy.toml"), policy).expect("written");
+        let (book, _) = rules::load(dir.path()).map_err(|p| rules::in_words(&p)).expect("loads");
+        let one = enough(&book, 1);
+        assert!(one.level == Level::Note && one.text.contains("environments.production (2)"), "{one:?}");
+        assert_eq!(enough(&book, 9).level, Level::Ok);
     }
 
     #[test]

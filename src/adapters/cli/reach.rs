@@ -89,7 +89,10 @@ pub async fn value(global: &Global, tool: &str, input: Value) -> Result<(Value, 
 /// # Errors
 /// As `value`.
 pub async fn show(global: &Global, tool: &str, input: Value) -> CliResult {
-    let (value, text) = value(global, tool, input).await?;
+    let (mut value, mut text) = value(global, tool, input).await?;
+    if let Some(started) = own(global, &value).await? {
+        (value, text) = started;
+    }
     output::reply(global.json, tool, &value, &text);
     Ok(ended(&value))
 }
@@ -100,12 +103,23 @@ pub async fn show(global: &Global, tool: &str, input: Value) -> CliResult {
 /// As `value`.
 pub async fn operate(global: &Global, tool: &str, input: Value, wait: bool) -> CliResult {
     let (mut value, mut text) = self::value(global, tool, input).await?;
+    if let Some(started) = own(global, &value).await? {
+        (value, text) = started;
+    }
     while wait && matches!(value["state"].as_str(), Some("queued" | "running")) {
         let Some(id) = value["operation_id"].as_str().map(str::to_owned) else { break };
         (value, text) = self::value(global, "operation", serde_json::json!({"operation_id": id, "wait_s": 45})).await?;
     }
     output::reply(global.json, tool, &value, &text);
     Ok(ended(&value))
+}
+
+/// What came of a call that waits, where an operator at this terminal confirmed it as their own.
+async fn own(global: &Global, value: &Value) -> Result<Option<(Value, String)>, CliError> {
+    match ended(value) {
+        Ended::PendingApproval => super::approvals::own(global, value).await,
+        _ => Ok(None),
+    }
 }
 
 /// The exit a reply's state means.

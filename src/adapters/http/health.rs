@@ -3,11 +3,15 @@
 
 use crate::adapters::Doors;
 use crate::adapters::mcp::http::{Base, problem};
+use crate::call::House;
+use crate::model::disk::DiskLevel;
+use crate::store::disk;
+use crate::supervisor;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +32,7 @@ pub async fn ready(State(doors): State<Arc<Doors>>) -> Response {
     (status, Json(json!({"ready": ready, "agents": agents, "skills": skills}))).into_response()
 }
 
-/// `GET /api/health/deep`: engine and store, each asked now.
+/// `GET /api/health/deep`: engine, store and the home's disk, each asked now.
 pub async fn deep(State(doors): State<Arc<Doors>>) -> Response {
     let house = &doors.house;
     let engine = match tokio::time::timeout(ENGINE_WITHIN, house.engine.info()).await {
@@ -43,12 +47,32 @@ pub async fn deep(State(doors): State<Arc<Doors>>) -> Response {
             Err(json!({"ok": false, "error": "state cannot be read", "hint": "see the supervisor's log and `dockwarden doctor`"}))
         }
     };
-    let healthy = engine.is_ok() && store.is_ok();
+    let (disk, level) = disk(house).await;
+    let healthy = engine.is_ok() && store.is_ok() && level < DiskLevel::Critical;
     let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let part = |p: Result<serde_json::Value, serde_json::Value>| p.unwrap_or_else(|e| e);
-    let body = json!({"status": if healthy { "ok" } else { "failing" }, "timestamp": chrono::Utc::now(), "engine": part(engine), "store": part(store),
+    let part = |p: Result<Value, Value>| p.unwrap_or_else(|e| e);
+    let body = json!({"status": if healthy { "ok" } else { "failing" }, "timestamp": chrono::Utc::now(), "engine": part(engine), "store": part(store), "disk": disk,
                       "uptime_s": doors.started.elapsed().as_secs(), "version": env!("CARGO_PKG_VERSION")});
     (status, Json(body)).into_response()
+}
+
+/// The disk of the home, now, at the level that was told of it.
+async fn disk(house: &House) -> (Value, DiskLevel) {
+    let hint = "free space there; see `dockwarden doctor`";
+    match (disk::usage(&house.config.home), supervisor::disk::level(&house.store).await) {
+        (Ok(usage), Ok(told)) => {
+            let level = house.config.settings.disk.level(usage.percent(), told);
+            let mut part =
+                json!({"ok": level < DiskLevel::Critical, "level": level, "used_percent": usage.percent(), "free_mib": usage.free >> 20});
+            if level > DiskLevel::Fine {
+                part["hint"] = json!(hint);
+            }
+            (part, level)
+        }
+        (Err(e), _) => (json!({"ok": false, "error": e.to_string(), "hint": hint}), DiskLevel::Critical),
+        // That the store cannot be read is said by its own part.
+        (Ok(usage), Err(_)) => (json!({"ok": true, "used_percent": usage.percent(), "free_mib": usage.free >> 20}), DiskLevel::Fine),
+    }
 }
 
 /// `GET /metrics`: OpenMetrics text.
@@ -61,6 +85,11 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
     match doors.house.store.spent(None).await {
         Ok(spent) => doors.metrics.spent(&spent),
         Err(e) => tracing::error!(error = %e, "what models cost could not be read"),
+    }
+    match (disk::usage(&doors.house.config.home), supervisor::disk::level(&doors.house.store).await) {
+        // As now: what was told stands until the next look, and on a full disk it cannot even be kept.
+        (Ok(usage), Ok(told)) => doors.metrics.disk(usage, doors.house.config.settings.disk.level(usage.percent(), told)),
+        (usage, level) => tracing::error!(?usage, ?level, "the home's disk could not be looked at"),
     }
     doors.metrics.backups.refresh(&doors.house.store, doors.house.backups.as_deref()).await;
     let states: Vec<_> = states.into_iter().collect();

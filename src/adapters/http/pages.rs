@@ -51,6 +51,7 @@ struct Login {
 struct Decision {
     word: String,
     csrf: String,
+    confirm: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -165,15 +166,11 @@ impl Pages {
 
     async fn details(&self, session: &Session, id: &ApprovalId, problem: Option<&str>) -> Result<String, CallError> {
         let house = &self.doors.house;
-        let (mut approval, plan) = people::with_plan(house, id.as_str()).await?;
-        if approval.operation.is_none() {
-            let recent = house.store.operations(approval.stack.as_ref(), 50).await?;
-            approval.operation = recent.into_iter().find(|o| o.approval.as_ref() == Some(&approval.id)).map(|o| o.id);
-        }
-        let arguments = people::arguments(house, &approval).await?;
+        let (approval, plan) = people::with_plan(house, id.as_str()).await?;
+        let (arguments, confirm) = (people::arguments(house, &approval).await?, people::confirms(house, &approval));
         let (logout, csrf) = (session.token(&["logout"]), session.token(&[id.as_str(), &approval.digest]));
         let viewer = Viewer { host: self.host(), operator: &session.operator, logout: &logout, now: Utc::now() };
-        let details = Details { approval: &approval, plan: plan.as_ref(), arguments: &arguments, csrf: &csrf, problem };
+        let details = Details { approval: &approval, plan: plan.as_ref(), arguments: &arguments, confirm, csrf: &csrf, problem };
         Ok(html::details(&viewer, &details))
     }
 }
@@ -304,6 +301,7 @@ async fn decide(
     let word = match form.word.as_str() {
         "approve" => Word::Approve,
         "deny" => Word::Deny,
+        "revoke" => Word::Revoke,
         _ => return outdated(&pages),
     };
     let house = &pages.doors.house;
@@ -318,7 +316,10 @@ async fn decide(
     let operator = session.operator.clone();
     // A task of its own: a browser that goes away must not leave a decision between its record and its start.
     let (house, decided) = (Arc::clone(house), id.clone());
-    let done = tokio::spawn(async move { people::decide(&house, decided.as_str(), &operator, word, people::PAGE).await }).await;
+    let done = tokio::spawn(async move {
+        people::decide_confirmed(&house, decided.as_str(), &operator, form.confirm.as_deref(), word, people::PAGE).await
+    });
+    let done = done.await;
     match done {
         Ok(Ok(_)) => to(&format!("/approvals/{id}")),
         Ok(Err(e)) => {

@@ -39,9 +39,9 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             reply(json!({"approvals": list.iter().map(people::row).collect::<Vec<_>>()}), text)
         }
         Admin::ApprovalShow { approval } => people::show(house, &approval).await,
-        Admin::Approve { approval, credential } => {
+        Admin::Approve { approval, confirm, credential } => {
             let by = verified(house, &credential).await?;
-            people::decide(house, &approval, &by, people::Word::Approve, people::CLI).await
+            people::decide_confirmed(house, &approval, &by, confirm.as_deref(), people::Word::Approve, people::CLI).await
         }
         Admin::Deny { approval, credential } => {
             let by = verified(house, &credential).await?;

@@ -103,6 +103,9 @@ pub enum Admin {
     Approve {
         /// Which.
         approval: String,
+        /// What was typed to confirm a call that may be one's own: the name of its stack, or of the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm: Option<String>,
         /// Who says so.
         credential: Credential,
     },
@@ -408,7 +411,7 @@ mod tests {
         let approve = json!({"id": 3, "admin": "approve", "approval": "ap-1", "credential": {"operator": "ann", "passphrase": "secret"}});
         assert_eq!(
             ask(approve),
-            Ask::Admin { id: json!(3), admin: Admin::Approve { approval: "ap-1".into(), credential: credential.clone() } }
+            Ask::Admin { id: json!(3), admin: Admin::Approve { approval: "ap-1".into(), confirm: None, credential: credential.clone() } }
         );
         assert!(!format!("{credential:?}").contains("secret"));
         assert_eq!(

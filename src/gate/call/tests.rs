@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gate::load::ToolFacts;
-use crate::model::verdict::Verdict::{Allow, Approval, Deny};
+use crate::model::verdict::Verdict::{Allow, Approval, Deny, Warn};
 use proptest::prelude::*;
 
 pub(crate) const READS: &[&str] = &[
@@ -71,7 +71,7 @@ pub(crate) fn shipped() -> Rulebook {
 }
 
 /// A book with one agent whose `dockwarden:` key is given.
-fn book(tools: &str, grants: &str, policy: &str) -> Rulebook {
+pub(crate) fn book(tools: &str, grants: &str, policy: &str) -> Rulebook {
     let text = format!("---\nname: tester\ndescription: d\ntools: {tools}\ndockwarden: {grants}\n---\n");
     Rulebook::build(vec![("tester.md".into(), text)], policy, &catalogue()).unwrap_or_else(|p| panic!("{p:#?}"))
 }
@@ -168,6 +168,31 @@ fn the_strictest_of_all_matching_rules_wins_and_all_are_returned() {
     let d = decide(&book, &call("tester", "deploy", Some("web-bank"), Some("staging")));
     assert_eq!((d.verdict, d.hint.as_deref()), (Deny, Some("tester/d in tester.md stands in the way; only an operator changes it")));
     assert_eq!(decide(&book, &call("tester", "logs", Some("web-bank"), Some("staging"))).verdict, Deny, "a rule can take a read away");
+}
+
+#[test]
+fn a_client_decides_only_where_every_rule_that_asks_says_so_and_for_production_by_name() {
+    let grants = "{tier: tier_3_write_elevated, rules: [{id: any, effect: approval, tools: [deploy], stacks: [\"web-*\"], channels: [client], because: x}, \
+                  {id: live, effect: approval, tools: [deploy], stacks: [\"live-*\"], environments: [production], channels: [client], because: x}, \
+                  {id: two, effect: approval, tools: [deploy], stacks: [web-bank], approvals: 2, channels: [client], because: x}, \
+                  {id: asks, effect: approval, tools: [deploy], stacks: [web-shop, plain], because: x}, \
+                  {id: free, effect: allow, tools: [deploy], because: x}]}";
+    let policy = "[environments.development]\n[environments.staging]\n[environments.production]\nmutations = \"approval\"\n[environments.strict]\ndistinct_approver = true\n";
+    let book = book("deploy", grants, policy);
+    let decides = |stack, environment, plan| {
+        let d = decide(&book, &call("tester", "deploy", Some(stack), Some(environment)));
+        d.client_decides(plan, d.approval.as_ref().map_or(1, |t| t.count))
+    };
+    assert!(decides("web-blog", "staging", Allow) && decides("web-blog", "staging", Warn));
+    assert!(!decides("web-blog", "staging", Approval), "the plan asks for an operator");
+    assert!(!decides("web-shop", "staging", Allow), "another rule asks for an operator");
+    assert!(!decides("plain", "staging", Allow), "no rule says client");
+    assert!(!decides("other", "staging", Allow), "nobody asks");
+    assert!(!decides("other", "production", Allow), "only the environment asks");
+    assert!(!decides("web-blog", "production", Allow), "the rule speaks of every environment, not of production");
+    assert!(decides("live-blog", "production", Allow));
+    assert!(!decides("web-bank", "staging", Allow), "two people have to agree");
+    assert!(!decides("web-blog", "strict", Allow), "the one at the client may be the one who asks");
 }
 
 #[test]

@@ -33,6 +33,8 @@ fn approval(id: &str, seconds: i64) -> Approval {
         approved_by: vec![],
         denied_by: None,
         operation: None,
+        at_terminal: false,
+        by_client: false,
         created_at: at(seconds),
         expires_at: at(seconds + 1800),
     }
@@ -178,6 +180,19 @@ async fn a_failing_host_drift_and_a_failed_task_are_told_without_anybodys_words(
             (NotifyEvent::TaskFailed, "task-01 of deployer failed for good: `dockwarden task show task-01`"),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_told_and_one_that_has_room_again_is_not() {
+    let (_dir, store) = store().await;
+    let mut told = Told { since: Some(at(0)), ..Told::default() };
+    for (what, percent) in [("disk_high", 85), ("disk_critical", 95), ("disk_eased", 80)] {
+        store.audit_event("supervisor", what, None, &json!({"percent": percent, "free_mib": 512}), at(1)).await.unwrap();
+    }
+    let titles: Vec<String> = collect(&store, &mut told, at(2)).await.unwrap().into_iter().map(|e| e.title).collect();
+    let home = "the disk of the supervisor's home is";
+    let urgent = ": soon nothing can be recorded, and so nothing done";
+    assert_eq!(titles, [format!("{home} 85 % full, 512 MiB are free"), format!("{home} 95 % full, 512 MiB are free{urgent}")]);
 }
 
 #[test]

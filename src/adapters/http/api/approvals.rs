@@ -52,6 +52,9 @@ struct Which {
 struct Shown {
     /// `digest` of the approval that was shown: a word about something else is not taken.
     digest: String,
+    /// To approve what was asked for at the command line, and so may be one's own call: `confirm` of the approval that was shown.
+    #[serde(default)]
+    confirm: Option<String>,
 }
 
 /// An approval as it is shown: what the agent wrote is marked as such.
@@ -115,6 +118,9 @@ async fn show(State(doors): State<Arc<Doors>>, who: Who, id: Result<Path<String>
 async fn whole(house: &House, id: &str) -> Result<Value, CallError> {
     let (approval, plan) = people::with_plan(house, id).await?;
     let mut value = shown(&approval);
+    if let Some(name) = people::confirms(house, &approval) {
+        value["confirm"] = json!(name);
+    }
     let mut arguments = people::arguments(house, &approval).await?;
     // What the call would really do, found out by the house: beside what the agent wrote, not within it.
     if let Some(resolved) = arguments.as_object_mut().and_then(|map| map.remove("resolved")) {
@@ -190,7 +196,7 @@ async fn word(doors: &Arc<Doors>, who: &Who, id: String, word: Word, seen: Shown
     }
     // A task of its own: a client that goes away must not leave a decision between its record and its start.
     let house = Arc::clone(&doors.house);
-    let done = tokio::spawn(async move { people::decide(&house, &id, &by, word, &door).await }).await;
+    let done = tokio::spawn(async move { people::decide_confirmed(&house, &id, &by, seen.confirm.as_deref(), word, &door).await }).await;
     let ended = |e: tokio::task::JoinError| {
         CallError::new(ErrorCode::Internal, "the decision ended abnormally", "get the approval again to see what became of it")
             .detail(e.to_string())

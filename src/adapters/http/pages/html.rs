@@ -158,7 +158,8 @@ pub struct Viewer<'a> {
 /// The queue.
 pub fn list(viewer: &Viewer<'_>, approvals: &[Approval]) -> String {
     let mut p = Page::new("Approvals", viewer.host, Some((viewer.operator, viewer.logout)));
-    let (waiting, settled): (Vec<_>, Vec<_>) = approvals.iter().partition(|a| a.state == ApprovalState::Pending);
+    let (waiting, settled): (Vec<_>, Vec<_>) =
+        approvals.iter().partition(|a| matches!(a.state, ApprovalState::Pending | ApprovalState::Approved));
     p.raw("<h1>Waiting for a person</h1>");
     if waiting.is_empty() {
         p.raw("<p class=\"card\">Nothing waits.</p>");
@@ -177,7 +178,7 @@ fn entries(p: &mut Page, approvals: &[&Approval], now: DateTime<Utc>) {
         p.raw("<li class=\"card\"><a href=\"/approvals/").text(a.id.as_str()).raw("\">").text(&a.tool).raw(" ").text(&place(a));
         p.raw("</a> <span class=\"").raw(state_class(a.state)).raw("\">").text(&word(&a.state)).raw("</span><p class=\"small\">asked by ");
         p.text(&a.agent).raw(" at ").text(&moment(a.created_at));
-        if a.state == ApprovalState::Pending {
+        if matches!(a.state, ApprovalState::Pending | ApprovalState::Approved) {
             p.raw(", ").text(&left(a.expires_at, now)).raw(", ").text(&format!("{} of {} given", a.approved_by.len(), a.needed));
         }
         p.raw("</p></li>");
@@ -194,6 +195,8 @@ pub struct Details<'a> {
     pub plan: Option<&'a Plan>,
     /// The call's arguments, redacted.
     pub arguments: &'a Value,
+    /// What has to be typed to approve a call that may be one's own.
+    pub confirm: Option<&'a str>,
     /// Form token of the decision.
     pub csrf: &'a str,
     /// What came of the last click, when it failed.
@@ -211,7 +214,7 @@ pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
     }
     p.raw("<dl class=\"card\">").row("Asked by", &format!("agent {}", crate::adapters::people::asker(a))).row("At", &moment(a.created_at));
     let expires = match a.state {
-        ApprovalState::Pending => format!("{} ({})", moment(a.expires_at), left(a.expires_at, viewer.now)),
+        ApprovalState::Pending | ApprovalState::Approved => format!("{} ({})", moment(a.expires_at), left(a.expires_at, viewer.now)),
         _ => moment(a.expires_at),
     };
     let by = if a.approved_by.is_empty() { String::new() } else { format!(": {}", a.approved_by.join(", ")) };
@@ -248,12 +251,26 @@ pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
             p.raw("<h2>The call</h2><pre class=\"card\">").text(&text).raw("</pre>");
         }
     }
-    if a.state == ApprovalState::Pending {
-        decision(&mut p, viewer, d);
-    } else if let Some(operation) = &a.operation {
-        p.raw("<p>Operation <code>").text(operation.as_str()).raw("</code></p>");
+    match (a.state, &a.operation) {
+        (ApprovalState::Pending, _) => decision(&mut p, viewer, d),
+        (ApprovalState::Approved, _) => start(&mut p, viewer, d),
+        (_, Some(operation)) => {
+            p.raw("<p>Operation <code>").text(operation.as_str()).raw("</code></p>");
+        }
+        (_, None) => {}
     }
     p.end()
+}
+
+/// What was approved and has not started: it could not when the word came.
+fn start(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
+    let a = d.approval;
+    p.raw("<p class=\"card\">Approved, and not started: it could not start when it was approved. It can be started until it expires.</p>");
+    p.raw("<form class=\"decide\" method=\"post\" action=\"/approvals/").text(a.id.as_str()).raw("\">").token(d.csrf);
+    if !a.asked_by(viewer.operator) {
+        p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Start it now</button>");
+    }
+    p.raw("<button class=\"no\" name=\"word\" value=\"revoke\">Take it back</button></form>");
 }
 
 fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
@@ -265,9 +282,14 @@ fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
     if a.asked_by(viewer.operator) {
         p.raw("<p class=\"problem\">Who asked cannot approve.</p>");
     } else {
+        if let Some(name) = d.confirm {
+            p.raw("<div class=\"own\"><label for=\"confirm\">Asked for at the command line, so it may be your own call. To approve it, type <strong>");
+            p.text(name).raw("</strong></label><input id=\"confirm\" name=\"confirm\" required maxlength=\"128\" autocomplete=\"off\" autocapitalize=\"none\" spellcheck=\"false\"></div>");
+        }
         p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Approve and start</button>");
     }
-    p.raw("<button class=\"no\" name=\"word\" value=\"deny\">Reject</button></form>");
+    // A no needs nothing typed.
+    p.raw("<button class=\"no\" name=\"word\" value=\"deny\" formnovalidate>Reject</button></form>");
 }
 
 fn change(p: &mut Page, c: &Change) {

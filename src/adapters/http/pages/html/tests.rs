@@ -26,6 +26,8 @@ fn approval(state: ApprovalState) -> Approval {
         approved_by: vec![HOSTILE.into()],
         denied_by: Some(HOSTILE.into()),
         operation: None,
+        at_terminal: false,
+        by_client: false,
         created_at: DateTime::UNIX_EPOCH,
         expires_at: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(30),
     }
@@ -58,7 +60,8 @@ fn hostile_text_is_only_ever_text() {
     };
     let approval = approval(ApprovalState::Pending);
     let arguments = json!({ HOSTILE: HOSTILE });
-    let d = Details { approval: &approval, plan: None, arguments: &arguments, csrf: HOSTILE, problem: Some(HOSTILE) };
+    let d =
+        Details { approval: &approval, plan: None, arguments: &arguments, confirm: Some(HOSTILE), csrf: HOSTILE, problem: Some(HOSTILE) };
     let mut fragment = Page(String::new());
     change(&mut fragment, &change_of);
     findings(&mut fragment, &[finding]);
@@ -85,7 +88,7 @@ fn hostile_text_is_only_ever_text() {
 fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
     let shown = |state, operator: &'static str, agent: &str| {
         let approval = Approval { agent: agent.into(), approved_by: vec!["bob".into()], ..approval(state) };
-        let d = Details { approval: &approval, plan: None, arguments: &json!({}), csrf: "t", problem: None };
+        let d = Details { approval: &approval, plan: None, arguments: &json!({}), confirm: None, csrf: "t", problem: None };
         let viewer = Viewer { operator, ..viewer() };
         details(&viewer, &d)
     };
@@ -95,9 +98,30 @@ fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
     assert!(shown(ApprovalState::Pending, "bob", "deployer").contains("You have approved this"));
     let own = shown(ApprovalState::Pending, "ann", "ann");
     assert!(!own.contains("value=\"approve\"") && own.contains("Who asked cannot approve"));
-    for state in [ApprovalState::Approved, ApprovalState::Denied, ApprovalState::Expired, ApprovalState::Used, ApprovalState::Stale] {
+    let waits = shown(ApprovalState::Approved, "ann", "deployer");
+    assert!(waits.contains("Start it now") && waits.contains("value=\"revoke\"") && !waits.contains("Approve and start"), "{waits}");
+    assert!(!shown(ApprovalState::Approved, "ann", "ann").contains("Start it now"), "who asked does not start it");
+    for state in [ApprovalState::Denied, ApprovalState::Expired, ApprovalState::Used, ApprovalState::Stale] {
         assert!(!shown(state, "ann", "deployer").contains("<button class=\"yes\""), "{state:?}");
     }
+}
+
+#[test]
+fn what_may_be_ones_own_call_is_approved_by_typing_its_name_and_rejected_without() {
+    let approval = Approval { agent: "deployer".into(), ..approval(ApprovalState::Pending) };
+    let page = |confirm| {
+        details(&viewer(), &Details { approval: &approval, plan: None, arguments: &json!({}), confirm, csrf: "t", problem: None })
+    };
+    let own = page(Some("shop"));
+    assert!(own.contains("type <strong>shop</strong>") && own.contains("name=\"confirm\" required"), "{own}");
+    assert!(own.contains("value=\"deny\" formnovalidate"), "{own}");
+    assert!(!page(None).contains("name=\"confirm\""));
+}
+
+#[test]
+fn what_was_approved_and_waits_to_start_is_listed_with_what_waits() {
+    let listed = list(&viewer(), &[approval(ApprovalState::Approved)]);
+    assert!(!listed.contains("Nothing waits") && !listed.contains("Settled lately"), "{listed}");
 }
 
 #[test]
