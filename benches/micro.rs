@@ -229,6 +229,7 @@ fn plan_6_services(bencher: Bencher) {
             want,
             observed: &observed,
             current: None,
+            anew: &Default::default(),
             next_release: 1,
             policy_version: "1",
             project_dir: None,

@@ -32,7 +32,7 @@ use crate::model::plan::*;
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use chrono::{DateTime, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is on the engine for a stack.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -97,6 +97,8 @@ pub struct PlanInput<'a> {
     pub observed: &'a Observed,
     /// Release that is current.
     pub current: Option<&'a Release>,
+    /// Services that get new containers whatever they are: the data below them is another.
+    pub anew: &'a BTreeSet<ServiceName>,
     /// Number the next release gets.
     pub next_release: u32,
     /// `Rulebook::version`.
@@ -376,7 +378,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return make(Action::Create, Strategy::Start, lines);
     }
     let front_gone = standing == front::Standing::Other || (standing == front::Standing::Down && running.iter().any(up));
-    let anew = matches!(&input.want, Want::Recreate { service: wanted } if wanted == service);
+    let anew = input.anew.contains(service) || matches!(&input.want, Want::Recreate { service: wanted } if wanted == service);
     if anew || !running.iter().all(same) || front_gone {
         if let (Some(first), Some(new)) = (running.first(), image_id)
             && first.image_id != new

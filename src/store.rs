@@ -10,6 +10,7 @@ pub mod copy;
 pub mod disk;
 pub mod incident;
 pub mod journal;
+pub mod kept;
 pub mod lease;
 pub mod ledger;
 pub mod memory;
@@ -100,6 +101,16 @@ pub enum StoreError {
         what: &'static str,
         /// Its name or id.
         id: String,
+    },
+    /// Files that hold a part of it are not here as they were written.
+    #[error(
+        "what is asked for is in files of the {what} that are not here as they were written: {files}; put them back from a backup of the supervisor"
+    )]
+    Absent {
+        /// What.
+        what: &'static str,
+        /// Which files.
+        files: String,
     },
     /// The disk is full.
     #[error("the disk is full: {detail}")]

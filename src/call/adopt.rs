@@ -466,6 +466,7 @@ fn plan(
         want: Want::Release { desired: Box::new(desired.spec.clone()), images: images.clone(), content_of: None },
         observed,
         current: None,
+        anew: &Default::default(),
         next_release: number,
         policy_version: &call.policy_version(),
         project_dir: desired.project_dir.clone(),

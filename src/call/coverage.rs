@@ -125,8 +125,7 @@ fn judged(spec: &StackSpec, scheduled: bool, possible: bool, directories: &BTree
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{OperationId, ServiceName};
-    use crate::model::release::ReleaseState;
+    use crate::model::ids::ServiceName;
     use crate::model::spec::{MountSpec, ServiceSpec, StackSettings, VolumeSpec};
     use std::collections::BTreeMap;
 
@@ -137,38 +136,24 @@ mod tests {
     fn release() -> Release {
         let with = |mounts| ServiceSpec { active: true, mounts, ..ServiceSpec::default() };
         let name = |n: &str| ServiceName::new(n).unwrap();
-        Release {
-            stack: StackName::new("shop").unwrap(),
-            number: 1,
-            state: ReleaseState::Good,
-            environment: "development".into(),
-            spec: StackSpec {
-                name: StackName::new("shop").unwrap(),
-                services: BTreeMap::from([
-                    (name("cache"), with(vec![mount(MountKind::Volume, None, false)])),
-                    (
-                        name("db"),
-                        with(vec![mount(MountKind::Volume, Some("data"), false), mount(MountKind::Bind, Some("/srv/shop/in"), false)]),
-                    ),
-                    (name("web"), with(vec![mount(MountKind::Volume, Some("data"), true), mount(MountKind::Bind, Some("/etc/ssl"), true)])),
-                ]),
-                networks: BTreeMap::new(),
-                volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..VolumeSpec::default() })]),
-                configs: BTreeMap::new(),
-                secrets: BTreeMap::new(),
-                settings: StackSettings::default(),
-                unsupported: vec![],
-                extensions: Default::default(),
-            },
-            images: BTreeMap::new(),
-            agent: "tester".into(),
-            operation: OperationId::new("op-1").unwrap(),
-            reason: None,
-            content_of: None,
-            project_dir: None,
-            git: None,
-            created_at: chrono::DateTime::UNIX_EPOCH,
-        }
+        Release::sample(StackSpec {
+            name: StackName::new("shop").unwrap(),
+            services: BTreeMap::from([
+                (name("cache"), with(vec![mount(MountKind::Volume, None, false)])),
+                (
+                    name("db"),
+                    with(vec![mount(MountKind::Volume, Some("data"), false), mount(MountKind::Bind, Some("/srv/shop/in"), false)]),
+                ),
+                (name("web"), with(vec![mount(MountKind::Volume, Some("data"), true), mount(MountKind::Bind, Some("/etc/ssl"), true)])),
+            ]),
+            networks: BTreeMap::new(),
+            volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..VolumeSpec::default() })]),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            settings: StackSettings::default(),
+            unsupported: vec![],
+            extensions: Default::default(),
+        })
     }
 
     #[test]

@@ -2,11 +2,9 @@
 //! snapshotted first; a rollback keeps the data, or brings a snapshot back beside it. Reads only; data is never changed without being asked for.
 
 use super::error::ErrorCode;
-use super::{Call, CallError, observe, sources};
-use crate::executor::restore;
+use super::{Call, CallError, sources};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
-use crate::model::labels;
-use crate::model::plan::{Action, DiffLine, Plan, PlanKind, PlannedRestore, Strategy};
+use crate::model::plan::{Action, Plan, PlanKind};
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{BackupSettings, MountKind, Quiesce, ServiceSpec, StackSpec};
 use crate::model::verdict::{Finding, Verdict};
@@ -14,6 +12,8 @@ use crate::planner::{self, Observed};
 use crate::store::backup::BackupRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+pub mod bring;
 
 /// Largest volume that is snapshotted before an update without being asked to: about ten seconds of reading.
 pub const PRE_UPDATE_LIMIT: u64 = 1 << 30;
@@ -105,119 +105,6 @@ fn carried(in_use: Option<&StackSpec>, desired: &mut StackSpec) {
     }
 }
 
-/// Which volumes of the stack the snapshots go to, and into which new ones.
-///
-/// # Errors
-/// `Conflict` when a snapshot's volume is none of the release's own named volumes.
-pub async fn restores(
-    call: &Call,
-    stack: &StackName,
-    target: &StackSpec,
-    snapshots: &[BackupRecord],
-) -> Result<Vec<PlannedRestore>, CallError> {
-    if snapshots.is_empty() {
-        return Ok(vec![]);
-    }
-    let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
-    let mut planned: Vec<PlannedRestore> = vec![];
-    for record in snapshots {
-        if record.state != "complete" {
-            let message = format!("snapshot {} is {}: not everything of {} is in it", record.snapshot_id, record.state, record.volume);
-            let hint = "take a whole one, or bring this one back beside the live data with `restore` and copy what you need";
-            return Err(CallError::new(ErrorCode::Conflict, message, hint).field("data"));
-        }
-        // The snapshot may be of a volume that has been swapped since: any release that used it tells its key.
-        let specs = releases.iter().map(|r| &r.spec).chain([target]);
-        let key =
-            specs.flat_map(|s| &s.volumes).find(|(_, v)| v.name == record.volume || v.declared() == record.volume).map(|(k, _)| k.clone());
-        let volume = key.as_ref().and_then(|k| target.volumes.get(k)).filter(|v| !v.external);
-        let (Some(key), Some(volume)) = (key, volume) else {
-            let message =
-                format!("volume {} is not a named volume of the release that would run, so its data cannot be swapped in", record.volume);
-            let hint = "bring it back beside the live data with `restore {snapshot_id}` and copy what you need";
-            return Err(CallError::new(ErrorCode::Conflict, message, hint).field("data"));
-        };
-        if planned.iter().any(|p| p.key == key) {
-            let message = format!("two of the snapshots are of volume {key}");
-            return Err(CallError::new(ErrorCode::InvalidArgument, message, "name one of them").field("data"));
-        }
-        let into = restore::free_name(call.house.engine.as_ref(), record).await.map_err(|e| {
-            CallError::new(ErrorCode::Conflict, crate::redact::line(&e.to_string(), 300), "remove restored volumes you no longer need")
-                .field("data")
-        })?;
-        planned.push(PlannedRestore {
-            snapshot_id: record.snapshot_id.clone(),
-            source: record.volume.clone(),
-            live: volume.name.clone(),
-            key,
-            service: None,
-            into,
-        });
-    }
-    Ok(planned)
-}
-
-/// The service that has the snapshot's volume without a name for it in the file, and the restore into a new one in its place. `None` where the file names
-/// the volume, or nobody has it.
-///
-/// # Errors
-/// The engine's and the store's.
-pub async fn anonymous(call: &Call, stack: &StackName, record: &BackupRecord) -> Result<Option<(ServiceName, PlannedRestore)>, CallError> {
-    let releases = call.house.store.releases(stack, LOOKED_THROUGH).await?;
-    let named = releases.iter().flat_map(|r| r.spec.volumes.values()).any(|v| v.name == record.volume || v.declared() == record.volume);
-    if named || record.state != "complete" {
-        return Ok(None);
-    }
-    // What took its place before is called after it.
-    let after = format!("{}-restored-", record.volume);
-    let is = |name: &str| name == record.volume || name.starts_with(&after);
-    let serving = observe::serving(&call.house, Some(stack)).await?;
-    for container in observe::details(&call.house, &serving).await? {
-        let mut mounts = container.mounts.iter().filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
-        let service = container.labels.get(labels::SERVICE).and_then(|s| ServiceName::new(s.as_str()).ok());
-        let (Some(live), Some(service)) = (mounts.find(|n| is(n)), service) else { continue };
-        let into = restore::free_name(call.house.engine.as_ref(), record).await.map_err(|e| {
-            CallError::new(ErrorCode::Conflict, crate::redact::line(&e.to_string(), 300), "remove restored volumes you no longer need")
-                .field("swap")
-        })?;
-        let (snapshot_id, source) = (record.snapshot_id.clone(), record.volume.clone());
-        let planned = PlannedRestore { snapshot_id, source, key: String::new(), service: Some(service.clone()), live, into };
-        return Ok(Some((service, planned)));
-    }
-    Ok(None)
-}
-
-/// Refuses where the service's new container would not take its volume over: it would run beside the old one with a volume of its own.
-///
-/// # Errors
-/// `Conflict` naming the strategy.
-pub fn taken_over(plan: &Plan, service: &ServiceName) -> Result<(), CallError> {
-    let change = plan.changes.iter().find(|c| c.service == *service);
-    match change.map(|c| (c.action, c.strategy)) {
-        Some((Action::Update, Strategy::Recreate | Strategy::Hold)) => Ok(()),
-        other => {
-            let how = other.map_or("not at all".to_owned(), |(action, strategy)| format!("by {action:?} and {strategy:?}").to_lowercase());
-            let message = format!("service {service} would be replaced {how}, and its container would not take the restored volume over");
-            let hint =
-                "give the volume a name in the file, or bring the data back beside it with `restore {snapshot_id}` and copy what you need";
-            Err(CallError::new(ErrorCode::Conflict, message, hint).field("swap"))
-        }
-    }
-}
-
-/// The release uses the restored volumes.
-pub fn swap(desired: &mut StackSpec, restores: &[PlannedRestore]) -> Vec<PlannedRestore> {
-    let mut done = restores.to_vec();
-    for restore in &mut done {
-        if let Some(volume) = desired.volumes.get_mut(&restore.key) {
-            let declared = volume.declared().to_owned();
-            restore.live = std::mem::replace(&mut volume.name, restore.into.to_string());
-            volume.swapped_from = Some(declared);
-        }
-    }
-    done
-}
-
 /// Refuses to go back with the data kept where the older release may not read it.
 ///
 /// # Errors
@@ -280,7 +167,7 @@ fn writes_volumes(spec: &ServiceSpec) -> bool {
 /// # Errors
 /// The store's and the engine's.
 pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, current: Option<&Release>) -> Result<Vec<Finding>, CallError> {
-    tell_restores(plan);
+    bring::tell(plan);
     if !matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback) || current.is_none() {
         return Ok(vec![]);
     }
@@ -355,34 +242,6 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
     Ok(findings)
 }
 
-fn tell_restores(plan: &mut Plan) {
-    for restore in &plan.data.restore {
-        for change in plan.changes.iter_mut().filter(|c| c.action == Action::Update) {
-            let uses =
-                plan.desired.services.get(&change.service).is_some_and(|s| {
-                    s.mounts.iter().any(|m| m.kind == MountKind::Volume && m.source.as_deref() == Some(restore.key.as_str()))
-                });
-            if uses || restore.service.as_ref() == Some(&change.service) {
-                let (from, to) = (Some(restore.live.clone()), Some(restore.into.to_string()));
-                change.diff.push(DiffLine {
-                    path: format!("volumes.{}", if restore.key.is_empty() { &restore.source } else { &restore.key }),
-                    from,
-                    to,
-                });
-                change.expected_loss.push_str(&format!(
-                    "; what was written since snapshot {} is in volume {} only",
-                    short(&restore.snapshot_id),
-                    restore.live
-                ));
-            }
-        }
-    }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
-}
-
 /// How writers are held during a snapshot before an update: as the file says, else paused, since files read at different moments need not fit together.
 fn quiesce(own: &BackupSettings, stack: &BackupSettings) -> Quiesce {
     own.quiesce.or(stack.quiesce).unwrap_or(Quiesce::Pause)
@@ -417,11 +276,11 @@ async fn size(call: &Call, volume: &str) -> Result<Option<u64>, CallError> {
     }
     let root = PathBuf::from(info.mountpoint);
     // Walks a disk that may be slow.
-    Ok(tokio::task::spawn_blocking(move || bytes_below(&root)).await.unwrap_or_default())
+    Ok(tokio::task::spawn_blocking(move || bytes_below(&root, PRE_UPDATE_LIMIT)).await.unwrap_or_default())
 }
 
-/// Bytes of the files below a directory, ending early past the limit; `None` when it cannot be read.
-fn bytes_below(root: &Path) -> Option<u64> {
+/// Bytes of the files below a directory, ending early past the limit (or past 100,000 entries) with one more; `None` when it cannot be read.
+pub fn bytes_below(root: &Path, most: u64) -> Option<u64> {
     let (mut bytes, mut seen, mut open) = (0u64, 0usize, vec![root.to_owned()]);
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(&dir).ok()? {
@@ -433,8 +292,8 @@ fn bytes_below(root: &Path) -> Option<u64> {
                 bytes = bytes.saturating_add(meta.len());
             }
             seen += 1;
-            if bytes > PRE_UPDATE_LIMIT || seen > MOST_ENTRIES {
-                return Some(PRE_UPDATE_LIMIT + 1);
+            if bytes > most || seen > MOST_ENTRIES {
+                return Some(most.saturating_add(1));
             }
         }
     }

@@ -255,21 +255,7 @@ mod tests {
             extensions: Default::default(),
             unsupported: vec![],
         };
-        Release {
-            stack: spec.name.clone(),
-            number: 1,
-            state: crate::model::release::ReleaseState::Good,
-            environment: "development".into(),
-            spec,
-            images: Default::default(),
-            agent: "a".into(),
-            operation: crate::model::ids::OperationId::new("op-1").unwrap(),
-            reason: None,
-            content_of: None,
-            project_dir: None,
-            git: None,
-            created_at: DateTime::UNIX_EPOCH,
-        }
+        Release::sample(spec)
     }
 
     fn one(role: &str, state: RunState, error: &str) -> ContainerDetail {

@@ -1,9 +1,9 @@
 //! From a call's words to a plan: reads files, resolves images, observes the engine, asks the planner, has the plan gate judge. All reading happens here,
 //! before anything is decided, so that planner and gate stay pure. Nothing is changed.
 
-use super::data_plan::{self, DataChoice};
+use super::data_plan::{self, bring::Brought};
 use super::error::ErrorCode;
-use super::images::{identities, on_hand};
+use super::images::identities;
 use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts, sealed, successor};
 use crate::compose::{self, LoadInput};
 use crate::gate;
@@ -11,18 +11,18 @@ use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::ImageIdentity;
-use crate::model::plan::{GitState, Plan, PlanKind, PlannedRestore, Weight};
-use crate::model::release::{Release, ReleaseState};
+use crate::model::plan::{GitState, Plan, PlanKind, Weight};
+use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use crate::model::verdict::{Finding, Verdict};
 use crate::planner::{self, PlanError, PlanInput, Want};
 use crate::redact;
-use crate::store::backup::BackupRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Releases looked through for one to go back to.
-const LOOKED_THROUGH: usize = 100;
+mod back;
+
+pub use back::{rollback, swap};
 
 /// What a caller wants deployed.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(super) struct Desired {
     pub(super) project_dir: Option<String>,
     pub(super) git: Option<GitState>,
     pub(super) facts: plan_facts::Texts,
-    pub(super) restore: Vec<PlannedRestore>,
+    pub(super) brought: Brought,
 }
 
 /// Plans a deploy of what the caller gave, of the registered directory, or of the current release with other images.
@@ -77,7 +77,7 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
-    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), vec![])).await?;
+    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -89,7 +89,7 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
         (identity.id, identity.repo_digest) = (None, None);
     }
-    planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), vec![])).await
+    planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await
 }
 
 /// A stored plan made by `plan`.
@@ -127,9 +127,9 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
         project_dir: plan.project_dir.clone(),
         git: plan.git.clone(),
         facts: plan_facts::Texts::unknown(&plan.desired),
-        restore: plan.data.restore.clone(),
+        brought: Brought { restore: plan.data.restore.clone(), exchange: plan.data.exchange.clone() },
     };
-    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), (&plan.weighed, vec![])).await?;
+    let mut now = planned(call, &plan.stack, Some(desired), None, plan.id.clone(), (&plan.weighed, Brought::default())).await?;
     if now.fingerprint != plan.fingerprint || now.digest != plan.digest {
         let what = if now.fingerprint == plan.fingerprint { "the policy or what would be done" } else { "the stack on the engine" };
         return Err(CallError::new(
@@ -145,71 +145,6 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
     Ok(now)
 }
 
-/// Plans going back to an older release: the named one, the one that wrote the data brought back, or the newest good one before what runs.
-///
-/// # Errors
-/// `NotFound` naming `history` when there is none; `Preflight` when one of its images is gone; `Conflict` when the data needs a choice.
-pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &DataChoice) -> Result<Plan, CallError> {
-    let store = &call.house.store;
-    let record = store.stack(stack).await?.ok_or_else(|| not_deployed(stack))?;
-    let releases = store.releases(stack, LOOKED_THROUGH).await?;
-    let current = releases.iter().find(|r| Some(r.number) == record.current).cloned();
-    let to = to.or_else(|| data.release());
-    let target = match to {
-        Some(number) => releases.into_iter().find(|r| r.number == number),
-        None => previous_good(&releases, record.current).cloned(),
-    };
-    let target = target.ok_or_else(|| {
-        let what = to.map_or_else(|| "an older good release".to_owned(), |n| format!("release {n}"));
-        CallError::new(
-            ErrorCode::NotFound,
-            format!("stack {stack} has no {what} to go back to"),
-            format!("call `history` with stack {stack} and name one in to_release"),
-        )
-        .field("to_release")
-    })?;
-    let snapshots = match data {
-        DataChoice::Keep => {
-            data_plan::readable(call, current.as_ref(), &target).await?;
-            &[][..]
-        }
-        DataChoice::CodeOnly => &[],
-        DataChoice::Snapshots(records) => records,
-    };
-    let restore = data_plan::restores(call, stack, &target.spec, snapshots).await?;
-    let content_of = target.content_of.or(Some(target.number));
-    let images = on_hand(call, &target).await?;
-    successor::refuse(&call.house, stack, &target.spec, None).await?;
-    let facts = plan_facts::Texts::unknown(&target.spec);
-    let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, restore };
-    planned(call, stack, Some(desired), None, new_id(), (&BTreeSet::new(), vec![])).await
-}
-
-/// Plans the release that runs again, with the data of a snapshot in place of the live data.
-///
-/// # Errors
-/// As [`rollback`]; `NotFound` when nothing runs.
-pub async fn swap(call: &Call, stack: &StackName, snapshot: BackupRecord) -> Result<Plan, CallError> {
-    let current = call.house.store.stack(stack).await?.and_then(|r| r.current).ok_or_else(|| not_deployed(stack))?;
-    if let Some((service, restore)) = data_plan::anonymous(call, stack, &snapshot).await? {
-        let want = Want::Recreate { service: service.clone() };
-        let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![restore])).await?;
-        data_plan::taken_over(&plan, &service)?;
-        return Ok(plan);
-    }
-    rollback(call, stack, Some(current), &DataChoice::Snapshots(vec![snapshot])).await
-}
-
-/// The newest good release before the content that runs, else the newest that served without having been watched to its end: going back twice goes
-/// further back, never to what was just left.
-fn previous_good(releases: &[Release], current: Option<u32>) -> Option<&Release> {
-    let running = releases.iter().find(|r| Some(r.number) == current);
-    let below = running.map_or(u32::MAX, |r| r.content_of.unwrap_or(r.number));
-    let before = releases.iter().filter(|r| r.content_of.unwrap_or(r.number) < below);
-    let newest = |state| before.clone().filter(|r| r.state == state).max_by_key(|r| r.number);
-    newest(ReleaseState::Good).or_else(|| newest(ReleaseState::Unproven))
-}
-
 /// Plans what changes no release's content: restart, stop, scale.
 ///
 /// # Errors
@@ -219,7 +154,7 @@ pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan
         Want::Scale { service, .. } | Want::Recreate { service } => Some(service.clone()),
         Want::Release { .. } | Want::Restart { .. } | Want::Stop { .. } => None,
     };
-    let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), vec![])).await?;
+    let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), Brought::default())).await?;
     if makes.is_some() {
         successor::refuse(&call.house, stack, &plan.desired, makes.as_ref()).await?;
     }
@@ -236,7 +171,7 @@ async fn planned(
     desired: Option<Desired>,
     in_place: Option<Want>,
     id: PlanId,
-    (weighed_before, anonymous): (&BTreeSet<Weight>, Vec<PlannedRestore>),
+    (weighed_before, anonymous): (&BTreeSet<Weight>, Brought),
 ) -> Result<Plan, CallError> {
     if let Some(desired) = &desired {
         redact::declared::spec(&desired.spec);
@@ -249,11 +184,11 @@ async fn planned(
     };
     let observed = observe::stack(&call.house, stack).await?;
     let environment = call.environment().to_owned();
-    let mut restore = anonymous;
+    let mut brought = anonymous;
     let (want, project_dir, git, texts) = match (desired, in_place) {
         (Some(mut d), _) => {
             data_plan::carry(call, stack, current.as_ref(), &mut d.spec).await?;
-            restore = data_plan::swap(&mut d.spec, &d.restore);
+            brought = data_plan::bring::swap(&mut d.spec, &d.brought);
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
         }
         // More copies, and copies made anew, are more of what was judged: judged again, against the host as it is now. A stop or restart must be possible whatever the policy says by now.
@@ -266,6 +201,7 @@ async fn planned(
         }
         (None, None) => return Err(not_deployed(stack)),
     };
+    let anew = brought.anew();
     let policy_version = call.policy_version();
     let next_release = store.last_release_number(stack).await? + 1;
     // In a block of its own: the planner's input borrows functions that must not be held over an await.
@@ -277,6 +213,7 @@ async fn planned(
             want,
             observed: &observed,
             current: current.as_ref(),
+            anew: &anew,
             next_release,
             policy_version: &policy_version,
             project_dir,
@@ -288,7 +225,7 @@ async fn planned(
         };
         planner::plan(&input).map_err(|e| plan_error(&e))?
     };
-    plan.data.restore = restore;
+    (plan.data.restore, plan.data.exchange) = (brought.restore, brought.exchange);
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
         judged(&mut plan, about_data);
@@ -391,7 +328,7 @@ pub(super) async fn load_from(call: &Call, source: &Source, entry: Option<StackS
         Some(seen) => git::state(&seen).await,
         None => None,
     };
-    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts, restore: vec![] }))
+    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts, brought: Brought::default() }))
 }
 
 /// Without files: the release that runs, for `images` and `refresh` of a stack that was deployed inline.
@@ -421,7 +358,7 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
         project_dir: release.project_dir,
         git: release.git,
         facts,
-        restore: vec![],
+        brought: Brought::default(),
     })
 }
 

@@ -13,8 +13,9 @@ pub(super) fn seal(call: &Call, plan: &mut Plan, facts: &PlanFacts, weighed: &[W
     plan.real_paths = paths::real(&plan.desired, &facts.resolved);
     let heavy = weighed.iter().filter(|w| w.finding.verdict >= Verdict::Approval).map(weight);
     plan.weighed = before.iter().cloned().chain(heavy).collect();
-    // A volume without a name is in no file: nothing else of the plan tells which data takes its place.
-    let unnamed: Vec<_> = plan.data.restore.iter().filter(|r| r.service.is_some()).collect();
+    // Volumes without a name and directories are the same in every release: nothing else of the plan tells which data takes their place.
+    let unnamed = plan.data.restore.iter().filter(|r| r.service.is_some()).map(|r| serde_json::json!(r));
+    let unnamed: Vec<_> = unnamed.chain(plan.data.exchange.iter().map(|e| serde_json::json!(e))).collect();
     let whole = serde_json::json!([plan.digest, plan.real_paths, plan.weighed, unnamed]);
     plan.digest = call.house.store.keyed_digest(whole.to_string().as_bytes());
 }

@@ -47,19 +47,35 @@ fn apart(spec: &ServiceSpec) -> bool {
 }
 
 /// Services with data and their own schedule.
-pub fn own_schedules(spec: &StackSpec) -> BTreeMap<ServiceName, String> {
-    let active = spec.services.iter().filter(|(_, s)| s.active && writes(s) && of(s).enable != Some(false));
-    active.filter_map(|(n, s)| Some((n.clone(), of(s).schedule?))).collect()
+pub fn own_schedules(house: &House, release: &Release) -> BTreeMap<ServiceName, String> {
+    let reads = |s: &ServiceSpec| s.active && of(s).enable != Some(false) && writes(s, &|s| reads_directory(house, release, s));
+    release.spec.services.iter().filter(|(_, s)| reads(s)).filter_map(|(n, s)| Some((n.clone(), of(s).schedule?))).collect()
 }
 
 /// Whether the stack's own schedule has anything to read.
-pub fn has_data(spec: &StackSpec) -> bool {
-    spec.services.values().any(|s| s.active && writes(s) && !apart(s)) || spec.volumes.values().any(|v| !v.external)
+pub fn has_data(house: &House, release: &Release) -> bool {
+    left_for_the_stack(&release.spec, &|s| reads_directory(house, release, s))
 }
 
-fn writes(spec: &ServiceSpec) -> bool {
-    let writable = |k: MountKind| matches!(k, MountKind::Volume | MountKind::Bind);
-    spec.mounts.iter().any(|m| !m.read_only && writable(m.kind)) || of(spec).stdout.is_some()
+/// A path of the host is data only where a backup reads it.
+fn reads_directory(house: &House, release: &Release, spec: &ServiceSpec) -> bool {
+    !directories(house, release.project_dir.as_deref(), spec).is_empty()
+}
+
+/// What services with a schedule of their own write is not the stack's to read; a volume nobody writes is.
+fn left_for_the_stack(spec: &StackSpec, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
+    let own = |s: &ServiceSpec| s.active && !apart(s);
+    let theirs: BTreeSet<&str> = spec.services.values().filter(|s| !own(s)).flat_map(volumes_of).collect();
+    spec.services.values().any(|s| own(s) && writes(s, reads_directory))
+        || spec.volumes.iter().any(|(key, v)| !v.external && !theirs.contains(key.as_str()))
+}
+
+fn volumes_of(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
+    spec.mounts.iter().filter(|m| !m.read_only && m.kind == MountKind::Volume).filter_map(|m| m.source.as_deref())
+}
+
+fn writes(spec: &ServiceSpec, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
+    spec.mounts.iter().any(|m| !m.read_only && m.kind == MountKind::Volume) || of(spec).stdout.is_some() || reads_directory(spec)
 }
 
 /// Puts the job of a backup together.
@@ -221,6 +237,39 @@ pub fn keeping(stack: &StackName, release: &Release) -> Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_stacks_own_schedule_reads_nothing_where_every_volume_has_one_of_its_own() {
+        use crate::model::spec::{MountSpec, StackSettings, VolumeSpec};
+        let mount = |source: &str| MountSpec { source: Some(source.into()), ..MountSpec::new(MountKind::Volume, "/data", "") };
+        let mut db = ServiceSpec { active: true, mounts: vec![mount("data")], ..ServiceSpec::default() };
+        let stack = |db: &ServiceSpec, volumes: &[&str]| StackSpec {
+            name: StackName::new("shop").unwrap(),
+            services: BTreeMap::from([(ServiceName::new("db").unwrap(), db.clone())]),
+            networks: BTreeMap::new(),
+            volumes: volumes.iter().map(|v| ((*v).to_owned(), VolumeSpec { name: format!("shop_{v}"), ..VolumeSpec::default() })).collect(),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            settings: StackSettings::default(),
+            unsupported: vec![],
+            extensions: Default::default(),
+        };
+        let has = |db: &ServiceSpec, volumes: &[&str]| left_for_the_stack(&stack(db, volumes), &|_| false);
+        assert!(has(&db, &["data"]));
+        db.settings.backup = Some(BackupSettings { schedule: Some("hourly".into()), ..BackupSettings::default() });
+        assert!(!has(&db, &["data"]), "it is read by the schedule of its own");
+        assert!(has(&db, &["data", "loose"]), "what nobody mounts goes with the stack");
+        db.mounts[0].read_only = true;
+        assert!(has(&db, &["data"]), "what a service only reads is not its to back up");
+        // A socket of the host is mounted and no data.
+        let socket = ServiceSpec {
+            active: true,
+            mounts: vec![MountSpec { kind: MountKind::Bind, ..mount("/run/x.sock") }],
+            ..ServiceSpec::default()
+        };
+        assert!(!has(&socket, &[]));
+        assert!(left_for_the_stack(&stack(&socket, &[]), &|_| true), "a directory that is read is");
+    }
 
     #[test]
     fn only_what_lies_below_a_root_is_data() {

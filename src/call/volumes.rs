@@ -29,6 +29,10 @@ async fn of_volume(call: &Call, volume: &EngineName) -> Result<StackName, CallEr
     if let Some(stack) = ours.and_then(|v| v.labels.get(labels::STACK)).and_then(|s| StackName::new(s.as_str()).ok()) {
         return Ok(stack);
     }
+    // One that a restore took the place of is the stack's that keeps it, with our label or without.
+    if let Some(kept) = call.house.store.kept(None).await?.into_iter().find(|k| k.place == volume.as_str()) {
+        return Ok(kept.stack);
+    }
     // A volume without our label may still be one a release declares, e.g. an external one.
     if found.is_some() {
         for record in call.house.store.stacks().await? {

@@ -11,6 +11,7 @@ use crate::model::ids::{EngineName, ImageRef, ServiceName};
 use crate::model::labels;
 use crate::model::observed::RunState;
 use crate::model::spec::{MountKind, Restart};
+use crate::store::kept::KeptRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -181,6 +182,11 @@ pub enum Act {
         /// Which.
         data: DataAct,
     },
+    /// Data that the release has taken the place of is recorded as kept. Undo: the record goes.
+    Keep {
+        /// Which.
+        kept: Vec<KeptRecord>,
+    },
     /// Image of fronts made of our own binary. Undo: none (an image harms nobody).
     FrontImage {
         /// Tag.
@@ -254,6 +260,7 @@ impl Run {
             Act::Remove { id, volumes } => Ok(engine.remove_container(permit, id, *volumes).await.map(|()| Value::Null)?),
             Act::RemoveNetwork { name } => Ok(engine.remove_network(permit, name).await.map(|()| Value::Null)?),
             Act::Data { data } => self.perform_data(data).await,
+            Act::Keep { kept } => Ok(self.exec.store.keep(kept).await.map(|()| Value::Null)?),
             Act::FrontImage { image } => self.front_image(image).await,
             Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
             Act::Route { front, to, .. } => self.route(front, to).await.map(|open| json!({"open": open})),
@@ -346,6 +353,7 @@ impl Run {
                 Err(e) => Err(e),
             },
             Act::Data { data } => self.take_back_data(data).await,
+            Act::Keep { .. } => Ok(self.exec.store.unkeep(self.operation_id()).await?),
             Act::Current { previous, .. } => {
                 self.exec.store.set_current(&self.plan.stack, *previous, self.epoch).await?;
                 if done.is_some_and(|d| d["stopped"] == true) {

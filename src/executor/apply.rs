@@ -304,6 +304,10 @@ impl Run {
         }
         let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release };
         self.step(Phase::Switch, "current".into(), act).await?;
+        let kept = self.data_kept();
+        if !kept.is_empty() {
+            self.step(Phase::Switch, "kept".into(), Act::Keep { kept }).await?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 pub(crate) mod acts;
 pub mod command;
 pub mod definition;
+mod discard;
 pub mod drill;
 pub(crate) mod exchange;
 pub mod export;
@@ -19,6 +20,7 @@ pub(crate) mod room;
 
 pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
+pub use discard::mounts;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
 pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};
@@ -148,6 +150,28 @@ pub enum BackupError {
         path: String,
         /// Cause.
         detail: String,
+    },
+    /// Kept data that is to go is in use.
+    #[error("container {container} mounts {place}: it is no data that only waits; nothing was removed")]
+    StillMounted {
+        /// Which.
+        place: String,
+        /// By whom.
+        container: String,
+    },
+    /// Kept data that is to go is not in the snapshot.
+    #[error("snapshot {snapshot} does not hold what is in {place} ({count} differences: {differences}); nothing was removed: {next}")]
+    NotCovered {
+        /// Which.
+        place: String,
+        /// Snapshot it was compared with.
+        snapshot: String,
+        /// How many differences were named.
+        count: usize,
+        /// The first of them.
+        differences: String,
+        /// What to do.
+        next: String,
     },
     /// What runs on data that was taken into use is not well.
     #[error("container {container} is not well on the restored data: {cause}; the data before is in its place again")]

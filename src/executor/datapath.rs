@@ -80,8 +80,9 @@ impl Run {
     }
 
     /// Whether undoing leaves a step as it is: those of kept services, and what they stand on.
-    pub(super) fn kept(keep: &BTreeSet<String>, step: &StepRecord) -> bool {
-        !keep.is_empty() && (step.phase == Phase::Prepare || service_of(&step.key).is_some_and(|s| keep.contains(s)))
+    pub(super) fn kept(&self, keep: &BTreeSet<String>, step: &StepRecord) -> bool {
+        let stands_on = || step.phase == Phase::Prepare || self.brought_for(&step.key, keep);
+        !keep.is_empty() && (stands_on() || service_of(&step.key).is_some_and(|s| keep.contains(s)))
     }
 
     /// Kept containers get the file's restart policy: they serve until someone decides.

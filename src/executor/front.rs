@@ -148,17 +148,11 @@ impl Run {
         };
         let held = self.routes(service, vec![]);
         if kept.is_some() {
-            self.say(format!("holding connections of {service}"));
-            let before = self.routes_before(service, old.iter().filter_map(backend).collect());
-            let key = format!("hold:{service}");
             // Beside each other: both only prepare the stop.
             let whole: Vec<&ContainerDetail> = old.iter().collect();
-            let holding = self.route_step(phase, key.clone(), &front, before, held.clone());
-            let (held_now, unpoliced) = tokio::join!(holding, self.unpolicy_all(phase, service, &whole));
+            let (held_now, unpoliced) =
+                tokio::join!(self.hold_connections(phase, service, observed), self.unpolicy_all(phase, service, &whole));
             held_now.and(unpoliced)?;
-            if running && !self.emptied(&key) {
-                self.drain(&front, service, vec![]).await?;
-            }
         } else {
             self.retire_fronts(phase, service, observed).await?;
         }
@@ -174,6 +168,16 @@ impl Run {
         let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
         self.data_path(service).await?;
         self.route_step(phase, format!("serve:{service}"), &front, held, to).await
+    }
+
+    /// New connections to a service behind a front that stays wait from here on, and open sessions end within their bound.
+    pub(super) async fn hold_connections(&self, phase: Phase, service: &ServiceName, observed: &Observed) -> Result<(), Halt> {
+        let Some(front) = self.kept_front(observed, service) else { return Ok(()) };
+        self.say(format!("holding connections of {service}"));
+        let before = self.routes_before(service, self.old_ones(observed, service).iter().filter_map(backend).collect());
+        let key = format!("hold:{service}");
+        self.route_step(phase, key.clone(), &front.id, before, self.routes(service, vec![])).await?;
+        if up(&front) && !self.emptied(&key) { self.drain(&front.id, service, vec![]).await } else { Ok(()) }
     }
 
     /// The switch of a service behind a front: its routes change.

@@ -12,8 +12,13 @@ use crate::model::ids::{ServiceName, SnapshotId};
 use crate::model::observed::{MountInfo, RunState};
 use crate::model::operation::Phase;
 use crate::planner;
+use crate::store::backup::BackupRecord;
 use serde_json::Value;
 use std::sync::Arc;
+
+mod directories;
+
+pub(super) use directories::{HOLD, RESUME};
 
 impl From<BackupError> for Fail {
     fn from(e: BackupError) -> Self {
@@ -28,28 +33,26 @@ impl Run {
     /// The whole phase; nothing where the plan asks for nothing.
     pub(super) async fn make_safe(&self) -> Result<(), Halt> {
         let data = &self.plan.data;
-        if data.snapshot.is_empty() && data.restore.is_empty() {
+        if data.snapshot.is_empty() && data.restore.is_empty() && data.exchange.is_empty() {
             return Ok(());
         }
         self.enter(Phase::Snapshot, 3.0, "making the data safe").await?;
         let hands = self.hands().map_err(|e| failed(e.to_string()))?;
         self.interruptible(async { hands.house.ensure().await.map_err(|e| failed(e.to_string())) }).await?;
         for planned in &data.restore {
-            let unknown = || failed(format!("snapshot {} is not recorded any more", planned.snapshot_id));
-            let id = SnapshotId::new(planned.snapshot_id.as_str()).map_err(|e| failed(e.to_string()))?;
-            let snapshot = Box::new(self.exec.store.backup(&id).await?.ok_or_else(unknown)?);
+            let snapshot = self.snapshot_of(&planned.snapshot_id).await?;
             self.say(format!("restoring {} of {}", planned.snapshot_id, planned.source));
             let done = self.data_step(DataAct::Restore { snapshot, into: planned.into.clone(), made: true, path: None, to: None }).await?;
-            let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| failed(e.to_string()))?;
-            if !outcome.verified {
-                return Err(failed(format!(
-                    "snapshot {} does not come back equal: {}",
-                    planned.snapshot_id,
-                    outcome.differences.join("; ")
-                )));
-            }
+            came_back(done)?;
         }
-        self.before_update().await
+        self.before_update().await?;
+        self.exchange_directories().await
+    }
+
+    async fn snapshot_of(&self, id: &str) -> Result<Box<BackupRecord>, Halt> {
+        let known = SnapshotId::new(id).map_err(|e| failed(e.to_string()))?;
+        let record = self.exec.store.backup(&known).await?;
+        record.map(Box::new).ok_or_else(|| failed(format!("snapshot {id} is not recorded any more")))
     }
 
     async fn before_update(&self) -> Result<(), Halt> {
@@ -192,13 +195,15 @@ impl Run {
         }
         placed
     }
+}
 
-    /// Where the data is that a release with restored volumes took the place of.
-    pub(super) fn data_left(&self) -> Option<String> {
-        let left = self.plan.data.restore.iter().map(|r| format!("the data before is kept in volume {} ({} is used now)", r.live, r.into));
-        let left: Vec<String> = left.collect();
-        (!left.is_empty()).then(|| left.join("; "))
+/// Data that came back is the snapshot's, or is not taken into use.
+fn came_back(done: Value) -> Result<(), Halt> {
+    let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| failed(e.to_string()))?;
+    if outcome.verified {
+        return Ok(());
     }
+    Err(failed(format!("snapshot {} does not come back equal: {}", outcome.snapshot_id, outcome.differences.join("; "))))
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ pub(super) async fn plan_for(rig: &Rig, exec: &Arc<Executor>, want: Want) -> Pla
         want,
         observed: &observed,
         current: current.as_ref(),
+        anew: &Default::default(),
         next_release: rig.store.last_release_number(&shop()).await.unwrap() + 1,
         policy_version: "test",
         project_dir: None,

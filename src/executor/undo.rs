@@ -28,13 +28,20 @@ impl Run {
         let done: BTreeSet<String> =
             steps.iter().filter(|s| s.done.is_some()).filter_map(|s| s.key.strip_prefix(PREFIX).map(str::to_owned)).collect();
         // Whom a hold held runs again since its resume; who was stopped after that is not the hold's to start.
-        let resumed = steps.iter().any(|s| s.key == "resume" && s.done.is_some());
+        let resumed = |s: &StepRecord| {
+            let by = match s.key.as_str() {
+                "hold" => "resume",
+                super::snapshot::HOLD => super::snapshot::RESUME,
+                _ => return false,
+            };
+            steps.iter().any(|s| s.key == by && s.done.is_some())
+        };
         // The same holds for what a service has run before and after the reading of its data.
         let followed = |s: &StepRecord| {
             let after = s.key.strip_prefix(BEFORE).map(|service| format!("{AFTER}{service}"));
             after.is_some_and(|after| steps.iter().any(|s| s.key == after && s.done.is_some()))
         };
-        let over = |s: &StepRecord| done.contains(&s.key) || Self::kept(keep, s) || (s.key == "hold" && resumed) || followed(s);
+        let over = |s: &StepRecord| done.contains(&s.key) || self.kept(keep, s) || resumed(s) || followed(s);
         for step in steps.iter().rev().filter(|s| !s.key.starts_with(PREFIX) && !over(s)) {
             let act: Act = serde_json::from_value(step.intent.clone()).map_err(|e| failed(format!("journal step {}: {e}", step.key)))?;
             self.exec.may_go_on()?;

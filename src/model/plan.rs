@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// What the plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -213,6 +214,8 @@ pub struct DataPlan {
     pub commands: Vec<ServiceName>,
     /// Snapshots brought back, each into a volume of its own that the new release uses instead of the live one.
     pub restore: Vec<PlannedRestore>,
+    /// Directories of the host that change places with what snapshots of them hold.
+    pub exchange: Vec<PlannedExchange>,
 }
 
 /// A snapshot that a plan brings back.
@@ -231,6 +234,19 @@ pub struct PlannedRestore {
     pub live: String,
     /// Volume that is made and filled.
     pub into: EngineName,
+}
+
+/// A directory of the host that a plan exchanges for what a snapshot of it holds: its path is in the file, so no release can name another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedExchange {
+    /// Snapshot.
+    pub snapshot_id: String,
+    /// The directory as the engine's host names it; what it holds now is kept beside it.
+    pub host: String,
+    /// The same as this process sees it.
+    pub here: PathBuf,
+    /// Services that mount it, made anew.
+    pub services: BTreeSet<ServiceName>,
 }
 
 /// Git state of a project directory.

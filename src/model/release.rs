@@ -56,6 +56,28 @@ pub struct Release {
     pub created_at: DateTime<Utc>,
 }
 
+#[cfg(test)]
+impl Release {
+    /// A good release of a stack, for tests to change what they are about.
+    pub(crate) fn sample(spec: StackSpec) -> Self {
+        Self {
+            stack: spec.name.clone(),
+            number: 1,
+            state: ReleaseState::Good,
+            environment: "development".into(),
+            spec,
+            images: BTreeMap::new(),
+            agent: "tester".into(),
+            operation: OperationId::new("op-1").expect("a valid id"),
+            reason: None,
+            content_of: None,
+            project_dir: None,
+            git: None,
+            created_at: DateTime::UNIX_EPOCH,
+        }
+    }
+}
+
 /// A stack we know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StackRecord {

@@ -42,21 +42,7 @@ fn images(spec: &StackSpec) -> BTreeMap<ServiceName, ImageIdentity> {
     spec.services.iter().map(|(n, s)| (n.clone(), identity(s))).collect()
 }
 fn release(spec: &StackSpec) -> Release {
-    Release {
-        stack: spec.name.clone(),
-        number: 1,
-        state: crate::model::release::ReleaseState::Good,
-        environment: "development".into(),
-        spec: spec.clone(),
-        images: images(spec),
-        agent: "a".into(),
-        operation: OperationId::new("op-1").unwrap(),
-        reason: None,
-        content_of: None,
-        project_dir: None,
-        git: None,
-        created_at: DateTime::UNIX_EPOCH,
-    }
+    Release { images: images(spec), ..Release::sample(spec.clone()) }
 }
 /// The containers a release would have.
 fn running(spec: &StackSpec) -> Observed {
@@ -87,6 +73,7 @@ fn make(want: Want, observed: &Observed, current: Option<&Release>) -> Result<Pl
         want,
         observed,
         current,
+        anew: &Default::default(),
         next_release: current.map_or(1, |r| r.number + 1),
         policy_version: "1",
         project_dir: None,

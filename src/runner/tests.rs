@@ -577,20 +577,8 @@ async fn a_call_whose_fate_is_unknown_is_never_repeated_blindly() {
 }
 
 fn intent(call: &str) -> crate::store::audit::Intent {
-    crate::store::audit::Intent {
-        call: CallId::new(call).unwrap(),
-        agent: "keeper".into(),
-        delegated_by: vec![],
-        door: "task".into(),
-        tool: "cancel".into(),
-        stack: Some("shop".into()),
-        environment: None,
-        arguments: json!({}),
-        essential: false,
-        verdict: Default::default(),
-        findings: vec![],
-        at: Utc::now(),
-    }
+    let sample = crate::store::audit::Intent::sample(call, "keeper", Utc::now());
+    crate::store::audit::Intent { door: "task".into(), tool: "cancel".into(), ..sample }
 }
 
 #[tokio::test]

@@ -53,6 +53,27 @@ pub struct Intent {
     pub at: DateTime<Utc>,
 }
 
+#[cfg(test)]
+impl Intent {
+    /// A deploy of stack `shop` from the command line, for tests to change what they are about.
+    pub(crate) fn sample(call: &str, agent: &str, at: DateTime<Utc>) -> Self {
+        Self {
+            call: CallId::new(call).expect("a valid id"),
+            agent: agent.into(),
+            delegated_by: vec![],
+            door: "cli".into(),
+            tool: "deploy".into(),
+            stack: Some("shop".into()),
+            environment: None,
+            arguments: Value::Object(Default::default()),
+            essential: false,
+            verdict: Verdict::Allow,
+            findings: vec![],
+            at,
+        }
+    }
+}
+
 /// A call that has begun and not ended: since when, its tool, its stack.
 pub type AtWork = (DateTime<Utc>, String, Option<String>);
 

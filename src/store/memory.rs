@@ -2,6 +2,7 @@
 //! Deliberately absent: who may read whose memory (a caller only ever gets its own), and redaction.
 
 pub(super) mod archive;
+pub mod before;
 pub mod compact;
 mod events;
 mod history;

@@ -33,6 +33,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/11-backup-checks/up.sql"),
         include_str!("../../migrations/state/12-taint/up.sql"),
         include_str!("../../migrations/state/13-approval-terms/up.sql"),
+        include_str!("../../migrations/state/14-kept/up.sql"),
     ],
 };
 /// `audit.db`.

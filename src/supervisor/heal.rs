@@ -368,8 +368,9 @@ impl Healer {
         };
         let (house, incidents, wake) = (self.house.clone(), self.incidents.clone(), self.wake.clone());
         let (stack, service) = (look.stack.clone(), patient.service.clone());
-        // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile.
-        tokio::spawn(async move {
+        // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile. Among the calls of the
+        // house from the start: who waits for those after the loop has ended finds nothing begun later.
+        self.house.calls.spawn(async move {
             let outcome = match super::call(&house, tool, input).await {
                 Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
                 Err(e) => {

@@ -104,7 +104,7 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     let mut failed = vec![];
     // One that has just begun holds the stack. What else is due begins when it has ended.
     let free = || house.executor.holding(&stack.name).is_none();
-    let own = sources::own_schedules(&release.spec);
+    let own = sources::own_schedules(house, &release);
     for (service, schedule) in own.iter().filter(|(_, s)| *s != "off") {
         let input = json!({"stack": stack.name, "service": service, "reason": "scheduled", "wait": false});
         if !free() {
@@ -115,7 +115,7 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     let configured = house.config.settings.backup_schedule.clone();
     let schedule = settings.schedule.or(configured).unwrap_or_else(|| DEFAULT_BACKUP.into());
-    let wanted = settings.enable != Some(false) && schedule != "off" && sources::has_data(&release.spec);
+    let wanted = settings.enable != Some(false) && schedule != "off" && sources::has_data(house, &release);
     if wanted && now - release.created_at >= FIRST_AFTER && free() {
         let input = json!({"stack": stack.name, "reason": "scheduled", "wait": false});
         let due = Due { key: format!("backup:{}", stack.name), schedule: &schedule, tool: "backup", input, at_once: true };

@@ -188,9 +188,8 @@ fn may(rule: &Rule) -> String {
 mod tests {
     use super::purpose;
     use crate::call::dispatch::tests::{KEEPER, bench_of};
-    use crate::model::ids::{AgentName, CallId, TaskId};
+    use crate::model::ids::{AgentName, TaskId};
     use crate::model::spend::month;
-    use crate::model::verdict::Verdict;
     use crate::store::audit::Intent;
     use crate::store::ledger::{Question, Word};
     use serde_json::json;
@@ -224,20 +223,7 @@ mod tests {
             let Word::Ask(id) = store.ledger_ask(question).await.unwrap() else { panic!("no cap") };
             store.ledger_lost(id).await.unwrap();
         }
-        let at_work = Intent {
-            call: CallId::new("call-x").unwrap(),
-            delegated_by: vec![],
-            agent: "keeper".into(),
-            door: "cli".into(),
-            tool: "deploy".into(),
-            stack: Some("shop".into()),
-            environment: None,
-            arguments: json!({}),
-            essential: false,
-            verdict: Verdict::Allow,
-            findings: vec![],
-            at: now,
-        };
+        let at_work = Intent::sample("call-x", "keeper", now);
         store.audit_intent(&at_work, &[]).await.unwrap();
         let listed = bench.call("agents", json!({})).await.unwrap();
         assert_eq!((&listed.value["agents"][0]["usd"], listed.value["agents"][0].get("now")), (&json!("1.2346"), None));

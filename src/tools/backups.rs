@@ -5,6 +5,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::coverage::{self, Uncovered};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
+use crate::call::kept::{self, Kept};
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
@@ -44,6 +45,10 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
     uncovered: Vec<Uncovered>,
+    /// What was live before a swap, until `restore {confirm}`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Row>")]
+    kept: Vec<Kept>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
     /// Pass as `cursor` for older ones.
@@ -87,7 +92,9 @@ impl Verb for Backups {
         let drills = call.house.store.last_drills(input.stack.as_ref(), input.volume.as_ref().map(EngineName::as_str)).await?;
         let next_cursor = snapshots.last().map(|s| s.snapshot_id.clone()).filter(|_| truncated);
         let checks = call.house.store.last_checks().await?;
-        Ok(Output { snapshots, drills, checks, uncovered, truncated, next_cursor })
+        let mut kept = kept::list(call, input.stack.as_ref()).await?;
+        kept.retain(|k| volume.is_none_or(|v| k.place == v || k.source == v));
+        Ok(Output { snapshots, drills, checks, uncovered, kept, truncated, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -109,6 +116,7 @@ impl Verb for Backups {
         };
         lines.extend(o.checks.iter().map(check));
         lines.extend(o.uncovered.iter().map(|u| format!("NOT COVERED: {} of {}/{}: {}", u.data, u.stack, u.service, u.because)));
+        lines.extend(o.kept.iter().map(Kept::line));
         lines.extend(o.next_cursor.iter().map(|next| format!("(older snapshots: cursor {next})")));
         Some(lines.join("\n"))
     }

@@ -4,6 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::{Call, CallError, prepare};
+use crate::executor::backup::DataResult;
 use crate::gate::Permit;
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::plan::{GitState, Plan};
@@ -193,6 +194,11 @@ async fn told(call: &Call, release: &Release) -> Result<(Vec<String>, Vec<String
     }
     let gone = earlier.iter().flat_map(|e| e.spec.services.keys()).filter(|n| !release.spec.services.contains_key(*n));
     changed.extend(gone.map(|name| format!("{name}: removed")));
+    // What the journal tells: data is in no file.
+    let data = DataResult::of(&store.steps(&release.operation).await?);
+    changed.extend(
+        data.restored.into_iter().map(|r| format!("data {}: as it was -> snapshot {}", redact::line(&r.source, 200), r.snapshot_id)),
+    );
     for lines in [&mut content, &mut changed] {
         lines.truncate(LINES);
     }

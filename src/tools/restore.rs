@@ -5,7 +5,7 @@ use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
-use crate::call::{Call, CallError, compose_files, prepare, sources, volumes};
+use crate::call::{Call, CallError, compose_files, kept, prepare};
 use crate::executor::backup::{BackupError, DataJob, DataResult, Directory, Failure};
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
@@ -41,6 +41,8 @@ pub(super) struct Input {
     path: Option<String>,
     /// Other stack to fill a volume for.
     to_stack: Option<StackName>,
+    /// Alone: lets go of a place that `backups` lists as `kept`, once a snapshot holds all of it.
+    confirm: Option<String>,
     /// Wait until it ended; true by default.
     #[serde(skip_serializing)]
     wait: Option<bool>,
@@ -134,6 +136,10 @@ impl Verb for Restore {
     type Output = Output;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
+        if let Some(place) = &input.confirm {
+            alone(input)?;
+            return Ok(Scope::stack(&kept::at(call, place).await?.stack));
+        }
         let snapshot = snapshot(call, input).await?;
         let stack = stack_of(&snapshot);
         if input.swap && (input.into.is_some() || stack.is_none()) {
@@ -192,14 +198,16 @@ impl Verb for Restore {
         }
         let record = snapshot(call, input).await?;
         let stack = stack_of(&record).ok_or_else(|| not_of_a_stack(&record))?;
-        // Its path is in the file: no release names another one. It is exchanged in its place.
-        if record.volume.starts_with('/') {
-            return Ok(None);
-        }
         prepare::swap(call, &stack, record).await.map(Some)
     }
 
     async fn resolved(call: &Call, input: &Input) -> Result<Option<Value>, CallError> {
+        if let Some(place) = &input.confirm {
+            let kept = kept::at(call, place).await?;
+            // Refused before anybody is asked to approve it.
+            let covered_by = kept::releasable(call, &kept).await?.map(|s| s.snapshot_id).or(kept.covered);
+            return Ok(Some(json!({"kept": kept.place, "operation_id": kept.operation, "since": kept.since, "covered_by": covered_by})));
+        }
         let record = snapshot(call, input).await?;
         Ok(Some(json!({"snapshot_id": record.snapshot_id, "volume": record.volume, "taken_at": record.at})))
     }
@@ -207,7 +215,18 @@ impl Verb for Restore {
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
         if let Some(plan) = plan {
             let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
-            return Ok(data::execute_plan(call, Self::SPEC.name, plan, permit, waiting, &arguments).await?.into());
+            let live = plan.data.exchange.first().map(|e| e.host.clone());
+            let done: Output = data::execute_plan(call, Self::SPEC.name, plan, permit, waiting, &arguments).await?.into();
+            // It is in use: what was filled beside it has taken its place, and nothing is left to be called.
+            return Ok(Output { volume: live.filter(|_| done.volume.is_some()).or(done.volume), next: None, ..done });
+        }
+        if let Some(place) = &input.confirm {
+            let kept = Box::new(kept::at(call, place).await?);
+            let snapshot = kept::releasable(call, &kept).await?.map(Box::new);
+            let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
+            let (stack, host) = (Some(kept.stack.clone()), kept::host(call, &kept));
+            let job = DataJob::Discard { kept, host, snapshot };
+            return Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into());
         }
         let snapshot = Box::new(snapshot(call, &input).await?);
         let stack = stack_of(&snapshot);
@@ -215,13 +234,6 @@ impl Verb for Restore {
         let path = input.path.as_deref().map(inside).transpose()?;
         if let Some(path) = &path {
             there(call, &snapshot, path).await?;
-        }
-        if input.swap
-            && let (Some(directory), Some(stack)) = (directory(call, &snapshot), &stack)
-        {
-            let release = swappable(call, stack, &directory).await?;
-            let job = DataJob::SwapDirectory { snapshot, directory, release };
-            return Ok(data::execute(call, Self::SPEC.name, Some(stack.clone()), job, permit, waiting, &arguments).await?.into());
         }
         let stack = input.to_stack.clone().or(stack);
         let job = match directory(call, &snapshot) {
@@ -281,17 +293,15 @@ async fn there(call: &Call, record: &BackupRecord, path: &Path) -> Result<(), Ca
     }
 }
 
-/// A directory is exchanged only where the release that runs may write it: the snapshot may be older than the file. The release's number.
-async fn swappable(call: &Call, stack: &StackName, directory: &Directory) -> Result<Option<u32>, CallError> {
-    let refused = |message: String| {
-        CallError::new(ErrorCode::Conflict, message, "restore it without `swap`: the data comes back beside the directory").field("swap")
-    };
-    let Some(release) = volumes::current(call, stack).await? else { return Err(refused(format!("stack {stack} does not run"))) };
-    let read = release.spec.services.values().flat_map(|s| sources::directories(&call.house, release.project_dir.as_deref(), s));
-    if read.into_iter().any(|d| d.host == directory.host) {
-        return Ok(Some(release.number));
+/// `confirm` restores nothing.
+fn alone(input: &Input) -> Result<(), CallError> {
+    let Input { snapshot_id, volume, at, into, swap, path, to_stack, confirm: _, wait: _, timeout_s: _, idempotency_key: _, reason: _ } =
+        input;
+    if snapshot_id.is_none() && volume.is_none() && at.is_none() && into.is_none() && !swap && path.is_none() && to_stack.is_none() {
+        return Ok(());
     }
-    Err(refused(format!("no service of release {} of stack {stack} writes {}", release.number, directory.host)))
+    let message = "confirm lets kept data go and restores nothing";
+    Err(CallError::new(ErrorCode::InvalidArgument, message, "give confirm alone").field("confirm"))
 }
 
 /// A restore for another stack is about both: whose data is read, and who gets it.

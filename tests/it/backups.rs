@@ -1,6 +1,7 @@
 //! Backups on a real engine: databases that people run, data outside of volumes, and a supervisor that is killed at any record of its work. What is on
 //! disk is looked at directly, and the repository by restic.
 
+use crate::support::data::{called, ended, mountpoint};
 use crate::support::engine::{database, docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
@@ -9,26 +10,6 @@ use crate::support::serve::Serve;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Waits for the end of an operation.
-async fn ended(client: &Client, id: &Value) -> Value {
-    eventually("the operation ends", Duration::from_secs(240), || async {
-        let op = client.ok("operation", json!({"operation_id": id, "wait_s": 20})).await;
-        (!matches!(op["state"].as_str(), Some("queued" | "running" | "monitoring"))).then_some(op)
-    })
-    .await
-}
-
-/// Calls a tool that begins an operation, and waits for its end.
-async fn done(client: &Client, tool: &str, mut arguments: Value) -> Value {
-    arguments["wait"] = json!(false);
-    let begun = client.ok(tool, arguments).await;
-    ended(client, &begun["operation_id"]).await
-}
-
-fn mountpoint(volume: &str) -> PathBuf {
-    PathBuf::from(docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", volume]))
-}
 
 /// restic on the home's repository, with its key.
 fn restic(home: &Home, args: &[&str]) -> String {
@@ -99,7 +80,7 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
     sql("create table visits(who text); insert into visits values ('ann'), ('bob')");
     docker(&["exec", &format!("{stack}-cache-1"), "redis-cli", "set", "visits", "2"]);
 
-    let backup = done(&client, "backup", json!({"stack": stack})).await;
+    let backup = called(&client, "backup", json!({"stack": stack})).await;
     assert_eq!((backup["state"].clone(), backup["message"].clone()), (json!("done"), Value::Null), "{backup:#}");
     let of = |source: &str| {
         let snapshots = backup["snapshots"].as_array().expect("a list");
@@ -109,7 +90,7 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
     of(&format!("{stack}_db"));
     of(&format!("{stack}_cache"));
 
-    let back = done(&client, "restore", json!({"snapshot_id": dump["snapshot_id"]})).await;
+    let back = called(&client, "restore", json!({"snapshot_id": dump["snapshot_id"]})).await;
     let volume = back["restored"][0]["volume"].as_str().expect("restored").to_owned();
     let text = std::fs::read_to_string(mountpoint(&volume).join("stdout")).expect("one file");
     assert!(text.contains("COPY public.visits (who) FROM stdin;\nann\nbob\n"), "{text}");
@@ -117,16 +98,16 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
 
     // A directory comes back beside itself.
     std::fs::write(files.join("of/visitors"), "nobody").expect("written");
-    let back = done(&client, "restore", json!({"snapshot_id": directory["snapshot_id"]})).await;
+    let back = called(&client, "restore", json!({"snapshot_id": directory["snapshot_id"]})).await;
     let beside = PathBuf::from(back["restored"][0]["volume"].as_str().expect("restored"));
     assert_eq!((back["restored"][0]["verified"].clone(), beside.parent()), (json!(true), files.parent()), "{back:#}");
     let read = |root: &Path| std::fs::read_to_string(root.join("of/visitors")).expect("there");
     assert_eq!((read(&beside), read(&files)), ("ann".to_owned(), "nobody".to_owned()));
-    let swap = done(&client, "restore", json!({"snapshot_id": directory["snapshot_id"], "swap": true})).await;
+    let swap = called(&client, "restore", json!({"snapshot_id": directory["snapshot_id"], "swap": true})).await;
     assert_eq!((swap["state"].clone(), read(&files).as_str()), (json!("done"), "ann"), "{swap:#}");
 
     // Both servers start on what comes back, without network, and hold what was written.
-    let drill = done(&client, "verify_backup", json!({"stack": stack, "probe": true})).await;
+    let drill = called(&client, "verify_backup", json!({"stack": stack, "probe": true})).await;
     assert_eq!(drill["state"], json!("done"), "{drill:#}");
     let mut probed: Vec<&str> = drill["drills"].as_array().expect("a list").iter().filter_map(|d| d["probed"].as_str()).collect();
     probed.sort_unstable();
@@ -136,12 +117,12 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
     let wrong = client.ok("deploy", databases(&stack, &postgres, &redis, &files, "pg_dump nosuch")).await;
     ended(&client, &wrong["operation_id"]).await;
     let before = client.ok("backups", json!({"stack": stack})).await["snapshots"].clone();
-    let failed = done(&client, "backup", json!({"stack": stack, "service": "db"})).await;
+    let failed = called(&client, "backup", json!({"stack": stack, "service": "db"})).await;
     assert_eq!(failed["state"], json!("failed"), "{failed:#}");
     assert!(failed["message"].as_str().is_some_and(|m| m.contains("exit code 1") && m.contains("nosuch")), "{failed:#}");
     assert_eq!(client.ok("backups", json!({"stack": stack})).await["snapshots"], before);
 
-    let exported = done(&client, "export", json!({"snapshot_id": dump["snapshot_id"]})).await;
+    let exported = called(&client, "export", json!({"snapshot_id": dump["snapshot_id"]})).await;
     let file = exported["exports"][0]["file"].as_str().unwrap_or_else(|| panic!("{exported:#}")).to_owned();
     let check = std::process::Command::new("sha256sum")
         .arg("-c")
@@ -151,7 +132,7 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
         .unwrap();
     assert!(check.status.success(), "{check:?}");
     let keeper = Client::stdio(&home, "backup-keeper").await;
-    let part = done(&keeper, "verify_backup", json!({"repository_part": 3})).await;
+    let part = called(&keeper, "verify_backup", json!({"repository_part": 3})).await;
     drop(keeper);
     assert_eq!((part["state"].clone(), part["checks"][0]["part"].clone()), (json!("done"), json!("3/7")), "{part:#}");
     restic(&home, &["check", "--read-data"]);
@@ -222,7 +203,7 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
     getrandom::fill(&mut noise).expect("random bytes");
     std::fs::write(mountpoint(&live).join("noise"), &noise).expect("written");
     let instance = docker(&["inspect", "-f", "{{index .Config.Labels \"dockwarden.instance\"}}", &format!("{stack}-store-1")]);
-    let mut snapshot = done(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
+    let mut snapshot = called(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
     drop(client);
     for (n, point) in matrix().into_iter().enumerate() {
         let client = Client::stdio(&home, "stack-keeper").await;
@@ -238,7 +219,7 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
             ("restore", true) => json!({"snapshot_id": snapshot["snapshot_id"], "swap": true, "wait": false}),
             _ => {
                 // A second snapshot in the same hour is what a plan to forget may take away.
-                let taken = done(&client, "backup", json!({"stack": stack})).await;
+                let taken = called(&client, "backup", json!({"stack": stack})).await;
                 assert_eq!(taken["state"], json!("done"), "{context}: {taken:#}");
                 snapshot = taken["snapshots"][0].clone();
                 json!({"what": "snapshots", "dry_run": false})
@@ -325,11 +306,11 @@ async fn after_the_home_is_lost_a_copy_of_repository_and_key_brings_everything_b
     client.ok("memory_write", json!({"key": "of-the-shop", "value": "ann knows the key"})).await;
     std::fs::write(mountpoint(&format!("{stack}_visits")).join("note"), "live").expect("written");
     let keeper = Client::stdio(&home, "backup-keeper").await;
-    let own = done(&keeper, "backup", json!({})).await;
+    let own = called(&keeper, "backup", json!({})).await;
     drop(keeper);
     assert_eq!((own["state"].clone(), own["snapshots"][0]["volume"].clone()), (json!("done"), json!("dockwarden.instance")), "{own:#}");
     // Taken after the copy of the databases: only the repository knows of it.
-    let later = done(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
+    let later = called(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
     let container = docker(&["inspect", "-f", "{{.Id}} {{.State.StartedAt}}", &format!("{stack}-store-1")]);
     drop(client);
     serve.kill9().await;
@@ -367,7 +348,7 @@ async fn after_the_home_is_lost_a_copy_of_repository_and_key_brings_everything_b
     assert!(memory.to_string().contains("ann knows the key"), "{memory:#}");
     let listed = client.ok("backups", json!({"stack": stack})).await;
     assert_eq!(listed["snapshots"][0]["snapshot_id"], later["snapshot_id"], "{listed:#}");
-    let back = done(&client, "restore", json!({"snapshot_id": later["snapshot_id"]})).await;
+    let back = called(&client, "restore", json!({"snapshot_id": later["snapshot_id"]})).await;
     let volume = back["restored"][0]["volume"].as_str().unwrap_or_else(|| panic!("{back:#}")).to_owned();
     assert_eq!(std::fs::read_to_string(mountpoint(&volume).join("note")).expect("restored"), "live");
     docker(&["volume", "rm", &volume]);
@@ -450,11 +431,11 @@ async fn each_way_to_read_a_volume_keeps_what_the_documentation_says() {
     ended(&client, &up["operation_id"]).await;
     difficult(&mountpoint(&format!("{stack}_visits")));
     difficult(&device);
-    let backup = done(&client, "backup", json!({"stack": stack})).await;
+    let backup = called(&client, "backup", json!({"stack": stack})).await;
     assert_eq!(backup["state"], json!("done"), "{backup:#}");
     for snapshot in backup["snapshots"].as_array().expect("a list") {
         let archive = snapshot["volume"] == json!(foreign);
-        let back = done(&client, "restore", json!({"snapshot_id": snapshot["snapshot_id"]})).await;
+        let back = called(&client, "restore", json!({"snapshot_id": snapshot["snapshot_id"]})).await;
         assert_eq!(back["restored"][0]["verified"], json!(true), "{back:#}");
         let volume = back["restored"][0]["volume"].as_str().expect("restored").to_owned();
         let lost: Vec<&str> = kept(&mountpoint(&volume)).into_iter().filter(|(_, kept)| !kept).map(|(what, _)| what).collect();

@@ -1,6 +1,7 @@
 //! Data brought back on a real engine: a part of a snapshot, for another stack, for another host, in the place of a directory and of a volume without a name.
 //! What is on disk is looked at directly.
 
+use crate::support::data::{called, done, ended, mountpoint};
 use crate::support::engine::{docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
@@ -9,27 +10,6 @@ use crate::support::serve::Serve;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-async fn ended(client: &Client, id: &Value) -> Value {
-    eventually("the operation ends", Duration::from_secs(240), || async {
-        let op = client.ok("operation", json!({"operation_id": id, "wait_s": 20})).await;
-        (!matches!(op["state"].as_str(), Some("queued" | "running" | "monitoring"))).then_some(op)
-    })
-    .await
-}
-
-/// Calls a tool that begins an operation, and waits for its end, which is a good one.
-async fn done(client: &Client, tool: &str, mut arguments: Value) -> Value {
-    arguments["wait"] = json!(false);
-    let begun = client.ok(tool, arguments).await;
-    let op = ended(client, &begun["operation_id"]).await;
-    assert_eq!(op["state"], json!("done"), "{tool}: {op:#}");
-    op
-}
-
-fn mountpoint(volume: &str) -> PathBuf {
-    PathBuf::from(docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", volume]))
-}
 
 /// Name of the volume a stack's container has at a path.
 fn mounted(stack: &str, at: &str) -> String {
@@ -134,6 +114,39 @@ async fn a_part_another_stack_a_directory_and_a_volume_without_a_name_come_back_
     assert_ne!(started(), then, "a container sees a directory it was started on");
     let entries = std::fs::read_dir(files.parent().expect("a parent")).expect("listed").count();
     assert_eq!(entries, 3, "the two of them, what is the other stack's, and nothing else");
+
+    // That was a release like any other, and what was live is known to be kept.
+    let history = client.ok("history", json!({"stack": stack})).await;
+    let newest = &history["releases"][0];
+    assert_eq!((newest["current"].clone(), newest["operation_id"].clone()), (json!(true), swapped["operation_id"].clone()), "{history:#}");
+    let changed = client.ok("history", json!({"stack": stack, "release": newest["release"]})).await["changed"].to_string();
+    assert!(changed.contains(directory.as_str().expect("an id")), "{changed}");
+    let listed = client.ok("backups", json!({"stack": stack})).await;
+    let row = listed["kept"].as_array().and_then(|k| k.first()).unwrap_or_else(|| panic!("{listed:#}"));
+    assert_eq!(
+        (row["place"].clone(), row["release"].clone(), row["bytes"].clone()),
+        (json!(kept), newest["release"].clone(), json!(4)),
+        "{row:#}"
+    );
+    // It goes when somebody says so, and not while it is another than what was snapshotted.
+    let nothing = client.refused("restore", json!({"confirm": "/nowhere"})).await;
+    assert_eq!(nothing["error"]["field"], json!("confirm"), "{nothing:#}");
+    std::fs::write(kept.join("more"), "written since").expect("written");
+    let refused = called(&client, "restore", json!({"confirm": kept})).await;
+    assert!(refused["state"] == json!("failed") && refused["message"].to_string().contains("more: not in snapshot"), "{refused:#}");
+    assert!(kept.join("note").is_file());
+
+    // An older release with the data of then.
+    std::fs::write(files.join("note"), "newer").expect("written");
+    let back = client.ok("rollback", json!({"stack": stack, "data": directory})).await;
+    let back = ended(&client, &back["operation_id"]).await;
+    assert_eq!((back["state"].clone(), read(&files.join("note"))), (json!("done"), "old".to_owned()), "{back:#}");
+    let place = back["message"].as_str().and_then(|m| m.rsplit(' ').next()).map(PathBuf::from).unwrap_or_else(|| panic!("{back:#}"));
+    assert_eq!(read(&place.join("note")), "newer");
+    done(&client, "restore", json!({"confirm": place})).await;
+    assert!(!place.exists());
+    let kept_still = client.ok("backups", json!({"stack": stack})).await["kept"].clone();
+    assert_eq!((kept_still.as_array().map(Vec::len), kept_still[0]["place"].clone()), (Some(1), json!(kept)), "{kept_still:#}");
 
     // A volume that has no name in the file, twice: the second time it is found by what took its place.
     for round in 1..=2 {

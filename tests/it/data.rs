@@ -1,13 +1,13 @@
 //! Data on a real engine: backups and restores as operations that outlive their caller and their supervisor, snapshots before updates, rollbacks that bring
 //! data back. What is on disk is looked at directly.
 
+use crate::support::data::{ended, mountpoint};
 use crate::support::engine::{docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::serve::Serve;
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// One service with one volume; `settings` go under its `x-dockwarden`.
@@ -18,10 +18,6 @@ fn input(stack: &str, image: &str, version: &str, settings: &str) -> Value {
          healthcheck: {{test: ['CMD', '/dockwarden', 'demo-app', 'check', 'http://127.0.0.1:8080/health'], interval: 2s}}\nvolumes: {{visits: {{}}}}\n"
     );
     json!({"stack": stack, "compose": compose})
-}
-
-fn mountpoint(volume: &str) -> PathBuf {
-    PathBuf::from(docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", volume]))
 }
 
 /// The volume the running container writes.
@@ -38,14 +34,6 @@ fn noise(mebibytes: usize) -> Vec<u8> {
     let mut noise = vec![0u8; mebibytes << 20];
     getrandom::fill(&mut noise).expect("random bytes");
     noise
-}
-
-async fn ended(client: &Client, id: &Value) -> Value {
-    eventually("the operation ends", Duration::from_secs(240), || async {
-        let op = client.ok("operation", json!({"operation_id": id, "wait_s": 20})).await;
-        (!matches!(op["state"].as_str(), Some("queued" | "running" | "monitoring"))).then_some(op)
-    })
-    .await
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod compose_run;
+pub mod data;
 pub mod engine;
 pub mod fits;
 pub mod home;

@@ -70,7 +70,7 @@ pub struct BackupsArgs {
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// Snapshot.
-    #[arg(required_unless_present_any = ["volume", "bootstrap"], conflicts_with_all = ["volume", "bootstrap"])]
+    #[arg(required_unless_present_any = ["volume", "bootstrap", "confirm"], conflicts_with_all = ["volume", "bootstrap"])]
     snapshot_id: Option<String>,
     /// Bring a whole instance back into an empty home, out of its repository; no supervisor runs meanwhile.
     #[arg(long, requires_all = ["repository", "key"], conflicts_with_all = ["volume", "at", "into", "swap", "path", "to_stack"])]
@@ -99,6 +99,9 @@ pub struct RestoreArgs {
     /// Another stack to make the volume for; the rules judge both.
     #[arg(long, conflicts_with_all = ["into", "swap"])]
     to_stack: Option<String>,
+    /// Let go of data that a restore took the place of: a volume or directory that `backups` lists as kept, once a snapshot holds all of it.
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["snapshot_id", "bootstrap", "volume", "at", "into", "swap", "path", "to_stack"])]
+    confirm: Option<String>,
 }
 
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
@@ -159,7 +162,7 @@ pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
         return whole(global, repository, key).await;
     }
     let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap,
-                       "path": args.path, "to_stack": args.to_stack});
+                       "path": args.path, "to_stack": args.to_stack, "confirm": args.confirm});
     reach::operate(global, "restore", input(value), true).await
 }
 

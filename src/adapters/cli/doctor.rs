@@ -276,6 +276,16 @@ fn covered(value: &Value) -> Finding {
         let mend = format!("`dockwarden call verify_backup --input '{again}'` says why; take a new backup and rehearse it");
         return error("backups", failed.join("; "), mend);
     }
+    let kept = value["kept"].as_array().into_iter().flatten().filter(|k| k["old"] == true);
+    let kept: Vec<String> =
+        kept.take(10).map(|k| format!("{} of {} since {}", text(k, "place"), text(k, "stack"), text(k, "since"))).collect();
+    if rows.is_empty() && !kept.is_empty() {
+        return note(
+            "backups",
+            format!("data that restores took the place of is kept for long: {}", kept.join("; ")),
+            "`dockwarden restore --confirm PLACE` removes it when a snapshot holds all of it; nothing else ever does",
+        );
+    }
     if rows.is_empty() {
         return ok("backups", "all data of the stacks that run has a schedule and a whole snapshot");
     }
@@ -362,6 +372,10 @@ mod tests {
         let found = covered(&json!({"uncovered": [row], "drills": drills}));
         assert_eq!((found.level, found.text.as_str()), (Level::Error, "the last drill of shop_data failed"));
         assert!(found.mend.starts_with("`dockwarden call verify_backup --input '{\"stack\":\"shop\"}'`"), "{}", found.mend);
+        let kept = json!([{"place": "shop_data", "stack": "shop", "since": "2026-01-01T00:00:00Z", "old": true}, {"place": "fresh"}]);
+        let found = covered(&json!({"kept": kept}));
+        assert!(found.level == Level::Note && found.text.ends_with("shop_data of shop since 2026-01-01T00:00:00Z"), "{found:?}");
+        assert!(found.mend.contains("restore --confirm"), "{found:?}");
         let alone = json!([{"volume": "loose", "snapshot_id": "0a1b", "passed": false}]);
         assert!(covered(&json!({"drills": alone})).mend.contains("--input '{\"snapshot_id\":\"0a1b\"}'"));
     }

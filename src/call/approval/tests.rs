@@ -23,20 +23,7 @@ async fn came(b: &Bench, id: &ApprovalId) -> Came {
 async fn lets_through(b: &Bench, id: &ApprovalId, call: &str) -> CallId {
     let call = CallId::new(call).expect("valid");
     assert!(b.house.store.use_approval(id, &call, Utc::now()).await.expect("stored"));
-    let intent = Intent {
-        call: call.clone(),
-        agent: "keeper".into(),
-        delegated_by: vec![],
-        door: "cli".into(),
-        tool: "deploy".into(),
-        stack: Some("shop".into()),
-        environment: None,
-        arguments: json!({}),
-        essential: false,
-        verdict: Verdict::Approval,
-        findings: vec![],
-        at: Utc::now(),
-    };
+    let intent = Intent { verdict: Verdict::Approval, ..Intent::sample(call.as_str(), "keeper", Utc::now()) };
     b.house.store.audit_intent(&intent, &[]).await.expect("written");
     call
 }

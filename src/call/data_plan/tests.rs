@@ -1,10 +1,11 @@
 //! The pure parts: which volumes stay in use, what counts as migrated.
 
+use super::bring::{Brought, swap};
 use super::*;
-use crate::model::ids::{ImageRef, OperationId};
+use crate::model::ids::ImageRef;
 use crate::model::observed::ImageIdentity;
+use crate::model::plan::PlannedRestore;
 use crate::model::spec::{MountSpec, ServiceSettings, StackSettings, VolumeSpec};
-use chrono::DateTime;
 
 fn volume(name: &str, from: Option<&str>) -> VolumeSpec {
     VolumeSpec { name: name.into(), swapped_from: from.map(str::to_owned), ..VolumeSpec::default() }
@@ -32,24 +33,11 @@ fn stack(data: VolumeSpec) -> StackSpec {
 fn release(number: u32, image: &str) -> Release {
     let identity =
         |image: &str| ImageIdentity { reference: ImageRef::new(image).unwrap(), id: Some(format!("sha256:{image}")), repo_digest: None };
-    Release {
-        stack: StackName::new("shop").unwrap(),
-        number,
-        state: ReleaseState::Good,
-        environment: "development".into(),
-        spec: stack(volume("shop_data", None)),
-        images: BTreeMap::from([
-            (ServiceName::new("db").unwrap(), identity(image)),
-            (ServiceName::new("web").unwrap(), identity(&format!("web:{number}"))),
-        ]),
-        agent: "tester".into(),
-        operation: OperationId::new("op-1").unwrap(),
-        reason: None,
-        content_of: None,
-        project_dir: None,
-        git: None,
-        created_at: DateTime::UNIX_EPOCH,
-    }
+    let images = BTreeMap::from([
+        (ServiceName::new("db").unwrap(), identity(image)),
+        (ServiceName::new("web").unwrap(), identity(&format!("web:{number}"))),
+    ]);
+    Release { number, images, ..Release::sample(stack(volume("shop_data", None))) }
 }
 
 #[test]
@@ -77,18 +65,21 @@ fn a_volume_taken_into_use_stays_in_use_whatever_release_comes() {
 
 #[test]
 fn a_swap_names_the_live_volume_and_remembers_the_files_name() {
-    let planned = |into: &str| PlannedRestore {
-        snapshot_id: "ab12".into(),
-        source: "shop_data".into(),
-        key: "data".into(),
-        service: None,
-        live: String::new(),
-        into: EngineName::new(into).unwrap(),
+    let planned = |into: &str| Brought {
+        exchange: vec![],
+        restore: vec![PlannedRestore {
+            snapshot_id: "ab12".into(),
+            source: "shop_data".into(),
+            key: "data".into(),
+            service: None,
+            live: String::new(),
+            into: EngineName::new(into).unwrap(),
+        }],
     };
     let mut desired = stack(volume("shop_data", None));
-    let first = swap(&mut desired, &[planned("r1")]);
+    let first = swap(&mut desired, &planned("r1")).restore;
     assert_eq!((first[0].live.as_str(), desired.volumes["data"].clone()), ("shop_data", volume("r1", Some("shop_data"))));
-    let second = swap(&mut desired, &[planned("r2")]);
+    let second = swap(&mut desired, &planned("r2")).restore;
     assert_eq!((second[0].live.as_str(), desired.volumes["data"].clone()), ("r1", volume("r2", Some("shop_data"))));
 }
 
@@ -112,9 +103,9 @@ fn the_size_of_a_tree_is_known_up_to_the_limit() {
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     std::fs::write(dir.path().join("sub/a"), vec![0; 1000]).unwrap();
     std::fs::write(dir.path().join("b"), vec![0; 24]).unwrap();
-    assert_eq!(bytes_below(dir.path()), Some(1024));
+    assert_eq!(bytes_below(dir.path(), PRE_UPDATE_LIMIT), Some(1024));
     let sparse = std::fs::File::create(dir.path().join("large")).unwrap();
     sparse.set_len(PRE_UPDATE_LIMIT).unwrap();
-    assert_eq!(bytes_below(dir.path()), Some(PRE_UPDATE_LIMIT + 1));
-    assert_eq!(bytes_below(&dir.path().join("none")), None);
+    assert_eq!(bytes_below(dir.path(), PRE_UPDATE_LIMIT), Some(PRE_UPDATE_LIMIT + 1));
+    assert_eq!(bytes_below(&dir.path().join("none"), PRE_UPDATE_LIMIT), None);
 }

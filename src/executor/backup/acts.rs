@@ -6,7 +6,7 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, definition, drill, export, helper,
+    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, definition, discard, drill, export, helper,
     read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::{Engine, EngineError};
@@ -16,6 +16,7 @@ use crate::model::ids::{EngineName, OperationId, ServiceName, SnapshotId, StackN
 use crate::model::labels;
 use crate::store::Store;
 use crate::store::backup::BackupRecord;
+use crate::store::kept::KeptRecord;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -97,10 +98,26 @@ pub enum DataAct {
         /// Which.
         exchange: Exchange,
     },
-    /// Containers that were stopped for an exchange are well on what they have now; recorded, it is final. Undo: none.
+    /// Containers of others that were stopped for an exchange are well on what they have now. Undo: none.
     Prove {
         /// Which.
         users: Vec<Writer>,
+    },
+    /// Kept data is compared with the snapshot that shall hold all of it; noted. Undo: none.
+    Cover {
+        /// Which.
+        kept: Box<KeptRecord>,
+        /// Its place as the engine's host names it.
+        host: String,
+        /// Snapshot.
+        snapshot: Box<BackupRecord>,
+    },
+    /// Kept data that a snapshot holds is removed. Undo: none.
+    Discard {
+        /// Which.
+        kept: Box<KeptRecord>,
+        /// Its place as the engine's host names it.
+        host: String,
     },
     /// The repository lists the snapshots just taken, with their counts; recorded. Undo: none.
     Count {
@@ -154,8 +171,8 @@ pub enum DataAct {
 pub const INSTANCE: &str = "dockwarden.instance";
 /// Step keys of snapshots begin so; the rest is the volume.
 pub const SNAPSHOT: &str = "snapshot:";
-/// Step key of the proof after an exchange: once it is done the restored data stays.
-pub const PROVE: &str = "prove";
+/// Step keys of exchanges begin so; the rest is the live path.
+pub const EXCHANGE: &str = "exchange:";
 /// Step keys of commands before a backup begin so; the rest is the service.
 pub const BEFORE: &str = "before:";
 /// Step keys of commands after a backup begin so; the rest is the service.
@@ -180,8 +197,10 @@ impl DataAct {
             Self::Instance { .. } => format!("{SNAPSHOT}{INSTANCE}"),
             Self::Directory { directory, .. } => format!("{SNAPSHOT}{}", directory.host),
             Self::RestoreDirectory { into, .. } => format!("{RESTORE}{}", into.display()),
-            Self::Exchange { .. } => "exchange".to_owned(),
-            Self::Prove { .. } => PROVE.to_owned(),
+            Self::Exchange { exchange } => format!("{EXCHANGE}{}", exchange.live.display()),
+            Self::Prove { .. } => "prove".to_owned(),
+            Self::Cover { kept, .. } => format!("cover:{}", kept.place),
+            Self::Discard { kept, .. } => format!("discard:{}", kept.place),
             Self::Count { .. } => "count".to_owned(),
             Self::Check { .. } => "check".to_owned(),
             Self::Export { snapshot, .. } => format!("{EXPORT}{}", snapshot.snapshot_id),
@@ -257,6 +276,8 @@ impl Doer<'_> {
             }
             DataAct::Exchange { exchange } => exchange.forward().map(|()| json!({"kept": exchange.kept})),
             DataAct::Prove { users } => exchange::prove(self, users).await,
+            DataAct::Cover { kept, host, snapshot } => discard::cover(self, kept, host, snapshot).await,
+            DataAct::Discard { kept, host } => discard::discard(self, kept, host).await,
             DataAct::Count { snapshots } => drill::count(self, snapshots).await.map(|r| json!(r)),
             DataAct::Check { part } => drill::check(self, *part).await.map(|r| json!(r)),
             DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
@@ -410,6 +431,8 @@ pub(crate) async fn take_back(
         | DataAct::Instance { .. }
         | DataAct::Snapshot { .. }
         | DataAct::Prove { .. }
+        | DataAct::Cover { .. }
+        | DataAct::Discard { .. }
         | DataAct::Count { .. }
         | DataAct::Check { .. }
         | DataAct::Forget { .. }

@@ -57,9 +57,12 @@ impl ServiceCommands {
     }
 }
 
+/// Ends the names of sources that are the output of a command.
+pub const ENDS: &str = ".stdout";
+
 /// Source under which the output of a service's `stdout` is recorded.
 pub fn output_of(stack: &StackName, service: &ServiceName) -> String {
-    format!("{stack}_{service}.stdout")
+    format!("{stack}_{service}{ENDS}")
 }
 
 /// Runs hooks one after the other. The record names each exit code.

@@ -51,8 +51,6 @@ pub(super) fn written(exports: &Path, stack: &str, snapshot: &str, text: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{OperationId, StackName};
-    use crate::model::release::ReleaseState;
     use crate::model::spec::VolumeSpec;
     use std::os::unix::fs::PermissionsExt;
 
@@ -66,21 +64,7 @@ mod tests {
         if long {
             spec.extensions.insert("x-long".into(), json!("x".repeat(MOST)));
         }
-        Release {
-            stack: StackName::new("shop").unwrap(),
-            number: 4,
-            state: ReleaseState::Good,
-            environment: "production".into(),
-            spec,
-            images: Default::default(),
-            agent: "tester".into(),
-            operation: OperationId::new("op-1").unwrap(),
-            reason: None,
-            content_of: None,
-            project_dir: None,
-            git: None,
-            created_at: chrono::DateTime::UNIX_EPOCH,
-        }
+        Release { number: 4, ..Release::sample(spec) }
     }
 
     #[test]

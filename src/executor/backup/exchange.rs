@@ -32,7 +32,7 @@ pub struct Exchange {
     pub old: (u64, u64),
     /// Device and inode of what was restored.
     pub new: (u64, u64),
-    /// Containers that mount it, stopped meanwhile.
+    /// Containers that mount it and stay as they are, stopped meanwhile.
     pub users: Vec<Writer>,
 }
 
@@ -50,7 +50,7 @@ impl Exchange {
     ///
     /// # Errors
     /// `NoDirectory` when one is missing or they lie on different file systems.
-    pub(super) fn of(live: &Path, staged: &Path, kept: PathBuf, users: Vec<Writer>) -> Result<Self, BackupError> {
+    pub(crate) fn of(live: &Path, staged: &Path, kept: PathBuf, users: Vec<Writer>) -> Result<Self, BackupError> {
         let bad = |path: &Path, detail: &str| BackupError::NoDirectory { path: path.display().to_string(), detail: detail.to_owned() };
         let old = identity(live)?.ok_or_else(|| bad(live, "it is gone"))?;
         let new = identity(staged)?.ok_or_else(|| bad(staged, "it is gone"))?;
@@ -61,11 +61,6 @@ impl Exchange {
             ));
         }
         Ok(Self { live: live.to_owned(), staged: staged.to_owned(), kept, old, new, users })
-    }
-
-    /// What it has done, in words.
-    pub(super) fn told(&self) -> String {
-        format!("{} holds the restored data; what it held before is kept in {}", self.live.display(), self.kept.display())
     }
 
     fn places(&self) -> Result<[Option<bool>; 3], BackupError> {
@@ -192,7 +187,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
 }
 
 /// Running containers that mount the directory, a part of it or what it is a part of, to read or to write: each sees the old one until it starts again.
-pub(super) async fn users(engine: &dyn Engine, host: &str) -> Result<Vec<Writer>, BackupError> {
+pub(crate) async fn users(engine: &dyn Engine, host: &str) -> Result<Vec<Writer>, BackupError> {
     let mut found = vec![];
     for summary in engine.containers(&[]).await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting | RunState::Paused) {

@@ -6,6 +6,7 @@ use super::{BackupError, room};
 use crate::model::ids::{OperationId, SnapshotId};
 use crate::store::backup::BackupRecord;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Exports of one source that stay: they are whole files and share nothing.
@@ -29,13 +30,21 @@ pub struct Exported {
     pub sha256: String,
 }
 
+/// Longest part of a file's name that is a source's.
+const LONGEST: usize = 120;
 /// The moment in an export's name.
 const MOMENT: &str = "%Y%m%dT%H%M%SZ";
 
-/// A source or stack as part of a file's name.
+/// A source or stack as part of a file's name: as it is, or, where that is no such name, made one and told apart by its hash behind a dot, which no name as
+/// it is has.
 fn named(text: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
-    text.trim_start_matches('/').chars().map(plain).take(120).collect()
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !text.is_empty() && text.len() <= LONGEST && text.chars().all(fits) {
+        return text.to_owned();
+    }
+    let plain: String = text.trim_start_matches('/').chars().map(|c| if fits(c) { c } else { '_' }).take(LONGEST).collect();
+    let hash: String = Sha256::digest(text.as_bytes()).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    format!("{plain}.{hash}")
 }
 
 /// Where a snapshot's export goes: one directory a stack, named by source, moment and operation.
@@ -107,6 +116,25 @@ pub(super) fn remove(file: &Path) -> Result<(), BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_sources_share_a_name() {
+        assert_eq!((named("shop_data"), named("a_b-c")), ("shop_data".to_owned(), "a_b-c".to_owned()));
+        let long = |last: char| format!("{}{last}", "x".repeat(LONGEST));
+        let alike = ["a.b", "a_b", "a/b", "/a/b", "//a/b", "a b", "", "_", "a.b.stdout", "a_b_stdout"].map(str::to_owned);
+        let alike: Vec<String> =
+            alike.into_iter().chain([long('y'), long('z'), named("a.b"), "aéb".to_owned(), "aèb".to_owned()]).collect();
+        let names: std::collections::BTreeSet<String> = alike.iter().map(|s| named(s)).collect();
+        assert_eq!(names.len(), alike.len(), "{names:?}");
+        assert!(names.iter().all(|n| n.len() <= LONGEST + 13 && !n.contains('/') && !n.starts_with('-')), "{names:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let file = |source: &str, day: u32| dir.path().join(format!("{}--202601{day:02}T031700Z-op-01abc.tar.zst", named(source)));
+        for (source, day) in ["a.b", "a_b"].iter().flat_map(|s| (1..=3).map(move |day| (s, day))) {
+            std::fs::write(file(source, day), "x").unwrap();
+        }
+        thin(&file("a_b", 3), &named("a_b")).unwrap();
+        assert_eq!((file("a_b", 1).exists(), file("a.b", 1).exists()), (false, true));
+    }
 
     #[test]
     fn exports_of_other_sources_stay_also_where_names_hold_the_separator() {

@@ -7,6 +7,7 @@ use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::StepRecord;
 use crate::model::spec::Keep;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
+use crate::store::kept::KeptRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -78,14 +79,14 @@ pub enum DataJob {
         /// Only what lies at this path of it.
         path: Option<PathBuf>,
     },
-    /// A directory's snapshot takes the place of the directory, which is kept beside it.
-    SwapDirectory {
+    /// Data that a restore took the place of goes.
+    Discard {
         /// Which.
-        snapshot: Box<BackupRecord>,
-        /// The directory it was taken of.
-        directory: Directory,
-        /// Release that runs.
-        release: Option<u32>,
+        kept: Box<KeptRecord>,
+        /// Its place as the engine's host names it.
+        host: String,
+        /// Snapshot that shall hold all of it; none where one was found to.
+        snapshot: Option<Box<BackupRecord>>,
     },
     /// The repository is checked and a part of its data read.
     Check {
@@ -118,18 +119,16 @@ impl DataJob {
         match self {
             Self::Backup(job) => job.volumes.iter().cloned().collect(),
             Self::Restore { into, .. } => into.iter().cloned().collect(),
-            Self::RestoreDirectory { .. }
-            | Self::SwapDirectory { .. }
-            | Self::Drill { .. }
-            | Self::Check { .. }
-            | Self::Export { .. }
-            | Self::Forget { .. } => BTreeSet::new(),
+            Self::Discard { kept, .. } => EngineName::new(kept.place.as_str()).into_iter().collect(),
+            Self::RestoreDirectory { .. } | Self::Drill { .. } | Self::Check { .. } | Self::Export { .. } | Self::Forget { .. } => {
+                BTreeSet::new()
+            }
         }
     }
 
     /// Whether nothing is switched or healed meanwhile.
     pub(super) fn holds_stack(&self) -> bool {
-        matches!(self, Self::Backup(_) | Self::SwapDirectory { .. })
+        matches!(self, Self::Backup(_))
     }
 }
 

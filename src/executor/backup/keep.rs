@@ -4,6 +4,7 @@
 use super::Keeping;
 use crate::model::spec::Keep;
 use crate::store::backup::BackupRecord;
+use crate::store::kept::KeptRecord;
 use chrono::{DateTime, Datelike, Local, TimeDelta, TimeZone, Utc};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +44,18 @@ pub fn forgettable_here(records: &[BackupRecord], keep: &Keeping, now: DateTime<
     }
     out.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot_id.cmp(&b.snapshot_id)));
     out
+}
+
+/// Without the snapshots that alone hold what kept directories held before a restore took their place: those stay as long as the data is kept.
+pub fn uncovering(mut records: Vec<BackupRecord>, kept: &[KeptRecord]) -> Vec<BackupRecord> {
+    records.retain(|r| !kept.iter().any(|k| covers(k, r)));
+    records
+}
+
+/// Whether a snapshot was taken of a directory right before a restored one took its place.
+pub fn covers(kept: &KeptRecord, record: &BackupRecord) -> bool {
+    let before = record.tags.iter().any(|t| t == PRE_RESTORE) && record.operation.as_deref() == Some(kept.operation.as_str());
+    before && record.volume == kept.source
 }
 
 /// Of one source, newest first.
@@ -111,6 +124,32 @@ mod tests {
     fn left(records: &[BackupRecord], keep: &Keep, now: DateTime<Utc>) -> Vec<String> {
         let gone = forgettable(records, keep, now, &Utc);
         records.iter().filter(|r| !gone.contains(r)).map(|r| r.snapshot_id.clone()).collect()
+    }
+
+    #[test]
+    fn what_alone_holds_a_kept_directory_is_not_forgotten_while_it_is_kept() {
+        let now = at("2026-06-30T12:00:00Z");
+        let mut before = record("before", now - TimeDelta::days(40), &[PRE_RESTORE]);
+        before.operation = Some("op-swap".into());
+        let later = record("later", now, &[]);
+        let mut kept = KeptRecord {
+            place: "/srv/data-before-op-swap".into(),
+            source: "data".into(),
+            stack: crate::model::ids::StackName::new("shop").unwrap(),
+            release: 2,
+            operation: crate::model::ids::OperationId::new("op-swap").unwrap(),
+            snapshot_id: "ab".into(),
+            since: now,
+            covered: None,
+        };
+        let gone = |kept: &[KeptRecord]| {
+            let records = uncovering(vec![before.clone(), later.clone()], kept);
+            forgettable(&records, &keep(1, 1, 0, 0), now, &Utc).into_iter().map(|r| r.snapshot_id).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(std::slice::from_ref(&kept)), Vec::<String>::new());
+        assert_eq!(gone(&[]), ["before"]);
+        kept.operation = crate::model::ids::OperationId::new("op-other").unwrap();
+        assert_eq!(gone(&[kept]), ["before"], "of another operation");
     }
 
     #[test]

@@ -99,10 +99,10 @@ impl Executor {
             epoch: 0,
             release: match &job {
                 DataJob::Backup(job) => job.release,
-                DataJob::SwapDirectory { release, .. } => *release,
                 DataJob::Restore { .. }
                 | DataJob::RestoreDirectory { .. }
                 | DataJob::Drill { .. }
+                | DataJob::Discard { .. }
                 | DataJob::Check { .. }
                 | DataJob::Export { .. }
                 | DataJob::Forget { .. } => None,
@@ -288,6 +288,7 @@ impl Work {
                 format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
             }
             DataJob::Check { .. } => "nothing was changed".to_owned(),
+            DataJob::Discard { kept, .. } => format!("what is left of {} stays recorded as kept", kept.place),
             DataJob::Export { .. } => "finished exports are kept, an unfinished one is removed".to_owned(),
             DataJob::Forget { .. } => "snapshots removed so far are gone, the repository stays whole".to_owned(),
             DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
@@ -295,9 +296,6 @@ impl Work {
                 Some(left) => format!("{left}; live data was not touched"),
                 None => "a half-filled volume made for it is removed, live data was not touched".to_owned(),
             },
-            DataJob::SwapDirectory { .. } => {
-                "the data before is in its place again and containers run on it, unless the exchange was proven already".to_owned()
-            }
             DataJob::RestoreDirectory { .. } => "the half-filled directory is removed, live data was not touched".to_owned(),
         }
     }
@@ -333,16 +331,6 @@ impl Work {
         }
     }
 
-    /// What an exchange that was proven has done: it is final, whatever ended the operation after it.
-    fn proven(&self) -> Option<String> {
-        let journal = self.journal.lock().expect("no panic while held");
-        let done = journal.get(acts::PROVE).is_some_and(|(_, done)| *done);
-        journal.values().filter(|_| done).find_map(|(act, _)| match act {
-            DataAct::Exchange { exchange } => Some(exchange.told()),
-            _ => None,
-        })
-    }
-
     /// What a restart interrupted.
     async fn close_interrupted(&self) {
         let cleaned = self.clean(TAKEOVER_TRIES).await;
@@ -358,7 +346,6 @@ impl Work {
             self.operation().verb
         );
         match cleaned {
-            Ok(()) if self.proven().is_some() => self.settle(OperationState::Done, self.proven()).await,
             Ok(()) => self.settle(OperationState::Failed, Some(again)).await,
             // Ending again: the next start goes on.
             Err(_) if self.exec.closing.is_cancelled() => {}
@@ -412,10 +399,8 @@ impl Work {
             let journal = self.journal.lock().expect("no panic while held");
             let resumed = journal.get("resume").is_some_and(|(_, done)| *done);
             let after = |c: &ServiceCommands| journal.get(&format!("{}{}", acts::AFTER, c.service)).is_some_and(|(_, done)| *done);
-            let proven = journal.get(acts::PROVE).is_some_and(|(_, done)| *done);
             let open = |act: &DataAct, done: bool| match act {
                 DataAct::Hold { .. } => !resumed,
-                DataAct::Exchange { .. } => !proven,
                 DataAct::Before { commands } => !after(commands),
                 DataAct::Restore { .. } | DataAct::RestoreDirectory { .. } | DataAct::Drill { .. } | DataAct::Export { .. } => !done,
                 DataAct::Resume { .. }
@@ -424,18 +409,17 @@ impl Work {
                 | DataAct::Directory { .. }
                 | DataAct::Instance { .. }
                 | DataAct::Snapshot { .. }
+                | DataAct::Exchange { .. }
                 | DataAct::Prove { .. }
+                | DataAct::Cover { .. }
+                | DataAct::Discard { .. }
                 | DataAct::Count { .. }
                 | DataAct::Check { .. }
                 | DataAct::Forget { .. } => false,
             };
             let mut open: Vec<DataAct> = journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect();
-            // Data is in its place before containers run again, and they run before commands are run in them.
-            open.sort_by_key(|act| match act {
-                DataAct::Exchange { .. } => 0,
-                DataAct::Hold { .. } => 1,
-                _ => 2,
-            });
+            // Containers run again before commands are run in them.
+            open.sort_by_key(|act| !matches!(act, DataAct::Hold { .. }));
             open
         };
         let mut left = vec![];

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod commands;
+mod directories;
 mod unnamed;
 
 fn data() -> EngineName {
@@ -136,6 +137,26 @@ async fn an_update_whose_snapshot_cannot_be_taken_is_not_made() {
     assert_one_release(&rig, "no snapshot, no update").await;
 }
 
+/// Runs a plan in a supervisor that stops after record `k`, and has another one take over. How the operation stands then, and whether it was stopped.
+async fn stopped_after(rig: &Rig, k: u64, plan: impl AsyncFnOnce(&Arc<Executor>) -> Plan) -> (Operation, bool) {
+    let crashed = Arc::new(AtomicBool::new(false));
+    let flag = crashed.clone();
+    let stop: StopAfter = Arc::new(move |count| {
+        flag.fetch_or(count == k, Ordering::SeqCst);
+        count == k
+    });
+    let doomed = executor_with(&rig.engine, &rig.store, Some(stop), Some(repository(rig)));
+    let plan = plan(&doomed).await;
+    let op = doomed.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    ended(&doomed, &op.id).await;
+    doomed.close(Duration::from_secs(5)).await;
+    let next = executor_with(&rig.engine, &rig.store, None, Some(repository(rig)));
+    for id in next.recover().await.unwrap() {
+        ended(&next, &id).await;
+    }
+    (rig.store.operation(&op.id).await.unwrap().unwrap(), crashed.load(Ordering::SeqCst))
+}
+
 /// Stops the supervisor at records of an operation, starts another one, and looks. `k` runs over all records of the data phase and some of the rest.
 async fn crash(what: impl AsyncFn(&Rig, &Arc<Executor>) -> (StackSpec, DataPlan)) {
     let (mut k, mut seen) = (1, 0);
@@ -143,21 +164,7 @@ async fn crash(what: impl AsyncFn(&Rig, &Arc<Executor>) -> (StackSpec, DataPlan)
         let rig = rig().await;
         let exec = deployed(&rig).await;
         let (spec, data_plan) = what(&rig, &exec).await;
-        let crashed = Arc::new(AtomicBool::new(false));
-        let flag = crashed.clone();
-        let stop: StopAfter = Arc::new(move |count| {
-            flag.fetch_or(count == k, Ordering::SeqCst);
-            count == k
-        });
-        let doomed = executor_with(&rig.engine, &rig.store, Some(stop), Some(repository(&rig)));
-        let plan = planned(&rig, &doomed, spec, data_plan).await;
-        let op = doomed.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
-        ended(&doomed, &op.id).await;
-        doomed.close(Duration::from_secs(5)).await;
-        let next = executor_with(&rig.engine, &rig.store, None, Some(repository(&rig)));
-        for id in next.recover().await.unwrap() {
-            ended(&next, &id).await;
-        }
+        let (_, crashed) = stopped_after(&rig, k, async |doomed| planned(&rig, doomed, spec, data_plan).await).await;
         let context = format!("stopped after record {k}");
         assert_one_release(&rig, &context).await;
         let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current).unwrap();
@@ -168,7 +175,7 @@ async fn crash(what: impl AsyncFn(&Rig, &Arc<Executor>) -> (StackSpec, DataPlan)
             "{context}: release and data belong together"
         );
         seen += 1;
-        if !crashed.load(Ordering::SeqCst) {
+        if !crashed {
             assert!(seen > 8, "the operation wrote more than a few records");
             return;
         }

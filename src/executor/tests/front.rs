@@ -251,6 +251,7 @@ async fn what_no_front_can_do_is_refused_with_the_reason() {
             want,
             observed: &observed,
             current: None,
+            anew: &Default::default(),
             next_release: 1,
             policy_version: "test",
             project_dir: None,

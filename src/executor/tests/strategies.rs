@@ -49,6 +49,7 @@ async fn refused(rig: &Rig, spec: StackSpec) -> String {
         want: Want::Release { desired, images: BTreeMap::new(), content_of: None },
         observed: &observed,
         current: None,
+        anew: &Default::default(),
         next_release: 1,
         policy_version: "1",
         project_dir: None,

@@ -95,20 +95,7 @@ async fn questions_span_the_segments() {
 
 fn read(n: i64, agent: &str, tool: &str) -> (Intent, Outcome) {
     let call = CallId::new(format!("call-{n}")).unwrap();
-    let intent = Intent {
-        call: call.clone(),
-        agent: agent.into(),
-        delegated_by: vec![],
-        door: "cli".into(),
-        tool: tool.into(),
-        stack: None,
-        environment: None,
-        arguments: json!({}),
-        essential: false,
-        verdict: Verdict::Allow,
-        findings: vec![],
-        at: at(n),
-    };
+    let intent = Intent { tool: tool.into(), stack: None, ..Intent::sample(call.as_str(), agent, at(n)) };
     let outcome = Outcome {
         call,
         outcome: "ok".into(),

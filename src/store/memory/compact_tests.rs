@@ -181,8 +181,71 @@ async fn a_memory_goes_back_as_far_as_its_log_and_what_a_restore_needs_stays() {
     store.memory_restore(&me, at(2), "olga", at(23 * DAY)).await.unwrap();
     assert_eq!(keys().await, ["db", "old"]);
     assert_eq!(found(&store, &me, "mariadb").await, ["old"]);
-    let early = store.memory_restore(&me, at(1), "olga", at(24 * DAY)).await.unwrap_err();
-    assert!(matches!(&early, StoreError::Missing { .. }) && early.to_string().contains("moved to files"), "{early}");
+    // The first note alone: its moment is in the file.
+    let early = store.memory_restore(&me, at(1), "olga", at(24 * DAY)).await.unwrap();
+    assert_eq!((early.as_of, early.keys, early.changed), (1, 1, vec!["old".to_owned()]));
+    assert_eq!(keys().await, ["db"]);
+    let never = store.memory_restore(&me, at(0), "olga", at(25 * DAY)).await.unwrap_err();
+    assert!(matches!(&never, StoreError::Missing { .. }) && never.to_string().contains("begins later"), "{never}");
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_memory_goes_back_to_a_moment_whose_events_left_it_and_forward_again() {
+    let (_dir, store) = fresh().await;
+    let me = agent("deployer");
+    lived(&store, &me).await;
+    store.memory_compact(&me, &older_than(11), at(21 * DAY)).await.unwrap().expect("due");
+    store.memory_write(&me, "db", &json!("mysql"), at(21 * DAY + 1)).await.unwrap();
+    let seen = async || {
+        let mut all: Vec<_> = store.memory_read(&me, None).await.unwrap().into_iter().map(|e| (e.key, e.value, e.source)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let now = seen().await;
+    let done = store.memory_restore(&me, at(2), "olga", at(22 * DAY)).await.unwrap();
+    assert_eq!((done.as_of, done.changed), (2, vec!["db".to_owned(), "late".to_owned(), "old".to_owned()]));
+    let back = seen().await;
+    let said: Vec<_> = back.iter().map(|(key, value, source)| (key.as_str(), value.clone(), source.as_str())).collect();
+    assert_eq!(
+        said,
+        [("db", json!("postgres"), now[0].2.as_str()), ("old", json!("mariadb"), now[0].2.as_str())],
+        "as they were, and by whom"
+    );
+    assert_eq!((found(&store, &me, "mariadb").await, found(&store, &me, "mysql").await), (vec!["old".to_owned()], vec![]));
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+    // It can itself be gone back behind, and the log compacted after it.
+    store.memory_restore(&me, at(21 * DAY + 2), "olga", at(23 * DAY)).await.unwrap();
+    assert_eq!(seen().await, now);
+    store.memory_compact(&me, &older_than(1), at(40 * DAY)).await.unwrap().expect("due");
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+    // Between the two restores, which are in the second file by now.
+    store.memory_restore(&me, at(22 * DAY + 1), "olga", at(41 * DAY)).await.unwrap();
+    assert_eq!(seen().await, back);
+    assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_here_is_named_and_taken_back_only_as_it_was_written() {
+    let (dir, store) = fresh().await;
+    let me = agent("deployer");
+    lived(&store, &me).await;
+    let file = store.memory_compact(&me, &older_than(11), at(21 * DAY)).await.unwrap().expect("due").file;
+    let aside = dir.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    let before = store.memory_read(&me, None).await.unwrap();
+    let refused = store.memory_restore(&me, at(2), "olga", at(22 * DAY)).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Absent { files, .. } if *files == file.display().to_string()), "{refused}");
+    assert_eq!(store.memory_read(&me, None).await.unwrap(), before, "nothing was changed");
+    let wanted = store.memory_files_wanted(&me).await.unwrap();
+    assert_eq!(wanted.iter().map(|w| (w.first, w.path.clone())).collect::<Vec<_>>(), [(1, file.clone())]);
+    let mut torn = std::fs::read(&aside).unwrap();
+    torn[20] ^= 1;
+    std::fs::write(dir.path().join("torn"), torn).unwrap();
+    assert!(!store.memory_file_put(&me, 1, &dir.path().join("torn")).await.unwrap() && !file.exists());
+    assert!(store.memory_file_put(&me, 1, &aside).await.unwrap());
+    assert_eq!(store.memory_files_wanted(&me).await.unwrap(), []);
+    assert_eq!(store.memory_restore(&me, at(2), "olga", at(22 * DAY)).await.unwrap().as_of, 2);
     assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
 }
 

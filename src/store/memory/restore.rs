@@ -2,11 +2,11 @@
 //! can itself be gone back behind.
 
 use super::events::{self, NewEvent, REMOVE, RESTORE, SET};
-use super::{compact, search};
+use super::{before, compact, search};
 use crate::model::ids::AgentName;
 use crate::store::codec::{all, time};
 use crate::store::fault::{Sql, corrupt, missing};
-use crate::store::{Store, StoreError, StoreResult};
+use crate::store::{Store, StoreResult};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
@@ -26,16 +26,19 @@ pub struct MemoryRestored {
 }
 
 impl Store {
-    /// Makes the context what it was at a moment; durable on return. `by` is who asked, and stands in the event.
+    /// Makes the context what it was at a moment; durable on return. `by` is who asked, and stands in the event. A moment whose events have left the log is
+    /// read out of their files.
     ///
     /// # Errors
-    /// `Missing` when nothing was remembered by then, or the database's.
+    /// `Missing` when nothing was remembered by then, `Absent` when a file that is needed is not here, `Corrupt` when one does not fit the chain, or the
+    /// database's.
     pub async fn memory_restore(&self, agent: &AgentName, at: DateTime<Utc>, by: &str, now: DateTime<Utc>) -> StoreResult<MemoryRestored> {
-        let (name, by) = (agent.to_string(), by.to_owned());
+        let (name, by, dir) = (agent.to_string(), by.to_owned(), self.inner.memory_root.join(agent.as_str()));
         let write = move |c: &Connection| {
             let as_of = match last_before(c, at)? {
                 Some(as_of) => as_of,
-                None => return Err(begins_later(c, &name, at)?.into()),
+                None if compact::start(c)?.last > 0 => return before::restore(c, &dir, &name, at, by.clone(), now),
+                None => return Err(missing("memory", format!("of {name} at {}: it begins later", time(at))).into()),
             };
             let (before, after) = (current(c)?, context_as_of(c, as_of)?);
             let changed: Vec<String> = before
@@ -106,15 +109,6 @@ fn last_before(c: &Connection, at: DateTime<Utc>) -> Sql<Option<i64>> {
     // What the events that left made of it, when nothing was changed between them and that moment.
     let start = compact::start(c)?;
     Ok(found.or(start.context_at.filter(|ts| *ts <= time(at)).map(|_| start.last)))
-}
-
-/// Why there is nothing to go back to.
-fn begins_later(c: &Connection, name: &str, at: DateTime<Utc>) -> Sql<StoreError> {
-    let how = match compact::start(c)?.last {
-        0 => "it begins later".to_owned(),
-        last => format!("events up to {last} were moved to files; `memory export` writes out the history that is in them"),
-    };
-    Ok(missing("memory", format!("of {name} at {}: {how}", time(at))))
 }
 
 fn current(c: &Connection) -> Sql<BTreeMap<String, i64>> {

@@ -1,7 +1,6 @@
 //! Context, history, search, projection, verification, export and import of agents' memory.
 
 use super::*;
-use crate::model::ids::CallId;
 use crate::model::verdict::Verdict;
 use crate::store::audit::{Intent, Outcome};
 use crate::store::tests::{at, fresh, open_in};
@@ -16,20 +15,7 @@ fn entry(seq: i64, t: i64, kind: &str, key: &str, value: Value, source: &str) ->
 }
 
 pub(super) async fn call(store: &Store, agent: &str, n: i64, word: &str, detail: Value) {
-    let intent = Intent {
-        call: CallId::new(format!("call-{n}")).unwrap(),
-        delegated_by: vec![],
-        agent: agent.into(),
-        door: "cli".into(),
-        tool: "deploy".into(),
-        stack: Some("shop".into()),
-        environment: None,
-        arguments: json!({}),
-        essential: false,
-        verdict: Verdict::Allow,
-        findings: vec![],
-        at: at(n),
-    };
+    let intent = Intent::sample(&format!("call-{n}"), agent, at(n));
     let outcome = Outcome {
         call: intent.call.clone(),
         outcome: word.into(),

@@ -59,7 +59,7 @@ impl Healer {
         };
         if self.tell_drift(look, "drift", found, mode, None).await? {
             let (house, stack, release) = (self.house.clone(), look.stack.clone(), look.release.number);
-            tokio::spawn(async move {
+            self.house.calls.spawn(async move {
                 let input = json!({"stack": stack, "to_release": release, "data": "code_only", "reason": "drift: the release that runs is made whole"});
                 if let Err(e) = super::super::call(&house, "rollback", input).await {
                     tracing::error!(%stack, error = %e, "the drift could not be mended");

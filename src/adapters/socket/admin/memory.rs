@@ -4,7 +4,7 @@
 use super::{Done, authorised, reply};
 use crate::adapters::socket::wire::Credential;
 use crate::call::error::ErrorCode;
-use crate::call::{CallError, House};
+use crate::call::{CallError, House, recall};
 use crate::model::ids::AgentName;
 use crate::store::StoreError;
 use chrono::{DateTime, Utc};
@@ -31,6 +31,7 @@ fn named(agent: &str, field: &str) -> Result<AgentName, CallError> {
 /// What of the store's words is the caller's to mend.
 fn told(e: StoreError) -> CallError {
     match &e {
+        StoreError::Absent { .. } => CallError::new(ErrorCode::Conflict, e.to_string(), "nothing was changed").field("at"),
         StoreError::Missing { .. } => CallError::new(ErrorCode::NotFound, e.to_string(), "name a later moment").field("at"),
         StoreError::Corrupt { what: "context.json", .. } | StoreError::TooLarge { .. } => {
             CallError::new(ErrorCode::InvalidArgument, e.to_string(), "mend the file; nothing was imported")
@@ -47,7 +48,15 @@ pub(super) async fn restore(house: &Arc<House>, agent: &str, at: DateTime<Utc>, 
     let name = known(house, agent)?;
     let by = authorised(house, credential).await?;
     let now = Utc::now();
-    let done = house.store.memory_restore(&name, at, &by.name, now).await.map_err(told)?;
+    let done = match house.store.memory_restore(&name, at, &by.name, now).await {
+        // What is needed is in files that are not here: the backups of the supervisor have them.
+        Err(StoreError::Absent { .. }) => {
+            recall::files(&house.store, house.backups.as_deref(), &name).await?;
+            house.store.memory_restore(&name, at, &by.name, now).await
+        }
+        done => done,
+    };
+    let done = done.map_err(told)?;
     let detail = json!({"agent": name, "at": at, "as_of": done.as_of, "changed": done.changed.len()});
     house.store.audit_event(&by.name, "memory_restored", None, &detail, now).await?;
     let text = format!("memory of {name} is as of event {}: {} keys, {} changed. {}", done.as_of, done.keys, done.changed.len(), by.note);

@@ -1,14 +1,13 @@
 //! The order of acts of each job. Whatever was begun when one of them stops is taken back by the operation around it.
 
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
-use super::super::exchange::{self, Exchange};
-use super::super::keep::PRE_RESTORE;
 use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::{OperationState, Phase};
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
+use crate::store::kept::KeptRecord;
 use chrono::Utc;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -19,8 +18,8 @@ impl Work {
             DataJob::Backup(_) => Phase::Snapshot,
             DataJob::Restore { .. }
             | DataJob::RestoreDirectory { .. }
-            | DataJob::SwapDirectory { .. }
             | DataJob::Drill { .. }
+            | DataJob::Discard { .. }
             | DataJob::Check { .. }
             | DataJob::Export { .. }
             | DataJob::Forget { .. } => Phase::Prepare,
@@ -54,7 +53,7 @@ impl Work {
                 Ok(None)
             }
             DataJob::Restore { snapshot, into, path, to } => self.restore(snapshot, into.clone(), path.clone(), to.clone()).await,
-            DataJob::SwapDirectory { snapshot, directory, release } => self.swap_directory(snapshot, directory, *release).await,
+            DataJob::Discard { kept, host, snapshot } => self.discard(kept, host, snapshot.as_deref()).await,
             DataJob::RestoreDirectory { snapshot, directory, path } => self.restore_beside(snapshot, directory, path.clone()).await,
         }
     }
@@ -149,7 +148,8 @@ impl Work {
         let (stack, own) = (self.operation().stack, Some(INSTANCE));
         let own = if stack.is_none() { own } else { None };
         let records = self.exec.store.backups(stack.as_ref(), own, usize::MAX).await?;
-        let gone = keep::forgettable_here(&records, keep, Utc::now());
+        let kept = self.exec.store.kept(stack.as_ref()).await?;
+        let gone = keep::forgettable_here(&keep::uncovering(records, &kept), keep, Utc::now());
         let snapshots: Vec<SnapshotId> = gone.iter().filter_map(|r| SnapshotId::new(r.snapshot_id.as_str()).ok()).collect();
         if !snapshots.is_empty() {
             self.let_go().await?;
@@ -167,44 +167,20 @@ impl Work {
         self.compared(done)
     }
 
-    /// The restored directory takes the live one's place: restored and compared while everything runs, exchanged while its users are stopped, and taken back
-    /// unless they are well on it.
-    async fn swap_directory(&self, snapshot: &BackupRecord, directory: &Directory, release: Option<u32>) -> Result<Option<String>, Stop> {
-        let hands = self.hands()?;
-        self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
-        let staged = restore::beside(directory, snapshot, &self.id)?;
-        self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, staged.display()));
-        let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into: staged.clone(), path: None };
-        let done = self.interruptible(self.step(act)).await?;
-        self.compared(done)?;
-        let live = directory.here.clone().unwrap_or_default();
-        let users = exchange::users(self.exec.engine.as_ref(), &directory.host).await?;
-        let kept = restore::kept_beside(&live, &self.id);
-        // Looked at before anything is stopped: what cannot be exchanged is refused without a gap.
-        let exchange = Exchange::of(&live, &staged, kept, users.clone())?;
-        let told = exchange.told();
-        let quiesce = Quiesce::Stop;
-        if !users.is_empty() {
-            self.say(60.0, format!("stopping {} containers", users.len()));
-            self.step(DataAct::Hold { writers: users.clone(), quiesce }).await?;
+    async fn discard(&self, kept: &KeptRecord, host: &str, snapshot: Option<&BackupRecord>) -> Result<Option<String>, Stop> {
+        let (boxed, place) = (Box::new(kept.clone()), &kept.place);
+        if let Some(snapshot) = snapshot {
+            self.say(0.0, format!("comparing {place} with snapshot {}", snapshot.snapshot_id));
+            let act = DataAct::Cover { kept: boxed.clone(), host: host.to_owned(), snapshot: Box::new(snapshot.clone()) };
+            self.interruptible(self.step(act)).await?;
         }
-        let mut partial = vec![];
-        let before = DataAct::Directory { directory: directory.clone(), release, tags: vec![PRE_RESTORE.to_owned()] };
-        self.read(before, (3, 4), &mut partial).await?;
-        if !partial.is_empty() {
-            return Err(Stop::Failed(format!(
-                "the snapshot before the restore is partial: {}; let the supervisor read these files",
-                partial.join("; ")
-            )));
-        }
-        self.say(80.0, format!("exchanging {} and {}", live.display(), staged.display()));
-        self.step(DataAct::Exchange { exchange }).await?;
-        if !users.is_empty() {
-            self.step(DataAct::Resume { writers: users.clone(), quiesce }).await?;
-        }
-        self.say(90.0, "waiting until its users are well on it".to_owned());
-        self.interruptible(self.step(DataAct::Prove { users })).await?;
-        Ok(Some(told))
+        let holds = snapshot.map(|s| s.snapshot_id.clone()).or_else(|| kept.covered.clone()).unwrap_or_default();
+        self.say(80.0, format!("removing {place}"));
+        self.step(DataAct::Discard { kept: boxed, host: host.to_owned() }).await?;
+        Ok(Some(match holds.as_str() {
+            "" => format!("{place} was gone already: its record is removed"),
+            holds => format!("{place} is removed; snapshot {holds} holds all that was in it"),
+        }))
     }
 
     async fn restore(

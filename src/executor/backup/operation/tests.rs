@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 mod commands;
-mod exchange;
+mod discard;
 mod holds;
 
 struct Rig {

@@ -68,30 +68,19 @@ async fn a_crash_at_any_record_leaves_one_of_the_two_in_place_and_loses_neither(
     loop {
         let rig = rig().await;
         let (_, live, snapshot) = deployed(&rig).await;
-        let crashed = Arc::new(AtomicBool::new(false));
-        let flag = crashed.clone();
-        let stop: StopAfter = Arc::new(move |count| {
-            flag.fetch_or(count == k, Ordering::SeqCst);
-            count == k
-        });
-        let doomed = executor_with(&rig.engine, &rig.store, Some(stop), Some(repository(&rig)));
-        let plan = swap(&rig, &doomed, &live, &snapshot).await;
-        let op = doomed.submit(plan, permit("restore"), request("restore")).await.unwrap();
-        ended(&doomed, &op.id).await;
-        doomed.close(Duration::from_secs(5)).await;
-        let next = executor_with(&rig.engine, &rig.store, None, Some(repository(&rig)));
-        for id in next.recover().await.unwrap() {
-            ended(&next, &id).await;
-        }
+        let (now, crashed) = stopped_after(&rig, k, async |doomed| swap(&rig, doomed, &live, &snapshot).await).await;
         let context = format!("stopped after record {k}");
         assert_one_release(&rig, &context).await;
-        let (used, now) = (volume_of_db(&rig).await.unwrap(), rig.store.operation(&op.id).await.unwrap().unwrap());
+        let used = volume_of_db(&rig).await.unwrap();
         let expected = if now.state == OperationState::Done { ("restored", "old") } else { (live.as_str(), "live") };
         assert_eq!(used, expected.0, "{context}: {now:?}");
         assert_eq!(rig.engine.volume_file(&used, "a"), Some(expected.1.as_bytes().to_vec()), "{context}");
         assert_eq!(rig.engine.volume_file(&live, "a"), Some(b"live".to_vec()), "{context}: the data before is kept");
         swapped += u32::from(used == "restored");
-        if !crashed.load(Ordering::SeqCst) {
+        let kept = rig.store.kept(Some(&shop())).await.unwrap();
+        let places: Vec<&str> = kept.iter().map(|k| k.place.as_str()).collect();
+        assert_eq!(places, if used == "restored" { vec![live.as_str()] } else { vec![] }, "{context}: what is kept is known");
+        if !crashed {
             assert!(swapped >= 2 && k > 10, "both ends were seen");
             return;
         }

@@ -1,0 +1,99 @@
+//! Data that a restore took the place of goes, once a snapshot was found to hold every byte of it and no container mounts it. Comparing is recorded before
+//! anything is removed, so that a removal that was interrupted can be asked for again. Deliberately absent: who may, and which snapshot.
+
+use super::acts::Doer;
+use super::{BackupError, helper, within};
+use crate::engine::Engine;
+use crate::executor::restore;
+use crate::executor::worker::Source;
+use crate::model::ids::{EngineName, SnapshotId};
+use crate::model::observed::MountInfo;
+use crate::store::backup::BackupRecord;
+use crate::store::kept::KeptRecord;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Differences named in an error.
+const SHOWN: usize = 5;
+
+/// Whether a mount is of a volume, or of a directory of the host, a part of it or what it is a part of.
+pub fn mounts(mount: &MountInfo, place: &str) -> bool {
+    if place.starts_with('/') {
+        return mount.kind == "bind" && (within(&mount.source, place) || within(place, &mount.source));
+    }
+    mount.name.as_deref() == Some(place)
+}
+
+fn failed(e: crate::store::StoreError) -> BackupError {
+    BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() }
+}
+
+/// Container that mounts it, running or not.
+async fn user(engine: &dyn Engine, place: &str) -> Result<Option<String>, BackupError> {
+    for summary in engine.containers(&[]).await? {
+        let Some(detail) = engine.container(&summary.id).await? else { continue };
+        if detail.mounts.iter().any(|m| mounts(m, place)) {
+            return Ok(Some(detail.name));
+        }
+    }
+    Ok(None)
+}
+
+async fn unused(engine: &dyn Engine, place: &str) -> Result<(), BackupError> {
+    match user(engine, place).await? {
+        None => Ok(()),
+        Some(container) => Err(BackupError::StillMounted { place: place.to_owned(), container }),
+    }
+}
+
+/// Compares it with the snapshot, and notes that it is covered.
+pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapshot: &BackupRecord) -> Result<Value, BackupError> {
+    let hands = &doer.hands;
+    unused(hands.engine.as_ref(), host).await?;
+    let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
+    let mut differences = if kept.is_directory() {
+        hands.house.verify_source(&id, Source::Dir(kept.place.clone().into()), None).await?
+    } else {
+        let name = EngineName::new(kept.place.as_str())?;
+        let volume = hands.engine.volume(&name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
+        match helper::host_path(hands, doer.permit, &volume).await? {
+            Some(path) => hands.house.verify_source(&id, Source::Dir(path), None).await?,
+            None => {
+                let spool = helper::download(hands, doer.permit, &helper::Mount::Volume(name)).await?;
+                let found = hands.house.verify_source(&id, Source::Tar(spool.path().to_owned()), None).await;
+                spool.remove()?;
+                found?
+            }
+        }
+    };
+    if !differences.is_empty() {
+        let (place, snapshot) = (kept.place.clone(), snapshot.snapshot_id.clone());
+        let count = differences.len();
+        differences.truncate(SHOWN);
+        let next = if kept.is_directory() {
+            "look at it, and remove it on the host when nothing of it is needed".to_owned()
+        } else {
+            format!("call `backup {{volume: {place}}}` and confirm again")
+        };
+        return Err(BackupError::NotCovered { place, snapshot, count, differences: differences.join("; "), next });
+    }
+    doer.store.kept_is_covered(&kept.place, &snapshot.snapshot_id).await.map_err(failed)?;
+    Ok(json!({"covered_by": snapshot.snapshot_id}))
+}
+
+/// Removes it; safe to repeat.
+pub(super) async fn discard(doer: &Doer<'_>, kept: &KeptRecord, host: &str) -> Result<Value, BackupError> {
+    let engine = doer.hands.engine.as_ref();
+    unused(engine, host).await?;
+    if kept.is_directory() {
+        // Removes nothing but what the operation that kept it has named.
+        restore::remove_beside(Path::new(&kept.place), &kept.operation).await?;
+    } else {
+        let name = EngineName::new(kept.place.as_str())?;
+        if engine.volume(&name).await?.is_some() {
+            engine.remove_volume(doer.permit, &name).await?;
+        }
+    }
+    doer.store.drop_kept(&kept.place).await.map_err(failed)?;
+    Ok(json!({"removed": kept.place}))
+}

@@ -1,0 +1,197 @@
+//! Directories of the host whose restored copy takes their place, as a release, with a stop of the supervisor at every record.
+
+use super::*;
+use crate::engine::{ContainerSpec, EngineError, EngineMount};
+use crate::executor::backup::BackupRequest;
+use crate::model::ids::ImageRef;
+use crate::model::observed::RunState;
+use crate::model::plan::PlannedExchange;
+use crate::model::release::ReleaseState;
+use crate::model::spec::MountKind;
+use crate::planner::Want;
+use crate::store::backup::BackupRecord;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+struct World {
+    rig: Rig,
+    exec: Arc<Executor>,
+    here: PathBuf,
+    snapshot: BackupRecord,
+}
+
+/// Release 1, whose database writes a directory that holds `live`; a snapshot of it holds `old`.
+async fn world() -> World {
+    let rig = rig().await;
+    let exec = executor_with(&rig.engine, &rig.store, None, Some(repository(&rig)));
+    let here = rig.dir().canonicalize().unwrap().join("srv/data");
+    std::fs::create_dir_all(&here).unwrap();
+    std::fs::write(here.join("file"), "old").unwrap();
+    let mut spec = stack("web:1", Some("db:1"), &[]);
+    let db = spec.services.get_mut(&name("db")).unwrap();
+    for mount in &mut db.mounts {
+        (mount.kind, mount.source) = (MountKind::Bind, Some(here.display().to_string()));
+    }
+    spec.volumes.clear();
+    let plan = planned(&rig, &exec, spec, DataPlan::default()).await;
+    assert_eq!(run(&rig, &exec, plan).await.0.state, OperationState::Done);
+    // Read from here: the engine in memory has no files of the host.
+    let (volume, progress): (_, crate::executor::backup::ProgressSink) = (here.display().to_string(), Arc::new(|_| {}));
+    let (stack, instance) = (Some(shop()), "i".to_owned());
+    let asked = BackupRequest { path: here.clone(), volume: volume.clone(), stack, instance, tags: vec![], definition: None, progress };
+    let house = repository(&rig);
+    house.ensure().await.unwrap();
+    let report = house.backup_dir(asked).await.unwrap();
+    let snapshot = BackupRecord {
+        snapshot_id: report.snapshot_id.to_string(),
+        stack: Some("shop".into()),
+        volume,
+        bytes: report.bytes,
+        added: report.added,
+        files: report.files,
+        state: report.state.as_str().into(),
+        at: chrono::Utc::now(),
+        agent: "tester".into(),
+        release: Some(1),
+        tags: vec![],
+        operation: None,
+    };
+    rig.store.put_backup(&snapshot).await.unwrap();
+    std::fs::write(here.join("file"), "live").unwrap();
+    World { rig, exec, here, snapshot }
+}
+
+impl World {
+    async fn swap(&self, exec: &Arc<Executor>) -> Plan {
+        let exchange = PlannedExchange {
+            snapshot_id: self.snapshot.snapshot_id.clone(),
+            host: self.here.display().to_string(),
+            here: self.here.clone(),
+            services: BTreeSet::from([name("db")]),
+        };
+        let plan = plan_for(&self.rig, exec, Want::Recreate { service: name("db") }).await;
+        Plan { data: DataPlan { exchange: vec![exchange], ..DataPlan::default() }, ..plan }
+    }
+
+    fn live(&self) -> String {
+        std::fs::read_to_string(self.here.join("file")).unwrap()
+    }
+
+    /// What every directory beside it holds.
+    fn all(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.here.parent().unwrap()).unwrap();
+        let mut all: Vec<String> = entries.map(|e| std::fs::read_to_string(e.unwrap().path().join("file")).unwrap_or_default()).collect();
+        all.sort();
+        all
+    }
+
+    async fn current(&self) -> Option<u32> {
+        self.rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current)
+    }
+
+    /// A container of nobody that reads the directory.
+    async fn reader(&self) -> EngineName {
+        let mount = EngineMount {
+            kind: MountKind::Bind,
+            source: Some(self.here.display().to_string()),
+            target: "/files".to_owned(),
+            read_only: true,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
+        };
+        let reader = EngineName::new("reader").unwrap();
+        let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(reader.clone(), ImageRef::new("web:1").unwrap()) };
+        let id = self.rig.engine.create_container(&permit("restore"), &spec).await.unwrap();
+        self.rig.engine.start(&permit("restore"), &id).await.unwrap();
+        reader
+    }
+
+    async fn state(&self, container: &EngineName) -> RunState {
+        self.rig.engine.container(container).await.unwrap().unwrap().state
+    }
+}
+
+#[tokio::test]
+async fn a_restored_directory_takes_the_live_ones_place_as_a_release_and_what_was_live_is_kept() {
+    let w = world().await;
+    let reader = w.reader().await;
+    let plan = w.swap(&w.exec).await;
+    let (op, done) = run(&w.rig, &w.exec, plan).await;
+    assert_eq!((op.state, op.release, w.live().as_str()), (OperationState::Done, Some(2), "old"), "{op:?}");
+    assert_eq!(w.all(), ["live", "old"], "the one before is kept and nothing else stays");
+    let release = w.rig.store.release(&shop(), 2).await.unwrap().unwrap();
+    assert_eq!((w.current().await, release.state, release.operation), (Some(2), ReleaseState::Good, op.id.clone()));
+    let message = op.message.unwrap_or_default();
+    let place = message.rsplit(' ').next().unwrap();
+    assert_eq!(std::fs::read_to_string(PathBuf::from(place).join("file")).unwrap(), "live", "{message}");
+    let kept = w.rig.store.kept(Some(&shop())).await.unwrap();
+    assert_eq!((kept.len(), kept[0].place.as_str(), kept[0].release), (1, place, 2), "{kept:?}");
+    assert_eq!((kept[0].source.as_str(), kept[0].covered.as_deref()), (w.here.to_str().unwrap(), None));
+    let before = &done.snapshots[0];
+    assert_eq!((before.tags.clone(), before.release), (vec!["pre-restore".to_owned()], Some(1)));
+    // Whoever else reads it was stopped meanwhile, since it would go on seeing the old one.
+    let calls = w.rig.engine.calls();
+    let at = |what: &str| calls.iter().rposition(|c| c.contains(what)).unwrap_or_else(|| panic!("no {what} in {calls:#?}"));
+    assert!(at("stop") < at("start"), "{calls:#?}");
+    assert_eq!(w.state(&reader).await, RunState::Running);
+    w.rig.engine.remove_container(&permit("restore"), &reader, false).await.unwrap();
+    assert_one_release(&w.rig, "swapped").await;
+}
+
+#[tokio::test]
+async fn a_user_that_somebody_has_paused_stays_so_and_nothing_is_exchanged() {
+    let w = world().await;
+    let reader = w.reader().await;
+    w.rig.engine.pause(&permit("restore"), &reader, true).await.unwrap();
+    let plan = w.swap(&w.exec).await;
+    let (op, _) = run(&w.rig, &w.exec, plan).await;
+    assert!(op.state == OperationState::RolledBack && op.message.as_deref().is_some_and(|m| m.contains("has paused it")), "{op:?}");
+    assert_eq!((w.live().as_str(), w.state(&reader).await, w.current().await), ("live", RunState::Paused, Some(1)));
+    assert_eq!(w.all(), ["live"], "the copy goes with the failure");
+}
+
+#[tokio::test]
+async fn data_that_its_service_cannot_run_on_goes_back_and_nothing_is_kept() {
+    let w = world().await;
+    let plan = w.swap(&w.exec).await;
+    w.rig.engine.fail_next("start", EngineError::Refused("cannot read its files".into()));
+    let (op, _) = run(&w.rig, &w.exec, plan).await;
+    assert!(op.state == OperationState::RolledBack && op.message.as_deref().is_some_and(|m| m.contains("cannot read its files")), "{op:?}");
+    assert_eq!((w.live().as_str(), w.all()), ("live", vec!["live".to_owned()]));
+    assert_eq!((w.current().await, w.rig.store.kept(None).await.unwrap()), (Some(1), vec![]));
+    assert_one_release(&w.rig, "taken back").await;
+}
+
+#[tokio::test]
+async fn a_crash_at_any_record_leaves_the_old_or_the_new_in_place_and_loses_neither() {
+    let (mut ends, mut k) = (vec![], 1);
+    loop {
+        let w = world().await;
+        let (op, crashed) = stopped_after(&w.rig, k, async |doomed| w.swap(doomed).await).await;
+        let context = format!("stopped after record {k}: {op:?}");
+        assert_one_release(&w.rig, &context).await;
+        let (live, all) = (w.live(), w.all());
+        let new = op.state == OperationState::Done;
+        assert_eq!(
+            (live.as_str(), all),
+            if new { ("old", vec!["live".to_owned(), "old".to_owned()]) } else { ("live", vec!["live".to_owned()]) },
+            "{context}"
+        );
+        assert_eq!(
+            (w.current().await, w.rig.store.kept(None).await.unwrap().len()),
+            if new { (Some(2), 1) } else { (Some(1), 0) },
+            "{context}"
+        );
+        ends.push(new);
+        if !crashed {
+            break;
+        }
+        k += if k < 16 { 1 } else { 4 };
+    }
+    assert!(ends.len() >= 10 && ends.contains(&true) && ends.contains(&false), "both ends were seen: {ends:?}");
+}
