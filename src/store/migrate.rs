@@ -32,6 +32,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/10-on-behalf/up.sql"),
         include_str!("../../migrations/state/11-backup-checks/up.sql"),
         include_str!("../../migrations/state/12-taint/up.sql"),
+        include_str!("../../migrations/state/13-backup-copies/up.sql"),
     ],
 };
 /// `audit.db`.

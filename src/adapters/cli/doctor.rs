@@ -1,6 +1,8 @@
 //! `doctor`: looks at a set-up from outside, whether or not a supervisor runs, and says for each fault what mends it. Deliberately absent:
 //! changing anything.
 
+mod places;
+
 use super::{CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::wire::Admin;
 use crate::app::rules;
@@ -67,8 +69,9 @@ pub async fn doctor(global: &Global) -> CliResult {
     let answers = running.level == Level::Ok;
     findings.push(running);
     if answers {
-        findings.push(backups(global).await);
+        findings.extend(backups(global).await);
     }
+    findings.extend(places::reached(&places).await);
     findings.extend(advisory(&places, endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);
     let rows: Vec<Value> =
@@ -216,10 +219,10 @@ async fn supervisor(global: &Global) -> Finding {
 }
 
 /// Data that would be lost with the host, as the running supervisor knows it.
-async fn backups(global: &Global) -> Finding {
+async fn backups(global: &Global) -> Vec<Finding> {
     match reach::value(global, "backups", json!({})).await {
-        Ok((value, _)) => covered(&value),
-        Err(e) => note("backups", e.to_string(), "ask as an agent that may call `backups` (--agent)"),
+        Ok((value, _)) => [Some(covered(&value)), places::behind(&value)].into_iter().flatten().collect(),
+        Err(e) => vec![note("backups", e.to_string(), "ask as an agent that may call `backups` (--agent)")],
     }
 }
 

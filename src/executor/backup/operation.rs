@@ -104,6 +104,7 @@ impl Executor {
                 | DataJob::RestoreDirectory { .. }
                 | DataJob::Drill { .. }
                 | DataJob::Check { .. }
+                | DataJob::Copy { .. }
                 | DataJob::Export { .. }
                 | DataJob::Forget { .. } => None,
             },
@@ -288,6 +289,7 @@ impl Work {
                 format!("{} finished snapshots are kept, an unfinished one left nothing, held containers run again", self.finished())
             }
             DataJob::Check { .. } => "nothing was changed".to_owned(),
+            DataJob::Copy { .. } => "the copy holds what was added so far, and the rest is added the next time".to_owned(),
             DataJob::Export { .. } => "finished exports are kept, an unfinished one is removed".to_owned(),
             DataJob::Forget { .. } => "snapshots removed so far are gone, the repository stays whole".to_owned(),
             DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
@@ -427,6 +429,7 @@ impl Work {
                 | DataAct::Prove { .. }
                 | DataAct::Count { .. }
                 | DataAct::Check { .. }
+                | DataAct::Copy { .. }
                 | DataAct::Forget { .. } => false,
             };
             let mut open: Vec<DataAct> = journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect();
