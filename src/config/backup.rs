@@ -30,7 +30,7 @@ pub(super) fn check(settings: &BackupSettings, remote: bool) -> Result<(), Fault
         if target.at.is_remote() && !remote {
             return fault(
                 format!("{} is on another host, and this build reaches none", target.at),
-                "build it with `cargo build --release --features backup-remote`, or name a directory",
+                "build it with `cargo build --locked --features backup-remote`, or name a directory",
             );
         }
         if let Some((other, _)) = places[..n].iter().find(|(_, o)| same(&o.at, &target.at)) {

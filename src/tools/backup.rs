@@ -26,7 +26,7 @@ pub(super) struct Input {
     volume: Option<EngineName>,
     /// With `stack`: only what this service writes.
     service: Option<ServiceName>,
-    /// Instead: bring this copy of the repository up to date.
+    /// Instead: bring this copy up to date.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<String>,
     /// Wait until it ended; true by default.

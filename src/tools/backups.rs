@@ -43,7 +43,7 @@ pub(super) struct Output {
     checks: Vec<CheckRecord>,
     /// Where each copy of the repository stands.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<Row>")]
+    #[schemars(skip)]
     copies: Vec<CopyState>,
     /// Data that no backup covers.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -29,7 +29,7 @@ pub(super) struct Input {
     /// Instead: check the repository and read this part of seven of its data.
     #[serde(skip_serializing_if = "Option::is_none")]
     repository_part: Option<u32>,
-    /// Look at this copy instead of the repository.
+    /// From this copy of the repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<String>,
     /// Also start the service's image on the restored data, without network, and wait for its health check. False by default.

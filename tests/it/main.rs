@@ -8,6 +8,7 @@ mod answers;
 mod backups;
 mod bringing_back;
 mod container;
+mod copies;
 mod crash;
 mod data;
 mod engine_live;

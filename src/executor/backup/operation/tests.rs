@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 mod commands;
+mod copies;
 mod exchange;
 mod holds;
 

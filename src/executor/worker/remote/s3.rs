@@ -106,17 +106,27 @@ impl Bucket {
     }
 }
 
+/// An answer of the service is shown as its code and its own words.
+fn words(message: &str) -> String {
+    let field = |name: &str| message.split_once(&format!("{name}: \"")).and_then(|(_, rest)| rest.split_once('"')).map(|(value, _)| value);
+    match (message.strip_prefix("S3Error"), field("code"), field("message")) {
+        (Some(_), Some(code), Some(said)) if said == code => code.to_owned(),
+        (Some(_), Some(code), Some(said)) => format!("{code}: {said}"),
+        _ => message.to_owned(),
+    }
+}
+
 /// The service's answer in words. Its text names keys and codes, never secrets.
 fn fault(e: opendal::Error) -> Fault {
     let trouble = match e.kind() {
         ErrorKind::PermissionDenied => Trouble::Denied,
         ErrorKind::ConfigInvalid => Trouble::NoBucket,
         ErrorKind::NotFound => Trouble::Gone,
-        _ if e.to_string().contains("send http request") => Trouble::Unreachable,
+        _ if e.message().contains("send http request") => Trouble::Unreachable,
         _ => Trouble::Other,
     };
     let again = e.is_temporary() || trouble == Trouble::Unreachable;
-    let mut detail = e.to_string();
+    let mut detail = words(e.message());
     let mut cause = std::error::Error::source(&e);
     // The last of the causes is the one that says something: refused, no such host, certificate.
     while let Some(c) = cause {
@@ -126,4 +136,16 @@ fn fault(e: opendal::Error) -> Fault {
         cause = c.source();
     }
     Fault::new(trouble, again, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn an_answer_is_its_code_and_its_words() {
+        let said = "S3Error { code: \"AccessDenied\", message: \"Access Denied.\", resource: \"/b\", request_id: \"1\" }";
+        assert_eq!(words(said), "AccessDenied: Access Denied.");
+        assert_eq!(words("send http request"), "send http request");
+    }
 }

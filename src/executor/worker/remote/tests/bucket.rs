@@ -115,8 +115,12 @@ impl Request {
         }
         let signed = part("SignedHeaders");
         let headers: String = signed.split(';').map(|h| format!("{h}:{}\n", self.headers.get(h).cloned().unwrap_or_default())).collect();
-        let mut query: Vec<String> =
-            self.query.split('&').filter(|p| !p.is_empty()).map(|p| if p.contains('=') { p.to_owned() } else { format!("{p}=") }).collect();
+        // Signed is the encoded form, whatever form was sent.
+        let pair = |p: &str| {
+            let (k, v) = p.split_once('=').unwrap_or((p, ""));
+            format!("{}={}", encoded(&decoded(k)), encoded(&decoded(v)))
+        };
+        let mut query: Vec<String> = self.query.split('&').filter(|p| !p.is_empty()).map(pair).collect();
         query.sort();
         let hash = &self.headers["x-amz-content-sha256"];
         let canonical = format!("{}\n{}\n{}\n{headers}\n{signed}\n{hash}", self.method, self.path, query.join("&"));
@@ -139,6 +143,11 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 fn decoded(text: &str) -> String {
