@@ -78,7 +78,8 @@ mod tests {
         let text = "[backup.copies.disk]\nat = \"/mnt/disk/dockwarden\"\nschedule = \"weekly\"\nkeep = {daily = 30}\n";
         let settings = parse(text, "f").unwrap();
         let copy = &settings.backup.copies["disk"];
-        assert_eq!((copy.at.to_string().as_str(), copy.keep.daily, copy.keep.hourly), ("/mnt/disk/dockwarden", 30, 24));
+        let keep = copy.keep.clone().unwrap();
+        assert_eq!((copy.at.to_string().as_str(), keep.daily, keep.hourly), ("/mnt/disk/dockwarden", 30, 24));
     }
 
     #[test]

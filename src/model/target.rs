@@ -94,9 +94,9 @@ pub struct CopySettings {
     /// When it is brought up to date; after each backup when absent.
     #[serde(default)]
     pub schedule: Option<String>,
-    /// Which snapshots stay in it, whatever becomes of them in the repository.
+    /// Which snapshots stay in it. When absent, all that the repository holds, and of those it has lost what the house's numbers keep.
     #[serde(default)]
-    pub keep: Keep,
+    pub keep: Option<Keep>,
 }
 
 impl CopySettings {

@@ -20,8 +20,8 @@ pub struct SecondCopy {
     pub name: String,
     /// The repository.
     pub house: BackupHouse,
-    /// Which snapshots stay in it.
-    pub keep: Keep,
+    /// Which snapshots stay in it; see [`difference`].
+    pub keep: Option<Keep>,
 }
 
 /// What one run adds and removes.
@@ -75,14 +75,22 @@ impl BackupHouse {
     }
 }
 
-/// What a copy lacks of what it should hold, and what it holds and need not. Pure; hours, days and weeks are those of `zone`. Both lists are of snapshots of any
+/// What a copy lacks of what it should hold, and what it holds and need not. Without numbers of its own it holds all that the repository does, and of what
+/// the repository has lost as much as the house's numbers keep. Pure; hours, days and weeks are those of `zone`. Both lists are of snapshots of any
 /// kind, those that are not ours stay as they are.
-pub fn difference<Z: TimeZone>(main: &[SnapshotInfo], copy: &[SnapshotInfo], keep: &Keep, now: DateTime<Utc>, zone: &Z) -> Difference {
+pub fn difference<Z: TimeZone>(
+    main: &[SnapshotInfo],
+    copy: &[SnapshotInfo],
+    keep: Option<&Keep>,
+    now: DateTime<Utc>,
+    zone: &Z,
+) -> Difference {
     let has = |all: &[SnapshotInfo], s: &SnapshotInfo| all.iter().any(|o| o.original == s.original);
     let missing: Vec<&SnapshotInfo> = main.iter().filter(|s| !has(copy, s)).collect();
     let both: Vec<BackupRecord> = missing.iter().copied().chain(copy).filter_map(records::of).collect();
-    let gone = keep::forgettable(&both, keep, now, zone);
-    let stays = |s: &&SnapshotInfo| s.volume.is_some() && !gone.iter().any(|g| g.snapshot_id == s.snapshot_id.as_str());
+    let gone = keep::forgettable(&both, &keep.cloned().unwrap_or_default(), now, zone);
+    let needed = |s: &SnapshotInfo| keep.is_none() && has(main, s);
+    let stays = |s: &&SnapshotInfo| s.volume.is_some() && (needed(s) || !gone.iter().any(|g| g.snapshot_id == s.snapshot_id.as_str()));
     let mut add: Vec<&SnapshotInfo> = missing.into_iter().filter(stays).collect();
     add.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot_id.cmp(&b.snapshot_id)));
     let removed = |s: &&SnapshotInfo| s.volume.is_some() && !stays(s);
@@ -130,7 +138,7 @@ async fn bring(doer: &Doer<'_>, copy: &SecondCopy, record: &mut CopyRecord) -> R
     copy.house.ensure().await?;
     copy.house.room()?;
     let listed = main.list().await?;
-    let change = difference(&listed, &copy.house.list().await?, &copy.keep, record.at, &chrono::Local);
+    let change = difference(&listed, &copy.house.list().await?, copy.keep.as_ref(), record.at, &chrono::Local);
     if !change.add.is_empty() {
         let report = main.copy_to(&copy.house, change.add, doer.progress.clone()).await?;
         (record.copied, record.bytes) = (report.snapshots, report.bytes);
@@ -198,13 +206,25 @@ mod tests {
         let main = [info("m0", "m0", 0), info("m1", "m1", 1)];
         // c1 is m1; c2 was copied before the repository lost it; c9 is older than three days.
         let copy = [info("c1", "m1", 1), info("c2", "m2", 2), info("c9", "m9", 9)];
-        let change = difference(&main, &copy, &keep, now(), &Utc);
+        let change = difference(&main, &copy, Some(&keep), now(), &Utc);
         assert_eq!((ids(&change.add), ids(&change.remove)), (vec!["m0"], vec!["c9"]));
-        let empty = difference(&main, &[], &keep, now(), &Utc);
+        let empty = difference(&main, &[], Some(&keep), now(), &Utc);
         assert_eq!((ids(&empty.add), ids(&empty.remove)), (vec!["m1", "m0"], vec![]));
         // A repository that was emptied takes nothing with it.
         let wide = Keep { daily: 30, ..keep };
-        assert_eq!(difference(&[], &copy, &wide, now(), &Utc), Difference::default());
+        assert_eq!(difference(&[], &copy, Some(&wide), now(), &Utc), Difference::default());
+    }
+
+    #[test]
+    fn without_numbers_of_its_own_a_copy_holds_all_that_the_repository_does() {
+        // Two of one hour: of what the repository has lost the older one goes, of what it holds neither.
+        let main = [info("m0", "m0", 0), info("m1", "m1", 0)];
+        let all = difference(&main, &[], None, now(), &Utc);
+        assert_eq!((ids(&all.add), ids(&all.remove)), (vec!["m0", "m1"], vec![]));
+        let copy = [info("c0", "m0", 0), info("c1", "m1", 0)];
+        assert_eq!(difference(&main, &copy, None, now(), &Utc), Difference::default());
+        let lost = difference(&[], &copy, None, now(), &Utc);
+        assert_eq!((lost.add.len(), lost.remove.len()), (0, 1), "{lost:?}");
     }
 
     #[test]
@@ -212,7 +232,7 @@ mod tests {
         let keep = Keep { hourly: 0, daily: 1, weekly: 0, monthly: 0, pre_update: 0 };
         let foreign = SnapshotInfo { volume: None, ..info("f", "f", 50) };
         let main = [info("m0", "m0", 0), info("m5", "m5", 5), foreign.clone()];
-        let change = difference(&main, &[SnapshotInfo { original: SnapshotId::new("g").unwrap(), ..foreign }], &keep, now(), &Utc);
+        let change = difference(&main, &[SnapshotInfo { original: SnapshotId::new("g").unwrap(), ..foreign }], Some(&keep), now(), &Utc);
         assert_eq!((ids(&change.add), ids(&change.remove)), (vec!["m0"], vec![]));
     }
 }

@@ -2,7 +2,6 @@
 //! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
 
 use super::copies::SecondCopy;
-use super::room::leaves_a_tenth;
 use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
 use crate::executor::worker::{CopyReport, Job, Line, Output, Remote, Request, Source};
 use crate::model::ids::{SnapshotId, StackName};
@@ -233,34 +232,6 @@ impl BackupHouse {
         self.beside.join("exports")
     }
 
-    /// Bytes of the repository's files; 0 before the first backup, `None` on another host.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn size(&self) -> Result<Option<u64>, BackupError> {
-        if self.remote.is_some() {
-            return Ok(None);
-        }
-        let (mut bytes, mut open) = (0u64, vec![self.repo.clone()]);
-        while let Some(dir) = open.pop() {
-            let entries = match std::fs::read_dir(&dir) {
-                // Not there yet, or pruned since it was listed.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                other => other.map_err(|e| BackupError::io(&dir, &e))?,
-            };
-            for entry in entries {
-                let entry = entry.map_err(|e| BackupError::io(&dir, &e))?;
-                match entry.metadata() {
-                    Ok(meta) if meta.is_dir() => open.push(entry.path()),
-                    Ok(meta) => bytes = bytes.saturating_add(meta.len()),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(BackupError::io(&entry.path(), &e)),
-                }
-            }
-        }
-        Ok(Some(bytes))
-    }
-
     /// Removes what a killed supervisor left on its way. Called before any work begins.
     ///
     /// # Errors
@@ -406,26 +377,6 @@ impl BackupHouse {
             std::fs::File::open(directory)?.sync_all()
         });
         written.map_err(|e| bad(e.to_string()))
-    }
-
-    /// Refuses to write into the last tenth of the disk the repository is on.
-    ///
-    /// # Errors
-    /// `DiskFull`, or `Io` when the disk cannot be asked.
-    pub fn room(&self) -> Result<(), BackupError> {
-        if self.remote.is_some() {
-            // The other host says it itself.
-            return Ok(());
-        }
-        let there = self.repo.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-        let disk = rustix::fs::statvfs(there).map_err(|e| BackupError::io(there, &e.into()))?;
-        let mebibytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) >> 20;
-        let (free, total) = (mebibytes(disk.f_bavail), mebibytes(disk.f_blocks));
-        if leaves_a_tenth(free, total, 0) {
-            Ok(())
-        } else {
-            Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total })
-        }
     }
 
     async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
