@@ -194,7 +194,7 @@ fn answer(state: &State, request: &Request, mut to: &TcpStream) -> bool {
     if state.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
         return reply("503 Slow Down", "", &error("SlowDown"));
     }
-    if request.headers.get("authorization").is_none() {
+    if !request.headers.contains_key("authorization") {
         return reply("403 Forbidden", "", &error("AccessDenied"));
     }
     if let Some(code) = request.refused() {
