@@ -14,6 +14,7 @@ use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
 use crate::executor::{CommandGate, Executor, FactsOf, Options, RealOf};
+use crate::model::config::Config;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use chrono::Utc;
@@ -146,7 +147,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         }
     }
     // Nothing is at work yet: whatever lies in the spool was left by a supervisor that was killed.
-    if let Some(left) = backups(&config.home, executor.front_binary.clone()).and_then(|b| b.sweep_spool().err()) {
+    if let Some(left) = backups(&config, store.instance(), executor.front_binary.clone()).and_then(|b| b.sweep_spool().err()) {
         tracing::warn!(error = %left, "archives of interrupted backups are left behind");
     }
     // The executor is part of the house it asks: until the house stands it gets empty lists, which permit nothing.
@@ -162,7 +163,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
-    let backups = backups(&config.home, executor.front_binary.clone());
+    let backups = backups(&config, store.instance(), executor.front_binary.clone());
     let places = config.clone();
     let real: RealOf = Arc::new(move |path| facts::real(&places, path));
     let executor = Options { real: Some(real), commands: Some(commands), host_ports, backups: backups.as_deref().cloned(), ..executor };
@@ -342,12 +343,15 @@ fn engine(config: &crate::model::config::Config) -> Result<(Arc<dyn Engine>, Str
 }
 
 /// The backup repository: made at its first use, by a child process of this binary.
-fn backups(home: &Path, binary: Option<PathBuf>) -> Option<Arc<BackupHouse>> {
+fn backups(config: &Config, instance: &str, binary: Option<PathBuf>) -> Option<Arc<BackupHouse>> {
     if !cfg!(feature = "backup") {
         return None;
     }
     match binary.map_or_else(std::env::current_exe, Ok) {
-        Ok(exe) => Some(Arc::new(BackupHouse::of(home, exe, BACKUP_WITHIN))),
+        Ok(exe) => {
+            let house = BackupHouse::of(&config.home, exe, BACKUP_WITHIN);
+            Some(Arc::new(house.configured(&config.settings.backup, instance)))
+        }
         Err(e) => {
             tracing::error!(error = %e, "no backups: this binary's path is unknown");
             None

@@ -1,6 +1,7 @@
 //! Where things are and what `dockwarden.toml` says: environment, files, and (in a container) the path map. Read once at start.
 //! Deliberately absent: engine calls beyond the path map's input, policy and agents (`app::rules` loads those), defaults hidden elsewhere.
 
+mod backup;
 pub mod container;
 
 pub use crate::model::config::DEFAULT_BACKUP_SCHEDULE;
@@ -271,6 +272,9 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
             format!("backup_schedule = {schedule:?} is not a schedule"),
             "write hourly, daily, weekly, monthly, a cron line of five fields like \"17 3 * * *\" (03:17 every night), or \"off\"",
         );
+    }
+    if let Err((needle, message, hint)) = backup::check(&settings.backup, cfg!(feature = "backup-remote")) {
+        return fault(&needle, message, hint);
     }
     if let Err((needle, message, hint)) = check_models(&settings.models) {
         return fault(&needle, message, hint);

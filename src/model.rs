@@ -18,6 +18,7 @@ pub mod prompt;
 pub mod release;
 pub mod spec;
 pub mod spend;
+pub mod target;
 pub mod task;
 pub mod trigger;
 pub mod verdict;

@@ -3,11 +3,14 @@
 //! nothing before.
 
 use super::{AppError, lock};
-use crate::executor::backup::{BackupError, BackupHouse, INSTANCE, SnapshotInfo, SnapshotState, records};
+use crate::executor::backup::copies::lock_of_reader;
+use crate::executor::backup::{BackupError, BackupHouse, Failure, INSTANCE, SnapshotInfo, SnapshotState, records};
 use crate::model::config::Config;
+use crate::model::target::{Location, Target};
 use crate::store::{Store, StoreError, copy};
 use chrono::Utc;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Why an instance was not brought back. Nothing is taken into use before everything was read and checked.
@@ -25,6 +28,14 @@ pub enum BootstrapError {
     /// The repository has none.
     #[error("the repository {0} holds no whole copy of an instance: it has {1} snapshots, none of source {INSTANCE}")]
     NoCopy(String, usize),
+    /// Not a place.
+    #[error("{0:?} is neither a place nor a copy of dockwarden.toml: {1}")]
+    NoPlace(String, String),
+    /// The configuration says another place on another host.
+    #[error(
+        "dockwarden.toml has the repository at {0}, and this would bring back {1}: name {0}, or take [backup.repository] out for the restore and copy back later"
+    )]
+    Elsewhere(String, String),
     /// What came back is not what was stored.
     #[error("the copy in snapshot {0} does not come back equal: {1}")]
     Differs(String, String),
@@ -56,7 +67,8 @@ pub struct Bootstrapped {
 ///
 /// # Errors
 /// See [`BootstrapError`]; the home is then as empty as before, but for its lock.
-pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &Path) -> Result<Bootstrapped, BootstrapError> {
+pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &str, key: &Path) -> Result<Bootstrapped, BootstrapError> {
+    let target = named(config, repository)?;
     let home = &config.home;
     let _lock = lock(home)?;
     if home.join("state.db").exists() {
@@ -66,10 +78,10 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &P
         return Err(BootstrapError::NotEmpty(config.memory.display().to_string()));
     }
     let own = BackupHouse::of(home, exe, super::BACKUP_WITHIN);
-    let house = BackupHouse { repo: repository.to_owned(), key_file: key.to_owned(), ..own.clone() };
+    let house = BackupHouse { key_file: key.to_owned(), ..own.clone() }.at(target.clone(), &lock_of_reader(home), None);
     let listed = house.list().await?;
     let whole = |s: &&SnapshotInfo| s.volume.as_deref() == Some(INSTANCE) && s.state == SnapshotState::Complete;
-    let newest = listed.iter().find(whole).ok_or_else(|| BootstrapError::NoCopy(repository.display().to_string(), listed.len()))?;
+    let newest = listed.iter().find(whole).ok_or_else(|| BootstrapError::NoCopy(house.place(), listed.len()))?;
     let aside = home.join("restoring");
     match std::fs::remove_dir_all(&aside) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside)(e)),
@@ -80,13 +92,57 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &Path, key: &P
         return Err(BootstrapError::Differs(newest.snapshot_id.to_string(), first.clone()));
     }
     copy::check_copy(&aside)?;
-    if repository.canonicalize().ok() != own.repo.canonicalize().ok() {
-        copy_tree(repository, &own.repo)?;
-    }
+    bring_repository(config, &target, &house, &own).await?;
     take_into_use(&aside, config, key, &own.key_file)?;
     let bootstrapped = record(config, newest, &listed).await?;
     std::fs::remove_dir_all(&aside).map_err(io(&aside))?;
     Ok(bootstrapped)
+}
+
+/// The place that is meant: a copy by its name, or a place as it is written; what the configuration says of the way there holds for both.
+fn named(config: &Config, text: &str) -> Result<Target, BootstrapError> {
+    let settings = &config.settings.backup;
+    if let Some(copy) = settings.copies.get(text) {
+        return Ok(copy.target());
+    }
+    let at: Location = match text.parse() {
+        Ok(at) => at,
+        // A path of any kind, as a shell completes it.
+        Err(_) if Path::new(text).exists() => Location::Directory(std::path::absolute(text).map_err(io(Path::new(text)))?),
+        Err(why) => return Err(BootstrapError::NoPlace(text.to_owned(), why)),
+    };
+    if at.is_remote() && !cfg!(feature = "backup-remote") {
+        return Err(BootstrapError::Backup(BackupError::Worker(Failure::RemoteNotBuilt)));
+    }
+    let known = settings.repository.iter().cloned().chain(settings.copies.values().map(crate::model::target::CopySettings::target));
+    Ok(known.into_iter().find(|t| t.at == at).unwrap_or_else(|| Target::plain(at)))
+}
+
+/// Puts the repository where the supervisor will look for it, unless it lies there: its files as they are, with the ids they have.
+async fn bring_repository(config: &Config, from: &Target, house: &BackupHouse, own: &BackupHouse) -> Result<(), BootstrapError> {
+    let to = match &config.settings.backup.repository {
+        Some(target) if target.at == from.at => return Ok(()),
+        Some(Target { at: Location::Directory(path), .. }) => path.clone(),
+        Some(target) => return Err(BootstrapError::Elsewhere(target.at.to_string(), from.at.to_string())),
+        None => own.repo.clone(),
+    };
+    match &from.at {
+        Location::Directory(path) if path.canonicalize().ok() == to.canonicalize().ok() => Ok(()),
+        Location::Directory(path) => copy_tree(path, &to),
+        Location::S3 { .. } | Location::Sftp { .. } => {
+            // A second try begins anew: nothing is a repository before it is whole.
+            let aside = to.with_extension("fetching");
+            match std::fs::remove_dir_all(&aside) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside)(e)),
+                _ => std::fs::create_dir_all(&aside).map_err(io(&aside))?,
+            }
+            house.fetch(&aside).await?;
+            match std::fs::remove_dir_all(&to) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(&to)(e)),
+                _ => std::fs::rename(&aside, &to).map_err(io(&to)),
+            }
+        }
+    }
 }
 
 /// Whether there is a file below a directory. Empty directories are nothing: in a container they are where the volumes of memories are mounted.
@@ -150,6 +206,10 @@ async fn record(config: &Config, newest: &SnapshotInfo, listed: &[SnapshotInfo])
             store.put_backup(&record).await?;
         }
     }
+    // Of a copy the ids are its own: records of snapshots that are not in it would promise what is not there.
+    let there: BTreeSet<&str> = listed.iter().map(|s| s.snapshot_id.as_str()).collect();
+    let gone = store.backups(None, None, usize::MAX).await?.into_iter().map(|b| b.snapshot_id).filter(|id| !there.contains(id.as_str()));
+    store.forget_backups(gone.collect()).await?;
     let checkpoints = std::fs::read_to_string(config.home.join("checkpoints")).unwrap_or_default();
     let last = checkpoints.lines().next_back().unwrap_or("none").to_owned();
     let detail = json!({"snapshot": newest.snapshot_id, "taken_at": newest.at, "last_checkpoint": last});

@@ -4,6 +4,7 @@
 
 pub(crate) mod acts;
 pub mod command;
+pub mod copies;
 pub mod definition;
 mod discard;
 pub mod drill;
@@ -21,12 +22,15 @@ pub(crate) mod room;
 pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
 pub use discard::mounts;
+pub use copies::SecondCopy;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
 pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};
 pub use quiesce::{Quiesce, Writer, resume, writers};
 
-pub use super::worker::{Failure, PlainReport, Progress, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState};
+pub use super::worker::{
+    CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Trouble,
+};
 
 use super::worker::Source;
 use crate::engine::{Engine, EngineError};
@@ -217,6 +221,24 @@ pub enum BackupError {
         path: String,
         /// The directory it would lie in.
         parent: String,
+    },
+    /// No such copy.
+    #[error("there is no copy {copy}: {}", if .known.is_empty() { "dockwarden.toml has no [backup.copies.NAME]".to_owned() } else { format!("there are {}", .known.join(", ")) })]
+    NoCopy {
+        /// Which.
+        copy: String,
+        /// Those that are configured.
+        known: Vec<String>,
+    },
+    /// A snapshot that a copy does not hold.
+    #[error(
+        "the copy {copy} does not hold snapshot {snapshot}: bring it up to date with backup {{copy: {copy}}}, or take another snapshot"
+    )]
+    NotCopied {
+        /// Copy.
+        copy: String,
+        /// Snapshot.
+        snapshot: String,
     },
     /// A stored name is not one.
     #[error(transparent)]

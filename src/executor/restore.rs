@@ -320,6 +320,7 @@ mod tests {
             release: None,
             tags: vec![],
             operation: None,
+            copies: vec![],
         };
         (engine, hands, record)
     }

@@ -6,11 +6,16 @@
 #[cfg(feature = "backup")]
 mod compare;
 #[cfg(feature = "backup")]
+mod copy;
+mod failure;
+#[cfg(feature = "backup")]
 mod jobs;
 #[cfg(feature = "backup")]
 mod mode;
 #[cfg(feature = "backup")]
 mod part;
+#[cfg(feature = "backup-remote")]
+pub(crate) mod remote;
 #[cfg(feature = "backup")]
 mod repo;
 #[cfg(feature = "backup")]
@@ -19,11 +24,14 @@ mod source;
 mod tarball;
 #[cfg(test)]
 #[cfg(feature = "backup")]
-mod tests;
+pub(crate) mod tests;
 #[cfg(feature = "backup")]
 mod walk;
 
+pub use failure::{Failure, Trouble};
+
 use crate::model::ids::SnapshotId;
+use crate::model::target::Target;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
@@ -35,8 +43,11 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Directory of the repository.
+    /// Directory of the repository; of one on another host only the name of its lock.
     pub repo: PathBuf,
+    /// Where it is instead, on another host.
+    #[serde(default)]
+    pub remote: Option<Remote>,
     /// File that holds the key: 256 bits in hexadecimal.
     pub key_file: PathBuf,
     /// Longest wait for others to let go of the repository, seconds; without it there is no limit.
@@ -46,12 +57,47 @@ pub struct Request {
     pub job: Job,
 }
 
+impl Request {
+    /// Where the repository is, for people.
+    pub fn place(&self) -> String {
+        self.remote.as_ref().map_or_else(|| self.repo.display().to_string(), |r| r.target.at.to_string())
+    }
+}
+
+/// A repository on another host. Credentials are named and never carried: the worker reads them itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    /// Where, and how it is reached.
+    pub target: Target,
+    /// Instance that writes there; without it nothing is written.
+    pub owner: Option<String>,
+}
+
 /// What a worker can do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Job {
     /// Creates the repository, or checks that the key opens the one that is there.
     Init,
+    /// Looks whether there is one; no key is needed.
+    Probe,
+    /// Adds snapshots to a second repository, which is there; those that it has are left out.
+    Copy {
+        /// Which.
+        snapshots: Vec<SnapshotId>,
+        /// Its directory, or the name of its lock.
+        to: PathBuf,
+        /// Where it is instead, on another host.
+        remote: Option<Remote>,
+        /// Its key.
+        key_file: PathBuf,
+    },
+    /// Copies the files of the repository as they are into an empty directory, each compared with its name.
+    Fetch {
+        /// Directory, empty, existing.
+        into: PathBuf,
+    },
     /// Takes a snapshot.
     Backup {
         /// Where the data is.
@@ -138,6 +184,27 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// Whether it changes the repository it is asked of.
+    #[cfg(feature = "backup")]
+    fn writes(&self) -> bool {
+        match self {
+            Self::Init | Self::Backup { .. } | Self::Forget { .. } => true,
+            Self::Probe
+            | Self::Copy { .. }
+            | Self::Fetch { .. }
+            | Self::List
+            | Self::Check { .. }
+            | Self::Plain { .. }
+            | Self::Restore { .. }
+            | Self::Definition { .. }
+            | Self::Find { .. }
+            | Self::Export { .. }
+            | Self::Verify { .. } => false,
+        }
+    }
+}
+
 /// A file tree, as a directory or as a tar file whose entries lie under one top directory (what an engine's archive call gives).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -206,6 +273,17 @@ pub struct SnapshotInfo {
     pub bytes: u64,
     /// Files.
     pub files: u64,
+    /// Id of the snapshot it was copied from; its own where it is no copy.
+    pub original: SnapshotId,
+}
+
+/// What a copy added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyReport {
+    /// Snapshots that were added.
+    pub snapshots: u64,
+    /// Bytes of packs that were read for them.
+    pub bytes: u64,
 }
 
 /// What a restore wrote.
@@ -260,130 +338,12 @@ pub enum Output {
     Restored(RestoreReport),
     /// From `Plain`.
     Plain(PlainReport),
+    /// From `Copy`.
+    Copied(CopyReport),
+    /// From `Fetch`: how many files.
+    Fetched(u64),
     /// From `Forget`: how many snapshots were removed.
     Forgotten(u64),
-}
-
-/// Why a job was not done, with what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Failure {
-    /// No repository.
-    #[error("there is no backup repository at {repo}: the first backup creates it; if it was moved, put it back or correct the path")]
-    NoRepository {
-        /// Where.
-        repo: String,
-    },
-    /// The key does not open it.
-    #[error(
-        "the key in {key_file} does not open the backup repository at {repo}: put back the key file that belongs to it (it cannot be made anew)"
-    )]
-    WrongKey {
-        /// Where.
-        repo: String,
-        /// Which key.
-        key_file: String,
-    },
-    /// Others are at work on it, and this must be done alone.
-    #[error("the backup repository {repo} is in use: snapshots are removed when nothing reads it; the next backup or `prune` tries again")]
-    InUse {
-        /// Where.
-        repo: String,
-    },
-    /// Others are at work on it.
-    #[error(
-        "the backup repository {repo} is locked: others were at work on it for {waited_s} s; wait until they have ended (`history` names them), or see which \
-         process holds {repo}.lock"
-    )]
-    Locked {
-        /// Where.
-        repo: String,
-        /// How long was waited.
-        waited_s: u64,
-    },
-    /// The key file is missing or malformed.
-    #[error("backup key {key_file}: {detail}; restore this file from the copy you keep, or move the repository away to start a new one")]
-    Key {
-        /// Which key.
-        key_file: String,
-        /// Cause.
-        detail: String,
-    },
-    /// The repository would be backed up into itself.
-    #[error(
-        "the backup repository {repo} lies on the data to be backed up ({source_path}): move the repository (or the home) to another place"
-    )]
-    RepositoryOnSource {
-        /// Repository.
-        repo: String,
-        /// Source.
-        source_path: String,
-    },
-    /// No such snapshot.
-    #[error("no snapshot {snapshot}: {detail}; `backups` lists those that exist")]
-    UnknownSnapshot {
-        /// Id asked for.
-        snapshot: String,
-        /// Cause.
-        detail: String,
-    },
-    /// Nothing at a path.
-    #[error("snapshot {snapshot} holds nothing at {path:?}{}", nearest_are(.near))]
-    NoSuchPath {
-        /// Snapshot.
-        snapshot: String,
-        /// The path.
-        path: String,
-        /// What it holds with a name like it, nearest first.
-        near: Vec<String>,
-    },
-    /// The target holds something.
-    #[error("{path} is not empty: a restore never overwrites; give an empty or new target")]
-    TargetNotEmpty {
-        /// Where.
-        path: String,
-    },
-    /// A file or directory could not be used.
-    #[error("{path}: {detail}")]
-    Io {
-        /// Where.
-        path: String,
-        /// Cause.
-        detail: String,
-    },
-    /// A tar stream that is not whole.
-    #[error("the archive {path} is damaged or cut short ({detail}): nothing was stored; try again")]
-    Archive {
-        /// Where.
-        path: String,
-        /// Cause.
-        detail: String,
-    },
-    /// The repository refused.
-    #[error("backup repository: {detail}; run the check of the repository (`verify_backup`) before relying on it")]
-    Repository {
-        /// Cause.
-        detail: String,
-    },
-    /// The request was not understood.
-    #[error("the worker did not understand its request: {detail}; supervisor and worker must be the same version, restart the supervisor")]
-    Protocol {
-        /// Cause.
-        detail: String,
-    },
-    /// A defect.
-    #[error("the backup worker failed: {detail}; nothing was recorded, the data is untouched")]
-    Internal {
-        /// Cause.
-        detail: String,
-    },
-    /// Built without the feature.
-    #[error("this build of dockwarden has no backup support: build it with the default features")]
-    NotBuilt,
-}
-
-fn nearest_are(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!(": nearest are {}", names.join(", ")) }
 }
 
 /// One line a worker writes.

@@ -31,6 +31,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Scheduled backups of every stack with data unless its file says otherwise: cron with five fields; `17 3 * * *` by default, `off` for none.
     pub backup_schedule: Option<String>,
+    /// Where the repository of backups is, and its copies.
+    pub backup: super::target::BackupSettings,
     /// Times in which the loop changes nothing.
     pub maintenance: Vec<MaintenanceWindow>,
     /// Who is told what needs a person; nobody when absent.

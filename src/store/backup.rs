@@ -1,5 +1,6 @@
 //! Records of backups: what was read, when, and for whom. Deliberately absent: the repository itself, which is the truth about content.
 
+pub mod copies;
 pub mod figures;
 
 use super::codec::{all, int, limit, parse_time, time, uint};
@@ -42,6 +43,10 @@ pub struct BackupRecord {
     /// Operation that took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
+    /// Copies that hold it, too; read from their own records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    pub copies: Vec<String>,
 }
 
 /// What came of rehearsing a restore.
@@ -72,6 +77,9 @@ pub struct DrillRecord {
     pub detail: String,
     /// Operation.
     pub operation: String,
+    /// The copy it was restored from, instead of the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
 }
 
 /// What came of looking at the repository itself.
@@ -93,11 +101,16 @@ pub struct CheckRecord {
     pub detail: String,
     /// Operation.
     pub operation: String,
+    /// The copy that was looked at, instead of the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
 }
 
 const WHAT: &str = "backup";
-const DRILL: &str = "operation, snapshot_id, stack, volume, at, passed, files, bytes, duration_ms, probed, detail";
+const DRILL: &str = "operation, snapshot_id, stack, volume, at, passed, files, bytes, duration_ms, probed, detail, copy";
 const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release, tags, operation";
+/// Copies that hold a snapshot, beside the columns of its own.
+const COPIES: &str = "(SELECT group_concat(copy) FROM backup_copy AS k WHERE k.snapshot_id = backup.snapshot_id)";
 
 impl Store {
     /// Records a snapshot.
@@ -180,8 +193,8 @@ fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
 }
 
 fn put_drill(c: &Connection, d: &DrillRecord) -> Sql<()> {
-    c.prepare_cached(&format!("INSERT OR REPLACE INTO drill ({DRILL}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"))?.execute(
-        params![
+    c.prepare_cached(&format!("INSERT OR REPLACE INTO drill ({DRILL}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"))?
+        .execute(params![
             d.operation,
             d.snapshot_id,
             d.stack,
@@ -193,15 +206,15 @@ fn put_drill(c: &Connection, d: &DrillRecord) -> Sql<()> {
             int("drill", d.duration_ms)?,
             d.probed,
             d.detail,
-        ],
-    )?;
+            d.copy,
+        ])?;
     Ok(())
 }
 
 fn last_drills(c: &Connection, stack: Option<&StackName>, volume: Option<&str>) -> Sql<Vec<DrillRecord>> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {DRILL} FROM drill AS d WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR volume = ?2)
-           AND NOT EXISTS (SELECT 1 FROM drill AS n WHERE n.volume = d.volume AND n.stack IS d.stack AND n.at > d.at)
+           AND NOT EXISTS (SELECT 1 FROM drill AS n WHERE n.volume = d.volume AND n.stack IS d.stack AND n.copy IS d.copy AND n.at > d.at)
          ORDER BY at DESC, volume"
     ))?;
     all(&mut statement, params![stack.map(StackName::as_str), volume], |r| {
@@ -217,22 +230,24 @@ fn last_drills(c: &Connection, stack: Option<&StackName>, volume: Option<&str>) 
             duration_ms: uint("drill", r.get(8)?)?,
             probed: r.get(9)?,
             detail: r.get(10)?,
+            copy: r.get(11)?,
         })
     })
 }
 
 fn put_check(c: &Connection, r: &CheckRecord) -> Sql<()> {
     c.prepare_cached(
-        "INSERT OR REPLACE INTO backup_check (operation, level, at, passed, part, duration_ms, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO backup_check (operation, level, at, passed, part, duration_ms, detail, copy) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
-    .execute(params![r.operation, r.level, time(r.at), r.passed, r.part, int("backup_check", r.duration_ms)?, r.detail])?;
+    .execute(params![r.operation, r.level, time(r.at), r.passed, r.part, int("backup_check", r.duration_ms)?, r.detail, r.copy])?;
     Ok(())
 }
 
 fn last_checks(c: &Connection) -> Sql<Vec<CheckRecord>> {
     let mut statement = c.prepare_cached(
-        "SELECT level, at, passed, part, duration_ms, detail, operation FROM backup_check AS b
-         WHERE NOT EXISTS (SELECT 1 FROM backup_check AS n WHERE n.level = b.level AND n.at > b.at) ORDER BY level",
+        "SELECT level, at, passed, part, duration_ms, detail, operation, copy FROM backup_check AS b
+         WHERE NOT EXISTS (SELECT 1 FROM backup_check AS n WHERE n.level = b.level AND n.copy IS b.copy AND n.at > b.at)
+         ORDER BY copy, level",
     )?;
     all(&mut statement, [], |r| {
         Ok(CheckRecord {
@@ -243,6 +258,7 @@ fn last_checks(c: &Connection) -> Sql<Vec<CheckRecord>> {
             duration_ms: uint("backup_check", r.get(4)?)?,
             detail: r.get(5)?,
             operation: r.get(6)?,
+            copy: r.get(7)?,
         })
     })
 }
@@ -253,14 +269,15 @@ fn forget(c: &Connection, id: &str) -> Sql<usize> {
 
 fn list(c: &Connection, stack: Option<&StackName>, volume: Option<&str>, n: usize) -> Sql<Vec<BackupRecord>> {
     let mut statement = c.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM backup WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR volume = ?2) ORDER BY at DESC, rowid DESC LIMIT ?3"
+        "SELECT {COLUMNS}, {COPIES} FROM backup WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR volume = ?2) ORDER BY at DESC, rowid DESC LIMIT ?3"
     ))?;
     all(&mut statement, params![stack.map(StackName::as_str), volume, limit(n)], read)
 }
 
 fn by_prefix(c: &Connection, id: &SnapshotId) -> Sql<Vec<BackupRecord>> {
     // Not LIKE: an id may hold its wildcard `_`.
-    let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM backup WHERE substr(snapshot_id, 1, length(?1)) = ?1"))?;
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {COLUMNS}, {COPIES} FROM backup WHERE substr(snapshot_id, 1, length(?1)) = ?1"))?;
     all(&mut statement, [id.as_str()], read)
 }
 
@@ -278,5 +295,6 @@ fn read(r: &Row<'_>) -> Sql<BackupRecord> {
         release: r.get(9)?,
         tags: r.get::<_, String>(10)?.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect(),
         operation: r.get(11)?,
+        copies: r.get::<_, Option<String>>(12)?.unwrap_or_default().split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect(),
     })
 }

@@ -517,6 +517,7 @@ async fn backups_are_found_by_stack_volume_and_prefix() {
         release: Some(4),
         tags: vec!["pre-update".into(), "kept".into()],
         operation: Some("op-1".into()),
+        copies: vec![],
     };
     let (a, b, c) = (record("ab12", Some("shop"), "data", 1), record("ab1", None, "data", 2), record("cd_9", Some("shop"), "logs", 3));
     for r in [&a, &b, &c] {

@@ -1,5 +1,7 @@
 //! What is due by the clock: backups, expired approvals, checkpoints of the audit log, histories that lag behind.
 
+mod copies;
+
 use crate::call::error::ErrorCode;
 use crate::call::{House, sources};
 use crate::model::release::StackRecord;
@@ -30,6 +32,7 @@ pub async fn tick(house: &Arc<House>) {
     if let Err(e) = check(house, now).await {
         tracing::warn!(error = %e, "the daily check of the backup repository did not run");
     }
+    copies::tick(house, now).await;
     match house.store.stacks().await {
         Ok(stacks) => {
             for stack in stacks {

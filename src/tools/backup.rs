@@ -26,6 +26,9 @@ pub(super) struct Input {
     volume: Option<EngineName>,
     /// With `stack`: only what this service writes.
     service: Option<ServiceName>,
+    /// Instead: bring this copy up to date.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<String>,
     /// Wait until it ended; true by default.
     #[serde(skip_serializing)]
     wait: Option<bool>,
@@ -100,6 +103,14 @@ impl Verb for Backup {
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
         let scheduled = call.who.door == Door::Loop;
+        if let Some(copy) = super::verify_backup::copy(call, input.copy.as_deref())? {
+            if !input.own() {
+                let message = "a copy is of the whole repository: copy goes without stack, volume and service";
+                return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave them out").field("copy"));
+            }
+            let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Copy { copy });
+            return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
+        }
         if input.own() {
             let job = BackupJob { instance: true, keep: scheduled.then(Keeping::default), ..BackupJob::default() };
             let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Backup(Box::new(job)));

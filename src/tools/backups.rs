@@ -10,6 +10,7 @@ use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::plan::Plan;
+use crate::store::backup::copies::CopyState;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,10 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
     checks: Vec<CheckRecord>,
+    /// Where each copy of the repository stands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    copies: Vec<CopyState>,
     /// Data that no backup covers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Row>")]
@@ -94,12 +99,16 @@ impl Verb for Backups {
         let checks = call.house.store.last_checks().await?;
         let mut kept = kept::list(call, input.stack.as_ref()).await?;
         kept.retain(|k| volume.is_none_or(|v| k.place == v || k.source == v));
-        Ok(Output { snapshots, drills, checks, uncovered, kept, truncated, next_cursor })
+        let names = call.house.backups.iter().flat_map(|h| h.copies.iter()).map(|c| c.name.clone()).collect();
+        let copies = call.house.store.copies(names).await?;
+        Ok(Output { snapshots, drills, checks, copies, uncovered, kept, truncated, next_cursor })
     }
 
     fn text(o: &Output) -> Option<String> {
         let line = |s: &BackupRecord| {
-            format!("{} {} {} {} bytes {} files {}", s.at.format("%Y-%m-%dT%H:%M:%SZ"), s.snapshot_id, s.volume, s.bytes, s.files, s.state)
+            let copies = if s.copies.is_empty() { String::new() } else { format!(" also in {}", s.copies.join(", ")) };
+            let at = s.at.format("%Y-%m-%dT%H:%M:%SZ");
+            format!("{at} {} {} {} bytes {} files {}{copies}", s.snapshot_id, s.volume, s.bytes, s.files, s.state)
         };
         let mut lines: Vec<String> = o.snapshots.iter().map(line).collect();
         if lines.is_empty() {
@@ -107,19 +116,32 @@ impl Verb for Backups {
         }
         let drill = |d: &DrillRecord| {
             let result = if d.passed { "passed" } else { "FAILED" };
-            format!("drill of {} at {}: {result}", d.volume, d.at.format("%Y-%m-%dT%H:%M:%SZ"))
+            let from = d.copy.as_ref().map(|c| format!(" from the copy {c}")).unwrap_or_default();
+            format!("drill of {}{from} at {}: {result}", d.volume, d.at.format("%Y-%m-%dT%H:%M:%SZ"))
         };
         lines.extend(o.drills.iter().map(drill));
         let check = |c: &CheckRecord| {
             let result = if c.passed { "sound" } else { "NOT SOUND" };
-            format!("repository at {}: {result}", c.at.format("%Y-%m-%dT%H:%M:%SZ"))
+            format!("{} at {}: {result}", looked_at(c).trim_start_matches("the "), c.at.format("%Y-%m-%dT%H:%M:%SZ"))
         };
         lines.extend(o.checks.iter().map(check));
+        lines.extend(o.copies.iter().map(stands));
         lines.extend(o.uncovered.iter().map(|u| format!("NOT COVERED: {} of {}/{}: {}", u.data, u.stack, u.service, u.because)));
         lines.extend(o.kept.iter().map(Kept::line));
         lines.extend(o.next_cursor.iter().map(|next| format!("(older snapshots: cursor {next})")));
         Some(lines.join("\n"))
     }
+}
+
+/// What a check looked at.
+pub(super) fn looked_at(check: &CheckRecord) -> String {
+    check.copy.as_ref().map_or_else(|| "the repository".to_owned(), |c| format!("the copy {c}"))
+}
+
+fn stands(c: &CopyState) -> String {
+    let good = c.last_good.map_or_else(|| "never up to date".to_owned(), |at| format!("as of {}", at.format("%Y-%m-%dT%H:%M:%SZ")));
+    let failed = c.failed_at.map(|at| format!(", FAILED at {}: {}", at.format("%Y-%m-%dT%H:%M:%SZ"), c.detail)).unwrap_or_default();
+    format!("copy {}: {good}, {} snapshots, {} newer ones not in it{failed}", c.copy, c.held, c.missing)
 }
 
 fn no_cursor(text: &str) -> CallError {

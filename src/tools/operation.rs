@@ -15,6 +15,7 @@ use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::plan::Plan;
 use crate::redact;
+use crate::store::backup::copies::CopyRecord;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -78,6 +79,9 @@ pub(super) struct Output {
     restored: Vec<RestoreOutcome>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(skip)]
+    copies: Vec<CopyRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
     drills: Vec<DrillRecord>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(skip)]
@@ -119,9 +123,9 @@ impl Verb for Follow {
             0 => facts::operation(call, &id).await?,
             seconds => run::wait(call, id, Some(seconds), Until::Ended).await?,
         };
-        let DataResult { snapshots, restored, drills, checks, exports } = data::result(call, &operation.id).await?;
+        let DataResult { snapshots, restored, drills, checks, exports, copies } = data::result(call, &operation.id).await?;
         let view = Some(run::view(call, operation).await?);
-        Ok(Output { view, operations: None, next_cursor: None, snapshots, restored, drills, checks, exports })
+        Ok(Output { view, operations: None, next_cursor: None, snapshots, restored, drills, checks, exports, copies })
     }
 
     fn text(output: &Output) -> Option<String> {
@@ -173,7 +177,17 @@ async fn list(call: &Call, input: Input) -> Result<Output, CallError> {
         }
     };
     let operations = Some(found.into_iter().map(row).collect());
-    Ok(Output { view: None, operations, next_cursor, snapshots: vec![], restored: vec![], drills: vec![], checks: vec![], exports: vec![] })
+    Ok(Output {
+        view: None,
+        operations,
+        next_cursor,
+        snapshots: vec![],
+        restored: vec![],
+        drills: vec![],
+        checks: vec![],
+        exports: vec![],
+        copies: vec![],
+    })
 }
 
 fn state(word: &str) -> Result<OperationState, CallError> {

@@ -29,6 +29,9 @@ pub(super) struct Input {
     /// Instead: check the repository and read this part of seven of its data.
     #[serde(skip_serializing_if = "Option::is_none")]
     repository_part: Option<u32>,
+    /// From this copy of the repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copy: Option<String>,
     /// Also start the service's image on the restored data, without network, and wait for its health check. False by default.
     #[serde(default)]
     probe: bool,
@@ -102,7 +105,11 @@ impl Verb for VerifyBackup {
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
         if input.repository_part.is_some() {
-            let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Check { part: part(&input)? });
+            let (arguments, waiting, job) = (
+                super::as_arguments(&input)?,
+                input.waiting(),
+                DataJob::Check { part: part(&input)?, copy: copy(call, input.copy.as_deref())? },
+            );
             return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
         }
         let snapshots = of(call, &input).await?;
@@ -115,7 +122,8 @@ impl Verb for VerifyBackup {
             let service = release.as_ref().and_then(|r| drill::user_of(r, &s.volume)).map(|(service, _)| service);
             (s, service)
         };
-        let job = DataJob::Drill { snapshots: snapshots.into_iter().map(with_user).collect() };
+        let copy = copy(call, input.copy.as_deref())?;
+        let job = DataJob::Drill { snapshots: snapshots.into_iter().map(with_user).collect(), copy };
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
         Ok(data::execute(call, Self::SPEC.name, stack, job, permit, waiting, &arguments).await?.into())
     }
@@ -125,15 +133,16 @@ impl Verb for VerifyBackup {
             let result = if d.passed { "came back whole" } else { "FAILED" };
             let probed = d.probed.as_ref().map(|s| format!(", used by {s}")).unwrap_or_default();
             let detail = if d.detail.is_empty() { String::new() } else { format!(": {}", crate::redact::line(&d.detail, 500)) };
+            let from = d.copy.as_ref().map(|c| format!(" from the copy {c}")).unwrap_or_default();
             format!(
-                "\n{} of {}: {result}{probed}, {} files, {} bytes, {} ms{detail}",
+                "\n{} of {}{from}: {result}{probed}, {} files, {} bytes, {} ms{detail}",
                 d.snapshot_id, d.volume, d.files, d.bytes, d.duration_ms
             )
         };
         let check = |c: &CheckRecord| {
             let part = c.part.as_ref().map(|p| format!(" and part {p} of its data")).unwrap_or_default();
             let result = if c.passed { "sound".to_owned() } else { format!("NOT SOUND: {}", crate::redact::line(&c.detail, 500)) };
-            format!("\nthe repository{part}: {result}")
+            format!("\n{}{part}: {result}", super::backups::looked_at(c))
         };
         let (drills, checks) = (o.drills.iter().map(line), o.checks.iter().map(check));
         Some(o.view.line("verify_backup") + &drills.chain(checks).collect::<String>())
@@ -150,6 +159,20 @@ fn part(input: &Input) -> Result<(u32, u32), CallError> {
             let message = format!("repository_part is 1 to {PARTS}, and goes without snapshot_id and stack");
             Err(CallError::new(ErrorCode::InvalidArgument, message, "check each part in turn").field("repository_part"))
         }
+    }
+}
+
+/// A copy that is configured.
+pub(super) fn copy(call: &Call, name: Option<&str>) -> Result<Option<String>, CallError> {
+    let Some(name) = name else { return Ok(None) };
+    let unknown = |message: String| {
+        let hint = "`backups` names the copies; [backup.copies.NAME] of dockwarden.toml makes one";
+        CallError::new(ErrorCode::NotFound, message, hint).field("copy")
+    };
+    let Some(house) = &call.house.backups else { return Err(unknown("this supervisor has no backups".into())) };
+    match house.second(name) {
+        Ok(second) => Ok(Some(second.name.clone())),
+        Err(e) => Err(unknown(crate::redact::line(&e.to_string(), 300))),
     }
 }
 

@@ -9,6 +9,7 @@ mod away;
 mod backups;
 mod bringing_back;
 mod container;
+mod copies;
 mod crash;
 mod data;
 mod elicit;

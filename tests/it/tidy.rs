@@ -23,6 +23,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("rusqlite_migration", &["store"]),
     ("rmcp", &["adapters::mcp"]),
     ("rustic_core", &["executor::worker"]),
+    ("opendal", &["executor::worker"]),
+    ("openssh_sftp_client", &["executor::worker"]),
     ("rustic_backend", &["executor::worker"]),
     ("genai", &["runner::wire"]),
 ];

@@ -22,6 +22,9 @@ pub struct BackupArgs {
     /// Only what this service of the stack writes.
     #[arg(long, requires = "stack")]
     service: Option<String>,
+    /// Instead: bring this copy of the repository up to date.
+    #[arg(long, conflicts_with_all = ["stack", "volume"])]
+    copy: Option<String>,
     /// Why, for the record.
     #[arg(long)]
     reason: Option<String>,
@@ -44,7 +47,7 @@ enum BackupCommand {
     },
     /// Show where the repository is and how any restic opens it.
     Repo {
-        /// Print shell lines that set RESTIC_REPOSITORY and RESTIC_PASSWORD_FILE.
+        /// Print shell lines that set RESTIC_REPOSITORY, RESTIC_PASSWORD_FILE and, on another host, where its credentials are.
         #[arg(long)]
         env: bool,
         /// Operator.
@@ -75,9 +78,10 @@ pub struct RestoreArgs {
     /// Bring a whole instance back into an empty home, out of its repository; no supervisor runs meanwhile.
     #[arg(long, requires_all = ["repository", "key"], conflicts_with_all = ["volume", "at", "into", "swap", "path", "to_stack"])]
     bootstrap: bool,
-    /// With --bootstrap: the repository, or the copy of it that is left.
+    /// With --bootstrap: the repository, or the copy of it that is left: a directory, s3:https://host/bucket/prefix, sftp://user@host/dir, or the name of a
+    /// copy in dockwarden.toml.
     #[arg(long)]
-    repository: Option<std::path::PathBuf>,
+    repository: Option<String>,
     /// With --bootstrap: the key of the repository that you keep elsewhere.
     #[arg(long)]
     key: Option<std::path::PathBuf>,
@@ -123,7 +127,8 @@ pub async fn backup(global: &Global, args: BackupArgs) -> CliResult {
             reach::operate(global, "export", input(json!({"snapshot_id": snapshot_id, "stack": stack})), true).await
         }
         None => {
-            let value = json!({"stack": args.stack, "volume": args.volume, "service": args.service, "reason": args.reason});
+            let value =
+                json!({"stack": args.stack, "volume": args.volume, "service": args.service, "copy": args.copy, "reason": args.reason});
             reach::operate(global, "backup", input(value), true).await
         }
     }
@@ -137,11 +142,9 @@ async fn repository(global: &Global, env: bool, operator: Option<String>) -> Cli
         output::json(&value);
     } else if env {
         let quoted = |v: String| format!("'{}'", v.replace('\'', r"'\''"));
-        output::line(format!(
-            "export RESTIC_REPOSITORY={}\nexport RESTIC_PASSWORD_FILE={}",
-            quoted(text("repository")),
-            quoted(text("password_file"))
-        ));
+        for (name, v) in value["env"].as_object().into_iter().flatten() {
+            output::line(format!("export {name}={}", quoted(v.as_str().unwrap_or_default().to_owned())));
+        }
     } else {
         output::line(format!("repository     {}\npassword file  {}", text("repository"), text("password_file")));
     }
@@ -166,7 +169,7 @@ pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
     reach::operate(global, "restore", input(value), true).await
 }
 
-async fn whole(global: &Global, repository: &std::path::Path, key: &std::path::Path) -> CliResult {
+async fn whole(global: &Global, repository: &str, key: &std::path::Path) -> CliResult {
     let failed = |e: String| CliError::Failed(e, "nothing was taken into use; run it again when this is cured".into());
     let exe = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
     let config = crate::config::load(&crate::config::places(global.home.as_deref(), global.config.as_deref()))?;

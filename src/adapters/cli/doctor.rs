@@ -2,6 +2,7 @@
 //! changing anything.
 
 mod others;
+mod places;
 
 use super::{CliResult, Ended, Global, output, reach};
 use crate::adapters::socket::wire::Admin;
@@ -75,7 +76,9 @@ pub async fn doctor(global: &Global) -> CliResult {
     if answers {
         findings.push(backups(global).await);
         findings.extend(approvers(global, &places.config_dir).await);
+        findings.extend(backups(global).await);
     }
+    findings.extend(places::reached(&places).await);
     findings.extend(advisory(&places, endpoint.as_deref()));
     findings.extend(others::reach(&places, &peers(&places.config_dir), endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);
@@ -252,10 +255,10 @@ fn enough(book: &Rulebook, operators: usize) -> Finding {
 }
 
 /// Data that would be lost with the host, as the running supervisor knows it.
-async fn backups(global: &Global) -> Finding {
+async fn backups(global: &Global) -> Vec<Finding> {
     match reach::value(global, "backups", json!({})).await {
-        Ok((value, _)) => covered(&value),
-        Err(e) => note("backups", e.to_string(), "ask as an agent that may call `backups` (--agent)"),
+        Ok((value, _)) => [Some(covered(&value)), places::behind(&value)].into_iter().flatten().collect(),
+        Err(e) => vec![note("backups", e.to_string(), "ask as an agent that may call `backups` (--agent)")],
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::executor::backup::{BackupHouse, DataJob};
 use crate::store::Store;
+use crate::store::backup::copies::CopyState;
 use crate::store::backup::figures::Figures;
 use crate::store::backup::{CheckRecord, DrillRecord};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -42,6 +43,11 @@ struct EndLabels {
     state: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CopyLabels {
+    copy: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// The families.
@@ -59,6 +65,8 @@ pub struct Backups {
     ended: Family<EndLabels, Counter>,
     left_out: Gauge,
     repository: Gauge,
+    copy_success: Family<CopyLabels, Gauge>,
+    copy_failed: Family<CopyLabels, Gauge>,
     size: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -78,6 +86,8 @@ impl Backups {
             ended: Family::default(),
             left_out: Gauge::default(),
             repository: Gauge::default(),
+            copy_success: Family::default(),
+            copy_failed: Family::default(),
             size: Mutex::default(),
         };
         let mut of_source = |name: &str, help: &str, family: &Family<SourceLabels, Gauge>| registry.register(name, help, family.clone());
@@ -92,6 +102,9 @@ impl Backups {
         registry.register("backup_check_timestamp_seconds", "When the repository was last looked at, by level", all.check_at.clone());
         registry.register("backup_operations", "Operations on data by how they ended, from the journal", all.ended.clone());
         registry.register("backup_sources_left_out", "Sources without rows of their own", all.left_out.clone());
+        let copied = "Begin of the last run that brought a copy up to date";
+        registry.register("backup_copy_last_success_timestamp_seconds", copied, all.copy_success.clone());
+        registry.register("backup_copy_failed", "Whether the last run for a copy failed", all.copy_failed.clone());
         registry.register("backup_repository_bytes", "Size of the backup repository on its disk", all.repository.clone());
         all
     }
@@ -106,17 +119,37 @@ impl Backups {
             (Ok(drills), Ok(checks)) => self.proofs(&drills, &checks),
             (Err(e), _) | (_, Err(e)) => tracing::error!(error = %e, "the results of drills could not be read"),
         }
+        if let Some(house) = house {
+            match store.copies(house.copies.iter().map(|c| c.name.clone()).collect()).await {
+                Ok(copies) => self.copies(&copies),
+                Err(e) => tracing::error!(error = %e, "the state of copies could not be read"),
+            }
+        }
         let known = *self.size.lock().expect("no panic while held");
         if let Some(house) = house.filter(|_| known.is_none_or(|(at, _)| at.elapsed() > SIZE_KEEPS)) {
             let house = house.clone();
             match tokio::task::spawn_blocking(move || house.size()).await {
                 Ok(Ok(bytes)) => {
+                    // That of another host is not ours to measure.
+                    let bytes = bytes.unwrap_or_default();
                     *self.size.lock().expect("no panic while held") = Some((Instant::now(), bytes));
                     self.repository.set(whole(bytes));
                 }
                 Ok(Err(e)) => tracing::error!(error = %e, "the size of the backup repository could not be read"),
                 Err(e) => tracing::error!(error = %e, "the size of the backup repository could not be read"),
             }
+        }
+    }
+
+    fn copies(&self, copies: &[CopyState]) {
+        self.copy_success.clear();
+        self.copy_failed.clear();
+        for c in copies {
+            let labels = CopyLabels { copy: plain(&c.copy) };
+            if let Some(at) = c.last_good {
+                self.copy_success.get_or_create(&labels).set(at.timestamp());
+            }
+            self.copy_failed.get_or_create(&labels).set(c.failed_at.is_some().into());
         }
     }
 
@@ -150,12 +183,12 @@ impl Backups {
         self.drill_at.clear();
         self.check_passed.clear();
         self.check_at.clear();
-        for d in drills.iter().take(MOST) {
+        for d in drills.iter().filter(|d| d.copy.is_none()).take(MOST) {
             let labels = labels(d.stack.as_deref(), &d.volume);
             self.drill_passed.get_or_create(&labels).set(d.passed.into());
             self.drill_at.get_or_create(&labels).set(d.at.timestamp());
         }
-        for c in checks {
+        for c in checks.iter().filter(|c| c.copy.is_none()) {
             let level = LevelLabels { level: c.level.to_string() };
             self.check_passed.get_or_create(&level).set(c.passed.into());
             self.check_at.get_or_create(&level).set(c.at.timestamp());
@@ -224,8 +257,18 @@ mod tests {
             probed: None,
             detail: "other content".into(),
             operation: "op".into(),
+            copy: None,
         };
-        let check = CheckRecord { level: 2, at, passed: true, part: None, duration_ms: 1, detail: String::new(), operation: "op".into() };
+        let check = CheckRecord {
+            level: 2,
+            at,
+            passed: true,
+            part: None,
+            duration_ms: 1,
+            detail: String::new(),
+            operation: "op".into(),
+            copy: None,
+        };
         metrics.proofs(&[drill], &[check]);
         metrics.repository.set(4096);
         let shown = text();

@@ -6,7 +6,7 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, definition, discard, drill, export, helper,
+    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export, helper,
     read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::{Engine, EngineError};
@@ -128,6 +128,14 @@ pub enum DataAct {
     Check {
         /// The `n`th of so many parts.
         part: (u32, u32),
+        /// A copy instead of the repository.
+        #[serde(default)]
+        copy: Option<String>,
+    },
+    /// A second repository gets the snapshots it lacks and loses those it no longer needs; recorded, also when it fails. Undo: none.
+    Copy {
+        /// Which.
+        copy: String,
     },
     /// A snapshot is written as a plain file that no tool of ours is needed for. Undo: the file is removed.
     Export {
@@ -149,6 +157,9 @@ pub enum DataAct {
         scratch: EngineName,
         /// Service to start on it.
         service: Option<ServiceName>,
+        /// The copy it is taken from, instead of the repository.
+        #[serde(default)]
+        copy: Option<String>,
     },
     /// A snapshot's data is put into a volume beside the live one and compared. Undo: the volume is removed when this operation made it.
     Restore {
@@ -181,6 +192,8 @@ pub const AFTER: &str = "after:";
 pub const DRILL: &str = "drill:";
 /// Step keys of exports begin so; the rest is the snapshot.
 pub const EXPORT: &str = "export:";
+/// Step keys of copies begin so; the rest is the copy.
+pub const COPY: &str = "copy:";
 /// Step keys of restores begin so; the rest is the volume filled.
 pub const RESTORE: &str = "restore:";
 
@@ -203,6 +216,7 @@ impl DataAct {
             Self::Discard { kept, .. } => format!("discard:{}", kept.place),
             Self::Count { .. } => "count".to_owned(),
             Self::Check { .. } => "check".to_owned(),
+            Self::Copy { copy } => format!("{COPY}{copy}"),
             Self::Export { snapshot, .. } => format!("{EXPORT}{}", snapshot.snapshot_id),
             Self::Forget { .. } => "forget".to_owned(),
             Self::Drill { snapshot, .. } => format!("{DRILL}{}", snapshot.snapshot_id),
@@ -279,7 +293,8 @@ impl Doer<'_> {
             DataAct::Cover { kept, host, snapshot } => discard::cover(self, kept, host, snapshot).await,
             DataAct::Discard { kept, host } => discard::discard(self, kept, host).await,
             DataAct::Count { snapshots } => drill::count(self, snapshots).await.map(|r| json!(r)),
-            DataAct::Check { part } => drill::check(self, *part).await.map(|r| json!(r)),
+            DataAct::Check { part, copy } => drill::check(self, *part, copy.as_deref()).await.map(|r| json!(r)),
+            DataAct::Copy { copy } => copies::run(self, copy).await.map(|r| json!(r)),
             DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
             DataAct::Forget { snapshots } => {
                 // The repository first: a record without a snapshot would promise what is not there.
@@ -288,7 +303,9 @@ impl Doer<'_> {
                 self.store.forget_backups(ids).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
                 Ok(json!({"removed": removed}))
             }
-            DataAct::Drill { snapshot, scratch, service } => Ok(json!(drill::run(self, snapshot, scratch, service.as_ref()).await?)),
+            DataAct::Drill { snapshot, scratch, service, copy } => {
+                Ok(json!(drill::run(self, snapshot, scratch, service.as_ref(), copy.as_deref()).await?))
+            }
             DataAct::Restore { snapshot, into, made, path, to } => {
                 let outcome = self.restore(snapshot, into, *made, path.as_deref(), to.as_ref()).await?;
                 Ok(json!(outcome))
@@ -343,6 +360,7 @@ impl Doer<'_> {
             release,
             tags: tags.to_vec(),
             operation: Some(self.operation.to_string()),
+            copies: vec![],
         };
         self.store.put_backup(&record).await.map_err(|cause| BackupError::Unrecorded { snapshot: record.snapshot_id.clone(), cause })?;
         let unreadable: Vec<&String> = report.unreadable.iter().take(10).collect();
@@ -435,6 +453,7 @@ pub(crate) async fn take_back(
         | DataAct::Discard { .. }
         | DataAct::Count { .. }
         | DataAct::Check { .. }
+        | DataAct::Copy { .. }
         | DataAct::Forget { .. }
         | DataAct::Restore { made: false, .. } => Ok(()),
     }

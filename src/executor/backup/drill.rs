@@ -2,7 +2,7 @@
 //! any network. What was made for it is removed; the result is recorded, a failed one above all. Deliberately absent: anything that touches live data.
 
 use super::acts::{Doer, remove_made};
-use super::{BackupError, HELPER_LABEL, command};
+use super::{BackupError, HELPER_LABEL, command, copies};
 use crate::engine::{ContainerSpec, Engine, EngineMount};
 use crate::executor::{probe, restore};
 use crate::gate::Permit;
@@ -32,8 +32,13 @@ pub(super) async fn run(
     record: &BackupRecord,
     scratch: &EngineName,
     service: Option<&ServiceName>,
+    copy: Option<&str>,
 ) -> Result<DrillRecord, BackupError> {
     let begun = Utc::now();
+    let (hands, stored) = match copy {
+        Some(copy) => copies::instead(doer, copy, record).await?,
+        None => (doer.hands.clone(), record.clone()),
+    };
     let engine = doer.hands.engine.as_ref();
     // Left by an earlier try of this very step.
     remove(engine, &doer.hands.instance, doer.permit, doer.operation, scratch).await?;
@@ -49,8 +54,9 @@ pub(super) async fn run(
         probed: None,
         detail: String::new(),
         operation: doer.operation.to_string(),
+        copy: copy.map(str::to_owned),
     };
-    match restore::restore_into(&doer.hands, doer.permit, record, scratch, Some(marks(doer)), None).await {
+    match restore::restore_into(&hands, doer.permit, &stored, scratch, Some(marks(doer)), None).await {
         Ok(outcome) if outcome.verified => {
             (result.files, result.bytes, result.passed) = (outcome.files, outcome.bytes, true);
             if let Some(service) = service {
@@ -89,15 +95,19 @@ pub(super) async fn count(doer: &Doer<'_>, taken: &[BackupRecord]) -> Result<Che
             wrong.push(format!("{} of {} is not in the repository as it was recorded", record.snapshot_id, record.volume));
         }
     }
-    checked(doer, 1, None, begun, wrong).await
+    checked(doer, 1, None, begun, wrong, None).await
 }
 
 /// Checks the repository and reads a part of its data; recorded.
-pub(super) async fn check(doer: &Doer<'_>, part: (u32, u32)) -> Result<CheckRecord, BackupError> {
+pub(super) async fn check(doer: &Doer<'_>, part: (u32, u32), copy: Option<&str>) -> Result<CheckRecord, BackupError> {
     let begun = Utc::now();
-    doer.hands.house.ensure().await?;
-    let wrong = doer.hands.house.check_part(part).await?;
-    checked(doer, 2, Some(format!("{}/{}", part.0, part.1)), begun, wrong).await
+    let house = match copy {
+        Some(copy) => &doer.hands.house.second(copy)?.house,
+        None => &doer.hands.house,
+    };
+    house.ensure().await?;
+    let wrong = house.check_part(part).await?;
+    checked(doer, 2, Some(format!("{}/{}", part.0, part.1)), begun, wrong, copy).await
 }
 
 async fn checked(
@@ -106,11 +116,12 @@ async fn checked(
     part: Option<String>,
     at: DateTime<Utc>,
     mut wrong: Vec<String>,
+    copy: Option<&str>,
 ) -> Result<CheckRecord, BackupError> {
     let (passed, operation) = (wrong.is_empty(), doer.operation.to_string());
     wrong.truncate(SHOWN);
     let duration_ms = u64::try_from((Utc::now() - at).num_milliseconds()).unwrap_or_default();
-    let record = CheckRecord { level, at, passed, part, duration_ms, detail: wrong.join("; "), operation };
+    let record = CheckRecord { level, at, passed, part, duration_ms, detail: wrong.join("; "), operation, copy: copy.map(str::to_owned) };
     if !passed {
         tracing::error!(level, detail = %record.detail, "a check of the backup repository failed");
     }

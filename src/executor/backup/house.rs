@@ -1,9 +1,9 @@
 //! The supervisor's side of the worker: starts `dockwarden worker` for each piece of repository work, gives it its request, follows its
 //! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
 
-use super::room::leaves_a_tenth;
+use super::copies::SecondCopy;
 use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
-use crate::executor::worker::{Job, Line, Output, Request, Source};
+use crate::executor::worker::{CopyReport, Job, Line, Output, Remote, Request, Source};
 use crate::model::ids::{SnapshotId, StackName};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,8 +20,14 @@ const ALONE_AGAIN: Duration = Duration::from_secs(2);
 /// The backup repository of one home.
 #[derive(Debug, Clone)]
 pub struct BackupHouse {
-    /// `<home>/backups`.
+    /// `<home>/backups`; of a repository on another host only the name of its lock.
     pub repo: PathBuf,
+    /// Where the repository is instead, on another host.
+    pub remote: Option<Remote>,
+    /// Second repositories that get its snapshots, too.
+    pub copies: Arc<Vec<SecondCopy>>,
+    /// Where archives on their way and plain exports lie: the home.
+    pub beside: PathBuf,
     /// `<home>/keys/backup.key`: 256 random bits in hexadecimal, mode 0600, made on first use. Whoever loses it loses the backups.
     pub key_file: PathBuf,
     /// Our own binary.
@@ -64,7 +70,16 @@ impl std::fmt::Debug for BackupRequest {
 impl BackupHouse {
     /// The house of a home.
     pub fn of(home: &Path, exe: PathBuf, time_limit: Duration) -> Self {
-        Self { repo: home.join("backups"), key_file: home.join("keys/backup.key"), exe, time_limit, calm: Arc::default() }
+        Self {
+            repo: home.join("backups"),
+            remote: None,
+            copies: Arc::default(),
+            beside: home.to_owned(),
+            key_file: home.join("keys/backup.key"),
+            exe,
+            time_limit,
+            calm: Arc::default(),
+        }
     }
 
     /// Makes key and repository on first use; afterwards checks that the one opens the other.
@@ -72,6 +87,13 @@ impl BackupHouse {
     /// # Errors
     /// `Key` when a repository exists and its key does not: a new key could not open it.
     pub async fn ensure(&self) -> Result<(), BackupError> {
+        if self.remote.is_some() && !self.key_file.exists() {
+            match self.probe().await {
+                Ok(()) => return Err(self.key_is_missing()),
+                Err(BackupError::Worker(Failure::NoRepository { .. })) => {}
+                Err(e) => return Err(e),
+            }
+        }
         let house = self.clone();
         tokio::task::spawn_blocking(move || house.ensure_key())
             .await
@@ -80,6 +102,45 @@ impl BackupHouse {
             Output::Ready => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Looks whether the repository is there; its key is not needed.
+    ///
+    /// # Errors
+    /// `NoRepository`, and as for every piece of work.
+    pub async fn probe(&self) -> Result<(), BackupError> {
+        match self.run(Job::Probe, Arc::new(|_| {})).await? {
+            Output::Ready => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Adds snapshots to another repository that is there; those it has are left out.
+    ///
+    /// # Errors
+    /// As for every piece of work.
+    pub async fn copy_to(&self, to: &Self, snapshots: Vec<SnapshotId>, progress: ProgressSink) -> Result<CopyReport, BackupError> {
+        let job = Job::Copy { snapshots, to: to.repo.clone(), remote: to.remote.clone(), key_file: to.key_file.clone() };
+        match self.run(job, progress).await? {
+            Output::Copied(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Copies the repository's files as they are into an empty directory.
+    ///
+    /// # Errors
+    /// `TargetNotEmpty`, `NoRepository`, and as for every piece of work.
+    pub async fn fetch(&self, into: &Path) -> Result<u64, BackupError> {
+        match self.run(Job::Fetch { into: into.to_owned() }, Arc::new(|_| {})).await? {
+            Output::Fetched(files) => Ok(files),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Where the repository is, for people.
+    pub fn place(&self) -> String {
+        self.remote.as_ref().map_or_else(|| self.repo.display().to_string(), |r| r.target.at.to_string())
     }
 
     /// Takes a snapshot of a directory.
@@ -111,7 +172,7 @@ impl BackupHouse {
             // everybody else from holding containers meanwhile.
             let done = match self.calm.try_write() {
                 Ok(_alone) => self.run(Job::Forget { snapshots: snapshots.clone() }, Arc::new(|_| {})).await,
-                Err(_) => Err(Failure::InUse { repo: self.repo.display().to_string() }.into()),
+                Err(_) => Err(Failure::InUse { repo: self.place() }.into()),
             };
             match done {
                 Ok(Output::Forgotten(n)) => return Ok(n),
@@ -166,34 +227,9 @@ impl BackupHouse {
         }
     }
 
-    /// Directory of plain exports: beside the repository, beneath the home.
+    /// Directory of plain exports, beneath the home.
     pub fn exports(&self) -> PathBuf {
-        self.repo.with_file_name("exports")
-    }
-
-    /// Bytes of the repository's files; 0 before the first backup.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn size(&self) -> Result<u64, BackupError> {
-        let (mut bytes, mut open) = (0u64, vec![self.repo.clone()]);
-        while let Some(dir) = open.pop() {
-            let entries = match std::fs::read_dir(&dir) {
-                // Not there yet, or pruned since it was listed.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                other => other.map_err(|e| BackupError::io(&dir, &e))?,
-            };
-            for entry in entries {
-                let entry = entry.map_err(|e| BackupError::io(&dir, &e))?;
-                match entry.metadata() {
-                    Ok(meta) if meta.is_dir() => open.push(entry.path()),
-                    Ok(meta) => bytes = bytes.saturating_add(meta.len()),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(BackupError::io(&entry.path(), &e)),
-                }
-            }
-        }
-        Ok(bytes)
+        self.beside.join("exports")
     }
 
     /// Removes what a killed supervisor left on its way. Called before any work begins.
@@ -274,17 +310,25 @@ impl BackupHouse {
         self.restored(Job::Export { snapshot: snapshot.clone(), tar: tar.to_owned(), top: top.to_owned(), path }).await
     }
 
-    /// Directory for archives on their way: beside the repository, beneath the home.
+    /// Directory for archives on their way, beneath the home.
     pub(crate) fn spool(&self) -> PathBuf {
-        self.repo.with_file_name("spool")
+        self.beside.join("spool")
     }
 
     /// What restic needs to work on the repository.
     pub fn restic_env(&self) -> Vec<(String, String)> {
-        vec![
-            ("RESTIC_REPOSITORY".to_owned(), self.repo.display().to_string()),
+        let mut env = vec![
+            (
+                "RESTIC_REPOSITORY".to_owned(),
+                self.remote.as_ref().map_or_else(|| self.repo.display().to_string(), |r| r.target.at.restic()),
+            ),
             ("RESTIC_PASSWORD_FILE".to_owned(), self.key_file.display().to_string()),
-        ]
+        ];
+        if let Some(target) = self.remote.as_ref().map(|r| &r.target) {
+            env.extend(target.region.iter().map(|r| ("AWS_DEFAULT_REGION".to_owned(), r.clone())));
+            env.extend(target.credentials_file.iter().map(|f| ("AWS_SHARED_CREDENTIALS_FILE".to_owned(), f.display().to_string())));
+        }
+        env
     }
 
     async fn findings(&self, job: Job) -> Result<Vec<String>, BackupError> {
@@ -301,6 +345,14 @@ impl BackupHouse {
         }
     }
 
+    fn key_is_missing(&self) -> BackupError {
+        let detail = format!(
+            "it is missing, and {} cannot be opened without it; put back the copy you keep, or move that repository away to start a new one",
+            self.place()
+        );
+        BackupError::Key { path: self.key_file.display().to_string(), detail }
+    }
+
     fn ensure_key(&self) -> Result<(), BackupError> {
         use std::io::Write;
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -308,11 +360,8 @@ impl BackupHouse {
         if self.key_file.exists() {
             return Ok(());
         }
-        if self.repo.join("config").exists() {
-            return Err(bad(format!(
-                "it is missing, and {} cannot be opened without it; put back the copy you keep, or move that repository away to start a new one",
-                self.repo.display()
-            )));
+        if self.remote.is_none() && self.repo.join("config").exists() {
+            return Err(self.key_is_missing());
         }
         let directory = self.key_file.parent().ok_or_else(|| bad("has no directory".to_owned()))?;
         let mut key = [0u8; 32];
@@ -330,26 +379,11 @@ impl BackupHouse {
         written.map_err(|e| bad(e.to_string()))
     }
 
-    /// Refuses to write into the last tenth of the disk the repository is on.
-    ///
-    /// # Errors
-    /// `DiskFull`, or `Io` when the disk cannot be asked.
-    pub fn room(&self) -> Result<(), BackupError> {
-        let there = self.repo.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-        let disk = rustix::fs::statvfs(there).map_err(|e| BackupError::io(there, &e.into()))?;
-        let mebibytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) >> 20;
-        let (free, total) = (mebibytes(disk.f_bavail), mebibytes(disk.f_blocks));
-        if leaves_a_tenth(free, total, 0) {
-            Ok(())
-        } else {
-            Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total })
-        }
-    }
-
     async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
         // Half of the limit, so that one that waits in vain can say so before it is stopped for it.
         let lock_within_s = Some((self.time_limit / 2).as_secs());
-        let request = Request { repo: self.repo.clone(), key_file: self.key_file.clone(), lock_within_s, job };
+        let (repo, remote, key_file) = (self.repo.clone(), self.remote.clone(), self.key_file.clone());
+        let request = Request { repo, remote, key_file, lock_within_s, job };
         match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
             Ok(result) => result,
             // The child was dropped with the future, and dies with it.

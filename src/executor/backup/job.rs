@@ -6,6 +6,7 @@ use crate::executor::restore::RestoreOutcome;
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::StepRecord;
 use crate::model::spec::Keep;
+use crate::store::backup::copies::CopyRecord;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use crate::store::kept::KeptRecord;
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,13 @@ pub enum DataJob {
     Check {
         /// The `n`th of so many parts.
         part: (u32, u32),
+        /// A copy instead of the repository.
+        copy: Option<String>,
+    },
+    /// A second repository is brought up to date.
+    Copy {
+        /// Which.
+        copy: String,
     },
     /// Snapshots are written as plain files.
     Export {
@@ -107,6 +115,8 @@ pub enum DataJob {
     Drill {
         /// Which, and the service that is started on it.
         snapshots: Vec<(BackupRecord, Option<ServiceName>)>,
+        /// The copy they are taken from, instead of the repository.
+        copy: Option<String>,
     },
 }
 
@@ -120,9 +130,12 @@ impl DataJob {
             Self::Backup(job) => job.volumes.iter().cloned().collect(),
             Self::Restore { into, .. } => into.iter().cloned().collect(),
             Self::Discard { kept, .. } => EngineName::new(kept.place.as_str()).into_iter().collect(),
-            Self::RestoreDirectory { .. } | Self::Drill { .. } | Self::Check { .. } | Self::Export { .. } | Self::Forget { .. } => {
-                BTreeSet::new()
-            }
+            Self::RestoreDirectory { .. }
+            | Self::Drill { .. }
+            | Self::Check { .. }
+            | Self::Copy { .. }
+            | Self::Export { .. }
+            | Self::Forget { .. } => BTreeSet::new(),
         }
     }
 
@@ -145,6 +158,8 @@ pub struct DataResult {
     pub checks: Vec<CheckRecord>,
     /// Plain files it wrote.
     pub exports: Vec<Exported>,
+    /// Second repositories it brought up to date, or did not.
+    pub copies: Vec<CopyRecord>,
 }
 
 impl DataResult {
@@ -154,6 +169,7 @@ impl DataResult {
         Self {
             snapshots: done(acts::SNAPSHOT).filter_map(|v| serde_json::from_value(v["snapshot"].clone()).ok()).collect(),
             checks: ["count", "check"].into_iter().flat_map(done).filter_map(|v| serde_json::from_value(v).ok()).collect(),
+            copies: done(acts::COPY).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             exports: done(acts::EXPORT).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             drills: done(acts::DRILL).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             restored: done(acts::RESTORE).filter_map(|v| serde_json::from_value(v).ok()).collect(),

@@ -114,6 +114,7 @@ mod tests {
             release: None,
             tags: tags.iter().map(|t| (*t).to_owned()).collect(),
             operation: None,
+            copies: vec![],
         }
     }
 

@@ -104,6 +104,7 @@ impl Executor {
                 | DataJob::Drill { .. }
                 | DataJob::Discard { .. }
                 | DataJob::Check { .. }
+                | DataJob::Copy { .. }
                 | DataJob::Export { .. }
                 | DataJob::Forget { .. } => None,
             },
@@ -289,6 +290,7 @@ impl Work {
             }
             DataJob::Check { .. } => "nothing was changed".to_owned(),
             DataJob::Discard { kept, .. } => format!("what is left of {} stays recorded as kept", kept.place),
+            DataJob::Copy { .. } => "the copy holds what was added so far, and the rest is added the next time".to_owned(),
             DataJob::Export { .. } => "finished exports are kept, an unfinished one is removed".to_owned(),
             DataJob::Forget { .. } => "snapshots removed so far are gone, the repository stays whole".to_owned(),
             DataJob::Drill { .. } => "finished drills are recorded, what the others made is removed".to_owned(),
@@ -415,6 +417,7 @@ impl Work {
                 | DataAct::Discard { .. }
                 | DataAct::Count { .. }
                 | DataAct::Check { .. }
+                | DataAct::Copy { .. }
                 | DataAct::Forget { .. } => false,
             };
             let mut open: Vec<DataAct> = journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect();

@@ -1,7 +1,7 @@
 //! Records of snapshots that the repository holds and the state does not: of a repository that was copied here from another host, of a home that was
 //! brought back, of a supervisor that was killed between a snapshot and its record. Deliberately absent: removing any.
 
-use super::{BackupError, BackupHouse, INSTANCE, SnapshotInfo};
+use super::{BackupError, BackupHouse, Failure, INSTANCE, SnapshotInfo};
 use crate::model::ids::SnapshotId;
 use crate::store::backup::BackupRecord;
 use crate::store::{Store, StoreError};
@@ -27,6 +27,7 @@ pub fn of(s: &SnapshotInfo) -> Option<BackupRecord> {
         release: tagged("release=").and_then(|r| r.parse().ok()),
         tags: s.tags.iter().filter(own).cloned().collect(),
         operation: tagged("operation="),
+        copies: vec![],
     })
 }
 
@@ -37,7 +38,8 @@ pub fn of(s: &SnapshotInfo) -> Option<BackupRecord> {
 /// As for every piece of work, and the store's.
 pub async fn record_unknown(store: &Store, house: &BackupHouse) -> Result<usize, BackupError> {
     let failed = |e: StoreError| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() };
-    let mut unknown = false;
+    // Another host is asked for all of it at once.
+    let mut unknown = house.remote.is_some();
     for name in names(house)? {
         if let Ok(id) = SnapshotId::new(name)
             && store.backup(&id).await.map_err(failed)?.is_none()
@@ -51,7 +53,11 @@ pub async fn record_unknown(store: &Store, house: &BackupHouse) -> Result<usize,
     }
     let here = format!("dockwarden-{}", store.instance());
     let mut recorded = 0;
-    for s in house.list().await? {
+    let listed = match house.list().await {
+        Err(BackupError::Worker(Failure::NoRepository { .. } | Failure::Key { .. })) if house.remote.is_some() => return Ok(0),
+        listed => listed?,
+    };
+    for s in listed {
         // Another instance's own databases are nothing that this one restores, or thins out with its own.
         let theirs = s.host != here && s.volume.as_deref() == Some(INSTANCE);
         let Some(record) = of(&s).filter(|_| !theirs && s.host.starts_with("dockwarden-")) else { continue };
@@ -64,6 +70,9 @@ pub async fn record_unknown(store: &Store, house: &BackupHouse) -> Result<usize,
 }
 
 fn names(house: &BackupHouse) -> Result<Vec<String>, BackupError> {
+    if house.remote.is_some() {
+        return Ok(vec![]);
+    }
     let directory = house.repo.join("snapshots");
     let entries = match std::fs::read_dir(&directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),

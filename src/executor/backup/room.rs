@@ -1,7 +1,7 @@
 //! Space before and while something is written: whatever backups, restores, drills and exports write, the last tenth of a disk is left to others.
 //! Deliberately absent: making space.
 
-use super::BackupError;
+use super::{BackupError, BackupHouse};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -32,6 +32,56 @@ pub(crate) fn at(path: &Path, needed: u64) -> std::result::Result<(), BackupErro
 /// Whether more than a tenth is free when so much more is written. Pure.
 pub(super) fn leaves_a_tenth(free: u64, total: u64, needed: u64) -> bool {
     free.saturating_sub(needed) > total / 10
+}
+
+impl BackupHouse {
+    /// Bytes of the repository's files; 0 before the first backup, `None` on another host.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn size(&self) -> std::result::Result<Option<u64>, BackupError> {
+        if self.remote.is_some() {
+            return Ok(None);
+        }
+        let (mut bytes, mut open) = (0u64, vec![self.repo.clone()]);
+        while let Some(dir) = open.pop() {
+            let entries = match std::fs::read_dir(&dir) {
+                // Not there yet, or pruned since it was listed.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                other => other.map_err(|e| BackupError::io(&dir, &e))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| BackupError::io(&dir, &e))?;
+                match entry.metadata() {
+                    Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                    Ok(meta) => bytes = bytes.saturating_add(meta.len()),
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(BackupError::io(&entry.path(), &e)),
+                }
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Refuses to write into the last tenth of the disk the repository is on.
+    ///
+    /// # Errors
+    /// `DiskFull`, or `Io` when the disk cannot be asked.
+    pub fn room(&self) -> std::result::Result<(), BackupError> {
+        if self.remote.is_some() {
+            // The other host says it itself.
+            return Ok(());
+        }
+        let there = self.repo.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+        let disk = rustix::fs::statvfs(there).map_err(|e| BackupError::io(there, &e.into()))?;
+        let mebibytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) >> 20;
+        let (free, total) = (mebibytes(disk.f_bavail), mebibytes(disk.f_blocks));
+        if leaves_a_tenth(free, total, 0) {
+            Ok(())
+        } else {
+            Err(BackupError::DiskFull { repo: self.repo.display().to_string(), free, total })
+        }
+    }
 }
 
 /// A file that a stream of unknown length goes into; writing fails before the disk is full.

@@ -205,7 +205,7 @@ async fn a_drill_starts_the_service_on_the_restored_data_without_network() {
     let plan = planned(&rig, &exec, stack("web:2", Some("db:1"), &[]), first(Quiesce::None)).await;
     let (_, done) = run(&rig, &exec, plan).await;
     let drill = async || {
-        let job = DataJob::Drill { snapshots: vec![(done.snapshots[0].clone(), Some(name("db")))] };
+        let job = DataJob::Drill { snapshots: vec![(done.snapshots[0].clone(), Some(name("db")))], copy: None };
         let op = exec.submit_data(Some(shop()), job, permit("verify_backup"), request("verify_backup")).await.unwrap();
         ended(&exec, &op.id).await;
         let drills = DataResult::of(&rig.store.steps(&op.id).await.unwrap()).drills;

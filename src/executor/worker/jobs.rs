@@ -1,12 +1,12 @@
 //! The jobs themselves, one function each, on an opened repository. Deliberately absent: the protocol and the process around them.
 
-use super::repo::{Opened, init, io, one_line, open, open_alone, repository_failure};
+use super::repo::{Opened, init, io, one_line, open, open_alone, probe, repository_failure};
 use super::source::{ReadLog, Watched, root_node};
 use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
 use super::{
     Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare,
-    part,
+    copy, part,
 };
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
@@ -32,8 +32,15 @@ const PARTIAL: &str = "partial";
 pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failure> {
     match &request.job {
         Job::Init => init(request, sink).map(|()| Output::Ready),
+        Job::Probe => probe(request).map(|()| Output::Ready),
+        Job::Copy { snapshots, to, remote, key_file } => {
+            let (lock_within_s, job) = (request.lock_within_s, Job::Init);
+            let to = Request { repo: to.clone(), remote: remote.clone(), key_file: key_file.clone(), lock_within_s, job };
+            copy::copy(request, &to, snapshots, sink).map(Output::Copied)
+        }
+        Job::Fetch { into } => copy::fetch(request, into, sink).map(Output::Fetched),
         Job::Backup { source, volume, stack, instance, tags, definition } => {
-            if let Source::Dir(path) = source {
+            if let (Source::Dir(path), None) = (source, &request.remote) {
                 refuse_own_repository(&request.repo, path)?;
             }
             let mut options = SnapshotOptions::default().host(format!("dockwarden-{instance}")).command("dockwarden backup".to_owned());
@@ -177,6 +184,7 @@ fn info(snapshot: &SnapshotFile) -> Result<SnapshotInfo, Failure> {
         host: snapshot.hostname.clone(),
         bytes: summary.total_bytes_processed,
         files: summary.total_files_processed,
+        original: snapshot_id(snapshot.original.unwrap_or(snapshot.id).to_hex().as_str())?,
         tags,
     })
 }
@@ -209,7 +217,7 @@ fn forget(opened: Opened, ids: &[SnapshotId]) -> Result<u64, Failure> {
     Ok(gone.len() as u64)
 }
 
-fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {
+pub(super) fn find(opened: &Opened, id: &SnapshotId) -> Result<SnapshotFile, Failure> {
     let unknown = |detail: String| Failure::UnknownSnapshot { snapshot: id.to_string(), detail };
     if !id.as_str().bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(unknown("an id is hexadecimal".to_owned()));

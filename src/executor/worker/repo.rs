@@ -1,7 +1,7 @@
 //! Opening and creating the repository: key derivation, the advisory lock, and the backend that holds a snapshot back until its state is
 //! known. Deliberately absent: what is read or written.
 
-use super::{Failure, Progress, ProgressSink, Request};
+use super::{Failure, Progress, ProgressSink, Remote, Request};
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit, Mac};
 use rustic_backend::BackendOptions;
@@ -30,6 +30,10 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// A library error as one line with its causes.
 pub(super) fn repository_failure(error: Box<RusticError>) -> Failure {
+    #[cfg(feature = "backup-remote")]
+    if let Some(failure) = super::remote::Fault::of(&error) {
+        return failure;
+    }
     Failure::Repository { detail: error_text(&error) }
 }
 
@@ -54,7 +58,9 @@ pub(super) struct Opened {
 /// Creates the repository, or opens the one that is there.
 pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
     let secret = read_key(&request.key_file)?;
-    std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
+    if request.remote.is_none() {
+        std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
+    }
     {
         // As long as somebody reads, only the first start may wait for them.
         let _held = lock(request, Lock::Shared)?;
@@ -90,6 +96,11 @@ pub(super) fn open(request: &Request, sink: ProgressSink) -> Result<Opened, Fail
     open_with(request, sink, Lock::Shared)
 }
 
+/// Opens it to add what another repository has; two that did so at once would add it twice.
+pub(super) fn open_to_add(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
+    open_with(request, sink, Lock::Alone)
+}
+
 /// Opens it when no other worker is at work, and says `InUse` otherwise: what removes must not meet what reads or adds.
 pub(super) fn open_alone(request: &Request, sink: ProgressSink) -> Result<Opened, Failure> {
     open_with(request, sink, Lock::AloneNow)
@@ -97,8 +108,8 @@ pub(super) fn open_alone(request: &Request, sink: ProgressSink) -> Result<Opened
 
 fn open_with(request: &Request, sink: ProgressSink, how: Lock) -> Result<Opened, Failure> {
     let secret = read_key(&request.key_file)?;
-    let no_repository = || Failure::NoRepository { repo: request.repo.display().to_string() };
-    if !request.repo.is_dir() {
+    let no_repository = || Failure::NoRepository { repo: request.place() };
+    if request.remote.is_none() && !request.repo.is_dir() {
         return Err(no_repository());
     }
     let lock = lock(request, how)?;
@@ -118,7 +129,7 @@ fn open_by(repo: Repository<()>, request: &Request, secret: &str) -> Result<Repo
         Err(fast) => match repo.open(&Credentials::password(secret)) {
             Ok(open) => Ok(open),
             Err(slow) if slow.is_incorrect_password() || fast.is_code("C001") => {
-                Err(Failure::WrongKey { repo: request.repo.display().to_string(), key_file: request.key_file.display().to_string() })
+                Err(Failure::WrongKey { repo: request.place(), key_file: request.key_file.display().to_string() })
             }
             Err(slow) => Err(repository_failure(slow)),
         },
@@ -126,17 +137,47 @@ fn open_by(repo: Repository<()>, request: &Request, secret: &str) -> Result<Repo
 }
 
 fn unopened(request: &Request, sink: ProgressSink) -> Result<(Repository<()>, Arc<SnapshotGate>, Counter), Failure> {
-    let path = request.repo.to_str().ok_or_else(|| Failure::Io {
-        path: request.repo.display().to_string(),
-        detail: "the path of the repository must be UTF-8".to_owned(),
-    })?;
-    let plain = BackendOptions::default().repository(path).to_backends().map_err(repository_failure)?;
-    let gate = Arc::new(SnapshotGate { inner: plain.repository(), hold: AtomicBool::new(false), written: Mutex::new(Vec::new()) });
+    let inner = backend(request)?;
+    let gate = Arc::new(SnapshotGate { inner, hold: AtomicBool::new(false), written: Mutex::new(Vec::new()) });
     let counter = Counter::new(sink);
     let options = RepositoryOptions::default().no_cache(true);
     let backends = RepositoryBackends::new(gate.clone(), None);
     let repo = Repository::new_with_progress(&options, &backends, counter.clone()).map_err(repository_failure)?;
     Ok((repo, gate, counter))
+}
+
+/// The files of the repository. Who writes to another host has said so there before.
+pub(super) fn backend(request: &Request) -> Result<Arc<dyn WriteBackend>, Failure> {
+    if let Some(remote) = &request.remote {
+        return remote_backend(remote, request.job.writes());
+    }
+    let path = request.repo.to_str().ok_or_else(|| Failure::Io {
+        path: request.repo.display().to_string(),
+        detail: "the path of the repository must be UTF-8".to_owned(),
+    })?;
+    Ok(BackendOptions::default().repository(path).to_backends().map_err(repository_failure)?.repository())
+}
+
+#[cfg(feature = "backup-remote")]
+fn remote_backend(remote: &Remote, writes: bool) -> Result<Arc<dyn WriteBackend>, Failure> {
+    let backend = super::remote::Backend::new(remote)?;
+    if writes {
+        backend.claim(remote)?;
+    }
+    Ok(Arc::new(backend))
+}
+
+#[cfg(not(feature = "backup-remote"))]
+fn remote_backend(_: &Remote, _: bool) -> Result<Arc<dyn WriteBackend>, Failure> {
+    Err(Failure::RemoteNotBuilt)
+}
+
+/// Whether there is a repository at all.
+pub(super) fn probe(request: &Request) -> Result<(), Failure> {
+    if backend(request)?.list(FileType::Config).map_err(repository_failure)?.is_empty() {
+        return Err(Failure::NoRepository { repo: request.place() });
+    }
+    Ok(())
 }
 
 /// Reads and checks the key file.
@@ -192,8 +233,11 @@ fn lock(request: &Request, how: Lock) -> Result<File, Failure> {
     let mut name = request.repo.as_os_str().to_owned();
     name.push(".lock");
     let path = Path::new(&name);
+    if let (Some(_), Some(directory)) = (&request.remote, path.parent()) {
+        std::fs::create_dir_all(directory).map_err(|e| io(directory, &e))?;
+    }
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(|e| io(path, &e))?;
-    let repo = || request.repo.display().to_string();
+    let repo = || request.place();
     let begun = Instant::now();
     loop {
         match if how == Lock::Shared { file.try_lock_shared() } else { file.try_lock() } {
@@ -225,6 +269,10 @@ impl SnapshotGate {
     /// From now on snapshot files are dropped (`true`) or written and remembered.
     pub(super) fn hold(&self, hold: bool) {
         self.hold.store(hold, Ordering::SeqCst);
+    }
+    /// How many snapshots were written.
+    pub(super) fn count_written(&self) -> u64 {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
     /// Id of the last snapshot written.
     pub(super) fn last_written(&self) -> Option<Id> {
@@ -293,6 +341,10 @@ impl std::fmt::Debug for Counter {
 impl Counter {
     pub(super) fn new(sink: ProgressSink) -> Self {
         Self(Arc::new(CounterState { bytes: AtomicU64::new(0), files: AtomicU64::new(0), reported: Mutex::new(Instant::now()), sink }))
+    }
+    /// Bytes handled so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
     }
     pub(super) fn add(&self, bytes: u64, files: u64) {
         let bytes = self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -23,12 +23,12 @@ impl Lab {
         self.dir.path().join(name)
     }
     pub(crate) fn request(&self, job: Job) -> Request {
-        Request { repo: self.path("repo"), key_file: self.path("key"), lock_within_s: None, job }
+        Request { repo: self.path("repo"), remote: None, key_file: self.path("key"), lock_within_s: None, job }
     }
     fn run(&self, job: Job) -> Result<Output, Failure> {
         handle(&self.request(job), Arc::new(|_| {}))
     }
-    fn backup(&self, source: Source) -> SnapshotReport {
+    pub(crate) fn backup(&self, source: Source) -> SnapshotReport {
         match self.run(Job::Backup {
             source,
             volume: "shop_data".into(),

@@ -102,6 +102,7 @@ mod tests {
             release: None,
             tags: vec![],
             operation: None,
+            copies: vec![],
         }
     }
 

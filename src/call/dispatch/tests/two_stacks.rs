@@ -20,6 +20,7 @@ async fn keeper_of(stacks: &str) -> Bench {
         release: None,
         tags: vec![],
         operation: None,
+        copies: vec![],
     };
     b.house.store.put_backup(&record).await.expect("recorded");
     b

@@ -139,7 +139,7 @@ async fn a_worker_ends_when_its_supervisor_lets_go_of_it() {
     lock.lock().unwrap();
     let mut child = tokio::process::Command::new(&house.exe).arg("worker").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let request = Request { repo: house.repo.clone(), key_file: house.key_file.clone(), lock_within_s: None, job: Job::List };
+    let request = Request { repo: house.repo.clone(), remote: None, key_file: house.key_file.clone(), lock_within_s: None, job: Job::List };
     stdin.write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).await.unwrap();
     drop(stdin);
     let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it must end").unwrap();

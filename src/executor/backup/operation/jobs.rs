@@ -6,6 +6,7 @@ use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::operation::{OperationState, Phase};
+use crate::store::backup::copies::CopyRecord;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use crate::store::kept::KeptRecord;
 use chrono::Utc;
@@ -21,6 +22,7 @@ impl Work {
             | DataJob::Drill { .. }
             | DataJob::Discard { .. }
             | DataJob::Check { .. }
+            | DataJob::Copy { .. }
             | DataJob::Export { .. }
             | DataJob::Forget { .. } => Phase::Prepare,
         };
@@ -33,12 +35,14 @@ impl Work {
                 }
                 Ok(warning)
             }
-            DataJob::Drill { snapshots } => self.drill(snapshots).await,
-            DataJob::Check { part } => {
-                self.say(0.0, format!("checking the repository and reading part {} of {} of its data", part.0, part.1));
-                let done = self.interruptible(self.step(DataAct::Check { part: *part })).await?;
+            DataJob::Drill { snapshots, copy } => self.drill(snapshots, copy.as_ref()).await,
+            DataJob::Check { part, copy } => {
+                let which = copy.as_ref().map_or_else(|| "the repository".to_owned(), |c| format!("the copy {c}"));
+                self.say(0.0, format!("checking {which} and reading part {} of {} of its data", part.0, part.1));
+                let done = self.interruptible(self.step(DataAct::Check { part: *part, copy: copy.clone() })).await?;
                 sound(&done)
             }
+            DataJob::Copy { copy } => self.copy(copy).await,
             DataJob::Export { snapshots } => {
                 let exports = self.hands()?.house.exports();
                 for (n, snapshot) in snapshots.iter().enumerate() {
@@ -126,13 +130,13 @@ impl Work {
     }
 
     /// All of them, also after one has failed: which come back and which do not is what a drill is for.
-    async fn drill(&self, snapshots: &[(BackupRecord, Option<ServiceName>)]) -> Result<Option<String>, Stop> {
+    async fn drill(&self, snapshots: &[(BackupRecord, Option<ServiceName>)], copy: Option<&String>) -> Result<Option<String>, Stop> {
         let mut failed = vec![];
         for (n, (snapshot, service)) in snapshots.iter().enumerate() {
             self.say(100.0 * n as f64 / snapshots.len() as f64, format!("rehearsing the restore of {}", snapshot.volume));
             let name = format!("dockwarden-drill-{}", ulid::Ulid::generate().to_string().to_lowercase());
             let scratch = EngineName::new(name).map_err(|e| Stop::Failed(e.to_string()))?;
-            let act = DataAct::Drill { snapshot: Box::new(snapshot.clone()), scratch, service: service.clone() };
+            let act = DataAct::Drill { snapshot: Box::new(snapshot.clone()), scratch, service: service.clone(), copy: copy.cloned() };
             let done: DrillRecord =
                 serde_json::from_value(self.interruptible(self.step(act)).await?).map_err(|e| Stop::Failed(e.to_string()))?;
             if !done.passed {
@@ -140,6 +144,18 @@ impl Work {
             }
         }
         if failed.is_empty() { Ok(None) } else { Err(Stop::Failed(format!("the drill FAILED for {}", failed.join("; ")))) }
+    }
+
+    /// A copy that failed is recorded like one that did not.
+    async fn copy(&self, copy: &str) -> Result<Option<String>, Stop> {
+        self.say(0.0, format!("bringing the copy {copy} up to date"));
+        let done = self.interruptible(self.step(DataAct::Copy { copy: copy.to_owned() })).await?;
+        let record: CopyRecord = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
+        if record.passed {
+            Ok(Some(record.told()))
+        } else {
+            Err(Stop::Failed(format!("the copy {copy} is not up to date: {}", record.detail)))
+        }
     }
 
     /// What the schedule no longer needs goes, also after a backup that was not whole: of each source and each period the newest whole snapshot stays. The
@@ -218,7 +234,8 @@ fn sound(done: &Value) -> Result<Option<String>, Stop> {
         return Ok(None);
     }
     Err(Stop::Failed(format!(
-        "the backup repository is NOT sound: {}; take no comfort in its snapshots before `restic check` says why",
+        "{} is NOT sound: {}; take no comfort in its snapshots before `restic check` says why",
+        record.copy.as_ref().map_or_else(|| "the backup repository".to_owned(), |c| format!("the copy {c}")),
         record.detail
     )))
 }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 mod commands;
+mod copies;
 mod discard;
 mod holds;
 
@@ -355,7 +356,7 @@ async fn crash_everywhere(verb: &str) {
         let rig = Rig::new().await;
         let job = match verb {
             "restore" => DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None, path: None, to: None },
-            "verify_backup" => DataJob::Drill { snapshots: vec![(rig.snapshot().await, None)] },
+            "verify_backup" => DataJob::Drill { snapshots: vec![(rig.snapshot().await, None)], copy: None },
             _ => backup(),
         };
         let crashed = Arc::new(AtomicBool::new(false));
@@ -407,7 +408,7 @@ async fn a_crash_at_any_record_of_a_drill_leaves_nothing_of_it() {
 async fn a_drill_is_recorded_leaves_nothing_behind_and_fails_on_a_damaged_pack() {
     let rig = Rig::new().await;
     let snapshot = rig.snapshot().await;
-    let job = || DataJob::Drill { snapshots: vec![(snapshot.clone(), None)] };
+    let job = || DataJob::Drill { snapshots: vec![(snapshot.clone(), None)], copy: None };
     let op = rig.exec.submit_data(Some(shop()), job(), test_permit(), request("verify_backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert_eq!((op.state, done.drills.len()), (OperationState::Done, 1), "{op:?}");

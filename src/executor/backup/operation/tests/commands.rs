@@ -186,7 +186,7 @@ async fn a_damaged_pack_fails_the_check_of_its_part_and_is_recorded() {
     let rig = Rig::new().await;
     rig.snapshot().await;
     let whole = |done: &DataResult| done.checks.iter().map(|c| (c.level, c.passed, c.part.clone())).collect::<Vec<_>>();
-    let (op, done) = run(&rig, &rig.exec, "verify_backup", DataJob::Check { part: (1, 1) }).await;
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", DataJob::Check { part: (1, 1), copy: None }).await;
     assert_eq!((op.state, whole(&done)), (OperationState::Done, vec![(2, true, Some("1/1".into()))]));
     let repo = rig.exec.backups.clone().unwrap().repo;
     let pack = walk(&repo.join("data")).into_iter().max_by_key(|p| p.metadata().unwrap().len()).unwrap();
@@ -194,7 +194,7 @@ async fn a_damaged_pack_fails_the_check_of_its_part_and_is_recorded() {
     bytes[40] ^= 0xff;
     std::fs::remove_file(&pack).unwrap();
     std::fs::write(&pack, bytes).unwrap();
-    let (op, done) = run(&rig, &rig.exec, "verify_backup", DataJob::Check { part: (1, 1) }).await;
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", DataJob::Check { part: (1, 1), copy: None }).await;
     assert_eq!((op.state, whole(&done)), (OperationState::Failed, vec![(2, false, Some("1/1".into()))]));
     assert!(op.message.as_deref().is_some_and(|m| m.contains("NOT sound")), "{op:?}");
     let kept = rig.store.last_checks().await.unwrap();

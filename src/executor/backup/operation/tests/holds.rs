@@ -136,7 +136,7 @@ async fn a_drill_without_room_makes_nothing_and_says_nothing_of_the_snapshot() {
     let rig = Rig::new().await;
     let mut snapshot = rig.snapshot().await;
     snapshot.bytes = u64::MAX / 4;
-    let job = DataJob::Drill { snapshots: vec![(snapshot, None)] };
+    let job = DataJob::Drill { snapshots: vec![(snapshot, None)], copy: None };
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("verify_backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("more are needed there")), "{op:?}");

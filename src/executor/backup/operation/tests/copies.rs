@@ -1,0 +1,119 @@
+//! Second repositories as operations: what they hold, what is proven of them, and that the backup does not depend on them.
+
+use super::*;
+use crate::model::ids::SnapshotId;
+use crate::model::target::BackupSettings;
+use crate::store::backup::copies::CopyState;
+
+/// An executor whose repository has one copy, `disk`, in a directory of its own.
+fn with_copy(rig: &Rig, more: &str) -> Arc<Executor> {
+    let at = rig.dir.path().join("disk/copy");
+    let settings: BackupSettings = toml::from_str(&format!("[copies.disk]\nat = {at:?}\n{more}")).unwrap();
+    let mut house = house::BackupHouse::of(&rig.dir.path().join("home"), rig.dir.path().join("worker.sh"), Duration::from_secs(60));
+    house = house.configured(&settings, rig.store.instance());
+    let options = Options { backups: Some(house), ..Options::default() };
+    Executor::new(rig.engine.clone(), rig.store.clone(), Arc::new(|_, _| RequestFacts::default()), options)
+}
+
+async fn run(rig: &Rig, exec: &Arc<Executor>, verb: &str, job: DataJob) -> (Operation, DataResult) {
+    let op = exec.submit_data(None, job, test_permit(), request(verb, None)).await.unwrap();
+    rig.done(exec, &op).await
+}
+
+fn copy() -> DataJob {
+    DataJob::Copy { copy: "disk".into() }
+}
+
+async fn state(rig: &Rig) -> CopyState {
+    rig.store.copies(vec!["disk".into()]).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn a_copy_holds_the_snapshots_is_proven_by_itself_and_outlives_the_repository() {
+    let rig = Rig::new().await;
+    let exec = with_copy(&rig, "");
+    let first = rig.snapshot().await;
+    assert_eq!((state(&rig).await.last_good, state(&rig).await.missing), (None, 1));
+    let drill = || DataJob::Drill { snapshots: vec![(first.clone(), None)], copy: Some("disk".into()) };
+    let (op, done) = run(&rig, &exec, "verify_backup", drill()).await;
+    assert!(op.state == OperationState::Failed && done.drills.is_empty(), "it is not there yet: {op:?}");
+    assert!(op.message.as_deref().is_some_and(|m| m.contains("does not hold snapshot")), "{op:?}");
+
+    let (op, done) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!(op.message.as_deref(), Some("the copy disk holds 1 snapshots: 1 added, 0 removed"));
+    assert!(done.copies[0].bytes > 0, "{:?}", done.copies);
+    assert_eq!(rig.store.backups(None, None, 10).await.unwrap()[0].copies, ["disk"]);
+    rig.engine.write_volume_file("shop_data", "a", b"two");
+    let second = rig.snapshot().await;
+    assert_eq!((state(&rig).await.held, state(&rig).await.missing), (1, 1));
+    let (_, done) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!((done.copies[0].copied, done.copies[0].held, done.copies[0].removed), (1, 2, 0));
+    let (_, done) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!((done.copies[0].copied, done.copies[0].held), (0, 2), "nothing is added twice");
+
+    // What is removed from the repository stays in the copy.
+    let gone = SnapshotId::new(first.snapshot_id.clone()).unwrap();
+    run(&rig, &exec, "prune", DataJob::Forget { snapshots: vec![gone] }).await;
+    let (_, done) = run(&rig, &exec, "backup", copy()).await;
+    let house = exec.backups.clone().unwrap();
+    let there = house.second("disk").unwrap().house.list().await.unwrap();
+    assert_eq!((done.copies[0].removed, there.len()), (0, 2));
+    assert!(there.iter().any(|s| s.original.as_str() == first.snapshot_id));
+
+    // The repository is lost: the copy is whole.
+    std::fs::remove_dir_all(rig.dir.path().join("home/backups/data")).unwrap();
+    let drill = |copy: Option<&str>| DataJob::Drill { snapshots: vec![(second.clone(), None)], copy: copy.map(str::to_owned) };
+    let (op, _) = run(&rig, &exec, "verify_backup", drill(None)).await;
+    assert_eq!(op.state, OperationState::Failed);
+    let (op, done) = run(&rig, &exec, "verify_backup", drill(Some("disk"))).await;
+    assert_eq!((op.state, done.drills[0].passed, done.drills[0].copy.as_deref()), (OperationState::Done, true, Some("disk")));
+    assert_eq!(done.drills[0].snapshot_id, second.snapshot_id, "named as everybody knows it");
+    let last = rig.store.last_drills(None, Some("shop_data")).await.unwrap();
+    assert_eq!(last.iter().map(|d| (d.copy.as_deref(), d.passed)).collect::<Vec<_>>(), [(Some("disk"), true), (None, false)]);
+    let (op, done) = run(&rig, &exec, "verify_backup", DataJob::Check { part: (1, 1), copy: Some("disk".into()) }).await;
+    assert_eq!((op.state, done.checks[0].passed, done.checks[0].copy.as_deref()), (OperationState::Done, true, Some("disk")));
+    assert_eq!(rig.volumes().await, ["shop_data"]);
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_had_is_a_recorded_failure_and_no_failure_of_the_backup() {
+    let rig = Rig::new().await;
+    let exec = with_copy(&rig, "");
+    std::fs::write(rig.dir.path().join("disk"), "not a directory").unwrap();
+    let (op, done) = run(&rig, &exec, "backup", backup()).await;
+    assert_eq!((op.state, done.snapshots.len()), (OperationState::Done, 1), "{op:?}");
+    let (op, done) = run(&rig, &exec, "backup", copy()).await;
+    assert!(
+        op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.starts_with("the copy disk is not up to date: ")),
+        "{op:?}"
+    );
+    assert!(!done.copies[0].passed && done.copies[0].detail.contains("disk/copy"), "{:?}", done.copies);
+    let failed = state(&rig).await;
+    assert_eq!((failed.last_good, failed.failed_at, &failed.detail), (None, Some(done.copies[0].at), &done.copies[0].detail));
+    std::fs::remove_file(rig.dir.path().join("disk")).unwrap();
+    let (op, done) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!((op.state, done.copies[0].held), (OperationState::Done, 1), "{op:?}");
+    let good = state(&rig).await;
+    assert_eq!((good.last_good, good.failed_at, good.detail.as_str()), (Some(done.copies[0].at), None, ""));
+    let (op, _) = run(&rig, &exec, "backup", DataJob::Copy { copy: "tape".into() }).await;
+    assert!(op.message.as_deref().is_some_and(|m| m.contains("there is no copy tape: there are disk")), "{op:?}");
+}
+
+#[tokio::test]
+async fn a_copy_has_numbers_and_a_key_of_its_own() {
+    let rig = Rig::new().await;
+    let key = rig.dir.path().join("disk.key");
+    let keep = "keep = {hourly = 1, daily = 1, weekly = 1, monthly = 1, pre_update = 0}";
+    let exec = with_copy(&rig, &format!("key_file = {key:?}\n{keep}\n"));
+    for content in ["one", "two", "three"] {
+        rig.engine.write_volume_file("shop_data", "a", content.as_bytes());
+        rig.snapshot().await;
+        run(&rig, &exec, "backup", copy()).await;
+    }
+    let house = exec.backups.clone().unwrap();
+    let second = &house.second("disk").unwrap().house;
+    assert_eq!((house.list().await.unwrap().len(), second.list().await.unwrap().len()), (3, 1));
+    assert_eq!(second.key_file, key);
+    assert_ne!(std::fs::read(&key).unwrap(), std::fs::read(&house.key_file).unwrap());
+    assert_eq!(second.check(true).await.unwrap(), Vec::<String>::new());
+}
