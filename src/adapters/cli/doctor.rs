@@ -74,7 +74,6 @@ pub async fn doctor(global: &Global) -> CliResult {
     let answers = running.level == Level::Ok;
     findings.push(running);
     if answers {
-        findings.push(backups(global).await);
         findings.extend(approvers(global, &places.config_dir).await);
         findings.extend(backups(global).await);
     }
