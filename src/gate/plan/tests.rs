@@ -33,6 +33,7 @@ fn facts() -> PlanFacts {
         containers: set(&["billing-db-1"]),
         hostnames: set(&["billing.example.com"]),
         names: BTreeMap::from([("edge".to_owned(), set(&["api", "pay"]))]),
+        followed: vec![],
     };
     PlanFacts {
         stack: Some(StackName::new("shop").unwrap()),

@@ -3,6 +3,7 @@
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
 use super::super::exchange::{self, Exchange};
 use super::super::keep::PRE_RESTORE;
+use super::super::reach;
 use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
@@ -80,7 +81,7 @@ impl Work {
             let n = taken.len();
             taken.push(self.read(act, (n, all), &mut partial).await?);
         }
-        let hosts: Vec<String> = job.directories.iter().map(|d| d.host.clone()).collect();
+        let hosts: Vec<String> = job.directories.iter().map(|d| d.bound().to_owned()).collect();
         let (held, calm) = match quiesce {
             Quiesce::None => (vec![], None),
             Quiesce::Pause | Quiesce::Stop => {
@@ -161,6 +162,7 @@ impl Work {
 
     async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory, path: Option<PathBuf>) -> Result<Option<String>, Stop> {
         let into = restore::beside(directory, snapshot, &self.id)?;
+        reach::unmoved(self.exec.engine.as_ref(), directory).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
         let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into, path };
         let done = self.interruptible(self.step(act)).await?;
@@ -173,12 +175,13 @@ impl Work {
         let hands = self.hands()?;
         self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
         let staged = restore::beside(directory, snapshot, &self.id)?;
+        reach::unmoved(self.exec.engine.as_ref(), directory).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, staged.display()));
         let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into: staged.clone(), path: None };
         let done = self.interruptible(self.step(act)).await?;
         self.compared(done)?;
         let live = directory.here.clone().unwrap_or_default();
-        let users = exchange::users(self.exec.engine.as_ref(), &directory.host).await?;
+        let users = exchange::users(self.exec.engine.as_ref(), directory.bound()).await?;
         let kept = restore::kept_beside(&live, &self.id);
         // Looked at before anything is stopped: what cannot be exchanged is refused without a gap.
         let exchange = Exchange::of(&live, &staged, kept, users.clone())?;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 mod commands;
 mod exchange;
 mod holds;
+mod links;
 
 struct Rig {
     dir: TempDir,

@@ -17,7 +17,7 @@ async fn world() -> World {
     let host = rig.dir.path().join("srv/data");
     std::fs::create_dir_all(&host).unwrap();
     std::fs::write(host.join("file"), "old").unwrap();
-    let directory = Directory { host: host.display().to_string(), here: Some(host.clone()) };
+    let directory = Directory { host: host.display().to_string(), here: Some(host.clone()), real: None };
     let (volume, progress): (_, crate::executor::backup::ProgressSink) = (directory.host.clone(), Arc::new(|_| {}));
     let asked =
         BackupRequest { path: host.clone(), volume, stack: Some(shop()), instance: "i".into(), tags: vec![], definition: None, progress };
