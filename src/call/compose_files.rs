@@ -146,7 +146,9 @@ pub fn protected(config: &Config) -> BTreeSet<PathBuf> {
     let own = [&config.home, &config.config_dir, &config.memory];
     let real = own.iter().filter_map(|p| std::fs::canonicalize(p).ok()).map(|p| on_host(config, &p));
     let mut all: BTreeSet<PathBuf> = own.iter().map(|p| on_host(config, p)).chain(real).collect();
-    all.extend(config.path_map.iter().flatten().filter(|(inside, host)| inside != host).map(|(_, host)| host.clone()));
+    // The whole host, mounted for a look at it, is nobody's.
+    let ours = |inside: &PathBuf, host: &PathBuf| inside != host && host != Path::new("/");
+    all.extend(config.path_map.iter().flatten().filter(|(inside, host)| ours(inside, host)).map(|(_, host)| host.clone()));
     all
 }
 
