@@ -138,13 +138,18 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     let store = Store::open(&config.home, &config.memory).await?;
     let (engine, endpoint) = engine(&config)?;
     let engine: Arc<dyn Engine> = crate::engine::adopted::Adopted::over(engine, store.registry());
-    match container::path_map(engine.as_ref(), &endpoint).await {
-        Ok(map) => config.path_map = map,
+    let place = match container::place(engine.as_ref(), &endpoint).await {
+        Ok(place) => place,
         Err(e) => {
-            // An empty map: nothing can be vouched for.
-            config.path_map = Some(std::collections::BTreeMap::new());
             tracing::error!(error = %e, "the engine did not tell this container's mounts; bind mounts are refused until the supervisor starts again");
+            container::Place::unanswered()
         }
+    };
+    (config.path_map, config.own_container) = (place.map, place.own);
+    if config.own_container == crate::model::config::OwnContainer::Unknown {
+        tracing::warn!(
+            "the supervisor runs in a container that it cannot find on the engine: volumes and networks of unknown owners may be its own and are denied"
+        );
     }
     // Nothing is at work yet: whatever lies in the spool was left by a supervisor that was killed.
     if let Some(left) = backups(&config, store.instance(), executor.front_binary.clone()).and_then(|b| b.sweep_spool().err()) {

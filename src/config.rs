@@ -144,6 +144,7 @@ pub fn load(places: &Places) -> Result<Config, ConfigError> {
         settings,
         host_name: host_name(),
         path_map: None,
+        own_container: Default::default(),
     })
 }
 

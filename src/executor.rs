@@ -18,7 +18,7 @@ mod leave;
 pub mod names;
 mod once;
 mod patience;
-mod places;
+pub mod places;
 mod preflight;
 mod prepare;
 pub mod probe;
@@ -29,6 +29,7 @@ pub mod restore;
 mod run;
 mod smoke;
 mod snapshot;
+pub(crate) mod straight;
 #[cfg(test)]
 mod tests;
 mod triggers;
@@ -453,7 +454,11 @@ impl Executor {
     }
 
     fn request_facts(&self, plan: &Plan, service: Option<&ServiceName>) -> RequestFacts {
-        (self.facts)(plan, service)
+        let facts = (self.facts)(plan, service);
+        match service {
+            Some(service) => facts.planned(&plan.images, service),
+            None => facts,
+        }
     }
     fn probes_host_ports(&self) -> bool {
         self.host_ports

@@ -87,6 +87,8 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &str, key: &Pa
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&aside)(e)),
         _ => std::fs::create_dir(&aside).map_err(io(&aside))?,
     }
+    // A home of ours may be reached through a link; a restore follows none.
+    let aside = aside.canonicalize().map_err(io(&aside))?;
     house.restore(&newest.snapshot_id, &aside).await?;
     if let Some(first) = house.verify(&newest.snapshot_id, &aside).await?.first() {
         return Err(BootstrapError::Differs(newest.snapshot_id.to_string(), first.clone()));

@@ -8,7 +8,7 @@ use super::prepare::Source;
 use crate::compose::{self, Files, LoadErrors, ReadError};
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::redact;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
@@ -138,6 +138,18 @@ pub fn on_host(config: &Config, seen: &Path) -> PathBuf {
         .filter(|(inside, _)| seen.starts_with(inside))
         .max_by_key(|(inside, _)| inside.components().count());
     best.map_or_else(|| seen.to_owned(), |(inside, host)| host.join(seen.strip_prefix(inside).expect("filtered by this prefix")))
+}
+
+/// Paths of the host that are the supervisor's own: home, configuration and memory, and whatever else is mounted into its container (single files of the
+/// configuration, keys, the volumes of its state). What is mounted under its own path is not: that is how stacks' directories are shown to it.
+pub fn protected(config: &Config) -> BTreeSet<PathBuf> {
+    let own = [&config.home, &config.config_dir, &config.memory];
+    let real = own.iter().filter_map(|p| std::fs::canonicalize(p).ok()).map(|p| on_host(config, &p));
+    let mut all: BTreeSet<PathBuf> = own.iter().map(|p| on_host(config, p)).chain(real).collect();
+    // The whole host, mounted for a look at it, is nobody's.
+    let ours = |inside: &PathBuf, host: &PathBuf| inside != host && host != Path::new("/");
+    all.extend(config.path_map.iter().flatten().filter(|(inside, host)| ours(inside, host)).map(|(_, host)| host.clone()));
+    all
 }
 
 /// Reads what a source means. Blocking: called off the async threads.
@@ -290,7 +302,7 @@ pub fn load_error(errors: &LoadErrors) -> CallError {
         redact::line(hint, 400),
     );
     error.field = first.and_then(|e| e.path.clone());
-    let rules: std::collections::BTreeSet<&str> = errors.0.iter().filter_map(|e| e.rule).collect();
+    let rules: BTreeSet<&str> = errors.0.iter().filter_map(|e| e.rule).collect();
     error.data(serde_json::json!({"problems": problems, "rules": rules}))
 }
 
@@ -340,6 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_mounted_into_our_container_is_ours_but_for_the_roots_of_stacks() {
+        let at = PathBuf::from;
+        let config = Config {
+            home: "/var/lib/dockwarden".into(),
+            config_dir: "/etc/dockwarden".into(),
+            memory: "/var/lib/dockwarden/memory".into(),
+            settings: Default::default(),
+            host_name: "h".into(),
+            path_map: Some(BTreeMap::from([
+                (at("/etc/dockwarden/agents"), at("/srv/dockwarden/agents")),
+                (at("/etc/dockwarden/keys"), at("/srv/dockwarden/secrets")),
+                (at("/etc/dockwarden/policy.toml"), at("/srv/dockwarden/agents/policy.toml")),
+                (at("/var/lib/dockwarden"), at("/var/lib/docker/volumes/dockwarden_state/_data")),
+                (at("/srv"), at("/srv")),
+            ])),
+            own_container: Default::default(),
+        };
+        let all = protected(&config);
+        for own in ["/srv/dockwarden/agents", "/srv/dockwarden/secrets", "/var/lib/docker/volumes/dockwarden_state/_data"] {
+            assert!(all.contains(Path::new(own)), "{own}: {all:?}");
+        }
+        assert!(!all.contains(Path::new("/srv")), "{all:?}");
+        assert!(protected(&Config { path_map: None, ..config }).contains(Path::new("/etc/dockwarden")));
+    }
+
+    #[test]
     fn a_path_is_seen_through_the_longest_mount() {
         let map = BTreeMap::from([(PathBuf::from("/srv"), PathBuf::from("/srv")), (PathBuf::from("/data"), PathBuf::from("/srv/deep"))]);
         let config = Config {
@@ -349,6 +387,7 @@ mod tests {
             settings: Default::default(),
             host_name: "h".into(),
             path_map: Some(map),
+            own_container: Default::default(),
         };
         assert_eq!(visible(&config, Path::new("/srv/deep/x")), Some(PathBuf::from("/data/x")));
         assert_eq!(visible(&config, Path::new("/srv/y")), Some(PathBuf::from("/srv/y")));

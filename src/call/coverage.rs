@@ -56,7 +56,9 @@ pub async fn uncovered(call: &Call, only: Option<&StackName>) -> Result<Vec<Unco
 
 /// Directories of the host that backups of a stack read.
 fn read_directories(call: &Call, spec: &StackSpec, project: Option<&str>) -> BTreeSet<String> {
-    spec.services.values().flat_map(|s| sources::directories(&call.house, project, s)).map(|d| d.host).collect()
+    // Where they lead is looked at when they are read; here it is about their names.
+    let judged = Default::default();
+    spec.services.values().flat_map(|s| sources::directories(&call.house, project, &judged, s)).map(|d| d.host).collect()
 }
 
 /// Of one release: data outside of volumes, data that nothing schedules, data without any whole snapshot yet. Pure.

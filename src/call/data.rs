@@ -1,18 +1,34 @@
 //! From a permitted backup or restore to its reply: hands the job to the executor, waits with progress as asked, reads what came of it from the journal.
 //! The operation goes on whatever happens to the caller. Deliberately absent: which volumes, and any step.
 
+use super::error::ErrorCode;
 use super::run::{self, Waiting};
 use super::{Call, CallError};
-use crate::executor::backup::{DataJob, DataResult};
+use crate::executor::backup::{DataJob, DataResult, INSTANCE};
 use crate::executor::{Request, Until};
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::plan::Plan;
 use crate::redact;
+use crate::store::backup::BackupRecord;
 use chrono::Utc;
 use schemars::JsonSchema;
 use serde::Serialize;
+
+/// Refuses a snapshot of a supervisor's own databases and keys, this one's or another's: no tool hands them out.
+///
+/// # Errors
+/// `Denied`, with the command that brings an instance back.
+pub fn not_the_houses(record: &BackupRecord) -> Result<(), CallError> {
+    if record.volume != INSTANCE {
+        return Ok(());
+    }
+    let message =
+        format!("snapshot {} holds a supervisor's own databases and keys, which are off limits to every tool", record.snapshot_id);
+    let hint = "an operator brings an instance back at the terminal: `dockwarden restore --bootstrap`";
+    Err(CallError::new(ErrorCode::Denied, message, hint).field("snapshot_id"))
+}
 
 /// Where a backup or restore stands.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -117,4 +133,55 @@ async fn waited(call: &Call, operation: Operation, waiting: &Waiting) -> Result<
 /// The store's.
 pub async fn result(call: &Call, id: &OperationId) -> Result<DataResult, CallError> {
     Ok(DataResult::of(&call.house.store.steps(id).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::dispatch::tests::bench_of;
+    use serde_json::json;
+
+    const KEEPER: &str = "---
+name: keeper
+description: Restores.
+tools: restore, verify_backup, export
+model: inherit
+dockwarden:
+  tier: tier_3_write_elevated
+  rules:
+    - {id: any, effect: allow, tools: [restore, verify_backup, export], because: \"it restores whatever it likes\"}
+---
+Keep them.
+";
+
+    #[tokio::test]
+    async fn the_supervisors_own_snapshot_is_given_out_by_no_tool() {
+        let b = bench_of(KEEPER).await;
+        let record = BackupRecord {
+            snapshot_id: "a".repeat(64),
+            stack: None,
+            volume: INSTANCE.to_owned(),
+            bytes: 1,
+            added: 1,
+            files: 1,
+            state: "complete".to_owned(),
+            at: Utc::now() - chrono::TimeDelta::hours(1),
+            agent: "warden".to_owned(),
+            release: None,
+            tags: vec![],
+            operation: None,
+        };
+        b.house.store.put_backup(&record).await.unwrap();
+        let id = json!({"snapshot_id": record.snapshot_id});
+        let into = json!({"snapshot_id": record.snapshot_id, "into": "dockwarden.instance-restored-x"});
+        let by_name = json!({"volume": INSTANCE, "at": Utc::now().to_rfc3339()});
+        for (tool, input) in
+            [("restore", id.clone()), ("restore", into), ("restore", by_name), ("verify_backup", id.clone()), ("export", id)]
+        {
+            let refused = b.call(tool, input.clone()).await.expect_err(tool);
+            assert!(refused.code == ErrorCode::Denied && refused.message.contains("own databases and keys"), "{tool} {input}: {refused}");
+        }
+        let shop = BackupRecord { volume: "shop_data".to_owned(), ..record };
+        assert!(not_the_houses(&shop).is_ok());
+    }
 }

@@ -1,12 +1,14 @@
 //! What the plan gate must know of the world and cannot look up itself: where host paths really lead, whose volumes and networks there are, which values
 //! stand in the text of a file. Reads only. What could not be found out is left out, and the gate takes what is missing for the worse.
 
-use super::compose_files::{Bundle, on_host, visible};
+use super::compose_files::{Bundle, on_host, protected, visible};
 use super::{Call, CallError};
 use crate::compose::Loaded;
-use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts, ownership, paths};
-use crate::model::config::Config;
-use crate::model::ids::{EngineName, ServiceName, StackName};
+use crate::engine::Engine;
+use crate::executor::places;
+use crate::gate::plan::{BindFact, OtherStack, PathKind, PlanFacts, above, normalise, ownership, paths};
+use crate::model::config::{Config, OwnContainer};
+use crate::model::ids::{ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ContainerSummary, ImageIdentity, ImageInfo, NetworkInfo, VolumeInfo};
 use crate::model::plan::Plan;
@@ -67,8 +69,7 @@ struct World {
     networks: Vec<NetworkInfo>,
     containers: Vec<ContainerSummary>,
     images: Vec<ImageInfo>,
-    supervisor_containers: BTreeSet<String>,
-    supervisor_objects: BTreeSet<String>,
+    supervisor: Supervisor,
     supervisor_env: BTreeSet<String>,
     resolved: BTreeMap<String, BindFact>,
 }
@@ -94,8 +95,9 @@ pub async fn gather(
         own.extend(release.spec.volumes.values().filter(|v| !v.external).map(|v| v.name.clone()));
         own.extend(release.spec.networks.values().filter(|n| !n.external).map(|n| n.name.clone()));
     }
-    let (supervisor_containers, supervisor_objects) = supervisor(call).await?;
+    let supervisor = supervisor(engine.as_ref(), &house.config.own_container).await?;
     let names = names(call, plan, &own).await?;
+    let followed = followed(call, plan).await?;
     let named = paths::named(&plan.desired, plan.project_dir.as_deref(), &call.rulebook.policy);
     let config = house.config.clone();
     // Follows links on disks that may be slow or network mounts.
@@ -106,8 +108,7 @@ pub async fn gather(
         networks: networks?,
         containers: containers?,
         images: images?,
-        supervisor_containers,
-        supervisor_objects,
+        supervisor,
         supervisor_env: std::env::vars_os().filter_map(|(k, _)| k.into_string().ok()).collect(),
         resolved,
     };
@@ -116,6 +117,9 @@ pub async fn gather(
     let mut facts = assemble(subject, world, texts, &house.config);
     for (stack, names) in names {
         facts.other_stacks.entry(stack).or_default().names = names;
+    }
+    for (stack, paths) in followed {
+        facts.other_stacks.entry(stack).or_default().followed = paths;
     }
     Ok(facts)
 }
@@ -142,6 +146,24 @@ async fn names(
                 let entry = found.entry(record.name.to_string()).or_default().entry(network.name.clone()).or_default();
                 entry.extend(ownership::names(service.as_str(), spec, &attached.aliases));
             }
+        }
+    }
+    Ok(found)
+}
+
+/// Host paths that containers of other stacks have, where they were judged to lead, by stack.
+async fn followed(call: &Call, plan: &Plan) -> Result<BTreeMap<String, Vec<above::Followed>>, CallError> {
+    let store = &call.house.store;
+    let mut found = BTreeMap::new();
+    for record in store.stacks().await?.into_iter().filter(|s| s.name != plan.stack) {
+        let Some(number) = record.current else { continue };
+        let Some(release) = store.release(&record.name, number).await? else { continue };
+        let judged = places::judged(store, &release).await?;
+        let real = |path: &str| judged.get(&normalise(path)).cloned().unwrap_or_else(|| normalise(path));
+        let mut paths = above::followed(&release.spec, &real);
+        paths.retain(|f| release.spec.services.iter().any(|(name, s)| s.active && name.as_str() == f.service));
+        if !paths.is_empty() {
+            found.insert(record.name.to_string(), paths);
         }
     }
     Ok(found)
@@ -188,10 +210,11 @@ fn assemble(subject: Subject<'_>, world: World, texts: &Texts, config: &Config) 
         project_dir: subject.project_dir.map(str::to_owned),
         environment: subject.environment.to_owned(),
         resolved: world.resolved,
-        protected_paths: [&config.home, &config.config_dir, &config.memory].map(|p| on_host(config, p).display().to_string()).into(),
+        protected_paths: protected(config).into_iter().map(|p| p.display().to_string()).collect(),
         engine_sockets: sockets(config),
-        supervisor_containers: world.supervisor_containers,
-        supervisor_objects: world.supervisor_objects,
+        supervisor_containers: world.supervisor.containers,
+        supervisor_objects: world.supervisor.objects,
+        supervisor_unknown: world.supervisor.unknown,
         other_stacks: other,
         own_objects: own,
         unowned_objects: unowned,
@@ -236,17 +259,25 @@ fn hostnames(labels: &BTreeMap<String, String>) -> BTreeSet<String> {
     found
 }
 
-/// The supervisor's own container and what it mounts, when it runs in one: the host name of a container is its short id unless someone set another.
-async fn supervisor(call: &Call) -> Result<(BTreeSet<String>, BTreeSet<String>), CallError> {
-    if call.house.config.path_map.is_none() {
-        return Ok(Default::default());
-    }
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let Ok(id) = EngineName::new(host) else { return Ok(Default::default()) };
-    let Some(me) = call.house.engine.container(&id).await? else { return Ok(Default::default()) };
+/// The supervisor's own container and what it mounts and is attached to, when it runs in one.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Supervisor {
+    containers: BTreeSet<String>,
+    objects: BTreeSet<String>,
+    /// Nobody could tell which they are.
+    unknown: bool,
+}
+
+async fn supervisor(engine: &dyn Engine, own: &OwnContainer) -> Result<Supervisor, CallError> {
+    let id = match own {
+        OwnContainer::None => return Ok(Supervisor::default()),
+        OwnContainer::Unknown => return Ok(Supervisor { unknown: true, ..Supervisor::default() }),
+        OwnContainer::Is(id) => id,
+    };
+    let Some(me) = engine.container(id).await? else { return Ok(Supervisor { unknown: true, ..Supervisor::default() }) };
     let mut objects: BTreeSet<String> = me.mounts.into_iter().filter_map(|m| m.name).collect();
     objects.extend(me.networks.into_keys());
-    Ok((BTreeSet::from([me.name, me.id.to_string()]), objects))
+    Ok(Supervisor { containers: BTreeSet::from([me.name, me.id.to_string()]), objects, unknown: false })
 }
 
 /// Where paths really lead.
@@ -298,3 +329,41 @@ fn sockets(config: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod cases;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::{Behaviour, FakeEngine};
+    use crate::engine::{ContainerSpec, EngineMount};
+    use crate::model::ids::{EngineName, ImageRef};
+    use crate::model::spec::MountKind;
+
+    #[tokio::test]
+    async fn our_own_volumes_are_known_by_our_own_container_and_not_finding_it_is_not_having_none() {
+        let engine = FakeEngine::new();
+        engine.add_image("dockwarden:1", Behaviour::running());
+        let mount = EngineMount {
+            kind: MountKind::Volume,
+            source: Some("dockwarden_state".into()),
+            target: "/var/lib/dockwarden".into(),
+            read_only: false,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
+        };
+        let (name, image) = (EngineName::new("dockwarden").unwrap(), ImageRef::new("dockwarden:1").unwrap());
+        let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, image) };
+        let id = Engine::create_container(&engine, &crate::executor::backup::test_permit(), &spec).await.unwrap();
+        let mine = supervisor(&engine, &OwnContainer::Is(id.clone())).await.unwrap();
+        assert!(mine.objects.contains("dockwarden_state") && mine.containers.contains("dockwarden") && !mine.unknown, "{mine:?}");
+        let gone = EngineName::new("another").unwrap();
+        for own in [OwnContainer::Unknown, OwnContainer::Is(gone)] {
+            assert!(supervisor(&engine, &own).await.unwrap().unknown, "{own:?}");
+        }
+        assert_eq!(supervisor(&engine, &OwnContainer::None).await.unwrap(), Supervisor::default());
+    }
+}

@@ -4,6 +4,9 @@
 use super::error::ErrorCode;
 use super::{Call, CallError, House, compose_files, observe, volumes};
 use crate::executor::backup::{BackupJob, Directory, Keeping, Quiesce, ServiceCommands, command};
+use crate::executor::{places, straight};
+use crate::gate::plan::normalise;
+use crate::model::config::Config;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::release::Release;
@@ -109,8 +112,9 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
             job.volumes.retain(|v| mine.contains(v) || (scheduled && !others.contains(v)));
         }
     }
+    let judged = places::judged(&call.house.store, release).await?;
     for spec in taken.values() {
-        for directory in directories(&call.house, release.project_dir.as_deref(), spec) {
+        for directory in directories(&call.house, release.project_dir.as_deref(), &judged, spec) {
             if !job.directories.contains(&directory) {
                 job.directories.push(directory);
             }
@@ -160,25 +164,66 @@ async fn written(
     Ok(out)
 }
 
-/// Directories of the host that a service may write, as far as they are its data: below the project or the policy's roots, directories, not our own home.
-pub fn directories(house: &House, project: Option<&str>, spec: &ServiceSpec) -> Vec<Directory> {
-    let rulebook = house.rulebook.load();
-    let policy = &rulebook.policy;
-    let roots: Vec<PathBuf> =
-        policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).map(String::as_str).chain(project).map(PathBuf::from).collect();
+/// Directories of the host that a service may write, as far as they are its data: below the project or the policy's roots, directories, nothing of our own.
+/// `judged` is where paths led when they were judged, as far as that is noted.
+pub fn directories(house: &House, project: Option<&str>, judged: &BTreeMap<String, String>, spec: &ServiceSpec) -> Vec<Directory> {
+    let roots = roots(house, project);
     let mounts = spec.mounts.iter().filter(|m| m.kind == MountKind::Bind && !m.read_only).filter_map(|m| m.source.as_deref());
     let mut out = vec![];
     for host in mounts.filter(|host| below(Path::new(host), &roots)) {
-        let here = compose_files::visible(&house.config, Path::new(host));
-        let here = here.and_then(|h| std::fs::canonicalize(h).ok());
-        // A socket or a single file is configuration more often than data; where it cannot be seen, the engine is asked for it.
-        let data = here.as_ref().is_none_or(|h| h.is_dir() && !house.config.home.starts_with(h) && !h.starts_with(&house.config.home));
-        let directory = Directory { host: host.trim_end_matches('/').to_owned(), here };
-        if data && !out.contains(&directory) {
+        let directory = directory(&house.config, &roots, judged, host);
+        // A socket or a single file is configuration more often than data. What is a link by now, or cannot be seen, is named and refused when it is read.
+        let data = directory.here.as_ref().is_none_or(|h| !matches!(straight::identity(h), Err(straight::Refused::NotDirectory(_))));
+        if data && !own(house, &directory) && !out.contains(&directory) {
             out.push(directory);
         }
     }
     out
+}
+
+/// The directory of the host that a snapshot is of, where it was judged to be in the release that runs.
+///
+/// # Errors
+/// The store's.
+pub async fn directory_of(house: &House, release: Option<&Release>, host: &str) -> Result<Directory, CallError> {
+    let judged = match release {
+        Some(release) => places::judged(&house.store, release).await?,
+        None => BTreeMap::new(),
+    };
+    let roots = roots(house, release.and_then(|r| r.project_dir.as_deref()));
+    let mut found = directory(&house.config, &roots, &judged, host);
+    if own(house, &found) {
+        found.here = None;
+    }
+    Ok(found)
+}
+
+fn roots(house: &House, project: Option<&str>) -> Vec<PathBuf> {
+    let rulebook = house.rulebook.load();
+    let policy = &rulebook.policy;
+    policy.bind_roots_allow.iter().chain(&policy.bind_roots_approval).map(String::as_str).chain(project).map(PathBuf::from).collect()
+}
+
+/// Where a path leads by the judgement: as noted; else as it is written, below a root whose own links are the operator's. A container mounts nothing above
+/// the highest root, so it cannot have put these there.
+fn directory(config: &Config, roots: &[PathBuf], judged: &BTreeMap<String, String>, written: &str) -> Directory {
+    let host = normalise(written);
+    let by_root = || {
+        let root = roots.iter().filter(|r| Path::new(&host).starts_with(r)).min_by_key(|r| r.components().count())?;
+        let here = compose_files::visible(config, root)?;
+        let real = std::fs::canonicalize(here).map_or_else(|_| root.clone(), |real| compose_files::on_host(config, &real));
+        let rest = Path::new(&host).strip_prefix(root).ok()?;
+        Some(normalise(real.join(rest).to_str()?))
+    };
+    let real = judged.get(&host).cloned().or_else(by_root);
+    let here = real.as_deref().and_then(|r| compose_files::visible(config, Path::new(r)));
+    Directory { real: real.filter(|r| *r != host), host, here }
+}
+
+/// Whether a directory is, holds or lies in what is our own.
+fn own(house: &House, directory: &Directory) -> bool {
+    let here = Path::new(directory.bound());
+    compose_files::protected(&house.config).iter().any(|own| own.starts_with(here) || here.starts_with(own))
 }
 
 /// Whether a path lies below one of the roots, as written: no root itself, and no way up.
@@ -237,6 +282,51 @@ pub fn keeping(stack: &StackName, release: &Release) -> Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn config() -> Config {
+        let (home, config_dir, memory) = ("/h".into(), "/c".into(), "/m".into());
+        Config {
+            home,
+            config_dir,
+            memory,
+            settings: Default::default(),
+            host_name: "h".into(),
+            path_map: None,
+            own_container: Default::default(),
+        }
+    }
+
+    #[test]
+    fn an_operators_link_above_the_project_is_followed_once_and_a_containers_link_below_it_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(real.join("disk/shop/data")).unwrap();
+        symlink(real.join("disk"), real.join("srv")).unwrap();
+        let project = real.join("srv/shop");
+        let host = project.join("data").display().to_string();
+        let of = |judged: &BTreeMap<String, String>| directory(&config(), &[project.clone()], judged, &format!("{host}/"));
+        let straight_on = real.join("disk/shop/data");
+        let found = of(&BTreeMap::new());
+        assert_eq!((found.host.as_str(), found.bound()), (host.as_str(), straight_on.to_str().unwrap()));
+        assert!(straight::identity(found.here.as_deref().unwrap()).is_ok());
+        // What the container does to its own directory.
+        std::fs::rename(&straight_on, real.join("disk/shop/old")).unwrap();
+        symlink("/etc", &straight_on).unwrap();
+        let found = of(&BTreeMap::new());
+        assert_eq!(found.bound(), straight_on.to_str().unwrap(), "the same place, not where it leads by now");
+        let refused = straight::identity(found.here.as_deref().unwrap()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{} is a link", straight_on.display())), "{refused}");
+        // An inner link that was judged leads where it led then.
+        let noted = BTreeMap::from([(host.clone(), real.join("disk/shop/old").display().to_string())]);
+        assert_eq!(of(&noted).bound(), real.join("disk/shop/old").to_str().unwrap());
+    }
+
+    #[test]
+    fn a_path_below_no_root_is_nothing_to_read() {
+        let found = directory(&config(), &[PathBuf::from("/srv/shop")], &BTreeMap::new(), "/etc/cron.d");
+        assert_eq!((found.here, found.real), (None, None));
+    }
 
     #[test]
     fn the_stacks_own_schedule_reads_nothing_where_every_volume_has_one_of_its_own() {

@@ -3,6 +3,7 @@
 
 use super::ConfigError;
 use crate::engine::{Engine, EngineResult};
+use crate::model::config::OwnContainer;
 use crate::model::ids::EngineName;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,14 +16,19 @@ pub fn inside() -> bool {
         || std::fs::read_to_string("/proc/1/cgroup").is_ok_and(|c| c.contains("/docker/") || c.contains("/kubepods"))
 }
 
-/// Our own container's id: from the engine-made files mounted into it (works with any host name), else the host name.
-pub fn own_id(mountinfo: &str, host_name: &str) -> Option<EngineName> {
+/// Our own container's id: from the engine-made files mounted into it (works with any host name), else the host name, which is only a guess.
+fn own_id(mountinfo: &str, host_name: &str) -> Option<EngineName> {
+    certain_id(mountinfo).or_else(|| EngineName::new(host_name).ok())
+}
+
+/// Our own container's id by the engine-made files mounted into it.
+fn certain_id(mountinfo: &str) -> Option<EngineName> {
     let hex64 = |s: &&str| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit());
     let from_mounts = mountinfo
         .lines()
         .filter(|line| ["/etc/hostname", "/etc/resolv.conf", "/etc/hosts"].iter().any(|f| line.contains(f)))
         .find_map(|line| line.split('/').find(hex64));
-    EngineName::new(from_mounts.unwrap_or(host_name)).ok()
+    EngineName::new(from_mounts?).ok()
 }
 
 /// Whether this container is dockwarden's alone: its first process is dockwarden. Not so in a development container with a shell in it.
@@ -47,26 +53,53 @@ fn mounted(mountinfo: &str, path: &Path) -> bool {
     mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).any(|at| Path::new(at) == path)
 }
 
-/// Inspects our own container and builds container path -> host path of its mounts. `None` when our paths are the engine's: outside of a container, or
-/// with the engine inside of the same one.
+/// Where we run, as the engine knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Container path -> host path of our own container's mounts. `None` when our paths are the engine's: outside of a container, or with the engine inside
+    /// of the same one.
+    pub map: Option<BTreeMap<PathBuf, PathBuf>>,
+    /// Our own container.
+    pub own: OwnContainer,
+}
+
+impl Place {
+    /// When the engine does not answer: nothing can be vouched for.
+    pub fn unanswered() -> Self {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Self { map: Some(BTreeMap::new()), own: certain_id(&mountinfo).map_or(OwnContainer::Unknown, OwnContainer::Is) }
+    }
+}
+
+/// Inspects our own container.
 ///
 /// # Errors
 /// The engine's.
-pub async fn path_map(engine: &dyn Engine, endpoint: &str) -> EngineResult<Option<BTreeMap<PathBuf, PathBuf>>> {
+pub async fn place(engine: &dyn Engine, endpoint: &str) -> EngineResult<Place> {
     if !inside() {
-        return Ok(None);
+        return Ok(Place::default());
     }
     // Unreadable mountinfo leaves the host name, which is the id unless someone set another.
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let own = match own_id(&mountinfo, &host) {
+    found(engine, endpoint, &mountinfo, &host).await
+}
+
+async fn found(engine: &dyn Engine, endpoint: &str, mountinfo: &str, host: &str) -> EngineResult<Place> {
+    let own = match own_id(mountinfo, host) {
         Some(id) => engine.container(&id).await?,
         None => None,
     };
     let Some(own) = own else {
-        return Ok(if engine_is_here(endpoint, &mountinfo).await { None } else { Some(BTreeMap::new()) });
+        if engine_is_here(endpoint, mountinfo).await {
+            return Ok(Place::default());
+        }
+        // An id that is certain and that the engine does not know is another engine's: none of our objects are here.
+        let own = if certain_id(mountinfo).is_some() { OwnContainer::None } else { OwnContainer::Unknown };
+        return Ok(Place { map: Some(BTreeMap::new()), own });
     };
-    Ok(Some(own.mounts.into_iter().filter(|m| !m.source.is_empty()).map(|m| (m.target.into(), m.source.into())).collect()))
+    let mounts = own.mounts.into_iter().filter(|m| !m.source.is_empty());
+    Ok(Place { map: Some(mounts.map(|m| (m.target.into(), m.source.into())).collect()), own: OwnContainer::Is(own.id) })
 }
 
 /// Checks the variables that `docker-compose.mcp.yml` passes on from `.env`, so that a typing error ends the start and not a later call.
@@ -165,6 +198,24 @@ mod tests {
         assert_eq!(own_id(&info, "renamed").expect("found").as_str(), id);
         assert_eq!(own_id("", "0123456789ab").expect("found").as_str(), "0123456789ab");
         assert_eq!(own_id("", "../x"), None);
+    }
+
+    #[tokio::test]
+    async fn our_own_container_is_known_by_its_mounts_whatever_its_host_name_and_not_knowing_it_is_told() {
+        use crate::engine::fake::{Behaviour, FakeEngine};
+        use crate::model::ids::ImageRef;
+        let engine = FakeEngine::new();
+        engine.add_image("dockwarden:1", Behaviour::running());
+        let spec = crate::engine::ContainerSpec::new(EngineName::new("dockwarden").unwrap(), ImageRef::new("dockwarden:1").unwrap());
+        let id = Engine::create_container(&engine, &crate::executor::backup::test_permit(), &spec).await.unwrap();
+        let at = async |mountinfo: &str, host: &str| found(&engine, "tcp://10.0.0.1:2375", mountinfo, host).await.unwrap();
+        let line = |id: &str| format!("3 2 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 x rw\n");
+        assert_eq!(at("", id.as_str()).await.own, OwnContainer::Is(id.clone()), "by the host name nobody set");
+        assert_eq!(at("", "renamed").await, Place { map: Some(BTreeMap::new()), own: OwnContainer::Unknown });
+        assert_eq!(at(&line(&"f".repeat(64)), "renamed").await.own, OwnContainer::None, "another engine's container");
+        if id.as_str().len() == 64 {
+            assert_eq!(at(&line(id.as_str()), "renamed").await.own, OwnContainer::Is(id));
+        }
     }
 
     #[tokio::test]

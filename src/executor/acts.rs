@@ -404,6 +404,9 @@ impl Run {
         let mut spec = render::claim(&name, image);
         spec.labels = names::base(self.exec.store.instance(), &self.plan.stack, self.operation_id());
         spec.labels.insert(labels::ROLE.into(), labels::ROLE_CLAIM.into());
+        let mut allowed = RequestFacts::own(image.as_str(), None);
+        allowed.plain.stack = Some(self.plan.stack.to_string());
+        self.judge(crate::gate::request::assert_own(&spec, &allowed))?;
         match self.exec.engine.create_container(&self.permit, &spec).await {
             Ok(_) => return Ok(json!({"made": true})),
             Err(EngineError::Conflict(_)) => {}
@@ -483,7 +486,7 @@ impl Run {
             Some(old) => self.exec.engine.container(old).await?.map(|c| c.mounts).unwrap_or_default(),
             None => vec![],
         };
-        let mut allowed = self.exec.request_facts(&self.plan, Some(service));
+        let mut allowed = self.exec.request_facts(&self.plan, Some(service)).pulled(self.image_id(service).await?.as_str());
         allowed.volumes.extend(self.put_in_place(service, &mut inherited));
         let mut spec = self.render(service, number, canary, &inherited).await?;
         if let Some(colour) = self.colour_of(service).await?.filter(|_| !canary) {

@@ -164,6 +164,7 @@ impl Run {
             created_at: Utc::now(),
         };
         store.put_release(&release).await?;
+        self.note_judged().await?;
         let mut any = None;
         for (service, identity) in &plan.images {
             let Some(image) = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok()) else { continue };

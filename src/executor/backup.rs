@@ -16,6 +16,7 @@ mod job;
 pub mod keep;
 mod operation;
 mod quiesce;
+pub(crate) mod reach;
 pub mod records;
 pub(crate) mod room;
 
@@ -314,6 +315,8 @@ pub(crate) async fn read_directory(
 ) -> Result<SnapshotReport, BackupError> {
     let (volume, instance) = (source.to_owned(), ctx.instance.clone());
     let BackupReason { stack, tags, definition } = reason;
+    // A home of ours may be reached through a link; nobody else writes there.
+    let path = std::fs::canonicalize(&path).map_err(|e| BackupError::io(&path, &e))?;
     ctx.house.backup_dir(BackupRequest { path, volume, stack, instance, tags, definition, progress }).await
 }
 
@@ -334,12 +337,19 @@ pub(crate) async fn snapshot_directory(
         definition: reason.definition.clone(),
         progress: progress.clone(),
     };
-    if let Some(path) = &directory.here
-        && helper::local(ctx, permit).await?
-    {
-        return ctx.house.backup_dir(request(path.clone())).await;
+    let path = directory.here.as_deref().ok_or_else(|| reach::unseen(directory))?;
+    let before = reach::identity(directory, path)?;
+    if helper::local(ctx, permit).await? {
+        return ctx.house.backup_dir(request(path.to_owned())).await;
     }
-    let spool = helper::download(ctx, permit, &helper::Mount::Directory(directory.host.clone())).await?;
+    // The engine follows links: nobody may put one there before it has.
+    reach::unmoved(ctx.engine.as_ref(), directory).await?;
+    let spool = helper::download(ctx, permit, &helper::Mount::Directory(directory.bound().to_owned())).await?;
+    if reach::identity(directory, path)? != before {
+        spool.remove()?;
+        return Err(reach::replaced(directory));
+    }
+    reach::unmoved(ctx.engine.as_ref(), directory).await?;
     let report = ctx.house.backup(request(spool.path().to_owned()), Source::Tar(spool.path().to_owned())).await;
     spool.remove()?;
     report

@@ -5,6 +5,7 @@ use super::acts::Act;
 use super::names;
 use super::run::{Fail, Halt, Run};
 use crate::engine::{EngineError, NetworkAttachment, NetworkCreate};
+use crate::gate::request::RequestFacts;
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
 use crate::model::operation::Phase;
@@ -69,6 +70,9 @@ impl Run {
         labels.insert(labels::ROLE.into(), labels::ROLE_COLOUR.into());
         labels.insert(labels::COMPOSE_PROJECT.into(), self.plan.stack.to_string());
         let request = NetworkCreate { name: name.clone(), spec: NetworkSpec { name: name.to_string(), ..NetworkSpec::default() }, labels };
+        let plain = NetworkSpec { name: name.to_string(), ..NetworkSpec::default() };
+        let allowed = RequestFacts { network_specs: [(name.to_string(), plain)].into(), ..RequestFacts::default() };
+        self.judge(crate::gate::request::assert_network(&request, &allowed))?;
         match self.exec.engine.create_network(&self.permit, &request).await {
             Ok(_) => Ok(json!({"made": true})),
             Err(EngineError::Conflict(_)) => Ok(json!({"made": false})),

@@ -141,7 +141,10 @@ impl Run {
             Some(id) => id,
             None => {
                 let spec = self.front_spec(service, image, name)?;
-                self.judge(crate::gate::request::assert_container(&spec, &self.exec.request_facts(&self.plan, Some(service))))?;
+                self.judge(crate::gate::request::assert_container(
+                    &spec,
+                    &self.exec.request_facts(&self.plan, Some(service)).fronting(image.as_str(), format!("{UID}:{UID}")),
+                ))?;
                 self.exec.engine.create_container(&self.permit, &spec).await?
             }
         };

@@ -112,7 +112,7 @@ impl Run {
     /// Makes, starts and awaits a one-off container, and removes it. Found again after a crash, it is awaited, not run twice.
     pub(super) async fn hook_once(&self, service: &ServiceName, name: &EngineName, run: &[String], timeout_s: u64) -> Result<Value, Fail> {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
-        let allowed = self.exec.request_facts(&self.plan, Some(service));
+        let allowed = self.exec.request_facts(&self.plan, Some(service)).pulled(self.image_id(service).await?.as_str());
         self.judge(request::assert_command(run, &allowed))?;
         if self.made_before(name, true).await?.is_none() {
             let mut spec = self.render(service, 1, true, &[]).await?;
@@ -125,6 +125,7 @@ impl Run {
         }
         let seen = engine.container(name).await?;
         if seen.is_none_or(|c| c.started_at.is_none()) {
+            self.same_paths(name).await?;
             engine.start(permit, name).await?;
         }
         let start = Instant::now();

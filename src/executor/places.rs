@@ -7,13 +7,34 @@ use super::run::{Fail, Run};
 use crate::gate::plan::normalise;
 use crate::model::ids::{EngineName, StackName};
 use crate::model::observed::ContainerDetail;
-use crate::store::StoreResult;
+use crate::model::release::Release;
+use crate::store::{Store, StoreResult};
 use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Where the ends of links are kept that containers of a stack named when it was taken over.
 fn place(stack: &StackName) -> String {
     format!("links:{stack}")
+}
+
+/// Where the host paths of a release led when it was judged, those that are or lie behind a link.
+fn of_release(stack: &StackName, number: u32) -> String {
+    format!("links:{stack}:{number}")
+}
+
+/// Where host paths of a release led when they were judged, by the path as it is written (without dots and closing slashes); those that are not named led
+/// nowhere else.
+///
+/// # Errors
+/// The store's.
+pub async fn judged(store: &Store, release: &Release) -> StoreResult<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for key in [place(&release.stack), of_release(&release.stack, release.number)] {
+        let noted = store.value(&key).await?.unwrap_or_default();
+        let pairs = noted.as_object().into_iter().flatten();
+        all.extend(pairs.filter_map(|(from, to)| Some((normalise(from), normalise(to.as_str()?)))));
+    }
+    Ok(all)
 }
 
 fn binds(c: &ContainerDetail) -> impl Iterator<Item = &str> {
@@ -31,6 +52,16 @@ impl Executor {
 }
 
 impl Run {
+    /// Notes where the paths of the release lead, for whoever reads or writes there long after they were judged.
+    pub(super) async fn note_judged(&self) -> StoreResult<()> {
+        let plan = &self.plan;
+        let links: BTreeMap<&String, &String> = plan.real_paths.iter().filter(|(from, to)| normalise(from) != normalise(to)).collect();
+        if links.is_empty() {
+            return Ok(());
+        }
+        self.exec.store.set_value(&of_release(&plan.stack, plan.to_release), &json!(links)).await
+    }
+
     /// Refuses the start of a container one of whose host paths leads elsewhere than when it was judged. What is gone is left to the engine, which refuses it.
     pub(super) async fn same_paths(&self, id: &EngineName) -> Result<(), Fail> {
         let Some(container) = self.exec.engine.container(id).await? else { return Ok(()) };

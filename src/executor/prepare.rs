@@ -43,7 +43,8 @@ impl Run {
         match self.exec.store.add_release(&release).await {
             Err(e @ StoreError::Taken { .. }) => Err(failed(e.to_string())),
             other => Ok(other?),
-        }
+        }?;
+        Ok(self.note_judged().await?)
     }
 
     pub(super) async fn prepare(&self) -> Result<(), Halt> {

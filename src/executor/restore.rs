@@ -3,6 +3,7 @@
 //! the swap itself, which is a release, and removing what a failed restore made, which is its operation's.
 
 use super::backup::{BackupError, Directory, Hands, RestoreReport, helper, room};
+use super::straight;
 use super::worker::Source;
 use crate::engine::{Engine, VolumeCreate};
 use crate::gate::Permit;
@@ -146,6 +147,7 @@ pub(crate) async fn restore_beside(
     path: Option<&Path>,
 ) -> Result<RestoreOutcome, BackupError> {
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
+    straight_parent(into)?;
     room::at(into, snapshot.bytes)?;
     aside(into, fresh).await?;
     let report = ctx.house.restore_part(&id, into, path).await?;
@@ -166,6 +168,13 @@ pub(crate) async fn restore_beside(
     Ok(RestoreOutcome { volume, source, snapshot_id: snapshot.snapshot_id.clone(), files, bytes, verified, differences, next })
 }
 
+/// The open directory that a path lies in, and the path through it: no link on the way is followed.
+fn straight_parent(path: &Path) -> Result<(std::fs::File, PathBuf), BackupError> {
+    let (dir, name) = straight::parent(path).map_err(|e| BackupError::io(path, &e.into()))?;
+    let through = straight::through(&dir).join(name);
+    Ok((dir, through))
+}
+
 /// A whole tree may have to be removed: not on a thread that others wait for.
 async fn aside(path: &Path, work: fn(&Path) -> Result<(), BackupError>) -> Result<(), BackupError> {
     let owned = path.to_owned();
@@ -177,11 +186,22 @@ fn fresh(into: &Path) -> Result<(), BackupError> {
     use std::os::unix::fs::DirBuilderExt;
     // Left by an earlier try of this very step: the operation's id is in its name.
     removed(into)?;
-    std::fs::DirBuilder::new().mode(0o700).create(into).map_err(|e| not_made(into, &e))
+    let (_open, through) = straight_parent(into)?;
+    std::fs::DirBuilder::new().mode(0o700).create(through).map_err(|e| not_made(into, &e))
 }
 
 fn removed(tree: &Path) -> Result<(), BackupError> {
-    match std::fs::remove_dir_all(tree) {
+    let (open, name) = match straight::parent(tree) {
+        Ok(place) => place,
+        Err(straight::Refused::Io(e)) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(refused @ straight::Refused::Link(_)) => {
+            // Where the link leads is nothing of ours; what was made lies wherever the directory was moved to.
+            tracing::warn!(path = %tree.display(), error = %refused, "a restored directory is left behind");
+            return Ok(());
+        }
+        Err(e) => return Err(BackupError::io(tree, &e.into())),
+    };
+    match std::fs::remove_dir_all(straight::through(&open).join(name)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(BackupError::io(tree, &e)),
         _ => Ok(()),
     }

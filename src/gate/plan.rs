@@ -2,6 +2,7 @@
 //! included. Pure: what must be looked up (links resolved, owners of volumes) comes in as facts. Deliberately absent: findings about a
 //! file that did not load (the loader's errors carry the rule ids `yaml.*`, `include.remote`, `path.traversal`), and the rule table.
 
+pub mod above;
 pub mod build;
 pub mod images;
 pub mod lifecycle;
@@ -45,6 +46,8 @@ pub struct PlanFacts {
     pub supervisor_containers: BTreeSet<String>,
     /// Volumes and networks of the supervisor.
     pub supervisor_objects: BTreeSet<String>,
+    /// The supervisor could not find out which are its own: what belongs to nobody known may be.
+    pub supervisor_unknown: bool,
     /// What belongs to other stacks, by stack.
     pub other_stacks: BTreeMap<String, OtherStack>,
     /// Volumes and networks our registry knows as this stack's own.
@@ -79,6 +82,8 @@ pub struct OtherStack {
     pub names: BTreeMap<String, BTreeSet<String>>,
     /// Host names it is reached by through a reverse proxy.
     pub hostnames: BTreeSet<String>,
+    /// Host paths its containers have, as far as they were judged.
+    pub followed: Vec<above::Followed>,
 }
 
 /// What a path on the host is.
@@ -128,6 +133,7 @@ pub fn weigh(spec: &StackSpec, facts: &PlanFacts, policy: &Policy, now: NaiveDat
     let mut j = Judge { spec, facts, policy, now, findings: Vec::new() };
     ownership::stack(&mut j);
     volumes::stack(&mut j);
+    above::stack(&mut j);
     networks::stack(&mut j);
     secrets::stack(&mut j);
     resources::stack(&mut j);

@@ -2,15 +2,17 @@
 //! code path with the planner that made the request, so that a mistake there cannot create what the plan gate never saw. Everything not
 //! listed is denied. Deliberately absent: levels and approvals; what needed one was approved with the plan or is not in the lists.
 
+mod plain;
 mod rare;
 
+pub use plain::{Plain, assert_own};
 pub use rare::Rare;
 
 use super::plan::{PlanFacts, normalise, privileges};
 use super::rules::{self};
 use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
 use crate::model::policy::Policy;
-use crate::model::spec::{MountKind, ServiceSpec, StackSpec, VolumeSpec};
+use crate::model::spec::{MountKind, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec};
 use crate::model::verdict::{Finding, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,12 +51,14 @@ pub struct RequestFacts {
     pub log_driver: Option<String>,
     /// Options of the stack's volumes by engine name.
     pub volume_specs: BTreeMap<String, VolumeSpec>,
-    /// Network drivers of the stack by engine name.
-    pub network_drivers: BTreeMap<String, String>,
+    /// Networks of the stack by engine name.
+    pub network_specs: BTreeMap<String, NetworkSpec>,
     /// Rules an operator excepted for this service of this stack, with the value: `(rule, value)`.
     pub excepted: BTreeSet<(String, String)>,
     /// Commands of the service's hooks, while the policy lets hooks run at all.
     pub commands: BTreeSet<Vec<String>>,
+    /// What nearly every service has, as the plan says it.
+    pub plain: Plain,
     /// What few services have, as the plan says it.
     pub rare: Rare,
 }
@@ -96,13 +100,14 @@ impl RequestFacts {
             oom_score_adj: s.oom_score_adj,
             log_driver: s.logging.as_ref().map(|l| l.driver.clone()),
             volume_specs: spec.volumes.iter().map(|(k, v)| (named(k, &v.name), v.clone())).collect(),
-            network_drivers: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.driver.clone().unwrap_or_default())).collect(),
+            network_specs: spec.networks.iter().map(|(k, n)| (named(k, &n.name), n.clone())).collect(),
             commands: {
                 let of_stack = spec.settings.hooks.pre.iter().chain(&spec.settings.hooks.post).filter(|h| h.service.as_str() == service);
                 let own = s.settings.hooks.pre.iter().chain(&s.settings.hooks.post);
                 own.chain(of_stack.map(|h| &h.hook)).filter(|_| hooks).map(|h| h.run.clone()).collect()
             },
             excepted: policy.exceptions.iter().filter(mine).map(|e| (e.rule.clone(), e.value.clone())).collect(),
+            plain: Plain::of(spec, service, s),
             rare: Rare::of(spec, s),
         }
     }
@@ -160,6 +165,7 @@ pub fn assert_container(spec: &ContainerSpec, allowed: &RequestFacts) -> Vec<Fin
     }
     mounts(&mut a, spec);
     privileges_of(&mut a, spec);
+    plain::judge(&mut a, spec);
     rare::judge(&mut a, spec);
     for network in spec.networks.iter().filter(|n| !allowed.networks.contains(&n.network)) {
         a.deny("net.foreign", "networks", &network.network, "a network that is not of this stack");
@@ -303,9 +309,13 @@ pub fn assert_volume(spec: &VolumeCreate, allowed: &RequestFacts) -> Vec<Finding
 pub fn assert_network(spec: &NetworkCreate, allowed: &RequestFacts) -> Vec<Finding> {
     let mut a = Assert { allowed, findings: Vec::new() };
     let name = spec.name.as_str();
-    match allowed.network_drivers.get(name) {
+    match allowed.network_specs.get(name) {
         None => a.deny("net.foreign", "name", name, "a network that is not of this stack"),
-        Some(driver) if *driver != spec.spec.driver.clone().unwrap_or_default() => a.deny("net.l2", "driver", name, "a network driver"),
+        Some(judged) if judged.driver.as_deref().unwrap_or_default() != spec.spec.driver.as_deref().unwrap_or_default() => {
+            a.deny("net.l2", "driver", name, "a network driver");
+        }
+        // A bridge of the host by its name, addresses, a way out.
+        Some(judged) if *judged != spec.spec => a.deny("net.l2", "driver_opts", name, "options, addresses or a reach"),
         Some(_) => {}
     }
     a.findings

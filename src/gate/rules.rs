@@ -53,6 +53,7 @@ pub const RULES: &[RuleInfo] = &[
     root("socket.engine", Verdict::Deny, "container engine socket (or a directory holding it) reachable in the container", &["CIS 5.32", "PSS baseline:HostPath Volumes", "OWASP #1"]),
     root("bind.outside", Verdict::Deny, "bind mount outside the allowed roots (after ~, .., // and symlink resolution)", &["CIS 5.6", "PSS baseline:HostPath Volumes", "OWASP #8"]),
     rule("bind.approval", Verdict::Approval, "bind mount under an approvable host root", &["CIS 5.6", "PSS baseline:HostPath Volumes", "OWASP #8"]),
+    rule("bind.above", Verdict::Approval, "bind mount (or mounted file) below a directory that a container may write: a link put there is followed when the engine restarts", &["CIS 5.6", "OWASP #8"]),
     root("bind.propagation", Verdict::Deny, "shared mount propagation", &["CIS 5.20"]),
     root("vol.driver_opts_bind", Verdict::Deny, "local volume driver options that reach a host path outside the allowed roots, an overlay or a block device", &["CIS 5.6", "PSS baseline:HostPath Volumes", "wollomatic/socket-proxy allowbindmountfrom", "verified on Docker 20.10: bind and overlay both expose host /etc"]),
     rule("vol.remote_fs", Verdict::Approval, "volume backed by a network file system or a non-local driver", &["CIS 5.6"]),
@@ -163,7 +164,7 @@ mod tests {
     fn ids_are_unique_and_host_root_rules_deny() {
         let ids: std::collections::BTreeSet<_> = RULES.iter().map(|r| r.id).collect();
         assert_eq!(ids.len(), RULES.len());
-        assert_eq!(RULES.len(), 87);
+        assert_eq!(RULES.len(), 88);
         assert_eq!(
             RULES.iter().filter(|r| r.host_root && r.default != Verdict::Deny).map(|r| r.id).collect::<Vec<_>>(),
             Vec::<&str>::new()

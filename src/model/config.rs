@@ -1,6 +1,6 @@
 //! Configuration of a supervisor as plain data: where things are, which stacks are registered. Read and checked by `config`.
 
-use super::ids::{AgentName, StackName};
+use super::ids::{AgentName, EngineName, StackName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -296,6 +296,20 @@ pub struct Config {
     pub host_name: String,
     /// When the supervisor runs in a container: container path prefix -> host path prefix of its own mounts.
     pub path_map: Option<BTreeMap<PathBuf, PathBuf>>,
+    /// The supervisor's own container.
+    pub own_container: OwnContainer,
+}
+
+/// Which container of its engine the supervisor runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum OwnContainer {
+    /// None of them.
+    #[default]
+    None,
+    /// This one.
+    Is(EngineName),
+    /// One of them, perhaps, and nobody could tell which: what belongs to nobody we know may be ours.
+    Unknown,
 }
 
 /// Schedule of backups when the file names none: once a night, off the full hour.

@@ -245,6 +245,9 @@ pub struct PlannedExchange {
     pub host: String,
     /// The same as this process sees it.
     pub here: PathBuf,
+    /// Where it is without the operator's links, as it was judged; `None` where that is `host`.
+    #[serde(default)]
+    pub real: Option<String>,
     /// Services that mount it, made anew.
     pub services: BTreeSet<ServiceName>,
 }

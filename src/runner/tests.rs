@@ -73,6 +73,7 @@ impl World {
             settings: Default::default(),
             host_name: "host".into(),
             path_map: None,
+            own_container: Default::default(),
         };
         Arc::new(House {
             store,

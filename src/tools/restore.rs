@@ -5,8 +5,9 @@ use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
-use crate::call::{Call, CallError, compose_files, kept, prepare};
+use crate::call::{Call, CallError, kept, prepare, sources, volumes};
 use crate::executor::backup::{BackupError, DataJob, DataResult, Directory, Failure};
+use crate::executor::places;
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId, StackName};
@@ -147,7 +148,7 @@ impl Verb for Restore {
                 "swap makes a new volume for the stack the snapshot is of: it goes without `into`, and with a snapshot of a stack";
             return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave `into` or `swap` out").field("swap"));
         }
-        if input.swap && directory(call, &snapshot).is_some_and(|d| d.here.is_none()) {
+        if input.swap && directory(call, &snapshot).await?.is_some_and(|d| d.here.is_none()) {
             let message = format!("{} is a directory of the host that the supervisor does not see", snapshot.volume);
             let hint = "restore it into a volume with `into`, or let the supervisor's container see the directory above it";
             return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("swap"));
@@ -236,7 +237,7 @@ impl Verb for Restore {
             there(call, &snapshot, path).await?;
         }
         let stack = input.to_stack.clone().or(stack);
-        let job = match directory(call, &snapshot) {
+        let job = match directory(call, &snapshot).await? {
             Some(directory) if input.into.is_none() && input.to_stack.is_none() => DataJob::RestoreDirectory { snapshot, directory, path },
             _ => DataJob::Restore { snapshot, into: input.into, path, to: input.to_stack },
         };
@@ -324,10 +325,17 @@ fn stack_of(record: &BackupRecord) -> Option<StackName> {
 }
 
 /// The directory of the host that a snapshot is of.
-fn directory(call: &Call, record: &BackupRecord) -> Option<Directory> {
-    let host = record.volume.starts_with('/').then(|| record.volume.clone())?;
-    let here = compose_files::visible(&call.house.config, std::path::Path::new(&host));
-    Some(Directory { here: here.filter(|h| h.parent().is_some_and(std::path::Path::is_dir)), host })
+async fn directory(call: &Call, record: &BackupRecord) -> Result<Option<Directory>, CallError> {
+    if !record.volume.starts_with('/') {
+        return Ok(None);
+    }
+    let release = match stack_of(record) {
+        Some(stack) => volumes::current(call, &stack).await?,
+        None => None,
+    };
+    let mut found = sources::directory_of(&call.house, release.as_ref(), &record.volume).await?;
+    found.here = found.here.filter(|h| h.parent().is_some_and(std::path::Path::is_dir));
+    Ok(Some(found))
 }
 
 fn not_of_a_stack(record: &BackupRecord) -> CallError {
@@ -349,7 +357,10 @@ async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError>
         }
         _ => return Err(wrong("restore takes either snapshot_id, or volume and at")),
     };
-    found.ok_or_else(|| CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them").field("snapshot_id"))
+    let found = found.ok_or_else(|| {
+        CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them").field("snapshot_id")
+    })?;
+    data::not_the_houses(&found).map(|()| found)
 }
 
 /// `today 18:00`, `yesterday 18:00` or `2026-01-31 18:00` by the clock of a place. Of an hour that comes twice the first one; none of one that is left out.

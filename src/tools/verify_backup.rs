@@ -204,6 +204,7 @@ pub(super) async fn snapshots(
             return Err(CallError::new(ErrorCode::InvalidArgument, message, "give one of them").field("snapshot_id"));
         }
     };
+    found.iter().try_for_each(data::not_the_houses)?;
     if found.is_empty() {
         let error = CallError::new(ErrorCode::NotFound, "there is no such snapshot", "call `backups` to see them, `backup` to take one");
         return Err(error.field(if stack.is_some() { "stack" } else { "snapshot_id" }));

@@ -213,3 +213,36 @@ async fn a_copy_of_repository_and_key_is_listed_and_restored_from_on_another_hos
     docker(&["volume", "rm", &volume]);
     serve.stop().await;
 }
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_directory_is_neither_read_nor_exchanged() {
+    let slot = engine().await;
+    let home = Home::new();
+    home.unlimited("stack-keeper");
+    let root = bind_roots(&home);
+    let (files, host) = (root.join("files"), home.path("host"));
+    for dir in [&files, &host] {
+        std::fs::create_dir_all(dir).expect("made");
+    }
+    std::fs::write(host.join("key"), "of the host").expect("written");
+    let stack = home.stack("linked");
+    let serve = Serve::start(&home).await;
+    let client = Client::stdio(&home, "stack-keeper").await;
+    let up = client.ok("deploy", input(&stack, &slot.image, &files)).await;
+    let up = ended(&client, &up["operation_id"]).await;
+    assert_eq!(up["state"], json!("done"), "{up:#}");
+    let taken = done(&client, "backup", json!({"stack": stack})).await;
+    let source = json!(files.display().to_string());
+    let of = |list: &Value| list["snapshots"].as_array().expect("a list").iter().filter(|s| s["volume"] == source).count();
+    assert_eq!(of(&taken), 1, "{taken:#}");
+
+    // What a container that may write above its own directory does.
+    std::fs::rename(&files, root.join("old")).expect("moved");
+    std::os::unix::fs::symlink(&host, &files).expect("linked");
+    let begun = client.ok("backup", json!({"stack": stack, "wait": false})).await;
+    let op = ended(&client, &begun["operation_id"]).await;
+    assert!(op["state"] == json!("failed") && op["message"].as_str().is_some_and(|m| m.contains("is a link")), "{op:#}");
+    assert_eq!(of(&client.ok("backups", json!({"stack": stack})).await), 1, "nothing of the host is in the repository");
+    assert_eq!(std::fs::read_dir(&host).expect("there").count(), 1);
+    serve.stop().await;
+}

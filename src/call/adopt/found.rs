@@ -157,6 +157,7 @@ mod tests {
             settings: Default::default(),
             host_name: "h".into(),
             path_map: None,
+            own_container: Default::default(),
         };
         entry(&config, &StackName::new("shop").unwrap(), containers).map_err(|e| e.message)
     }

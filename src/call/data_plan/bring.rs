@@ -2,15 +2,15 @@
 //! the place of a directory of the host. Whatever cannot be taken into use is refused here, before anything is done. Reads only.
 
 use crate::call::error::ErrorCode;
-use crate::call::{Call, CallError, compose_files, observe, sources};
+use crate::call::{Call, CallError, observe, sources, volumes};
 use crate::executor::backup::command;
-use crate::executor::restore;
+use crate::executor::{places, restore, straight};
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::plan::{Action, DiffLine, Plan, PlannedExchange, PlannedRestore, Strategy};
 use crate::model::spec::{MountKind, StackSpec};
 use crate::store::backup::BackupRecord;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ pub async fn snapshots(
     for record in records {
         whole(record)?;
         if record.volume.starts_with('/') {
-            brought.exchange.push(directory(call, target, project, record)?);
+            brought.exchange.push(directory(call, stack, (target, project), record).await?);
             continue;
         }
         // The snapshot may be of a volume that has been swapped since: any release that used it tells its key.
@@ -115,15 +115,25 @@ async fn free_name(call: &Call, record: &BackupRecord) -> Result<EngineName, Cal
 }
 
 /// A directory is exchanged only where the release that would run writes it, and where the supervisor can: the snapshot may be older than the file.
-fn directory(call: &Call, target: &StackSpec, project: Option<&str>, record: &BackupRecord) -> Result<PlannedExchange, CallError> {
+async fn directory(
+    call: &Call,
+    stack: &StackName,
+    (target, project): (&StackSpec, Option<&str>),
+    record: &BackupRecord,
+) -> Result<PlannedExchange, CallError> {
     let host = record.volume.clone();
+    let release = volumes::current(call, stack).await?;
+    let judged = match &release {
+        Some(release) => places::judged(&call.house.store, release).await?,
+        None => BTreeMap::new(),
+    };
     let beside = || format!("bring it back with `restore {{snapshot_id: {}}}` without `swap`, and copy what you need", record.snapshot_id);
-    let writes = |s: &_| sources::directories(&call.house, project, s).into_iter().any(|d| d.host == host);
+    let writes = |s: &_| sources::directories(&call.house, project, &judged, s).into_iter().any(|d| d.host == host);
     if !target.services.values().any(|s| s.active && writes(s)) {
         return Err(refused(format!("no service of the release that would run writes {host}"), beside()));
     }
-    let seen = compose_files::visible(&call.house.config, Path::new(&host)).and_then(|h| std::fs::canonicalize(h).ok());
-    let Some(here) = seen.filter(|h| h.is_dir()) else {
+    let found = sources::directory_of(&call.house, release.as_ref(), &host).await?;
+    let Some(here) = found.here.clone().filter(|h| straight::identity(h).is_ok()) else {
         let hint = "restore it into a volume with `into`, or let the supervisor's container see the directory above it";
         return Err(refused(format!("{host} is a directory of the host that the supervisor does not see"), hint));
     };
@@ -133,7 +143,7 @@ fn directory(call: &Call, target: &StackSpec, project: Option<&str>, record: &Ba
         m.kind == MountKind::Bind && m.source.as_deref().is_some_and(overlaps)
     };
     let services = target.services.iter().filter(|(_, s)| s.active && s.mounts.iter().any(mounts)).map(|(n, _)| n.clone()).collect();
-    Ok(PlannedExchange { snapshot_id: record.snapshot_id.clone(), host, here, services })
+    Ok(PlannedExchange { snapshot_id: record.snapshot_id.clone(), host, here, real: found.real, services })
 }
 
 /// Two names are exchanged within one file system: what is mounted there by itself cannot be moved.

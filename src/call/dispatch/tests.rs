@@ -88,6 +88,7 @@ pub(crate) async fn bench_over(dir: tempfile::TempDir, store: Store, engine: Arc
         settings: Default::default(),
         host_name: "host".into(),
         path_map: None,
+        own_container: Default::default(),
     };
     let house = House {
         taints: taint::Taints::open(&store).await.expect("readable"),

@@ -6,6 +6,7 @@ use super::*;
 use crate::compose::{self, LoadInput};
 use crate::gate;
 use crate::model::config::{Settings, StackSettingsEntry};
+use crate::model::ids::EngineName;
 use crate::model::observed::{HealthState, RunState};
 use crate::model::policy::{Policy, Quotas, RuleLevel};
 use crate::model::verdict::Verdict;
@@ -82,8 +83,7 @@ fn world(c: &Context, resolved: BTreeMap<String, BindFact>) -> World {
         networks: vec![],
         containers: vec![],
         images: vec![],
-        supervisor_containers: c.supervisor_containers.clone(),
-        supervisor_objects: BTreeSet::new(),
+        supervisor: Supervisor { containers: c.supervisor_containers.clone(), ..Supervisor::default() },
         supervisor_env: c.supervisor_env.keys().cloned().collect(),
         resolved,
     };
@@ -163,6 +163,7 @@ fn judge(case: &Case, context: &Context) -> (Verdict, BTreeSet<String>) {
         settings: Settings { stacks: BTreeMap::from([(stack.clone(), entry)]), ..Settings::default() },
         host_name: "host".into(),
         path_map: Some(BTreeMap::from([(root, PathBuf::from("/"))])),
+        own_container: Default::default(),
     };
     let policy = policy(context);
     let source = Source { variables: context.declared_vars.clone(), ..Source::registered(&stack) };

@@ -2,10 +2,11 @@
 //! any network. What was made for it is removed; the result is recorded, a failed one above all. Deliberately absent: anything that touches live data.
 
 use super::acts::{Doer, remove_made};
-use super::{BackupError, HELPER_LABEL, command, copies};
+use super::{BackupError, HELPER_LABEL, command, copies, helper};
 use crate::engine::{ContainerSpec, Engine, EngineMount};
 use crate::executor::{probe, restore};
 use crate::gate::Permit;
+use crate::gate::request::{RequestFacts, assert_own};
 use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::release::Release;
@@ -156,9 +157,8 @@ async fn used(
     let (Some(spec), Some((_, target))) = (release.spec.services.get(service), user_of(&release, &record.volume)) else {
         return missing("the service");
     };
-    let Some(image) = release.images.get(service).and_then(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) else {
-        return missing("its image");
-    };
+    let image_id = release.images.get(service).and_then(|i| i.id.as_deref()).unwrap_or_default();
+    let Ok(image) = ImageRef::new(image_id) else { return missing("its image") };
     let mount = EngineMount {
         kind: MountKind::Volume,
         source: Some(scratch.to_string()),
@@ -193,6 +193,9 @@ async fn used(
         ..ContainerSpec::new(scratch.clone(), image)
     };
     let engine = doer.hands.engine.as_ref();
+    let mut allowed = RequestFacts::own(image_id, spec.user.clone());
+    allowed.volumes.insert(scratch.to_string());
+    helper::judged(assert_own(&request, &allowed))?;
     let id = engine.create_container(doer.permit, &request).await?;
     engine.start(doer.permit, &id).await?;
     match probe::healthy(engine, doer.permit, &id, spec, false).await {

@@ -7,15 +7,17 @@ use super::acts::Doer;
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{BackupError, within};
 use crate::engine::{Engine, EngineError};
-use crate::executor::probe;
+use crate::executor::{probe, straight};
 use crate::gate::Permit;
 use crate::model::ids::ServiceName;
 use crate::model::labels;
 use crate::model::observed::RunState;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{RenameFlags, renameat, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -36,9 +38,15 @@ pub struct Exchange {
     pub users: Vec<Writer>,
 }
 
+/// The open directory that a path lies in, and the name in it: no link on the way is followed.
+fn place(path: &Path) -> Result<(File, OsString), BackupError> {
+    straight::parent(path).map_err(|e| BackupError::io(path, &e.into()))
+}
+
 /// Device and inode of what is at a path, links not followed.
 fn identity(path: &Path) -> Result<Option<(u64, u64)>, BackupError> {
-    match std::fs::symlink_metadata(path) {
+    let (dir, name) = place(path)?;
+    match std::fs::symlink_metadata(straight::through(&dir).join(name)) {
         Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(BackupError::io(path, &e)),
@@ -54,6 +62,9 @@ impl Exchange {
         let bad = |path: &Path, detail: &str| BackupError::NoDirectory { path: path.display().to_string(), detail: detail.to_owned() };
         let old = identity(live)?.ok_or_else(|| bad(live, "it is gone"))?;
         let new = identity(staged)?.ok_or_else(|| bad(staged, "it is gone"))?;
+        for path in [live, staged] {
+            straight::identity(path).map_err(|e| bad(path, &e.to_string()))?;
+        }
         if old.0 != new.0 {
             return Err(bad(
                 live,
@@ -163,13 +174,15 @@ impl Exchange {
 
     fn durable(&self) -> Result<(), BackupError> {
         let above = self.live.parent().unwrap_or(&self.live);
-        std::fs::File::open(above).and_then(|d| d.sync_all()).map_err(|e| BackupError::io(above, &e))
+        let open = straight::open(above).map_err(|e| BackupError::io(above, &e.into()))?;
+        open.sync_all().map_err(|e| BackupError::io(above, &e))
     }
 }
 
 /// Exchanges two names at once; `false` where the file system cannot.
 fn swapped(a: &Path, b: &Path) -> Result<bool, BackupError> {
-    match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
+    let ((in_a, name_a), (in_b, name_b)) = (place(a)?, place(b)?);
+    match renameat_with(&in_a, &name_a, &in_b, &name_b, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
         Err(e) => Err(BackupError::io(a, &e.into())),
@@ -178,9 +191,10 @@ fn swapped(a: &Path, b: &Path) -> Result<bool, BackupError> {
 
 /// Renames, and never over anything: an engine makes an empty directory where a mount's source is missing.
 fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+    let ((in_from, name_from), (in_to, name_to)) = (place(from)?, place(to)?);
+    match renameat_with(&in_from, &name_from, &in_to, &name_to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if identity(to)?.is_none() => {
-            std::fs::rename(from, to).map_err(|e| BackupError::io(from, &e))
+            renameat(&in_from, &name_from, &in_to, &name_to).map_err(|e| BackupError::io(from, &e.into()))
         }
         other => other.map_err(|e| BackupError::io(from, &e.into())),
     }
@@ -245,7 +259,8 @@ mod tests {
 
     fn world() -> (tempfile::TempDir, Exchange) {
         let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
         for (name, text) in [("data", "old"), ("data-restored", "new")] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("file"), text).unwrap();
@@ -323,5 +338,33 @@ mod tests {
         let refused = e.forward().unwrap_err().to_string();
         assert!(refused.contains("something else has taken its place"), "{refused}");
         assert_eq!(seen(&e), text(["old", "new", ""]));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_what_they_lie_in_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        for (at, text) in
+            [("shop/a/cron.d", "old"), ("shop/a/cron.d-restored", "new"), ("etc/cron.d", "host"), ("etc/cron.d-restored", "evil")]
+        {
+            fs::create_dir_all(real.join(at)).unwrap();
+            fs::write(real.join(at).join("file"), text).unwrap();
+        }
+        let at = |name: &str| real.join("shop/a").join(name);
+        let exchange = || Exchange::of(&at("cron.d"), &at("cron.d-restored"), at("cron.d-before"), vec![]);
+        let before = exchange().unwrap();
+        fs::rename(real.join("shop/a"), real.join("shop/old")).unwrap();
+        std::os::unix::fs::symlink(real.join("etc"), real.join("shop/a")).unwrap();
+        for refused in [before.forward(), before.back(), exchange().map(|_| ())] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("is a link"), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(real.join("etc/cron.d/file")).unwrap(), "host");
+        // Nor is a link at the live path itself exchanged.
+        fs::remove_file(real.join("shop/a")).unwrap();
+        fs::rename(real.join("shop/old"), real.join("shop/a")).unwrap();
+        fs::remove_dir_all(at("cron.d")).unwrap();
+        std::os::unix::fs::symlink(real.join("etc"), at("cron.d")).unwrap();
+        assert!(exchange().unwrap_err().to_string().contains("is a link"));
     }
 }

@@ -5,10 +5,12 @@ use super::room::Spooled;
 use super::{BackupError, Hands};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
 use crate::gate::Permit;
+use crate::gate::request::{RequestFacts, assert_own};
 use crate::model::ids::{EngineName, ImageRef};
 use crate::model::labels;
 use crate::model::observed::VolumeInfo;
 use crate::model::spec::MountKind;
+use crate::model::verdict::{Finding, Verdict};
 use futures_util::StreamExt;
 use rustix::fs::Access;
 use std::collections::BTreeMap;
@@ -45,7 +47,8 @@ pub(crate) async fn host_path(ctx: &Hands, permit: &Permit, volume: &VolumeInfo)
     }
     let Some(probe) = probe(ctx, permit).await? else { return Ok(None) };
     let here = probe.1.replace(probe.0.as_str(), volume.name.as_str()) == volume.mountpoint;
-    Ok(here.then(|| PathBuf::from(&volume.mountpoint)))
+    // The engine's own directory may be reached through a link; no container is above its volume.
+    Ok(if here { std::fs::canonicalize(&volume.mountpoint).ok() } else { None })
 }
 
 /// As [`host_path`], where this process can also write, and give files any owner: a hardened unit lets it read every volume and do neither.
@@ -106,8 +109,14 @@ async fn with_helper<T>(
         ctx.engine.import_image(permit, &image, bytes::Bytes::from(vec![0u8; 1024])).await?;
     }
     let name = fresh("volume")?;
-    let created =
-        ctx.engine.create_container(permit, &helper_spec(name.clone(), image, helper_labels(ctx, "volume"), mount, read_only)).await;
+    let mut allowed = RequestFacts::own(EMPTY_IMAGE, None);
+    match mount {
+        Mount::Volume(volume) => allowed.volumes.insert(volume.to_string()),
+        Mount::Directory(path) => allowed.bind_sources.insert(path.clone()),
+    };
+    let spec = helper_spec(name.clone(), image, helper_labels(ctx, "volume"), mount, read_only);
+    judged(assert_own(&spec, &allowed))?;
+    let created = ctx.engine.create_container(permit, &spec).await;
     let result = match &created {
         Ok(id) => work(id).await,
         Err(e) => Err(e.clone().into()),
@@ -125,6 +134,14 @@ async fn with_helper<T>(
             tracing::warn!(container = %name, error = %left, "helper container is left behind; it is removed with the next garbage");
             Err(e)
         }
+    }
+}
+
+/// The second judgement of what no plan names.
+pub(super) fn judged(findings: Vec<Finding>) -> Result<(), BackupError> {
+    match findings.into_iter().find(|f| f.verdict == Verdict::Deny) {
+        Some(f) => Err(EngineError::Refused(format!("refused on the way to the engine by rule {}: {}", f.rule, f.because)).into()),
+        None => Ok(()),
     }
 }
 

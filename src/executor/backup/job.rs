@@ -42,8 +42,18 @@ pub struct BackupJob {
 pub struct Directory {
     /// Its path there: the name of the source.
     pub host: String,
-    /// Its path as this process sees it, if it does.
+    /// Its path as this process sees it, if it does: the one it was judged by, on which no link is followed.
     pub here: Option<PathBuf>,
+    /// Where its path led on the engine's host when it was judged, where that is another one: what containers mount.
+    #[serde(default)]
+    pub real: Option<String>,
+}
+
+impl Directory {
+    /// The path containers mount it by.
+    pub fn bound(&self) -> &str {
+        self.real.as_deref().unwrap_or(&self.host)
+    }
 }
 
 /// How many snapshots stay, for sources of their own and for all others.

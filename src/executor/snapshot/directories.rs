@@ -6,6 +6,7 @@ use crate::executor::acts::Act;
 use crate::executor::backup::acts::{DataAct, EXCHANGE, RESTORE};
 use crate::executor::backup::exchange::{self, Exchange};
 use crate::executor::backup::keep::PRE_RESTORE;
+use crate::executor::backup::reach;
 use crate::executor::backup::{Directory, Quiesce, SnapshotState, Writer, writers};
 use crate::executor::restore;
 use crate::executor::run::{Halt, Run, failed};
@@ -24,7 +25,7 @@ pub(in crate::executor) const HOLD: &str = "hold-directories";
 pub(in crate::executor) const RESUME: &str = "resume-directories";
 
 fn directory(planned: &PlannedExchange) -> Directory {
-    Directory { host: planned.host.clone(), here: Some(planned.here.clone()) }
+    Directory { host: planned.host.clone(), here: Some(planned.here.clone()), real: planned.real.clone() }
 }
 
 impl Run {
@@ -86,7 +87,9 @@ impl Run {
 
     async fn stage(&self, planned: &PlannedExchange) -> Result<PathBuf, Halt> {
         let snapshot = self.snapshot_of(&planned.snapshot_id).await?;
-        let into = restore::beside(&directory(planned), &snapshot, self.operation_id()).map_err(|e| failed(e.to_string()))?;
+        let place = directory(planned);
+        let into = restore::beside(&place, &snapshot, self.operation_id()).map_err(|e| failed(e.to_string()))?;
+        reach::unmoved(&*self.exec.engine, &place).await.map_err(|e| failed(e.to_string()))?;
         self.say(format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
         came_back(self.data_step(DataAct::RestoreDirectory { snapshot, into: into.clone(), path: None }).await?)?;
         Ok(into)
@@ -105,7 +108,7 @@ impl Run {
             .flat_map(|c| self.old_ones(observed, &c.service).into_iter().map(|o| (c.service.clone(), o)))
             .collect();
         let engine = &*self.exec.engine;
-        let hosts: Vec<String> = todo.iter().map(|e| e.host.clone()).collect();
+        let hosts: Vec<String> = todo.iter().map(|e| directory(e).bound().to_owned()).collect();
         let writing = writers(engine, &[], &hosts).await.map_err(|e| failed(e.to_string()))?;
         let mut others: Vec<Writer> = vec![];
         for host in &hosts {

@@ -2,17 +2,23 @@
 //! the id the snapshot holds for it, which is that chunk's SHA-256. Deliberately absent: reading the repository's packs; `Check` does.
 
 use super::mode::{Kind, permissions};
-use super::repo::{Opened, io, one_line, repository_failure};
+use super::repo::{Opened as Repo, io, one_line, repository_failure};
 use super::tarball::TarIndex;
 use super::{Failure, Source, part};
+use crate::executor::straight;
 use rustic_core::repofile::{Node, NodeType, SnapshotFile};
 use rustic_core::{IndexedFull, LsOptions, Repository};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Differences named in a report; the rest is counted.
 const NAMED: usize = 100;
@@ -46,14 +52,39 @@ fn judged_of(archive: bool, all: impl IntoIterator<Item = (String, Vec<u8>)>) ->
 
 /// The data to be judged.
 enum Tree {
-    Dir(PathBuf),
+    Dir(Opened),
     Tar(TarIndex),
+}
+
+/// An open directory, and the one below it that was looked into last: entries come directory by directory.
+struct Opened {
+    root: File,
+    last: RefCell<Option<(PathBuf, Rc<File>)>>,
+}
+
+impl Opened {
+    /// The directory that holds a path, and the path in it. No link is followed.
+    fn above(&self, path: &Path) -> rustix::io::Result<(Rc<File>, OsString)> {
+        let Some(name) = path.file_name() else { return Ok((Rc::new(straight::below(&self.root, Path::new(""))?), ".".into())) };
+        let above = path.parent().unwrap_or(Path::new(""));
+        if let Some((_, dir)) = self.last.borrow().as_ref().filter(|(at, _)| at == above) {
+            return Ok((dir.clone(), name.to_owned()));
+        }
+        let dir = Rc::new(straight::below(&self.root, above)?);
+        *self.last.borrow_mut() = Some((above.to_owned(), dir.clone()));
+        Ok((dir, name.to_owned()))
+    }
 }
 
 impl Tree {
     fn look(&self, path: &Path) -> std::io::Result<Option<Actual>> {
         match self {
-            Self::Dir(root) => look_at(&root.join(path)),
+            Self::Dir(opened) => match opened.above(path) {
+                Ok((dir, name)) => look_at(&straight::through(&*dir).join(name)),
+                // Where a directory is a link, or gone, there is nothing below it.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+                Err(e) => Err(e.into()),
+            },
             Self::Tar(index) => Ok(index.members.get(path).map(|m| Actual {
                 kind: m.kind,
                 permissions: m.permissions,
@@ -72,7 +103,11 @@ impl Tree {
 
     fn open(&self, path: &Path) -> std::io::Result<Box<dyn Read>> {
         match self {
-            Self::Dir(root) => Ok(Box::new(File::open(root.join(path))?)),
+            Self::Dir(opened) => {
+                let (dir, name) = opened.above(path)?;
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                Ok(Box::new(File::from(rustix::fs::openat(&*dir, name, flags, rustix::fs::Mode::empty())?)))
+            }
             Self::Tar(index) => {
                 let member = index.members.get(path).ok_or(std::io::ErrorKind::NotFound)?;
                 Ok(Box::new(index.content(member)?))
@@ -84,18 +119,20 @@ impl Tree {
     fn names(&self) -> Result<BTreeSet<PathBuf>, Failure> {
         match self {
             Self::Tar(index) => Ok(index.members.keys().filter(|k| !k.as_os_str().is_empty()).cloned().collect()),
-            Self::Dir(root) => {
+            Self::Dir(opened) => {
                 let mut names = BTreeSet::new();
                 let mut open = vec![PathBuf::new()];
-                while let Some(below) = open.pop() {
-                    let dir = root.join(&below);
-                    for entry in std::fs::read_dir(&dir).map_err(|e| io(&dir, &e))? {
-                        let entry = entry.map_err(|e| io(&dir, &e))?;
-                        let name = below.join(entry.file_name());
-                        if entry.file_type().map_err(|e| io(&dir, &e))?.is_dir() {
-                            open.push(name.clone());
+                while let Some(at) = open.pop() {
+                    let failed = |e: Errno| io(&at, &e.into());
+                    let dir = straight::below(&opened.root, &at).map_err(failed)?;
+                    let mut found = vec![];
+                    straight::names(&dir, &mut found).map_err(failed)?;
+                    for name in found {
+                        let place = straight::through(&dir).join(&name);
+                        if std::fs::symlink_metadata(&place).map_err(|e| io(&at.join(&name), &e))?.is_dir() {
+                            open.push(at.join(&name));
                         }
-                        names.insert(name);
+                        names.insert(at.join(&name));
                     }
                 }
                 Ok(names)
@@ -148,17 +185,17 @@ fn kind_of(node: &Node) -> Kind {
 
 /// Differences between a snapshot and data, `path: what`; empty = equal.
 pub(super) fn verify(
-    opened: Opened,
+    opened: Repo,
     snapshot: &SnapshotFile,
     root: &Node,
     against: &Source,
     only: Option<&Path>,
 ) -> Result<Vec<String>, Failure> {
     let tree = match against {
-        Source::Dir(path) => Tree::Dir(path.clone()),
+        Source::Dir(path) => Tree::Dir(Opened { root: super::jobs::directory(path)?, last: RefCell::default() }),
         Source::Tar(path) => Tree::Tar(TarIndex::read(path)?),
     };
-    let Opened { repo, counter, lock: _held, .. } = opened;
+    let Repo { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
     let mut found = Vec::new();
     let mut left = tree.names()?;

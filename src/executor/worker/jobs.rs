@@ -8,6 +8,7 @@ use super::{
     Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare,
     copy, part,
 };
+use crate::executor::straight;
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
@@ -15,7 +16,7 @@ use rustic_core::{
     BackupOptions, CheckOptions, LocalDestination, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, RestoreOptions, SnapshotOptions,
 };
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -40,9 +41,16 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
         }
         Job::Fetch { into } => copy::fetch(request, into, sink).map(Output::Fetched),
         Job::Backup { source, volume, stack, instance, tags, definition } => {
-            if let (Source::Dir(path), None) = (source, &request.remote) {
-                refuse_own_repository(&request.repo, path)?;
-            }
+            let opened = match source {
+                Source::Dir(path) => {
+                    let dir = directory(path)?;
+                    if request.remote.is_none() {
+                        refuse_own_repository(&request.repo, path, &dir)?;
+                    }
+                    Some(dir)
+                }
+                Source::Tar(_) => None,
+            };
             let mut options = SnapshotOptions::default().host(format!("dockwarden-{instance}")).command("dockwarden backup".to_owned());
             let own = [Some(format!("volume={volume}")), stack.as_ref().map(|s| format!("stack={s}"))];
             for tag in own.into_iter().flatten().chain(tags.iter().cloned()) {
@@ -50,7 +58,7 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             }
             // restic keeps no such field and passes over it.
             options.description.clone_from(definition);
-            backup(open(request, sink)?, source, volume, &options).map(Output::Snapshot)
+            backup(open(request, sink)?, source, opened, volume, &options).map(Output::Snapshot)
         }
         Job::List => list(&open(request, sink)?).map(Output::Snapshots),
         Job::Check { read_data, part } => check(&open(request, sink)?, *read_data, *part).map(Output::Findings),
@@ -75,14 +83,19 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
     }
 }
 
+/// Opens a directory that is read or written: no link on the way to it is followed.
+pub(super) fn directory(path: &Path) -> Result<File, Failure> {
+    straight::open(path).map_err(|e| io(path, &e.into()))
+}
+
 /// A repository on the data it backs up would grow by its own content with every run. Compared by identity as well as by path: a bind
 /// mount shows the same directory under another name.
-fn refuse_own_repository(repo: &Path, source: &Path) -> Result<(), Failure> {
+fn refuse_own_repository(repo: &Path, source: &Path, dir: &File) -> Result<(), Failure> {
     let refuse = || Failure::RepositoryOnSource { repo: repo.display().to_string(), source_path: source.display().to_string() };
     let real_repo = repo.canonicalize().map_err(|e| io(repo, &e))?;
-    let real_source = source.canonicalize().map_err(|e| io(source, &e))?;
+    let real_source = straight::through(dir).canonicalize().map_err(|e| io(source, &e))?;
     let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).map_err(|e| io(path, &e));
-    let source_identity = identity(&real_source)?;
+    let source_identity = dir.metadata().map(|m| (m.dev(), m.ino())).map_err(|e| io(source, &e))?;
     for above in real_repo.ancestors() {
         if above == real_source || identity(above)? == source_identity {
             return Err(refuse());
@@ -99,14 +112,15 @@ fn stored_as(source: &str) -> PathBuf {
     }
 }
 
-fn backup(opened: Opened, source: &Source, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure> {
+fn backup(opened: Opened, source: &Source, dir: Option<File>, volume: &str, options: &SnapshotOptions) -> Result<SnapshotReport, Failure> {
     let log = Arc::new(ReadLog::default());
     let stored = stored_as(volume);
     let name = stored.file_name().and_then(|n| n.to_str()).unwrap_or(volume);
     match source {
         Source::Dir(path) => {
-            let root = root_node(path, name)?;
-            let walk = Walk { root: path.clone(), log: log.clone() };
+            let dir = Arc::new(dir.map_or_else(|| directory(path), Ok)?);
+            let root = root_node(&dir, path, name)?;
+            let walk = Walk { root: path.clone(), dir, log: log.clone() };
             archive(opened, walk, (path.clone(), stored.clone()), root, log, options)
         }
         Source::Tar(path) => {
@@ -236,15 +250,18 @@ fn root_of(opened: Opened, snapshot: &SnapshotFile) -> Result<(Opened, Node), Fa
 }
 
 fn restore(opened: Opened, id: &SnapshotId, into: &Path, path: Option<&Path>) -> Result<RestoreReport, Failure> {
-    if std::fs::read_dir(into).map_err(|e| io(into, &e))?.next().is_some() {
+    let dir = directory(into)?;
+    let mut there = vec![];
+    straight::names(&dir, &mut there).map_err(|e| io(into, &e.into()))?;
+    if !there.is_empty() {
         return Err(Failure::TargetNotEmpty { path: into.display().to_string() });
     }
     let snapshot = find(&opened, id)?;
     let (opened, root) = root_of(opened, &snapshot)?;
     let repo = opened.repo.to_indexed().map_err(repository_failure)?;
-    let target =
-        into.to_str().ok_or_else(|| Failure::Io { path: into.display().to_string(), detail: "the path must be UTF-8".to_owned() })?;
-    let destination = LocalDestination::new(target, false, false).map_err(repository_failure)?;
+    // The directory that was opened, whatever its name leads to by now.
+    let target = straight::through(&dir).join(".").display().to_string();
+    let destination = LocalDestination::new(&target, false, false).map_err(repository_failure)?;
     let mut options = RestoreOptions::default().numeric_id(true);
     // Whole chunks of zeros become holes. The option's type is not exported; its words are.
     options.sparse = serde_json::from_value(serde_json::json!("ByContent")).map_err(|e| Failure::Internal { detail: e.to_string() })?;
@@ -263,18 +280,18 @@ fn restore(opened: Opened, id: &SnapshotId, into: &Path, path: Option<&Path>) ->
     }
     let plan = repo.prepare_restore(&options, nodes.clone(), &destination, false).map_err(repository_failure)?;
     repo.restore(plan, &options, nodes, &destination).map_err(repository_failure)?;
-    root_attributes(into, &root).map_err(|e| io(into, &e))?;
+    root_attributes(&dir, &root).map_err(|e| io(into, &e))?;
     Ok(report)
 }
 
 /// The library restores what lies in a directory, not the directory itself.
-fn root_attributes(path: &Path, root: &Node) -> std::io::Result<()> {
-    chown(path, root.meta.uid, root.meta.gid)?;
+fn root_attributes(dir: &File, root: &Node) -> std::io::Result<()> {
+    fchown(dir, root.meta.uid, root.meta.gid)?;
     if let Some(mode) = root.meta.mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(super::mode::permissions(mode)))?;
+        dir.set_permissions(std::fs::Permissions::from_mode(super::mode::permissions(mode)))?;
     }
     if let Some(mtime) = root.meta.mtime {
-        File::open(path)?.set_times(std::fs::FileTimes::new().set_modified(SystemTime::from(mtime)))?;
+        dir.set_times(std::fs::FileTimes::new().set_modified(SystemTime::from(mtime)))?;
     }
     Ok(())
 }
@@ -369,4 +386,50 @@ fn compress(tar: &Path, packed: &Path) -> std::io::Result<(u64, String)> {
     file.sync_all()?;
     let digest = sha2::Digest::finalize(hash);
     Ok((size, digest.iter().map(|b| format!("{b:02x}")).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Lab;
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn neither_a_backup_nor_a_restore_nor_a_comparison_goes_through_a_link_on_the_way() {
+        let lab = Lab::new();
+        let real = lab.dir.path().canonicalize().unwrap();
+        let run = |job: Job| super::super::handle(&lab.request(job), Arc::new(|_| {}));
+        let at = |path: &str| real.join(path);
+        for dir in ["shop/data/sub", "host/sub", "host/empty"] {
+            std::fs::create_dir_all(at(dir)).unwrap();
+        }
+        std::fs::write(at("shop/data/sub/x"), "mine").unwrap();
+        std::fs::write(at("host/sub/x"), "of the host").unwrap();
+        let backup = |source: PathBuf| {
+            let (volume, instance) = ("shop_data".to_owned(), "i".to_owned());
+            run(Job::Backup { source: Source::Dir(source), volume, stack: None, instance, tags: vec![], definition: None })
+        };
+        let Ok(Output::Snapshot(taken)) = backup(at("shop/data")) else { panic!() };
+        std::fs::rename(at("shop/data"), at("shop/old")).unwrap();
+        symlink(at("host"), at("shop/data")).unwrap();
+        let snapshot = taken.snapshot_id;
+        let jobs = [
+            backup(at("shop/data")),
+            backup(at("shop/data/sub")),
+            run(Job::Restore { snapshot: snapshot.clone(), into: at("shop/data/empty"), path: None }),
+            run(Job::Verify { snapshot: snapshot.clone(), against: Source::Dir(at("shop/data")), path: None }),
+        ];
+        for refused in jobs {
+            assert!(matches!(&refused, Err(Failure::Io { detail, .. }) if detail.contains("is a link")), "{refused:?}");
+        }
+        assert_eq!(std::fs::read_dir(at("host/empty")).unwrap().count(), 0);
+        let Ok(Output::Snapshots(listed)) = run(Job::List) else { panic!() };
+        assert_eq!(listed.len(), 1);
+        // A directory below that became a link is a difference, and what it leads to is not read.
+        std::fs::rename(at("shop/old/sub"), at("shop/old/moved")).unwrap();
+        symlink(at("host/sub"), at("shop/old/sub")).unwrap();
+        let Ok(Output::Findings(found)) = run(Job::Verify { snapshot, against: Source::Dir(at("shop/old")), path: None }) else { panic!() };
+        assert!(found.iter().any(|f| f.starts_with("sub: ") && f.contains("instead of")), "{found:?}");
+        assert!(found.contains(&"sub/x: missing".to_owned()), "{found:?}");
+    }
 }

@@ -4,10 +4,12 @@
 use super::repo::{Counter, error_text, io};
 use super::walk::{attach, node_of, xattrs};
 use super::{Failure, SnapshotState};
+use crate::executor::straight;
 use rustic_core::jiff::Timestamp;
 use rustic_core::repofile::Node;
 use rustic_core::{ReadSource, ReadSourceEntry, ReadSourceOpen, RusticResult};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -207,15 +209,12 @@ impl<R: Read> Read for WatchedReader<R> {
     }
 }
 
-/// The node of a directory that becomes the root of a snapshot, under the name `name`.
-pub(super) fn root_node(path: &Path, name: &str) -> Result<Node, Failure> {
-    let mut node = node_of(path, OsStr::new(name)).map_err(|e| io(path, &e))?;
-    if !node.is_dir() {
-        return Err(Failure::Io { path: path.display().to_string(), detail: "is not a directory".to_owned() });
-    }
-    attach(&mut node, xattrs(path).map_err(|e| io(path, &e))?);
-    // Opening now turns "nothing can be read at all" into an error instead of an empty partial snapshot.
-    std::fs::read_dir(path).map_err(|e| io(path, &e))?;
+/// The node of an open directory that becomes the root of a snapshot, under the name `name`; `path` is what it is called by.
+pub(super) fn root_node(dir: &File, path: &Path, name: &str) -> Result<Node, Failure> {
+    let meta = dir.metadata().map_err(|e| io(path, &e))?;
+    let place = straight::through(dir).join(".");
+    let mut node = node_of(&meta, &place, OsStr::new(name)).map_err(|e| io(path, &e))?;
+    attach(&mut node, xattrs(&place).map_err(|e| io(path, &e))?);
     Ok(node)
 }
 

@@ -352,17 +352,15 @@ fn a_source_that_holds_the_repository_is_refused_also_by_another_name() {
     let lab = Lab::new();
     symlink(lab.dir.path(), lab.path("alias")).unwrap();
     fs::create_dir(lab.path("repo/inside")).unwrap();
-    for source in [lab.dir.path().to_owned(), lab.path("alias"), lab.path("repo"), lab.path("repo/inside")] {
-        let job = Job::Backup {
-            source: Source::Dir(source.clone()),
-            volume: "v".into(),
-            stack: None,
-            instance: "i".into(),
-            tags: vec![],
-            definition: None,
-        };
+    let backup = |source: PathBuf| {
+        let (volume, instance) = ("v".to_owned(), "i".to_owned());
+        lab.run(Job::Backup { source: Source::Dir(source), volume, stack: None, instance, tags: vec![], definition: None })
+    };
+    let alias = backup(lab.path("alias"));
+    assert!(matches!(&alias, Err(Failure::Io { detail, .. }) if detail.contains("is a link")), "{alias:?}");
+    for source in [lab.dir.path().to_owned(), lab.path("repo"), lab.path("repo/inside")] {
         assert_eq!(
-            lab.run(job),
+            backup(source.clone()),
             Err(Failure::RepositoryOnSource { repo: lab.path("repo").display().to_string(), source_path: source.display().to_string() })
         );
     }

@@ -5,26 +5,34 @@
 
 use super::mode::{Kind, to_go};
 use super::source::{ReadLog, timestamp};
+use crate::executor::straight;
 use base64::Engine as _;
 use rustic_core::repofile::{Metadata, Node, NodeType};
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::ErrorKind::NotFound;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Everything below a directory, in the order the repository wants: names sorted by their bytes, a directory before its content.
+/// Directories below each other that are read; each is held open, and a process has so many descriptors.
+const MOST_DEEP: usize = 400;
+
+/// Everything below an open directory, in the order the repository wants: names sorted by their bytes, a directory before its content. Each directory is
+/// opened in the one above and each file in its own, so that what is swapped for a link meanwhile is met as a link or not at all.
 pub(super) struct Walk {
+    /// What its entries are called by.
     pub(super) root: PathBuf,
+    pub(super) dir: Arc<File>,
     pub(super) log: Arc<ReadLog>,
 }
 
 impl ReadSource for Walk {
-    type Open = OpenPath;
+    type Open = OpenFile;
     type Iter = WalkIter;
 
     fn size(&self) -> RusticResult<Option<u64>> {
@@ -33,15 +41,25 @@ impl ReadSource for Walk {
 
     fn entries(&self) -> WalkIter {
         let mut walk = WalkIter { root: self.root.clone(), open: Vec::new(), log: self.log.clone() };
-        walk.descend(&self.root.clone());
+        match straight::below(&self.dir, Path::new("")) {
+            Ok(dir) => walk.descend(&self.root, dir),
+            Err(e) => walk.problem(&self.root, &std::io::Error::from(e)),
+        }
         walk
     }
 }
 
-/// Where a walk stands: for each open directory the names still to come, last name first.
+/// An open directory, and the names still to come, last name first.
+struct Level {
+    dir: Arc<File>,
+    path: PathBuf,
+    names: Vec<OsString>,
+}
+
+/// Where a walk stands.
 pub(super) struct WalkIter {
     root: PathBuf,
-    open: Vec<(PathBuf, Vec<OsString>)>,
+    open: Vec<Level>,
     log: Arc<ReadLog>,
 }
 
@@ -51,38 +69,74 @@ impl WalkIter {
         self.log.problem(format!("{}: {cause}", if shown.is_empty() { "." } else { &shown }));
     }
 
-    fn descend(&mut self, dir: &Path) {
+    fn descend(&mut self, path: &Path, dir: File) {
         let mut names = Vec::new();
-        match std::fs::read_dir(dir) {
-            Err(e) if e.kind() == NotFound => self.log.vanished(),
-            Err(e) => self.problem(dir, &e),
-            Ok(entries) => {
-                for entry in entries {
-                    match entry {
-                        Ok(entry) => names.push(entry.file_name()),
-                        Err(e) => self.problem(dir, &e),
-                    }
-                }
-            }
+        match straight::names(&dir, &mut names) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => self.log.vanished(),
+            Err(e) => self.problem(path, &std::io::Error::from(e)),
         }
         names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
-        self.open.push((dir.to_owned(), names));
+        self.open.push(Level { dir: Arc::new(dir), path: path.to_owned(), names });
+    }
+
+    /// The node of an entry and, of a directory, the directory; `None` when it is gone by now.
+    fn look(&self, dir: &File, name: &OsStr, path: &Path) -> std::io::Result<Option<(Node, Option<File>)>> {
+        let place = straight::through(dir).join(name);
+        let met = fs::symlink_metadata(&place)?;
+        if !met.is_dir() {
+            let mut node = node_of(&met, &place, name)?;
+            self.attributes(&mut node, path, &place)?;
+            return Ok(Some((node, None)));
+        }
+        match straight::child(dir, name) {
+            Ok(below) => {
+                let mut node = node_of(&below.metadata()?, &place, name)?;
+                self.attributes(&mut node, path, &straight::through(&below).join("."))?;
+                Ok(Some((node, Some(below))))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(std::io::Error::other("it was replaced by something else while it was read")),
+            Err(e) => {
+                self.problem(path, &std::io::Error::from(e));
+                Ok(Some((node_of(&met, &place, name)?, None)))
+            }
+        }
+    }
+
+    fn attributes(&self, node: &mut Node, path: &Path, place: &Path) -> std::io::Result<()> {
+        match xattrs(place) {
+            Ok(found) if found.is_empty() => Ok(()),
+            Ok(found) => {
+                attach(node, found);
+                Ok(())
+            }
+            Err(e) if e.kind() == NotFound => Err(e),
+            Err(e) => {
+                self.problem(path, &format_args!("extended attributes: {e}"));
+                Ok(())
+            }
+        }
     }
 }
 
 impl Iterator for WalkIter {
-    type Item = RusticResult<ReadSourceEntry<OpenPath>>;
+    type Item = RusticResult<ReadSourceEntry<OpenFile>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (dir, names) = self.open.last_mut()?;
-            let Some(name) = names.pop() else {
+            let level = self.open.last_mut()?;
+            let Some(name) = level.names.pop() else {
                 self.open.pop();
                 continue;
             };
-            let path = dir.join(&name);
-            let node = match node_of(&path, &name) {
-                Ok(node) => node,
+            let (dir, path) = (level.dir.clone(), level.path.join(&name));
+            let (node, below) = match self.look(&dir, &name, &path) {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.log.vanished();
+                    continue;
+                }
                 Err(e) if e.kind() == NotFound => {
                     self.log.vanished();
                     continue;
@@ -92,36 +146,31 @@ impl Iterator for WalkIter {
                     continue;
                 }
             };
-            let mut node = node;
-            match xattrs(&path) {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => attach(&mut node, found),
-                Err(e) if e.kind() == NotFound => {
-                    self.log.vanished();
-                    continue;
-                }
-                Err(e) => self.problem(&path, &format_args!("extended attributes: {e}")),
+            match below {
+                Some(below) if self.open.len() < MOST_DEEP => self.descend(&path, below),
+                Some(_) => self.problem(&path, &format_args!("lies more than {MOST_DEEP} directories deep and was not read")),
+                None => {}
             }
-            if node.is_dir() {
-                self.descend(&path);
-            }
-            let open = node.is_file().then(|| OpenPath(path.clone()));
+            let open = node.is_file().then(|| OpenFile { dir, name });
             return Some(Ok(ReadSourceEntry { path, node, open }));
         }
     }
 }
 
-/// A file to be read when its turn comes.
-pub(super) struct OpenPath(PathBuf);
+/// A file to be read when its turn comes, in the directory it was met in.
+pub(super) struct OpenFile {
+    dir: Arc<File>,
+    name: OsString,
+}
 
-impl ReadSourceOpen for OpenPath {
+impl ReadSourceOpen for OpenFile {
     type Reader = File;
 
     fn open(self) -> RusticResult<File> {
         let failed = |e: std::io::Error| RusticError::with_source(ErrorKind::InputOutput, "the file cannot be opened", e);
         // The name may have become a link or a pipe since it was met: neither is followed, neither may block.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::open(&self.0, flags, rustix::fs::Mode::empty()).map_err(|e| failed(e.into()))?);
+        let file = File::from(rustix::fs::openat(&*self.dir, &self.name, flags, rustix::fs::Mode::empty()).map_err(|e| failed(e.into()))?);
         match file.metadata() {
             Ok(meta) if meta.is_file() => Ok(file),
             Ok(_) => Err(failed(std::io::Error::other("it is no longer a regular file"))),
@@ -130,12 +179,11 @@ impl ReadSourceOpen for OpenPath {
     }
 }
 
-/// The node of one directory entry, without its extended attributes.
-pub(super) fn node_of(path: &Path, name: &OsStr) -> std::io::Result<Node> {
-    let meta = std::fs::symlink_metadata(path)?;
+/// The node of what was met, without its extended attributes; `place` is where the end of a link is read.
+pub(super) fn node_of(meta: &fs::Metadata, place: &Path, name: &OsStr) -> std::io::Result<Node> {
     let (kind, node_type) = match meta.file_type() {
         t if t.is_dir() => (Kind::Dir, NodeType::Dir),
-        t if t.is_symlink() => (Kind::Symlink, NodeType::from_link(&std::fs::read_link(path)?)),
+        t if t.is_symlink() => (Kind::Symlink, NodeType::from_link(&fs::read_link(place)?)),
         t if t.is_fifo() => (Kind::Fifo, NodeType::Fifo),
         t if t.is_socket() => (Kind::Socket, NodeType::Socket),
         t if t.is_char_device() => (Kind::Char, NodeType::Chardev { device: meta.rdev() }),
@@ -213,7 +261,6 @@ mod tests {
     use super::super::repo::Counter;
     use super::super::source::{Watched, root_node};
     use super::*;
-    use std::fs;
 
     #[test]
     fn what_is_removed_between_its_listing_and_its_turn_is_not_missing() {
@@ -224,9 +271,10 @@ mod tests {
             fs::write(root.join(name), "x").unwrap();
         }
         let log = Arc::new(ReadLog::default());
-        let walk = Walk { root: root.clone(), log: log.clone() };
+        let dir = Arc::new(straight::open(&root).unwrap());
+        let walk = Walk { root: root.clone(), dir: dir.clone(), log: log.clone() };
         let counter = Counter::new(Arc::new(|_| {}));
-        let entries = Watched::new(walk, root.clone(), root_node(&root, "data").unwrap(), log.clone(), counter).entries();
+        let entries = Watched::new(walk, root.clone(), root_node(&dir, &root, "data").unwrap(), log.clone(), counter).entries();
         // Listed by now.
         fs::remove_file(root.join("b")).unwrap();
         fs::remove_dir_all(root.join("d")).unwrap();
@@ -242,5 +290,109 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
         log.root(&root);
         assert_eq!(log.verdict(1, 1), (SnapshotState::Partial, vec![".: the directory itself was removed while it was read".to_owned()]));
+    }
+
+    /// A container's own directory `d` with `x` in it, beside a link to a directory of the host that has an `x`, too.
+    fn stage() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let root = real.join("data");
+        for (at, text) in [("data/d/below", "mine"), ("host/below", "of the host")] {
+            fs::create_dir_all(real.join(at)).unwrap();
+            fs::write(real.join(at).join("x"), text).unwrap();
+        }
+        fs::write(root.join("d/x"), "mine").unwrap();
+        fs::write(real.join("host/x"), "of the host").unwrap();
+        std::os::unix::fs::symlink(real.join("host"), root.join("l")).unwrap();
+        (dir, root)
+    }
+
+    fn exchange(root: &Path) {
+        let (d, l, cwd) = (root.join("d"), root.join("l"), rustix::fs::CWD);
+        rustix::fs::renameat_with(cwd, d, cwd, l, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+    }
+
+    fn walk(root: &Path) -> WalkIter {
+        let dir = Arc::new(straight::open(root).unwrap());
+        Walk { root: root.to_owned(), dir, log: Arc::new(ReadLog::default()) }.entries()
+    }
+
+    fn text(open: OpenFile) -> Option<String> {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut open.open().ok()?, &mut text).unwrap();
+        Some(text)
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_after_it_was_met_is_still_read_itself() {
+        let (_dir, root) = stage();
+        let mut seen = vec![];
+        for at in 0..5 {
+            let mut entries = walk(&root);
+            let mut met = vec![];
+            for n in 0.. {
+                if n == at {
+                    exchange(&root);
+                }
+                let Some(entry) = entries.next() else { break };
+                met.push(entry.unwrap());
+            }
+            // Files are opened long after they were met.
+            seen.extend(met.into_iter().filter_map(|e| Some((at, e.path.strip_prefix(&root).unwrap().to_owned(), text(e.open?)))));
+        }
+        assert!(seen.len() > 5, "{seen:?}");
+        assert!(seen.iter().all(|(_, _, text)| text.as_deref() == Some("mine")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_swap_of_a_directory_and_a_link_while_the_walk_runs_lets_nothing_of_the_host_in() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        const WALKS: usize = 3_000;
+        let (_dir, root) = stage();
+        let stop = AtomicBool::new(false);
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let mut read = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    exchange(&root);
+                }
+            });
+            // However the walking ends, the swapping does, too.
+            let _end = Stop(&stop);
+            for _ in 0..WALKS {
+                for entry in walk(&root) {
+                    let entry = entry.unwrap();
+                    if let Some(text) = entry.open.and_then(text) {
+                        read += 1;
+                        assert_eq!(text, "mine", "{}", entry.path.display());
+                    }
+                }
+            }
+        });
+        assert!(read > 0);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_reach_is_told_and_the_rest_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let mut at = straight::open(&root).unwrap();
+        for _ in 0..MOST_DEEP + 5 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            at = straight::child(&at, OsStr::new("d")).unwrap();
+        }
+        fs::write(root.join("x"), "x").unwrap();
+        let entries = walk(&root);
+        let log = entries.log.clone();
+        let met: Vec<_> = entries.map(Result::unwrap).collect();
+        assert!(met.len() == MOST_DEEP + 1 && met.last().unwrap().path == root.join("x"), "{}", met.len());
+        let (state, told) = log.verdict(1, MOST_DEEP as u64);
+        assert!(state == SnapshotState::Partial && told[0].contains("400 directories deep"), "{told:?}");
     }
 }

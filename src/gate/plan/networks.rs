@@ -56,6 +56,10 @@ fn named(j: &mut Judge<'_>, service: Option<&str>, path: &str, name: &str, exter
         );
     }
     if external || j.facts.unowned_objects.contains(name) {
+        if j.facts.supervisor_unknown {
+            let because = "nobody knows whose the network is, and it may be the supervisor's own: its container was not found";
+            return j.hit("net.foreign", service, path, name, because);
+        }
         j.hit(
             "net.external_unknown",
             service,

@@ -33,6 +33,11 @@ fn of_service(spec: &StackSpec, s: &ServiceSpec, finding: &Finding, path: &str) 
         | "health.disabled"
         | "log.off"
         | "ns.pid.shared" => Value::Null,
+        // What stands above it may be any service's.
+        "bind.above" => {
+            let mounts: Vec<_> = spec.services.iter().map(|(name, s)| (name, &s.mounts)).collect();
+            json!([spec.volumes, mounts, s.read_only])
+        }
         "bind.approval" => json!(s.mounts.iter().filter(|m| m.path == path).collect::<Vec<_>>()),
         "device.review" => json!([s.devices, s.device_cgroup_rules, s.device_requests]),
         "secopt.custom" => json!(s.security_opt),

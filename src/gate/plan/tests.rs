@@ -33,6 +33,7 @@ fn facts() -> PlanFacts {
         containers: set(&["billing-db-1"]),
         hostnames: set(&["billing.example.com"]),
         names: BTreeMap::from([("edge".to_owned(), set(&["api", "pay"]))]),
+        followed: vec![],
     };
     PlanFacts {
         stack: Some(StackName::new("shop").unwrap()),
@@ -279,6 +280,7 @@ fn no_finding_repeats_a_secret() {
 fn every_rule_id_in_the_code_is_in_the_table() {
     let sources = [
         include_str!("build.rs"),
+        include_str!("above.rs"),
         include_str!("images.rs"),
         include_str!("lifecycle.rs"),
         include_str!("mounts.rs"),

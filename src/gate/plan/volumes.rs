@@ -110,6 +110,15 @@ fn owner(j: &mut Judge<'_>, key: &str, volume: &VolumeSpec, path: &str) {
         return j.hit("vol.foreign", None, path, name, format!("the volume belongs to the stack {other:?}"));
     }
     let own = j.facts.own_objects.contains(name);
+    if !own && j.facts.supervisor_unknown && (volume.external || j.facts.unowned_objects.contains(name)) {
+        return j.hit(
+            "vol.foreign",
+            None,
+            path,
+            name,
+            "nobody knows whose the volume is, and it may be the supervisor's own: its container was not found",
+        );
+    }
     if !own && (volume.external || j.facts.unowned_objects.contains(name)) {
         j.hit("vol.external_unknown", None, path, name, format!("nobody knows whose the volume {name:?} is"));
     }

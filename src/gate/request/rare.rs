@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_the_plan_does_not_say_is_denied_and_what_it_says_passes() {
-        let none = RequestFacts { networks: ["n".to_owned()].into(), ..RequestFacts::default() };
+        let none = RequestFacts { networks: ["n".to_owned()].into(), ..RequestFacts::own("sha256:ab", None) };
         let rare = Rare {
             device_words: ["gpu".to_owned()].into(),
             device_counts: [1].into(),

@@ -37,6 +37,15 @@ fn mount(kind: MountKind, source: &str) -> EngineMount {
     }
 }
 
+/// The lists of a plan that says nothing but the image.
+fn plain() -> Plain {
+    RequestFacts::own("sha256:abc", None).plain
+}
+
+fn nothing() -> RequestFacts {
+    RequestFacts { plain: plain(), ..RequestFacts::default() }
+}
+
 fn rules_of(change: impl FnOnce(&mut ContainerSpec), allowed: &RequestFacts) -> Vec<String> {
     let mut spec = container();
     change(&mut spec);
@@ -45,7 +54,7 @@ fn rules_of(change: impl FnOnce(&mut ContainerSpec), allowed: &RequestFacts) -> 
 
 #[test]
 fn a_plain_container_passes_with_empty_lists() {
-    assert_eq!(assert_container(&container(), &RequestFacts::default()), vec![]);
+    assert_eq!(assert_container(&container(), &nothing()), vec![]);
 }
 
 #[test]
@@ -77,7 +86,7 @@ fn what_no_plan_contained_is_denied() {
         ),
     ];
     for (change, expected) in cases {
-        assert_eq!(rules_of(change, &RequestFacts::default()), expected);
+        assert_eq!(rules_of(change, &nothing()), expected);
     }
 }
 
@@ -89,6 +98,7 @@ fn what_the_plan_contained_passes_and_a_socket_never_does() {
         networks: ["shop_default".to_owned()].into(),
         containers: ["shop-web-1".to_owned()].into(),
         caps: ["NET_ADMIN".to_owned()].into(),
+        plain: plain(),
         ..RequestFacts::default()
     };
     let change = |c: &mut ContainerSpec| {
@@ -107,7 +117,7 @@ fn volumes_and_networks_must_be_the_judged_ones() {
     let judged = VolumeSpec { name: "shop_pg".into(), ..VolumeSpec::default() };
     let allowed = RequestFacts {
         volume_specs: BTreeMap::from([("shop_pg".into(), judged)]),
-        network_drivers: BTreeMap::from([("shop_default".into(), String::new())]),
+        network_specs: BTreeMap::from([("shop_default".into(), NetworkSpec::default())]),
         ..RequestFacts::default()
     };
     let volume = |name: &str, opts: &[(&str, &str)]| VolumeCreate {
@@ -128,6 +138,12 @@ fn volumes_and_networks_must_be_the_judged_ones() {
     assert_eq!(rules(assert_network(&network("shop_default", None), &allowed)), Vec::<String>::new());
     assert_eq!(rules(assert_network(&network("shop_default", Some("macvlan")), &allowed)), ["net.l2"]);
     assert_eq!(rules(assert_network(&network("edge", None), &allowed)), ["net.foreign"]);
+    let mut bridge = network("shop_default", None);
+    bridge.spec.driver_opts.insert("com.docker.network.bridge.name".into(), "docker0".into());
+    assert_eq!(rules(assert_network(&bridge, &allowed)), ["net.l2"], "a bridge of the host");
+    let mut open = network("shop_default", None);
+    open.spec.internal = true;
+    assert_eq!(rules(assert_network(&open, &allowed)), ["net.l2"]);
 }
 
 #[test]
@@ -157,6 +173,7 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
     let expected = RequestFacts {
         bind_sources: ["/srv/shop/data".to_owned()].into(),
         real_paths: [("/srv/shop/link".to_owned(), "/srv/shop/data".to_owned())].into(),
+        plain: Plain::of(&spec, "web", spec.services.values().next().unwrap()),
         rare: Rare { linked: ["web".to_owned()].into(), ..Rare::default() },
         ..RequestFacts::default()
     };
@@ -169,6 +186,7 @@ fn a_path_that_leads_elsewhere_by_now_is_denied_whatever_is_excepted() {
         bind_sources: ["/srv/data".to_owned()].into(),
         devices: ["/dev/dri".to_owned()].into(),
         excepted: [("bind.outside", "/srv/data"), ("device.raw", "/dev/dri")].map(|(r, v)| (r.to_owned(), v.to_owned())).into(),
+        plain: plain(),
         ..RequestFacts::default()
     };
     let mounts = |c: &mut ContainerSpec| {

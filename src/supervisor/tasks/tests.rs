@@ -100,6 +100,7 @@ impl Bench {
             settings: Default::default(),
             host_name: "host".into(),
             path_map: None,
+            own_container: Default::default(),
         };
         let prompts = SKILLS.iter().map(|(f, t)| parse_prompt(f, t).unwrap_or_else(|p| panic!("{p:#?}"))).collect();
         let house = House {

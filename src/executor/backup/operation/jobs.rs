@@ -1,6 +1,7 @@
 //! The order of acts of each job. Whatever was begun when one of them stops is taken back by the operation around it.
 
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
+use super::super::reach;
 use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
@@ -83,7 +84,7 @@ impl Work {
             let n = taken.len();
             taken.push(self.read(act, (n, all), &mut partial).await?);
         }
-        let hosts: Vec<String> = job.directories.iter().map(|d| d.host.clone()).collect();
+        let hosts: Vec<String> = job.directories.iter().map(|d| d.bound().to_owned()).collect();
         let (held, calm) = match quiesce {
             Quiesce::None => (vec![], None),
             Quiesce::Pause | Quiesce::Stop => {
@@ -177,6 +178,7 @@ impl Work {
 
     async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory, path: Option<PathBuf>) -> Result<Option<String>, Stop> {
         let into = restore::beside(directory, snapshot, &self.id)?;
+        reach::unmoved(self.exec.engine.as_ref(), directory).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
         let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into, path };
         let done = self.interruptible(self.step(act)).await?;

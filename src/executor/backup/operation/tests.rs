@@ -20,6 +20,7 @@ mod commands;
 mod copies;
 mod discard;
 mod holds;
+mod links;
 
 struct Rig {
     dir: TempDir,

@@ -132,7 +132,7 @@ async fn a_directory_of_the_host_comes_back_beside_itself_with_its_owner_and_mod
     std::fs::write(host.join("below/file"), "live").unwrap();
     chown(host.join("below/file"), Some(1234), Some(4321)).unwrap();
     std::fs::set_permissions(host.join("below/file"), std::fs::Permissions::from_mode(0o4751)).unwrap();
-    let directory = Directory { host: host.display().to_string(), here: Some(host.clone()) };
+    let directory = Directory { host: host.display().to_string(), here: Some(host.clone()), real: None };
     let house = rig.exec.backups.clone().unwrap();
     let (volume, progress): (_, crate::executor::backup::ProgressSink) = (directory.host.clone(), Arc::new(|_| {}));
     let asked =

@@ -1,0 +1,80 @@
+//! Whether a directory of the host is still what was judged, before its data is read or written: no link on its path, and nobody who could put one there
+//! while somebody else follows it. Deliberately absent: where paths may lead (`gate::plan::mounts`), and opening what is read (`executor::straight`).
+
+use super::{BackupError, Directory, within};
+use crate::engine::Engine;
+use crate::executor::straight;
+use crate::model::observed::{MountInfo, RunState};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn no_directory(directory: &Directory, detail: String) -> BackupError {
+    BackupError::NoDirectory { path: directory.host.clone(), detail }
+}
+
+/// A directory that this process does not see.
+pub(super) fn unseen(directory: &Directory) -> BackupError {
+    let above = Path::new(directory.bound()).parent().unwrap_or(Path::new("/")).display();
+    let detail = format!(
+        "nobody here can tell whether a link lies on its path; it must lie below the project or a root of the policy, and a supervisor in a container must see \
+         it: add `- {above}:{above}:ro` to its volumes"
+    );
+    no_directory(directory, detail)
+}
+
+/// One that is another than a moment ago.
+pub(super) fn replaced(directory: &Directory) -> BackupError {
+    no_directory(directory, "it was replaced by another one while it was read; nothing was stored, try again".to_owned())
+}
+
+/// Device and inode of the directory that was judged.
+///
+/// # Errors
+/// `NoDirectory` that names the link that lies on its path by now.
+pub(super) fn identity(directory: &Directory, here: &Path) -> Result<(u64, u64), BackupError> {
+    straight::identity(here).map_err(|e| no_directory(directory, e.to_string()))
+}
+
+/// Refuses where a container that runs may write what the directory lies in: it could put a link in the directory's place.
+///
+/// # Errors
+/// `NoDirectory` that names the containers, and the engine's.
+pub(crate) async fn unmoved(engine: &dyn Engine, directory: &Directory) -> Result<(), BackupError> {
+    let above = above(engine, directory.bound()).await?;
+    if above.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} may write what it lies in, and could put a link in its place meanwhile: `stop` it first (a backup with `quiesce: pause` or `stop` holds it itself), \
+         or mount the inner directory alone",
+        above.join(", ")
+    );
+    Err(no_directory(directory, detail))
+}
+
+async fn above(engine: &dyn Engine, host: &str) -> Result<Vec<String>, BackupError> {
+    let bound = |options: &BTreeMap<String, String>| {
+        let binds = options.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));
+        options.get("device").filter(|_| binds).cloned()
+    };
+    let devices: BTreeMap<String, String> =
+        engine.volumes(&[]).await?.into_iter().filter_map(|v| Some((v.name.to_string(), bound(&v.options)?))).collect();
+    let holds = |m: &MountInfo| {
+        let source = match m.kind.as_str() {
+            "bind" => Some(&m.source),
+            _ => m.name.as_ref().and_then(|n| devices.get(n)),
+        };
+        m.writable && source.is_some_and(|s| within(host, s) && !within(s, host))
+    };
+    let mut found = vec![];
+    for summary in engine.containers(&[]).await? {
+        // One that is held still, or stopped, moves nothing.
+        if matches!(summary.state, RunState::Running | RunState::Restarting)
+            && let Some(detail) = engine.container(&summary.id).await?
+            && detail.mounts.iter().any(holds)
+        {
+            found.push(detail.name);
+        }
+    }
+    Ok(found)
+}
