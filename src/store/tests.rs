@@ -91,6 +91,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         kind: PlanKind::Deploy,
         stack: stack_name(),
         environment: "production".into(),
+        given: None,
         from_release: None,
         to_release: 1,
         content_of: None,

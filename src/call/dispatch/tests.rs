@@ -17,6 +17,8 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
+mod beside;
+mod own_secrets;
 mod two_stacks;
 
 pub(crate) const COMPOSE: &str =
