@@ -59,6 +59,7 @@ fn spec() -> StackSpec {
         settings: Default::default(),
         extensions: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
     }
 }
 
