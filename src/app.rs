@@ -32,6 +32,8 @@ use tokio_util::task::TaskTracker;
 
 /// Exit code of a `serve` that found another supervisor at work: a client that lost the race to start one goes on connecting.
 pub const ALREADY_RUNNING: u8 = 75;
+/// Releases of a stack that can be gone back to.
+const RESTORABLE: usize = 10;
 /// Time for running operations to reach their next journal record at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// Time for replies that are ready to be written to their connections before these are cut.
@@ -196,12 +198,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         tracing::warn!(calls = closed, "calls of the last run had no outcome; they are recorded as unknown");
     }
     crate::call::tasks::restore(&house, Utc::now()).await?;
-    for record in store.stacks().await? {
-        let Some(number) = record.current else { continue };
-        if let Some(release) = store.release(&record.name, number).await? {
-            crate::redact::declared::spec(&release.spec);
-        }
-    }
+    learn_secrets(&house).await?;
     let tasks = TaskTracker::new();
     recover(&house, &shutdown, &tasks).await;
     tasks.spawn(background::snapshots_unknown(Arc::clone(&house), shutdown.clone()));
@@ -254,6 +251,25 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         }
     }
     tracing::info!("supervisor ended");
+    Ok(())
+}
+
+/// What the releases of this home hold is masked from the first line on, also of those that can be gone back to.
+async fn learn_secrets(house: &House) -> Result<(), AppError> {
+    let store = &house.store;
+    let mut specs = vec![];
+    for record in store.stacks().await? {
+        // The newest last: they stay where there are too many.
+        specs.extend(store.releases(&record.name, RESTORABLE).await?.into_iter().rev().map(|r| r.spec));
+    }
+    let agents: Vec<String> = house.rulebook.load().agents.keys().cloned().collect();
+    let learned = tokio::task::spawn_blocking(move || {
+        crate::redact::declared::names(agents.iter().map(String::as_str));
+        specs.iter().for_each(crate::redact::declared::release);
+    });
+    if let Err(e) = learned.await {
+        tracing::error!(error = %e, "the secrets of the releases could not be taken into the filter of what leaves");
+    }
     Ok(())
 }
 

@@ -294,6 +294,13 @@ impl Executor {
             Ok(op) => op,
             Err(earlier) => return Ok(earlier),
         };
+        if plan.kind != PlanKind::Stop && !noop {
+            let spec = plan.desired.clone();
+            let learned = tokio::task::spawn_blocking(move || crate::redact::declared::release(&spec)).await;
+            if let Err(e) = learned {
+                tracing::error!(error = %e, stack = %plan.stack, "the secrets of this release could not be taken into the filter of what leaves");
+            }
+        }
         if !noop {
             self.spawn(op.clone(), plan, permit, vec![], current, Takeover::None);
         } else if matches!(plan.kind, PlanKind::Stop) {

@@ -185,6 +185,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         kind,
         stack: input.stack.clone(),
         environment: input.environment.clone(),
+        given: None,
         from_release: current,
         to_release,
         content_of,

@@ -172,8 +172,11 @@ const PREFIXES: [&str; 16] = [
 /// Masks credentials in free text: declared secrets by their value, well-known token forms, `user:password@` of URLs, `Bearer ...`, private key blocks, `password=...`. One pass: no byte is
 /// looked at more often than a few times, whatever the text.
 pub fn mask(text: &str) -> String {
-    let known = declared::mask(text);
-    let text = &*known;
+    masked(&declared::mask(text))
+}
+
+/// What is a credential by its form.
+fn masked(text: &str) -> String {
     let mut out = String::new();
     let mut done = 0;
     for found in TRIGGERS.find_iter(text) {
@@ -270,6 +273,12 @@ fn each_argument(input: &Value, hash: &dyn Fn(&str) -> String) -> Value {
                         .map(|(k, v)| (line(k, 200), v.as_str().map_or(json!("set"), |text| digest(text, hash))))
                         .collect::<Map<_, _>>(),
                 ),
+                ("images", Value::Object(entries)) => entries
+                    .iter()
+                    .take(MAX_ENTRIES)
+                    .map(|(k, v)| (line(k, 200), v.as_str().map_or_else(|| argument(v, hash), |text| image(text).into())))
+                    .collect::<Map<_, _>>()
+                    .into(),
                 (key, value) if is_secret_key(key) && !value.is_null() => json!(MASK),
                 (_, value) => argument(value, hash),
             };
@@ -307,7 +316,19 @@ pub fn reply(value: &mut Value) {
             if map.keys().any(|key| !is_clean(key)) {
                 *map = std::mem::take(map).into_iter().map(|(key, value)| (said(&key), value)).collect();
             }
-            map.values_mut().for_each(reply);
+            let line = map.get("path").is_some_and(|p| p == IMAGE);
+            for (key, value) in map.iter_mut() {
+                match value {
+                    Value::String(text) if (key == IMAGE || (line && (key == "from" || key == "to"))) && is_reference(text) => {
+                        *text = image(text);
+                    }
+                    Value::Object(images) if key == "images" => images.values_mut().for_each(|v| match v {
+                        Value::String(text) if is_reference(text) => *text = image(text),
+                        _ => reply(v),
+                    }),
+                    _ => reply(value),
+                }
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
@@ -318,6 +339,34 @@ pub fn said(text: &str) -> String {
     let mut text = text.to_owned();
     last_word(&mut text);
     text
+}
+
+/// The last word on one side of a line of a diff.
+pub fn at(path: &str, text: &str) -> String {
+    if path == IMAGE { image(text) } else { said(text) }
+}
+
+/// Path of a service's image in a diff, and its key in a reply.
+const IMAGE: &str = "image";
+
+/// Whether a text can hardly be anything but an image: small letters, a slash or a tag. Where anybody may put anything under such a key, a secret is none.
+fn is_reference(text: &str) -> bool {
+    let name = text.split('@').next().unwrap_or(text);
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    };
+    let small = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-:/".contains(&b);
+    name.bytes().all(small) && name.bytes().any(|b| b.is_ascii_lowercase()) && (tag.is_some() || name.contains('/'))
+}
+
+/// The last word on the image something runs, or shall run: no declared value hides it. Who could choose what is not read there could have anything approved.
+pub fn image(text: &str) -> String {
+    let reference = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
+    if text.len() > MAX_ARGUMENT || !text.bytes().all(reference) {
+        return said(text);
+    }
+    masked(text)
 }
 
 /// The last word on findings, which quote files and names.

@@ -130,9 +130,11 @@ pub async fn run_with(
 ///
 /// # Errors
 /// How the try ends when there is nothing to tell it.
-pub async fn brief(house: &House, task: &Task, agent: &Agent) -> Result<Brief, TaskEnd> {
+pub async fn brief(house: &Arc<House>, task: &Task, agent: &Agent) -> Result<Brief, TaskEnd> {
     let words = prompt::task(task, &house.prompts.load()).map_err(TaskEnd::Failed)?;
     let facts = facts(house).await.map_err(|e| TaskEnd::Retry(format!("the supervisor could not read its state: {e}")))?;
+    // Before anybody reads it.
+    crate::call::taint::told(house, task, chrono::Utc::now()).await;
     Ok(Brief { system: prompt::system(agent, &facts), task: words, turns: agent.limits.turns.unwrap_or(TURNS) })
 }
 

@@ -128,10 +128,16 @@ pub enum StoreError {
         /// Bytes it may have.
         max: usize,
     },
+    /// An operator froze the house.
+    #[error("all changes are frozen; an operator lifts it with `dockwarden unfreeze`")]
+    Frozen,
     /// The writer has ended.
     #[error("the store is shutting down")]
     Closed,
 }
+
+/// Key of the small value that is an object while an operator's freeze of all changes stands.
+pub const FREEZE: &str = "freeze";
 
 /// Result of a store call.
 pub type StoreResult<T> = Result<T, StoreError>;

@@ -13,8 +13,9 @@ use crate::call::dispatch::Reply;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
 use crate::model::ids::ApprovalId;
-use crate::model::plan::Plan;
+use crate::model::plan::{DiffLine, Plan};
 use crate::redact;
+use crate::redact::declared::Own;
 use crate::store::approval::{Approval, ApprovalState};
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -85,7 +86,7 @@ pub type Done = Result<Reply, CallError>;
 /// # Errors
 /// Never.
 pub fn reply(value: Value, text: impl Into<String>) -> Done {
-    Ok(Reply { value, text: text.into() })
+    Ok(Reply::new(value, text))
 }
 
 /// A refusal.
@@ -118,7 +119,47 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
         Some(id) => house.store.plan(id).await?,
         None => None,
     };
-    Ok((approval, plan))
+    match plan {
+        Some(plan) => {
+            let (approval, plan) = off_thread(move || {
+                let plan = shown(&approval, plan);
+                (approval, plan)
+            })
+            .await?;
+            Ok((approval, Some(plan)))
+        }
+        None => Ok((approval, None)),
+    }
+}
+
+/// Looking through a large stack for its secrets takes a while.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        CallError::new(ErrorCode::Internal, "the approval could not be shown", "try again, and see the log of the supervisor")
+            .detail(e.to_string())
+    })
+}
+
+/// A plan without the secrets that it and its call brought along: the house does not know them before its operation is accepted.
+fn shown(approval: &Approval, mut plan: Plan) -> Plan {
+    let own = own_of(&approval.input);
+    own.spec(&plan.desired);
+    own.within(|| {
+        for line in plan.changes.iter_mut().flat_map(|c| &mut c.diff).chain(&mut plan.stack_diff) {
+            let DiffLine { path, from, to } = line;
+            from.iter_mut().chain(to).for_each(|text| *text = redact::at(path, text));
+            *path = redact::said(path);
+        }
+        redact::findings(&mut plan.findings);
+    });
+    plan
+}
+
+/// What the call of an approval brought along.
+fn own_of(input: &Value) -> Arc<Own> {
+    let own = Arc::<Own>::default();
+    own.input(input);
+    own
 }
 
 /// The call an approval stands for, redacted, with what its arguments meant when it was asked for.
@@ -126,12 +167,19 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
 /// # Errors
 /// The store's.
 pub async fn arguments(house: &House, approval: &Approval) -> Result<Value, CallError> {
-    let mut shown = redact::arguments(&approval.input, &|text| house.store.keyed_hash(text));
-    if let (Some(resolved), Some(map)) = (approval::resolved_for(&house.store, &approval.id).await?, shown.as_object_mut()) {
-        map.insert("resolved".into(), resolved);
-    }
-    redact::reply(&mut shown);
-    Ok(shown)
+    let resolved = approval::resolved_for(&house.store, &approval.id).await?;
+    let (input, store) = (approval.input.clone(), house.store.clone());
+    let masked = move || {
+        own_of(&input).within(|| {
+            let mut shown = redact::arguments(&input, &|text| store.keyed_hash(text));
+            if let (Some(resolved), Some(map)) = (resolved, shown.as_object_mut()) {
+                map.insert("resolved".into(), resolved);
+            }
+            redact::reply(&mut shown);
+            shown
+        })
+    };
+    off_thread(masked).await
 }
 
 /// What has to be typed to approve what may be the operator's own call: the name of its stack, or of the host. `None` where others asked, where it was approved
@@ -190,7 +238,12 @@ fn details(value: &Value, asker: &str) -> String {
     }
     let diff = |lines: &Value, out: &mut Vec<String>| {
         for line in lines.as_array().into_iter().flatten() {
-            let side = |key: &str| if line[key].is_null() { "-".to_owned() } else { text(&line[key]) };
+            let path = line["path"].as_str().unwrap_or_default();
+            let side = |key: &str| {
+                line[key]
+                    .as_str()
+                    .map_or("-".to_owned(), |text| redact::keep_start(&redact::at(path, text).replace('\n', " "), 600).to_owned())
+            };
             out.push(format!("    {}: {} -> {}", text(&line["path"]), side("from"), side("to")));
         }
     };

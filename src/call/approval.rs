@@ -25,7 +25,7 @@ const TTL_S: u64 = 1800;
 const MOST_WAITING: usize = 20;
 
 /// Key of the store under which a freeze stands.
-const FREEZE: &str = "freeze";
+const FREEZE: &str = crate::store::FREEZE;
 
 /// What the approvals say to a call.
 pub(super) enum Word {
@@ -57,7 +57,7 @@ pub(super) async fn ask(
     };
     let digest = plan.map_or_else(|| digest(call, facts, input, resolved.as_ref()), |p| p.digest.clone());
     let store = &call.house.store;
-    if call.resumes.is_none() && brakes::stands_in(store, &call.id, facts, &digest, call.now).await? {
+    if call.resumes.is_none() && brakes::stands_in(store, &call.id, facts, call.also.get(), &digest, call.now).await? {
         return Ok(Word::Given);
     }
     let approval = match &call.resumes {
@@ -121,7 +121,9 @@ async fn resumed(call: &Call, id: &ApprovalId, digest: &str) -> Result<Approval,
 fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Plan>, input: &Value, digest: String) -> Approval {
     let terms = decision.approval.as_ref();
     // What the plan alone or a tainted word puts under approval has no rule with terms of its own.
-    let needed = terms.map_or(1, |t| t.count).max(call.rulebook.policy.least_approvals(facts.environment.as_deref()));
+    let least = |facts: &CallFacts| call.rulebook.policy.least_approvals(facts.environment.as_deref());
+    let least = call.also.get().map_or(0, least).max(least(facts));
+    let needed = terms.map_or(1, |t| t.count).max(least);
     let life = TimeDelta::seconds(i64::try_from(terms.map_or(TTL_S, |t| t.ttl_s)).unwrap_or(i64::from(u32::MAX)));
     Approval {
         id: ApprovalId::new(format!("ap-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric"),

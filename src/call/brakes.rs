@@ -139,16 +139,25 @@ pub async fn mend(store: &Store, operator: &str, now: DateTime<Utc>) -> Result<u
     Ok(all.len())
 }
 
-/// Whether broken glass stands in for the approval of a call; then its use is recorded first.
+/// Whether broken glass stands in for the approval of a call; then its use is recorded first. A call about two stacks needs it broken for both.
 ///
 /// # Errors
 /// The store's: then the approval is asked for by nobody and the call fails.
-pub async fn stands_in(store: &Store, call: &CallId, facts: &CallFacts, digest: &str, now: DateTime<Utc>) -> StoreResult<bool> {
+pub async fn stands_in(
+    store: &Store,
+    call: &CallId,
+    facts: &CallFacts,
+    also: Option<&CallFacts>,
+    digest: &str,
+    now: DateTime<Utc>,
+) -> StoreResult<bool> {
     let Some(stack) = &facts.stack else { return Ok(false) };
     let open = broken(store, now).await?;
-    let of = |agent: &String| open.iter().find(|g| g.agent == *agent && g.stack == *stack);
+    let of = |agent: &String, stack: &StackName| open.iter().find(|g| g.agent == *agent && g.stack == *stack);
     // Each agent of a chain needs the approval: glass broken for one of them is not broken for the others.
-    let Some(glass) = of(&facts.agent).filter(|_| facts.on_behalf.iter().all(|a| of(a).is_some())) else { return Ok(false) };
+    let all = |stack: &StackName| [&facts.agent].into_iter().chain(&facts.on_behalf).all(|a| of(a, stack).is_some());
+    let other = also.map(|a| a.stack.as_ref().is_some_and(all));
+    let Some(glass) = of(&facts.agent, stack).filter(|_| all(stack) && other != Some(false)) else { return Ok(false) };
     let detail =
         json!({"call": call, "agent": facts.agent, "tool": facts.tool, "digest": digest, "reason": glass.reason, "until": glass.until});
     store.audit_event(&glass.by, "break_glass_used", Some(stack.as_str()), &detail, now).await?;
@@ -257,8 +266,12 @@ mod tests {
         let made = break_glass(&store, glass("production is down"), 30, at(0)).await.unwrap();
         assert_eq!(made.until, at(30));
         let call = CallId::new("call-1").unwrap();
-        let stands = async |agent: &str, minute| stands_in(&store, &call, &facts(agent, "deploy"), "digest", at(minute)).await.unwrap();
+        let stands =
+            async |agent: &str, minute| stands_in(&store, &call, &facts(agent, "deploy"), None, "digest", at(minute)).await.unwrap();
         assert!(stands("deployer", 29).await);
+        let other = CallFacts { stack: StackName::new("billing").ok(), ..facts("deployer", "deploy") };
+        let both = async || stands_in(&store, &call, &facts("deployer", "deploy"), Some(&other), "digest", at(1)).await.unwrap();
+        assert!(!both().await, "the data of a stack whose glass is whole");
         assert!(!stands("stack-keeper", 29).await && !stands("deployer", 30).await);
         assert_eq!(mend(&store, "ann", at(10)).await.unwrap(), 1);
         assert!(!stands("deployer", 11).await);

@@ -14,6 +14,9 @@ use std::path::{Component, Path, PathBuf};
 
 /// All inline texts of a call together, bytes.
 const MAX_INLINE: usize = 1 << 20;
+/// Variables of a call, and their bytes together.
+const MOST_VARIABLES: usize = 200;
+const MAX_VARIABLES: usize = 64 * 1024;
 /// One side file (environment file, config, secret), bytes; as much as an engine takes as a secret, twice over.
 const MAX_FILE: u64 = 1 << 20;
 /// Base files in the order in which Compose looks for them, with their override files.
@@ -31,12 +34,21 @@ pub struct Bundle {
     pub sources: Vec<compose::Source>,
     /// Declared variables with `.env` merged in.
     pub variables: BTreeMap<String, String>,
+    /// The variables that the registered directory declares.
+    pub of_files: BTreeMap<String, String>,
     /// Active profiles.
     pub profiles: Vec<String>,
     /// Project directory as the host knows it; empty when there is none.
     pub project_dir: String,
     /// Side files.
     pub side: SideFiles,
+}
+
+impl Bundle {
+    /// The compose files are texts of the call.
+    pub fn given(&self) -> bool {
+        self.side.given
+    }
 }
 
 /// Side files: texts of the call before those of the directory.
@@ -158,6 +170,15 @@ pub fn protected(config: &Config) -> BTreeSet<PathBuf> {
 /// `InvalidArgument` for contradicting or oversized arguments, `NotFound` when there is neither directory nor text.
 pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallError> {
     let entry = config.settings.stacks.get(&source.stack);
+    let size: usize = source.variables.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if source.variables.len() > MOST_VARIABLES || size > MAX_VARIABLES {
+        let message = format!(
+            "{} variables with {size} bytes were given, at most {MOST_VARIABLES} with {MAX_VARIABLES} bytes are accepted",
+            source.variables.len()
+        );
+        let hint = "put them into a `.env` among `files`, or have an operator put them into the stack's directory";
+        return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field("variables"));
+    }
     let inline = inline(source)?;
     if entry.is_none() && inline.is_empty() {
         return Ok(None);
@@ -174,8 +195,15 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
     let side = SideFiles { inline, dir, given };
     let base = if given { SideFiles { inline: side.inline.clone(), dir: None, given } } else { side.clone() };
     let sources = sources(&base, if given { &[] } else { &entry.files }, &project_dir)?;
-    let variables = variables(&base, if given { &[] } else { &entry.env_files }, &source.variables)?;
-    Ok(Some(Bundle { sources, variables, profiles: entry.profiles.clone(), project_dir, side }))
+    let env_files: &[String] = if given { &[] } else { &entry.env_files };
+    let merged = variables(&base, env_files, &source.variables)?;
+    let of_files = match (given, source.variables.is_empty()) {
+        (true, _) => BTreeMap::new(),
+        (false, true) => merged.clone(),
+        // Without the caller's own, which the files may put into theirs; files that cannot do without have none of their own to tell.
+        (false, false) => variables(&base, env_files, &BTreeMap::new()).unwrap_or_default(),
+    };
+    Ok(Some(Bundle { sources, variables: merged, of_files, profiles: entry.profiles.clone(), project_dir, side }))
 }
 
 fn seen_dir(config: &Config, entry: &StackSettingsEntry) -> Result<PathBuf, CallError> {

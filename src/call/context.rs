@@ -125,8 +125,12 @@ pub struct Call {
     pub resumes: Option<ApprovalId>,
     /// Facts, once they are known.
     pub facts: OnceLock<CallFacts>,
+    /// The facts of the other stack it is about, where it is about two.
+    pub also: OnceLock<CallFacts>,
     /// Approval that let it through, once it did.
     pub approved_by: OnceLock<ApprovalId>,
+    /// The secrets it brought along: masked in whatever it says, and in nothing else.
+    pub own: Arc<crate::redact::declared::Own>,
     /// Its turn among identical calls, while it has it.
     turn: Mutex<Option<Turn>>,
 }
@@ -149,7 +153,9 @@ impl Call {
             progress,
             resumes,
             facts: OnceLock::new(),
+            also: OnceLock::new(),
             approved_by: OnceLock::new(),
+            own: Arc::default(),
             turn: Mutex::default(),
         }
     }

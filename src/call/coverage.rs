@@ -154,6 +154,7 @@ mod tests {
             secrets: BTreeMap::new(),
             settings: StackSettings::default(),
             unsupported: vec![],
+            declared: Default::default(),
             extensions: Default::default(),
         })
     }

@@ -254,6 +254,7 @@ mod tests {
             settings: Default::default(),
             extensions: Default::default(),
             unsupported: vec![],
+            declared: Default::default(),
         };
         Release::sample(spec)
     }

@@ -4,13 +4,13 @@
 use super::repeat::{self, Before};
 use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record, taint};
 use crate::gate::{self, CallFacts, Decision, RateLimit};
-use crate::model::ids::{ApprovalId, CallId};
+use crate::model::ids::{ApprovalId, CallId, OperationId};
 use crate::model::verdict::Verdict;
 use crate::redact;
 use crate::store::audit::Intent;
 use crate::tools::{self, Answer, Bound};
 use futures_util::FutureExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tracing::Instrument;
@@ -22,6 +22,36 @@ pub struct Reply {
     pub value: Value,
     /// Short text for people and models that do not read structured content.
     pub text: String,
+    /// What decides how it goes on, as the tool said it: who acts on a reply in the house reads this, not what was masked.
+    pub known: Known,
+}
+
+/// What a reply says of what it began, before anything in it was masked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// `state`.
+    pub state: Option<String>,
+    /// `operation_id`.
+    pub operation: Option<OperationId>,
+    /// The approval it waits for.
+    pub approval: Option<ApprovalId>,
+}
+
+impl Known {
+    fn of(value: &Value) -> Self {
+        Self {
+            state: value["state"].as_str().map(str::to_owned),
+            operation: value["operation_id"].as_str().and_then(|id| OperationId::new(id).ok()),
+            approval: value["approval"]["approval_id"].as_str().and_then(|id| ApprovalId::new(id).ok()),
+        }
+    }
+}
+
+impl Reply {
+    /// A reply that the house makes itself, of words that need no masking.
+    pub fn new(value: Value, text: impl Into<String>) -> Self {
+        Self { known: Known::of(&value), value, text: text.into() }
+    }
 }
 
 /// Runs one call. `progress` gets lines while a call waits; dropping this future never stops an operation.
@@ -73,6 +103,20 @@ pub(super) async fn resume(
 }
 
 async fn enter(call: Call, tool: &str, input: Value) -> Result<Reply, CallError> {
+    let own = Arc::clone(&call.own);
+    // Before anything is written of it: the row of the intent, too, may quote them.
+    let (taking, variables) = (Arc::clone(&own), input.get("variables").cloned());
+    if let Some(variables) = variables.filter(|v| v.as_object().is_some_and(|v| !v.is_empty())) {
+        let taken = tokio::task::spawn_blocking(move || taking.input(&json!({ "variables": variables }))).await;
+        taken.map_err(|e| {
+            let hint = "call again, and report this to the operator";
+            CallError::new(ErrorCode::Internal, "the variables could not be looked through for secrets", hint).detail(e.to_string())
+        })?;
+    }
+    own.scope(within(call, tool, input)).await
+}
+
+async fn within(call: Call, tool: &str, input: Value) -> Result<Reply, CallError> {
     let span = tracing::info_span!("call", call_id = %call.id, agent = %call.who.agent, tool = %redact::line(tool, 64), verdict = tracing::field::Empty);
     let (house, agent) = (call.house.clone(), call.who.agent.clone());
     let result = line(Arc::new(call), tool, input).instrument(span.clone()).await;
@@ -102,10 +146,11 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     };
     let facts = call.facts.get_or_init(|| facts);
     let mut decision = house_rules(&call, facts, gate::call::decide(&call.rulebook, facts)).await?;
-    if let Some(also) = &also {
+    if let Some(also) = also {
+        let also = call.also.get_or_init(|| also);
         decision = decision.and(house_rules(&call, also, gate::call::decide(&call.rulebook, also)).await?);
     }
-    taint::raise(&call, facts, &mut decision).await?;
+    taint::raise(&call, facts, &input, &mut decision).await?;
     tracing::Span::current().record("verdict", decision.verdict.as_str());
     let intent = record::intent(&call, facts, &decision, &input);
     if decision.verdict == Verdict::Deny {
@@ -121,7 +166,8 @@ async fn line(call: Arc<Call>, name: &str, input: Value) -> Result<Answer, CallE
     let limits = before.limits(&decision.limits);
     record::begin(&call, &intent, &limits).await?;
     // From here on it belongs to the house: a caller that goes away must not leave a mutation half-done or without its outcome row.
-    let rest = mutate(call.clone(), decision, bound, input, before, limits).instrument(tracing::Span::current());
+    let late = before.late(&decision.limits);
+    let rest = call.own.scope(mutate(call.clone(), decision, bound, input, before, (limits, late))).instrument(tracing::Span::current());
     call.house.calls.spawn(rest).await.unwrap_or_else(|e| {
         Err(CallError::new(ErrorCode::Internal, "the call was interrupted", "call `status` to see what was done").detail(e.to_string()))
     })
@@ -199,7 +245,7 @@ async fn mutate(
     bound: Box<dyn Bound>,
     input: Arc<Value>,
     before: Before,
-    counted: Vec<RateLimit>,
+    (mut counted, late): (Vec<RateLimit>, Vec<RateLimit>),
 ) -> Result<Answer, CallError> {
     let mut verdict = decision.verdict;
     let mut findings = vec![];
@@ -220,6 +266,13 @@ async fn mutate(
             approval::Word::Given => true,
             approval::Word::Pending(answer) => return Ok(answer),
         };
+        // It asks nobody again after all: it is a call like any other, and counts before it does anything.
+        if call.approved_by.get().is_none() {
+            record::late(&call, &late).await?;
+            counted.extend(late);
+        }
+        // Minutes may have passed since: whoever froze the house was told that nothing changes.
+        still_may(&call, facts).await?;
         let permit = gate::permit(&call.id, facts, &decision, plan_verdict, &findings, approved)
             .map_err(|r| denial(&r.findings, decision.hint.as_deref()))?;
         if !bound.replays() {
@@ -238,6 +291,18 @@ async fn mutate(
     tracing::Span::current().record("verdict", verdict.as_str());
     record::end(&call, &record::outcome(&call, verdict, &findings, &result), &counted).await?;
     result
+}
+
+/// Refuses what the house's own rules refuse by now, though they did not when the call came in.
+async fn still_may(call: &Call, facts: &CallFacts) -> Result<(), CallError> {
+    for facts in [Some(facts), call.also.get()].into_iter().flatten() {
+        let open = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
+        let now = house_rules(call, facts, open).await?;
+        if now.verdict == Verdict::Deny {
+            return Err(denial(&now.findings, now.hint.as_deref()));
+        }
+    }
+    Ok(())
 }
 
 /// What holds whatever an agent's rules say: a read-only session and a frozen house change nothing.
@@ -294,9 +359,10 @@ fn denial(findings: &[crate::model::verdict::Finding], hint: Option<&str>) -> Ca
 fn reply(result: Result<Answer, CallError>) -> Result<Reply, CallError> {
     match result {
         Ok(mut answer) => {
+            let known = Known::of(&answer.value);
             redact::reply(&mut answer.value);
             let text = answer.text.map_or_else(|| answer.value.to_string(), |t| redact::said(&t));
-            Ok(Reply { value: answer.value, text })
+            Ok(Reply { value: answer.value, text, known })
         }
         Err(mut error) => {
             if let Some(detail) = &error.detail {

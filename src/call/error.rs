@@ -104,6 +104,11 @@ impl From<crate::store::StoreError> for CallError {
             S::KeyReused { .. } => {
                 Self::new(ErrorCode::Conflict, e.to_string(), "use another idempotency_key, or repeat the call with the same arguments")
             }
+            S::Frozen => Self::new(
+                ErrorCode::Denied,
+                "an operator froze all changes before this one began",
+                "an operator lifts it with `dockwarden unfreeze`",
+            ),
             S::Full { .. } => Self::new(
                 ErrorCode::StorageFull,
                 "the disk of the supervisor's home is full, so the call could not be recorded and was not done",

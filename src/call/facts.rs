@@ -22,6 +22,8 @@ pub struct Scope {
     pub service: Option<ServiceName>,
     /// A second stack that the call is about just as much: it is judged for both.
     pub also: Option<StackName>,
+    /// Arguments of an earlier call that this one carries out: it is judged by them as if they had come with it.
+    pub given: Option<serde_json::Map<String, Value>>,
 }
 
 impl Scope {
@@ -44,6 +46,13 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, 
         None => scope.environment,
         Some(stack) => Some(environment(call, stack, scope.environment).await?),
     };
+    let arguments = match scope.given {
+        None => input.clone(),
+        Some(mut all) => {
+            all.extend(input.as_object().cloned().unwrap_or_default());
+            Arc::new(Value::Object(all))
+        }
+    };
     Ok(CallFacts {
         agent: call.who.agent.to_string(),
         tool: spec.name.to_owned(),
@@ -52,7 +61,7 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, 
         stack: scope.stack,
         environment,
         service: scope.service,
-        arguments: input.clone(),
+        arguments,
         on_behalf: on_behalf(call),
     })
 }

@@ -4,11 +4,10 @@
 use super::data_plan::{self, bring::Brought};
 use super::error::ErrorCode;
 use super::images::identities;
-use super::{Call, CallError, House, accepted, compose_files, coverage, git, observe, plan_facts, sealed, successor};
-use crate::compose::{self, LoadInput};
+use super::{Call, CallError, House, accepted, compose_files, coverage, observe, plan_facts, sealed, successor};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
-use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
+use crate::model::ids::{PlanId, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::ImageIdentity;
 use crate::model::plan::{GitState, Plan, PlanKind, Weight};
@@ -21,32 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 mod back;
+mod source;
 
 pub use back::{rollback, swap};
-
-/// What a caller wants deployed.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Stack.
-    pub stack: StackName,
-    /// Compose text.
-    pub compose: Option<String>,
-    /// Relative path -> text.
-    pub files: Option<BTreeMap<String, String>>,
-    /// Variables of the call.
-    pub variables: BTreeMap<String, String>,
-    /// Images instead of the file's.
-    pub images: BTreeMap<ServiceName, ImageRef>,
-    /// Pull tags again.
-    pub refresh: bool,
-}
-
-impl Source {
-    /// The stack as it is registered, or as it runs.
-    pub fn registered(stack: &StackName) -> Self {
-        Self { stack: stack.clone(), compose: None, files: None, variables: BTreeMap::new(), images: BTreeMap::new(), refresh: false }
-    }
-}
+pub use source::Source;
+use source::interrupted;
+pub(super) use source::load_from;
 
 /// A stack as it shall be, with what is known of where it came from.
 #[derive(Debug, Clone)]
@@ -77,7 +56,8 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
         spec.image = Some(image.clone());
     }
     desired.images = identities(call, &desired.spec, source.refresh).await?;
-    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
+    let mut plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
+    plan.given = Some(source.given());
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -89,7 +69,8 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
         (identity.id, identity.repo_digest) = (None, None);
     }
-    planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await
+    let again = planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await?;
+    Ok(Plan { given: plan.given, ..again })
 }
 
 /// A stored plan made by `plan`.
@@ -138,6 +119,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
             "call `plan` again and deploy the new plan",
         ));
     }
+    now.given.clone_from(&plan.given);
     // The texts are gone, so what was found in them then is kept beside what is found now.
     let found_then = plan.findings.iter().filter(|f| f.rule != data_plan::RULE).cloned();
     judged(&mut now, found_then.collect());
@@ -174,7 +156,8 @@ async fn planned(
     (weighed_before, anonymous): (&BTreeSet<Weight>, Brought),
 ) -> Result<Plan, CallError> {
     if let Some(desired) = &desired {
-        redact::declared::spec(&desired.spec);
+        let (own, spec) = (call.own.clone(), desired.spec.clone());
+        tokio::task::spawn_blocking(move || own.spec(&spec)).await.map_err(|e| interrupted(&e))?;
     }
     let store = &call.house.store;
     let record = store.stack(stack).await?;
@@ -295,40 +278,6 @@ pub async fn registration(house: &House, stack: &StackName) -> Result<Option<Sta
 async fn load(call: &Call, source: &Source) -> Result<Option<Desired>, CallError> {
     let entry = registration(&call.house, &source.stack).await?;
     load_from(call, source, entry).await
-}
-
-/// Loads a source with the stack registered as given.
-pub(super) async fn load_from(call: &Call, source: &Source, entry: Option<StackSettingsEntry>) -> Result<Option<Desired>, CallError> {
-    let (mut config, quotas, source) = (call.house.config.clone(), call.rulebook.policy.quotas.clone(), source.clone());
-    config.settings.stacks.extend(entry.map(|e| (source.stack.clone(), e)));
-    // Reads files and parses texts of up to a megabyte: off the threads that serve other calls.
-    let loaded = tokio::task::spawn_blocking(move || {
-        let Some(bundle) = compose_files::bundle(&config, &source)? else { return Ok(None) };
-        redact::declared::variables(&bundle.variables);
-        let input = LoadInput {
-            name: source.stack.clone(),
-            project_dir: &bundle.project_dir,
-            sources: bundle.sources.clone(),
-            variables: &bundle.variables,
-            profiles: &bundle.profiles,
-            files: &bundle.side,
-            quotas: &quotas,
-        };
-        let loaded = compose::load_all(&input).map_err(|e| compose_files::load_error(&e))?;
-        let texts = plan_facts::Texts::of(&loaded, &bundle);
-        Ok::<_, CallError>(Some((loaded.spec, texts, bundle.project_dir)))
-    })
-    .await
-    .map_err(|e| {
-        CallError::new(ErrorCode::Internal, "the files could not be loaded", "report this to the operator").detail(e.to_string())
-    })??;
-    let Some((spec, facts, dir)) = loaded else { return Ok(None) };
-    let project_dir = Some(dir).filter(|d| !d.is_empty());
-    let git = match project_dir.as_deref().and_then(|d| compose_files::visible(&call.house.config, Path::new(d))) {
-        Some(seen) => git::state(&seen).await,
-        None => None,
-    };
-    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts, brought: Brought::default() }))
 }
 
 /// Without files: the release that runs, for `images` and `refresh` of a stack that was deployed inline.

@@ -112,6 +112,20 @@ pub(crate) async fn begin(call: &Call, intent: &Intent, limits: &[RateLimit]) ->
     admitted(call.house.store.audit_intent(intent, limits).await?)
 }
 
+/// Counts a call, whose intent is written, under limits it was spared before; nothing when they do not let it through.
+///
+/// # Errors
+/// `RateLimited`, and the store's.
+pub(crate) async fn late(call: &Call, limits: &[RateLimit]) -> Result<(), CallError> {
+    match limits {
+        [] => Ok(()),
+        _ => match call.house.store.audit_count(limits, call.now).await? {
+            Some((limit, retry_after_s)) => Err(limited(&limit, retry_after_s)),
+            None => Ok(()),
+        },
+    }
+}
+
 /// Writes a mutation's outcome. One that was denied after all is taken out of the hourly limits it was counted under.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! Calls that repeat one another: identical calls take turns until the first one's operation is under way, so that two at once make one operation and
-//! count once. What repeats an operation or a question to an operator counts against no hourly limit. Deliberately absent: what a repetition answers
+//! count once. What repeats an operation or a question to an operator counts against no hourly limit, as long as that is all it does. Deliberately absent: what a repetition answers
 //! (the tool's matter), and any decision whether a call is allowed.
 
 use super::{Call, CallError, approval};
@@ -92,6 +92,13 @@ impl Before {
         let repeats = self.asked_before || matches!(self.earlier, Ok(Some(_)));
         // The resume of an approval was counted when it was asked for.
         limits.iter().filter(|l| !self.resumes && (!repeats || !by_rule(l))).cloned().collect()
+    }
+
+    /// The limits this call counts under once it turns out that it repeats nothing: the same words may ask for something else by now, which needs no
+    /// approval and was never counted.
+    pub(super) fn late(&self, limits: &[RateLimit]) -> Vec<RateLimit> {
+        let now = self.limits(limits);
+        limits.iter().filter(|l| !self.resumes && !now.contains(l)).cloned().collect()
     }
 }
 

@@ -5,14 +5,15 @@ mod seen;
 
 pub use seen::Taints;
 
-use super::{Call, CallError};
+use super::{Call, CallError, House};
 use crate::gate::load::HOUSE_AGENTS;
 use crate::gate::{ApprovalTerms, CallFacts, Decision, call};
 use crate::model::policy::TaintLevel;
+use crate::model::task::Task;
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
 use crate::store::StoreResult;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -57,12 +58,13 @@ impl Tainted {
 ///
 /// # Errors
 /// The store's: then nothing changes either.
-pub(super) async fn raise(call: &Call, facts: &CallFacts, decision: &mut Decision) -> Result<(), CallError> {
-    let (taints, input) = (&call.house.taints, &*facts.arguments);
-    let asked = asked(input);
+pub(super) async fn raise(call: &Call, facts: &CallFacts, input: &Value, decision: &mut Decision) -> Result<(), CallError> {
+    let taints = &call.house.taints;
+    // With those of the plan it carries out; those it said when it made it.
+    let asked = asked(&facts.arguments);
     let exempt = !facts.mutates || EXEMPT.contains(&facts.tool.as_str()) || decision.verdict == Verdict::Deny;
     let because = if exempt { None } else { reason(call, facts, &asked).await? };
-    taints.said(&facts.agent, &asked, call.now, facts.mutates);
+    taints.said(&facts.agent, &self::asked(input), call.now, since(call), facts.mutates);
     let Some(Why { because, .. }) = because else { return Ok(()) };
     decision.findings.push(Finding { rule: RULE.into(), verdict: Verdict::Approval, service: None, path: None, because });
     decision.verdict = decision.verdict.max(Verdict::Approval);
@@ -84,13 +86,28 @@ pub(super) async fn planned(call: &Call, facts: &CallFacts, answer: &Value) -> R
     Ok(())
 }
 
+/// What was heard before it no longer counts.
+fn since(call: &Call) -> DateTime<Utc> {
+    call.now - TimeDelta::seconds(i64::from(call.rulebook.policy.taint.window_s))
+}
+
+/// Notes what came with a task from outside of the house, a request or an event: its agent reads it before it makes any call. What another agent gave is
+/// judged by what that one read.
+pub async fn told(house: &Arc<House>, task: &Task, now: DateTime<Utc>) {
+    if !task.delegated_by.is_empty() || matches!(task.origin.as_str(), "call" | "cron") || task.input.is_empty() {
+        return;
+    }
+    let text = Value::Object(task.input.clone()).to_string();
+    house.taints.heard(task.agent.as_str(), &format!("input of task {} ({})", task.id, task.origin), &text, now);
+    house.taints.keep(house).await;
+}
+
 async fn reason(call: &Call, facts: &CallFacts, asked: &[(String, String)]) -> Result<Option<Why>, CallError> {
     let policy = &call.rulebook.policy.taint;
     if policy.level == TaintLevel::Off || HOUSE_AGENTS.contains(&facts.agent.as_str()) {
         return Ok(None);
     }
-    let taints = &call.house.taints;
-    let since = call.now - TimeDelta::seconds(i64::from(policy.window_s));
+    let (taints, since) = (&call.house.taints, since(call));
     if let Some(why) = facts.arguments.get("plan_id").and_then(Value::as_str).and_then(|id| taints.plan(id, since)) {
         return Ok(Some(Why { because: format!("the plan was made so: {}", why.because), ..why }));
     }

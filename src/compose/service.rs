@@ -50,7 +50,18 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
         let name = format!("{}_default", input.name);
         networks.entry("default".into()).or_insert_with(|| NetworkSpec { name, ..NetworkSpec::default() });
     }
-    StackSpec { name: input.name.clone(), services, networks, volumes, configs, secrets, settings, extensions, unsupported: Vec::new() }
+    StackSpec {
+        name: input.name.clone(),
+        services,
+        networks,
+        volumes,
+        configs,
+        secrets,
+        settings,
+        extensions,
+        unsupported: Vec::new(),
+        declared: Default::default(),
+    }
 }
 
 /// Takes the closed `x-dockwarden` out of a mapping.

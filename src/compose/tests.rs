@@ -111,6 +111,7 @@ fn an_ordinary_file_becomes_the_whole_spec() {
         settings: StackSettings::default(),
         extensions: BTreeMap::new(),
         unsupported: vec![],
+        declared: Default::default(),
     };
     assert_eq!(spec, expected);
 }

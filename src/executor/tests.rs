@@ -129,6 +129,7 @@ pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         settings: StackSettings { monitor_s: Some(0), ..Default::default() },
         extensions: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Conditions of rules over a call's arguments: what they mean, and which could never hold. Compared are the arguments as the caller wrote them; one that
-//! was left out is absent, whatever the tool takes instead. Pure. Deliberately absent: expressions; the set of conditions is closed.
+//! was left out is absent, whatever the tool takes instead. A call that carries out a stored plan has the arguments the plan was made with, too. Pure. Deliberately absent: expressions; the set of conditions is closed.
 
 use super::{ToolFacts, glob};
 use crate::model::agent::{ArgCondition, Rule};

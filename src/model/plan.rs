@@ -118,6 +118,10 @@ pub struct Plan {
     pub stack: StackName,
     /// Environment, e.g. `production`.
     pub environment: String,
+    /// Arguments of the call that asked for it, which say what is deployed: deploying it by its id is judged by them. `None` for what no call describes,
+    /// and for plans of releases that did not keep them.
+    #[serde(default)]
+    pub given: Option<serde_json::Map<String, serde_json::Value>>,
     /// Release that runs now.
     pub from_release: Option<u32>,
     /// Release number this makes (or, for a rollback, a new number with the old content; see `content_of`).

@@ -44,6 +44,9 @@ pub struct StackSpec {
     /// What the file asks for and we do not do, by path; shown in the plan, never dropped silently.
     #[serde(default)]
     pub unsupported: Vec<Unsupported>,
+    /// Secrets among the variables of the call it came with, which may stand anywhere in it: never shown.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeSet::is_empty")]
+    pub declared: std::collections::BTreeSet<String>,
 }
 
 /// Something in the file that has no effect here.

@@ -46,6 +46,7 @@ pub fn text(stack: &StackSpec) -> Value {
     let mut value = serde_json::to_value(stack).expect("a stack is plain data");
     if let Value::Object(map) = &mut value {
         map.remove("unsupported");
+        map.remove("declared");
     }
     strip_paths(&mut value);
     value

@@ -32,6 +32,7 @@ fn stack(services: Vec<(&str, ServiceSpec)>) -> StackSpec {
         settings: Default::default(),
         extensions: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
     }
 }
 fn images(spec: &StackSpec) -> BTreeMap<ServiceName, ImageIdentity> {

@@ -1,48 +1,285 @@
 //! Values of declared secrets: environment values of secret-looking names, contents of `secrets:`, passwords in URLs. Wherever one of them stands in a text that
-//! leaves, plain, in base64, URL-encoded or escaped, it is masked. The corpus is the process's own: log, audit, memory and replies must share one, and it can
-//! only make them say less. Deliberately absent: forgetting; what was a secret once stays masked until a restart.
+//! leaves, plain, in base64, URL-encoded or escaped, it is masked.
+//!
+//! Whose they are decides how far that goes. What an operator's files hold and what an accepted release holds is masked in whatever leaves the process (the
+//! corpus of the house: log, audit, memory and replies share one, bounded, and bounded per stack). What a call brings along is masked in that call's own
+//! reply, row and errors ([`Own`]): an agent must not choose what others do not get to read. The house's own words, ids and names are never masked.
 //!
 //! A weak secret that is an ordinary small word (`postgres`) or a short number is not masked by its value: half of every reply would go with it. Its key still
 //! masks it, and plans show no values at all.
 
-use super::{MASK, clean, is_secret_key};
+mod forms;
+mod words;
+
+use super::{MASK, is_secret_key};
+use crate::model::ids::StackName;
 use crate::model::spec::StackSpec;
 use aho_corasick::{AhoCorasick, MatchKind};
-use arc_swap::ArcSwapOption;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 /// Shortest value that is masked, bytes.
 const LEAST: usize = 6;
 /// Longest, bytes; an engine's own limit of a secret is far above, and no log carries such a one whole.
 const MOST: usize = 4096;
-/// Values kept; more are not declared by any host we know of. Beyond it the ones that are there stay.
-const MOST_VALUES: usize = 4096;
+/// Most values of one stack or call, and their bytes. Each is looked for in some fourteen forms.
+pub const MOST_OF_ONE: (usize, usize) = (512, 64 * 1024);
+/// Most values of the whole house, and their bytes: about a hundred megabytes while the filter is built.
+const MOST_OF_ALL: (usize, usize) = (4096, 128 * 1024);
+/// Names of stacks, services and agents that are remembered.
+const MOST_NAMES: usize = 16_384;
 /// Ends of keys whose value only says where the secret is.
 const PLACES: &[&str] = &["_file", "_path", "_dir", "_id", "_name"];
 
+/// Who vouches for a value: what goes first when there are too many comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Vouched {
+    /// A release whose operation was accepted.
+    Release,
+    /// Files an operator registered.
+    Files,
+}
+
+/// What a filter is made of, and the filter.
 struct Corpus {
     values: BTreeSet<String>,
     finder: AhoCorasick,
 }
 
-static CORPUS: LazyLock<ArcSwapOption<Corpus>> = LazyLock::new(ArcSwapOption::empty);
-static ADDING: Mutex<()> = Mutex::new(());
-
-/// Declares what a stack's spec holds.
-pub fn spec(spec: &StackSpec) {
-    let environment = spec.services.values().flat_map(|s| &s.environment).filter_map(|(k, v)| Some((k.as_str(), v.as_deref()?)));
-    let mut found: Vec<&str> = environment.flat_map(|(k, v)| of_pair(k, v)).collect();
-    found.extend(spec.secrets.values().filter_map(|s| s.content.as_deref()).flat_map(|c| [c, c.trim()]));
-    declare(found);
+/// Everything the house knows; each stack's values in the order they came.
+#[derive(Default)]
+struct Known {
+    of: BTreeMap<(Vouched, StackName), Vec<String>>,
+    names: BTreeSet<String>,
 }
 
-/// Declares variables by name.
-pub fn variables<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) {
-    declare(pairs.into_iter().flat_map(|(k, v)| of_pair(k, v)).collect());
+static CORPUS: LazyLock<ArcSwapOption<Corpus>> = LazyLock::new(ArcSwapOption::empty);
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+/// The names in [`KNOWN`], for who must not wait while a filter is built.
+static NAMES: LazyLock<ArcSwap<BTreeSet<String>>> = LazyLock::new(ArcSwap::default);
+
+thread_local! {
+    static OWN: RefCell<Option<Arc<Own>>> = const { RefCell::new(None) };
+}
+
+/// What one call brought along. Everything that is masked within [`Own::scope`] is masked of it, too.
+#[derive(Default)]
+pub struct Own {
+    corpus: ArcSwapOption<Corpus>,
+    adding: Mutex<()>,
+}
+
+impl std::fmt::Debug for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Own").finish_non_exhaustive()
+    }
+}
+
+impl Own {
+    /// Takes the variables among a call's arguments, as many as a call may bring.
+    pub fn input(&self, input: &serde_json::Value) {
+        let given = input.get("variables").and_then(serde_json::Value::as_object);
+        self.take(given.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))).flat_map(|(k, v)| of_pair(k, v)));
+    }
+
+    /// Takes variables by name.
+    pub fn variables<'a>(&self, pairs: impl IntoIterator<Item = (&'a String, &'a String)>) {
+        self.take(pairs.into_iter().flat_map(|(k, v)| of_pair(k, v)));
+    }
+
+    /// Takes what a stack's spec holds.
+    pub fn spec(&self, spec: &StackSpec) {
+        self.take(of_spec(spec));
+    }
+
+    fn take<'a>(&self, found: impl Iterator<Item = &'a str>) {
+        let found: BTreeSet<String> = found.filter(|v| worth(v)).map(str::to_owned).collect();
+        let _one = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.corpus.load_full();
+        let known = before.as_ref().map(|c| c.values.clone()).unwrap_or_default();
+        let mut new: Vec<String> = found.into_iter().filter(|v| !known.contains(v)).collect();
+        if new.is_empty() {
+            return;
+        }
+        new.extend(known);
+        bounded(&mut new, MOST_OF_ONE);
+        if let Some(corpus) = corpus(new.into_iter().collect(), &NAMES.load()) {
+            self.corpus.store(Some(Arc::new(corpus)));
+        }
+    }
+
+    /// Runs a future with these values masked in all it says.
+    pub fn scope<F: Future>(self: &Arc<Self>, inner: F) -> Scoped<F> {
+        Scoped { own: Arc::clone(self), inner: Box::pin(inner) }
+    }
+
+    /// The same for what runs on this thread now.
+    pub fn within<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
+        struct Back(Option<Arc<Own>>);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                OWN.set(self.0.take());
+            }
+        }
+        let _back = Back(OWN.replace(Some(Arc::clone(self))));
+        f()
+    }
+}
+
+/// A future of [`Own::scope`].
+#[must_use = "a future does nothing unless it is polled"]
+pub struct Scoped<F> {
+    own: Arc<Own>,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Scoped<F> {
+    type Output = F::Output;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let own = Arc::clone(&self.own);
+        own.within(|| self.inner.as_mut().poll(cx))
+    }
+}
+
+/// What is declared in a stack's files, which an operator registered. Builds a filter: not for a thread that serves calls.
+pub fn files<'a>(stack: &StackName, variables: impl IntoIterator<Item = (&'a String, &'a String)>, spec: Option<&StackSpec>) {
+    let found = variables.into_iter().flat_map(|(k, v)| of_pair(k, v)).chain(spec.into_iter().flat_map(of_spec));
+    learn(Vouched::Files, stack, found, &[]);
+}
+
+/// What a release holds whose operation was accepted, and what it calls things. Builds a filter: not for a thread that serves calls.
+pub fn release(spec: &StackSpec) {
+    let names: Vec<&str> = std::iter::once(spec.name.as_str()).chain(spec.services.keys().map(|s| s.as_str())).collect();
+    learn(Vouched::Release, &spec.name, of_spec(spec), &names);
+}
+
+/// Names of the house: whoever declares one of them a secret hides nothing.
+pub fn names<'a>(names: impl IntoIterator<Item = &'a str>) {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if note(&mut known, names) {
+        rebuild(&known);
+    }
+}
+
+/// Returns whether one of them is new and stands in the way of a value.
+fn note<'a>(known: &mut Known, names: impl IntoIterator<Item = &'a str>) -> bool {
+    let (mut new, mut hides) = (false, false);
+    for name in names.into_iter().filter(|n| n.len() >= LEAST) {
+        if known.names.len() < MOST_NAMES && known.names.insert(name.to_owned()) {
+            new = true;
+            hides |= known.of.values().flatten().any(|v| name.contains(v.as_str()));
+        }
+    }
+    if new {
+        NAMES.store(Arc::new(known.names.clone()));
+    }
+    hides
+}
+
+fn learn<'a>(vouched: Vouched, stack: &StackName, found: impl Iterator<Item = &'a str>, names: &[&str]) {
+    let found: BTreeSet<&str> = found.filter(|v| worth(v)).collect();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut changed = note(&mut known, names.iter().copied());
+    if !found.is_empty() {
+        let of = known.of.entry((vouched, stack.clone())).or_default();
+        let before = of.len();
+        let old = std::mem::take(of);
+        // What is declared again is new again; what is old goes first.
+        let fresh = found.iter().filter(|v| !old.iter().any(|o| o == *v)).count();
+        *of = found.iter().map(|v| (*v).to_owned()).chain(old.into_iter().filter(|o| !found.contains(o.as_str()))).collect();
+        bounded(of, MOST_OF_ONE);
+        changed |= fresh > 0 || of.len() != before;
+    }
+    if changed {
+        fits(&mut known);
+        rebuild(&known);
+    }
+}
+
+/// Keeps the first values that fit.
+fn bounded(values: &mut Vec<String>, (most, most_bytes): (usize, usize)) {
+    let mut bytes = 0;
+    let fit = values.iter().take(most).take_while(|v| {
+        bytes += v.len();
+        bytes <= most_bytes
+    });
+    let fit = fit.count();
+    values.truncate(fit);
+}
+
+/// Lets the oldest values of whoever has most of them go, those of releases first, until all fit.
+fn fits(known: &mut Known) {
+    let size =
+        |of: &BTreeMap<(Vouched, StackName), Vec<String>>| of.values().flatten().fold((0, 0), |(n, bytes), v| (n + 1, bytes + v.len()));
+    let (mut n, mut bytes) = size(&known.of);
+    let all = n;
+    while n > MOST_OF_ALL.0 || bytes > MOST_OF_ALL.1 {
+        let most = known
+            .of
+            .iter_mut()
+            .filter(|(_, v)| !v.is_empty())
+            .min_by_key(|((vouched, _), v)| (*vouched, std::cmp::Reverse(v.iter().map(String::len).sum::<usize>())));
+        let Some(gone) = most.and_then(|(_, values)| values.pop()) else { break };
+        (n, bytes) = (n - 1, bytes - gone.len());
+    }
+    if n < all {
+        tracing::error!(
+            left_out = all - n,
+            "more secrets are declared than can be kept out of what leaves: the oldest of the largest stacks are not looked for"
+        );
+    }
+}
+
+fn rebuild(known: &Known) {
+    let values = known.of.values().flatten().cloned().collect();
+    CORPUS.store(corpus(values, &known.names).map(Arc::new));
+}
+
+fn corpus(mut values: BTreeSet<String>, names: &BTreeSet<String>) -> Option<Corpus> {
+    values.retain(|v| !names.iter().any(|n| n.contains(v.as_str())));
+    let forms: BTreeSet<String> = values.iter().flat_map(|v| forms::forms(v)).collect();
+    match AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms) {
+        Ok(finder) => Some(Corpus { values, finder }),
+        // Only by sizes the bounds above exclude.
+        Err(e) => {
+            tracing::error!(error = %e, "declared secrets could not be taken into the filter of what leaves");
+            None
+        }
+    }
+}
+
+/// Whether a stack declares more than a call's filter takes.
+pub fn too_many(spec: &StackSpec) -> bool {
+    let mut all: Vec<String> = of_spec(spec).filter(|v| worth(v)).map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect();
+    let n = all.len();
+    bounded(&mut all, MOST_OF_ONE);
+    all.len() < n
+}
+
+/// Whether a word would be masked where somebody declares it a secret.
+pub fn could_be_masked(word: &str) -> bool {
+    worth(word)
+}
+
+/// The secrets among variables that a spec has in it, wherever that is: what its release has to remember of them.
+pub fn used<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>, spec: &StackSpec) -> BTreeSet<String> {
+    let text = serde_json::to_string(spec).expect("a spec is plain data");
+    let stands = |v: &&str| {
+        let quoted = serde_json::Value::from(*v).to_string();
+        text.contains(&quoted[1..quoted.len() - 1])
+    };
+    variables.into_iter().flat_map(|(k, v)| of_pair(k, v)).filter(|v| worth(v)).filter(stands).map(str::to_owned).collect()
+}
+
+fn of_spec(spec: &StackSpec) -> impl Iterator<Item = &str> {
+    let environment = spec.services.values().flat_map(|s| &s.environment).filter_map(|(k, v)| Some((k.as_str(), v.as_deref()?)));
+    let contents = spec.secrets.values().filter_map(|s| s.content.as_deref()).flat_map(|c| [c, c.trim()]);
+    environment.flat_map(|(k, v)| of_pair(k, v)).chain(contents).chain(spec.declared.iter().map(String::as_str))
 }
 
 /// The secrets in one variable: its value when its name says so, and the password of a URL.
@@ -60,182 +297,46 @@ fn of_pair<'a>(key: &str, value: &'a str) -> Vec<&'a str> {
 fn worth(value: &str) -> bool {
     let word = value.bytes().all(|b| b.is_ascii_lowercase()) && value.len() < 12;
     let number = value.bytes().all(|b| b.is_ascii_digit()) && value.len() < 8;
-    (LEAST..=MOST).contains(&value.len()) && value.trim().len() >= LEAST && !word && !number && !MASK.contains(value)
+    (LEAST..=MOST).contains(&value.len()) && value.trim().len() >= LEAST && !word && !number && !MASK.contains(value) && !words::has(value)
 }
 
-fn declare(found: Vec<&str>) {
-    let new: Vec<&str> = found.into_iter().filter(|v| worth(v)).collect();
-    let _one = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = CORPUS.load_full();
-    let mut values = before.as_ref().map(|c| c.values.clone()).unwrap_or_default();
-    let count = values.len();
-    values.extend(new.into_iter().map(str::to_owned));
-    if values.len() == count || count >= MOST_VALUES {
-        return;
-    }
-    let forms: BTreeSet<String> = values.iter().flat_map(|v| forms(v)).collect();
-    match AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms) {
-        Ok(finder) => CORPUS.store(Some(Arc::new(Corpus { values, finder }))),
-        // Only by sizes the bounds above exclude.
-        Err(e) => tracing::error!(error = %e, "declared secrets could not be taken into the filter of what leaves"),
-    }
-}
-
-/// Everything a value may look like in a text.
-fn forms(value: &str) -> Vec<String> {
-    let mut out = vec![value.to_owned()];
-    let cleaned = clean(value);
-    if cleaned.trim().len() >= LEAST {
-        out.push(cleaned.replace(['\n', '\t'], " "));
-        out.push(cleaned);
-    }
-    let quoted = serde_json::Value::from(value).to_string();
-    out.push(quoted[1..quoted.len() - 1].to_owned());
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
-    let lenient = |c: char| plain(c) || "!*'()".contains(c);
-    let strict = |c: char| c.is_ascii_alphanumeric();
-    for keep in [&plain as &dyn Fn(char) -> bool, &lenient, &strict] {
-        let upper = percent(value, keep);
-        // Digits of escapes only: a capital letter of the value itself stays one.
-        out.push(lower_escapes(&upper));
-        out.push(upper.replace("%20", "+"));
-        out.push(upper);
-    }
-    out.extend((0..3).filter_map(|before| base64(value, before)).flat_map(|b| [b.replace('+', "-").replace('/', "_"), b]));
-    out.retain(|f| f.len() >= LEAST);
-    out
-}
-
-fn percent(value: &str, keep: &dyn Fn(char) -> bool) -> String {
-    let mut out = String::new();
-    for c in value.chars() {
-        if keep(c) {
-            out.push(c);
-        } else {
-            c.encode_utf8(&mut [0; 4]).bytes().for_each(|b| out.push_str(&format!("%{b:02X}")));
-        }
-    }
-    out
-}
-
-fn lower_escapes(text: &str) -> String {
-    let mut escape = 0;
-    text.chars()
-        .map(|c| {
-            escape = if c == '%' { 2 } else { i32::max(escape - 1, -1) };
-            if escape >= 0 && c != '%' { c.to_ascii_lowercase() } else { c }
-        })
-        .collect()
-}
-
-/// The characters of base64 that a value decides alone when `before` bytes stand before it in a group: it is found within longer encodings, too.
-fn base64(value: &str, before: usize) -> Option<String> {
-    let mut bytes = vec![0; before];
-    bytes.extend_from_slice(value.as_bytes());
-    let (from, to) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
-    STANDARD_NO_PAD.encode(&bytes).get(from..to).map(str::to_owned)
-}
-
-/// Masks every declared secret in a text.
+/// Masks every declared secret in a text: those of the house, and those of the call this is part of.
 pub(super) fn mask(text: &str) -> Cow<'_, str> {
-    let corpus = CORPUS.load();
-    match corpus.as_deref() {
-        Some(c) if c.finder.is_match(text) => {
-            let mut out = String::with_capacity(text.len());
-            c.finder.replace_all_with(text, &mut out, |_, _, out| {
-                out.push_str(MASK);
-                true
-            });
-            Cow::Owned(out)
-        }
-        Some(_) | None => Cow::Borrowed(text),
+    let house = CORPUS.load();
+    let masked = masked(house.as_deref(), text);
+    let own = OWN.with_borrow(Option::clone);
+    let Some(own) = own.as_ref().and_then(|o| o.corpus.load_full()) else { return masked };
+    match masked {
+        Cow::Borrowed(text) => self::masked(Some(&own), text),
+        Cow::Owned(text) => Cow::Owned(self::masked(Some(&own), &text).into_owned()),
     }
+}
+
+fn masked<'a>(corpus: Option<&Corpus>, text: &'a str) -> Cow<'a, str> {
+    let Some(c) = corpus.filter(|c| c.finder.is_match(text)) else { return Cow::Borrowed(text) };
+    let mut out = String::with_capacity(text.len());
+    c.finder.replace_all_with(text, &mut out, |found, value, out| {
+        out.push_str(if in_id(text, found.start(), found.end()) { value } else { MASK });
+        true
+    });
+    Cow::Owned(out)
+}
+
+/// Whether what was found is only a piece of an id the house gave.
+fn in_id(text: &str, from: usize, to: usize) -> bool {
+    let part = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
+    // An id is short: a long token is none, and is not read twice.
+    let (before, after) = (text.as_bytes()[..from].iter().rev(), text.as_bytes()[to..].iter());
+    let (left, right) =
+        (before.take(words::ID * 2).take_while(|b| part(b)).count(), after.take(words::ID * 2).take_while(|b| part(b)).count());
+    to - from < words::ID && text.get(from - left..to + right).is_some_and(words::is_id)
 }
 
 /// Whether a text has a declared secret in it.
 pub(super) fn stands_in(text: &str) -> bool {
-    CORPUS.load().as_deref().is_some_and(|c| c.finder.is_match(text))
+    let own = |own: &Option<Arc<Own>>| own.as_ref().and_then(|o| o.corpus.load_full()).is_some_and(|c| c.finder.is_match(text));
+    CORPUS.load().as_deref().is_some_and(|c| c.finder.is_match(text)) || OWN.with_borrow(own)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{arguments, envelope, line, reply};
-    use super::*;
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    fn pair(key: &str, value: &str) {
-        variables([(&key.to_owned(), &value.to_owned())]);
-    }
-
-    #[test]
-    fn which_values_are_secrets() {
-        let cases = [
-            ("DB_PASSWORD", "Hunter-2!", vec!["Hunter-2!"]),
-            ("DB_PASSWORD_FILE", "/run/secrets/db", vec![]),
-            ("TOKEN_URL", "https://login.example/x", vec![]),
-            ("DATABASE_URL", "postgres://app:p4ss:w0rd@db:5432/x?y=@", vec!["p4ss:w0rd"]),
-            ("GREETING", "Hunter-2!", vec![]),
-        ];
-        for (key, value, expected) in cases {
-            assert_eq!(of_pair(key, value), expected, "{key}");
-        }
-        for (value, expected) in
-            [("postgres", false), ("short", false), ("1234567", false), ("redacted", false), ("Postgres", true), ("12345678", true)]
-        {
-            assert_eq!(worth(value), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn a_declared_secret_is_masked_in_every_form() {
-        let secret = "zN9/+ q\"x~é-decl4red";
-        pair("API_KEY", secret);
-        let cases = [
-            format!("it is {secret}."),
-            format!("Basic {}", STANDARD.encode(format!("user:{secret}"))),
-            format!("x {} y", URL_SAFE.encode(format!("{{\"a\":\"{secret}\"}}"))),
-            format!("https://h/?k={}", percent(secret, &|c| c.is_ascii_alphanumeric())),
-            json!({"log": secret}).to_string(),
-        ];
-        for text in cases {
-            let masked = super::super::mask(&text);
-            assert!(masked.contains(MASK) && !masked.contains("decl4red"), "{text} -> {masked}");
-        }
-        let mut value = json!({"a": [{secret: 1, "b": format!("x{secret}y")}]});
-        reply(&mut value);
-        assert_eq!(value, json!({"a": [{MASK: 1, "b": format!("x{MASK}y")}]}));
-    }
-
-    proptest! {
-        /// No declared secret ever leaves: not through a reply, an envelope, a line, an audit argument or the log, in whatever text it stands.
-        #[test]
-        fn no_declared_secret_ever_leaves(secret in "[ -~\u{e9}\n\u{200b}]{6,40}", before in "[ -~]{0,20}", after in "[ -~]{0,20}", form in 0..5usize) {
-            prop_assume!(worth(&secret) && worth(clean(&secret).trim()));
-            pair("SECRET", &secret);
-            let carried = match form {
-                0 => secret.clone(),
-                1 => STANDARD.encode(&secret),
-                2 => URL_SAFE.encode(format!("{before}{secret}{after}")),
-                3 => percent(&secret, &|c| c.is_ascii_alphanumeric() || "-_.~".contains(c)),
-                _ => lower_escapes(&percent(&secret, &|c| c.is_ascii_alphanumeric() || "-_.~".contains(c))),
-            };
-            let text = format!("{before} {carried} {after}");
-            let mut value = json!({"deep": [{"text": text, text.as_str(): "k"}]});
-            reply(&mut value);
-            let hash = |_: &str| "h".to_owned();
-            let leaves = [
-                value.to_string(),
-                envelope("logs", &text, 10_000).text,
-                line(&text, 10_000),
-                arguments(&json!({"note": text, "deep": {"note": text}}), &hash).to_string(),
-                super::super::mask(&text),
-            ];
-            for out in leaves {
-                prop_assert!(!out.contains(&carried), "{out:?} has {carried:?}");
-                prop_assert!(!out.contains(&secret) && !out.contains(&clean(&secret)), "{out:?} has {secret:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -213,6 +213,19 @@ impl Store {
         Ok(Some(Recorded::Limited { seq, limit, retry_after_s }))
     }
 
+    /// Counts a call whose intent was written before, in one transaction with the look whether it fits; the limit that stands in the way when it does not.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn audit_count(&self, limits: &[RateLimit], at: DateTime<Utc>) -> StoreResult<Option<(RateLimit, u64)>> {
+        let limits = limits.to_vec();
+        let write = move |c: &Connection| match limits::exceeded(c, &limits, at)? {
+            Some(exceeded) => Ok(Some(exceeded)),
+            None => limits::count(c, &limits, at).map(|()| None),
+        };
+        self.inner.audit.write(write).await
+    }
+
     async fn record(&self, row: NewRow, intent: Intent, limits: Vec<RateLimit>) -> StoreResult<Recorded> {
         if !intent.essential {
             return self.record_once((row, intent, limits)).await;

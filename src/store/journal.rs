@@ -56,16 +56,15 @@ impl Store {
         let mut sealed = self.seal_evidence(op)?;
         let inner = self.inner.clone();
         let write = move |c: &Connection| {
-            let earlier = match &sealed.op.idempotency_key {
-                Some(key) => known_key(c, &sealed.op.agent, key, sealed.op.created_at, &args_hash)?,
-                None => None,
-            };
+            let known = |key: &String| known_key(c, &sealed.op.agent, key, sealed.op.created_at, &args_hash);
+            let earlier = sealed.op.idempotency_key.as_ref().map(known).transpose()?.flatten();
             if let Some(earlier) = earlier {
                 return match operation(c, &inner.keys, &earlier)? {
                     Some(op) => Ok(Err(op)),
                     None => Err(corrupt(WHAT, format!("{earlier} vanished")).into()),
                 };
             }
+            super::release::not_frozen(c)?;
             sealed.op.epoch = match &sealed.op.stack {
                 Some(stack) if holds => raise_epoch(c, stack)?,
                 _ => 0,

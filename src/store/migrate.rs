@@ -66,7 +66,22 @@ pub(super) fn open(path: &Path, schema: &Schema) -> StoreResult<Connection> {
     configure(&conn).map_err(sql)?;
     conn.pragma_update(None, "journal_mode", "WAL").map_err(sql)?;
     migrate(&mut conn, path, schema)?;
+    guarded(&conn, path, schema)?;
     Ok(conn)
+}
+
+/// Refuses a file in which writing would not do what it says: a trigger or view that is not ours swallows rows or adds some. Of the audit log everything
+/// has to be as a fresh file has it.
+fn guarded(conn: &Connection, path: &Path, schema: &Schema) -> StoreResult<()> {
+    let mut odd = odd(conn, schema).map_err(|e| fault::database(path, e))?;
+    odd.retain(|o| schema.name == AUDIT.name || (o.what == Odd::Foreign && matches!(o.kind.as_str(), "trigger" | "view")));
+    match odd.first() {
+        None => Ok(()),
+        Some(odd) => {
+            let hint = "somebody changed the file; an operator finds out who, puts it back from a copy of the home, and runs audit verify";
+            Err(fault::corrupt("database", format!("{}: {odd}; {hint}", path.display())))
+        }
+    }
 }
 
 /// Opens the file for reading beside the writer.
@@ -97,6 +112,58 @@ pub(super) fn objects(conn: &Connection) -> rusqlite::Result<Vec<(String, String
     let mut statement = conn.prepare("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")?;
     let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
     rows.collect()
+}
+
+/// How an object of a file is not what a fresh file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// It is not there.
+    Missing,
+    /// It is another.
+    Changed,
+    /// No fresh file has it.
+    Foreign,
+}
+
+/// An object that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OddObject {
+    /// How.
+    pub what: Odd,
+    /// `table`, `index`, `trigger` or `view`.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::fmt::Display for OddObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.what {
+            Odd::Missing => "is missing",
+            Odd::Changed => "was changed",
+            Odd::Foreign => "is none of ours: it was added",
+        };
+        write!(f, "{} {} {what}", self.kind, self.name)
+    }
+}
+
+/// Everything in which a file's tables, indexes, triggers and views differ from those of a fresh one.
+pub(super) fn odd(conn: &Connection, schema: &Schema) -> rusqlite::Result<Vec<OddObject>> {
+    let (expected, mut found) = (expected_objects(schema)?, objects(conn)?);
+    // What ANALYZE keeps.
+    found.retain(|(kind, name, _)| !(kind == "table" && name.starts_with("sqlite_stat")));
+    let mut out = vec![];
+    for (kind, name, sql) in &expected {
+        let what = match found.iter().find(|o| o.0 == *kind && o.1 == *name) {
+            None => Odd::Missing,
+            Some(o) if o.2 != *sql => Odd::Changed,
+            Some(_) => continue,
+        };
+        out.push(OddObject { what, kind: kind.clone(), name: name.clone() });
+    }
+    found.retain(|f| !expected.iter().any(|e| e.0 == f.0 && e.1 == f.1));
+    out.extend(found.into_iter().map(|(kind, name, _)| OddObject { what: Odd::Foreign, kind, name }));
+    Ok(out)
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {

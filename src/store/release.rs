@@ -363,6 +363,14 @@ pub(super) fn value(c: &Connection, key: &str) -> Sql<Option<serde_json::Value>>
     Ok(text.map(|t| parse_json("value", &t)).transpose()?)
 }
 
+/// Asked in the transaction that begins an operation: nothing that came in before a freeze begins after it.
+pub(super) fn not_frozen(c: &Connection) -> Sql<()> {
+    match value(c, super::FREEZE)? {
+        Some(serde_json::Value::Object(_)) => Err(StoreError::Frozen.into()),
+        Some(_) | None => Ok(()),
+    }
+}
+
 pub(super) fn set_value(c: &Connection, key: &str, text: &str) -> Sql<()> {
     c.prepare_cached("INSERT OR REPLACE INTO value (key, json) VALUES (?1, ?2)")?.execute([key, text])?;
     Ok(())

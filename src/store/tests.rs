@@ -59,6 +59,7 @@ fn spec() -> StackSpec {
         settings: Default::default(),
         extensions: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
     }
 }
 
@@ -91,6 +92,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         kind: PlanKind::Deploy,
         stack: stack_name(),
         environment: "production".into(),
+        given: None,
         from_release: None,
         to_release: 1,
         content_of: None,

@@ -74,8 +74,16 @@ impl Verb for Deploy {
     type Output = OperationView;
 
     async fn scope(call: &Call, input: &Input) -> Result<Scope, CallError> {
+        let mut given = None;
         let stack = match (&input.plan_id, &input.digest, &input.stack) {
-            (Some(id), Some(_), None) if is_bare(input) => prepare::stored(call, id).await?.stack,
+            (Some(id), Some(_), None) if is_bare(input) => {
+                let plan = prepare::stored(call, id).await?;
+                given = Some(plan.given.ok_or_else(|| {
+                    let message = format!("plan {id} does not say which arguments it was made with, so no rule can judge it");
+                    CallError::new(ErrorCode::StalePlan, message, "call `plan` again and deploy the new plan")
+                })?);
+                plan.stack
+            }
             (None, None, Some(stack)) => stack.clone(),
             _ => {
                 let message = "deploy takes either plan_id and digest, or stack with compose, files, variables, images or refresh";
@@ -83,7 +91,7 @@ impl Verb for Deploy {
                     .field("plan_id"));
             }
         };
-        Ok(Scope { stack: Some(stack), environment: input.environment.clone(), ..Scope::default() })
+        Ok(Scope { stack: Some(stack), environment: input.environment.clone(), given, ..Scope::default() })
     }
 
     const REPLAYS: bool = true;

@@ -205,6 +205,10 @@ fn call(global: &Global, args: ExplainArgs) -> CliResult {
         Some(Ok(map)) => Arc::new(Value::Object(map)),
         Some(Err(e)) => return Err(usage(format!("--args is no JSON object: {e}"), "e.g. --args '{\"replicas\": 3}'")),
     };
+    if tool == "deploy" && arguments.get("plan_id").is_some() {
+        let hint = "say --args with what `plan` was called with (compose, files, variables, images, refresh)";
+        return Err(usage("a deploy by plan_id is judged by the arguments its plan was made with".into(), hint));
+    }
     let environment = match (&stack, args.environment) {
         (_, Some(given)) => Some(given),
         (Some(stack), None) => {

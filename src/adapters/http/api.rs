@@ -135,6 +135,6 @@ fn status(code: ErrorCode) -> StatusCode {
 
 /// A reply; one that waits for an operator is accepted, not done.
 pub fn answer(reply: Reply) -> Response {
-    let waits = reply.value["state"] == "pending_approval";
+    let waits = reply.known.state.as_deref() == Some("pending_approval");
     (if waits { StatusCode::ACCEPTED } else { StatusCode::OK }, Json(reply.value)).into_response()
 }

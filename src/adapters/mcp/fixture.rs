@@ -139,7 +139,7 @@ pub async fn call_tool(doors: &Arc<Doors>, request: CallToolRequestParams, conte
                     sender.send((percent, message.to_owned())).await.ok();
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                Ok(crate::call::dispatch::Reply { value: json!({}), text: "Progress test completed".into() })
+                Ok(crate::call::dispatch::Reply::new(json!({}), "Progress test completed"))
             };
             // By the same way as the progress of a deploy.
             let reply = match context.meta.get_progress_token() {

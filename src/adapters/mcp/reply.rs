@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_reply_carries_its_value_and_its_text() {
-        let value = serde_json::to_value(result(Ok(Reply { value: json!({"a": 1}), text: "one".into() }))).expect("serialises");
+        let value = serde_json::to_value(result(Ok(Reply::new(json!({"a": 1}), "one")))).expect("serialises");
         assert_eq!(
             value,
             json!({"resultType": "complete", "content": [{"type": "text", "text": "one"}], "structuredContent": {"a": 1}, "isError": false})

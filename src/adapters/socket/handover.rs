@@ -69,7 +69,7 @@ pub async fn adopt(house: &Arc<House>, stack: Option<&str>, how: How) -> Result<
             }
         }
     }
-    Ok(Reply { value: json!({"dry_run": how.dry_run, "stacks": rows}), text: texts.join("\n\n") })
+    Ok(Reply::new(json!({"dry_run": how.dry_run, "stacks": rows}), texts.join("\n\n")))
 }
 
 /// Gives a stack back.
@@ -86,7 +86,7 @@ pub async fn eject(house: &Arc<House>, stack: &str, dry_run: bool, by: &str) -> 
     for note in &done.notes {
         text.push_str(&format!("\nnote: {note}"));
     }
-    Ok(Reply { value: json!(done), text })
+    Ok(Reply::new(json!(done), text))
 }
 
 /// A report as a person reads it: what it is, what differs, what to write.

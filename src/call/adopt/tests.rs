@@ -64,6 +64,7 @@ fn profiles_are_taken_from_what_runs_and_bring_as_little_else_as_can_be() {
         secrets: BTreeMap::new(),
         settings: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
         extensions: Default::default(),
     };
     let of = |running: &[&str], given: &[&str]| {

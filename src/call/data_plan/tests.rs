@@ -26,6 +26,7 @@ fn stack(data: VolumeSpec) -> StackSpec {
         secrets: BTreeMap::new(),
         settings: StackSettings::default(),
         unsupported: vec![],
+        declared: Default::default(),
         extensions: Default::default(),
     }
 }

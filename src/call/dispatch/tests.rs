@@ -19,6 +19,8 @@ use serde_json::json;
 
 mod bounds;
 mod keys;
+mod beside;
+mod own_secrets;
 mod two_stacks;
 
 pub(crate) const COMPOSE: &str =

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 
 /// Words of untrusted output kept for an agent, and as many of its own: some hundred kilobytes. The oldest go first.
 pub(super) const MOST_WORDS: usize = 16_384;
+/// Where a word comes from that may have been among those that no longer fit.
+const TOO_MUCH: &str = "it read more than is remembered";
 /// Agents remembered. Their names come from the rulebook, so this is never reached by a caller's choice.
 pub(super) const MOST_AGENTS: usize = 256;
 /// Plans remembered as made with tainted words; a plan lives shorter than so many are made.
@@ -41,7 +43,11 @@ pub struct Taints {
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) untrusted: HashMap<u64, Word>,
-    pub(super) order: VecDeque<u64>,
+    /// With the turn it was heard at: an entry whose word was heard again since counts for nothing.
+    pub(super) order: VecDeque<(u64, u64)>,
+    turn: u64,
+    /// When the newest word was heard that had to make room: whoever floods the memory must not get a word out of it before its time.
+    lost: Option<DateTime<Utc>>,
     pub(super) own: BTreeSet<u64>,
     own_order: VecDeque<u64>,
 }
@@ -51,6 +57,31 @@ pub(super) struct Word {
     at: DateTime<Utc>,
     written: DateTime<Utc>,
     source: Arc<str>,
+    turn: u64,
+}
+
+impl Heard {
+    /// Lets the words go that were heard longest ago, until the rest fits.
+    fn fit(&mut self) {
+        while self.untrusted.len() > MOST_WORDS
+            && let Some((hash, turn)) = self.order.pop_front()
+        {
+            if self.untrusted.get(&hash).is_some_and(|w| w.turn == turn)
+                && let Some(word) = self.untrusted.remove(&hash)
+            {
+                self.lost = self.lost.max(Some(word.at));
+            }
+        }
+        if self.order.len() > 2 * MOST_WORDS {
+            let untrusted = &self.untrusted;
+            self.order.retain(|(hash, turn)| untrusted.get(hash).is_some_and(|w| w.turn == *turn));
+        }
+    }
+
+    /// Whether words were let go that would still count.
+    fn flooded(&self, since: DateTime<Utc>) -> bool {
+        self.lost.is_some_and(|at| at >= since)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -87,11 +118,16 @@ impl Taints {
     /// The store's: a house that cannot know what its agents read does not begin.
     pub async fn open(store: &Store) -> StoreResult<Self> {
         let taints = Self::new(store.word_key());
+        let mut words: BTreeMap<String, (DateTime<Utc>, usize)> = BTreeMap::new();
         for kept in store.heard().await? {
             // It may have been heard again since, and not been written again.
             let at = kept.at + AGAIN;
             match kept.kind {
-                HeardKind::Untrusted => drop(taints.hear(&kept.agent, &kept.source, kept.words, at, kept.at)),
+                HeardKind::Untrusted => {
+                    let of = words.entry(kept.agent.clone()).or_insert((at, 0));
+                    of.1 += kept.words.len();
+                    drop(taints.hear(&kept.agent, &kept.source, kept.words, at, kept.at));
+                }
                 HeardKind::Own => drop(taints.own(&kept.agent, kept.words)),
                 HeardKind::Plan => {
                     let because = format!("it has a word the agent first saw in untrusted output ({})", kept.source);
@@ -99,6 +135,10 @@ impl Taints {
                     kept.words.into_iter().for_each(|plan| taints.plan_made(plan, why.clone(), at));
                 }
             }
+        }
+        // As many as are kept: there may have been more, which are older than the oldest there is.
+        for (agent, (oldest, _)) in words.into_iter().filter(|(_, (_, n))| *n >= MOST_WORDS) {
+            taints.with(&agent, |heard| heard.lost = heard.lost.max(Some(oldest)));
         }
         Ok(taints)
     }
@@ -133,14 +173,11 @@ impl Taints {
                 if before != Some(written) {
                     new.push(hash);
                 }
-                if heard.untrusted.insert(hash, Word { at, written, source: source.clone() }).is_none() {
-                    heard.order.push_back(hash);
-                }
-                if heard.order.len() > MOST_WORDS
-                    && let Some(oldest) = heard.order.pop_front()
-                {
-                    heard.untrusted.remove(&oldest);
-                }
+                heard.turn += 1;
+                let turn = heard.turn;
+                heard.untrusted.insert(hash, Word { at, written, source: source.clone(), turn });
+                heard.order.push_back((hash, turn));
+                heard.fit();
             }
             new
         })
@@ -160,7 +197,11 @@ impl Taints {
     }
 
     /// The agent says these words itself: those it did not see in untrusted output before are its own from now on.
-    pub(super) fn said(&self, agent: &str, asked: &[(String, String)], now: DateTime<Utc>, mutates: bool) {
+    /// Of one that read too much since `since` none is: nobody knows any more what it saw.
+    pub(super) fn said(&self, agent: &str, asked: &[(String, String)], now: DateTime<Utc>, since: DateTime<Utc>, mutates: bool) {
+        if self.with(agent, |heard| heard.flooded(since)) {
+            return;
+        }
         let new = self.own(agent, asked.iter().flat_map(|(_, w)| spellings(w)).map(|w| self.hash(&w)).collect());
         self.wait(HeardKind::Own, agent, "", new, now, mutates);
     }
@@ -186,7 +227,12 @@ impl Taints {
     /// Words of a call that an agent saw in untrusted output since a moment.
     pub(super) fn tainted(&self, agent: &str, asked: &[(String, String)], since: DateTime<Utc>) -> Vec<Tainted> {
         let found = |heard: &mut Heard| {
-            let source = |w: &String| heard.untrusted.get(&self.hash(w)).filter(|word| word.at >= since).map(|word| word.source.clone());
+            let flooded = heard.flooded(since);
+            let source = |w: &String| {
+                let hash = self.hash(w);
+                let known = heard.untrusted.get(&hash).filter(|word| word.at >= since).map(|word| word.source.clone());
+                known.or_else(|| (flooded && !heard.own.contains(&hash)).then(|| TOO_MUCH.into()))
+            };
             let one = |(argument, word): &(String, String)| {
                 let seen: Vec<String> = spellings(word).filter(|w| source(w).is_some()).collect();
                 let source = seen.first().and_then(source)?;

@@ -94,6 +94,7 @@ mod tests {
             secrets: Default::default(),
             settings: Default::default(),
             unsupported: vec![],
+            declared: Default::default(),
             extensions: Default::default(),
         }
     }

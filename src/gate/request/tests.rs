@@ -166,6 +166,7 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
         settings: Default::default(),
         extensions: Default::default(),
         unsupported: vec![],
+        declared: Default::default(),
     };
     let fact = BindFact { real: "/srv/shop/data".into(), exists: true, kind: None };
     let facts = PlanFacts { resolved: BTreeMap::from([("/srv/shop/link".into(), fact)]), ..PlanFacts::default() };

@@ -39,6 +39,13 @@ pub(super) fn noted_sizes(note: &serde_json::Value) -> Vec<i64> {
     listed.unwrap_or_else(|| note["size"].as_i64().into_iter().collect())
 }
 
+/// The newest checkpoint a note knows of.
+pub(super) fn noted_head(note: &serde_json::Value) -> Option<(i64, Hash)> {
+    let hash =
+        (0..64).step_by(2).map(|i| u8::from_str_radix(note["hash"].as_str()?.get(i..i + 2)?, 16).ok()).collect::<Option<Vec<u8>>>()?;
+    Some((note["size"].as_i64()?, hash.try_into().ok()?))
+}
+
 /// First line of whatever this home signs.
 pub(super) fn origin(instance: &str) -> String {
     format!("dockwarden/{instance}")

@@ -79,6 +79,17 @@ async fn every_kind_of_forgery_is_found_and_its_row_is_named() {
         ("a hash of its own", sql("UPDATE audit SET hash = zeroblob(32) WHERE seq = 7"), vec![edited(7), moved(8)]),
         ("a short hash", sql("UPDATE audit SET hash = x'00' WHERE seq = 2"), vec![edited(2), moved(3)]),
         ("truncate the tail", sql("DELETE FROM audit WHERE seq > 4"), vec![cut(4)]),
+        (
+            "a trigger that swallows what an agent does",
+            sql("CREATE TRIGGER z BEFORE INSERT ON audit WHEN NEW.agent = 'deployer' BEGIN SELECT RAISE(IGNORE); END"),
+            vec!["trigger z is none of ours: it was added".into()],
+        ),
+        (
+            "a trigger that forgets what is counted",
+            sql("CREATE TRIGGER z AFTER INSERT ON rate BEGIN DELETE FROM rate; END"),
+            vec!["trigger z is none of ours: it was added".into()],
+        ),
+        ("a view for rows", sql("CREATE VIEW v AS SELECT * FROM audit WHERE seq < 3"), vec!["view v is none of ours: it was added".into()]),
         ("truncate all", sql("DELETE FROM audit"), vec![cut(0)]),
         (
             "edit, and the chain anew to the end",
@@ -149,9 +160,52 @@ async fn a_checkpoint_that_was_dropped_forged_or_moved_is_named_by_its_row() {
     let forged = problems(&good.replacen("\n3\n", "\n2\n", 1)).await;
     assert_eq!(forged, ["checkpoint 1 cannot be trusted: its signature does not fit its text"]);
     assert_eq!(problems(&good).await, Vec::<String>::new());
+    let copied = problems(&format!("{first}{first}{second}")).await;
+    assert_eq!(copied, ["checkpoint 2 states row 3 again: it is a copy of the one before it"]);
     // The same, with the log cut to what the forged file says: the note in the other database knows better.
+    forge(&store, |c| c.execute_batch("DELETE FROM audit WHERE seq > 4").unwrap());
+    let missing = format!("the checkpoint of row 6 is missing from {shown}");
+    let cut = "the log ends with row 4, a checkpoint of row 6 was noted: rows were cut off".to_owned();
+    assert_eq!(problems(first).await, [missing.clone(), cut.clone()]);
+    let copy = "checkpoint 2 states row 3 again: it is a copy of the one before it".to_owned();
+    assert_eq!(problems(&format!("{first}{first}")).await, [copy, missing.clone(), cut.clone()], "as many as were noted");
+    let junk = good.replacen("\n3\n", "\n2\n", 1).replacen("\n6\n", "\n5\n", 1);
+    let untrusted = |n| format!("checkpoint {n} cannot be trusted: its signature does not fit its text");
+    assert_eq!(problems(&junk).await, [untrusted(1), untrusted(2), cut.clone()], "told once");
+    // More checkpoints than are noted hide none of those that are.
+    store.set_value("audit.checkpoint", &json!({"size": 6, "hash": "00".repeat(32), "sizes": [6]})).await.unwrap();
+    assert_eq!(problems(first).await, [missing, cut]);
     forge(&store, |c| c.execute_batch("DELETE FROM audit WHERE seq > 3").unwrap());
-    assert_eq!(problems(first).await, [format!("the checkpoint of row 6 is missing from {shown}")]);
     let head = store.audit_rows(&AuditQuery { limit: 1, ..Default::default() }).await.unwrap().remove(0);
     assert_eq!((head.seq, head.hash.len()), (3, hex(&[0; 32]).len()));
+}
+
+#[tokio::test]
+async fn a_swallowed_row_is_an_error_and_such_a_log_is_not_opened_again() {
+    let (dir, store) = fresh().await;
+    filled(&store).await;
+    let trigger = "CREATE TRIGGER z BEFORE INSERT ON audit WHEN NEW.agent = 'deployer' BEGIN SELECT RAISE(IGNORE); END";
+    forge(&store, |c| c.execute_batch(trigger).unwrap());
+    let e = store.audit_event("deployer", "approval_given", None, &json!({}), at(9)).await.expect_err("no row, no action");
+    assert!(matches!(&e, StoreError::Corrupt { detail, .. } if detail.contains("0 were written")), "{e:?}");
+    store.audit_event("warden", "gave_up", None, &json!({}), at(9)).await.expect("the others are recorded");
+    store.close().await;
+    let e = crate::store::tests::open_in(&dir).await.err().expect("refused");
+    assert!(e.to_string().contains("trigger z is none of ours"), "{e}");
+    Connection::open(store.home().join("audit.db")).unwrap().execute_batch("DROP TRIGGER z").unwrap();
+    let store = crate::store::tests::open_in(&dir).await.expect("as it was");
+    assert_eq!(store.audit_verify().await.unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_not_ours_is_refused_in_every_database() {
+    let (dir, store) = fresh().await;
+    store.close().await;
+    let state = store.home().join("state.db");
+    Connection::open(&state)
+        .unwrap()
+        .execute_batch("CREATE TRIGGER z AFTER INSERT ON approval BEGIN UPDATE approval SET state = 'approved'; END")
+        .unwrap();
+    let e = crate::store::tests::open_in(&dir).await.err().expect("refused");
+    assert!(e.to_string().contains("trigger z is none of ours"), "{e}");
 }

@@ -69,9 +69,9 @@ fn forget(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<usize> {
     Ok(statement.execute(params![limit.key, limit.window_s, now.timestamp_millis() - window_ms(limit)])?)
 }
 
-fn insert(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<usize> {
+fn insert(c: &Connection, limit: &RateLimit, now: DateTime<Utc>) -> Sql<()> {
     let mut statement = c.prepare_cached("INSERT INTO rate (key, window_s, at_ms) VALUES (?1, ?2, ?3)")?;
-    Ok(statement.execute(params![limit.key, limit.window_s, now.timestamp_millis()])?)
+    super::rows::one("rate counter", statement.execute(params![limit.key, limit.window_s, now.timestamp_millis()])?)
 }
 
 #[cfg(test)]

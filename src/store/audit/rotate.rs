@@ -225,9 +225,10 @@ pub(super) fn read_seal(path: &Path, inner: &Inner) -> Result<(i64, i64, Hash, H
 fn enlist(c: &Connection, made: &Made, now: DateTime<Utc>) -> Sql<()> {
     let detail = json!({"first": made.first, "last": made.last, "head": hex(&made.head), "sha256": hex(&made.sha256)});
     rows::append(c, &NewRow::event("supervisor", "audit_sealed", None, &detail, now))?;
-    c.prepare_cached("INSERT INTO segment (first, last, head, sha256, from_at, to_at, sealed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+    let written = c
+        .prepare_cached("INSERT INTO segment (first, last, head, sha256, from_at, to_at, sealed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![made.first, made.last, made.head, made.sha256, made.from_at, made.to_at, time(now)])?;
-    Ok(())
+    rows::one("audit segment", written)
 }
 
 /// SHA-256 of a file.

@@ -5,7 +5,7 @@ use crate::gate::RateLimit;
 use crate::model::verdict::{Finding, Verdict};
 use crate::store::chain::{self, Field, GENESIS, Hash, hex};
 use crate::store::codec::{all, canonical, first, limit, parse_json, parse_time, parse_word, time};
-use crate::store::fault::Sql;
+use crate::store::fault::{Sql, corrupt};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
@@ -223,12 +223,15 @@ pub(super) fn append(c: &Connection, new: &NewRow) -> Sql<i64> {
 }
 
 /// Writes a row as it is; only the next one after the head is taken.
-pub(super) fn insert(c: &Connection, r: &RawRow) -> Sql<usize> {
+///
+/// # Errors
+/// `Corrupt` when the database took the statement and not the row: a trigger of somebody swallows what should be recorded.
+pub(super) fn insert(c: &Connection, r: &RawRow) -> Sql<()> {
     let mut statement = c.prepare_cached(
         "INSERT INTO audit (seq, at, kind, call, agent, door, tool, stack, environment, verdict, outcome, detail, prev_hash, hash)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?;
-    Ok(statement.execute(params![
+    let written = statement.execute(params![
         r.seq,
         r.at,
         r.kind,
@@ -243,7 +246,16 @@ pub(super) fn insert(c: &Connection, r: &RawRow) -> Sql<usize> {
         r.detail,
         r.prev_hash,
         r.hash
-    ])?)
+    ])?;
+    one("audit log", written)
+}
+
+/// What was written has to be one row.
+pub(super) fn one(what: &'static str, written: usize) -> Sql<()> {
+    match written {
+        1 => Ok(()),
+        n => Err(corrupt(what, format!("a row was given and {n} were written: something was added to the file, run audit verify")).into()),
+    }
 }
 
 /// Number and hash of the last row; zeros before the first.
@@ -295,8 +307,8 @@ pub(super) fn of_call(c: &Connection, call: &str) -> Sql<Vec<AuditRow>> {
 }
 
 /// Notes that a call has begun.
-pub(super) fn open_call(c: &Connection, call: &str, seq: i64) -> Sql<usize> {
-    Ok(c.prepare_cached("INSERT OR REPLACE INTO open_call (call, seq) VALUES (?1, ?2)")?.execute(params![call, seq])?)
+pub(super) fn open_call(c: &Connection, call: &str, seq: i64) -> Sql<()> {
+    one("audit log", c.prepare_cached("INSERT OR REPLACE INTO open_call (call, seq) VALUES (?1, ?2)")?.execute(params![call, seq])?)
 }
 
 /// Notes that a call has ended.

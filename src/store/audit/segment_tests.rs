@@ -345,6 +345,11 @@ async fn every_forgery_of_a_segment_is_named() {
             Box::new(|_| vec!["rows 4 to 7 are missing".into()]),
         ),
         (
+            "its times changed in the list, so that nobody looks into it",
+            Box::new(|s| forge(s, |c| c.execute_batch("UPDATE segment SET to_at = from_at WHERE first = 4").unwrap())),
+            Box::new(|_| vec!["the times of the segment of rows 4 to 7 in the list are not those of its rows".into()]),
+        ),
+        (
             "a guard of the list removed",
             Box::new(|s| Connection::open(s.home().join("audit.db")).unwrap().execute_batch("DROP TRIGGER segment_no_delete").unwrap()),
             Box::new(|_| vec!["trigger segment_no_delete is missing".into()]),

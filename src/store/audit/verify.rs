@@ -4,6 +4,7 @@
 use super::segments::{self, Log, Segment};
 use super::{AuditReport, checkpoint, rotate, rows};
 use crate::store::chain::{GENESIS, Hash, hex};
+use crate::store::codec::time;
 use crate::store::fault::Sql;
 use crate::store::{Inner, migrate};
 use rusqlite::Connection;
@@ -46,25 +47,31 @@ pub(super) fn verify(
     let (stated, _) = checkpoint::parse_all(&checkpoint::read(file)?, inner);
     let checkpoints = stated.len();
     let mut by_size: BTreeMap<i64, Hash> = BTreeMap::new();
-    let mut last_size = 0;
+    let (mut last_size, mut untrusted) = (0, 0);
     for (i, one) in stated.into_iter().enumerate() {
         match one {
             Ok(head) => {
                 if head.size < last_size {
                     problems.say(format!("checkpoint {} has {} rows, the one before it {last_size}", i + 1, head.size));
+                } else if head.size == last_size {
+                    problems.say(format!("checkpoint {} states row {last_size} again: it is a copy of the one before it", i + 1));
                 }
                 last_size = last_size.max(head.size);
                 if by_size.insert(head.size, head.hash).is_some_and(|other| other != head.hash) {
                     problems.say(format!("two checkpoints state different hashes of row {}", head.size));
                 }
             }
-            Err(e) => problems.say(format!("checkpoint {} cannot be trusted: {e}", i + 1)),
+            Err(e) => {
+                untrusted += 1;
+                problems.say(format!("checkpoint {} cannot be trusted: {e}", i + 1));
+            }
         }
     }
+    let newest = noted.as_ref().and_then(checkpoint::noted_head);
     let noted = noted.as_ref().map(checkpoint::noted_sizes).unwrap_or_default();
     let missing: Vec<String> = noted.iter().filter(|s| !by_size.contains_key(s)).map(ToString::to_string).collect();
-    // One that cannot be trusted was told above.
-    if !missing.is_empty() && noted.len() > checkpoints {
+    // As many as cannot be trusted were told above; the rest is gone, however many others the file has.
+    if missing.len() > untrusted {
         let what = if missing.len() == 1 { "checkpoint of row" } else { "checkpoints of rows" };
         let is = if missing.len() == 1 { "is" } else { "are" };
         problems.say(format!("the {what} {} {is} missing from {}", missing.join(", "), file.display()));
@@ -76,20 +83,20 @@ pub(super) fn verify(
     {
         problems.say(format!("the log ends with row {last}, a checkpoint was made of row {size}: rows were cut off"));
     }
+    // The note knows of the newest checkpoint also where the file no longer has it.
+    if let Some((size, hash)) = newest.filter(|(size, _)| !by_size.contains_key(size)) {
+        if last < size {
+            problems.say(format!("the log ends with row {last}, a checkpoint of row {size} was noted: rows were cut off"));
+        } else if log.hash_of(size)?.and_then(|h| Hash::try_from(h).ok()) != Some(hash) {
+            problems.say(format!("row {size} is not the one its noted checkpoint was made of"));
+        }
+    }
     Ok(AuditReport { rows: count, head: hex(&head), checkpoints, segments: log.segments().len(), problems: problems.done() })
 }
 
-/// The table and triggers must be those of a fresh file.
+/// Tables, indexes and triggers must be those of a fresh file, and no more: an added trigger can swallow rows before anybody hashes them.
 fn guards(c: &Connection, problems: &mut Problems) -> Sql<()> {
-    let found = migrate::objects(c)?;
-    for expected in migrate::expected_objects(&migrate::AUDIT)? {
-        let (kind, name, sql) = &expected;
-        match found.iter().find(|o| o.0 == *kind && o.1 == *name) {
-            None => problems.say(format!("{kind} {name} is missing")),
-            Some(o) if o.2 != *sql => problems.say(format!("{kind} {name} was changed")),
-            Some(_) => {}
-        }
-    }
+    migrate::odd(c, &migrate::AUDIT)?.iter().for_each(|odd| problems.say(odd.to_string()));
     Ok(())
 }
 
@@ -158,9 +165,13 @@ impl Chain<'_> {
         if !sealed {
             self.problems.say(format!("the {name} was changed: {} is not the file that was sealed", file.display()));
         }
-        let (before, mut range) = (self.count, None::<(i64, i64)>);
+        let (before, mut range, mut times) = (self.count, None::<(i64, i64)>, None::<(String, String)>);
         let walked = log.each(Some(segment), |row| {
             range = Some((range.map_or(row.seq, |r| r.0), row.seq));
+            if times.as_ref().is_none_or(|(from, _)| row.at < *from) {
+                times = Some((row.at.clone(), times.take().map_or_else(|| row.at.clone(), |(_, to)| to)));
+            }
+            times.iter_mut().filter(|(_, to)| row.at > *to).for_each(|(_, to)| to.clone_from(&row.at));
             // A file with rows of another part is told as such, not row by row.
             if (first..=last).contains(&row.seq) {
                 self.row(&row);
@@ -173,6 +184,10 @@ impl Chain<'_> {
             (Ok(()), _) if self.last != last => self.problems.say(format!("the {name} ends with row {}", self.last)),
             (Ok(()), _) if self.prev != Some(segment.head) => {
                 self.problems.say(format!("the {name} does not end with the hash it was sealed with"))
+            }
+            // Questions with a time pass a segment by on what the list says of its times, which no seal states.
+            (Ok(()), _) if times.as_ref() != Some(&(time(segment.from_at), time(segment.to_at))) => {
+                self.problems.say(format!("the times of the {name} in the list are not those of its rows"));
             }
             (Ok(()), _) => {}
         }

@@ -6,7 +6,7 @@ use super::{archive, restore};
 use crate::store::audit::rotate::digest;
 use crate::store::chain::{GENESIS, Hash, hex};
 use crate::store::fault::Sql;
-use crate::store::migrate;
+use crate::store::migrate::{self, Odd};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,10 @@ use std::path::Path;
 /// Problems in words; empty = intact.
 pub(super) fn verify(c: &Connection, memory: &Path) -> Sql<Vec<String>> {
     let mut problems = Vec::new();
-    let found = migrate::objects(c)?;
-    for expected in migrate::expected_objects(&migrate::MEMORY)? {
-        if !found.contains(&expected) {
-            problems.push(format!("{} {} is missing or was changed", expected.0, expected.1));
-        }
-    }
+    problems.extend(migrate::odd(c, &migrate::MEMORY)?.iter().map(|odd| match odd.what {
+        Odd::Foreign => odd.to_string(),
+        Odd::Missing | Odd::Changed => format!("{} {} is missing or was changed", odd.kind, odd.name),
+    }));
     let files = compact::listed(c)?;
     let begin = of_files(&files, memory, &mut problems)?;
     let (mut chain, mut readable) = (begin, true);

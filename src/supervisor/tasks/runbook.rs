@@ -126,9 +126,8 @@ impl Run<'_> {
             self.house.store.task_step_begin(&self.task.id, key, Utc::now()).await?;
         }
         match self.call(&step.tool, input).await? {
-            Ok(reply) if reply.value["state"] == "pending_approval" => {
-                let approval = reply.value["approval"]["approval_id"].as_str().and_then(|id| ApprovalId::new(id).ok());
-                let Some(approval) = approval else { return Ok(Err("the approval it waits for has no id".into())) };
+            Ok(reply) if reply.known.state.as_deref() == Some("pending_approval") => {
+                let Some(approval) = reply.known.approval else { return Ok(Err("the approval it waits for has no id".into())) };
                 self.keep(key, &json!({"approval": approval})).await?;
                 Err(Halt::End(TaskEnd::Waiting(approval)))
             }
@@ -166,19 +165,18 @@ impl Run<'_> {
 
     /// Keeps a reply, once the operation it began has settled.
     async fn settle(&mut self, key: &str, reply: Reply) -> Result<Result<Reply, String>, Halt> {
-        let open = matches!(reply.value["state"].as_str(), Some("queued" | "running"));
-        if let Some(id) = reply.value["operation_id"].as_str().filter(|_| open).and_then(|id| OperationId::new(id).ok()) {
+        let open = matches!(reply.known.state.as_deref(), Some("queued" | "running"));
+        if let Some(id) = reply.known.operation.clone().filter(|_| open) {
             return self.follow(key, &id).await;
         }
         self.conclude(key, reply).await
     }
 
     async fn conclude(&mut self, key: &str, reply: Reply) -> Result<Result<Reply, String>, Halt> {
-        if let Some(bad @ ("failed" | "rolled_back" | "needs_attention" | "cancelled")) = reply.value["state"].as_str()
-            && reply.value.get("operation_id").is_some()
+        if let Some(bad @ ("failed" | "rolled_back" | "needs_attention" | "cancelled")) = reply.known.state.as_deref()
+            && let Some(id) = &reply.known.operation
         {
             let why = redact::line(reply.value["message"].as_str().unwrap_or_default(), 300);
-            let id = reply.value["operation_id"].as_str().unwrap_or_default();
             return self.failed(key, &format!("operation {id} is {bad}: {why}")).await;
         }
         self.keep(key, &json!({"value": reply.value, "text": reply.text})).await?;
@@ -197,7 +195,7 @@ impl Run<'_> {
                 () = self.stop.cancelled() => return Err(Halt::End(TaskEnd::Cancelled)),
             };
             match reply {
-                Ok(r) if matches!(r.value["state"].as_str(), Some("queued" | "running")) => {}
+                Ok(r) if matches!(r.known.state.as_deref(), Some("queued" | "running")) => {}
                 Ok(r) => return self.conclude(key, r).await,
                 Err(e) if again(e.code) => return Err(Halt::End(TaskEnd::Retry(format!("operation {id}: {}", e.message)))),
                 // The agent may not look at operations: it has what the store knows.
@@ -216,7 +214,7 @@ impl Run<'_> {
         }
         let value = json!({"operation_id": id, "state": operation.state, "release": operation.release, "message": operation.message});
         let text = format!("operation {id} is {}", operation.state.as_str());
-        self.conclude(key, Reply { value, text }).await
+        self.conclude(key, Reply::new(value, text)).await
     }
 
     /// The operation that this agent's interrupted call began, found by what it did and when.
@@ -244,7 +242,7 @@ impl Run<'_> {
                 Came::AtWork => Err(Halt::End(TaskEnd::Waiting(id))),
                 Came::Done => {
                     let value = json!({"state": "done", "approval_id": id});
-                    self.conclude(key, Reply { value, text: format!("done with approval {id}") }).await
+                    self.conclude(key, Reply::new(value, format!("done with approval {id}"))).await
                 }
                 Came::Failed(why) => self.failed(key, &format!("approval {id} was given, but its call failed: {why}")).await,
                 Came::Unknown => {
@@ -269,7 +267,7 @@ impl Run<'_> {
 fn from_journal(kept: &Value) -> Result<Reply, String> {
     match kept["error"]["message"].as_str() {
         Some(why) => Err(why.to_owned()),
-        None => Ok(Reply { value: kept["value"].clone(), text: kept["text"].as_str().unwrap_or_default().to_owned() }),
+        None => Ok(Reply::new(kept["value"].clone(), kept["text"].as_str().unwrap_or_default())),
     }
 }
 

@@ -71,21 +71,23 @@ fn diff(plan: &Plan) -> String {
     let word = |v: Value| v.as_str().map(|s| s.replace('_', " ")).unwrap_or_default();
     let lines = |diff: &[DiffLine], out: &mut String| {
         for line in diff {
-            let from = line.from.iter().map(|t| format!("  - {}: {t}\n", line.path));
-            let to = line.to.iter().map(|t| format!("  + {}: {t}\n", line.path));
+            let path = redact::said(&line.path);
+            let from = line.from.iter().map(|t| format!("  - {path}: {}\n", redact::at(&line.path, t)));
+            let to = line.to.iter().map(|t| format!("  + {path}: {}\n", redact::at(&line.path, t)));
             out.extend(from.chain(to));
         }
     };
     for change in &plan.changes {
         let (action, strategy) = (word(json!(change.action)), word(json!(change.strategy)));
-        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, change.expected_loss).expect("a String takes all");
+        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, redact::said(&change.expected_loss))
+            .expect("a String takes all");
         lines(&change.diff, &mut out);
     }
     if !plan.stack_diff.is_empty() {
         out.push_str("beside the services\n");
         lines(&plan.stack_diff, &mut out);
     }
-    redact::mask(&redact::clean(&out))
+    out
 }
 
 /// Approvals that wait, or all of them.

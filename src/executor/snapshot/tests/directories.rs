@@ -67,6 +67,7 @@ impl World {
             snapshot_id: self.snapshot.snapshot_id.clone(),
             host: self.here.display().to_string(),
             here: self.here.clone(),
+            real: None,
             services: BTreeSet::from([name("db")]),
         };
         let plan = plan_for(&self.rig, exec, Want::Recreate { service: name("db") }).await;
