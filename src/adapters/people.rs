@@ -20,7 +20,7 @@ use crate::store::approval::{Approval, ApprovalState};
 use chrono::Utc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One guess at a time at each door, and a wrong one costs this much on top of the hash: who guesses at the page keeps nobody from the terminal.

@@ -60,9 +60,9 @@ pub fn has_data(house: &House, release: &Release) -> bool {
     left_for_the_stack(&release.spec, &|s| reads_directory(house, release, s))
 }
 
-/// A path of the host is data only where a backup reads it.
+/// A path of the host is data only where a backup reads it; where its links lead does not matter for that.
 fn reads_directory(house: &House, release: &Release, spec: &ServiceSpec) -> bool {
-    !directories(house, release.project_dir.as_deref(), spec).is_empty()
+    !directories(house, release.project_dir.as_deref(), &BTreeMap::new(), spec).is_empty()
 }
 
 /// What services with a schedule of their own write is not the stack's to read; a volume nobody writes is.

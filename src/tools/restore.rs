@@ -7,7 +7,6 @@ use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
 use crate::call::{Call, CallError, kept, prepare, sources, volumes};
 use crate::executor::backup::{BackupError, DataJob, DataResult, Directory, Failure};
-use crate::executor::places;
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, SnapshotId, StackName};

@@ -2,7 +2,7 @@
 //! done about it.
 
 use super::Desired;
-use crate::call::data_plan::Brought;
+use crate::call::data_plan::bring::Brought;
 use crate::call::error::ErrorCode;
 use crate::call::{Call, CallError, compose_files, git, plan_facts};
 use crate::compose::{self, LoadInput};
