@@ -22,6 +22,7 @@ mod places;
 mod preflight;
 mod prepare;
 pub mod probe;
+mod pull;
 mod recover;
 pub mod render;
 pub mod restore;

@@ -76,8 +76,10 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
             desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
         spec.image = Some(image.clone());
     }
-    desired.images = identities(call, &desired.spec, source.refresh).await?;
-    let plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), vec![])).await?;
+    let (images, unknown) = identities(call, &desired.spec, &|_| source.refresh).await?;
+    desired.images = images;
+    let mut plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), vec![])).await?;
+    judged(&mut plan, unknown);
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -86,10 +88,14 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     if again.is_empty() {
         return Ok(plan);
     }
-    for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
-        (identity.id, identity.repo_digest) = (None, None);
+    let (images, unknown) = identities(call, &desired.spec, &|service| again.contains(service)).await?;
+    if images == desired.images {
+        return Ok(plan);
     }
-    planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), vec![])).await
+    desired.images = images;
+    let mut plan = planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), vec![])).await?;
+    judged(&mut plan, unknown);
+    Ok(plan)
 }
 
 /// A stored plan made by `plan`.

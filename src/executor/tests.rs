@@ -10,6 +10,7 @@ mod front;
 mod jobs;
 mod matrix;
 mod places;
+mod pulls;
 mod strategies;
 mod writers;
 

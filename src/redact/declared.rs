@@ -47,7 +47,8 @@ pub fn variables<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) 
 
 /// The secrets in one variable: its value when its name says so, and the password of a URL.
 fn of_pair<'a>(key: &str, value: &'a str) -> Vec<&'a str> {
-    let place = PLACES.iter().any(|p| key.to_ascii_lowercase().ends_with(p)) || (value.starts_with("http") && !value.contains('@'));
+    let place = (PLACES.iter().any(|p| key.to_ascii_lowercase().ends_with(p)) && !super::words::holds(key))
+        || (value.starts_with("http") && !value.contains('@'));
     let whole = (is_secret_key(key) && !place).then_some(value);
     let password = value.split_once("://").and_then(|(_, rest)| {
         let authority = rest.split(['/', '?', '#']).next()?;

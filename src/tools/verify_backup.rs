@@ -125,8 +125,9 @@ impl Verb for VerifyBackup {
             let result = if d.passed { "came back whole" } else { "FAILED" };
             let probed = d.probed.as_ref().map(|s| format!(", used by {s}")).unwrap_or_default();
             let detail = if d.detail.is_empty() { String::new() } else { format!(": {}", crate::redact::line(&d.detail, 500)) };
+            let said = d.evidence.as_ref().map(|e| format!("\n  [untrusted, {}]\n{}", e.source, e.text)).unwrap_or_default();
             format!(
-                "\n{} of {}: {result}{probed}, {} files, {} bytes, {} ms{detail}",
+                "\n{} of {}: {result}{probed}, {} files, {} bytes, {} ms{detail}{said}",
                 d.snapshot_id, d.volume, d.files, d.bytes, d.duration_ms
             )
         };

@@ -223,6 +223,7 @@ mod tests {
             duration_ms: 1,
             probed: None,
             detail: "other content".into(),
+            evidence: None,
             operation: "op".into(),
         };
         let check = CheckRecord { level: 2, at, passed: true, part: None, duration_ms: 1, detail: String::new(), operation: "op".into() };

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
+mod refresh;
 mod two_stacks;
 
 pub(crate) const COMPOSE: &str =
