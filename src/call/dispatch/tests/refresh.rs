@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::{Engine, EngineError};
 use crate::model::ids::{EngineName, ImageRef};
 
-const APP: &str = "x-dockwarden: {monitor_s: 0}\nservices:\n  web:\n    image: app:1\n    mem_limit: 64m\n    cpus: 0.5\n";
+const APP: &str = "x-dockwarden: {monitor_s: 0}\nservices:\n  web:\n    image: app:1\n    mem_limit: 64m\n    cpus: 0.5\n    healthcheck: {test: [CMD, \"true\"]}\n";
 
 fn version(n: u32) -> Behaviour {
     let mut behaviour = Behaviour::healthy();
