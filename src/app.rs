@@ -215,7 +215,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         let guard = Guard {
             hosts: house.config.settings.allowed_hosts.clone(),
             origins: house.config.settings.allowed_origins.clone(),
-            beyond_loopback: !bound.ip().is_loopback(),
+            beyond_loopback: options.behind_proxy || !bound.ip().is_loopback(),
             tls: tls.is_some(),
         };
         tracing::info!(%bound, tls = tls.is_some(), "HTTP door open");

@@ -415,6 +415,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     async fn made_with(&self, id: &EngineName) -> EngineResult<Option<MadeWith>>;
     /// An image, or `None` when it is not on the engine.
     async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>>;
+    /// The digest a reference names in its registry now, `sha256:...`, asked for with the credentials of the Docker client configuration; nothing is
+    /// pulled. Answers or fails within seconds.
+    async fn registry_digest(&self, image: &ImageRef) -> EngineResult<String>;
     /// All images.
     async fn images(&self) -> EngineResult<Vec<ImageInfo>>;
     /// Networks that carry all of `labels`; all with an empty list.

@@ -22,6 +22,7 @@ pub mod places;
 mod preflight;
 mod prepare;
 pub mod probe;
+mod pull;
 mod recover;
 mod removed;
 pub mod render;

@@ -205,25 +205,26 @@ pub async fn show(house: &House, text: &str) -> Done {
     if let Some(name) = confirms(house, &approval) {
         value["confirm"] = json!(name);
     }
-    // As the page: the call where there is no plan to go by.
-    match &plan {
-        Some(plan) => {
-            value["from_release"] = json!(plan.from_release);
-            value["to_release"] = json!(plan.to_release);
-            value["changes"] = json!(plan.changes);
-            value["stack_diff"] = json!(plan.stack_diff);
-            value["findings"] = json!(plan.findings);
-        }
-        None => value["arguments"] = arguments(house, &approval).await?,
+    // As the page: the plan where there is one, and the call, which says how it goes about it.
+    if let Some(plan) = &plan {
+        value["from_release"] = json!(plan.from_release);
+        value["to_release"] = json!(plan.to_release);
+        value["changes"] = json!(plan.changes);
+        value["stack_diff"] = json!(plan.stack_diff);
+        value["findings"] = json!(plan.findings);
     }
+    value["arguments"] = arguments(house, &approval).await?;
     redact::reply(&mut value);
     let text = details(&value, &asker(&approval));
     reply(value, text)
 }
 
+/// Most of one value on a terminal, bytes: what a plan's diff shows whole is shown whole here.
+const SHOWN: usize = 17_000;
+
 /// What a person at a terminal reads before they decide: everything the page shows, one thing a line.
 fn details(value: &Value, asker: &str) -> String {
-    let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), 600);
+    let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), SHOWN);
     let word = |key: &str| text(&value[key]);
     let place = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
     let mut out = vec![format!(

@@ -7,6 +7,7 @@ pub mod credential;
 pub mod handover;
 pub mod others;
 pub mod peer;
+mod places;
 pub mod wire;
 
 use super::mcp::{Caller, stdio};
@@ -15,6 +16,7 @@ use crate::call::{CallError, Door, Principal};
 use crate::model::ids::AgentName;
 use crate::tools::toolsets::Selection;
 use peer::Peer;
+use places::Places;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,11 +24,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use wire::{Answer, Ask, HelloDoor, Welcome};
 
-/// Most local clients at once: each is a process of this machine.
-const MAX_CLIENTS: usize = 256;
 /// Time for the first line: the bridge sends it at once.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
@@ -50,7 +49,7 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
 
 /// Accepts until shutdown. `owner` is the uid the home belongs to.
 pub async fn serve(doors: Arc<Doors>, listener: UnixListener, owner: u32) {
-    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let places = Arc::new(Places::default());
     loop {
         let accepted = tokio::select! {
             () = doors.shutdown.cancelled() => return,
@@ -65,14 +64,21 @@ pub async fn serve(doors: Arc<Doors>, listener: UnixListener, owner: u32) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!("too many local clients; one was turned away");
+        let peer = match stream.peer_cred() {
+            Ok(cred) => Peer { uid: cred.uid(), owner },
+            Err(e) => {
+                tracing::warn!(error = %e, "the kernel does not tell who a local client is; it was turned away");
+                continue;
+            }
+        };
+        let Some(place) = places.take(&peer) else {
+            tracing::warn!(uid = peer.uid, "too many local clients of this user, or in all; one was turned away");
             continue;
         };
         let doors = Arc::clone(&doors);
         tokio::spawn(async move {
             let _here = doors.presence.enter();
-            if let Err(e) = client_session(&doors, stream, owner).await {
+            if let Err(e) = client_session(&doors, stream, peer).await {
                 tracing::debug!(error = %e, "a local client's connection ended");
             }
             drop(place);
@@ -80,8 +86,7 @@ pub async fn serve(doors: Arc<Doors>, listener: UnixListener, owner: u32) {
     }
 }
 
-async fn client_session(doors: &Arc<Doors>, stream: UnixStream, owner: u32) -> std::io::Result<()> {
-    let peer = Peer { uid: stream.peer_cred()?.uid(), owner };
+async fn client_session(doors: &Arc<Doors>, stream: UnixStream, peer: Peer) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let hello = match tokio::time::timeout(HELLO_WITHIN, line(&mut read)).await {

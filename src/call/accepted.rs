@@ -3,27 +3,41 @@
 
 use super::{Call, CallError};
 use crate::gate::plan::{Weighed, subject};
-use crate::model::ids::OperationId;
+use crate::model::ids::{OperationId, ServiceName};
+use crate::model::observed::ImageIdentity;
 use crate::model::plan::{Asked, Plan};
 use crate::model::release::Release;
 use crate::model::verdict::{Finding, Verdict};
 use serde_json::json;
 use std::collections::BTreeMap;
 
+/// A finding that was approved, and what carried the approval since.
+#[derive(Debug)]
+pub(super) struct Accepted<'a> {
+    /// Release it was approved with.
+    release: u32,
+    /// Releases it still stood for.
+    carried: Vec<&'a Release>,
+}
+
 /// What operators approved with these releases.
 ///
 /// # Errors
 /// The store's.
-pub(super) async fn with(call: &Call, releases: &[&Release]) -> Result<BTreeMap<String, u32>, CallError> {
-    let mut accepted = BTreeMap::new();
-    for release in releases {
-        accepted.extend(call.house.store.accepted(&release.operation).await?);
+pub(super) async fn with<'a>(call: &Call, releases: &[&'a Release]) -> Result<BTreeMap<String, Accepted<'a>>, CallError> {
+    let mut accepted: BTreeMap<String, Accepted<'a>> = BTreeMap::new();
+    for &release in releases {
+        for (key, number) in call.house.store.accepted(&release.operation).await? {
+            let one = accepted.entry(key).or_insert(Accepted { release: number, carried: vec![] });
+            one.release = number;
+            one.carried.push(release);
+        }
     }
     Ok(accepted)
 }
 
 /// The findings of a plan: one that was approved before becomes a warning that names the release. Notes in the plan what it asks.
-pub(super) fn settle(call: &Call, plan: &mut Plan, weighed: Vec<Weighed>, accepted: &BTreeMap<String, u32>) -> Vec<Finding> {
+pub(super) fn settle(call: &Call, plan: &mut Plan, weighed: Vec<Weighed>, accepted: &BTreeMap<String, Accepted<'_>>) -> Vec<Finding> {
     let mut findings = Vec::with_capacity(weighed.len());
     for Weighed { mut finding, value } in weighed {
         if finding.verdict == Verdict::Approval {
@@ -38,7 +52,7 @@ pub(super) fn settle(call: &Call, plan: &mut Plan, weighed: Vec<Weighed>, accept
                 subject::subject(&plan.desired, &finding)
             ]);
             let key = call.house.store.keyed_digest(about.to_string().as_bytes());
-            let release = accepted.get(&key).copied();
+            let release = accepted.get(&key).filter(|a| same_image(plan, &finding, &a.carried)).map(|a| a.release);
             if let Some(release) = release {
                 finding.verdict = Verdict::Warn;
                 finding.because = format!("{}; approved with release {release}", finding.because);
@@ -50,6 +64,18 @@ pub(super) fn settle(call: &Call, plan: &mut Plan, weighed: Vec<Weighed>, accept
     plan.asked.sort();
     plan.asked.dedup();
     findings
+}
+
+/// Whether an approval of how an image is named still means the same image. A tag that names other content now, or content nobody knows yet, is asked
+/// for again.
+fn same_image(plan: &Plan, finding: &Finding, carried: &[&Release]) -> bool {
+    let Some(service) = finding.service.as_deref() else { return true };
+    if !finding.rule.starts_with("image.") || finding.path.as_deref() != Some(format!("services.{service}.image").as_str()) {
+        return true;
+    }
+    let of = |images: &BTreeMap<ServiceName, ImageIdentity>| images.iter().find(|(s, _)| s.as_str() == service).map(|(_, i)| i.clone());
+    let Some(planned) = of(&plan.images) else { return true };
+    carried.iter().filter_map(|r| of(&r.images)).any(|then| then.same_content(&planned))
 }
 
 /// Keeps what an operator approved with the operation that carries it out. Failing here only means being asked again.

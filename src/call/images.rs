@@ -1,42 +1,111 @@
-//! What the images of a plan are on the engine now: by reference for a deploy, by what a release recorded for a way back. Reads only.
+//! What the images of a plan are: by reference for a deploy, on the engine or in the registry, by what a release recorded for a way back. Reads only.
 
 use super::error::ErrorCode;
 use super::{Call, CallError};
 use crate::model::ids::{ImageRef, ServiceName};
-use crate::model::observed::{ImageIdentity, ImageInfo};
+use crate::model::observed::{ImageIdentity, ImageInfo, repository};
 use crate::model::plan::{Action, Plan};
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
+use crate::model::verdict::{Finding, Verdict};
+use crate::{gate, redact};
 use chrono::{DateTime, Duration, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 
-/// Identities of the images of all active services, as the engine has them now.
-pub(super) async fn identities(call: &Call, spec: &StackSpec, refresh: bool) -> Result<BTreeMap<ServiceName, ImageIdentity>, CallError> {
+/// Look-ups at once, on the engine and in registries.
+const AT_ONCE: usize = 8;
+/// Rule of the finding that says that nobody knows what a tag names.
+const UNRESOLVED: &str = "image.unresolved";
+
+/// Identities of the images of all active services, as the engine has them now. What it does not have, and what `refresh` names, is asked for in the
+/// registry: what is there already stays what it is, the rest is pulled by the digest that is told here. Findings name what no registry told.
+pub(super) async fn identities(
+    call: &Call,
+    spec: &StackSpec,
+    refresh: &(dyn Fn(&ServiceName) -> bool + Sync),
+) -> Result<(BTreeMap<ServiceName, ImageIdentity>, Vec<Finding>), CallError> {
     let wanted: Vec<(ServiceName, ImageRef)> =
         spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?))).collect();
     let never =
         |name: &ServiceName| spec.services.get(name).and_then(|s| s.pull_policy.as_deref()).is_some_and(|p| matches!(p, "never" | "build"));
-    if refresh && !wanted.iter().any(|(name, _)| never(name)) {
-        return Ok(wanted.into_iter().map(|(name, reference)| (name, identity(reference, None))).collect());
-    }
     let asked: Vec<_> = wanted.iter().map(|(_, reference)| call.house.engine.image(reference)).collect();
-    let found: Vec<Option<ImageInfo>> = stream::iter(asked).buffered(8).try_collect().await?;
+    let found: Vec<Option<ImageInfo>> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
     if let Some(((name, reference), _)) = wanted.iter().zip(&found).find(|((name, _), found)| found.is_none() && never(name)) {
         let policy = spec.services[name].pull_policy.as_deref().unwrap_or_default();
         let message = format!("image {reference} of service {name} is not on the engine, and its pull_policy is {policy}");
         let hint = "build or load the image on the engine, or change the pull_policy";
         return Err(CallError::new(ErrorCode::Preflight, message, hint).field(format!("services.{name}.pull_policy")));
     }
-    let kept = |name: &ServiceName, found| if refresh && !never(name) { None } else { found };
-    Ok(wanted
+    let store = &call.house.store;
+    let current = match store.stack(&spec.name).await?.and_then(|r| r.current) {
+        Some(number) => store.release(&spec.name, number).await?.map(|r| r.images).unwrap_or_default(),
+        None => BTreeMap::new(),
+    };
+    let looks: Vec<_> = wanted
         .into_iter()
         .zip(found)
-        .map(|((name, reference), found)| {
-            let found = kept(&name, found);
-            (name, identity(reference, found))
+        .map(|((name, reference), here)| {
+            let again = refresh(&name) && !never(&name);
+            let runs = current.get(&name).and_then(|i| i.id.clone());
+            async move {
+                let (identity, unknown) = resolve(call, reference, here, again, runs.as_deref()).await?;
+                Ok::<_, CallError>((name, identity, unknown))
+            }
         })
-        .collect())
+        .collect();
+    let (mut images, mut findings) = (BTreeMap::new(), vec![]);
+    for (name, identity, unknown) in stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<_>>().await? {
+        findings.extend(unknown.map(|why| Finding {
+            rule: UNRESOLVED.into(),
+            verdict: Verdict::Warn,
+            service: Some(name.to_string()),
+            path: Some(format!("services.{name}.image")),
+            because: redact::line(&format!("what {} names is known only after the pull: {why}", identity.reference), 300),
+        }));
+        images.insert(name, identity);
+    }
+    Ok((images, findings))
+}
+
+/// What one reference names: as the engine has it, or, for what it does not have or shall look for again, as the registry tells it.
+async fn resolve(
+    call: &Call,
+    reference: ImageRef,
+    here: Option<ImageInfo>,
+    again: bool,
+    runs: Option<&str>,
+) -> Result<(ImageIdentity, Option<String>), CallError> {
+    if let Some(digest) = reference.as_str().split_once('@').map(|(_, d)| d) {
+        // It names its content itself.
+        let exact = format!("{}@{digest}", repository(&reference));
+        let known = identity(reference, here);
+        return Ok((ImageIdentity { repo_digest: known.repo_digest.or(Some(exact)), ..known }, None));
+    }
+    // An id is no tag that could move.
+    if here.is_some() && (!again || reference.as_str().starts_with("sha256:")) {
+        return Ok((identity(reference, here), None));
+    }
+    let unknown = |reference, why| (ImageIdentity { reference, id: None, repo_digest: None }, Some(why));
+    let allowed = gate::plan::images::parse(reference.as_str())
+        .is_some_and(|image| gate::plan::images::listed(&image.name, &call.rulebook.policy.allowed_registries));
+    if !allowed {
+        // A plan is free: it must not have the engine call on whatever host an agent names.
+        return Ok(unknown(reference, "its registry is not under allowed_registries and was not asked".to_owned()));
+    }
+    let digest = match call.house.engine.registry_digest(&reference).await {
+        Ok(digest) => digest,
+        Err(e) => return Ok(unknown(reference, format!("its registry did not tell ({e})"))),
+    };
+    let exact = format!("{}@{digest}", repository(&reference));
+    let has = |image: &ImageInfo| image.repo_digests.iter().any(|d| d.split_once('@').is_some_and(|(_, d)| d == digest));
+    let mut id = here.filter(has).map(|image| image.id);
+    if id.is_none() && runs.is_some() {
+        // The tag was moved here, but what runs is what the registry has.
+        let named = ImageRef::new(exact.as_str()).map_err(|e| CallError::new(ErrorCode::Internal, e.to_string(), "report this"))?;
+        id = call.house.engine.image(&named).await?.map(|image| image.id).filter(|id| Some(id.as_str()) == runs);
+    }
+    Ok((ImageIdentity { reference, id, repo_digest: Some(exact) }, None))
 }
 
 /// Services whose images are pulled again by their `pull_policy`: those that get a new container anyway, so that a deploy without changes stays
@@ -82,10 +151,7 @@ fn span(text: &str) -> Option<Duration> {
 /// One image as the engine knows it; without an id when it does not.
 pub(super) fn identity(reference: ImageRef, found: Option<ImageInfo>) -> ImageIdentity {
     let Some(image) = found else { return ImageIdentity { reference, id: None, repo_digest: None } };
-    // The repository without tag and digest; a port of the registry is no tag.
-    let text = reference.as_str().split('@').next().unwrap_or_default();
-    let repo = text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(text, |(repo, _)| repo);
-    let repo_digest = image.repo_digests.iter().find(|d| d.split('@').next() == Some(repo)).or_else(|| image.repo_digests.first()).cloned();
+    let repo_digest = image.repo_digest_for(&reference);
     ImageIdentity { reference, id: Some(image.id), repo_digest }
 }
 

@@ -255,6 +255,9 @@ fn service(
             .filter(|o| !o.trim().is_empty())
             .map(|o| redact::envelope(format!("health check of {}", container.name), o, 500));
     }
+    if !verdict.healthy && container.state != RunState::Running && !container.error.is_empty() {
+        row.output = Some(redact::envelope(format!("engine, of the start of {}", container.name), &container.error, 500));
+    }
     if row.healthy && verdict.state != "finished" && running < spec.replicas {
         row.healthy = false;
         row.reason = Some(format!("{running} of {} run", spec.replicas));
@@ -267,7 +270,7 @@ fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: &Standing, stack: &Sta
     let well = |reason: Option<&str>, source| One { healthy: true, state: "running", reason: reason.map(str::to_owned), source };
     let ended = || {
         let oom = if c.oom_killed { ", killed by the out-of-memory killer" } else { "" };
-        let error = if c.error.is_empty() { String::new() } else { format!(": {}", redact::line(&c.error, 200)) };
+        let error = if c.error.is_empty() { "" } else { "; the engine says why in `output`" };
         format!("exit code {}{oom}{error}", c.exit_code)
     };
     match c.state {
@@ -290,7 +293,14 @@ fn one(spec: &ServiceSpec, c: &ContainerDetail, standing: &Standing, stack: &Sta
         },
         RunState::Restarting => bad("restarting", format!("{}; restarted {} times", ended(), c.restart_count)),
         RunState::Paused => bad("paused", "it is paused".into()),
-        RunState::Created => bad("created", if c.error.is_empty() { "it was never started".into() } else { redact::line(&c.error, 200) }),
+        RunState::Created => bad(
+            "created",
+            if c.error.is_empty() {
+                "it was never started".into()
+            } else {
+                "the engine could not start it; it says why in `output`".into()
+            },
+        ),
         RunState::Removing => bad("exited", "it is being removed".into()),
         RunState::Exited | RunState::Dead if standing.stopped => bad("stopped", "stopped by a call; `restart` starts it".into()),
         RunState::Exited | RunState::Dead if standing.by_hand.stopped.contains(&c.id) => {

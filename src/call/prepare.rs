@@ -55,9 +55,11 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
             desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
         spec.image = Some(image.clone());
     }
-    desired.images = identities(call, &desired.spec, source.refresh).await?;
+    let (images, unknown) = identities(call, &desired.spec, &|_| source.refresh).await?;
+    desired.images = images;
     let mut plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
     plan.given = Some(source.given());
+    judged(&mut plan, unknown);
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -66,11 +68,15 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     if again.is_empty() {
         return Ok(plan);
     }
-    for (_, identity) in desired.images.iter_mut().filter(|(service, _)| again.contains(service)) {
-        (identity.id, identity.repo_digest) = (None, None);
+    let (images, unknown) = identities(call, &desired.spec, &|service| again.contains(service)).await?;
+    if images == desired.images {
+        return Ok(plan);
     }
-    let again = planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await?;
-    Ok(Plan { given: plan.given, ..again })
+    desired.images = images;
+    let mut again = planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await?;
+    again.given = plan.given;
+    judged(&mut again, unknown);
+    Ok(again)
 }
 
 /// A stored plan made by `plan`.

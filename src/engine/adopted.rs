@@ -122,6 +122,9 @@ impl Engine for Adopted {
     async fn image(&self, image: &ImageRef) -> EngineResult<Option<ImageInfo>> {
         self.inner.image(image).await
     }
+    async fn registry_digest(&self, image: &ImageRef) -> EngineResult<String> {
+        self.inner.registry_digest(image).await
+    }
     async fn images(&self) -> EngineResult<Vec<ImageInfo>> {
         self.inner.images().await
     }

@@ -34,6 +34,8 @@ const START: Duration = Duration::from_secs(120);
 const REMOVE: Duration = Duration::from_secs(300);
 /// Limit of archives and imports.
 const TRANSFER: Duration = Duration::from_secs(4 * 3600);
+/// Limit of a look-up in a registry, credential helper included: a plan waits for it.
+const REGISTRY: Duration = Duration::from_secs(5);
 /// Longest silence within a stream that should flow.
 const SILENCE: Duration = Duration::from_secs(120);
 /// bollard's own limit, up to the answer's head; ours above are the ones that count.

@@ -8,6 +8,7 @@ mod files;
 mod front;
 mod objects;
 mod port;
+mod pulls;
 mod recorder;
 mod run;
 #[cfg(test)]
@@ -36,6 +37,7 @@ const ENDPOINT: &str = "fake://engine";
 pub struct FakeEngine {
     world: Arc<Mutex<World>>,
     hook: Arc<Mutex<Option<Hook>>>,
+    pulls: Arc<pulls::Pulls>,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -64,12 +66,28 @@ impl FakeEngine {
     /// # Panics
     /// When `reference` is no valid image reference: a mistake of the test.
     pub fn add_image(&self, reference: &str, behaviour: Behaviour) -> String {
-        self.lock().add_image(reference, behaviour, false)
+        self.lock().add_image(reference, behaviour, None)
     }
 
-    /// Puts an image into the registry that [`Engine::pull`](super::Engine::pull) finds; pulled, it has a repo digest.
-    pub fn add_remote_image(&self, reference: &str, behaviour: Behaviour) {
-        self.lock().remote.insert(world::with_tag(reference), behaviour);
+    /// Puts an image into the registry that [`Engine::pull`](super::Engine::pull) finds and returns its digest; pulled, it has a repo digest. A tag that
+    /// exists moves; what it named before can still be had by its digest.
+    pub fn add_remote_image(&self, reference: &str, behaviour: Behaviour) -> String {
+        self.lock().publish(reference, behaviour)
+    }
+
+    /// While held, pulls do not end: what a test needs to see how many are under way, and what ends one.
+    pub fn hold_pulls(&self, held: bool) {
+        self.pulls.hold(held);
+    }
+
+    /// Pulls that are under way.
+    pub fn pulls_under_way(&self) -> usize {
+        self.pulls.now()
+    }
+
+    /// Most pulls that were under way at once.
+    pub fn pulls_at_once(&self) -> usize {
+        self.pulls.most()
     }
 
     /// Makes the next call of `method` (a method name of the port, reads included) fail without effect. Queues up.

@@ -73,6 +73,9 @@ pub enum Act {
         service: ServiceName,
         /// Reference.
         image: ImageRef,
+        /// `repo@sha256:...` that the plan names: this is pulled, and the reference then names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// Image tagged for the release, so that a prune keeps it. Undo: tag removed.
     Tag {
@@ -231,12 +234,7 @@ impl Run {
             Act::Ran { service, key } => self.remember_run(service, key).await,
             Act::HookOnce { service, name, run, timeout_s } => self.hook_once(service, name, run, *timeout_s).await,
             Act::HookExec { service, id, run, timeout_s } => self.hook_exec(service, id, run, *timeout_s).await,
-            Act::Pull { service, image } => {
-                let platform = self.plan.desired.services.get(service).and_then(|s| s.platform.as_deref());
-                let progress = |line: String| self.say(line);
-                engine.pull(permit, image, platform, &progress).await?;
-                Ok(Value::Null)
-            }
+            Act::Pull { service, image, digest } => self.pull(service, image, digest.as_deref()).await,
             Act::Tag { image, target } => Ok(engine.tag(permit, image, target).await.map(|()| Value::Null)?),
             Act::Claim { image } => self.claim(image).await,
             Act::Network { key, name } => self.ensure_network(key, name).await,

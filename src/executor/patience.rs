@@ -27,7 +27,7 @@ impl Run {
     pub(super) async fn perform_patiently(&self, phase: Phase, key: &str, act: &Act) -> Result<Value, Halt> {
         let (mut repeats, mut refused) = (0, 0);
         loop {
-            match self.perform(act).await {
+            match self.perform_or_leave(phase, act).await? {
                 Ok(done) => return Ok(done),
                 Err(Fail::Store(e)) => return Err(e.into()),
                 Err(Fail::Engine(e)) if away(&e) && repeats < REPEATS => {
@@ -43,6 +43,18 @@ impl Run {
                 }
                 Err(e) => return Err(failed(format!("{key}: {e}"))),
             }
+        }
+    }
+
+    /// Does an act. A pull, which may take hours, is left when a caller cancels or the supervisor ends: the engine gives it up with its connection.
+    async fn perform_or_leave(&self, phase: Phase, act: &Act) -> Result<Result<Value, Fail>, Halt> {
+        if !matches!(act, Act::Pull { .. }) {
+            return Ok(self.perform(act).await);
+        }
+        tokio::select! {
+            done = self.perform(act) => Ok(done),
+            () = self.cancel.cancelled(), if phase < Phase::Switch => Err(Halt::Cancelled),
+            () = self.exec.closing() => Err(Halt::Interrupted("the supervisor is shutting down".into())),
         }
     }
 

@@ -16,7 +16,11 @@ use crate::model::preflight::{Check, Passed};
 use crate::model::release::Release;
 use crate::model::spec::ServiceSpec;
 use crate::planner;
+use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
+
+/// Registries asked at once; each answers or is given up within seconds.
+const LOOKS: usize = 8;
 
 /// Fails with every check that does not hold.
 pub(super) async fn check(run: &Run) -> Result<(), Halt> {
@@ -40,6 +44,8 @@ struct Facts<'a> {
     volumes: Vec<VolumeInfo>,
     /// Images of the plan that are on the engine, by service.
     images: BTreeMap<ServiceName, ImageInfo>,
+    /// What the registries said of those that are not; absent where they were not asked.
+    registry: BTreeMap<ServiceName, Result<(), EngineError>>,
     current: Option<Release>,
 }
 
@@ -92,13 +98,24 @@ impl Executor {
         let looks = known_ids.map(|(service, id)| async move { Ok::<_, EngineError>((service.clone(), engine.image(&id).await?)) });
         let found = futures_util::future::try_join_all(looks).await?;
         let images: BTreeMap<_, _> = found.into_iter().filter_map(|(service, image)| Some((service, image?))).collect();
+        let registry = self.pullable(plan).await;
         let known = |e: crate::store::StoreError| tracing::warn!(error = %e, "a preflight check could not read our own state");
         let current = match plan.from_release {
             Some(number) => self.store.release(&plan.stack, number).await.map_err(known).unwrap_or_default(),
             None => None,
         };
-        let facts =
-            Facts { plan, instance: self.store.instance(), local: self.is_local(), about, containers, networks, volumes, images, current };
+        let facts = Facts {
+            plan,
+            instance: self.store.instance(),
+            local: self.is_local(),
+            about,
+            containers,
+            networks,
+            volumes,
+            images,
+            registry,
+            current,
+        };
         let mut report = Report::default();
         text(&facts, &mut report);
         service::images(&facts, &mut report);
@@ -110,6 +127,25 @@ impl Executor {
         self.rollback_possible(&facts, &mut report).await?;
         self.backup_made(&facts, &mut report).await;
         Ok(report.lines)
+    }
+
+    /// What the registries say of the images that are to be pulled, by the digest the plan names where it names one. A registry the policy does not allow
+    /// is not asked: a plan is free, and must not have the engine call on whatever host it names.
+    async fn pullable(&self, plan: &Plan) -> BTreeMap<ServiceName, Result<(), EngineError>> {
+        let foreign = |s: &ServiceName| {
+            plan.findings
+                .iter()
+                .any(|f| f.service.as_deref() == Some(s.as_str()) && matches!(f.rule.as_str(), "image.unlisted" | "image.malformed"))
+        };
+        let absent = plan.images.iter().filter(|(service, identity)| identity.id.is_none() && !foreign(service));
+        let looks: Vec<_> = absent
+            .map(|(service, identity)| async move {
+                let exact = identity.repo_digest.as_deref().and_then(|d| ImageRef::new(d).ok());
+                let told = self.engine.registry_digest(exact.as_ref().unwrap_or(&identity.reference)).await;
+                (service.clone(), told.map(|_| ()))
+            })
+            .collect();
+        stream::iter(looks).buffer_unordered(LOOKS).collect().await
     }
 
     /// Whether what runs could be made again once it is gone. The way back within the operation does not need it: its containers are kept.

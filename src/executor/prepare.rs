@@ -48,14 +48,8 @@ impl Run {
     }
 
     pub(super) async fn prepare(&self) -> Result<(), Halt> {
-        for (service, identity) in &self.plan.images {
-            if identity.id.is_none() {
-                self.say(format!("pulling {}", identity.reference));
-                let act = Act::Pull { service: service.clone(), image: identity.reference.clone() };
-                self.step(Phase::Prepare, format!("pull:{service}"), act).await?;
-            }
-        }
-        let mut pulled = self.plan.images.clone();
+        self.pull_images().await?;
+        let mut pulled = self.with_pulled();
         side_by_side(pulled.iter_mut().map(|(service, identity)| async move {
             let id = self.image_id(service).await.map_err(|e| failed(e.to_string()))?;
             let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);

@@ -397,12 +397,16 @@ impl Run {
         Ok(found.iter().find(|c| c.labels.get(labels::OPERATION) == Some(&mine)).or(found.first()).map(|c| c.id.clone()))
     }
 
-    /// Image id of a service: the plan's, or after a pull the engine's.
+    /// Image id of a service: the plan's, else what this operation pulled.
     pub(super) async fn image_id(&self, service: &ServiceName) -> Result<ImageRef, Fail> {
         let identity = self.plan.images.get(service).ok_or_else(|| Fail::Refused(format!("service {service} has no image")))?;
         if let Some(id) = &identity.id {
             return ImageRef::new(id.as_str()).map_err(|e| Fail::Refused(e.to_string()));
         }
+        if let Some((id, _)) = self.pulled(service) {
+            return Ok(id);
+        }
+        // A pull journaled before its result was.
         let info = self.exec.engine.image(&identity.reference).await?;
         let info = info.ok_or_else(|| Fail::Refused(format!("image {} is not on the engine", identity.reference)))?;
         ImageRef::new(info.id).map_err(|e| Fail::Refused(e.to_string()))

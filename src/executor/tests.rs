@@ -11,6 +11,7 @@ mod jobs;
 mod matrix;
 mod moves;
 mod places;
+mod pulls;
 mod strategies;
 mod writers;
 

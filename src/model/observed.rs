@@ -255,6 +255,20 @@ pub struct ImageInfo {
     pub env: Vec<String>,
 }
 
+impl ImageInfo {
+    /// The `repo@sha256:...` of the repository a reference names, else of any.
+    pub fn repo_digest_for(&self, reference: &ImageRef) -> Option<String> {
+        let repository = repository(reference);
+        self.repo_digests.iter().find(|d| d.split('@').next() == Some(repository)).or_else(|| self.repo_digests.first()).cloned()
+    }
+}
+
+/// The repository of a reference, without tag and digest; a port of the registry is no tag.
+pub fn repository(reference: &ImageRef) -> &str {
+    let text = reference.as_str().split('@').next().unwrap_or_default();
+    text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(text, |(repository, _)| repository)
+}
+
 /// A network on the engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkInfo {
@@ -363,6 +377,14 @@ pub struct ImageIdentity {
     pub reference: ImageRef,
     /// `sha256:...` image id; `None` until it was pulled.
     pub id: Option<String>,
-    /// `repo@sha256:...`, where the engine knows one.
+    /// `repo@sha256:...`, where the engine or the registry tells one. Without an id it is what will be pulled.
     pub repo_digest: Option<String>,
+}
+
+impl ImageIdentity {
+    /// Whether both are known to be the same content; never for what is not known.
+    pub fn same_content(&self, other: &ImageIdentity) -> bool {
+        let digest = |i: &ImageIdentity| i.repo_digest.as_deref().and_then(|d| d.split_once('@')).map(|(_, d)| d.to_owned());
+        (self.id.is_some() && self.id == other.id) || (digest(self).is_some() && digest(self) == digest(other))
+    }
 }

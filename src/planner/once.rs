@@ -1,7 +1,7 @@
 //! One-shot services: what one was run for, and whether it must run again. A one-shot whose own text, image and dependencies are those of its
 //! last completed run does not run again, not even after a crash or when its container is gone. Pure.
 
-use super::{PlanInput, diff, hash, jobs, serving, short};
+use super::{PlanInput, diff, hash, jobs, serving};
 use crate::model::ids::ServiceName;
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, ImageIdentity, RunState};
@@ -62,12 +62,7 @@ pub(super) fn change(
         return make(Action::Unchanged, vec![]);
     }
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
-    if let (Some(first), Some(new)) = (there.first(), images.get(service).and_then(|i| i.id.as_deref()))
-        && first.image_id != new
-        && !lines.iter().any(|l| l.path == "image")
-    {
-        lines.push(DiffLine { path: "image.id".into(), from: Some(short(&first.image_id)), to: Some(short(new)) });
-    }
+    super::image_lines(input, images.get(service), service, there.first().copied(), &mut lines);
     if lines.is_empty() {
         let why = match () {
             () if !data => "its data is new",

@@ -284,7 +284,8 @@ fn of_spec(spec: &StackSpec) -> impl Iterator<Item = &str> {
 
 /// The secrets in one variable: its value when its name says so, and the password of a URL.
 fn of_pair<'a>(key: &str, value: &'a str) -> Vec<&'a str> {
-    let place = PLACES.iter().any(|p| key.to_ascii_lowercase().ends_with(p)) || (value.starts_with("http") && !value.contains('@'));
+    let place = (PLACES.iter().any(|p| key.to_ascii_lowercase().ends_with(p)) && !super::words::holds(key))
+        || (value.starts_with("http") && !value.contains('@'));
     let whole = (is_secret_key(key) && !place).then_some(value);
     let password = value.split_once("://").and_then(|(_, rest)| {
         let authority = rest.split(['/', '?', '#']).next()?;

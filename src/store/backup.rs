@@ -73,8 +73,12 @@ pub struct DrillRecord {
     /// Service that was started on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed: Option<String>,
-    /// Why it failed; empty when it passed.
+    /// Why it failed, without text of the container; empty when it passed.
     pub detail: String,
+    /// What the container said when it did not run on the data: with the operation alone, not in the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub evidence: Option<crate::redact::Untrusted>,
     /// Operation.
     pub operation: String,
     /// The copy it was restored from, instead of the repository.
@@ -231,6 +235,7 @@ fn last_drills(c: &Connection, stack: Option<&StackName>, volume: Option<&str>) 
             probed: r.get(9)?,
             detail: r.get(10)?,
             copy: r.get(11)?,
+            evidence: None,
         })
     })
 }

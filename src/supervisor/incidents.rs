@@ -53,7 +53,7 @@ impl Incidents {
         }
         let id =
             IncidentId::new(format!("inc-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
-        let error = ProbeError::Failed { reason: patient.reason.clone(), output: None };
+        let error = ProbeError::Failed { reason: patient.reason.clone(), output: patient.error.clone() };
         let evidence = match &patient.container {
             Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
             None => vec![],

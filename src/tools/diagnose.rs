@@ -241,7 +241,9 @@ async fn found(
     let reason = if root_cause { a.reason.clone() } else { format!("{}; it depends on {}", a.reason, ill.join(", ")) };
     let cause = if root_cause { cause } else { Cause::Dependency };
     let next = diagnose::next_step(stack, &Ailment { cause, ..a.clone() });
-    let probe = container.filter(|_| a.cause == Cause::Unhealthy).and_then(|c| {
+    let refused = container.zip(a.error.as_deref()).map(|(c, e)| redact::envelope(format!("engine, of the start of {}", c.name), e, 500));
+    let probe = refused.or_else(|| {
+        let c = container.filter(|_| a.cause == Cause::Unhealthy)?;
         let text = c.last_health_output.as_deref().filter(|t| !t.trim().is_empty())?;
         Some(redact::envelope(format!("health check of {}", c.name), text, 500))
     });

@@ -134,8 +134,9 @@ impl Verb for VerifyBackup {
             let probed = d.probed.as_ref().map(|s| format!(", used by {s}")).unwrap_or_default();
             let detail = if d.detail.is_empty() { String::new() } else { format!(": {}", crate::redact::line(&d.detail, 500)) };
             let from = d.copy.as_ref().map(|c| format!(" from the copy {c}")).unwrap_or_default();
+            let said = d.evidence.as_ref().map(|e| format!("\n  [untrusted, {}]\n{}", e.source, e.text)).unwrap_or_default();
             format!(
-                "\n{} of {}{from}: {result}{probed}, {} files, {} bytes, {} ms{detail}",
+                "\n{} of {}{from}: {result}{probed}, {} files, {} bytes, {} ms{detail}{said}",
                 d.snapshot_id, d.volume, d.files, d.bytes, d.duration_ms
             )
         };

@@ -22,6 +22,20 @@ try:
 except Exception as e:
     print(type(e).__name__)";
 
+/// Becomes that user, opens connections that stay, prints how many were let in, and waits for the end of its input.
+const CROWD: &str = "import os, socket, sys
+os.setgid(65534); os.setuid(65534)
+kept, let_in = [], 0
+for _ in range(300):
+    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); kept.append(s)
+    try:
+        s.sendall(b'{\"door\":\"cli\",\"agent\":\"observer\",\"read_only\":false}\\n')
+        let_in += b'\"ok\":true' in s.recv(4096)
+    except OSError:
+        pass
+print(let_in, flush=True)
+sys.stdin.read()";
+
 fn talk(home: &Home, lines: &[&str]) -> String {
     let output = Command::new("python3").args(["-c", TALK]).arg(home.path("state/run/supervisor.sock")).args(lines).output();
     let output = output.expect("python3 runs");
@@ -61,5 +75,34 @@ async fn another_user_acts_as_what_the_policy_grants_it_and_as_nothing_else() {
         talk(&home, &[hello, status]).starts_with("PermissionError").then_some(())
     })
     .await;
+    serve.stop().await;
+}
+
+#[tokio::test]
+async fn a_crowd_of_one_user_does_not_keep_the_owner_out() {
+    use std::io::{BufRead, BufReader};
+    if rustix::process::getuid().as_raw() != 0 {
+        println!("not checked: only root can become another user");
+        return;
+    }
+    let home = Home::new();
+    std::fs::set_permissions(home.path(""), std::fs::Permissions::from_mode(0o755)).expect("changed");
+    let policy = std::fs::read_to_string(home.path("config/policy.toml")).expect("shipped");
+    home.configure("policy.toml", &policy.replace("[peers]", &format!("[peers]\n{NOBODY} = [\"observer\"]")));
+    let serve = Serve::start(&home).await;
+    let mut crowd = Command::new("python3")
+        .args(["-c", CROWD])
+        .arg(home.path("state/run/supervisor.sock"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let mut let_in = String::new();
+    BufReader::new(crowd.stdout.take().expect("piped")).read_line(&mut let_in).expect("it counts");
+    assert_eq!(let_in.trim(), "32", "of 300");
+    let (code, _, err) = home.run(&["agents"]).await;
+    assert_eq!(code, 0, "the owner finds a place: {err}");
+    drop(crowd.stdin.take());
+    assert!(crowd.wait().expect("ends").success());
     serve.stop().await;
 }

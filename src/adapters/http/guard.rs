@@ -17,7 +17,7 @@ pub struct Guard {
     pub hosts: Vec<String>,
     /// Origins beside loopback, exact.
     pub origins: Vec<String>,
-    /// The listener is reachable from other machines or containers.
+    /// Who calls may come from another machine or container: by the address, or through a proxy in front of it.
     pub beyond_loopback: bool,
     /// It speaks TLS itself.
     pub tls: bool,
@@ -33,7 +33,7 @@ pub enum BindRefused {
     ))]
     BeyondLoopback(SocketAddr),
     /// Beyond loopback without names.
-    #[error("an address beyond loopback needs the host names clients use")]
+    #[error("an address beyond loopback, or a proxy, needs the host names clients use")]
     #[diagnostic(help("add --allowed-host NAME for each name clients (or the proxy) use, or allowed_hosts in dockwarden.toml"))]
     NoHosts,
 }
@@ -43,7 +43,8 @@ pub enum BindRefused {
 /// # Errors
 /// See `BindRefused`.
 pub fn may_bind(address: SocketAddr, tls: bool, behind_proxy: bool, hosts: &[String]) -> Result<(), BindRefused> {
-    if address.ip().is_loopback() {
+    // A proxy brings in whoever reaches it, on whatever address it finds us.
+    if address.ip().is_loopback() && !behind_proxy {
         return Ok(());
     }
     if !tls && !behind_proxy {
@@ -187,6 +188,8 @@ mod tests {
         let any: SocketAddr = "0.0.0.0:7420".parse().expect("address");
         let local: SocketAddr = "127.0.0.1:0".parse().expect("address");
         assert_eq!(may_bind(local, false, false, &[]), Ok(()));
+        assert_eq!(may_bind(local, false, true, &[]), Err(BindRefused::NoHosts));
+        assert_eq!(may_bind(local, false, true, &["x".into()]), Ok(()));
         assert_eq!(may_bind(any, false, false, &["x".into()]), Err(BindRefused::BeyondLoopback(any)));
         for (tls, behind_proxy) in [(true, false), (false, true), (true, true)] {
             assert_eq!(may_bind(any, tls, behind_proxy, &[]), Err(BindRefused::NoHosts));

@@ -256,6 +256,7 @@ mod tests {
             duration_ms: 1,
             probed: None,
             detail: "other content".into(),
+            evidence: None,
             operation: "op".into(),
             copy: None,
         };

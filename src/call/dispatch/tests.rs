@@ -21,6 +21,7 @@ mod bounds;
 mod keys;
 mod beside;
 mod own_secrets;
+mod refresh;
 mod two_stacks;
 
 pub(crate) const COMPOSE: &str =

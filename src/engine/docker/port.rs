@@ -184,6 +184,10 @@ impl Engine for DockerEngine {
         Ok(absent_is_none(self.call("image", READ, self.docker.inspect_image(image.as_str())).await)?.map(show::image))
     }
 
+    async fn registry_digest(&self, image: &ImageRef) -> EngineResult<String> {
+        self.ask_registry(image).await
+    }
+
     async fn images(&self) -> EngineResult<Vec<ImageInfo>> {
         let rows = self.call("image", READ, self.docker.list_images(Some(ListImagesOptions::default()))).await?;
         Ok(rows.into_iter().map(show::image_row).collect())

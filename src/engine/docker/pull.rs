@@ -1,6 +1,6 @@
-//! Images in: pull with the Docker client's credentials, and import from a tar. Decides nothing about when.
+//! Images in: pull and look-up in the registry with the Docker client's credentials, and import from a tar. Decides nothing about when.
 
-use super::{DockerEngine, READ, TRANSFER, credentials, error, stream};
+use super::{DockerEngine, READ, REGISTRY, TRANSFER, credentials, error, stream};
 use crate::engine::{EngineError, EngineResult};
 use crate::model::ids::ImageRef;
 use bollard::models::CreateImageInfo;
@@ -44,6 +44,22 @@ impl DockerEngine {
         result.map_err(|e| error::of_pull(image, e, trouble.as_deref()))
     }
 
+    /// What the registry says a reference names.
+    pub(super) async fn ask_registry(&self, image: &ImageRef) -> EngineResult<String> {
+        let look = async {
+            let (credentials, trouble) = match credentials::find(self.config_dir.as_deref(), image).await {
+                Ok(found) => (found, None),
+                Err(trouble) => (None, Some(trouble)),
+            };
+            let answer = self.docker.inspect_registry_image(image.as_str(), credentials).await;
+            let answer = answer.map_err(|e| error::of_pull(image, error::translate("image", &self.endpoint, e), trouble.as_deref()))?;
+            let digest = answer.descriptor.digest.filter(|d| digest_ok(d));
+            digest.ok_or_else(|| EngineError::Protocol(format!("the registry of {image} gives no digest")))
+        };
+        let late = || EngineError::Timeout { what: "the look-up in the registry", after: REGISTRY };
+        tokio::time::timeout(REGISTRY, look).await.unwrap_or_else(|_| Err(late()))
+    }
+
     /// Imports a tar as an image and returns its id.
     pub(super) async fn import(&self, tag: &ImageRef, tar: Bytes) -> EngineResult<String> {
         let (repository, name) = split(tag);
@@ -71,6 +87,16 @@ pub(super) fn split(image: &ImageRef) -> (&str, Option<&str>) {
         _ => (named, None),
     };
     (repository, digest.or(tag))
+}
+
+/// `sha256:` and 64 hexadecimal digits, or the like: it becomes part of references.
+fn digest_ok(digest: &str) -> bool {
+    digest.split_once(':').is_some_and(|(algorithm, hex)| {
+        !algorithm.is_empty()
+            && algorithm.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+            && (32..=128).contains(&hex.len())
+            && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    })
 }
 
 /// One line for a person; layers' running byte counts are left out.

@@ -269,16 +269,18 @@ impl World {
 
     /// Takes an image from the scripted registry.
     pub fn pull(&mut self, image: &ImageRef) -> EngineResult<()> {
+        let digest = self.published(image.as_str())?;
         let tag = world::with_tag(image.as_str());
-        let Some(behaviour) = self.remote.get(&tag).cloned() else {
-            return Err(EngineError::NotFound {
-                what: "image",
-                detail: format!("manifest for {tag} not found: manifest unknown: manifest unknown"),
-            });
-        };
-        let same = self.image(&tag).is_some_and(|i| i.behaviour == behaviour && !i.repo_digests.is_empty());
-        if !same {
-            self.add_image(&tag, behaviour, true);
+        match self.image(&digest).map(|i| i.id.clone()) {
+            Some(here) => {
+                if !tag.contains('@') {
+                    self.move_tag(&here, &tag);
+                }
+            }
+            None => {
+                let behaviour = self.manifests[&digest].clone();
+                self.add_image(&tag, behaviour, Some(digest));
+            }
         }
         Ok(())
     }
@@ -324,7 +326,7 @@ impl World {
 
     /// Imports an image that runs and does nothing.
     pub fn import_image(&mut self, tag: &ImageRef) -> String {
-        self.add_image(tag.as_str(), Behaviour::running(), false)
+        self.add_image(tag.as_str(), Behaviour::running(), None)
     }
 }
 

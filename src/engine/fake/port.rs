@@ -48,6 +48,12 @@ impl Engine for FakeEngine {
         self.read("image", |w| Ok(w.image(image.as_str()).map(|i| i.info())))
     }
 
+    async fn registry_digest(&self, image: &ImageRef) -> EngineResult<String> {
+        self.read("registry_digest", |w| {
+            w.published(image.as_str()).map(|d| d.split_once('@').map_or(String::new(), |(_, d)| d.to_owned()))
+        })
+    }
+
     async fn images(&self) -> EngineResult<Vec<ImageInfo>> {
         self.read("images", |w| Ok(w.images.iter().map(|i| i.info()).collect()))
     }
@@ -132,6 +138,7 @@ impl Engine for FakeEngine {
         _platform: Option<&str>,
         progress: &(dyn Fn(String) + Send + Sync),
     ) -> EngineResult<()> {
+        let _under_way = self.pulls.pass().await;
         self.change("pull", image.as_str(), |w| w.pull(image))?;
         progress(format!("Status: Downloaded newer image for {image}"));
         Ok(())

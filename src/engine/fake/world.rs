@@ -19,7 +19,10 @@ pub(super) type Listener = (Vec<String>, UnboundedSender<EngineResult<EngineEven
 pub(crate) struct World {
     pub containers: BTreeMap<EngineName, Container>,
     pub images: Vec<Image>,
-    pub remote: BTreeMap<String, Behaviour>,
+    /// What tags name in the registry: reference -> digest.
+    pub remote: BTreeMap<String, String>,
+    /// What the registry has, `repo@digest`: also what no tag names any more.
+    pub manifests: BTreeMap<String, Behaviour>,
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub failures: BTreeMap<String, VecDeque<EngineError>>,
@@ -221,11 +224,34 @@ impl World {
         self.images.iter().find(hits)
     }
 
-    /// Makes an image and moves the tag to it.
-    pub fn add_image(&mut self, reference: &str, behaviour: Behaviour, pulled: bool) -> String {
+    /// Puts an image into the registry under a tag; equal behaviour is equal content.
+    pub fn publish(&mut self, reference: &str, behaviour: Behaviour) -> String {
+        let tag = with_tag(reference);
+        let digest = format!("sha256:{}", hex(&format!("{behaviour:?}")));
+        self.manifests.insert(format!("{}@{digest}", repository(&tag)), behaviour);
+        self.remote.insert(tag, digest.clone());
+        digest
+    }
+
+    /// `repo@digest` of what a reference names in the registry.
+    pub fn published(&self, reference: &str) -> EngineResult<String> {
+        let tag = with_tag(reference);
+        let named = match tag.split_once('@') {
+            // A reference with both means its digest.
+            Some((named, digest)) => Some(format!("{}@{digest}", repository(named))),
+            None => self.remote.get(&tag).map(|digest| format!("{}@{digest}", repository(&tag))),
+        };
+        named.filter(|n| self.manifests.contains_key(n)).ok_or_else(|| EngineError::NotFound {
+            what: "image",
+            detail: format!("manifest for {tag} not found: manifest unknown: manifest unknown"),
+        })
+    }
+
+    /// Makes an image and moves the tag to it; `digest` (`repo@sha256:...`) of one that was pulled.
+    pub fn add_image(&mut self, reference: &str, behaviour: Behaviour, digest: Option<String>) -> String {
         let tag = with_tag(ImageRef::new(reference).expect("the reference of a scripted image must be valid").as_str());
         let id = format!("sha256:{}", self.new_id(&tag));
-        let repo_digests = if pulled { vec![format!("{}@sha256:{}", repository(&tag), hex(&id))] } else { Vec::new() };
+        let repo_digests = digest.into_iter().collect();
         let created = self.now();
         self.images.push(Image { id: id.clone(), tags: Vec::new(), repo_digests, behaviour, created });
         if !tag.contains('@') {

@@ -2,6 +2,7 @@
 //! data. Each command is judged again at the moment it would run. Deliberately absent: the journal record, which is the act's, and the order.
 
 use super::acts::Doer;
+use super::drill::Unfit;
 use super::helper::SpoolDir;
 use super::room::Spooled;
 use super::{BackupError, BackupReason, SnapshotReport};
@@ -139,16 +140,16 @@ pub(super) async fn verified(
     (service, environment): (&ServiceName, &str),
     container: &EngineName,
     run: &[String],
-) -> Result<Result<(), String>, BackupError> {
+) -> Result<Result<(), Unfit>, BackupError> {
     if let Some(f) = judge(environment, run).into_iter().find(|f| f.verdict == Verdict::Deny) {
-        return Ok(Err(format!("the `verify` command of {service} is refused by rule {}: {}", f.rule, f.because)));
+        return Ok(Err(format!("the `verify` command of {service} is refused by rule {}: {}", f.rule, f.because).into()));
     }
     let spec = ExecSpec { command: run.to_vec(), user: None, env: vec![], timeout: VERIFY_WITHIN, max_output: OUTPUT };
     let out = engine.exec(permit, container, &spec).await?;
     Ok(match out.exit_code {
         Some(0) => Ok(()),
-        Some(code) => Err(format!("its `verify` command ended with exit code {code}: {}", crate::redact::line(&out.output, 500))),
-        None => Err(format!("its `verify` command did not end within {} s", VERIFY_WITHIN.as_secs())),
+        Some(code) => Err(Unfit { cause: format!("its `verify` command ended with exit code {code}"), said: out.output }),
+        None => Err(Unfit { cause: format!("its `verify` command did not end within {} s", VERIFY_WITHIN.as_secs()), said: out.output }),
     })
 }
 

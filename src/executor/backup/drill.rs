@@ -11,12 +11,15 @@ use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::release::Release;
 use crate::model::spec::MountKind;
+use crate::redact;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
 /// Differences and causes kept of a failed drill.
 const SHOWN: usize = 10;
+/// Most of what a container said that is kept, bytes.
+const EVIDENCE: usize = 2_000;
 
 /// The service of a release that uses a volume, and where it has it.
 pub fn user_of(release: &Release, volume: &str) -> Option<(ServiceName, String)> {
@@ -54,6 +57,7 @@ pub(super) async fn run(
         duration_ms: 0,
         probed: None,
         detail: String::new(),
+        evidence: None,
         operation: doer.operation.to_string(),
         copy: copy.map(str::to_owned),
     };
@@ -62,8 +66,10 @@ pub(super) async fn run(
             (result.files, result.bytes, result.passed) = (outcome.files, outcome.bytes, true);
             if let Some(service) = service {
                 result.probed = Some(service.to_string());
-                if let Err(cause) = used(doer, record, scratch, service).await? {
+                if let Err(Unfit { cause, said }) = used(doer, record, scratch, service).await? {
                     (result.passed, result.detail) = (false, format!("restored whole, but service {service} does not run on it: {cause}"));
+                    let source = format!("service {service} on the restored data");
+                    result.evidence = (!said.trim().is_empty()).then(|| redact::envelope(source, &said, EVIDENCE));
                 }
             }
         }
@@ -139,14 +145,29 @@ fn marks(doer: &Doer<'_>) -> BTreeMap<String, String> {
     ])
 }
 
+/// Why a service does not run on what came back.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    /// In words, without text of the container.
+    pub(super) cause: String,
+    /// What the container said: anything.
+    pub(super) said: String,
+}
+
+impl From<String> for Unfit {
+    fn from(cause: String) -> Self {
+        Self { cause, said: String::new() }
+    }
+}
+
 /// Runs the service on the scratch volume: its image, command, environment and health check, no network, no other mount, no privilege. `Err` inside = why not.
 async fn used(
     doer: &Doer<'_>,
     record: &BackupRecord,
     scratch: &EngineName,
     service: &ServiceName,
-) -> Result<Result<(), String>, BackupError> {
-    let missing = |what: &str| Ok(Err(format!("{what} is not known any more")));
+) -> Result<Result<(), Unfit>, BackupError> {
+    let missing = |what: &str| Ok(Err(format!("{what} is not known any more").into()));
     let Some(stack) = &doer.stack else { return missing("its stack") };
     let failed = |e: crate::store::StoreError| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() };
     let current = match doer.store.stack(stack).await.map_err(failed)?.and_then(|r| r.current) {
@@ -207,7 +228,7 @@ async fn used(
         Err(e) => {
             let kept = probe::evidence(engine, &id, service.as_str(), &e).await;
             let logs: Vec<String> = kept.logs.into_iter().rev().take(SHOWN).rev().collect();
-            Ok(Err(format!("{e}; its last lines: {}", logs.join(" | "))))
+            Ok(Err(Unfit { cause: e.to_string(), said: logs.join("\n") }))
         }
     }
 }

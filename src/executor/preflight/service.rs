@@ -2,6 +2,7 @@
 
 use super::super::render;
 use super::{Facts, Report};
+use crate::engine::EngineError;
 use crate::gate::plan::probes::forbidden;
 use crate::model::ids::ServiceName;
 use crate::model::plan::{Action, Strategy};
@@ -14,10 +15,18 @@ pub(super) fn images(facts: &Facts<'_>, report: &mut Report) {
     let (mut gone, mut pulled, mut foreign) = (vec![], vec![], vec![]);
     for (service, identity) in &facts.plan.images {
         match (&identity.id, facts.images.get(service)) {
-            (None, _) => pulled.push(format!(
-                "image {} of service {service} is pulled first; whether its registry gives it shows only then",
-                identity.reference
-            )),
+            (None, _) => match facts.registry.get(service) {
+                Some(Ok(())) => {}
+                Some(Err(e)) if refused(e) => gone.push(format!("image {} of service {service} cannot be pulled: {e}", identity.reference)),
+                Some(Err(e)) => pulled.push(format!(
+                    "image {} of service {service} is pulled first; whether its registry gives it shows only then: {e}",
+                    identity.reference
+                )),
+                None => pulled.push(format!(
+                    "image {} of service {service} is pulled first; whether its registry gives it shows only then",
+                    identity.reference
+                )),
+            },
             (Some(id), None) => {
                 gone.push(format!("image {id} of service {service} ({}) is not on the engine any more", identity.reference))
             }
@@ -36,9 +45,18 @@ pub(super) fn images(facts: &Facts<'_>, report: &mut Report) {
     if gone.is_empty() && !pulled.is_empty() {
         report.all("image.present", Passed::Unknown, pulled, "");
     } else {
-        report.all("image.present", Passed::No, gone, "all images are on the engine");
+        let good =
+            if facts.registry.is_empty() { "all images are on the engine" } else { "all images are on the engine or in their registry" };
+        report.all("image.present", Passed::No, gone, good);
     }
     report.all("image.arch", Passed::Warn, foreign, format!("images are for {}", facts.about.arch));
+}
+
+/// Whether a registry said no, rather than nothing: a pull would be refused, too.
+fn refused(e: &EngineError) -> bool {
+    let text = e.to_string().to_lowercase();
+    matches!(e, EngineError::Unauthorized { .. })
+        || ["manifest unknown", "name unknown", "no such manifest"].iter().any(|w| text.contains(w))
 }
 
 /// The name images use for an architecture.

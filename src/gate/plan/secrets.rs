@@ -2,90 +2,7 @@
 //! ever repeats a value: it names the place.
 
 use super::{At, Judge, paths};
-
-/// Words of a variable's name that make its value a secret.
-const SECRET_WORDS: &[&str] =
-    &["PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "PWD", "SECRET", "TOKEN", "APIKEY", "CREDENTIAL", "CREDENTIALS"];
-/// `..._KEY` is a secret after one of these.
-const KEY_WORDS: &[&str] = &["API", "ACCESS", "PRIVATE", "SECRET", "ENCRYPTION", "SIGNING", "MASTER", "APP", "AUTH", "JWT"];
-/// A name that ends so speaks about a secret and holds none.
-const ABOUT_WORDS: &[&str] = &[
-    "FILE",
-    "PATH",
-    "DIR",
-    "TTL",
-    "SECONDS",
-    "MINUTES",
-    "HOURS",
-    "DAYS",
-    "MS",
-    "LENGTH",
-    "LEN",
-    "MIN",
-    "MAX",
-    "EXPIRY",
-    "EXPIRES",
-    "EXPIRATION",
-    "LIFETIME",
-    "TIMEOUT",
-    "ENABLED",
-    "DISABLED",
-    "REQUIRED",
-    "POLICY",
-    "NAME",
-    "HEADER",
-    "ALGORITHM",
-    "ALG",
-    "TYPE",
-    "ISSUER",
-    "AUDIENCE",
-    "COUNT",
-    "SIZE",
-    "FORMAT",
-    "FIELD",
-    "ROTATION",
-    "ENDPOINT",
-    "URL",
-    "URI",
-    "ID",
-    "USER",
-    "USERNAME",
-    "POOL",
-];
-/// Beginnings of providers' credentials and the least length of what follows.
-const PROVIDER_PREFIXES: &[(&str, usize)] = &[
-    ("AKIA", 16),
-    ("ASIA", 16),
-    ("ghp_", 30),
-    ("gho_", 30),
-    ("ghu_", 30),
-    ("ghs_", 30),
-    ("ghr_", 30),
-    ("github_pat_", 30),
-    ("glpat-", 16),
-    ("xoxb-", 10),
-    ("xoxp-", 10),
-    ("xoxa-", 10),
-    ("xoxr-", 10),
-    ("xapp-", 10),
-    ("sk_live_", 16),
-    ("rk_live_", 16),
-    ("whsec_", 16),
-    ("sk-ant-", 16),
-    ("sk-proj-", 16),
-    ("sk-", 32),
-    ("AIza", 30),
-    ("ya29.", 20),
-    ("SG.", 30),
-    ("npm_", 30),
-    ("pypi-", 30),
-    ("dckr_pat_", 16),
-    ("hf_", 30),
-    ("dop_v1_", 30),
-    ("shpat_", 30),
-    ("hvs.", 20),
-    ("AGE-SECRET-KEY-", 20),
-];
+use crate::redact::words;
 
 /// Whether a text holds a recognisable provider credential or a private key.
 pub fn provider_secret(text: &str) -> bool {
@@ -94,9 +11,9 @@ pub fn provider_secret(text: &str) -> bool {
     }
     let token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     text.split(|c: char| !token(c)).any(|word| {
-        PROVIDER_PREFIXES.iter().any(|(prefix, least)| {
-            word.strip_prefix(prefix)
-                .is_some_and(|rest| rest.len() >= *least && rest.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase()))
+        words::PREFIXES.iter().any(|prefix| {
+            word.strip_prefix(prefix.text)
+                .is_some_and(|rest| rest.len() >= prefix.least && rest.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase()))
         })
     })
 }
@@ -104,14 +21,15 @@ pub fn provider_secret(text: &str) -> bool {
 /// Whether a variable of that name with that value is a secret in plain text.
 pub fn plain_secret(key: &str, value: &str) -> bool {
     let value = value.trim();
-    let words: Vec<String> =
+    let parts: Vec<String> =
         key.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_ascii_uppercase).collect();
     let secret = |(i, w): (usize, &String)| {
-        let word = SECRET_WORDS.contains(&w.as_str()) && !(words.len() == 1 && w == "PWD");
-        let joined = words.len() == 1 && ["PASSWORD", "SECRET", "TOKEN", "APIKEY"].iter().any(|s| w.ends_with(s));
-        word || joined || (w == "KEY" && i > 0 && KEY_WORDS.contains(&words[i - 1].as_str()))
+        let word = words::SECRET_WORDS.contains(&w.as_str()) && !(parts.len() == 1 && w == "PWD");
+        let joined = parts.len() == 1 && ["PASSWORD", "SECRET", "TOKEN", "APIKEY"].iter().any(|s| w.ends_with(s));
+        word || joined || (w == "KEY" && i > 0 && words::KEY_WORDS.contains(&parts[i - 1].as_str()))
     };
-    let named = words.iter().enumerate().any(secret) && words.last().is_some_and(|l| !ABOUT_WORDS.contains(&l.as_str()));
+    let named = parts.iter().enumerate().any(secret)
+        && (words::holds(key) || parts.last().is_some_and(|l| !words::ABOUT_WORDS.contains(&l.as_str())));
     let setting = matches!(value.to_ascii_lowercase().as_str(), "" | "true" | "false" | "yes" | "no" | "on" | "off" | "0" | "1" | "none");
     (named && !setting && !value.starts_with('/')) || url_credentials(value)
 }

@@ -70,6 +70,7 @@ impl Healer {
             container: Some(c.id.clone()),
             cause: Cause::OutOfMemory,
             reason: format!("it uses {share} % of its memory limit; its file asks for a restart at {percent} %"),
+            error: None,
             looping: false,
         })
     }

@@ -27,9 +27,17 @@ pub enum Access {
 struct Inner {
     address: String,
     access: Access,
-    blobs: BTreeMap<String, Vec<u8>>,
-    manifest: Vec<u8>,
+    content: Mutex<Content>,
     shown: Mutex<Vec<String>>,
+}
+
+/// What is stored: nothing is ever taken away, as registries keep what no tag names any more.
+#[derive(Default)]
+struct Content {
+    blobs: BTreeMap<String, Vec<u8>>,
+    manifests: BTreeMap<String, Vec<u8>>,
+    /// What every tag names.
+    tagged: String,
 }
 
 /// A running registry; the images pulled from it go when it does.
@@ -43,18 +51,9 @@ impl Registry {
     pub async fn start(access: Access, program: &[u8]) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        let tar = layer(program);
-        let gz = gzip(&tar);
-        let config = json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/program"]},
-            "rootfs": {"type": "layers", "diff_ids": [digest(&tar)]}, "history": [{"created_by": "a test"}]});
-        let config = config.to_string().into_bytes();
-        let part = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "size": bytes.len(), "digest": digest(bytes)});
-        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
-            "config": part("application/vnd.docker.container.image.v1+json", &config),
-            "layers": [part("application/vnd.docker.image.rootfs.diff.tar.gzip", &gz)]});
-        let blobs = BTreeMap::from([(digest(&config), config), (digest(&gz), gz)]);
-        let inner = Inner { address, access, blobs, manifest: manifest.to_string().into_bytes(), shown: Mutex::default() };
+        let inner = Inner { address, access, content: Mutex::default(), shown: Mutex::default() };
         let inner = Arc::new(inner);
+        inner.publish(program);
         let router = Router::new().fallback(answer).with_state(inner.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves until it is dropped") });
         Self { inner, task }
@@ -65,9 +64,46 @@ impl Registry {
         &self.inner.address
     }
 
+    /// Every tag names an image with this program from now on; what they named before can still be had by its digest. Returns the new digest.
+    pub fn move_tags(&self, program: &[u8]) -> String {
+        self.inner.publish(program)
+    }
+
+    /// Digest of what every tag names.
+    pub fn digest(&self) -> String {
+        self.inner.content.lock().expect("not poisoned").tagged.clone()
+    }
+
     /// The `Authorization` headers that came, in order.
     pub fn shown(&self) -> Vec<String> {
         self.inner.shown.lock().expect("not poisoned").clone()
+    }
+}
+
+impl Inner {
+    fn publish(&self, program: &[u8]) -> String {
+        let tar = layer(program);
+        let gz = gzip(&tar);
+        let config = json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/program"]},
+            "rootfs": {"type": "layers", "diff_ids": [digest(&tar)]}, "history": [{"created_by": "a test"}]});
+        let config = config.to_string().into_bytes();
+        let part = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "size": bytes.len(), "digest": digest(bytes)});
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+            "config": part("application/vnd.docker.container.image.v1+json", &config),
+            "layers": [part("application/vnd.docker.image.rootfs.diff.tar.gzip", &gz)]});
+        let manifest = manifest.to_string().into_bytes();
+        let mut content = self.content.lock().expect("not poisoned");
+        content.blobs.extend([(digest(&config), config), (digest(&gz), gz)]);
+        content.tagged = digest(&manifest);
+        content.manifests.insert(digest(&manifest), manifest);
+        content.tagged.clone()
+    }
+
+    /// A manifest by digest, or by any tag but `none`.
+    fn manifest(&self, named: &str) -> Option<Vec<u8>> {
+        let content = self.content.lock().expect("not poisoned");
+        let digest = if named.starts_with("sha256:") { named } else { &content.tagged };
+        content.manifests.get(digest).filter(|_| named != "none").cloned()
     }
 }
 
@@ -100,10 +136,11 @@ async fn answer(State(registry): State<Arc<Inner>>, request: Request) -> Respons
     let path = request.uri().path();
     let found = if path == "/v2/" {
         Some(("application/json", b"{}".to_vec()))
-    } else if path.contains("/manifests/") && !path.ends_with("/none") {
-        Some((MANIFEST, registry.manifest.clone()))
+    } else if let Some((_, named)) = path.rsplit_once("/manifests/") {
+        registry.manifest(named).map(|m| (MANIFEST, m))
     } else {
-        path.rsplit_once("/blobs/").and_then(|(_, d)| registry.blobs.get(d)).map(|b| ("application/octet-stream", b.clone()))
+        let blob = |d: &str| registry.content.lock().expect("not poisoned").blobs.get(d).cloned();
+        path.rsplit_once("/blobs/").and_then(|(_, d)| blob(d)).map(|b| ("application/octet-stream", b))
     };
     match found {
         Some((kind, bytes)) => {

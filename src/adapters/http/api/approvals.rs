@@ -225,6 +225,9 @@ mod tests {
             assert!(person.get(key).is_some(), "{key}");
             assert_eq!(program.get(key), person.get(key), "{key}");
         }
+        // How a call goes about it is in no plan.
+        assert_eq!(person["arguments"]["environment"], "production", "{person}");
+        assert!(people::show(&b.house, &id).await.expect("there").text.contains("environment: production"));
 
         b.engine.add_image("dockwarden/gone/web:r1", crate::engine::fake::Behaviour::healthy());
         let id = asked(&b, "prune", json!({"what": "images", "dry_run": false})).await;

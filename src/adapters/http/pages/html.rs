@@ -235,22 +235,19 @@ pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
         p.raw("<h2>What the agent says</h2><blockquote class=\"card\">").text(reason);
         p.raw("</blockquote><p class=\"small\">Written by the agent, not checked by anybody. Decide by what is below.</p>");
     }
-    match d.plan {
-        Some(plan) => {
-            p.raw("<h2>What would be done</h2>");
-            plan.changes.iter().for_each(|c| change(&mut p, c));
-            if !plan.stack_diff.is_empty() {
-                p.raw("<section class=\"card\"><h3>beside the services</h3>");
-                diff(&mut p, &plan.stack_diff);
-                p.raw("</section>");
-            }
-            findings(&mut p, &plan.findings);
+    if let Some(plan) = d.plan {
+        p.raw("<h2>What would be done</h2>");
+        plan.changes.iter().for_each(|c| change(&mut p, c));
+        if !plan.stack_diff.is_empty() {
+            p.raw("<section class=\"card\"><h3>beside the services</h3>");
+            diff(&mut p, &plan.stack_diff);
+            p.raw("</section>");
         }
-        None => {
-            let text = serde_json::to_string_pretty(d.arguments).unwrap_or_default();
-            p.raw("<h2>The call</h2><pre class=\"card\">").text(&text).raw("</pre>");
-        }
+        findings(&mut p, &plan.findings);
     }
+    // With a plan, too: how it goes about it (`data`, `refresh`) is said nowhere else.
+    let text = serde_json::to_string_pretty(d.arguments).unwrap_or_default();
+    p.raw("<h2>The call</h2><pre class=\"card\">").text(&text).raw("</pre>");
     match (a.state, &a.operation) {
         (ApprovalState::Pending, _) => decision(&mut p, viewer, d),
         (ApprovalState::Approved, _) => start(&mut p, viewer, d),
