@@ -1,5 +1,6 @@
 //! Pure planning: (desired, observed, current release) -> [`Plan`]. Deliberately absent: I/O, clocks, policy; the caller adds the gate's findings.
 
+mod content;
 pub mod diff;
 pub mod drift;
 mod follow;
@@ -18,6 +19,7 @@ pub mod succession;
 mod tests;
 mod world;
 
+pub use content::UNKNOWN_DIGEST;
 pub use jobs::{ended_well, job, may_end};
 pub use stands::{live, standing_for};
 pub use world::fingerprint;
@@ -33,9 +35,6 @@ use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a plan shows where nobody could tell what a tag names.
-pub const UNKNOWN_DIGEST: &str = "unknown until it is pulled";
 
 /// What is on the engine for a stack.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -375,7 +374,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         if spec.replicas == 0 && matches!(standing, front::Standing::Unwanted | front::Standing::Up) {
             return make(Action::Unchanged, Strategy::InPlace, vec![]);
         }
-        image_lines(input, image, service, None, &mut lines);
+        content::image_lines(input, image, service, None, &mut lines);
         if lines.is_empty() {
             // It is in the release that runs, and its container is not there: drift.
             lines.push(DiffLine { path: "containers".into(), from: Some("missing".into()), to: Some(spec.replicas.to_string()) });
@@ -385,7 +384,7 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     let front_gone = standing == front::Standing::Other || (standing == front::Standing::Down && running.iter().any(up));
     let anew = input.anew.contains(service) || matches!(&input.want, Want::Recreate { service: wanted } if wanted == service);
     if anew || !running.iter().all(same) || front_gone {
-        image_lines(input, image, service, running.first().copied(), &mut lines);
+        content::image_lines(input, image, service, running.first().copied(), &mut lines);
         if lines.is_empty() {
             let (path, from, to) = match (anew, front_gone) {
                 (true, _) => ("containers", "of this release", "made anew"),
@@ -437,33 +436,6 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
         return Change { expected_loss, ..make(Action::Scale, Strategy::InPlace, lines) };
     }
     make(Action::Unchanged, Strategy::InPlace, vec![])
-}
-
-/// What changes about the content of a service's image: its id where both are known, its digest in the registry where that is told, and that nobody knows
-/// it where it is.
-fn image_lines(
-    input: &PlanInput<'_>,
-    image: Option<&ImageIdentity>,
-    service: &ServiceName,
-    running: Option<&ContainerDetail>,
-    lines: &mut Vec<DiffLine>,
-) {
-    let Some(image) = image else { return };
-    let here = running.map(|c| c.image_id.as_str());
-    if here.is_some() && here == image.id.as_deref() {
-        return;
-    }
-    if let (Some(old), Some(new)) = (here, image.id.as_deref())
-        && !lines.iter().any(|l| l.path == "image")
-    {
-        lines.push(DiffLine { path: "image.id".into(), from: Some(short(old)), to: Some(short(new)) });
-    }
-    let digest = |i: &ImageIdentity| i.repo_digest.as_deref().map(|d| d.split_once('@').map_or(d, |(_, d)| d).to_owned());
-    let from = input.current.and_then(|r| r.images.get(service)).and_then(digest);
-    let to = digest(image).or_else(|| image.id.is_none().then(|| UNKNOWN_DIGEST.to_owned()));
-    if to.is_some() && from != to {
-        lines.push(DiffLine { path: "image.digest".into(), from, to });
-    }
 }
 
 fn short(id: &str) -> String {

@@ -62,7 +62,7 @@ pub(super) fn change(
         return make(Action::Unchanged, vec![]);
     }
     let mut lines = diff::diff(old, Some(spec), input.literal_keys, input.hash);
-    super::image_lines(input, images.get(service), service, there.first().copied(), &mut lines);
+    super::content::image_lines(input, images.get(service), service, there.first().copied(), &mut lines);
     if lines.is_empty() {
         let why = match () {
             () if !data => "its data is new",
