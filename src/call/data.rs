@@ -170,6 +170,7 @@ Keep them.
             release: None,
             tags: vec![],
             operation: None,
+            copies: vec![],
         };
         b.house.store.put_backup(&record).await.unwrap();
         let id = json!({"snapshot_id": record.snapshot_id});

@@ -123,6 +123,7 @@ mod tests {
             release: None,
             tags: vec![],
             operation: None,
+            copies: vec![],
         };
         store.put_backup(&record).await.unwrap();
         assert!(store.memory_restore(&me, day(1), "olga", day(31)).await.is_err(), "the file is gone");

@@ -342,6 +342,7 @@ mod tests {
             secrets: BTreeMap::new(),
             settings: StackSettings::default(),
             unsupported: vec![],
+            declared: Default::default(),
             extensions: Default::default(),
         };
         let has = |db: &ServiceSpec, volumes: &[&str]| left_for_the_stack(&stack(db, volumes), &|_| false);

@@ -22,8 +22,8 @@ pub(crate) mod room;
 
 pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
-pub use discard::mounts;
 pub use copies::SecondCopy;
+pub use discard::mounts;
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
 pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};

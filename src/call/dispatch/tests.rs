@@ -17,9 +17,9 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
+mod beside;
 mod bounds;
 mod keys;
-mod beside;
 mod own_secrets;
 mod refresh;
 mod two_stacks;

@@ -6,8 +6,8 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export, helper,
-    read_directory, snapshot, snapshot_directory,
+    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export,
+    helper, read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::{Engine, EngineError};
 use crate::executor::{CommandGate, restore};

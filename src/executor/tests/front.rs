@@ -61,7 +61,8 @@ async fn an_update_changes_the_routes_and_leaves_the_front_alone() {
     assert_eq!((op.state, op.message), (OperationState::Done, None));
     assert_one_release(&rig, "update").await;
     assert_eq!(stops(&rig, "front"), Vec::<String>::new());
-    let (created, stopped) = (|c: &&String| c.starts_with("start dw-") && c.contains("-web-1"), |c: &&String| c.starts_with("stop ") && c.contains("-web-1"));
+    let (created, stopped) =
+        (|c: &&String| c.starts_with("start dw-") && c.contains("-web-1"), |c: &&String| c.starts_with("stop ") && c.contains("-web-1"));
     let calls = rig.engine.calls();
     let at = |what: &dyn Fn(&&String) -> bool| calls.iter().position(|c| what(&c));
     assert!(at(&created).is_some() && at(&created) < at(&stopped), "the new one starts before the old one stops: {calls:#?}");

@@ -249,6 +249,7 @@ mod tests {
                 .unwrap(),
             secrets: BTreeMap::new(),
             settings: Default::default(),
+            declared: Default::default(),
             extensions: Default::default(),
             unsupported: vec![],
         };

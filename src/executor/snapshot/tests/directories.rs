@@ -55,6 +55,7 @@ async fn world() -> World {
         release: Some(1),
         tags: vec![],
         operation: None,
+        copies: vec![],
     };
     rig.store.put_backup(&snapshot).await.unwrap();
     std::fs::write(here.join("file"), "live").unwrap();

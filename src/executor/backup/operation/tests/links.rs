@@ -34,12 +34,9 @@ impl World {
         self.run("backup", DataJob::Backup(Box::new(BackupJob { directories, quiesce, ..BackupJob::default() }))).await
     }
 
-    fn jobs(&self) -> [DataJob; 2] {
+    fn jobs(&self) -> [DataJob; 1] {
         let (snapshot, directory) = (Box::new(self.snapshot.clone()), self.directory.clone());
-        [
-            DataJob::RestoreDirectory { snapshot: snapshot.clone(), directory: directory.clone(), path: None },
-            DataJob::SwapDirectory { snapshot, directory, release: None },
-        ]
+        [DataJob::RestoreDirectory { snapshot, directory, path: None }]
     }
 
     /// A container that may write what the directory lies in.
