@@ -305,7 +305,7 @@ mod tests {
         symlink(real.join("disk"), real.join("srv")).unwrap();
         let project = real.join("srv/shop");
         let host = project.join("data").display().to_string();
-        let of = |judged: &BTreeMap<String, String>| directory(&config(), &[project.clone()], judged, &format!("{host}/"));
+        let of = |judged: &BTreeMap<String, String>| directory(&config(), std::slice::from_ref(&project), judged, &format!("{host}/"));
         let straight_on = real.join("disk/shop/data");
         let found = of(&BTreeMap::new());
         assert_eq!((found.host.as_str(), found.bound()), (host.as_str(), straight_on.to_str().unwrap()));

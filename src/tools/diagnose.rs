@@ -291,7 +291,7 @@ mod tests {
             assert_eq!(fits, evidence.is_some());
             kept += evidence.map_or(0, |e| e.text.len());
         }
-        assert!(kept <= EVIDENCE && kept >= EVIDENCE - BYTES, "{kept}");
+        assert!((EVIDENCE - BYTES..=EVIDENCE).contains(&kept), "{kept}");
         assert!(within(&mut None, &mut room), "what is not there is not left out");
     }
 }

@@ -190,7 +190,7 @@ async fn a_swallowed_row_is_an_error_and_such_a_log_is_not_opened_again() {
     assert!(matches!(&e, StoreError::Corrupt { detail, .. } if detail.contains("0 were written")), "{e:?}");
     store.audit_event("warden", "gave_up", None, &json!({}), at(9)).await.expect("the others are recorded");
     store.close().await;
-    let e = crate::store::tests::open_in(&dir).await.err().expect("refused");
+    let e = crate::store::tests::open_in(&dir).await.expect_err("refused");
     assert!(e.to_string().contains("trigger z is none of ours"), "{e}");
     Connection::open(store.home().join("audit.db")).unwrap().execute_batch("DROP TRIGGER z").unwrap();
     let store = crate::store::tests::open_in(&dir).await.expect("as it was");
@@ -206,6 +206,6 @@ async fn a_trigger_that_is_not_ours_is_refused_in_every_database() {
         .unwrap()
         .execute_batch("CREATE TRIGGER z AFTER INSERT ON approval BEGIN UPDATE approval SET state = 'approved'; END")
         .unwrap();
-    let e = crate::store::tests::open_in(&dir).await.err().expect("refused");
+    let e = crate::store::tests::open_in(&dir).await.expect_err("refused");
     assert!(e.to_string().contains("trigger z is none of ours"), "{e}");
 }
