@@ -120,7 +120,7 @@ impl Run {
                 }
                 self.data_path(service).await?;
             }
-            (Action::Update, Strategy::Hold) => self.hold(service, spec, observed, &old, kept.as_ref()).await?,
+            (Action::Update, Strategy::Hold) => Box::pin(self.hold(service, spec, observed, &old, kept.as_ref())).await?,
             // More or fewer of the same start like any other; their routes change at the switch.
             _ => return Ok(false),
         }

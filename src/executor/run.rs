@@ -312,7 +312,8 @@ impl Run {
                 (seq, act)
             }
         };
-        let done = self.perform_patiently(phase, &key, &act).await?;
+        // Boxed: every caller of a step would carry the largest act on its stack, several times where steps run beside each other.
+        let done = Box::pin(self.perform_patiently(phase, &key, &act)).await?;
         self.exec.recorded()?;
         self.exec.store.step_done(&self.id, seq, &done).await?;
         if let Some(step) = self.journal.lock().expect("no panic while held").get_mut(&key) {

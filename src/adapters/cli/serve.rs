@@ -7,6 +7,9 @@ use crate::config;
 use clap::Args;
 use std::time::Duration;
 
+/// Stack of a thread, bytes: the futures of an operation are large in a build that is not optimised. Only pages that are touched exist.
+const STACK: usize = 8 << 20;
+
 /// Run the supervisor until SIGTERM or Ctrl-C.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -57,7 +60,12 @@ pub fn serve(global: &Global, args: ServeArgs) -> CliResult {
         idle_exit: args.idle_exit.map(Duration::from_secs),
     };
     // Two workers: calls are short and the engine does the work; each thread costs memory while idle.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|e| CliError::Failed(format!("no runtime: {e}"), "check the limits of this user (ulimit -a)".into()))?;
     runtime.block_on(app::serve(options))?;
     runtime.shutdown_timeout(Duration::from_secs(2));

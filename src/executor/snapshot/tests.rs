@@ -220,7 +220,12 @@ async fn a_drill_starts_the_service_on_the_restored_data_without_network() {
     rig.store.put_release(&release).await.unwrap();
     let (op, drills) = drill().await;
     assert_eq!((op.state, drills[0].passed), (OperationState::Failed, false));
-    assert!(drills[0].detail.contains("does not run on it") && drills[0].detail.contains("cannot open the data"), "{drills:?}");
+    assert!(drills[0].detail.contains("does not run on it") && !drills[0].detail.contains("cannot open the data"), "{drills:?}");
+    assert_eq!(
+        drills[0].evidence.as_ref().map(|e| e.text.trim()),
+        Some("cannot open the data"),
+        "what it wrote is nobody's word but its own"
+    );
     let left: Vec<String> = rig.engine.container_names().into_iter().filter(|n| n.contains("drill")).collect();
     assert_eq!(left, Vec::<String>::new());
     assert_one_release(&rig, "drilled").await;
