@@ -153,13 +153,15 @@ pub fn on_host(config: &Config, seen: &Path) -> PathBuf {
 }
 
 /// Paths of the host that are the supervisor's own: home, configuration and memory, and whatever else is mounted into its container (single files of the
-/// configuration, keys, the volumes of its state). What is mounted under its own path is not: that is how stacks' directories are shown to it.
+/// configuration, keys, the volumes of its state). What is mounted under its own path is not, nor what an operator registered a stack in: that is how stacks'
+/// directories are shown to it.
 pub fn protected(config: &Config) -> BTreeSet<PathBuf> {
     let own = [&config.home, &config.config_dir, &config.memory];
     let real = own.iter().filter_map(|p| std::fs::canonicalize(p).ok()).map(|p| on_host(config, &p));
     let mut all: BTreeSet<PathBuf> = own.iter().map(|p| on_host(config, p)).chain(real).collect();
     // The whole host, mounted for a look at it, is nobody's.
-    let ours = |inside: &PathBuf, host: &PathBuf| inside != host && host != Path::new("/");
+    let stacks = |host: &PathBuf| config.settings.stacks.values().any(|s| s.dir.starts_with(host));
+    let ours = |inside: &PathBuf, host: &PathBuf| inside != host && host != Path::new("/") && !stacks(host);
     all.extend(config.path_map.iter().flatten().filter(|(inside, host)| ours(inside, host)).map(|(_, host)| host.clone()));
     all
 }

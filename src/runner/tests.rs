@@ -31,12 +31,12 @@ const COMPOSE: &str = "services:\n  web:\n    image: hello:1\n    mem_limit: 64m
 const KEEPER: &str = "---
 name: keeper
 description: Keeps stacks.
-tools: plan, deploy, status, health, history, operation, approval, restart, stop
+tools: plan, deploy, status, health, history, operation, approval, restart, stop, cancel
 model: inherit
 dockwarden:
   tier: tier_3_write_elevated
   rules:
-    - {id: dev, effect: allow, tools: [deploy, restart, stop], environments: [development], because: \"development is free\"}
+    - {id: dev, effect: allow, tools: [deploy, restart, stop, cancel], environments: [development], because: \"development is free\"}
     - {id: prod, effect: approval, tools: [deploy], environments: [production], because: \"production is reviewed\"}
 ---
 Keep them.
@@ -275,7 +275,7 @@ async fn a_model_calls_tools_until_it_says_that_it_is_done() {
     assert_eq!(result(&asked[1], 2)["error"]["code"], "invalid_argument");
     assert!(serves(&result(&asked[2], 3)));
     let tools: Vec<&str> = asked[0].tools.iter().map(|t| t.name.as_str()).collect();
-    assert_eq!(tools, ["approval", "deploy", "health", "history", "operation", "plan", "restart", "status", "stop"]);
+    assert_eq!(tools, ["approval", "cancel", "deploy", "health", "history", "operation", "plan", "restart", "status", "stop"]);
     assert!(asked[0].tools.iter().all(|t| !t.keyed()), "the key is not the model's to set");
     let operations = house.store.operations(None, 10).await.unwrap();
     assert_eq!(operations[0].idempotency_key.as_deref(), Some("task-01-2-1"));

@@ -32,7 +32,7 @@ fn note(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         {"type": "number"},
         {"type": "boolean"},
         {"type": "object", "additionalProperties": true},
-        {"type": "array", "items": {"type": ["string", "number", "boolean", "object", "array", "null"]}},
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "object", "additionalProperties": true}]}},
     ]})
 }
 
