@@ -16,6 +16,7 @@ mod front;
 mod hooks;
 mod inplace;
 mod leave;
+mod look;
 pub mod names;
 mod once;
 mod patience;
@@ -40,19 +41,15 @@ mod undo;
 mod work;
 pub mod worker;
 
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::gate::request::RequestFacts;
 use crate::model::ids::*;
-use crate::model::labels;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
 use crate::model::release::Release;
-use crate::planner::Observed;
 use crate::store::Store;
 use chrono::Utc;
-use futures_util::TryStreamExt;
-use futures_util::stream::FuturesOrdered;
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -440,27 +437,6 @@ impl Executor {
     /// How many operations are at work.
     pub fn active(&self) -> usize {
         self.active.lock().expect("no panic while held").len()
-    }
-
-    /// What is on the engine for a stack of ours.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn observe(&self, stack: &StackName) -> Result<Observed, EngineError> {
-        let filter = [labels::filter(labels::INSTANCE, self.store.instance()), labels::filter(labels::STACK, stack.as_str())];
-        let (containers, networks, volumes) =
-            tokio::try_join!(self.engine.containers(&filter), self.engine.networks(&filter), self.engine.volumes(&filter))?;
-        let mut looks = FuturesOrdered::new();
-        for container in containers.iter().filter(|c| c.labels.get(labels::ROLE).map(String::as_str) != Some(labels::ROLE_CLAIM)) {
-            looks.push_back(self.engine.container(&container.id));
-        }
-        let details: Vec<_> = looks.try_collect().await?;
-        Ok(Observed {
-            containers: details.into_iter().flatten().collect(),
-            networks: networks.into_iter().map(|n| n.name).collect(),
-            volumes: volumes.into_iter().map(|v| v.name.to_string()).collect(),
-            once: BTreeMap::new(),
-        })
     }
 
     fn request_facts(&self, plan: &Plan, service: Option<&ServiceName>) -> RequestFacts {

@@ -16,13 +16,15 @@ mod strategies;
 mod writers;
 
 use super::*;
+use crate::engine::EngineError;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::gate::{CallFacts, Decision};
+use crate::model::labels;
 use crate::model::observed::{ImageIdentity, RunState};
 use crate::model::release::ReleaseState;
 use crate::model::spec::*;
 use crate::model::verdict::Verdict;
-use crate::planner::{self, PlanInput, Want};
+use crate::planner::{self, Observed, PlanInput, Want};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
 

@@ -1,6 +1,8 @@
 //! Operations and the journal of their steps. A stack's epoch rises with every operation on it, so that a late writer of an older one is
 //! refused. Deliberately absent: what the steps mean.
 
+mod steps;
+
 use super::codec::{all, changed, first, int, limit, name, name_opt, parse_time, parse_time_opt, parse_word, time, uint, word};
 use super::fault::{Sql, corrupt};
 use super::seal::Keys;
@@ -10,6 +12,7 @@ use crate::model::operation::*;
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
+use steps::{finish_step, insert_step, last_step, steps};
 
 const WHAT: &str = "operation";
 /// How long an idempotency key is remembered.
@@ -480,39 +483,5 @@ fn read_operation(r: &Row<'_>, keys: &Keys) -> Sql<Operation> {
         cancel_requested: r.get(15)?,
         created_at: parse_time(WHAT, &r.get::<_, String>(16)?)?,
         settled_at: parse_time_opt(WHAT, r.get::<_, Option<String>>(17)?.as_deref())?,
-    })
-}
-
-fn last_step(c: &Connection, op: &OperationId) -> Sql<u64> {
-    let mut statement = c.prepare_cached("SELECT coalesce(max(seq), 0) FROM step WHERE operation = ?1")?;
-    Ok(uint("step", statement.query_row([op.as_str()], |r| r.get(0))?)?)
-}
-
-fn insert_step(c: &Connection, op: &OperationId, seq: u64, phase: Phase, key: &str, sealed: &[u8], now: DateTime<Utc>) -> Sql<()> {
-    c.prepare_cached("INSERT INTO step (operation, seq, phase, key, sealed_intent, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![op.as_str(), int("step", seq)?, word("step", &phase)?, key, sealed, time(now)])?;
-    Ok(())
-}
-
-fn finish_step(c: &Connection, op: &OperationId, seq: u64, sealed: &[u8]) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE step SET sealed_done = ?3 WHERE operation = ?1 AND seq = ?2")?;
-    Ok(statement.execute(params![op.as_str(), int("step", seq)?, sealed])?)
-}
-
-fn steps(c: &Connection, keys: &Keys, op: &OperationId) -> Sql<Vec<StepRecord>> {
-    let mut statement =
-        c.prepare_cached("SELECT seq, phase, key, sealed_intent, sealed_done, at FROM step WHERE operation = ?1 ORDER BY seq")?;
-    all(&mut statement, [op.as_str()], |r| {
-        let seq = uint("step", r.get(0)?)?;
-        let done: Option<Vec<u8>> = r.get(4)?;
-        Ok(StepRecord {
-            operation: op.clone(),
-            seq,
-            phase: parse_word("step", &r.get::<_, String>(1)?)?,
-            key: r.get(2)?,
-            intent: keys.open("step", &step_place(op, seq, "intent"), &r.get::<_, Vec<u8>>(3)?)?,
-            done: done.map(|d| keys.open("step", &step_place(op, seq, "done"), &d)).transpose()?,
-            at: parse_time("step", &r.get::<_, String>(5)?)?,
-        })
     })
 }

@@ -1,6 +1,8 @@
 //! The queue of tasks: what was given, what is at work, what came of it. A task is claimed, ended and taken over in one transaction each, so that a
 //! killed supervisor leaves it queued, running (taken over at the next start) or ended, never lost. Deliberately absent: when to try again.
 
+mod hooks;
+
 use super::codec::{all, first, limit, name, parse_time, parse_time_opt, time, uint};
 use super::fault::{Sql, corrupt, missing};
 use super::seal::Keys;
@@ -402,27 +404,6 @@ impl Store {
             let gone = c.prepare_cached(&format!("DELETE FROM task WHERE id IN ({over})"))?.execute(params![old, KEPT_MOST])?;
             c.prepare_cached("DELETE FROM hook_seen WHERE at < ?1")?.execute([time(now - HOOK_KEPT)])?;
             Ok(gone)
-        };
-        self.inner.state.write(write).await
-    }
-
-    /// Whether a signed request was taken before.
-    pub async fn hook_taken(&self, hook: &str, digest: &str) -> StoreResult<bool> {
-        let (hook, digest) = (hook.to_owned(), digest.to_owned());
-        let read = move |c: &Connection| {
-            let sql = "SELECT count(*) FROM hook_seen WHERE hook = ?1 AND digest = ?2";
-            Ok(c.prepare_cached(sql)?.query_row(params![hook, digest], |r| r.get::<_, i64>(0))? > 0)
-        };
-        self.inner.state.read(read).await
-    }
-
-    /// Remembers a signed request whose work is in the queue.
-    pub async fn hook_remember(&self, hook: &str, digest: &str, now: DateTime<Utc>) -> StoreResult<()> {
-        let (hook, digest) = (hook.to_owned(), digest.to_owned());
-        let write = move |c: &Connection| {
-            let sql = "INSERT INTO hook_seen (hook, digest, at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-            c.prepare_cached(sql)?.execute(params![hook, digest, time(now)])?;
-            Ok(())
         };
         self.inner.state.write(write).await
     }
