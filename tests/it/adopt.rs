@@ -5,14 +5,13 @@ use crate::support::engine::{docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
+use crate::support::people::{self, admin};
 use crate::support::serve::Serve;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-
-const PASSPHRASE: &str = "a passphrase of twelve and more";
+use tokio::io::AsyncWriteExt;
 
 /// A project directory with a compose file of web, api and store; the version is in `.env`.
 fn project(home: &Home, stack: &str, image: &str) -> PathBuf {
@@ -110,27 +109,9 @@ fn claims(stack: &str) -> String {
     docker(&["ps", "-a", "--filter", &format!("name=^dockwarden-claim-{stack}$"), "--format", "{{.Names}}"])
 }
 
-/// Asks the supervisor as a person at the machine does, the passphrase typed.
-async fn admin(home: &Home, request: Value) -> Result<Value, Value> {
-    let stream = tokio::net::UnixStream::connect(home.path("state/run/supervisor.sock")).await.expect("the supervisor's socket");
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
-    write.write_all(b"{\"door\":\"cli\"}\n").await.expect("sent");
-    lines.next_line().await.expect("text").expect("a welcome");
-    let mut ask = request;
-    ask["id"] = json!(1);
-    write.write_all(format!("{ask}\n").as_bytes()).await.expect("sent");
-    let answer = lines.next_line().await.expect("text").expect("an answer");
-    let answer: Value = serde_json::from_str(&answer).expect("json");
-    match answer.get("ok") {
-        Some(value) => Ok(value.clone()),
-        None => Err(answer["error"].clone()),
-    }
-}
-
 async fn operator(home: &Home) -> Value {
-    admin(home, json!({"admin": "operator_add", "name": "ann", "passphrase": PASSPHRASE})).await.expect("the first operator");
-    json!({"operator": "ann", "passphrase": PASSPHRASE})
+    people::operator(home, "ann", None).await;
+    people::credential("ann")
 }
 
 async fn run_json(home: &Home, args: &[&str]) -> (i32, Value) {
@@ -412,7 +393,7 @@ async fn compose_itself_hands_a_stack_over_and_takes_it_back() {
     assert!(visit(&stack).await.contains('2'), "{}", before.1);
     assert_eq!(docker(&["volume", "ls", "-q", "--filter", &format!("name={stack}_")]), format!("{stack}_visits"));
     // And once more into our hands: nothing of the first time is in the way.
-    let ann = json!({"operator": "ann", "passphrase": PASSPHRASE});
+    let ann = people::credential("ann");
     let adopted = admin(&home, json!({"admin": "adopt", "stack": stack, "credential": ann})).await.expect("adopted again");
     assert_eq!(adopted["stacks"][0]["state"], json!("adopted"), "{adopted:#}");
     assert_eq!(containers(&stack), after);

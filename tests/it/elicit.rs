@@ -355,8 +355,12 @@ async fn at_a_terminal(home: &Home, command: &str, typed: &[(&str, &str)]) -> (i
         read = shown.len();
         keys.write_all(format!("{answer}\n").as_bytes()).await.expect("typed");
     }
-    screen.read_to_end(&mut shown).await.expect("read");
-    let status = child.wait().await.expect("ended");
+    let end = async {
+        screen.read_to_end(&mut shown).await.expect("read");
+        child.wait().await.expect("ended")
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), end).await;
+    let status = ended.unwrap_or_else(|_| panic!("it did not end:\n{}", String::from_utf8_lossy(&shown)));
     (status.code().unwrap_or(-1), String::from_utf8_lossy(&shown).into_owned())
 }
 

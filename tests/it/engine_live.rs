@@ -215,7 +215,7 @@ async fn life_of_a_container() {
         assert_eq!(g.engine.container(&id).await.unwrap(), None);
         let mut seen = Vec::new();
         while seen.last().is_none_or(|a| a != "destroy") {
-            let event = events.next().await.unwrap().unwrap();
+            let event = tokio::time::timeout(Duration::from_secs(60), events.next()).await.expect("an event in time").unwrap().unwrap();
             assert_eq!((&event.container, &event.labels), (&id, &g.labels()));
             seen.push(event.action);
         }
@@ -245,7 +245,7 @@ async fn health_logs_and_stats() {
         let id = g.started(&spec).await;
         let mut health = Vec::new();
         while health.len() < 2 {
-            let event = events.next().await.unwrap().unwrap();
+            let event = tokio::time::timeout(Duration::from_secs(60), events.next()).await.expect("an event in time").unwrap().unwrap();
             if let Some(state) = event.action.strip_prefix("health_status: ") {
                 health.push(state.to_owned());
                 g.sh(&id, "busybox touch /tmp/ok").await;

@@ -123,6 +123,21 @@ async fn a_stdio_client_outlives_a_supervisor_that_is_killed_and_started_again()
     serve.stop().await;
 }
 
+#[tokio::test]
+async fn a_client_that_leaves_while_there_is_no_supervisor_has_none_started() {
+    let home = Home::new();
+    let serve = Serve::start(&home).await;
+    let mut asked = Bridge::start(&home, "stack-keeper").await;
+    let mut cancelled = Bridge::start(&home, "stack-keeper").await;
+    serve.kill9().await;
+    asked.call(1, "agents", json!({})).await;
+    cancelled.say(json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 0}})).await;
+    assert!(cancelled.leave().await.success());
+    assert!(asked.leave().await.success());
+    let started = dockwarden::adapters::socket::client::connect(&home.path("state")).await;
+    assert!(started.is_err(), "a supervisor that nobody asked for runs");
+}
+
 async fn token(home: &Home, agent: &str) -> String {
     let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
     assert_eq!(code, 0, "{err}");

@@ -26,7 +26,9 @@ pub const BIN: &str = env!("CARGO_BIN_EXE_dockwarden");
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T {
     let end = Instant::now() + within;
     loop {
-        if let Some(found) = look().await {
+        // A look that hangs is one that finds nothing; the last begins before the end and has a moment.
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_secs(10));
+        if let Ok(Some(found)) = tokio::time::timeout(left, look()).await {
             return found;
         }
         assert!(Instant::now() < end, "{what}: not within {within:?}");

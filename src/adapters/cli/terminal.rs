@@ -40,14 +40,14 @@ pub fn ask(question: &str) -> Result<String, CliError> {
 /// No terminal.
 pub fn secret(question: &str) -> Result<String, CliError> {
     let mut tty = tty()?;
-    write!(tty, "{question} ").map_err(failed)?;
     let before = tcgetattr(&tty).map_err(failed)?;
     let mut quiet = before.clone();
     quiet.local_modes.remove(LocalModes::ECHO);
     quiet.local_modes.insert(LocalModes::ECHONL);
+    // Before the question: this throws away what was typed so far, and an answer to the question must not be among it.
     tcsetattr(&tty, OptionalActions::Flush, &quiet).map_err(failed)?;
-    let answer = read_line(&tty);
-    tcsetattr(&tty, OptionalActions::Flush, &before).map_err(failed)?;
+    let answer = write!(tty, "{question} ").map_err(failed).and_then(|()| read_line(&tty));
+    tcsetattr(&tty, OptionalActions::Drain, &before).map_err(failed)?;
     answer
 }
 

@@ -46,7 +46,7 @@ pub async fn database(kind: &'static str) -> String {
 
 /// Runs the Docker client and returns what it prints; a failure is the test's.
 pub fn docker(args: &[&str]) -> String {
-    stdout(&Command::new("docker").args(args).output().expect("the docker client runs"))
+    stdout(&Command::new("timeout").args(["-k", "5", "300", "docker"]).args(args).output().expect("the docker client runs"))
 }
 
 fn stdout(output: &Output) -> String {

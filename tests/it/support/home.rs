@@ -4,6 +4,8 @@ use super::{BIN, engine};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 use tokio::process::Command;
 
 /// A temporary home.
@@ -11,13 +13,32 @@ pub struct Home {
     dir: tempfile::TempDir,
     stacks: Mutex<Vec<String>>,
     engine: Option<String>,
+    // Its end is this one's.
+    _watch: Sender<()>,
+}
+
+/// The last net: a test that never ends is named and takes the run with it, instead of the time of whoever waits for the run.
+fn watched(home: &Path) -> Sender<()> {
+    let (alive, ended) = channel();
+    let long = ["DOCKWARDEN_MATRIX", "DOCKWARDEN_SOAK_S"].iter().any(|v| std::env::var_os(v).is_some());
+    let limit = Duration::from_secs(if long { 4 * 3600 } else { 15 * 60 });
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let log = home.join("serve.log");
+    std::thread::spawn(move || {
+        if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{test} did not end within {limit:?}; its supervisor says:\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            std::process::abort();
+        }
+    });
+    alive
 }
 
 impl Home {
     /// The shipped agents, prompts and policy.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("dw-").tempdir().expect("a temporary directory");
-        let home = Self { dir, stacks: Mutex::default(), engine: None };
+        let watch = watched(dir.path());
+        let home = Self { dir, stacks: Mutex::default(), engine: None, _watch: watch };
         for name in ["config/agents", "config/prompts", "state", "stacks"] {
             std::fs::create_dir_all(home.path(name)).expect("created");
         }
@@ -111,7 +132,8 @@ impl Home {
 
     /// Runs a command to its end: exit code, stdout, stderr.
     pub async fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let output = self.command(args).stdin(std::process::Stdio::null()).output().await.expect("the binary runs");
+        let output = tokio::time::timeout(Duration::from_secs(300), self.command(args).stdin(std::process::Stdio::null()).output());
+        let output = output.await.unwrap_or_else(|_| panic!("{args:?} did not end")).expect("the binary runs");
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
     }

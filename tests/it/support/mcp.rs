@@ -8,7 +8,11 @@ use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig
 use rmcp::{ServiceError, ServiceExt};
 use serde_json::Value;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::process::Child;
+
+/// A call waits for less than a minute by contract; a machine that is busy may be slow besides.
+const ANSWER_WITHIN: Duration = Duration::from_secs(180);
 
 /// A connected client.
 pub struct Client {
@@ -27,7 +31,7 @@ impl Client {
     pub async fn over(command: &mut tokio::process::Command) -> Self {
         let mut bridge = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
         let pipes = (bridge.stdout.take().expect("piped"), bridge.stdin.take().expect("piped"));
-        let service = ().serve(pipes).await.expect("initialize over stdio");
+        let service = tokio::time::timeout(ANSWER_WITHIN, ().serve(pipes)).await.expect("in time").expect("initialize over stdio");
         Self { service, _bridge: Some(bridge) }
     }
 
@@ -63,7 +67,9 @@ impl Client {
     /// Calls a tool and returns the whole result.
     pub async fn call(&self, tool: &str, arguments: Value) -> Result<CallToolResult, ServiceError> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
-        let result = self.service.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments)).await?;
+        let call = self.service.call_tool(CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments));
+        let result =
+            tokio::time::timeout(ANSWER_WITHIN, call).await.unwrap_or_else(|_| panic!("{tool}: no answer within {ANSWER_WITHIN:?}"))?;
         // As other clients do: a reply that does not fit its schema is a broken server's.
         if let (Some(spec), Some(value)) = (dockwarden::tools::catalogue().iter().find(|s| s.name == tool), &result.structured_content) {
             let misfits = super::fits::misfits(&(spec.output_schema)(), value);
@@ -88,6 +94,6 @@ impl Client {
 
     /// Says goodbye and waits until the connection is closed.
     pub async fn close(self) {
-        self.service.cancel().await.expect("closed");
+        tokio::time::timeout(ANSWER_WITHIN, self.service.cancel()).await.expect("in time").expect("closed");
     }
 }

@@ -32,9 +32,16 @@ impl OwnEngine {
         format!("unix://{}", self.path("docker.sock").display())
     }
 
+    /// The client against it, for a minute: an engine that hangs is what some tests are about.
+    fn client(&self) -> Command {
+        let mut client = Command::new("timeout");
+        client.args(["-k", "5", "60", "docker"]).env("DOCKER_HOST", self.host());
+        client
+    }
+
     /// The client against it.
     pub fn docker(&self, args: &[&str]) -> String {
-        let output = Command::new("docker").env("DOCKER_HOST", self.host()).args(args).output().expect("the docker client runs");
+        let output = self.client().args(args).output().expect("the docker client runs");
         assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
@@ -43,7 +50,7 @@ impl OwnEngine {
     pub fn load(&self, image: &str) {
         let mut save = Command::new("docker").args(["save", image]).stdout(Stdio::piped()).spawn().expect("the docker client runs");
         let pipe = save.stdout.take().expect("piped");
-        let load = Command::new("docker").env("DOCKER_HOST", self.host()).arg("load").stdin(pipe).output().expect("the docker client runs");
+        let load = self.client().arg("load").stdin(pipe).output().expect("the docker client runs");
         assert!(save.wait().expect("a child of ours").success() && load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
     }
 
@@ -69,7 +76,7 @@ impl OwnEngine {
             .expect("unshare runs");
         self.child = Some(child);
         eventually("the engine of this test answers", Duration::from_secs(60), || async {
-            let version = Command::new("docker").env("DOCKER_HOST", self.host()).args(["version"]).output();
+            let version = Command::new("timeout").args(["5", "docker", "version"]).env("DOCKER_HOST", self.host()).output();
             version.is_ok_and(|o| o.status.success()).then_some(())
         })
         .await;

@@ -3,6 +3,7 @@
 
 use super::home::Home;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -10,7 +11,11 @@ use tokio::net::UnixStream;
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
 /// Sends one request for people; the answer, or the error.
-pub async fn admin(home: &Home, mut request: Value) -> Result<Value, Value> {
+pub async fn admin(home: &Home, request: Value) -> Result<Value, Value> {
+    tokio::time::timeout(Duration::from_secs(300), exchange(home, request)).await.expect("an answer in time")
+}
+
+async fn exchange(home: &Home, mut request: Value) -> Result<Value, Value> {
     let stream = UnixStream::connect(home.path("state/run/supervisor.sock")).await.expect("the supervisor's socket");
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();

@@ -1,16 +1,22 @@
 //! The two directions of a bridge and what they share: the connection that is there or not, and the conversation so far. A thread for each
 //! direction: tokio moves stdin and stdout to other threads for every message. Deliberately absent: how a connection is made.
 
-use super::replay::{Conversation, Line};
+use super::replay::{self, Conversation, Line};
 use crate::adapters::mcp::stdio::MAX_LINE;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
+/// How long what a client asked for before it left waits for a supervisor.
+const LEFT_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between looks whether the client is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// One direction came to its end.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ struct State {
     conversation: Conversation,
     /// To the supervisor; none while there is none.
     up: Option<Arc<UnixStream>>,
+    /// Since when there is none.
+    away: Option<Instant>,
     /// The client waits to say something.
     wanted: bool,
 }
@@ -54,12 +62,11 @@ impl Link {
     /// # Errors
     /// The connection's.
     pub fn restore(&self, stream: &UnixStream) -> std::io::Result<Vec<Vec<u8>>> {
-        let again = self.state().conversation.again();
-        (&*stream).write_all(&again)?;
         let up = Arc::new(stream.try_clone()?);
+        // In one piece: what the client says meanwhile is either said again here or sent after it.
         let mut state = self.state();
-        state.up = Some(up);
-        state.wanted = false;
+        (&*stream).write_all(&state.conversation.again())?;
+        (state.up, state.away, state.wanted) = (Some(up), None, false);
         self.back.notify_all();
         Ok(state.conversation.returned())
     }
@@ -68,6 +75,7 @@ impl Link {
     pub fn cut(&self) -> Vec<Vec<u8>> {
         let mut state = self.state();
         state.up = None;
+        state.away.get_or_insert_with(Instant::now);
         state.conversation.cut()
     }
 
@@ -78,30 +86,38 @@ impl Link {
         up.is_some_and(|up| up.shutdown(Shutdown::Write).is_ok())
     }
 
-    /// Waits for a supervisor, then notes a line as said.
-    fn say(&self, line: &[u8]) -> (Arc<UnixStream>, Line) {
+    /// Notes a line as said and gives who is to hear it: for a request, the next supervisor if this one is gone. Nobody, when the conversation knows
+    /// all that has to come of it.
+    fn say(&self, line: &[u8]) -> Option<Arc<UnixStream>> {
         let mut state = self.state();
         loop {
             if let Some(up) = state.up.clone() {
-                return (up, state.conversation.up(line));
+                return (state.conversation.up(line) == Line::Pass).then_some(up);
             }
-            state.wanted = true;
-            state = self.back.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if !replay::asks(line) {
+                state.conversation.up(line);
+                return None;
+            }
+            let away = state.away.get_or_insert_with(Instant::now).elapsed();
+            // A supervisor is not started for a client that is gone, nor is one waited for without end.
+            let left = client_left();
+            if left && away > LEFT_PATIENCE {
+                return None;
+            }
+            state.wanted = !left;
+            state = self.back.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Sends one line, to the next supervisor if this one is gone.
     fn send(&self, line: &[u8]) {
         loop {
-            let (up, verdict) = self.say(line);
-            if verdict != Line::Pass {
-                return;
-            }
+            let Some(up) = self.say(line) else { return };
             // Without the lock: a supervisor that does not read for a while waits for the other direction.
             let Err(sent) = written(&up, line) else { return };
             let mut state = self.state();
             if state.up.as_ref().is_some_and(|now| Arc::ptr_eq(now, &up)) {
-                state.up = None;
+                (state.up, state.away) = (None, Some(Instant::now()));
             }
             // Of a line that went in part it is not known what came of it: then it counts as said.
             if sent > 0 || !state.conversation.unsent(line) {
@@ -109,6 +125,14 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether the client closed its side, whatever of it is still to be read.
+fn client_left() -> bool {
+    let stdin = std::io::stdin();
+    let mut looked = [PollFd::new(&stdin, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut looked, Some(&at_once)).is_ok() && looked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// Writes all of it, or tells how much went.

@@ -188,6 +188,11 @@ impl Conversation {
     }
 }
 
+/// Whether a line waits for an answer. One that is not understood does: the supervisor answers it.
+pub fn asks(bytes: &[u8]) -> bool {
+    head(bytes).is_none_or(|h| h.method.is_some() && h.id.is_some())
+}
+
 fn head(bytes: &[u8]) -> Option<Head> {
     serde_json::from_slice(bytes).ok().or_else(|| {
         // Params of another form than ours, e.g. a uri that is a number.
