@@ -119,14 +119,19 @@ async fn run_json(home: &Home, args: &[&str]) -> (i32, Value) {
     (code, serde_json::from_str(&out).unwrap_or_else(|e| panic!("{args:?}: {e}: {out}{err}")))
 }
 
-async fn visit(stack: &str) -> String {
+/// One visit: the page's first line and the count.
+async fn visit(stack: &str) -> (String, u64) {
     let port = docker(&["port", &format!("{stack}-web-1"), "8080/tcp"]);
     let address = port.lines().next().expect("a published port").to_owned();
     let mut stream = tokio::net::TcpStream::connect(&address).await.expect("the published port accepts");
     stream.write_all(format!("GET / HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await.expect("sent");
-    let mut body = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut body).await.expect("an answer");
-    body
+    let mut answer = String::new();
+    let read = tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer);
+    tokio::time::timeout(Duration::from_secs(30), read).await.expect("in time").expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.split(' ').nth(1) == Some("200"), "{answer}");
+    let count = body.lines().find_map(|l| l.strip_prefix("visits ")).and_then(|n| n.parse().ok());
+    (body.lines().next().unwrap_or_default().to_owned(), count.unwrap_or_else(|| panic!("no count in {body}")))
 }
 
 async fn stack_row(client: &Client, stack: &str) -> Value {
@@ -201,7 +206,8 @@ async fn the_whole_way(home: &Home, stack: &str, dir: &Path) -> Serve {
         (client.ok("health", json!({"stack": stack})).await["healthy"] == json!(true)).then_some(())
     })
     .await;
-    assert!(visit(stack).await.contains('1'));
+    let (release, first) = visit(stack).await;
+    assert_eq!(release, "Web release 1");
 
     // The first update replaces Compose's containers of the services that changed, with the volume and network there are.
     variables(dir, "VERSION=2\nSTORE_VERSION=2\n");
@@ -217,8 +223,7 @@ async fn the_whole_way(home: &Home, stack: &str, dir: &Path) -> Serve {
     assert!(after.iter().all(|c| !before.contains(c)), "all were replaced: {after:?}");
     assert_eq!(docker(&["volume", "ls", "-q", "--filter", &format!("name={stack}_")]), format!("{stack}_visits"));
     assert_eq!(docker(&["network", "ls", "--format", "{{.Name}}", "--filter", &format!("name={stack}_")]), format!("{stack}_default"));
-    let visits = visit(stack).await;
-    assert!(visits.contains('2'), "{visits}");
+    assert_eq!(visit(stack).await, ("Web release 2".to_owned(), first + 1), "the new release, with the data there was");
 
     // Back to what Compose had made.
     let back = client.ok("rollback", json!({"stack": stack, "to_release": 1})).await;
@@ -384,13 +389,12 @@ async fn compose_itself_hands_a_stack_over_and_takes_it_back() {
     };
     up();
     let serve = the_whole_way(&home, &stack, &dir).await;
-    let visits = |text: String| text;
-    let before = (containers(&stack), visits(visit(&stack).await));
+    let before = (containers(&stack), visit(&stack).await);
     up();
     let after = containers(&stack);
     assert_eq!(after.len(), 3, "{after:?}");
     assert!(after.iter().all(|c| !before.0.contains(c)), "Compose made its own again: {after:?}");
-    assert!(visit(&stack).await.contains('2'), "{}", before.1);
+    assert_eq!(visit(&stack).await.1, before.1.1 + 1, "the data is the same");
     assert_eq!(docker(&["volume", "ls", "-q", "--filter", &format!("name={stack}_")]), format!("{stack}_visits"));
     // And once more into our hands: nothing of the first time is in the way.
     let ann = people::credential("ann");

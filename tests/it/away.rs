@@ -3,7 +3,8 @@
 
 use crate::front::free_port;
 use crate::matrix::compose;
-use crate::support::engine::engine;
+use crate::support::data::ended;
+use crate::support::engine::{engine, nth_event};
 use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::own_engine::OwnEngine;
@@ -11,10 +12,7 @@ use crate::support::serve::Serve;
 use crate::support::{BIN, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 /// What becomes of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,38 +23,9 @@ enum Fate {
     Hangs(u64),
 }
 
-/// Moments, in events of the stack's containers since the update began, and what happens then.
-const MOMENTS: [(usize, Fate); 4] = [(1, Fate::Restarted), (3, Fate::Hangs(17)), (8, Fate::Restarted), (10, Fate::Hangs(2))];
-
-/// Starts following the events of a stack's containers; the returned future ends when the n-th has come.
-fn nth_event(engine: &OwnEngine, stack: &str, n: usize) -> impl Future<Output = ()> + use<> {
-    let mut child = Command::new("docker")
-        .env("DOCKER_HOST", engine.host())
-        .args(["events", "--filter", &format!("label=dockwarden.stack={stack}"), "--filter", "type=container", "--format", "{{.Action}}"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the docker client runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    async move {
-        let _follower = child;
-        let mut seen = 0;
-        while seen < n {
-            let line = lines.next_line().await.expect("events are text").expect("the engine keeps answering");
-            // Probes are the noisy part and say nothing about how far the update is.
-            seen += usize::from(!line.starts_with("exec_"));
-        }
-    }
-}
-
-async fn ended(client: &Client, operation: &Value, context: &str) -> Value {
-    eventually(&format!("{context}: the operation ends"), Duration::from_secs(240), || async {
-        let seen = client.ok("operation", json!({"operation_id": operation, "wait_s": 20})).await;
-        let over = |s: &str| ["done", "rolled_back", "failed", "needs_attention", "cancelled"].contains(&s);
-        seen["state"].as_str().is_some_and(over).then_some(seen)
-    })
-    .await
-}
+/// Moments, in events of the stack's containers since the update began, and what happens then. The last is short: names are looked up in the engine, and
+/// the one-shot waits for two seconds.
+const MOMENTS: [(usize, Fate); 4] = [(1, Fate::Restarted), (3, Fate::Hangs(17)), (8, Fate::Restarted), (10, Fate::Hangs(1))];
 
 /// Adds a visit and counts them.
 async fn visits(engine: &OwnEngine, port: u16, context: &str) -> u64 {
@@ -83,13 +52,13 @@ async fn an_update_survives_an_engine_that_is_restarted_or_hangs_in_the_middle()
     let client = Client::stdio(&home, "stack-keeper").await;
     let input = |version: &str| json!({"stack": stack, "compose": compose(&slot.image, port, version, "none", 1), "timeout_s": 5});
     let first = client.ok("deploy", input("v0")).await;
-    assert_eq!(ended(&client, &first["operation_id"], "the first release").await["state"], json!("done"));
+    assert_eq!(ended(&client, &first["operation_id"]).await["state"], json!("done"));
     let mut count = visits(&engine, port, "the first release").await;
     let expected: BTreeSet<String> = ["store-1", "api-1", "api-front", "worker-1"].map(str::to_owned).into();
 
     for (moment, fate) in MOMENTS {
         let context = format!("{fate:?} at event {moment}");
-        let came = nth_event(&engine, &stack, moment);
+        let came = nth_event(Some(&engine.host()), &stack, moment);
         let version = format!("v{moment}");
         let (answered, came) = tokio::join!(client.call("deploy", input(&version)), async {
             let came = tokio::time::timeout(Duration::from_secs(60), came).await;
@@ -104,7 +73,7 @@ async fn an_update_survives_an_engine_that_is_restarted_or_hangs_in_the_middle()
         });
         assert!(came.is_ok(), "{context}: the moment came");
         let answered = answered.unwrap_or_else(|e| panic!("{context}: {e}")).structured_content.unwrap_or_default();
-        let over = ended(&client, &answered["operation_id"], &context).await;
+        let over = ended(&client, &answered["operation_id"]).await;
         // What the engine ended with itself fails the release; once its one-shot has changed the data, a person decides, and the next deploy settles it.
         let fine: &[&str] = if fate == Fate::Restarted { &["done", "rolled_back", "needs_attention"] } else { &["done"] };
         assert!(fine.iter().any(|s| over["state"] == json!(s)), "{context}: {over:#}");

@@ -1,7 +1,7 @@
 //! Backups on a real engine: databases that people run, data outside of volumes, and a supervisor that is killed at any record of its work. What is on
 //! disk is looked at directly, and the repository by restic.
 
-use crate::support::data::{called, ended, mountpoint};
+use crate::support::data::{called, ended, mountpoint, settled};
 use crate::support::engine::{database, docker, engine};
 use crate::support::eventually;
 use crate::support::home::Home;
@@ -205,7 +205,9 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
     let instance = docker(&["inspect", "-f", "{{index .Config.Labels \"dockwarden.instance\"}}", &format!("{stack}-store-1")]);
     let mut snapshot = called(&client, "backup", json!({"stack": stack})).await["snapshots"][0].clone();
     drop(client);
-    for (n, point) in matrix().into_iter().enumerate() {
+    let points = matrix();
+    let (all, mut met) = (points.len(), 0);
+    for (n, point) in points.into_iter().enumerate() {
         let client = Client::stdio(&home, "stack-keeper").await;
         let context =
             format!("{}{} killed {:?} after record {}", point.tool, if point.swap { " (swap)" } else { "" }, point.later, point.record);
@@ -239,6 +241,9 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
             }
         }
         tokio::time::sleep(point.later).await;
+        let at_work = !settled(&home, &operation);
+        met += usize::from(at_work);
+        eprintln!("{context}: {}", if at_work { "at work" } else { "over" });
         serve.kill9().await;
         drop(client);
         serve = Serve::start(&home).await;
@@ -270,6 +275,7 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
         }
         restic(&home, &["check"]);
     }
+    assert!(2 * met > all, "{met} of {all} kills met an operation at work");
     restic(&home, &["check", "--read-data"]);
     let (code, out, err) = home.run(&["audit", "verify"]).await;
     assert_eq!(code, 0, "{out}{err}");
@@ -285,12 +291,6 @@ async fn newest(home: &Home, verb: &str) -> String {
             .ok()
     })
     .await
-}
-
-fn settled(home: &Home, operation: &str) -> bool {
-    let open =
-        rusqlite::Connection::open_with_flags(home.path("state/state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opened");
-    open.query_row("SELECT settled_at IS NOT NULL FROM operation WHERE id = ?1", [operation], |r| r.get(0)).unwrap_or(false)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 #[path = "../../src/executor/worker/remote/tests/bucket.rs"]
 mod bucket;
 
-use crate::support::eventually;
+use crate::support::data::called;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::serve::Serve;
@@ -12,16 +12,6 @@ use bucket::{KEY_ID, SECRET, Service};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-async fn ended(client: &Client, tool: &str, mut arguments: Value) -> Value {
-    arguments["wait"] = json!(false);
-    let begun = client.ok(tool, arguments).await;
-    eventually("the operation ends", Duration::from_secs(120), || async {
-        let op = client.ok("operation", json!({"operation_id": begun["operation_id"], "wait_s": 20})).await;
-        (!matches!(op["state"].as_str(), Some("queued" | "running" | "monitoring"))).then_some(op)
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_copy_is_kept_shown_checked_and_brings_the_instance_back_when_home_and_repository_are_lost() {
@@ -32,17 +22,17 @@ async fn a_copy_is_kept_shown_checked_and_brings_the_instance_back_when_home_and
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "backup-keeper").await;
     client.ok("memory_write", json!({"key": "kept", "value": "the copy has it"})).await;
-    let own = ended(&client, "backup", json!({})).await;
+    let own = called(&client, "backup", json!({})).await;
     let snapshot = own["snapshots"][0]["snapshot_id"].clone();
     let before = client.ok("backups", json!({})).await;
     assert_eq!((&before["copies"][0]["copy"], &before["copies"][0]["missing"]), (&json!("disk"), &json!(1)), "{before:#}");
 
-    let copied = ended(&client, "backup", json!({"copy": "disk"})).await;
+    let copied = called(&client, "backup", json!({"copy": "disk"})).await;
     assert_eq!(copied["message"], json!("the copy disk holds 1 snapshots: 1 added, 0 removed"), "{copied:#}");
     let after = client.ok("backups", json!({})).await;
     assert_eq!((&after["snapshots"][0]["snapshot_id"], &after["snapshots"][0]["copies"]), (&snapshot, &json!(["disk"])), "{after:#}");
     assert!(after["copies"][0]["last_good"].is_string() && after["copies"][0]["missing"] == json!(0), "{after:#}");
-    let checked = ended(&client, "verify_backup", json!({"copy": "disk", "repository_part": 1})).await;
+    let checked = called(&client, "verify_backup", json!({"copy": "disk", "repository_part": 1})).await;
     assert_eq!(
         (&checked["state"], &checked["checks"][0]["copy"], &checked["checks"][0]["passed"]),
         (&json!("done"), &json!("disk"), &json!(true))
@@ -72,10 +62,10 @@ async fn a_copy_is_kept_shown_checked_and_brings_the_instance_back_when_home_and
     // What is listed is what the repository holds now, and can be proven.
     let listed = client.ok("backups", json!({})).await;
     assert_eq!(listed["snapshots"].as_array().map(Vec::len), Some(1), "{listed:#}");
-    let sound = ended(&client, "verify_backup", json!({"repository_part": 1})).await;
+    let sound = called(&client, "verify_backup", json!({"repository_part": 1})).await;
     assert_eq!(sound["state"], json!("done"), "{sound:#}");
     // It is known to be the same snapshot: nothing is copied back.
-    let again = ended(&client, "backup", json!({"copy": "disk"})).await;
+    let again = called(&client, "backup", json!({"copy": "disk"})).await;
     assert_eq!(again["message"], json!("the copy disk holds 1 snapshots: 0 added, 0 removed"), "{again:#}");
     drop(client);
     serve.stop().await;
@@ -106,13 +96,13 @@ async fn a_repository_in_a_bucket_is_worked_with_and_brought_back_to_an_empty_ho
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "backup-keeper").await;
     client.ok("memory_write", json!({"key": "kept", "value": "the bucket has it"})).await;
-    let own = ended(&client, "backup", json!({})).await;
+    let own = called(&client, "backup", json!({})).await;
     assert_eq!(own["state"], json!("done"), "{own:#}");
     assert!(service.keys().iter().any(|k| k.starts_with("host/main/snapshots/")), "{:?}", service.keys());
     assert!(!home.path("state/backups").exists(), "nothing of it is in the home");
-    let sound = ended(&client, "verify_backup", json!({"repository_part": 1})).await;
+    let sound = called(&client, "verify_backup", json!({"repository_part": 1})).await;
     assert_eq!(sound["state"], json!("done"), "{sound:#}");
-    let failed = ended(&client, "backup", json!({"copy": "gone"})).await;
+    let failed = called(&client, "backup", json!({"copy": "gone"})).await;
     assert!(failed["state"] == json!("failed") && failed["message"].as_str().is_some_and(|m| m.contains("make the bucket")), "{failed:#}");
     let listed = client.ok("backups", json!({})).await;
     assert!(listed["copies"][0]["detail"].as_str().is_some_and(|d| d.contains("NoSuchBucket")), "{listed:#}");
@@ -138,7 +128,7 @@ async fn a_repository_in_a_bucket_is_worked_with_and_brought_back_to_an_empty_ho
     let client = Client::stdio(&home, "backup-keeper").await;
     let memory = client.ok("memory_read", json!({"key": "kept"})).await;
     assert!(memory.to_string().contains("the bucket has it"), "{memory:#}");
-    let again = ended(&client, "backup", json!({})).await;
+    let again = called(&client, "backup", json!({})).await;
     assert_eq!(again["state"], json!("done"), "the instance that came back may write there: {again:#}");
     drop(client);
     serve.stop().await;
@@ -154,7 +144,7 @@ async fn a_repository_in_a_bucket_is_worked_with_and_brought_back_to_an_empty_ho
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "backup-keeper").await;
     assert_eq!(client.ok("backups", json!({})).await["snapshots"].as_array().map(Vec::len), Some(2));
-    let sound = ended(&client, "verify_backup", json!({"repository_part": 1})).await;
+    let sound = called(&client, "verify_backup", json!({"repository_part": 1})).await;
     assert_eq!(sound["state"], json!("done"), "{sound:#}");
     drop(client);
     serve.stop().await;

@@ -1,16 +1,14 @@
 //! The supervisor killed in the middle of a deploy on a real engine, at several of the engine's own events: the next one finds its way to
 //! exactly one serving release and leaves no orphan. (Every journal record is covered on the in-memory engine, in `executor::tests`.)
 
-use crate::support::engine::{docker, engine};
+use crate::support::data::settled;
+use crate::support::engine::{docker, engine, nth_event};
 use crate::support::eventually;
 use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::serve::Serve;
 use serde_json::{Value, json};
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 fn input(stack: &str, image: &str, version: &str) -> Value {
     let service = |role: &str, more: &str| {
@@ -25,26 +23,6 @@ fn input(stack: &str, image: &str, version: &str) -> Value {
         service("store", "}\n    volumes: ['visits:/data']"),
     );
     json!({"stack": stack, "compose": compose})
-}
-
-/// Starts following the engine's events of a stack; the returned future ends when the n-th has come.
-async fn nth_event(stack: &str, n: usize) -> impl Future<Output = ()> {
-    let mut child = Command::new("docker")
-        .args(["events", "--filter", &format!("label=dockwarden.stack={stack}"), "--format", "{{.Action}}"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the docker client runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    async move {
-        let _follower = child;
-        let mut seen = 0;
-        while seen < n {
-            let line = lines.next_line().await.expect("events are text").expect("the engine keeps answering");
-            // Probes are the noisy part and say nothing about how far the deploy is.
-            seen += usize::from(!line.starts_with("exec_"));
-        }
-    }
 }
 
 fn containers(stack: &str) -> Vec<String> {
@@ -70,10 +48,11 @@ async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_releas
     let mut serve = Serve::start(&home).await;
     let first = Client::stdio(&home, "stack-keeper").await.ok("deploy", input(&stack, &slot.image, "1")).await;
     assert_eq!(first["state"], json!("monitoring"), "{first:#}");
+    let mut in_the_middle = 0;
     // From the first created canary to the removal of the old containers.
     for (round, n) in [1, 3, 5, 8, 11, 14].into_iter().enumerate() {
         let client = Client::stdio(&home, "stack-keeper").await;
-        let event = nth_event(&stack, n).await;
+        let event = nth_event(None, &stack, n);
         let version = format!("{}", round + 2);
         let began = client.ok("deploy", {
             let mut input = input(&stack, &slot.image, &version);
@@ -86,6 +65,7 @@ async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_releas
         if tokio::time::timeout(Duration::from_secs(15), event).await.is_err() {
             eprintln!("round {round}: fewer than {n} events");
         }
+        in_the_middle += usize::from(!settled(&home, id.as_str().expect("an id")));
         serve.kill9().await;
         serve = Serve::start(&home).await;
         let client = Client::stdio(&home, "stack-keeper").await;
@@ -104,6 +84,7 @@ async fn killed_in_the_middle_of_an_update_the_host_ends_with_one_serving_releas
         assert_eq!(names, [format!("{stack}-api-1"), format!("{stack}-store-1")], "round {round}, killed at event {n}: {seen:?}");
         assert!(seen.iter().all(|l| l.contains(" running ")), "{seen:?}");
     }
+    assert!(in_the_middle >= 4, "only {in_the_middle} of 6 kills met an update at work");
     let (code, out, err) = home.run(&["audit", "verify"]).await;
     assert_eq!(code, 0, "{out}{err}");
     serve.stop().await;

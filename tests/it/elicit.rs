@@ -110,11 +110,8 @@ impl House {
             ClientLifecycleMode::Initialize
         };
         let (service, bridge) = if by.http {
-            let (code, out, err) = self.home.run(&["agents", "token", agent, "--json"]).await;
-            assert_eq!(code, 0, "{err}");
-            let token: Value = serde_json::from_str(&out).expect("json");
-            let config =
-                StreamableHttpClientTransportConfig::with_uri(self.serve.mcp_url()).auth_header(token["token"].as_str().expect("a token"));
+            let token = self.home.token(agent).await;
+            let config = StreamableHttpClientTransportConfig::with_uri(self.serve.mcp_url()).auth_header(token);
             let transport = StreamableHttpClientTransport::from_config(config);
             (client.clone().serve_with_lifecycle(transport, lifecycle).await.expect("connected over HTTP"), None)
         } else {

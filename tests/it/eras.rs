@@ -88,12 +88,9 @@ async fn rmcp_in_the_newer_revision_lists_reads_deploys_hears_gives_up_and_comes
     home.unlimited("stack-keeper");
     let stack = home.stack("eras");
     let serve = Serve::start(&home).await;
-    let (code, out, err) = home.run(&["agents", "token", "stack-keeper", "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let token: Value = serde_json::from_str(&out).expect("json");
-    let (url, token) = (serve.mcp_url(), token["token"].as_str().expect("a token"));
+    let (url, token) = (serve.mcp_url(), home.token("stack-keeper").await);
     let mut release = 0;
-    for (door, to) in [("stdio", None), ("http", Some((url.as_str(), token)))] {
+    for (door, to) in [("stdio", None), ("http", Some((url.as_str(), token.as_str())))] {
         let version = |release: u32, key: Option<&str>| {
             let mut input = json!({"stack": stack, "compose": compose(&slot.image), "variables": {"VERSION": release.to_string()}});
             if let Some(key) = key {

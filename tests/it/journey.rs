@@ -1,6 +1,7 @@
 //! A stack's whole life on a real engine through a real MCP client, over both doors: plan, deploy, a second release, a broken third,
 //! rollback, backup, damage, restore; and a supervisor killed in between that forgets nothing.
 
+use crate::support::data::done;
 use crate::support::engine::{docker, engine};
 use crate::support::home::Home;
 use crate::support::mcp::Client;
@@ -75,13 +76,6 @@ async fn reqwest_get(url: &str) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-async fn token(home: &Home, agent: &str) -> String {
-    let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let value: Value = serde_json::from_str(&out).expect("json");
-    value["token"].as_str().expect("a token").to_owned()
-}
-
 #[tokio::test]
 async fn a_stack_lives_its_whole_life_over_stdio_and_http() {
     let slot = engine().await;
@@ -106,7 +100,7 @@ async fn a_stack_lives_its_whole_life_over_stdio_and_http() {
     stdio.ok("memory_write", json!({"key": "shop/first", "value": {"release": 1, "note": "deployed by the journey"}})).await;
 
     // Release 2 over HTTP, as the same agent by its token.
-    let http = Client::http(&serve.mcp_url(), &token(&home, "stack-keeper").await).await;
+    let http = Client::http(&serve.mcp_url(), &home.token("stack-keeper").await).await;
     let two = http.ok("deploy", args(&stack, &slot.image, "2", "none")).await;
     assert_eq!((two["state"].clone(), two["release"].clone()), (json!("monitoring"), json!(2)), "{two:#}");
     settle(&http, &two).await;
@@ -162,7 +156,7 @@ async fn a_stack_lives_its_whole_life_over_stdio_and_http() {
     let audit = stdio.ok("audit", json!({"stack": stack, "tool": "deploy"})).await;
     assert!(audit["rows"].as_array().is_some_and(|r| r.len() >= 3), "{audit:#}");
     assert!(!audit.to_string().contains("s3cr3t-of-the-journey"), "a value of the environment is in the audit log");
-    stdio.ok("stop", json!({"stack": stack, "remove": true})).await;
+    done(&stdio, "stop", json!({"stack": stack, "remove": true})).await;
     assert_eq!(docker(&["ps", "-aq", "--filter", &format!("label=dockwarden.stack={stack}")]), "");
     assert!(serve.stop().await.success());
 }

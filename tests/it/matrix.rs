@@ -14,6 +14,7 @@ use crate::support::mcp::Client;
 use crate::support::serve::Serve;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -226,6 +227,8 @@ pub(crate) struct Doomed {
 }
 
 const AT: &str = "DOCKWARDEN_TEST_ABORT_AT";
+/// SIGABRT.
+const ABORTED: i32 = 6;
 const RECORDS: &str = "DOCKWARDEN_TEST_RECORDS";
 
 impl Doomed {
@@ -257,7 +260,13 @@ impl Doomed {
 
     /// How many records there were, and whether it aborted within this time; one that did not is killed.
     pub(crate) async fn ended(mut self, within: Duration) -> (u64, bool) {
-        let aborted = tokio::time::timeout(within, self.child.wait()).await.is_ok();
+        let ended = tokio::time::timeout(within, self.child.wait()).await;
+        let aborted = ended.is_ok_and(|status| {
+            let status = status.expect("a child of ours");
+            let log = || std::fs::read_to_string(self.records.with_file_name("doomed.log")).unwrap_or_default();
+            assert_eq!(status.signal(), Some(ABORTED), "it ended by something else: {status}\n{}", log());
+            true
+        });
         self.child.kill().await.expect("killed");
         (std::fs::read_to_string(&self.records).ok().and_then(|t| t.trim().parse().ok()).unwrap_or_default(), aborted)
     }

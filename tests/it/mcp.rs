@@ -18,13 +18,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::process::Command;
 
-async fn token(home: &Home, agent: &str) -> String {
-    let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let value: Value = serde_json::from_str(&out).expect("json");
-    value["token"].as_str().expect("a token").to_owned()
-}
-
 /// A stack of one service that needs no volume.
 fn compose(image: &str) -> String {
     format!(
@@ -53,7 +46,7 @@ async fn a_client_is_shown_what_it_asks_for_and_read_only_wins() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let home = Home::new();
     let serve = Serve::start(&home).await;
-    let token = token(&home, "stack-keeper").await;
+    let token = home.token("stack-keeper").await;
     let listed = async |url: &str, headers: &[(&'static str, &'static str)]| {
         let headers: HashMap<_, _> = headers.iter().map(|(k, v)| (k.parse().expect("a name"), v.parse().expect("a value"))).collect();
         let config = StreamableHttpClientTransportConfig::with_uri(url.to_owned()).auth_header(token.clone()).custom_headers(headers);
@@ -128,7 +121,7 @@ async fn a_wish_that_is_not_understood_is_refused_before_anything_else() {
 async fn a_resource_is_a_tool_s_call_with_its_gate_and_its_audit_row() {
     let home = Home::new();
     let serve = Serve::start(&home).await;
-    let client = Client::http(&serve.mcp_url(), &token(&home, "backup-keeper").await).await;
+    let client = Client::http(&serve.mcp_url(), &home.token("backup-keeper").await).await;
     let peer = client.peer();
     let uris: Vec<String> = peer.list_all_resources().await.expect("listed").into_iter().map(|r| r.uri).collect();
     assert!(uris.contains(&"dockwarden://memory/backup-keeper/context".to_owned()), "{uris:?}");
@@ -161,7 +154,7 @@ async fn a_session_of_the_earlier_era_outlives_a_restart_of_the_supervisor() {
     let home = Home::new();
     let serve = Serve::start(&home).await;
     let listen = serve.listen.clone();
-    let client = Client::http(&serve.mcp_url(), &token(&home, "observer").await).await;
+    let client = Client::http(&serve.mcp_url(), &home.token("observer").await).await;
     client.ok("agents", json!({})).await;
     serve.stop().await;
     let serve = Serve::start_with(&home, &["--listen", &listen], &listen).await;
@@ -180,7 +173,7 @@ async fn who_listens_hears_of_changes_and_a_call_at_work_is_answered_at_the_end(
     home.unlimited("stack-keeper");
     let stack = home.stack("heard");
     let serve = Serve::start(&home).await;
-    let config = StreamableHttpClientTransportConfig::with_uri(serve.mcp_url()).auth_header(token(&home, "stack-keeper").await);
+    let config = StreamableHttpClientTransportConfig::with_uri(serve.mcp_url()).auth_header(home.token("stack-keeper").await);
     let ears = Ears::default();
     let client = ears.clone().serve(StreamableHttpClientTransport::from_config(config)).await.expect("initialize");
     let uri = format!("dockwarden://stacks/{stack}");
@@ -228,7 +221,7 @@ async fn the_clients_of_others_agree() {
     home.unlimited("stack-keeper");
     let stack = home.stack("clients");
     let serve = Serve::start(&home).await;
-    let token = token(&home, "stack-keeper").await;
+    let token = home.token("stack-keeper").await;
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node/run.sh"))
         .arg("clients.mjs")
         .args(["--binary", BIN, "--url", &serve.mcp_url(), "--token", &token, "--stack", &stack, "--image", &slot.image])

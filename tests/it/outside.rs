@@ -42,9 +42,7 @@ fn lends(provider: &Provider, agents: &[(&str, &str)]) -> Home {
 
 /// Makes an agent's token, and puts it where its process finds it.
 async fn token(home: &Home, agent: &str) -> String {
-    let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let token = serde_json::from_str::<Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned();
+    let token = home.token(agent).await;
     std::fs::write(home.path(&format!("{agent}.token")), &token).expect("written");
     token
 }

@@ -15,14 +15,12 @@ async fn the_python_sdk_takes_a_stack_through_its_life() {
     // Named by the script for its second part: it goes with the home, too.
     home.named(format!("{stack}-doors"));
     let serve = Serve::start(&home).await;
-    let (code, out, err) = home.run(&["agents", "token", "stack-keeper", "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let token: serde_json::Value = serde_json::from_str(&out).expect("json");
+    let token = home.token("stack-keeper").await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port().to_string();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(root.join("tests/python/run.sh"))
         .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-sdk"))
-        .args(["--binary", crate::support::BIN, "--url", &serve.mcp_url(), "--token", token["token"].as_str().expect("a token")])
+        .args(["--binary", crate::support::BIN, "--url", &serve.mcp_url(), "--token", &token])
         .args(["--stack", &stack, "--port", &port, "--image", &slot.image])
         .arg("--home")
         .arg(home.path("state"))

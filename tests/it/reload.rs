@@ -29,8 +29,7 @@ async fn two_hundred_calls_run_through_edits_of_agents_and_policy() {
     let home = Arc::new(Home::new());
     home.unlimited("observer");
     let serve = Serve::start(&home).await;
-    let (_, out, _) = home.run(&["agents", "token", "observer", "--json"]).await;
-    let token = serde_json::from_str::<Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned();
+    let token = home.token("observer").await;
     let done = Arc::new(AtomicBool::new(false));
     let editor = {
         let (home, done) = (home.clone(), done.clone());

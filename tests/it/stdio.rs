@@ -138,12 +138,6 @@ async fn a_client_that_leaves_while_there_is_no_supervisor_has_none_started() {
     assert!(started.is_err(), "a supervisor that nobody asked for runs");
 }
 
-async fn token(home: &Home, agent: &str) -> String {
-    let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    serde_json::from_str::<Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned()
-}
-
 /// Remembers what changed.
 #[derive(Clone, Default)]
 struct Ears(Arc<Mutex<Vec<String>>>);
@@ -161,7 +155,7 @@ async fn what_a_session_follows_is_told_after_a_restart_too() {
     let serve = Serve::start(&home).await;
     let listen = serve.listen.clone();
     let ears = Ears::default();
-    let config = StreamableHttpClientTransportConfig::with_uri(serve.mcp_url()).auth_header(token(&home, "stack-keeper").await);
+    let config = StreamableHttpClientTransportConfig::with_uri(serve.mcp_url()).auth_header(home.token("stack-keeper").await);
     let client = ears.clone().serve(StreamableHttpClientTransport::from_config(config)).await.expect("initialize");
     let uri = "dockwarden://agents/observer";
     #[expect(deprecated, reason = "the earlier era's way, which most clients still use")]
@@ -194,7 +188,7 @@ async fn a_session_is_one_whatever_version_its_header_names() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let home = Home::new();
     let serve = Serve::start(&home).await;
-    let token = token(&home, "stack-keeper").await;
+    let token = home.token("stack-keeper").await;
     let http = reqwest::Client::new();
     let initialize = async |name: String| {
         let client = json!({"name": name, "version": "0"});

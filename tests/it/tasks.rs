@@ -14,12 +14,6 @@ use std::time::{Duration, Instant};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn token(home: &Home, agent: &str) -> String {
-    let (code, out, err) = home.run(&["agents", "token", agent, "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    serde_json::from_str::<Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned()
-}
-
 /// One request; status and body.
 async fn ask(serve: &Serve, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
     let stream = tokio::net::TcpStream::connect(&serve.listen).await.expect("open");
@@ -50,7 +44,7 @@ async fn a_task_is_given_by_hand_by_program_and_over_mcp_and_its_result_is_read(
     let (code, _, err) = home.run(&["task", "submit", "stack-keeper", "--skill", "lok"]).await;
     assert!(code != 0 && err.contains("look"), "the nearest name: {err}");
 
-    let bearer = format!("Bearer {}", token(&home, "stack-keeper").await);
+    let bearer = format!("Bearer {}", home.token("stack-keeper").await);
     let wish = json!({"agentId": "stack-keeper", "skillId": "look", "input": {"who": "a program"}}).to_string();
     assert_eq!(ask(&serve, "POST", "/api/tasks", &[], &wish).await.0, 401);
     let (status, given) = ask(&serve, "POST", "/api/tasks", &[("authorization", &bearer)], &wish).await;
@@ -67,7 +61,7 @@ async fn a_task_is_given_by_hand_by_program_and_over_mcp_and_its_result_is_read(
     assert!(status == 400 && refused["error"]["hint"].as_str().is_some_and(|h| h.contains("skillId")), "{status} {refused}");
     assert_eq!(ask(&serve, "GET", "/api/tasks/task-0", &[("authorization", &bearer)], "").await.0, 404);
 
-    let observer = format!("Bearer {}", token(&home, "observer").await);
+    let observer = format!("Bearer {}", home.token("observer").await);
     let (status, denied) = ask(&serve, "POST", "/api/tasks", &[("authorization", &observer)], &wish).await;
     assert!(status == 403 && denied["error"]["code"] == "denied", "{status} {denied}");
 
@@ -150,7 +144,7 @@ async fn tasks_survive_a_kill_and_each_ends_once() {
     }
     serve.kill9().await;
     let serve = Serve::start(&home).await;
-    let client = Client::http(&serve.mcp_url(), &token(&home, "w0").await).await;
+    let client = Client::http(&serve.mcp_url(), &home.token("w0").await).await;
     for id in &ids {
         let seen = client.ok("tasks", json!({"task_id": id, "wait_s": 50})).await;
         assert_eq!(seen["tasks"][0]["state"], "succeeded", "{seen:#}");

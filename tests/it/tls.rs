@@ -45,9 +45,7 @@ async fn the_door_speaks_tls_and_takes_a_renewed_certificate_without_a_restart()
     }
 
     // MCP by the SDK's own client, with a token.
-    let (code, out, err) = home.run(&["agents", "token", "observer", "--json"]).await;
-    assert_eq!(code, 0, "{err}");
-    let token = serde_json::from_str::<Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned();
+    let token = home.token("observer").await;
     let client = Client::http_by(trusting(&first), &format!("{url}/mcp"), &token).await;
     client.ok("status", json!({})).await;
 

@@ -34,3 +34,10 @@ pub async fn done(client: &Client, tool: &str, arguments: Value) -> Value {
 pub fn mountpoint(volume: &str) -> PathBuf {
     PathBuf::from(docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", volume]))
 }
+
+/// Whether an operation is over, as the supervisor's records say.
+pub fn settled(home: &Home, operation: &str) -> bool {
+    let open =
+        rusqlite::Connection::open_with_flags(home.path("state/state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opened");
+    open.query_row("SELECT settled_at IS NOT NULL FROM operation WHERE id = ?1", [operation], |r| r.get(0)).unwrap_or(false)
+}

@@ -1,8 +1,9 @@
 //! The engine found running, shared by two tests at a time. Missing, it fails the test: a skipped test proves nothing.
 
 use super::BIN;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// More than two deploys at once measure the machine, not us.
@@ -47,6 +48,34 @@ pub async fn database(kind: &'static str) -> String {
 /// Runs the Docker client and returns what it prints; a failure is the test's.
 pub fn docker(args: &[&str]) -> String {
     stdout(&Command::new("timeout").args(["-k", "5", "300", "docker"]).args(args).output().expect("the docker client runs"))
+}
+
+/// Starts following the events of a stack's containers on the engine at this `DOCKER_HOST`; the returned future ends when the n-th has come.
+pub fn nth_event(host: Option<&str>, stack: &str, n: usize) -> impl Future<Output = ()> + use<> {
+    let mut client = tokio::process::Command::new("docker");
+    if let Some(host) = host {
+        client.env("DOCKER_HOST", host);
+    }
+    // What comes before the client is connected counts too.
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
+    let since = format!("{}.{:09}", since / 1_000_000_000, since % 1_000_000_000);
+    let mut child = client
+        .args(["events", "--since", &since, "--filter", &format!("label=dockwarden.stack={stack}"), "--filter", "type=container"])
+        .args(["--format", "{{.Action}}"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the docker client runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    async move {
+        let _follower = child;
+        let mut seen = 0;
+        while seen < n {
+            let line = lines.next_line().await.expect("events are text").expect("the engine keeps answering");
+            // Probes are the noisy part and say nothing about how far a deploy is.
+            seen += usize::from(!line.starts_with("exec_"));
+        }
+    }
 }
 
 fn stdout(output: &Output) -> String {

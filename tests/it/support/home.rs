@@ -130,6 +130,13 @@ impl Home {
         command
     }
 
+    /// A bearer token of this agent.
+    pub async fn token(&self, agent: &str) -> String {
+        let (code, out, err) = self.run(&["agents", "token", agent, "--json"]).await;
+        assert_eq!(code, 0, "{err}");
+        serde_json::from_str::<serde_json::Value>(&out).expect("json")["token"].as_str().expect("a token").to_owned()
+    }
+
     /// Runs a command to its end: exit code, stdout, stderr.
     pub async fn run(&self, args: &[&str]) -> (i32, String, String) {
         let output = tokio::time::timeout(Duration::from_secs(300), self.command(args).stdin(std::process::Stdio::null()).output());
