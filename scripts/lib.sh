@@ -41,6 +41,26 @@ prerequisites() {
   [ -x "$(binary_path)" ] || [ "$free_mb" -ge 10000 ] || say "note: $free_mb MB free under $ROOT; build, images and backups want 10 GB."
 }
 
+# What the tests need besides: Debian's names, and what each brings. As root on a Debian they are installed, elsewhere all that is missing is told.
+test_prerequisites() {
+  local missing=() package program tools=(
+    restic:restic busybox-static:/usr/bin/busybox ca-certificates:/etc/ssl/certs/ca-certificates.crt python3-venv:/usr/share/doc/python3-venv
+    openssh-client:ssh openssh-server:/usr/sbin/sshd util-linux:nsenter bsdutils:script coreutils:sha256sum
+  )
+  [ "$(uname -m)" = x86_64 ] || die "the tests bring a program of their own in x86-64 machine code; this machine is $(uname -m)" "dockwarden itself builds and runs here: ./scripts/start.sh"
+  [ "$(id -u)" = 0 ] || die "the tests need root: they mount, change owners, look into volumes and start engines and namespaces of their own" "run them in a virtual machine, or: sudo -E $0"
+  for package in "${tools[@]}"; do
+    program=${package#*:}
+    command -v "$program" >/dev/null 2>&1 || [ -e "$program" ] || missing+=("${package%%:*}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null 2>&1 || die "the tests need more (Debian's names of the packages):" "${missing[@]}"
+  step "installing what the tests need: ${missing[*]}"
+  apt-get update -qq >&2 || say "note: apt-get update failed; going on with the lists that are there"
+  # RUNLEVEL: an SSH server is a program of the tests here, and no service.
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 || die "apt-get could not install them; its message is above"
+}
+
 binary_path() {
   # .cargo/config.toml always builds for an explicit target, so the folder of the host's triple is part of the path.
   local triple

@@ -6,9 +6,8 @@ install=
 if [ "${1:-}" = --install-engine ]; then install=$1; shift; fi
 
 prerequisites
+test_prerequisites
 ensure_engine "$install"
-# A test that needs an engine fails without one here; it never skips.
-export DOCKWARDEN_REQUIRE_ENGINE=1
 # The tests bring their own homes; a supervisor of this user's must not leak in.
 unset DOCKWARDEN_HOME DOCKWARDEN_CONFIG MCP_MEMORY_PATH MCP_LOG_LEVEL
 

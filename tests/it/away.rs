@@ -10,7 +10,7 @@ use crate::support::mcp::Client;
 use crate::support::own_engine::OwnEngine;
 use crate::support::serve::Serve;
 use crate::support::{BIN, eventually};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -9,9 +9,8 @@ use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::serve::Serve;
 use bucket::{KEY_ID, SECRET, Service};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[tokio::test]
 async fn a_copy_is_kept_shown_checked_and_brings_the_instance_back_when_home_and_repository_are_lost() {

@@ -136,7 +136,7 @@ async fn tasks_survive_a_kill_and_each_ends_once() {
     let serve = Serve::start(&home).await;
     let mut ids = vec![];
     for n in 0..3 {
-        let client = Client::http(&serve.mcp_url(), &token(&home, &format!("w{n}")).await).await;
+        let client = Client::http(&serve.mcp_url(), &home.token(&format!("w{n}")).await).await;
         for _ in 0..15 {
             let given = client.ok("task_submit", json!({"agent": format!("w{n}"), "skill": "look"})).await;
             ids.push(given["task_id"].as_str().expect("an id").to_owned());
@@ -171,7 +171,7 @@ async fn forty_agents_do_a_hundred_tasks_a_second() {
     let serve = Serve::start(&home).await;
     let mut clients = vec![];
     for n in 0..AGENTS {
-        clients.push(Client::http(&serve.mcp_url(), &token(&home, &format!("w{n}")).await).await);
+        clients.push(Client::http(&serve.mcp_url(), &home.token(&format!("w{n}")).await).await);
     }
     let begun = Instant::now();
     let each = seconds * 100 / AGENTS as u64;
@@ -190,6 +190,8 @@ async fn forty_agents_do_a_hundred_tasks_a_second() {
                     if answer.is_error != Some(true) {
                         break;
                     }
+                    let error = answer.structured_content.unwrap_or_default();
+                    assert_eq!(error["error"]["code"], json!("rate_limited"), "{error:#}");
                     slowed += 1;
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }

@@ -6,7 +6,7 @@ use crate::support::home::Home;
 use crate::support::mcp::Client;
 use crate::support::people::admin;
 use crate::support::serve::Serve;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 
 /// Writes a new certificate and key for these names into the home; its PEM.

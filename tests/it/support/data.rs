@@ -2,6 +2,7 @@
 
 use super::engine::docker;
 use super::eventually;
+use super::home::Home;
 use super::mcp::Client;
 use serde_json::{Value, json};
 use std::path::PathBuf;
