@@ -171,6 +171,18 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_documents_list_every_rule_as_it_is() {
+        let documented: Vec<&str> =
+            include_str!("../../docs/policy.md").lines().skip_while(|l| *l != "## Rules").filter(|l| l.starts_with("| `")).collect();
+        let row = |r: &RuleInfo| {
+            let verdict = |v: Verdict| serde_json::to_value(v).unwrap().as_str().unwrap().to_owned();
+            let mark = if r.host_root { "*" } else { "" };
+            format!("| `{}`{mark} | {} | {} | {} |", r.id, verdict(r.default), verdict(r.production), r.title)
+        };
+        assert_eq!(documented, RULES.iter().map(row).collect::<Vec<_>>());
+    }
+
     /// Every `"..."` of a Rust source outside its test module, with what stands before it on the line (or at the end of the line before).
     fn literals(source: &str) -> Vec<(String, String)> {
         let code = source.split("\nmod tests {").next().unwrap_or_default();
