@@ -30,6 +30,7 @@ mod removed;
 pub mod render;
 pub mod restore;
 mod retire;
+mod revive;
 mod run;
 mod smoke;
 mod snapshot;

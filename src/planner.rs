@@ -167,7 +167,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         namespaces::follow(&desired, input.observed, &mut changes);
     }
     let makes_way = succession::makes_way(&desired, input.current, input.observed, &changes);
-    succession::told(&makes_way, &mut changes);
+    succession::told(&desired, &makes_way, &mut changes);
     let new_release = matches!(kind, PlanKind::Deploy | PlanKind::Rollback | PlanKind::Scale);
     let untouched = changes.iter().all(|c| c.action == Action::Unchanged);
     let text_only = new_release && untouched && input.current.is_some_and(|r| hash::text(&r.spec) != hash::text(&desired));

@@ -105,6 +105,11 @@ impl FakeEngine {
         self.lock().crash(name, 137, true)
     }
 
+    /// The engine ends and starts again: all its containers end with 143, and those whose restart policy says so run again.
+    pub fn reboot(&self) {
+        self.lock().reboot();
+    }
+
     /// Sets the health of a running container and tells it by an event. False when there is no such running container.
     pub fn set_health(&self, name: &str, health: HealthState) -> bool {
         self.lock().set_health(name, health)

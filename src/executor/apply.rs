@@ -3,9 +3,12 @@
 
 use super::acts::Act;
 use super::leave::{by_worth, grace_ms, missing_numbers};
+use super::patience::away;
 use super::prepare::side_by_side;
 use super::run::{Halt, Run, failed};
+use super::triggers::Watch;
 use super::{names, once, preflight, probe};
+use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::{OperationState, Phase};
@@ -20,14 +23,17 @@ use std::time::{Duration, Instant};
 const MONITOR: Duration = Duration::from_secs(10);
 /// How often the watch window looks.
 const MONITOR_LOOK: Duration = Duration::from_millis(500);
+/// How often one probe begins again because the engine ended what it probes.
+pub(super) const REVIVALS: u32 = 3;
 
 impl Run {
     /// The whole way of a release. `forward` = a takeover after the switch began: what lies before it was done.
     pub(super) async fn release(&self, forward: bool) -> Result<(), Halt> {
+        let mut before_switch = None;
         if !forward {
             self.enter(Phase::Preflight, 2.0, "checking").await?;
-            preflight::check(self).await?;
-            self.nothing_beside().await?;
+            let (checked, alone) = tokio::join!(Box::pin(preflight::check(self)), self.nothing_beside());
+            checked.and(alone)?;
             self.record_release().await?;
             Box::pin(self.make_safe()).await?;
             self.enter(Phase::Prepare, 5.0, "preparing images, networks, volumes").await?;
@@ -42,7 +48,7 @@ impl Run {
             }
             self.smoke().await?;
             self.canaries().await?;
-            self.nothing_beside().await?;
+            before_switch = Some(self.still_well_and_alone().await?);
         }
         self.enter(Phase::Switch, 60.0, "switching to the new release").await?;
         if !forward && self.cancel.is_cancelled() {
@@ -50,7 +56,15 @@ impl Run {
             return Err(Halt::Cancelled);
         }
         self.step(Phase::Switch, "switch".into(), Act::Switch).await?;
-        Box::pin(self.switch()).await?;
+        let observed = match before_switch {
+            Some(observed) => observed,
+            None => {
+                // The host may have ended, and with it what was to be switched to.
+                Box::pin(self.revive()).await?;
+                self.observe().await?
+            }
+        };
+        Box::pin(self.switch(&observed)).await?;
         self.post_hooks().await?;
         self.stack_post_hooks().await?;
         self.enter(Phase::StopOld, 85.0, "retiring the old release").await?;
@@ -147,9 +161,7 @@ impl Run {
                 }
                 self.retire_fronts(Phase::StartNew, service, observed).await?;
                 let retiring = if planner::job(&self.plan.desired, service) { self.at_work(&old).await? } else { old.clone() };
-                for c in &retiring {
-                    self.retire(Phase::StartNew, service, c).await?;
-                }
+                side_by_side(retiring.iter().map(|c| self.retire(Phase::StartNew, service, c))).await?;
                 self.pre_hooks(service, spec).await?;
                 for number in 1..=spec.replicas {
                     let inherits = old.get(number as usize - 1).map(|c| &c.id);
@@ -216,6 +228,18 @@ impl Run {
 
     /// As [`Run::probe`], for a container that may have run before: the engine had restarted it so often by then.
     pub(super) async fn probe_after(&self, id: &EngineName, service: &ServiceName, spec: &ServiceSpec, restarts: u64) -> Result<(), Halt> {
+        self.prove(id, service, spec, restarts, REVIVALS).await
+    }
+
+    /// As [`Run::probe_after`]; so often what ended with the engine is started again instead of failing the release.
+    pub(super) async fn prove(
+        &self,
+        id: &EngineName,
+        service: &ServiceName,
+        spec: &ServiceSpec,
+        restarts: u64,
+        mut revivals: u32,
+    ) -> Result<(), Halt> {
         let phase = self.operation().phase;
         loop {
             let probing = async {
@@ -231,7 +255,12 @@ impl Run {
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(e) if e.is_away() => self.engine_back(phase).await?,
-                Err(e) => return Err(self.probe_halt(id, service, e).await),
+                Err(e) => {
+                    if revivals == 0 || !Box::pin(self.revive()).await? {
+                        return Err(self.probe_halt(id, service, e).await);
+                    }
+                    revivals -= 1;
+                }
             }
         }
     }
@@ -258,11 +287,10 @@ impl Run {
         grace_ms(spec.as_ref(), spec.as_ref().is_some_and(ServiceSpec::single_writer))
     }
 
-    async fn switch(&self) -> Result<(), Halt> {
-        let observed = self.observe().await?;
+    async fn switch(&self, observed: &Observed) -> Result<(), Halt> {
         let order: Vec<&Change> = self.plan.levels.iter().flatten().filter_map(|s| self.changes().find(|c| c.service == *s)).collect();
         for change in order {
-            self.switch_service(change, &observed).await?;
+            self.switch_service(change, observed).await?;
         }
         let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release };
         self.step(Phase::Switch, "current".into(), act).await?;
@@ -331,7 +359,7 @@ impl Run {
             (1..=spec.replicas).filter_map(|n| self.created(&format!("create:{service}:{n}")).map(|id| (n.to_string(), id))).collect();
         let revived = old.iter().filter(|_| change.action == Action::Restart).map(|c| (c.id.short().to_owned(), c.id.clone()));
         side_by_side(new.into_iter().chain(revived).map(|(tag, id)| async move {
-            let act = Act::SetRestart { id, from: Restart::No, to: spec.restart };
+            let act = Act::SetRestart { id, from: Restart::No, to: spec.restart, up: false };
             self.step(Phase::Switch, format!("policy:{service}:{tag}"), act).await.map(|_| ())
         }))
         .await
@@ -357,42 +385,56 @@ impl Run {
             .filter(|c| c.strategy != Strategy::RunOnce)
             .flat_map(|c| self.made_copies(&c.service).into_iter().map(move |id| (&c.service, id)))
             .collect();
-        if window.is_zero() || watched.is_empty() {
+        if watched.is_empty() {
             return Ok(true);
         }
-        let mut watch = self.begin_watch().await?;
-        while start.elapsed() < window {
+        // Without a window one look remains: nothing that has ended already is called good.
+        let mut watch = if window.is_zero() { Watch::of_nothing() } else { self.begin_watch().await? };
+        loop {
             tokio::select! {
                 () = tokio::time::sleep(MONITOR_LOOK.min(window.saturating_sub(start.elapsed()))) => {}
-                () = self.conclude.cancelled() => {
+                () = self.conclude.cancelled(), if !window.is_zero() => {
                     self.say("the watch window was ended by a newer operation".into());
                     return Ok(false);
                 }
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             }
-            let due = Self::due(&mut watch, start.elapsed() >= window);
+            let due = !window.is_zero() && Self::due(&mut watch, start.elapsed() >= window);
             self.watch_fronts().await?;
             for (service, id) in &watched {
                 let spec = self.spec(service)?;
-                let Some(seen) = self.looked(self.exec.engine.container(id)).await else { break };
+                let looking = self.exec.engine.container(id);
+                let looked = if window.is_zero() { Some(looking.await) } else { self.looked(looking).await };
+                let Some(seen) = looked else { break };
                 match seen {
                     Ok(Some(seen)) => {
-                        let finished = planner::job(&self.plan.desired, service) && probe::finished(&seen, spec);
                         if let Err(reason) = probe::alive(&seen)
-                            && !finished
+                            && !self.is_finished(service, &seen)
                         {
+                            if Box::pin(self.revive()).await? {
+                                continue;
+                            }
                             self.ailing(&mut watch, service, &seen, reason).await?;
                         } else if due && seen.state == RunState::Running {
                             self.triggers(&mut watch, service, id, spec).await?;
                         }
                     }
                     Ok(None) => return Err(failed(format!("service {service}: its container disappeared in the watch window"))),
-                    // An engine that does not answer says nothing about the release.
-                    Err(e) => tracing::warn!(operation = %self.operation_id(), error = %e, "the watch window could not look"),
+                    Err(e) => self.could_not_look(&e),
                 }
             }
+            if start.elapsed() >= window {
+                return Ok(true);
+            }
         }
-        Ok(true)
+    }
+
+    /// An engine that does not answer says nothing about the release.
+    pub(super) fn could_not_look(&self, error: &EngineError) {
+        if away(error) {
+            self.note_away();
+        }
+        tracing::warn!(operation = %self.operation_id(), %error, "the watch window could not look");
     }
 }
 

@@ -4,9 +4,17 @@
 use super::run::{Halt, Run, failed};
 use crate::model::labels;
 use crate::model::observed::ContainerSummary;
+use crate::planner::Observed;
 use crate::redact;
 
 impl Run {
+    /// Directly before the switch: nothing of Compose's runs beside, and what passed its probe is still up. Returns what was seen.
+    pub(super) async fn still_well_and_alone(&self) -> Result<Observed, Halt> {
+        // Both to their end: nothing may start while it is undone.
+        let (alone, observed) = tokio::join!(self.nothing_beside(), Box::pin(self.still_well()));
+        alone.and(observed)
+    }
+
     /// Refuses to go on while Compose runs a service that this operation makes or changes.
     pub(super) async fn nothing_beside(&self) -> Result<(), Halt> {
         let filter = [labels::filter(labels::COMPOSE_PROJECT, self.plan.stack.as_str())];

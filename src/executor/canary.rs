@@ -80,6 +80,9 @@ impl Run {
                     Err(e) => Some(e.to_string()),
                 };
                 if let Some(reason) = reason {
+                    if Box::pin(self.revive()).await? {
+                        continue;
+                    }
                     return Err(self.failed_share(id, service, reason).await);
                 }
             }

@@ -92,7 +92,7 @@ impl Run {
             let Some(spec) = self.plan.desired.services.get(&service).filter(|s| s.restart != Restart::No) else { continue };
             for number in 1..=spec.replicas {
                 if let Some(id) = self.created(&format!("create:{service}:{number}")) {
-                    let act = Act::SetRestart { id, from: Restart::No, to: spec.restart };
+                    let act = Act::SetRestart { id, from: Restart::No, to: spec.restart, up: false };
                     self.step(Phase::Switch, format!("keep:{service}:{number}"), act).await?;
                 }
             }

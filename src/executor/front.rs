@@ -6,6 +6,7 @@ use super::acts::Act;
 use super::control::LOOK;
 use super::leave::{by_worth, missing_numbers};
 use super::names;
+use super::prepare::side_by_side;
 use super::probe::{self, ProbeError};
 use super::run::{Halt, Run, failed};
 use crate::engine::EngineError;
@@ -21,7 +22,7 @@ use crate::planner::{self, Observed};
 use std::time::{Duration, Instant};
 
 /// Time for a started front to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// Grace time of a front's stop, ms: its port is free only after it, and the next holder waits for that.
 const GRACE_MS: u64 = 1000;
 
@@ -65,6 +66,16 @@ impl Run {
     /// The front that stays and runs.
     pub(super) fn front_in_place(&self, observed: &Observed, service: &ServiceName) -> Option<EngineName> {
         self.kept_front(observed, service).filter(|c| up(c) && self.new_front(service).is_none()).map(|c| c.id)
+    }
+
+    /// Whether the service stays behind the front it has.
+    pub(super) fn stays_behind(&self, service: &ServiceName, observed: &Observed) -> bool {
+        self.kept_front(observed, service).is_some()
+    }
+
+    /// Whether a service whose connections waited has got its new routes.
+    pub(super) fn serves_again(&self, service: &ServiceName) -> bool {
+        self.journal.lock().expect("no panic while held").contains_key(&format!("serve:{service}"))
     }
 
     fn new_front(&self, service: &ServiceName) -> Option<EngineName> {
@@ -156,9 +167,7 @@ impl Run {
         } else {
             self.retire_fronts(phase, service, observed).await?;
         }
-        for c in old {
-            self.retire(phase, service, c).await?;
-        }
+        side_by_side(old.iter().map(|c| self.retire(phase, service, c))).await?;
         self.start_front(phase, service, &front, running).await?;
         self.pre_hooks(service, spec).await?;
         for number in 1..=spec.replicas {
@@ -225,7 +234,7 @@ impl Run {
         };
         if let Some(id) = policy {
             // Whatever the service's own policy: its front comes back with the engine.
-            let act = Act::SetRestart { id: id.clone(), from: Restart::No, to: Restart::UnlessStopped };
+            let act = Act::SetRestart { id: id.clone(), from: Restart::No, to: Restart::UnlessStopped, up: false };
             self.step(phase, format!("policy:{service}:front"), act).await?;
         }
         Ok(())
@@ -255,9 +264,7 @@ impl Run {
             let (drained, unpoliced) = tokio::join!(draining, unpolicy);
             drained.and(unpoliced)?;
         }
-        for c in leaving {
-            self.retire(phase, service, c).await?;
-        }
+        side_by_side(leaving.into_iter().map(|c| self.retire(phase, service, c))).await?;
         for (i, front) in self.leaving_fronts(change, observed).iter().enumerate() {
             // Numbers of containers begin at 1; those of fronts lie far from them.
             let to = names::retired(self.operation_id(), service, 1000 + u32::try_from(i).unwrap_or(0));
@@ -296,13 +303,15 @@ impl Run {
             let reason = match self.exec.engine.container(&id).await {
                 Ok(Some(seen)) => probe::alive(&seen).err(),
                 Ok(None) => Some("it disappeared".into()),
-                // An engine that does not answer says nothing about the release.
                 Err(e) => {
-                    tracing::warn!(operation = %self.operation_id(), error = %e, "the watch window could not look");
+                    self.could_not_look(&e);
                     None
                 }
             };
             if let Some(reason) = reason {
+                if Box::pin(self.revive()).await? {
+                    continue;
+                }
                 let reason = format!("its front, in the watch window: {reason}");
                 return Err(self.probe_halt(&id, service, ProbeError::Failed { reason, output: None }).await);
             }
@@ -323,7 +332,7 @@ impl Run {
         let (id, short) = (&front.id, front.id.short());
         let from = self.policy_of(service, front);
         if from != Restart::No {
-            let act = Act::SetRestart { id: id.clone(), from, to: Restart::No };
+            let act = Act::SetRestart { id: id.clone(), from, to: Restart::No, up: up(front) };
             self.step(phase, format!("unpolicy:{service}:{short}"), act).await?;
         }
         if up(front) {
@@ -348,6 +357,11 @@ impl Run {
             return Ok(());
         }
         self.step(phase, format!("start:{service}:front"), Act::Start { id: id.clone() }).await?;
+        self.front_answers(id, service, ANSWER).await
+    }
+
+    /// Waits until a front that was started answers.
+    pub(super) async fn front_answers(&self, id: &EngineName, service: &ServiceName, within: Duration) -> Result<(), Halt> {
         let begun = Instant::now();
         loop {
             let reason = match self.ask_front(id, &Command::Status).await {
@@ -355,7 +369,7 @@ impl Run {
                 Ok(other) => format!("its front answers {other:?}"),
                 Err(e) => format!("its front does not answer: {e}"),
             };
-            if begun.elapsed() >= ANSWER {
+            if begun.elapsed() >= within {
                 return Err(self.probe_halt(id, service, ProbeError::Failed { reason, output: None }).await);
             }
             tokio::select! {
@@ -425,7 +439,7 @@ impl Run {
         let (from, to) = (self.routes(service, vec![]), self.routes(service, all));
         self.route_step(phase, format!("again:{service}"), &front.id, from, to).await?;
         if front.restart_policy == "no" {
-            let act = Act::SetRestart { id: front.id.clone(), from: Restart::No, to: Restart::UnlessStopped };
+            let act = Act::SetRestart { id: front.id.clone(), from: Restart::No, to: Restart::UnlessStopped, up: false };
             self.step(phase, format!("policy:{service}:{}", front.id.short()), act).await?;
         }
         self.start_front(phase, service, &front.id, up(&front)).await

@@ -55,7 +55,7 @@ impl Run {
                     continue;
                 }
                 if spec.restart != Restart::No && c.restart_policy == "no" {
-                    let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart };
+                    let act = Act::SetRestart { id: c.id.clone(), from: Restart::No, to: spec.restart, up: false };
                     self.step(Phase::StartNew, format!("policy:{service}:{short}"), act).await?;
                 }
                 self.route_around(service, c, observed).await?;
@@ -128,7 +128,7 @@ impl Run {
         let (id, short) = (&c.id, c.id.short());
         let policy = self.policy_of(service, c);
         if policy != Restart::No {
-            let act = Act::SetRestart { id: id.clone(), from: policy, to: Restart::No };
+            let act = Act::SetRestart { id: id.clone(), from: policy, to: Restart::No, up: false };
             self.step(Phase::StopOld, format!("unpolicy:{service}:{short}"), act).await?;
         }
         if up(c) {

@@ -18,10 +18,18 @@ const GRACE_DATA: Duration = Duration::from_secs(10);
 const GRACE_PLAIN: Duration = Duration::from_secs(2);
 
 impl Run {
-    /// Ends services no longer in the file whose data, port or address one of these takes over.
+    /// Ends services whose data, port or address one of these takes over: those no longer in the file, and those that come again without it.
     pub(super) async fn make_way(&self, level: &[ServiceName], observed: &Observed) -> Result<(), Halt> {
         for (gone, _) in self.plan.makes_way.iter().filter(|(_, heirs)| heirs.iter().any(|h| level.contains(h))) {
-            self.retire_fronts(Phase::StartNew, gone, observed).await?;
+            if self.serves_again(gone) {
+                // Its own level came first: what had to end has ended.
+                continue;
+            }
+            if self.stays_behind(gone, observed) {
+                self.hold_connections(Phase::StartNew, gone, observed).await?;
+            } else {
+                self.retire_fronts(Phase::StartNew, gone, observed).await?;
+            }
             for c in self.old_ones(observed, gone) {
                 self.retire(Phase::StartNew, gone, &c).await?;
             }

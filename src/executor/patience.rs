@@ -97,6 +97,7 @@ impl Run {
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             }
         }
+        self.note_away();
         // An engine that answers and fails at once again must not be asked without end.
         tokio::time::sleep(LOOK.0).await;
         self.standing.send_modify(|s| s.message = before);

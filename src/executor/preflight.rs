@@ -155,17 +155,23 @@ impl Executor {
             report.add(ID, Passed::Yes, "a first release: a failure removes it again");
             return Ok(());
         };
-        let mut gone = vec![];
-        for (service, identity) in current.images.iter().filter(|(s, _)| current.spec.services.get(*s).is_some_and(|s| s.active)) {
-            let id = identity.id.as_deref().and_then(|id| ImageRef::new(id).ok());
-            let here = match id {
-                Some(id) => self.engine.image(&id).await?.is_some(),
-                None => false,
+        let active = |s: &ServiceName| current.spec.services.get(s).is_some_and(|s| s.active);
+        let only_here = current.images.iter().filter(|(s, i)| active(s) && i.repo_digest.is_none());
+        let looks = only_here.map(|(service, identity)| async move {
+            let here = match identity.id.as_deref().map(ImageRef::new) {
+                // Looked at already: most services keep their image.
+                Some(Ok(id)) if facts.images.values().any(|i| i.id == id.as_str()) => true,
+                Some(Ok(id)) => self.engine.image(&id).await?.is_some(),
+                Some(Err(_)) | None => false,
             };
-            if !here && identity.repo_digest.is_none() {
-                gone.push(format!("the image of service {service} in release {} is gone and has no registry digest", current.number));
-            }
-        }
+            Ok::<_, EngineError>((!here).then_some(service))
+        });
+        let looked = futures_util::future::try_join_all(looks).await?;
+        let mut gone: Vec<String> = looked
+            .into_iter()
+            .flatten()
+            .map(|service| format!("the image of service {service} in release {} is gone and has no registry digest", current.number))
+            .collect();
         for (service, why) in &facts.plan.migrates {
             gone.push(format!("service {service} changes data ({why}): once its new version was well, nothing automatic goes back"));
         }

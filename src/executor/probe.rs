@@ -142,7 +142,7 @@ pub fn alive(seen: &ContainerDetail) -> Result<(), String> {
 }
 
 /// As [`alive`], for one that the engine had restarted so often before it was looked after.
-fn alive_since(seen: &ContainerDetail, restarts: u64) -> Result<(), String> {
+pub(super) fn alive_since(seen: &ContainerDetail, restarts: u64) -> Result<(), String> {
     match seen.state {
         RunState::Running if seen.health == HealthState::Unhealthy => Err("its health check fails".into()),
         RunState::Running if seen.restart_count > restarts => Err(format!("it was restarted {} times", seen.restart_count - restarts)),
@@ -160,6 +160,11 @@ fn alive_since(seen: &ContainerDetail, restarts: u64) -> Result<(), String> {
 /// Whether the container of a job is finished: it ended cleanly, and its image asks for no health check, which only what runs can pass.
 pub(super) fn finished(seen: &ContainerDetail, spec: &ServiceSpec) -> bool {
     planner::ended_well(seen) && health_command(seen, spec).is_none()
+}
+
+/// Whether anything tells that a container is well beside that it runs.
+pub(super) fn checked(seen: &ContainerDetail, spec: &ServiceSpec) -> bool {
+    health_command(seen, spec).is_some() || !spec.settings.probes.is_empty()
 }
 
 /// The health-check command as something to execute; `None` when there is none.

@@ -10,7 +10,7 @@ use crate::model::observed::{ContainerDetail, RunState};
 use crate::model::operation::Phase;
 use crate::model::plan::{Action, Change, Strategy};
 use crate::model::spec::Restart;
-use crate::planner::Observed;
+use crate::planner::{self, Observed};
 
 impl Run {
     /// Canaries go, services no longer in the file and surplus copies stop, names change hands. A failure here is reported, never an
@@ -133,7 +133,10 @@ impl Run {
     pub(super) async fn unpolicy(&self, phase: Phase, service: &ServiceName, old: &ContainerDetail) -> Result<(), Halt> {
         let from = self.policy_of(service, old);
         if from != Restart::No {
-            let act = Act::SetRestart { id: old.id.clone(), from, to: Restart::No };
+            // What ends by itself when its work is done must not begin it again.
+            let ends = self.current.as_ref().is_some_and(|r| planner::job(&r.spec, service) || planner::one_shot(&r.spec, service));
+            let up = !ends && matches!(old.state, RunState::Running | RunState::Restarting | RunState::Paused);
+            let act = Act::SetRestart { id: old.id.clone(), from, to: Restart::No, up };
             self.step(phase, format!("unpolicy:{service}:{}", old.id.short()), act).await?;
         }
         Ok(())

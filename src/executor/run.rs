@@ -78,6 +78,8 @@ pub struct Run {
     pub(super) conclude: CancellationToken,
     /// What the old containers used before anything was changed, by service.
     pub(super) usage: Mutex<BTreeMap<ServiceName, super::triggers::Usage>>,
+    pub(super) seen: super::revive::Seen,
+    pub(super) undoing: Mutex<super::undo::Undoing>,
     id: OperationId,
 }
 
@@ -115,6 +117,7 @@ impl Begin {
 impl Run {
     pub(super) fn new(begin: Begin) -> Self {
         let Begin { exec, plan, permit, current, op, steps, standing, cancel, conclude } = begin;
+        let seen = super::revive::Seen::after(steps.iter().map(|s| s.seq).max().unwrap_or(0));
         let journal = steps.into_iter().map(|s| (s.key.clone(), s)).collect();
         let (id, epoch) = (op.id.clone(), op.epoch);
         Self {
@@ -129,6 +132,8 @@ impl Run {
             cancel,
             conclude,
             usage: Mutex::default(),
+            seen,
+            undoing: Mutex::default(),
             id,
         }
     }
@@ -209,6 +214,7 @@ impl Run {
             Ok(()) => self.keep_serving(&keep).await,
             halt => halt,
         };
+        let message = self.with_notes(message);
         match undone {
             Ok(()) => {
                 if self.plan.to_release > 0 && Some(self.plan.to_release) != self.plan.from_release {
@@ -332,7 +338,9 @@ impl Run {
     /// Containers of the stack that are ours: claim and canaries left out by `planner::serving`.
     pub(super) async fn observe(&self) -> Result<Observed, Halt> {
         let phase = self.operation().phase;
-        self.asking(phase, || self.exec.observe(&self.plan.stack)).await
+        let observed = self.asking(phase, || self.exec.observe(&self.plan.stack)).await?;
+        self.seen.look(&observed);
+        Ok(observed)
     }
 
     /// Serving containers of a service that this operation did not make.

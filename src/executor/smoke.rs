@@ -1,6 +1,7 @@
 //! SMOKE: tests of the changed services against their new containers, made once, when all have passed their probes and before any is switched. A
 //! failing one undoes the whole operation; the old release was never touched, or starts again where it had to stop for the new one.
 
+use super::apply::REVIVALS;
 use super::checks::Outcome;
 use super::probe::ProbeError;
 use super::run::{Halt, Run, failed};
@@ -43,15 +44,26 @@ impl Run {
     async fn smoke_test(&self, service: &ServiceName, id: &EngineName, test: &Probe, called: &str) -> Result<(), Halt> {
         let spec = self.spec(service)?;
         self.say(format!("{called}, {service}: {}", test.check));
+        let mut revivals = REVIVALS;
         let outcome = loop {
             let made = tokio::select! {
                 made = self.attempt(id, spec, test) => made,
                 () = self.cancel.cancelled() => return Err(Halt::Cancelled),
                 () = self.exec.closing() => return Err(Halt::Interrupted("the supervisor is shutting down".into())),
             };
+            if let Err(e) = &made
+                && super::patience::away(e)
+            {
+                self.engine_back(Phase::Smoke).await?;
+                continue;
+            }
+            // What is tested, or what it needs, may have ended with the engine.
+            if !matches!(made, Ok(Outcome::Passed(_))) && revivals > 0 && Box::pin(self.revive()).await? {
+                revivals -= 1;
+                continue;
+            }
             match made {
                 Ok(outcome) => break outcome,
-                Err(e) if super::patience::away(&e) => self.engine_back(Phase::Smoke).await?,
                 Err(e) => return Err(self.probe_halt(id, service, e.into()).await),
             }
         };

@@ -12,7 +12,9 @@ mod matrix;
 mod moves;
 mod places;
 mod pulls;
+mod reboot;
 mod strategies;
+mod undo;
 mod writers;
 
 use super::*;

@@ -37,6 +37,19 @@ pub(super) struct Watch {
     before: BTreeMap<ServiceName, Errors>,
 }
 
+impl Watch {
+    /// A watch that begins now.
+    fn since_now(before: BTreeMap<ServiceName, Errors>) -> Self {
+        let since = Utc::now() - TimeDelta::seconds(1);
+        Self { since, last: Instant::now(), fired: BTreeSet::new(), failing: BTreeMap::new(), before }
+    }
+
+    /// For one look at what is up, which compares nothing.
+    pub(super) fn of_nothing() -> Self {
+        Self::since_now(BTreeMap::new())
+    }
+}
+
 /// Counts of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Errors {
@@ -158,13 +171,7 @@ impl Run {
                 }
             }
         }
-        Ok(Watch {
-            since: Utc::now() - TimeDelta::seconds(1),
-            last: Instant::now(),
-            fired: BTreeSet::new(),
-            failing: BTreeMap::new(),
-            before,
-        })
+        Ok(Watch::since_now(before))
     }
 
     async fn lines(&self, id: &EngineName, since: DateTime<Utc>) -> Option<Vec<LogLine>> {

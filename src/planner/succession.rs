@@ -25,29 +25,33 @@ pub fn makes_way(
         let (old, containers) = (current.and_then(|r| r.spec.services.get(gone)), of(gone));
         let renewed = changes.iter().filter(|c| matches!(c.action, Action::Create | Action::Update) && c.service != *gone);
         let clashes = |new: &ServiceSpec| {
-            containers.iter().any(|c| clash(desired, new, (old, stays), c))
+            containers.iter().any(|c| clash(desired, new, (old, stays), c, stays.is_some_and(fronted)))
                 || old.is_some_and(|o| claims(o, new) && !stays.is_some_and(|s| claims(o, s)))
         };
         renewed.filter(|c| desired.services.get(&c.service).is_some_and(clashes)).map(|c| c.service.clone()).collect()
     };
     let leave = changes.iter().filter_map(|c| match c.action {
         Action::Remove => Some((&c.service, None)),
-        // One that goes or stays behind a front shares its ports with it: that change of hands is the front's.
         Action::Update if !matches!(c.strategy, Strategy::RunOnce | Strategy::Follow) => {
-            desired.services.get(&c.service).filter(|s| !fronted(s)).map(|spec| (&c.service, Some(spec)))
+            desired.services.get(&c.service).map(|spec| (&c.service, Some(spec)))
         }
         _ => None,
     });
     leave.map(|(service, stays)| (service.clone(), heirs(service, stays))).filter(|(_, heirs)| !heirs.is_empty()).collect()
 }
 
-/// Tells what the others' coming costs a service: one that stays stops before they start, so nothing of it runs meanwhile.
-pub fn told(makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>, changes: &mut [Change]) {
+/// Tells what the others' coming costs a service: one that stays stops before they start, so nothing of it runs meanwhile. Behind a front its connections
+/// wait for that long.
+pub fn told(desired: &StackSpec, makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>, changes: &mut [Change]) {
     for change in changes {
         let Some(heirs) = makes_way.get(&change.service) else { continue };
         let heirs: Vec<&str> = heirs.iter().map(|s| s.as_str()).collect();
         let heirs = heirs.join(", ");
-        change.expected_loss = if change.action == Action::Update {
+        let behind = desired.services.get(&change.service).is_some_and(fronted);
+        change.expected_loss = if change.action == Action::Update && behind {
+            change.strategy = Strategy::Hold;
+            format!("new connections wait from before {heirs} starts, which takes over its data or device, until its new container is up")
+        } else if change.action == Action::Update {
             change.strategy = Strategy::Recreate;
             format!(
                 "the service is down from before {heirs} starts, which takes over its data, port or address, until its new container is up"
@@ -59,13 +63,19 @@ pub fn told(makes_way: &BTreeMap<ServiceName, Vec<ServiceName>>, changes: &mut [
 }
 
 /// Whether a container of the old service must be gone before one of the new service starts. What the service `stays` with is not given up: the two
-/// share it, or the preflight refuses both.
-fn clash(desired: &StackSpec, new: &ServiceSpec, (old, stays): (Option<&ServiceSpec>, Option<&ServiceSpec>), c: &ContainerDetail) -> bool {
+/// share it, or the preflight refuses both. One that goes or stays `behind` a front shares ports and addresses with it: that change of hands is the front's.
+fn clash(
+    desired: &StackSpec,
+    new: &ServiceSpec,
+    (old, stays): (Option<&ServiceSpec>, Option<&ServiceSpec>),
+    c: &ContainerDetail,
+    behind: bool,
+) -> bool {
     let both_may = new.settings.concurrent && old.is_some_and(|o| o.settings.concurrent);
     let writes = |source: &str| c.mounts.iter().any(|m| m.writable && (m.name.as_deref() == Some(source) || m.source == source));
     let kept = |source: &str| stays.is_some_and(|s| sources(desired, s).any(|own| own == source));
     let data = !both_may && sources(desired, new).any(|source| writes(source) && !kept(source));
-    if !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused) {
+    if behind || !matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused) {
         return data;
     }
     let wants = |spec: &ServiceSpec, held: &PublishedPort| {

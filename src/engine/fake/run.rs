@@ -3,7 +3,7 @@
 
 use super::FakeHealth;
 use super::recorder::overlap;
-use super::world::{Endpoint, World};
+use super::world::{Container, Endpoint, World};
 use crate::engine::{EngineError, EngineResult, PortBinding};
 use crate::model::ids::EngineName;
 use crate::model::observed::{HealthState, LogLine, PublishedPort, RunState};
@@ -230,6 +230,33 @@ impl World {
             c.oom_killed = true;
         }
         true
+    }
+
+    /// See `FakeEngine::reboot`. What connections go through meanwhile is nobody's fault: only two writers or holders count.
+    pub fn reboot(&mut self) {
+        let known = self.violations.len();
+        let up: Vec<EngineName> = self.containers.values().filter(|c| c.is_up()).map(|c| c.id.clone()).collect();
+        for id in &up {
+            self.end(id, 143);
+        }
+        let starts = |c: &Container| match c.restart {
+            Restart::No => false,
+            Restart::Always => c.started_at.is_some(),
+            Restart::UnlessStopped | Restart::OnFailure(_) => up.contains(&c.id),
+        };
+        let back: Vec<EngineName> = self.containers.values().filter(|c| starts(c)).map(|c| c.id.clone()).collect();
+        for id in back {
+            if let Err(error) = self.launch(&id)
+                && let Some(c) = self.containers.get_mut(&id)
+            {
+                c.error = error.to_string();
+            }
+        }
+        let (mut at, lost) = (0, "lost connections");
+        self.violations.retain(|v| {
+            at += 1;
+            at <= known || !v.starts_with(lost)
+        });
     }
 
     /// See `FakeEngine::set_health`.

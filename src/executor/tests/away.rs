@@ -53,7 +53,7 @@ async fn away_everywhere(before: Option<StackSpec>, after: StackSpec, ends_on: u
     away_in(before.as_slice(), want, 20, async |rig, _, context| serves(rig, ends_on, context).await).await;
 }
 
-async fn serves(rig: &Rig, release: u32, context: &str) {
+pub(super) async fn serves(rig: &Rig, release: u32, context: &str) {
     assert_one_release(rig, context).await;
     let current = rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current);
     assert_eq!(current, Some(release), "{context}");

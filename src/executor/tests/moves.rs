@@ -39,6 +39,45 @@ async fn a_volume_given_to_another_service_has_one_writer_and_is_not_inherited()
     assert_eq!(volumes(&rig, "app"), Vec::<String>::new());
 }
 
+/// App holds the volume and stands behind a front; then a database that it waits for has it.
+fn moved(db: Option<&str>) -> StackSpec {
+    let mut spec = stack("web:1", db, &["app"]);
+    let app = spec.services.get_mut("app").unwrap();
+    (app.settings.strategy, app.expose) = (Some(Strategy::Front), vec!["9000".into()]);
+    if db.is_some() {
+        let healthy = Dependency { condition: DependencyCondition::ServiceHealthy, required: true, restart: false };
+        app.depends_on.insert(name("db"), healthy);
+    } else {
+        app.settings.strategy = Some(Strategy::Hold);
+        app.mounts = vec![mount("/data")];
+    }
+    spec
+}
+
+#[tokio::test]
+async fn a_volume_that_leaves_a_service_behind_a_front_has_one_writer() {
+    let rig = rig().await;
+    assert_eq!(deploy(&rig, moved(None)).await.state, OperationState::Done);
+    let plan = plan_for(&rig, &rig.exec, release_of(&rig, moved(Some("db:1"))).await).await;
+    assert_eq!(plan.makes_way, BTreeMap::from([(name("app"), vec![name("db")])]));
+    let app = plan.changes.iter().find(|c| c.service == name("app")).unwrap();
+    assert_eq!((app.action, app.strategy), (Action::Update, Strategy::Hold));
+    assert!(app.expected_loss.contains("connections wait from before db starts"), "{}", app.expected_loss);
+    for (db, end, release) in [("db:bad", OperationState::RolledBack, 1), ("db:1", OperationState::Done, 3)] {
+        rig.engine.clear_calls();
+        let op = deploy(&rig, moved(Some(db))).await;
+        assert_eq!(op.state, end, "{db}: {:?}", op.message);
+        let calls = rig.engine.calls();
+        let at = |what: &dyn Fn(&str) -> bool| calls.iter().position(|c| what(c));
+        let stopped = at(&|c| c.starts_with("stop shop-app-1"));
+        let started = at(&|c| c.starts_with("start dw-") && c.contains("-db-"));
+        assert!(stopped.is_some() && stopped < started, "{db}: it ends before the other writer starts: {calls:#?}");
+        assert!(!calls.iter().any(|c| c.starts_with("stop shop-app-front")), "{db}: its connections wait: {calls:#?}");
+        super::away::serves(&rig, release, db).await;
+    }
+    assert_eq!((volumes(&rig, "db"), volumes(&rig, "app")), (vec!["shop_data".to_owned()], vec![]));
+}
+
 /// `proxy` publishes the port that `web` had.
 fn proxied() -> StackSpec {
     let mut spec = stack("web:1", None, &["proxy"]);
@@ -120,8 +159,7 @@ async fn what_cannot_be_made_does_not_cost_the_one_that_runs() {
     let db = || rig.engine.lock().find("shop-db-1").unwrap().id.clone();
     let before = db();
     let refused = || crate::engine::EngineError::Refused("unknown log driver".into());
-    // The first that is created is the claim, which is there; the second the copy, the third the copy once more.
-    rig.engine.fail_next("create_container", crate::engine::EngineError::Conflict("the claim is there".into()));
+    // The claim is there and is not made again: the first that is created is the copy, the second the copy once more.
     rig.engine.fail_next("create_container", refused());
     rig.engine.fail_next("create_container", refused());
     rig.engine.clear_calls();
@@ -131,6 +169,7 @@ async fn what_cannot_be_made_does_not_cost_the_one_that_runs() {
     assert_eq!(db(), before);
     let calls = rig.engine.calls();
     assert!(!calls.iter().any(|c| c.starts_with("stop ")), "it was never stopped: {calls:?}");
+    assert!(!calls.iter().any(|c| c.contains("claim")), "what is found is not asked for: {calls:?}");
 }
 
 #[tokio::test]
