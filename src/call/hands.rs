@@ -29,6 +29,8 @@ pub struct Place {
 pub struct Hands {
     /// Stopped and still there; of lists of earlier versions it is not known what they stood for.
     pub stopped: BTreeMap<EngineName, Option<Place>>,
+    /// Those of them that the engine may have stopped itself, as it does with all that runs when it ends.
+    pub unsure: BTreeSet<EngineName>,
     /// Services whose containers were removed, and when that was seen.
     pub removed: BTreeMap<StackName, BTreeMap<ServiceName, DateTime<Utc>>>,
 }
@@ -101,12 +103,19 @@ impl Hands {
                 false
             }
         });
+        self.unsure.retain(|id| self.stopped.contains_key(id));
         (gone, self.stopped.len() != known)
     }
 
-    /// Forgets what is said of a stack; whether there was anything.
+    /// Forgets what was removed of a stack; whether there was anything.
     pub fn forget(&mut self, stack: &StackName) -> bool {
         self.removed.remove(stack).is_some()
+    }
+
+    /// Takes the mark off a container; whether it had one.
+    pub fn started(&mut self, id: &EngineName) -> bool {
+        self.unsure.remove(id);
+        self.stopped.remove(id).is_some()
     }
 }
 
@@ -179,9 +188,10 @@ mod tests {
         let stopped = ["down", "again", "gone"].map(|n| (id(n), Some(place(n))));
         let mut hands = Hands { stopped: stopped.into(), ..Hands::default() };
         hands.stopped.insert(id("gone-too"), None);
+        hands.unsure = ["down", "again", "gone"].map(id).into();
         let there = [container("down", RunState::Exited), container("again", RunState::Running)];
         assert_eq!(hands.reconcile(&there), (vec![(id("gone"), place("gone"))], true));
-        assert_eq!(hands.ids(), BTreeSet::from([id("down")]));
+        assert_eq!((hands.ids(), &hands.unsure), (BTreeSet::from([id("down")]), &BTreeSet::from([id("down")])));
         assert_eq!(hands.reconcile(&there), (vec![], false));
     }
 
@@ -197,6 +207,7 @@ mod tests {
         let at = DateTime::from_timestamp(1_800_000_000, 0).expect("valid");
         let hands = Hands {
             stopped: BTreeMap::from([(id("c1"), Some(place("web")))]),
+            unsure: BTreeSet::from([id("c1")]),
             removed: BTreeMap::from([(place("db").stack, BTreeMap::from([(place("db").service, at)]))]),
         };
         hands.keep(&store).await.expect("kept");

@@ -4,7 +4,7 @@
 use super::data_plan::{self, bring::Brought};
 use super::error::ErrorCode;
 use super::images::identities;
-use super::{Call, CallError, House, accepted, compose_files, coverage, observe, plan_facts, sealed, successor};
+use super::{Call, CallError, Door, House, accepted, compose_files, coverage, observe, plan_facts, sealed, successor};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{PlanId, ServiceName, StackName};
@@ -215,6 +215,9 @@ async fn planned(
         planner::plan(&input).map_err(|e| plan_error(&e))?
     };
     (plan.data.restore, plan.data.exchange) = (brought.restore, brought.exchange);
+    if call.who.door == Door::Loop && plan.kind == PlanKind::Restart {
+        plan.left = super::hands::Hands::read(store).await?.of(stack).stopped;
+    }
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
         judged(&mut plan, about_data);

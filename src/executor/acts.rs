@@ -1,5 +1,5 @@
-//! The acts an operation is made of: each is idempotent, named in the journal before it is done, and has its undo beside it, even
-//! where that is "none".
+//! The acts an operation is made of: each may be done again (a command in a container is the one that then runs twice), is named in the journal before it
+//! is done, and has its undo beside it, even where that is "none".
 
 use super::backup::DataAct;
 use super::names;
@@ -224,6 +224,9 @@ pub enum Act {
         release: u32,
         /// Before.
         previous: Option<u32>,
+        /// Whether a call had stopped the stack, as it was before the act: what makes the release current makes the stack run.
+        #[serde(default)]
+        stopped: bool,
     },
 }
 
@@ -266,8 +269,9 @@ impl Run {
             Act::CreateFront { service, image, name, routes } => self.create_front(service, image, name, routes).await,
             Act::Route { front, to, .. } => self.route(front, to).await.map(|open| json!({"open": open})),
             Act::Current { release, .. } => {
-                let stopped = self.exec.store.make_current(&self.plan.stack, *release, self.epoch).await?;
-                Ok(json!({"stopped": stopped}))
+                // One service of a stopped stack does not bring the others back.
+                let runs = self.plan.only.is_none();
+                Ok(self.exec.store.make_current(&self.plan.stack, *release, runs, self.epoch).await.map(|()| Value::Null)?)
             }
         }
     }
@@ -350,9 +354,10 @@ impl Run {
             },
             Act::Data { data } => self.take_back_data(data).await,
             Act::Keep { .. } => Ok(self.exec.store.unkeep(self.operation_id()).await?),
-            Act::Current { previous, .. } => {
+            Act::Current { previous, stopped, .. } => {
                 self.exec.store.set_current(&self.plan.stack, *previous, self.epoch).await?;
-                if done.is_some_and(|d| d["stopped"] == true) {
+                // Earlier versions kept it with the result.
+                if *stopped || done.is_some_and(|d| d["stopped"] == true) {
                     // What a call had stopped is not to run again because a release after it failed.
                     self.exec.store.set_stopped(&self.plan.stack, true).await?;
                 }

@@ -4,6 +4,7 @@
 
 use super::acts::Act;
 use super::run::{Begin, Halt, Run, failed};
+use super::work::Held;
 use super::{Active, Executor, ExecutorError, Request, Standing, names};
 use crate::engine::EngineError;
 use crate::gate::Permit;
@@ -49,7 +50,7 @@ impl Executor {
             self.active.lock().expect("no panic while held").insert(id.clone(), active);
             let begin = Begin { exec: self.clone(), plan, permit, current: None, op, steps: vec![], standing: send, cancel, conclude };
             let run = Run::new(begin);
-            let exec = self.clone();
+            let held = Held { exec: self.clone(), id: id.clone() };
             // On its own: who asked may go away, half an adoption must not stay.
             self.tasks.spawn(async move {
                 let id = run.operation_id().clone();
@@ -60,7 +61,7 @@ impl Executor {
                 if let Err(e) = end {
                     tracing::error!(operation = %id, error = %e, "the end of the adoption could not be recorded; the next start takes it over");
                 }
-                exec.active.lock().expect("no panic while held").remove(&id);
+                drop(held);
             });
             id
         };
@@ -74,6 +75,16 @@ impl Executor {
     pub async fn eject(self: &Arc<Self>, stack: &StackName, permit: &Permit, request: Request) -> Result<(), ExecutorError> {
         let _one = self.turn(stack).await?;
         let op = self.begin(stack, request, None).await?;
+        let given_back = self.give_back(stack, permit, &op).await;
+        if let Err(e) = &given_back {
+            // Nobody is at work on it any more. What forgets the stack comes last: it is still ours.
+            let message = format!("{e}; the stack is still managed here, eject it again");
+            self.store.end_superseded(&op.id, OperationState::Failed, &message, Utc::now()).await?;
+        }
+        given_back
+    }
+
+    async fn give_back(&self, stack: &StackName, permit: &Permit, op: &Operation) -> Result<(), ExecutorError> {
         let claim = names::claim(stack);
         let intent = json!({"act": "eject", "claim": claim});
         let seq = self.store.step_intent(&op.id, op.epoch, Phase::Prepare, "eject", &intent, Utc::now()).await?;
@@ -195,6 +206,9 @@ impl Run {
             }
         }
         self.exec.note_links(&plan.stack, &taken).await?;
+        if self.cancel.is_cancelled() {
+            return Err(Halt::Cancelled);
+        }
         store.adopt(&op, &release, &adoption, Utc::now()).await?;
         self.exec.recorded()
     }

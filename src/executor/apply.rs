@@ -73,7 +73,7 @@ impl Run {
         self.update(|op| {
             op.state = OperationState::Monitoring;
             op.phase = Phase::Monitor;
-            op.message = op.message.take().or_else(|| self.data_left());
+            once::tell(op, &Vec::from_iter(self.data_left()));
             once::tell(op, &finished);
             op.settled_at.get_or_insert_with(Utc::now);
         })
@@ -292,7 +292,8 @@ impl Run {
         for change in order {
             self.switch_service(change, observed).await?;
         }
-        let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release };
+        let stopped = self.exec.store.stack(&self.plan.stack).await?.is_some_and(|s| s.stopped);
+        let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release, stopped };
         self.step(Phase::Switch, "current".into(), act).await?;
         let kept = self.data_kept();
         if !kept.is_empty() {

@@ -30,6 +30,11 @@ fn up(c: &ContainerDetail) -> bool {
     matches!(c.state, RunState::Running | RunState::Restarting | RunState::Paused)
 }
 
+/// Whether it serves, or is about to: one that is paused takes no connection and is to be started.
+fn runs(c: &ContainerDetail) -> bool {
+    up(c) && c.state != RunState::Paused
+}
+
 pub(super) fn limits(stack: &StackSpec, service: &ServiceName) -> Limits {
     fronting(stack, service).map(|f| f.limits).unwrap_or_default()
 }
@@ -102,7 +107,7 @@ impl Run {
                     Some(front) => {
                         let before = self.routes_before(service, vec![]);
                         self.route_step(Phase::StartNew, format!("route:{service}"), &front.id, before, self.routes(service, to)).await?;
-                        self.start_front(Phase::StartNew, service, &front.id, up(&front)).await
+                        self.start_front(Phase::StartNew, service, &front.id, runs(&front)).await
                     }
                     None => {
                         let front = self.make_front(service, to).await?;
@@ -118,7 +123,7 @@ impl Run {
                     self.probe_after(&c.id, service, spec, super::apply::before(c)).await?;
                 }
                 if let Some(front) = kept {
-                    self.start_front(Phase::StartNew, service, &front.id, up(&front)).await?;
+                    self.start_front(Phase::StartNew, service, &front.id, runs(&front)).await?;
                 }
             }
             (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen) => {
@@ -154,7 +159,7 @@ impl Run {
             self.create_step(phase, service, number, false, inherits).await?;
         }
         let (front, running) = match kept {
-            Some(front) => (front.id.clone(), up(front)),
+            Some(front) => (front.id.clone(), runs(front)),
             None => (self.make_front(service, vec![]).await?, false),
         };
         let held = self.routes(service, vec![]);
@@ -186,7 +191,7 @@ impl Run {
         let before = self.routes_before(service, self.old_ones(observed, service).iter().filter_map(backend).collect());
         let key = format!("hold:{service}");
         self.route_step(phase, key.clone(), &front.id, before, self.routes(service, vec![])).await?;
-        if up(&front) && !self.emptied(&key) { self.drain(&front.id, service, vec![]).await } else { Ok(()) }
+        if runs(&front) && !self.emptied(&key) { self.drain(&front.id, service, vec![]).await } else { Ok(()) }
     }
 
     /// The switch of a service behind a front: its routes change.
@@ -212,7 +217,7 @@ impl Run {
                 // Beside each other: what leaves must not come back by itself, and is not asked for anything else.
                 let (routed, unpoliced) = tokio::join!(routing, self.unpolicy_all(phase, service, &whole));
                 routed.and(unpoliced)?;
-                self.start_front(phase, service, &front.id, up(front)).await?;
+                self.start_front(phase, service, &front.id, runs(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
                 let stay = by_worth(&old).into_iter().take(spec.replicas as usize).filter_map(backend);
@@ -220,7 +225,7 @@ impl Run {
                 let to: Vec<EngineName> = stay.chain(added).collect();
                 let before = self.routes_before(service, before);
                 self.route_step(phase, format!("route:{service}"), &front.id, before, self.routes(service, to)).await?;
-                self.start_front(phase, service, &front.id, up(front)).await?;
+                self.start_front(phase, service, &front.id, runs(front)).await?;
             }
             (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, None, None) | (Action::Scale, _, None, None) => {
                 return Err(failed(format!("the front of service {service} is gone; deploy again")));
@@ -442,6 +447,6 @@ impl Run {
             let act = Act::SetRestart { id: front.id.clone(), from: Restart::No, to: Restart::UnlessStopped, up: false };
             self.step(phase, format!("policy:{service}:{}", front.id.short()), act).await?;
         }
-        self.start_front(phase, service, &front.id, up(&front)).await
+        self.start_front(phase, service, &front.id, runs(&front)).await
     }
 }

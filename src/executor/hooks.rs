@@ -129,12 +129,19 @@ impl Run {
             engine.start(permit, name).await?;
         }
         let start = Instant::now();
+        let phase = self.operation().phase;
+        let leaving = self.asked_to_leave(phase);
+        tokio::pin!(leaving);
         let exit = loop {
             let seen = engine.container(name).await?.ok_or_else(|| Fail::Refused(format!("the container {name} of a hook is gone")))?;
             match seen.state {
                 RunState::Exited | RunState::Dead => break Some(seen.exit_code),
                 _ if start.elapsed() >= Duration::from_secs(timeout_s) => break None,
-                _ => tokio::time::sleep(LOOK).await,
+                _ => tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    // Not in the middle of a request: what it makes must be there for the undo to find.
+                    _ = &mut leaving => return Ok(json!({"left": true})),
+                },
             }
         };
         let query = LogQuery { tail: Some(LINES), since: None, max_bytes: OUTPUT };

@@ -44,7 +44,7 @@ impl Run {
             // What was stopped and kept beside them is not started: two would write.
             for c in planner::live(observed, service) {
                 let short = c.id.short();
-                if planner::one_shot(&self.plan.desired, service) {
+                if planner::one_shot(&self.plan.desired, service) || self.plan.left.contains(&c.id) {
                     continue;
                 }
                 if let Some(writer) = self.succeeded_by(c, observed) {

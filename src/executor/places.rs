@@ -56,10 +56,12 @@ impl Run {
     pub(super) async fn note_judged(&self) -> StoreResult<()> {
         let plan = &self.plan;
         let links: BTreeMap<&String, &String> = plan.real_paths.iter().filter(|(from, to)| normalise(from) != normalise(to)).collect();
-        if links.is_empty() {
+        let key = of_release(&plan.stack, plan.to_release);
+        // An earlier life of the name may have left some under this number.
+        if links.is_empty() && self.exec.store.value(&key).await?.is_none() {
             return Ok(());
         }
-        self.exec.store.set_value(&of_release(&plan.stack, plan.to_release), &json!(links)).await
+        self.exec.store.set_value(&key, &json!(links)).await
     }
 
     /// Refuses the start of a container one of whose host paths leads elsewhere than when it was judged. What is gone is left to the engine, which refuses it.

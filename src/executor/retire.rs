@@ -27,7 +27,7 @@ impl Run {
                     tracing::warn!(operation = %self.operation_id(), service = %change.service, %message, "retiring is left to the next operation");
                     let note =
                         format!("{}: the old container could not be retired ({message}); the next operation tries again", change.service);
-                    self.update(|op| op.message = Some(note)).await?;
+                    self.update(|op| super::once::tell(op, &[note])).await?;
                 }
                 Err(halt) => return Err(halt),
             }

@@ -312,7 +312,8 @@ impl Run {
                 let intent = serde_json::to_value(&act).expect("an act is plain data");
                 let now = Utc::now();
                 let seq = self.exec.store.step_intent(&self.id, self.epoch, phase, &key, &intent, now).await?;
-                let step = StepRecord { operation: self.id.clone(), seq, phase, key: key.clone(), intent, done: None, at: now };
+                let step =
+                    StepRecord { operation: self.id.clone(), seq, phase, key: key.clone(), intent, done: None, at: now, done_at: None };
                 self.journal.lock().expect("no panic while held").insert(key.clone(), step);
                 self.exec.recorded()?;
                 (seq, act)

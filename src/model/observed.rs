@@ -1,6 +1,7 @@
 //! What an engine shows us: containers, images, networks, volumes, events, samples. Plain data, one meaning per field.
 
 use super::ids::{EngineName, ImageRef};
+use super::spec::IpamPool;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -293,6 +294,12 @@ pub struct NetworkInfo {
     pub attachable: bool,
     /// Subnets in CIDR form.
     pub subnets: Vec<String>,
+    /// Its address pools, with what the engine chose where nothing was asked for.
+    #[serde(default)]
+    pub pools: Vec<IpamPool>,
+    /// Driver of its addresses, e.g. `default`.
+    #[serde(default)]
+    pub ipam_driver: String,
     /// Ids of attached running containers (filled by inspect).
     pub containers: Vec<String>,
 }

@@ -160,4 +160,7 @@ pub struct StepRecord {
     pub done: Option<serde_json::Value>,
     /// When the intent was written.
     pub at: DateTime<Utc>,
+    /// When the result was written; `None` also where an earlier version wrote it.
+    #[serde(default)]
+    pub done_at: Option<DateTime<Utc>>,
 }

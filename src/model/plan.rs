@@ -170,6 +170,9 @@ pub struct Plan {
     /// Host paths of the plan as written -> where each led when it was judged: part of the digest. Whatever leads elsewhere later is refused.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,
+    /// Containers of its services that a restart passes over: a person stopped them, and it is the loop that restarts what stands beside them.
+    #[serde(default)]
+    pub left: BTreeSet<EngineName>,
     /// Project directory, where one is registered.
     pub project_dir: Option<String>,
     /// Git commit of the directory and whether it had uncommitted changes.

@@ -38,7 +38,8 @@ fn lines(
     }
     for line in lines.iter_mut().filter(|l| secret(&l.path) && l.from.is_some()) {
         line.to = Some(match line.to.take() {
-            Some(to) => to.replacen("set", "changed", 1),
+            // Only what stands for a value: one that is shown, and a variable that is unset, are told as they are.
+            Some(to) => to.strip_prefix("set (").map(|hash| format!("changed ({hash}")).unwrap_or(to),
             None => "unset".into(),
         });
     }
@@ -156,6 +157,21 @@ mod tests {
         let (from, to) = (lines[0].from.clone().expect("was there"), lines[0].to.clone().expect("is there"));
         assert!(from != to && from.len() < VALUE_CHARS + 60 && to.contains(&format!(" [cut] ({} bytes, h", long + 1)), "{from} {to}");
         assert_eq!(diff(Some(&old), Some(&old), &[], &hash), vec![]);
+    }
+
+    #[test]
+    fn what_is_unset_and_what_is_shown_are_told_as_they_are() {
+        let with = |values: [(&str, Option<&str>); 4]| {
+            let environment = values.into_iter().map(|(k, v)| (k.to_owned(), v.map(str::to_owned))).collect();
+            ServiceSpec { environment, ..ServiceSpec::default() }
+        };
+        let old = with([("A", Some("x")), ("B", Some("x")), ("C", Some("offset=4")), ("D", Some("x"))]);
+        let new = with([("A", None), ("B", Some("reset")), ("C", Some("offset=5")), ("D", Some("y"))]);
+        let lines = diff(Some(&old), Some(&new), &["B".to_owned(), "C".to_owned()], &hash);
+        let told: Vec<&str> = lines.iter().filter_map(|l| l.to.as_deref()).collect();
+        assert_eq!(told, ["unset", "reset", "offset=5", format!("changed ({})", hash("y")).as_str()]);
+        let gone = diff(Some(&old), Some(&ServiceSpec::default()), &[], &hash);
+        assert!(gone.len() == 4 && gone.iter().all(|l| l.to.as_deref() == Some("unset")), "{gone:?}");
     }
 
     #[test]

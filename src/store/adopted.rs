@@ -139,6 +139,13 @@ fn forget(c: &Connection, stack: &StackName) -> Sql<()> {
     ] {
         c.prepare_cached(statement)?.execute([stack.as_str()])?;
     }
+    // What is noted under a key of its own: another life of the name begins at release 1 again and must not find it.
+    for kind in ["links", "once", "drift", "hands", "course", "backup", "drill", "export"] {
+        let key = format!("{kind}:{stack}");
+        let (of_release, of_service) = (format!("{key}:"), format!("{key}/"));
+        c.prepare_cached("DELETE FROM value WHERE key = ?1 OR substr(key, 1, length(?2)) = ?2 OR substr(key, 1, length(?3)) = ?3")?
+            .execute([&key, &of_release, &of_service])?;
+    }
     Ok(())
 }
 
@@ -156,7 +163,7 @@ mod tests {
             let (name, entry) = (StackName::new(name).unwrap(), StackSettingsEntry { dir: "/srv".into(), ..Default::default() });
             let write = move |c: &Connection| {
                 c.execute("INSERT INTO stack (name, current) VALUES (?1, 1)", [name.as_str()])?;
-                c.execute("INSERT INTO step VALUES (?1, 1, 'prepare', 'k', x'00', NULL, 't')", [format!("op-{name}")])?;
+                c.execute("INSERT INTO step VALUES (?1, 1, 'prepare', 'k', x'00', NULL, 't', NULL)", [format!("op-{name}")])?;
                 c.execute(
                     "INSERT INTO operation VALUES (?1, 'adopt', ?2, NULL, 'a', 'c', NULL, 'h', 'done', 1, 'finished', 1, 1, NULL, NULL, x'00', NULL, 0, 't', NULL)",
                     [format!("op-{name}"), name.to_string()],
@@ -174,6 +181,15 @@ mod tests {
             };
             store.inner.state.write(write).await.unwrap();
         }
+        let noted = |stack: &str| {
+            let keys =
+                ["links:S", "links:S:1", "once:S", "course:S/web", "drift:S", "hands:S", "backup:S", "backup:S/db", "drill:S", "export:S"];
+            keys.map(|key| key.replace('S', stack))
+        };
+        // A name that begins with the other's is another stack's.
+        for key in ["shop", "shop-2", "shopx", "blog"].iter().flat_map(|s| noted(s)) {
+            store.set_value(&key, &serde_json::json!({"1": "x"})).await.unwrap();
+        }
         store.forget_stack(&StackName::new("shop").unwrap(), &[]).await.unwrap();
         let count = |c: &Connection| -> Sql<Vec<i64>> {
             let mut counts = vec![];
@@ -183,6 +199,11 @@ mod tests {
             Ok(counts)
         };
         assert_eq!(store.inner.state.read(count).await.unwrap(), [1, 1, 1, 1, 1]);
+        for stack in ["shop", "shop-2", "shopx", "blog"] {
+            for key in noted(stack) {
+                assert_eq!(store.value(&key).await.unwrap().is_some(), stack != "shop", "{key}");
+            }
+        }
         assert_eq!(store.registration(&StackName::new("shop").unwrap()).await.unwrap(), None);
         let kept = store.registration(&StackName::new("blog").unwrap()).await.unwrap().unwrap();
         assert_eq!(kept.dir, std::path::PathBuf::from("/srv"));

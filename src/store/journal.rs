@@ -266,7 +266,7 @@ impl Store {
     pub async fn step_done(&self, op: &OperationId, seq: u64, result: &Value) -> StoreResult<()> {
         let sealed = self.inner.keys.seal(&step_place(op, seq, "done"), result)?;
         let op = op.clone();
-        self.inner.state.write(move |c| Ok(changed(finish_step(c, &op, seq, &sealed)?, "step", format!("{op}/{seq}"))?)).await
+        self.inner.state.write(move |c| Ok(changed(finish_step(c, &op, seq, &sealed, Utc::now())?, "step", format!("{op}/{seq}"))?)).await
     }
 
     /// All steps of an operation in order.

@@ -35,6 +35,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/13-approval-terms/up.sql"),
         include_str!("../../migrations/state/14-kept/up.sql"),
         include_str!("../../migrations/state/15-backup-copies/up.sql"),
+        include_str!("../../migrations/state/16-step-ended/up.sql"),
     ],
 };
 /// `audit.db`.

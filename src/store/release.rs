@@ -72,12 +72,12 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// Makes a release current in one transaction: stack.current, stack.environment, release.state = monitoring, operation's release; what was stopped by
-    /// a call runs again. Whether it was stopped. Refused as `Superseded` with an old epoch.
+    /// Makes a release current in one transaction: stack.current, stack.environment, release.state = monitoring, operation's release; with `runs`, what was
+    /// stopped by a call runs again. Refused as `Superseded` with an old epoch.
     ///
     /// # Errors
     /// `Superseded`, `Missing`, or the database's.
-    pub async fn make_current(&self, name: &StackName, number: u32, epoch: u64) -> StoreResult<bool> {
+    pub async fn make_current(&self, name: &StackName, number: u32, runs: bool, epoch: u64) -> StoreResult<()> {
         let name = name.clone();
         let write = move |c: &Connection| {
             hold(c, &name, epoch)?;
@@ -85,10 +85,11 @@ impl Store {
                 release_origin(c, &name, number)?.ok_or_else(|| missing("release", format!("{number} of stack {name}")))?;
             changed(set_current_in(c, &name, number, &environment)?, "stack", &name)?;
             set_release_state(c, &name, number, ReleaseState::Monitoring)?;
-            let stopped = c.prepare_cached("SELECT stopped FROM stack WHERE name = ?1")?.query_row([name.as_str()], |r| r.get(0))?;
-            set_stopped(c, &name, false)?;
+            if runs {
+                set_stopped(c, &name, false)?;
+            }
             set_operation_release(c, &operation, number)?;
-            Ok(stopped)
+            Ok(())
         };
         self.inner.state.write(write).await
     }

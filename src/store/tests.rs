@@ -112,6 +112,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         asked: vec![],
         weighed: Default::default(),
         real_paths: Default::default(),
+        left: Default::default(),
         project_dir: None,
         git: None,
         fingerprint: "f".into(),
@@ -288,7 +289,7 @@ async fn releases_come_back_whole_and_one_becomes_current() {
     assert_eq!(store.releases(&name, 1).await.unwrap(), [release(2)]);
     assert_eq!(store.last_release_number(&name).await.unwrap(), 2);
 
-    store.make_current(&name, 2, 1).await.unwrap();
+    store.make_current(&name, 2, true, 1).await.unwrap();
     let current = StackRecord { name: name.clone(), environment: "production".into(), current: Some(2), stopped: false, epoch: 1 };
     assert_eq!(store.stack(&name).await.unwrap(), Some(current.clone()));
     assert_eq!(store.release(&name, 2).await.unwrap().unwrap().state, ReleaseState::Monitoring);
@@ -303,7 +304,7 @@ async fn releases_come_back_whole_and_one_becomes_current() {
     assert_eq!(store.stacks().await.unwrap(), [StackRecord { current: Some(1), stopped: true, ..current.clone() }]);
     store.set_current(&name, None, 1).await.unwrap();
     assert_eq!(store.stacks().await.unwrap(), [StackRecord { current: None, stopped: true, ..current }]);
-    assert!(matches!(store.make_current(&name, 9, 1).await, Err(StoreError::Missing { what: "release", .. })));
+    assert!(matches!(store.make_current(&name, 9, true, 1).await, Err(StoreError::Missing { what: "release", .. })));
     assert!(matches!(store.set_release_state(&name, 9, ReleaseState::Good).await, Err(StoreError::Missing { .. })));
     assert!(matches!(store.set_stopped(&StackName::new("none").unwrap(), true).await, Err(StoreError::Missing { .. })));
 }
@@ -317,7 +318,7 @@ async fn an_older_epoch_is_refused_everywhere() {
     let new = store.begin_operation(operation("op-2", at(1)), "a").await.unwrap().unwrap();
     assert_eq!((old.epoch, new.epoch), (1, 2));
     let superseded = |e: StoreError| matches!(e, StoreError::Superseded { stack } if stack == "shop");
-    assert!(superseded(store.make_current(&name, 1, 1).await.unwrap_err()));
+    assert!(superseded(store.make_current(&name, 1, true, 1).await.unwrap_err()));
     assert!(superseded(store.set_current(&name, Some(1), 1).await.unwrap_err()));
     assert!(superseded(store.step_intent(&old.id, 1, Phase::Switch, "k", &json!(1), at(2)).await.unwrap_err()));
     assert!(
@@ -359,9 +360,13 @@ async fn operations_and_steps_come_back_whole() {
         intent: json!({"n": n}),
         done,
         at,
+        done_at: None,
     };
     let expected = [step(1, Phase::Prepare, "net", 1, Some(json!("ok")), at(2)), step(2, Phase::Switch, "web", 2, None, at(3))];
-    assert_eq!(store.steps(&one.id).await.unwrap(), expected);
+    let mut steps = store.steps(&one.id).await.unwrap();
+    let ended = steps[0].done_at.take().expect("it has a result");
+    assert!(Utc::now() - ended < TimeDelta::minutes(1), "{ended}");
+    assert_eq!(steps, expected);
     assert_eq!(store.step_intent(&two.id, 0, Phase::Prepare, "x", &json!(null), at(2)).await.unwrap(), 1);
     assert!(matches!(store.step_done(&one.id, 9, &json!(1)).await, Err(StoreError::Missing { what: "step", .. })));
     let nobody = OperationId::new("op-9").unwrap();

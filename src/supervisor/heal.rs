@@ -12,6 +12,7 @@ use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::Wake;
 use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
+use crate::call::error::ErrorCode;
 use crate::call::hands::Hands;
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
@@ -47,7 +48,6 @@ pub struct Healer {
     incidents: Incidents,
     hands: Hands,
     signs: by_hand::Signs,
-    courses: BTreeMap<(StackName, ServiceName), Course>,
     engine_lost: bool,
     quiet_until: Option<DateTime<Utc>>,
     /// Last look of the supervisor before this one, until its stops by hand were looked for.
@@ -72,6 +72,7 @@ impl Healer {
             tracing::error!(error = %e, "what was stopped by hand could not be read");
             Hands::default()
         });
+        let signs = by_hand::Signs::new(&hands);
         let quiet_until = booted_just_now().then(|| Utc::now() + SETTLING);
         let incidents = Incidents::new(house.clone());
         let seen = match house.store.value(SEEN).await {
@@ -86,8 +87,7 @@ impl Healer {
             wake,
             incidents,
             hands,
-            signs: by_hand::Signs::new(),
-            courses: BTreeMap::new(),
+            signs,
             engine_lost: false,
             quiet_until,
             seen,
@@ -100,18 +100,16 @@ impl Healer {
     /// Takes a wake-up.
     pub async fn woken(&mut self, wake: Wake) {
         let stack = match wake {
-            Wake::StoppedByHand(id, place) => {
-                tracing::info!(container = %id, ?place, "stopped by hand: left alone until it is started again");
-                let stack = place.as_ref().map(|p| p.stack.clone());
-                self.hands.stopped.insert(id, place);
-                self.keep_hands().await;
-                match stack {
-                    Some(stack) => stack,
-                    None => return,
+            Wake::Stopped(id, place, at) => {
+                let stack = place.stack.clone();
+                if !self.stopped(id, place, at).await {
+                    return;
                 }
+                stack
             }
+            Wake::Withdrawn(ids) => return self.withdrawn(&ids).await,
             Wake::Started(_, id) => {
-                if self.hands.stopped.remove(&id).is_some() {
+                if self.hands.started(&id) {
                     self.keep_hands().await;
                 }
                 return;
@@ -132,6 +130,7 @@ impl Healer {
         self.absent().await;
         match self.house.store.stacks().await {
             Ok(stacks) => {
+                self.forget_gone(&stacks).await;
                 for stack in stacks {
                     self.look_and_say(&stack.name, true).await;
                 }
@@ -246,20 +245,15 @@ impl Healer {
         Ok(true)
     }
 
-    async fn course(&mut self, look: &Look<'_>, service: &ServiceName) -> StoreResult<Course> {
-        let key = (look.stack.clone(), service.clone());
-        let kept = match self.courses.get(&key) {
-            Some(course) => course.clone(),
-            None => {
-                let stored = self.house.store.value(&place(look.stack, service)).await?;
-                stored.map_or_else(Course::default, |v| {
-                    serde_json::from_value(v).unwrap_or_else(|e| {
-                        tracing::error!(error = %e, "the course of a service is unreadable; it begins anew");
-                        Course::default()
-                    })
-                })
-            }
-        };
+    /// Read each time: what the store no longer has, since the stack was given back, is not remembered here either.
+    async fn course(&self, look: &Look<'_>, service: &ServiceName) -> StoreResult<Course> {
+        let stored = self.house.store.value(&place(look.stack, service)).await?;
+        let kept: Course = stored.map_or_else(Course::default, |v| {
+            serde_json::from_value(v).unwrap_or_else(|e| {
+                tracing::error!(error = %e, "the course of a service is unreadable; it begins anew");
+                Course::default()
+            })
+        });
         let fresh = Course { release: look.release.number, ..Course::default() };
         // A release made by somebody else, or a hand that helped since, begins anew; one the loop made itself is part of the course.
         if kept.release != look.release.number && look.release.agent != super::WARDEN {
@@ -274,10 +268,8 @@ impl Healer {
         Ok(kept)
     }
 
-    async fn keep(&mut self, look: &Look<'_>, service: &ServiceName, course: Course) -> StoreResult<()> {
-        self.house.store.set_value(&place(look.stack, service), &json!(course)).await?;
-        self.courses.insert((look.stack.clone(), service.clone()), course);
-        Ok(())
+    async fn keep(&self, look: &Look<'_>, service: &ServiceName, course: Course) -> StoreResult<()> {
+        self.house.store.set_value(&place(look.stack, service), &json!(course)).await
     }
 
     /// Ends the course and the incident of a service that is well, when it has been for long enough.
@@ -367,7 +359,7 @@ impl Healer {
             }
         };
         let (house, incidents, wake) = (self.house.clone(), self.incidents.clone(), self.wake.clone());
-        let (stack, service) = (look.stack.clone(), patient.service.clone());
+        let (stack, service, at) = (look.stack.clone(), patient.service.clone(), look.now);
         // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile. Among the calls of the
         // house from the start: who waits for those after the loop has ended finds nothing begun later.
         self.house.calls.spawn(async move {
@@ -375,6 +367,11 @@ impl Healer {
                 Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
                 Err(e) => {
                     tracing::warn!(%stack, %service, act = act.as_str(), error = %e, "the healing did not succeed");
+                    if e.code == ErrorCode::Busy
+                        && let Err(e) = uncharge(&house, &stack, &service, at).await
+                    {
+                        tracing::error!(%stack, %service, error = %e, "an act that did not begin stays charged");
+                    }
                     format!("failed: {}", e.message)
                 }
             };
@@ -396,6 +393,15 @@ impl Healer {
         self.house.store.audit_event(super::WARDEN, "healing_gave_up", Some(look.stack.as_str()), &detail, look.now).await?;
         Ok(())
     }
+}
+
+/// An act that did not begin costs a service nothing of its budget; the pause before the next one stays.
+async fn uncharge(house: &House, stack: &StackName, service: &ServiceName, at: DateTime<Utc>) -> StoreResult<()> {
+    let key = place(stack, service);
+    let kept = house.store.value(&key).await?.and_then(|v| serde_json::from_value::<Course>(v).ok());
+    let Some(mut course) = kept else { return Ok(()) };
+    course.acts.retain(|(begun, _)| *begun != at);
+    house.store.set_value(&key, &json!(course)).await
 }
 
 /// How many services are down, and how many there are: by the containers that stand for each, since what was replaced and waits to be removed is down

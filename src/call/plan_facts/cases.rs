@@ -108,6 +108,8 @@ fn world(c: &Context, resolved: BTreeMap<String, BindFact>) -> World {
             ipv6: false,
             attachable: false,
             subnets: vec![],
+            pools: vec![],
+            ipam_driver: "default".into(),
             containers: vec![],
         }));
         for container in &n.containers {

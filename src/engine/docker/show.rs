@@ -3,9 +3,10 @@
 use crate::engine::{EngineError, EngineResult};
 use crate::model::ids::EngineName;
 use crate::model::observed::*;
+use crate::model::spec::IpamPool;
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummaryStateEnum, EventMessage,
-    HealthStatusEnum, ImageInspect, ImageSummary, Ipam, LocalNodeState, NetworkInspect, PortMap, SystemInfo, SystemVersion,
+    HealthStatusEnum, ImageInspect, ImageSummary, Ipam, IpamConfig, LocalNodeState, NetworkInspect, PortMap, SystemInfo, SystemVersion,
 };
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeMap, HashMap};
@@ -266,6 +267,7 @@ fn tags(list: Vec<String>) -> Vec<String> {
 pub(super) fn network(n: NetworkInspect) -> EngineResult<NetworkInfo> {
     let mut containers: Vec<String> = n.containers.unwrap_or_default().into_keys().collect();
     containers.sort();
+    let (pools, ipam_driver) = ipam(n.ipam);
     Ok(NetworkInfo {
         id: id(n.id)?,
         name: n.name.unwrap_or_default(),
@@ -275,13 +277,16 @@ pub(super) fn network(n: NetworkInspect) -> EngineResult<NetworkInfo> {
         options: sorted(n.options),
         ipv6: n.enable_ipv6.unwrap_or(false),
         attachable: n.attachable.unwrap_or(false),
-        subnets: subnets(n.ipam),
+        subnets: pools.iter().filter_map(|p| p.subnet.clone()).collect(),
+        pools,
+        ipam_driver,
         containers,
     })
 }
 
 /// A row of the network list, without the attached containers.
 pub(super) fn network_row(n: bollard::models::Network) -> EngineResult<NetworkInfo> {
+    let (pools, ipam_driver) = ipam(n.ipam);
     Ok(NetworkInfo {
         id: id(n.id)?,
         name: n.name.unwrap_or_default(),
@@ -291,13 +296,24 @@ pub(super) fn network_row(n: bollard::models::Network) -> EngineResult<NetworkIn
         options: sorted(n.options),
         ipv6: n.enable_ipv6.unwrap_or(false),
         attachable: n.attachable.unwrap_or(false),
-        subnets: subnets(n.ipam),
+        subnets: pools.iter().filter_map(|p| p.subnet.clone()).collect(),
+        pools,
+        ipam_driver,
         containers: Vec::new(),
     })
 }
 
-fn subnets(ipam: Option<Ipam>) -> Vec<String> {
-    ipam.and_then(|i| i.config).unwrap_or_default().into_iter().filter_map(|c| c.subnet).collect()
+/// Address pools and their driver. What is empty was not given.
+fn ipam(ipam: Option<Ipam>) -> (Vec<IpamPool>, String) {
+    let ipam = ipam.unwrap_or_default();
+    let given = |text: Option<String>| text.filter(|t| !t.is_empty());
+    let pool = |c: IpamConfig| IpamPool {
+        subnet: given(c.subnet),
+        ip_range: given(c.ip_range),
+        gateway: given(c.gateway),
+        aux_addresses: sorted(c.auxiliary_addresses),
+    };
+    (ipam.config.unwrap_or_default().into_iter().map(pool).collect(), ipam.driver.unwrap_or_default())
 }
 
 /// A volume. Volumes of other tools may have names we cannot address; those are left out by the caller.

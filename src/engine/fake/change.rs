@@ -6,7 +6,7 @@ use super::{Behaviour, world};
 use crate::engine::{ContainerSpec, EngineError, EngineMount, EngineResult, ExecSpec, NetworkAttachment, NetworkCreate, VolumeCreate};
 use crate::model::ids::{EngineName, ImageRef};
 use crate::model::observed::*;
-use crate::model::spec::MountKind;
+use crate::model::spec::{IpamPool, MountKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
@@ -187,12 +187,16 @@ impl World {
             return Err(EngineError::Conflict(format!("network with name {name} already exists")));
         }
         let (id, number) = (self.new_id("network"), self.networks.len() as u64);
-        let given: Vec<String> = spec.spec.ipam.iter().filter_map(|p| p.subnet.clone()).collect();
-        let subnets = if given.is_empty() { vec![format!("172.{}.{}.0/24", 16 + (number / 256) % 16, number % 256)] } else { given };
+        let mut pools = spec.spec.ipam.clone();
+        if pools.iter().all(|p| p.subnet.is_none()) {
+            let place = format!("172.{}.{}", 16 + (number / 256) % 16, number % 256);
+            pools = vec![IpamPool { subnet: Some(format!("{place}.0/24")), gateway: Some(format!("{place}.1")), ..IpamPool::default() }];
+        }
+        let ipam_driver = spec.spec.ipam_driver.clone().unwrap_or_else(|| "default".into());
         let driver = spec.spec.driver.clone().unwrap_or_else(|| "bridge".into());
         let (labels, options) = (spec.labels.clone(), spec.spec.driver_opts.clone());
         let (internal, ipv6, attachable) = (spec.spec.internal, spec.spec.enable_ipv6, spec.spec.attachable);
-        let network = Network { id: id.clone(), driver, internal, labels, options, ipv6, attachable, subnets, number, hosts: 0 };
+        let network = Network { id: id.clone(), driver, internal, labels, options, ipv6, attachable, pools, ipam_driver, number, hosts: 0 };
         self.networks.insert(name, network);
         Ok(id)
     }

@@ -124,7 +124,9 @@ impl World {
             options: n.options.clone(),
             ipv6: n.ipv6,
             attachable: n.attachable,
-            subnets: n.subnets.clone(),
+            subnets: n.pools.iter().filter_map(|p| p.subnet.clone()).collect(),
+            pools: n.pools.clone(),
+            ipam_driver: n.ipam_driver.clone(),
             containers: attached.map(|c| c.id.as_str().to_owned()).collect(),
         })
     }

@@ -5,7 +5,7 @@ use super::{Behaviour, ENDPOINT, ExecScript, RunScript};
 use crate::engine::{ContainerSpec, EngineError, EngineResult};
 use crate::model::ids::{EngineName, ImageRef};
 use crate::model::observed::*;
-use crate::model::spec::Restart;
+use crate::model::spec::{IpamPool, Restart};
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -99,7 +99,8 @@ pub(crate) struct Network {
     pub options: BTreeMap<String, String>,
     pub ipv6: bool,
     pub attachable: bool,
-    pub subnets: Vec<String>,
+    pub pools: Vec<IpamPool>,
+    pub ipam_driver: String,
     pub number: u64,
     pub hosts: u64,
 }

@@ -5,7 +5,7 @@ use crate::model::ids::ServiceName;
 use crate::model::labels;
 use crate::model::observed::{NetworkInfo, RunState};
 use crate::model::preflight::Passed;
-use crate::model::spec::{NetworkSpec, PortSpec, ServiceSpec};
+use crate::model::spec::{IpamPool, NetworkSpec, PortSpec, ServiceSpec};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
@@ -51,7 +51,38 @@ fn differs(wanted: &NetworkSpec, found: &NetworkInfo) -> Option<String> {
         () if wanted.written_ipv6.is_some_and(|wanted| wanted != found.ipv6) => Some(format!("`enable_ipv6` ({})", found.ipv6)),
         () if wanted.attachable && !found.attachable => Some("`attachable` (false)".into()),
         () if !asked.is_empty() && asked != subnets(&mut found.subnets.iter()) => Some(format!("subnet ({})", found.subnets.join(", "))),
-        () => option.map(|(key, _)| format!("driver option {key}")),
+        () if wanted.ipam_driver.as_ref().is_some_and(|d| *d != found.ipam_driver && !found.ipam_driver.is_empty()) => {
+            Some(format!("ipam driver ({})", found.ipam_driver))
+        }
+        () => wanted.ipam.iter().find_map(|pool| addresses(pool, found)).or_else(|| option.map(|(key, _)| format!("driver option {key}"))),
+    }
+}
+
+/// The first address of a pool that is not as the file writes it. The engine fills in the gateway where the file names none.
+fn addresses(wanted: &IpamPool, found: &NetworkInfo) -> Option<String> {
+    let parsed = |text: &Option<String>| text.as_ref().and_then(|t| t.parse::<Subnet>().ok());
+    // One without a subnet is the only one.
+    let same = |p: &&IpamPool| wanted.subnet.is_none() || parsed(&p.subnet) == parsed(&wanted.subnet);
+    let pool = found.pools.iter().find(same)?;
+    let word = |text: Option<&String>| text.map_or("none", String::as_str).to_owned();
+    let other = |wanted: &String, found: Option<&String>| match (
+        wanted.parse::<IpAddr>(),
+        found.map(|f| f.split('/').next().unwrap_or(f).parse::<IpAddr>()),
+    ) {
+        (Ok(wanted), Some(Ok(found))) => wanted != found,
+        _ => Some(wanted) != found,
+    };
+    // The engine keeps a range as it was written, whatever its host part.
+    let range = |wanted: &String| parsed(&pool.ip_range).is_none_or(|found| wanted.parse() != Ok(found));
+    match () {
+        () if wanted.gateway.as_ref().is_some_and(|w| other(w, pool.gateway.as_ref())) => {
+            Some(format!("gateway ({})", word(pool.gateway.as_ref())))
+        }
+        () if wanted.ip_range.as_ref().is_some_and(range) => Some(format!("ip_range ({})", word(pool.ip_range.as_ref()))),
+        () => wanted.aux_addresses.iter().find(|(host, address)| other(address, pool.aux_addresses.get(*host))).map(|(host, _)| {
+            let there = word(pool.aux_addresses.get(host));
+            format!("aux address of {host} ({there})")
+        }),
     }
 }
 

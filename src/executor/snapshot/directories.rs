@@ -35,6 +35,8 @@ impl Run {
         if todo.is_empty() {
             return Ok(());
         }
+        // A registry takes its time, or says no: not while what is to be exchanged is stopped.
+        self.pull_images().await?;
         let mut staged = vec![];
         for planned in &todo {
             staged.push(self.stage(planned).await?);

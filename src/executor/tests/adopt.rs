@@ -226,6 +226,43 @@ async fn given_back_its_objects_are_not_ours_whatever_labels_they_carry() {
 }
 
 #[tokio::test]
+async fn an_eject_that_fails_has_ended_and_can_be_asked_for_again() {
+    let rig = over(rig().await).await;
+    let spec = stack("web:1", Some("db:1"), &[]);
+    compose_up(&rig, &spec).await;
+    adopt(&rig, &rig.exec, &spec).await;
+    rig.engine.fail_next("images", crate::engine::EngineError::Refused("not now".into()));
+    let refused = rig.exec.eject(&shop(), &permit("eject"), request("eject")).await.unwrap_err();
+    let op = rig.store.operations(Some(&shop()), 1).await.unwrap().remove(0);
+    assert_eq!((op.verb.as_str(), op.state), ("eject", OperationState::Failed));
+    let message = op.message.unwrap();
+    assert!(message.starts_with(&refused.to_string()) && message.contains("eject it again"), "{message}");
+    assert_eq!(rig.store.open_operations().await.unwrap(), vec![]);
+    rig.exec.eject(&shop(), &permit("eject"), request("eject")).await.unwrap();
+    assert_eq!(rig.store.stack(&shop()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_adoption_cancelled_during_its_last_step_is_taken_back() {
+    let rig = over(rig().await).await;
+    let spec = stack("web:1", Some("db:1"), &[]);
+    compose_up(&rig, &spec).await;
+    let before = ids(&rig).await;
+    let exec = rig.exec.clone();
+    rig.engine.on_mutation(Box::new(move |moment| {
+        if moment == "create_container:done" {
+            exec.active.lock().unwrap().values().for_each(|a| a.cancel.cancel());
+        }
+        true
+    }));
+    assert_eq!(adopt(&rig, &rig.exec, &spec).await.state, OperationState::Cancelled);
+    rig.engine.clear_hook();
+    assert_eq!((ids(&rig).await, rig.exec.active()), (before, 0));
+    assert_eq!(rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current), None);
+    assert!(!rig.engine.container_names().iter().any(|n| n.contains("claim")), "its claim is taken back");
+}
+
+#[tokio::test]
 async fn what_compose_makes_in_the_middle_of_an_operation_ends_it_before_the_switch() {
     for moment in ["before", "meanwhile"] {
         let rig = rig().await;

@@ -215,6 +215,56 @@ async fn a_network_or_volume_that_is_not_what_the_file_says_stops_a_deploy_and_s
     assert_one_release(&rig, "nothing was touched").await;
 }
 
+/// What the file writes of a network's addresses is compared with what the engine has, however either is spelled; what it leaves out is the engine's.
+#[tokio::test]
+async fn a_gateway_range_or_reserved_address_that_changed_is_told_and_nothing_else() {
+    let with = |pool: IpamPool, driver: Option<&str>| {
+        let mut spec = stack("web:1", None, &[]);
+        let network = spec.networks.get_mut("default").unwrap();
+        (network.ipam, network.ipam_driver) = (vec![pool], driver.map(str::to_owned));
+        spec
+    };
+    let six = IpamPool {
+        subnet: Some("fd00:0:0::/64".into()),
+        ip_range: Some("fd00::80:7/120".into()),
+        gateway: Some("fd00:0::1".into()),
+        aux_addresses: BTreeMap::from([("router".to_owned(), "fd00:0::9".to_owned())]),
+    };
+    let rig = rig().await;
+    assert_eq!(deploy(&rig, with(six.clone(), None)).await.state, OperationState::Done);
+    let refused = [
+        (IpamPool { gateway: Some("fd00::2".into()), ..six.clone() }, None, "another gateway (fd00:0::1)"),
+        (IpamPool { ip_range: Some("fd00::90:0/120".into()), ..six.clone() }, None, "another ip_range (fd00::80:7/120)"),
+        (
+            IpamPool { aux_addresses: BTreeMap::from([("router".to_owned(), "fd00::8".to_owned())]), ..six.clone() },
+            None,
+            "another aux address of router (fd00:0::9)",
+        ),
+        (
+            IpamPool { aux_addresses: BTreeMap::from([("nas".to_owned(), "fd00::9".to_owned())]), ..six.clone() },
+            None,
+            "another aux address of nas (none)",
+        ),
+        (six.clone(), Some("dhcp"), "another ipam driver (default)"),
+    ];
+    for (pool, driver, told) in refused {
+        let op = deploy(&rig, with(pool, driver)).await;
+        let message = op.message.unwrap_or_default();
+        assert!(op.state == OperationState::Failed && message.contains(told) && message.contains("give it another name"), "{message}");
+    }
+    let respelled = IpamPool {
+        subnet: Some("fd00::/64".into()),
+        ip_range: Some("fd00::80:0/120".into()),
+        gateway: Some("fd00::1".into()),
+        aux_addresses: BTreeMap::from([("router".to_owned(), "fd00::9".to_owned())]),
+    };
+    let left_out = IpamPool { subnet: Some("fd00::/64".into()), ..IpamPool::default() };
+    for pool in [respelled, left_out] {
+        let op = deploy(&rig, with(pool, Some("default"))).await;
+        assert_eq!((op.state, op.message), (OperationState::Done, None));
+    }
+}
+
 #[tokio::test]
 async fn scaling_fills_the_gap_in_the_numbers() {
     let rig = rig().await;

@@ -132,3 +132,41 @@ async fn tests_and_hooks_of_a_stack_run_in_every_release_that_changes_a_containe
     assert!(op.message.unwrap().contains("smoke test 1 of the stack failed"));
     assert_one_release(&rig, "the test of the stack took it back").await;
 }
+
+/// A hook's container that goes on for minutes is neither waited for by a cancel nor by a shutdown, and nothing of it stays.
+#[tokio::test]
+async fn a_hook_that_is_at_work_is_left_by_a_cancel_and_by_a_shutdown() {
+    for cancelled in [true, false] {
+        let rig = rig().await;
+        deploy(&rig, stack("web:1", None, &[])).await;
+        let mut next = stack("web:2", None, &[]);
+        let hooks = serde_json::json!({"pre": [{"run": ["/waits"], "timeout_s": 600}]});
+        next.services.get_mut("web").unwrap().settings.hooks = serde_json::from_value(hooks).unwrap();
+        let plan = plan_for(&rig, &rig.exec, release_of(&rig, next).await).await;
+        let op = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+        let of_hooks = [labels::filter(labels::ROLE, labels::ROLE_HOOK)];
+        let hooks = async || rig.engine.containers(&of_hooks).await.unwrap().len();
+        let at_work = async {
+            while hooks().await == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), at_work).await.expect("the hook begins");
+        let state = if cancelled {
+            rig.exec.cancel(&op.id).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(30), ended(&rig.exec, &op.id)).await.expect("it does not wait for the hook");
+            OperationState::Cancelled
+        } else {
+            rig.exec.close(Duration::from_secs(30)).await;
+            assert_eq!(rig.exec.active(), 0, "it does not wait for the hook");
+            let next = executor(&rig.engine, &rig.store, None);
+            for id in next.recover().await.unwrap() {
+                ended(&next, &id).await;
+            }
+            OperationState::RolledBack
+        };
+        let op = rig.store.operation(&op.id).await.unwrap().unwrap();
+        assert_eq!((op.state, hooks().await), (state, 0), "cancelled {cancelled}: {:?}", op.message);
+        assert_one_release(&rig, "as before").await;
+    }
+}

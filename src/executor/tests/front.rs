@@ -69,6 +69,31 @@ async fn an_update_changes_the_routes_and_leaves_the_front_alone() {
 }
 
 #[tokio::test]
+async fn a_front_that_somebody_paused_serves_again_after_a_deploy_or_a_restart() {
+    for deploying in [true, false] {
+        let rig = rig().await;
+        deploy(&rig, fronted("web:1", "db:1")).await;
+        for front in ["shop-web-front", "shop-db-front"] {
+            rig.engine.pause(&permit("deploy"), &EngineName::new(front).unwrap(), true).await.unwrap();
+        }
+        let op = match deploying {
+            true => deploy(&rig, fronted("web:2", "db:2")).await,
+            false => run(&rig, &rig.exec, Want::Restart { service: None }).await,
+        };
+        assert_eq!((op.state, op.message), (OperationState::Done, None), "deploying {deploying}");
+        for service in ["web", "db"] {
+            let front = format!("shop-{service}-front");
+            let seen = rig.engine.container(&EngineName::new(front.as_str()).unwrap()).await.unwrap().unwrap();
+            assert_eq!(seen.state, RunState::Running, "deploying {deploying}: {service}");
+            let backend = rig.engine.container(&EngineName::new(format!("shop-{service}-1")).unwrap()).await.unwrap().unwrap();
+            let routes = rig.engine.routed(&front).unwrap();
+            assert_eq!(routes.serving().into_iter().cloned().collect::<Vec<_>>(), Vec::from_iter(crate::planner::front::backend(&backend)));
+        }
+        assert_one_release(&rig, "paused").await;
+    }
+}
+
+#[tokio::test]
 async fn a_broken_version_behind_a_front_never_touches_the_old_one() {
     let rig = rig().await;
     deploy(&rig, fronted("web:1", "db:1")).await;

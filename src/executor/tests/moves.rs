@@ -115,15 +115,58 @@ async fn a_port_that_another_service_keeps_is_refused_before_anything_is_touched
 #[tokio::test]
 async fn a_deploy_that_fails_leaves_a_stopped_stack_stopped() {
     let rig = rig().await;
-    deploy(&rig, stack("web:1", Some("db:1"), &[])).await;
+    deploy(&rig, stack("web:1", Some("db:1"), &["worker"])).await;
     run(&rig, &rig.exec, Want::Stop { remove: false }).await;
     let stopped = async || rig.store.stack(&shop()).await.unwrap().unwrap().stopped;
-    assert_eq!(deploy(&rig, stack("web:bad", Some("db:1"), &[])).await.state, OperationState::RolledBack);
+    assert_eq!(deploy(&rig, stack("web:bad", Some("db:1"), &["worker"])).await.state, OperationState::RolledBack);
     assert!(stopped().await, "nothing of it is to be healed");
-    run(&rig, &rig.exec, Want::Restart { service: Some(name("web")) }).await;
-    assert!(stopped().await, "one service does not bring the others back");
-    assert_eq!(deploy(&rig, stack("web:2", Some("db:1"), &[])).await.state, OperationState::Done);
+    let one = [
+        Want::Restart { service: Some(name("web")) },
+        Want::Recreate { service: name("web") },
+        Want::Scale { service: name("worker"), replicas: 2 },
+    ];
+    for want in one {
+        assert_eq!(run(&rig, &rig.exec, want.clone()).await.state, OperationState::Done, "{want:?}");
+        assert!(stopped().await, "one service does not bring the others back: {want:?}");
+    }
+    assert_eq!(deploy(&rig, stack("web:2", Some("db:1"), &["worker"])).await.state, OperationState::Done);
     assert!(!stopped().await);
+}
+
+/// The supervisor stops between making a release current and the record of that; the one after it sees the release fail in its watch window.
+#[tokio::test]
+async fn that_a_stack_was_stopped_outlives_a_crash_in_the_middle_of_the_switch() {
+    let mut next = stack("web:2", None, &[]);
+    next.settings.monitor_s = Some(30);
+    let mut record = None;
+    for crash in [false, true] {
+        let rig = rig().await;
+        deploy(&rig, stack("web:1", None, &[])).await;
+        run(&rig, &rig.exec, Want::Stop { remove: false }).await;
+        let standing = async || rig.store.stack(&shop()).await.unwrap().map(|s| (s.current, s.stopped)).unwrap();
+        let stop = record.map(|k| -> StopAfter { Arc::new(move |count| count == k) });
+        let doomed = executor(&rig.engine, &rig.store, stop);
+        let plan = plan_for(&rig, &doomed, release_of(&rig, next.clone()).await).await;
+        let op = doomed.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+        let mut at_work = &doomed;
+        if crash {
+            ended(&doomed, &op.id).await;
+            doomed.close(Duration::from_secs(5)).await;
+            let current = rig.store.steps(&op.id).await.unwrap().into_iter().find(|s| s.key == "current").unwrap();
+            assert_eq!((current.done, standing().await), (None, (Some(2), false)), "done, and not recorded");
+            assert_eq!(rig.exec.recover().await.unwrap(), std::slice::from_ref(&op.id));
+            at_work = &rig.exec;
+        }
+        let watched = at_work.wait(&op.id, Duration::from_secs(20), Until::Settled).await.unwrap();
+        assert_eq!(watched.state, OperationState::Monitoring, "{:?}", watched.message);
+        assert!(rig.engine.crash_container("shop-web-1", 1));
+        ended(at_work, &op.id).await;
+        assert_eq!(rig.store.operation(&op.id).await.unwrap().unwrap().state, OperationState::RolledBack);
+        assert_eq!(standing().await, (Some(1), true), "crash {crash}: what a person stopped is not healed");
+        // Each step before it counts its intent, its effect and its result.
+        let steps = rig.store.steps(&op.id).await.unwrap();
+        record = steps.iter().position(|s| s.key == "current").map(|before| 3 * before as u64 + 2);
+    }
 }
 
 #[tokio::test]

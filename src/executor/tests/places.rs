@@ -37,6 +37,15 @@ async fn a_container_whose_host_path_became_a_link_is_neither_restarted_nor_star
 }
 
 #[tokio::test]
+async fn a_release_has_no_links_of_an_earlier_life_of_the_name() {
+    let rig = rig().await;
+    rig.store.set_value("links:shop:1", &serde_json::json!({"/srv/shop": "/elsewhere"})).await.unwrap();
+    assert_eq!(deploy(&rig, stack("web:1", None, &[])).await.state, OperationState::Done);
+    let release = rig.store.release(&shop(), 1).await.unwrap().unwrap();
+    assert_eq!(crate::executor::places::judged(&rig.store, &release).await.unwrap(), BTreeMap::new());
+}
+
+#[tokio::test]
 async fn a_link_of_an_adopted_container_holds_while_it_leads_where_it_led() {
     let rig = rig().await;
     let dir = tempfile::tempdir().unwrap();

@@ -88,3 +88,18 @@ async fn every_container_is_made_of_what_was_pulled_although_the_tag_moves_meanw
     let moved = rig.engine.image(&ImageRef::new("a:1").unwrap()).await.unwrap().unwrap();
     assert!(!made.contains(&moved.id), "the tag did move");
 }
+
+#[tokio::test]
+async fn a_registry_that_sends_nothing_is_named_and_not_taken_for_an_engine_that_is_away() {
+    let silent = || crate::engine::EngineError::Timeout { what: "pull", after: Duration::from_secs(120) };
+    for (times, state) in [(2, OperationState::Done), (3, OperationState::RolledBack)] {
+        let rig = rig().await;
+        let spec = remote(&rig, &["a:1"]);
+        (0..times).for_each(|_| rig.engine.fail_next("pull", silent()));
+        let id = submit(&rig, spec).await;
+        ended(&rig.exec, &id).await;
+        let op = rig.store.operation(&id).await.unwrap().unwrap();
+        let named = op.message.as_deref().is_some_and(|m| m.contains("the registry of a:1 sent nothing for 120 s, 3 times"));
+        assert_eq!((op.state, named), (state, times == 3), "{:?}", op.message);
+    }
+}

@@ -28,14 +28,14 @@ pub(super) fn insert_step(
     Ok(())
 }
 
-pub(super) fn finish_step(c: &Connection, op: &OperationId, seq: u64, sealed: &[u8]) -> Sql<usize> {
-    let mut statement = c.prepare_cached("UPDATE step SET sealed_done = ?3 WHERE operation = ?1 AND seq = ?2")?;
-    Ok(statement.execute(params![op.as_str(), int("step", seq)?, sealed])?)
+pub(super) fn finish_step(c: &Connection, op: &OperationId, seq: u64, sealed: &[u8], now: DateTime<Utc>) -> Sql<usize> {
+    let mut statement = c.prepare_cached("UPDATE step SET sealed_done = ?3, done_at = ?4 WHERE operation = ?1 AND seq = ?2")?;
+    Ok(statement.execute(params![op.as_str(), int("step", seq)?, sealed, time(now)])?)
 }
 
 pub(super) fn steps(c: &Connection, keys: &Keys, op: &OperationId) -> Sql<Vec<StepRecord>> {
     let mut statement =
-        c.prepare_cached("SELECT seq, phase, key, sealed_intent, sealed_done, at FROM step WHERE operation = ?1 ORDER BY seq")?;
+        c.prepare_cached("SELECT seq, phase, key, sealed_intent, sealed_done, at, done_at FROM step WHERE operation = ?1 ORDER BY seq")?;
     all(&mut statement, [op.as_str()], |r| {
         let seq = uint("step", r.get(0)?)?;
         let done: Option<Vec<u8>> = r.get(4)?;
@@ -47,6 +47,7 @@ pub(super) fn steps(c: &Connection, keys: &Keys, op: &OperationId) -> Sql<Vec<St
             intent: keys.open("step", &step_place(op, seq, "intent"), &r.get::<_, Vec<u8>>(3)?)?,
             done: done.map(|d| keys.open("step", &step_place(op, seq, "done"), &d)).transpose()?,
             at: parse_time("step", &r.get::<_, String>(5)?)?,
+            done_at: r.get::<_, Option<String>>(6)?.map(|t| parse_time("step", &t)).transpose()?,
         })
     })
 }

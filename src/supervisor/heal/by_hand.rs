@@ -5,12 +5,13 @@
 use super::super::watch::{self, Wake};
 use super::{Healer, Look, LookError};
 use crate::call::diagnose::Ailment;
-use crate::call::hands::{self, Place};
+use crate::call::hands::{self, Hands, Place};
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::release::StackRecord;
 use crate::model::spec::DriftMode;
 use crate::planner::Observed;
 use chrono::{DateTime, Utc};
@@ -34,6 +35,10 @@ pub(super) struct Signs {
     missing: BTreeMap<(StackName, ServiceName), Instant>,
     /// What a hand did to each stack as last seen, since when, and whether it was told.
     news: BTreeMap<StackName, (Vec<String>, Instant, bool)>,
+    /// Stopped, not by us, and when that was seen: the engine may yet end.
+    fresh: BTreeMap<EngineName, Instant>,
+    /// Marks that the engine is to be asked about, since it may have stopped them itself.
+    doubted: BTreeSet<EngineName>,
     /// See [`WAY`].
     pub(super) way: Duration,
     /// See [`REST`].
@@ -41,8 +46,18 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    pub(super) fn new() -> Self {
-        Self { ending: BTreeMap::new(), removed: vec![], missing: BTreeMap::new(), news: BTreeMap::new(), way: WAY, rest: REST }
+    /// What was not sure when the supervisor before ended may have been stopped by the end of the engine, or of the host.
+    pub(super) fn new(hands: &Hands) -> Self {
+        Self {
+            ending: BTreeMap::new(),
+            removed: vec![],
+            missing: BTreeMap::new(),
+            news: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            doubted: hands.unsure.clone(),
+            way: WAY,
+            rest: REST,
+        }
     }
 
     pub(super) fn ending(&mut self, id: EngineName, seen: Instant) {
@@ -82,14 +97,82 @@ impl Healer {
         }
     }
 
-    /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened.
+    /// Stacks that were given back or are gone: another life of the name begins anew.
+    pub(super) async fn forget_gone(&mut self, stacks: &[StackRecord]) {
+        let gone = |name: &StackName| !stacks.iter().any(|s| s.name == *name);
+        self.signs.news.retain(|name, _| !gone(name));
+        self.signs.missing.retain(|(name, _), _| !gone(name));
+        self.signs.removed.retain(|(_, place)| !gone(&place.stack));
+        let known = self.hands.removed.len();
+        self.hands.removed.retain(|name, _| !gone(name));
+        if self.hands.removed.len() != known {
+            self.keep_hands().await;
+        }
+    }
+
+    /// A container was stopped: by hand, unless an operation of ours did it. Whether it was by hand.
+    pub(super) async fn stopped(&mut self, id: EngineName, place: Place, at: DateTime<Utc>) -> bool {
+        match self.house.executor.has_stopped(&place.stack, &id, at).await {
+            Ok(false) => {}
+            Ok(true) => return false,
+            Err(e) => {
+                tracing::error!(container = %id, error = %e, "who stopped it could not be read; it counts as failed");
+                return false;
+            }
+        }
+        tracing::info!(container = %id, ?place, "stopped by hand: left alone until it is started again");
+        self.signs.fresh.insert(id.clone(), Instant::now());
+        self.hands.unsure.insert(id.clone());
+        self.hands.stopped.insert(id, Some(place));
+        self.keep_hands().await;
+        true
+    }
+
+    /// The engine was lost right after it had stopped these: they are asked about when it is there again.
+    pub(super) async fn withdrawn(&mut self, ids: &BTreeSet<EngineName>) {
+        let marked: Vec<&EngineName> = ids.iter().filter(|id| self.hands.stopped.contains_key(*id)).collect();
+        if marked.is_empty() {
+            return;
+        }
+        tracing::info!(containers = ?marked, "the engine was lost right after these were stopped: it may have done that itself");
+        self.engine_lost = true;
+        for id in marked {
+            self.hands.unsure.insert(id.clone());
+            self.signs.fresh.remove(id);
+            self.signs.doubted.insert(id.clone());
+        }
+        self.keep_hands().await;
+    }
+
+    /// What was stopped by hand and runs again, or is gone: its event may have passed while nobody listened. A stop that the engine has outlived stands; one it
+    /// has not stands only where the engine itself would have started the container again.
     pub(super) async fn reconcile_by_hand(&mut self) -> Result<(), EngineError> {
         if self.hands.stopped.is_empty() {
             return Ok(());
         }
         let ours = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let (gone, changed) = self.hands.reconcile(&ours);
+        let (gone, mut changed) = self.hands.reconcile(&ours);
         self.signs.removed.extend(gone);
+        for id in std::mem::take(&mut self.signs.doubted) {
+            let c = match self.house.engine.container(&id).await {
+                Ok(c) => c,
+                Err(e) => {
+                    self.signs.doubted.insert(id);
+                    return Err(e);
+                }
+            };
+            changed = true;
+            self.hands.unsure.remove(&id);
+            if c.is_some_and(|c| !starts_again(&c)) {
+                tracing::info!(container = %id, "the engine stopped it when it ended: not by hand");
+                self.hands.stopped.remove(&id);
+            }
+        }
+        let (hands, stands) = (&mut self.hands, |at: &Instant| at.elapsed() >= watch::STANDS);
+        self.signs.fresh.retain(|id, at| {
+            changed |= stands(at) && hands.unsure.remove(id);
+            !stands(at) && hands.stopped.contains_key(id)
+        });
         if changed {
             self.keep_hands().await;
         }
@@ -208,13 +291,18 @@ impl Healer {
     }
 }
 
+/// Whether the engine starts it again when it starts itself, unless a person has stopped it.
+fn starts_again(c: &ContainerDetail) -> bool {
+    matches!(c.restart_policy.as_str(), "always" | "unless-stopped")
+}
+
 /// Containers that a person stopped after `seen`, the last look of the supervisor before. The engine starts again by itself what ended under `always` and
 /// `unless-stopped`, whatever ended it, and says so (`restarting`, or an error); what stays down without an error was stopped through the engine. A SIGKILL
 /// may have been a failure that the engine gave up on while it was itself restarted: it is not certain.
 fn stopped(containers: &[ContainerDetail], seen: DateTime<Utc>) -> Vec<(EngineName, Option<Place>)> {
     let certain = |c: &&ContainerDetail| {
         c.state == RunState::Exited
-            && matches!(c.restart_policy.as_str(), "always" | "unless-stopped")
+            && starts_again(c)
             && c.error.is_empty()
             && !c.oom_killed
             && c.exit_code != 137

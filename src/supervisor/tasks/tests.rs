@@ -45,7 +45,7 @@ pub(crate) fn agent(name: &str) -> String {
 
 pub(crate) struct Bench {
     pub(crate) house: Arc<House>,
-    engine: Arc<FakeEngine>,
+    pub(crate) engine: Arc<FakeEngine>,
     dir: tempfile::TempDir,
     shutdown: CancellationToken,
     worker: Option<tokio::task::JoinHandle<()>>,

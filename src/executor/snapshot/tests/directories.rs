@@ -1,10 +1,11 @@
 //! Directories of the host whose restored copy takes their place, as a release, with a stop of the supervisor at every record.
 
 use super::*;
+use crate::engine::fake::Behaviour;
 use crate::engine::{ContainerSpec, EngineError, EngineMount};
 use crate::executor::backup::BackupRequest;
 use crate::model::ids::ImageRef;
-use crate::model::observed::RunState;
+use crate::model::observed::{ImageIdentity, RunState};
 use crate::model::plan::PlannedExchange;
 use crate::model::release::ReleaseState;
 use crate::model::spec::MountKind;
@@ -116,6 +117,32 @@ impl World {
     async fn state(&self, container: &EngineName) -> RunState {
         self.rig.engine.container(container).await.unwrap().unwrap().state
     }
+}
+
+#[tokio::test]
+async fn nothing_is_stopped_for_an_exchange_while_its_images_are_on_their_way() {
+    let w = world().await;
+    w.reader().await;
+    let mut plan = w.swap(&w.exec).await;
+    // As a release whose image has to be fetched again.
+    w.rig.engine.add_remote_image("db:2", Behaviour::healthy());
+    let image = ImageRef::new("db:2").unwrap();
+    plan.desired.services.get_mut("db").unwrap().image = Some(image.clone());
+    plan.images.insert(name("db"), ImageIdentity { reference: image, id: None, repo_digest: None });
+    w.rig.engine.hold_pulls(true);
+    w.rig.engine.clear_calls();
+    let op = w.exec.submit(plan, permit("restore"), request("restore")).await.unwrap();
+    while w.rig.engine.pulls_under_way() == 0 {
+        assert!(!w.rig.store.operation(&op.id).await.unwrap().unwrap().state.is_terminal());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let stopped = |calls: &[String]| calls.iter().filter(|c| c.starts_with("stop ")).count();
+    assert_eq!((stopped(&w.rig.engine.calls()), w.live().as_str()), (0, "live"));
+    w.rig.engine.hold_pulls(false);
+    ended(&w.exec, &op.id).await;
+    let op = w.rig.store.operation(&op.id).await.unwrap().unwrap();
+    assert_eq!((op.state, w.live().as_str()), (OperationState::Done, "old"), "{:?}", op.message);
+    assert!(stopped(&w.rig.engine.calls()) > 0);
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use super::*;
 use crate::call::hands::Hands;
 use crate::call::{Door, Principal, dispatch};
+use crate::engine::fake::Behaviour;
 use crate::gate::Permit;
 use crate::model::ids::AgentName;
 use crate::supervisor::heal::tests::detail;
+use crate::supervisor::policy::{Act, Course};
 use crate::supervisor::tasks::tests::Bench;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
@@ -30,8 +32,12 @@ async fn deployed() -> (Bench, Permit) {
 }
 
 async fn deploy(b: &Bench) {
+    deploy_file(b, COMPOSE).await;
+}
+
+async fn deploy_file(b: &Bench, file: &str) {
     b.house.rulebook.store(std::sync::Arc::new(rules()));
-    call(b, "a0", "deploy", json!({"stack": "shop", "compose": COMPOSE})).await;
+    call(b, "a0", "deploy", json!({"stack": "shop", "compose": file})).await;
     // The loop's own agent is shipped.
     b.house.rulebook.store(std::sync::Arc::new(crate::gate::call::tests::shipped()));
 }
@@ -261,4 +267,147 @@ fn only_what_the_engine_would_have_started_again_was_stopped_by_a_person() {
     ] {
         assert!(!found(c), "{what}");
     }
+}
+
+/// Id and state of the container of that name.
+async fn there(b: &Bench, name: &str) -> (EngineName, RunState) {
+    let c = b.house.engine.container(&id(name)).await.expect("looked").expect("there");
+    (c.id, c.state)
+}
+
+/// `web` has no restart policy, `db` and `api` have one. Both end on a stop like most programs: by the signal.
+async fn with_and_without_policy() -> (Bench, Permit) {
+    let b = Bench::with(|_| {}).await;
+    b.engine.add_image("ends:1", Behaviour::healthy().with_stop_exit(143));
+    deploy_file(&b, &format!("{}  api: *s\n", COMPOSE.replace("hello:1", "ends:1").replace("  db: *s", "  db: {<<: *s, restart: \"no\"}")))
+        .await;
+    let operation = b.house.store.operations(Some(&shop()), 1).await.expect("read").remove(0);
+    (b, crate::gate::permit_takeover(&operation))
+}
+
+/// An engine that ends stops all that runs, tells it like any other stop, and is gone; what has a policy is started by the next one.
+#[tokio::test]
+async fn what_the_engine_stopped_as_it_ended_is_no_hands_work() {
+    let (b, permit) = with_and_without_policy().await;
+    let mut at_work = Loop::begin(&b).await;
+    for name in ["shop-web-1", "shop-db-1", "shop-api-1"] {
+        b.house.engine.stop(&permit, &id(name), Duration::ZERO).await.expect("stopped");
+    }
+    at_work.rest().await;
+    assert_eq!((at_work.healer.hands.stopped.len(), at_work.healer.hands.unsure.len()), (3, 3), "so far it looks like a hand's work");
+    b.away(true);
+    loop {
+        let wake = tokio::time::timeout(Duration::from_secs(20), at_work.woken.recv()).await.expect("in time").expect("open");
+        let withdrawn = matches!(wake, Wake::Withdrawn(_));
+        at_work.healer.woken(wake).await;
+        if withdrawn {
+            break;
+        }
+    }
+    b.away(false);
+    // It comes back by itself; `web` would have, too, had it not been stopped by a person a moment before.
+    b.house.engine.start(&permit, &id("shop-api-1")).await.expect("started");
+    at_work.healer.scan().await;
+    assert!(at_work.healer.quiet_until.is_some(), "the engine settles first");
+    at_work.healer.quiet_until = None;
+    let hands = at_work.end(&b).await;
+    let (web, state) = there(&b, "shop-web-1").await;
+    assert_eq!((hands.ids(), hands.unsure, state), (BTreeSet::from([web]), BTreeSet::new(), RunState::Exited));
+    assert_eq!(there(&b, "shop-db-1").await.1, RunState::Running, "healed");
+}
+
+#[tokio::test]
+async fn a_stop_right_before_the_supervisor_ended_is_asked_about_again() {
+    let (b, permit) = with_and_without_policy().await;
+    let mut at_work = Loop::begin(&b).await;
+    for name in ["shop-web-1", "shop-db-1"] {
+        b.house.engine.stop(&permit, &id(name), Duration::ZERO).await.expect("stopped");
+    }
+    at_work.rest().await;
+    at_work.shutdown.cancel();
+    // The host goes down with both, and comes up again.
+    let hands = Loop::begin(&b).await.end(&b).await;
+    assert_eq!(hands.ids(), BTreeSet::from([there(&b, "shop-web-1").await.0]));
+    assert_eq!(there(&b, "shop-db-1").await.1, RunState::Running, "nothing tells it from a host that went down");
+}
+
+#[tokio::test]
+async fn what_a_person_stops_while_an_operation_holds_the_stack_is_left_alone_and_what_the_operation_stops_is_not() {
+    let (b, permit) = deployed().await;
+    let mut at_work = Loop::begin(&b).await;
+    b.engine.add_remote_image("hello:2", Behaviour::healthy());
+    b.engine.hold_pulls(true);
+    let file = COMPOSE.replace("  db: *s", "  db: {<<: *s, image: \"hello:2\"}");
+    let before = there(&b, "shop-db-1").await.0;
+    let deploying = deploy_file(&b, &file);
+    let by_hand = async {
+        while b.engine.pulls_under_way() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(b.house.executor.holding(&shop()).is_some());
+        b.house.engine.stop(&permit, &id("shop-web-1"), Duration::ZERO).await.expect("stopped");
+        at_work.rest().await;
+        // The loop's own acts cannot begin now, and cost nothing.
+        b.house.rulebook.store(std::sync::Arc::new(crate::gate::call::tests::shipped()));
+        let (stack, service) = (shop(), ServiceName::new("db").expect("valid"));
+        let release = b.house.store.release(&stack, 1).await.expect("read").expect("there");
+        let look = Look { stack: &stack, release: &release, now: Utc::now() };
+        let mut course = Course { release: 1, ..Course::default() };
+        course.took(Act::Restart, look.now, 0.0);
+        at_work.healer.keep(&look, &service, course.clone()).await.expect("kept");
+        let reason = "it ended".to_owned();
+        let patient = Ailment { service: service.clone(), container: None, cause: Cause::Crashed, reason, error: None, looping: false };
+        at_work.healer.act(&look, &patient, Act::Restart).await.expect("asked for");
+        while !matches!(at_work.woken.recv().await, Some(Wake::Look(_))) {}
+        let kept = at_work.healer.course(&look, &service).await.expect("read");
+        assert_eq!(kept, Course { acts: vec![], ..course });
+        b.engine.hold_pulls(false);
+    };
+    tokio::join!(deploying, by_hand);
+    let (now, later) = (Utc::now(), Utc::now() + chrono::TimeDelta::seconds(30));
+    let hands = at_work.end(&b).await;
+    let (web, state) = there(&b, "shop-web-1").await;
+    assert_eq!((hands.ids(), state), (BTreeSet::from([web.clone()]), RunState::Exited));
+    // The old one was stopped by us, while we were at it, and is not for ever taken for ours to stop.
+    assert_ne!(before, there(&b, "shop-db-1").await.0);
+    let stopped = async |id: &EngineName, at| b.house.executor.has_stopped(&shop(), id, at).await.expect("read");
+    assert_eq!((stopped(&before, now).await, stopped(&before, later).await, stopped(&web, now).await), (true, false, false));
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_stack_goes_with_it() {
+    let (b, _) = deployed().await;
+    let mut at_work = Loop::begin(&b).await;
+    let release = b.house.store.release(&shop(), 1).await.expect("read").expect("there");
+    let (stack, web) = (shop(), ServiceName::new("web").expect("valid"));
+    let look = Look { stack: &stack, release: &release, now: Utc::now() };
+    let given_up = Course { release: 1, quarantined: Some(look.now), ..Course::default() };
+    at_work.healer.keep(&look, &web, given_up.clone()).await.expect("kept");
+    at_work.healer.hands.removed.insert(shop(), BTreeMap::from([(web.clone(), look.now)]));
+    at_work.healer.signs.news.insert(shop(), (vec![], Instant::now(), true));
+    assert_eq!(at_work.healer.course(&look, &web).await.expect("read"), given_up);
+    b.house.store.forget_stack(&stack, &[]).await.expect("forgotten");
+    assert_eq!(at_work.healer.course(&look, &web).await.expect("read"), Course { release: 1, ..Course::default() });
+    at_work.healer.scan().await;
+    assert!(at_work.healer.signs.news.is_empty());
+    assert_eq!(at_work.end(&b).await, Hands::default());
+}
+
+#[tokio::test]
+async fn the_loop_starts_no_copy_that_a_person_stopped_beside_the_one_it_restarts() {
+    let b = Bench::with(|_| {}).await;
+    deploy_file(&b, &COMPOSE.replace("mem_limit", "deploy: {replicas: 2}\n    mem_limit")).await;
+    let operation = b.house.store.operations(Some(&shop()), 1).await.expect("read").remove(0);
+    let permit = crate::gate::permit_takeover(&operation);
+    let mut at_work = Loop::begin(&b).await;
+    b.house.engine.stop(&permit, &id("shop-web-1"), Duration::ZERO).await.expect("stopped");
+    at_work.rest().await;
+    b.house.engine.set_restart(&permit, &id("shop-web-2"), crate::model::spec::Restart::No).await.expect("set");
+    b.crash("shop-web-2", 1);
+    let hands = at_work.end(&b).await;
+    assert_eq!((there(&b, "shop-web-1").await.1, there(&b, "shop-web-2").await.1), (RunState::Exited, RunState::Running));
+    assert_eq!(hands.ids(), BTreeSet::from([there(&b, "shop-web-1").await.0]));
+    // A person's own restart of the service starts both.
+    call(&b, "warden", "restart", json!({"stack": "shop", "service": "web"})).await;
+    assert_eq!(there(&b, "shop-web-1").await.1, RunState::Running);
 }
