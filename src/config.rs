@@ -367,6 +367,7 @@ mod tests {
     fn values_that_cannot_work_are_refused_with_their_line() {
         assert_eq!(refused("listen = \"localhost\"").line, Some(1));
         assert_eq!(refused("maintenance = [{schedule = \"sunday\", minutes = 5}]").line, Some(1));
+        assert_eq!(refused("[backup]\nworker_memory_mib = 63").line, Some(2));
         assert_eq!(refused("maintenance = [{schedule = \"0 2 * * 0\", minutes = 0}]").line, Some(1));
         assert_eq!(refused("# a comment about backup_schedule\nbackup_schedule = \"nightly\"").line, Some(2));
         assert_eq!(refused("[stacks.shop]\ndir = \"relative\"").line, Some(1));

@@ -31,7 +31,7 @@ mod task_submit;
 mod task_work;
 mod tasks;
 pub mod toolsets;
-mod verify_backup;
+pub(crate) mod verify_backup;
 
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;

@@ -77,7 +77,8 @@ pub async fn bootstrap(config: &Config, exe: PathBuf, repository: &str, key: &Pa
     if any_file(&config.memory) {
         return Err(BootstrapError::NotEmpty(config.memory.display().to_string()));
     }
-    let own = BackupHouse::of(home, exe, super::BACKUP_WITHIN);
+    let memory_mib = config.settings.backup.worker_memory_mib;
+    let own = BackupHouse { memory_mib, ..BackupHouse::of(home, exe, super::BACKUP_WITHIN) };
     let house = BackupHouse { key_file: key.to_owned(), ..own.clone() }.at(target.clone(), &lock_of_reader(home), None);
     let listed = house.list().await?;
     let whole = |s: &&SnapshotInfo| s.volume.as_deref() == Some(INSTANCE) && s.state == SnapshotState::Complete;

@@ -5,6 +5,13 @@ use crate::model::target::{BackupSettings, Location, Target};
 
 /// Places and copies that cannot work: the line to look for, what is wrong, what to write.
 pub(super) fn check(settings: &BackupSettings, remote: bool) -> Result<(), Fault> {
+    if let Some(mib @ ..64) = settings.worker_memory_mib {
+        return Err((
+            "worker_memory_mib".to_owned(),
+            format!("worker_memory_mib = {mib} is too little for a backup worker"),
+            "write 64 or more, or leave it out",
+        ));
+    }
     let mut places: Vec<(String, Target)> = settings.repository.iter().map(|t| ("backup.repository".to_owned(), t.clone())).collect();
     for (name, copy) in &settings.copies {
         let table = format!("backup.copies.{name}");

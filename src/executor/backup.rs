@@ -30,7 +30,7 @@ pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};
 pub use quiesce::{Quiesce, Writer, resume, writers};
 
 pub use super::worker::{
-    CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Trouble,
+    CheckReport, CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Trouble,
 };
 
 use super::worker::Source;
@@ -58,6 +58,15 @@ pub enum BackupError {
         what: &'static str,
         /// Exit status and the end of its error output.
         detail: String,
+    },
+    /// The memory cap.
+    #[error(
+        "the backup worker was ended: it used more than the {mib} MiB of memory it may (`worker_memory_mib` of [backup] in dockwarden.toml). No snapshot was \
+         recorded and what was read is untouched; set it higher, restart the supervisor and call it again"
+    )]
+    OutOfMemory {
+        /// The cap, MiB.
+        mib: u64,
     },
     /// The time limit.
     #[error("the backup worker was stopped after {after:?}: raise the time limit of backups, or split the volume")]

@@ -11,6 +11,10 @@ mod failure;
 #[cfg(feature = "backup")]
 mod jobs;
 #[cfg(feature = "backup")]
+mod left;
+#[cfg(feature = "backup")]
+mod mark;
+#[cfg(feature = "backup")]
 mod mode;
 #[cfg(feature = "backup")]
 mod part;
@@ -18,6 +22,8 @@ mod part;
 pub(crate) mod remote;
 #[cfg(feature = "backup")]
 mod repo;
+#[cfg(feature = "backup")]
+mod restore;
 #[cfg(feature = "backup")]
 mod source;
 #[cfg(feature = "backup")]
@@ -39,6 +45,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
+/// Cap of work that reads a snapshot out, MiB.
+const READING_MIB: u64 = 256;
+/// Cap of work that writes, checks or prunes, MiB.
+const WRITING_MIB: u64 = 960;
+/// And for each processor.
+const WRITING_MIB_FOR_EACH: u64 = 64;
+
 /// One request: which repository, and what to do with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +66,18 @@ pub struct Request {
     /// Longest wait for others to let go of the repository, seconds; without it there is no limit.
     #[serde(default)]
     pub lock_within_s: Option<u64>,
+    /// Ids of the repositories that are known to be there; when there are any, no other one is made or taken.
+    #[serde(default)]
+    pub expected: Vec<String>,
+    /// File that says so.
+    #[serde(default)]
+    pub known: Option<PathBuf>,
+    /// Who writes its directory, where several hosts may reach it.
+    #[serde(default)]
+    pub claim: Option<Claim>,
+    /// Directories of further repositories, which may not lie on the data that is read either.
+    #[serde(default)]
+    pub apart: Vec<PathBuf>,
     /// What to do.
     pub job: Job,
 }
@@ -61,6 +86,12 @@ impl Request {
     /// Where the repository is, for people.
     pub fn place(&self) -> String {
         self.remote.as_ref().map_or_else(|| self.repo.display().to_string(), |r| r.target.at.to_string())
+    }
+
+    /// The file that says which repositories were there, for people.
+    #[cfg(feature = "backup")]
+    fn known(&self) -> String {
+        self.known.as_ref().map_or_else(|| "the list of known repositories".to_owned(), |f| f.display().to_string())
     }
 }
 
@@ -72,6 +103,16 @@ pub struct Remote {
     pub target: Target,
     /// Instance that writes there; without it nothing is written.
     pub owner: Option<String>,
+}
+
+/// Who writes a directory that several hosts may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Instance.
+    pub instance: String,
+    /// The one whose place it takes.
+    pub replaces: Option<String>,
 }
 
 /// What a worker can do.
@@ -90,6 +131,9 @@ pub enum Job {
         to: PathBuf,
         /// Where it is instead, on another host.
         remote: Option<Remote>,
+        /// Who writes its directory.
+        #[serde(default)]
+        claim: Option<Claim>,
         /// Its key.
         key_file: PathBuf,
     },
@@ -182,9 +226,36 @@ pub enum Job {
         #[serde(default)]
         path: Option<PathBuf>,
     },
+    /// Compares data with a snapshot, and reads all that the repository stores of it: what is equal here comes back from there.
+    Prove {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// The data.
+        against: Source,
+    },
 }
 
 impl Job {
+    /// Most memory for it, MiB, unless the configuration says otherwise. What reads a snapshot out must fit beside everything else of a small host; what
+    /// writes, checks or prunes works on several packs for each processor.
+    pub fn memory_mib(&self) -> u64 {
+        match self {
+            Self::Probe
+            | Self::Fetch { .. }
+            | Self::List
+            | Self::Plain { .. }
+            | Self::Restore { .. }
+            | Self::Definition { .. }
+            | Self::Find { .. }
+            | Self::Export { .. }
+            | Self::Verify { .. }
+            | Self::Prove { .. } => READING_MIB,
+            Self::Init | Self::Backup { .. } | Self::Check { .. } | Self::Forget { .. } | Self::Copy { .. } => {
+                WRITING_MIB + WRITING_MIB_FOR_EACH * std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
+            }
+        }
+    }
+
     /// Whether it changes the repository it is asked of.
     #[cfg(feature = "backup")]
     fn writes(&self) -> bool {
@@ -200,7 +271,8 @@ impl Job {
             | Self::Definition { .. }
             | Self::Find { .. }
             | Self::Export { .. }
-            | Self::Verify { .. } => false,
+            | Self::Verify { .. }
+            | Self::Prove { .. } => false,
         }
     }
 }
@@ -286,6 +358,15 @@ pub struct CopyReport {
     pub bytes: u64,
 }
 
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// What is wrong; empty = sound.
+    pub wrong: Vec<String>,
+    /// What is strange and harms no snapshot.
+    pub strange: Vec<String>,
+}
+
 /// What a restore wrote.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RestoreReport {
@@ -324,15 +405,22 @@ pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// The repository is there and the key opens it; from `Find`, the path is there.
+    /// From `Probe`, the repository is there; from `Find`, the path is.
     Ready,
+    /// From `Init`: the repository is there and the key opens it.
+    Opened {
+        /// Its id, which no other repository has.
+        id: String,
+    },
     /// From `Backup`.
     Snapshot(SnapshotReport),
     /// From `Definition`.
     Definition(Option<String>),
     /// From `List`.
     Snapshots(Vec<SnapshotInfo>),
-    /// From `Check` and `Verify`: what is wrong, empty = all is well.
+    /// From `Check`.
+    Checked(CheckReport),
+    /// From `Verify` and `Prove`: what is wrong, empty = all is well.
     Findings(Vec<String>),
     /// From `Restore` and `Export`.
     Restored(RestoreReport),
@@ -415,10 +503,17 @@ pub fn worker_main() -> ExitCode {
             let _ = write_line(&out, &Line::Progress(p));
         })
     };
+    yield_memory();
     match handle(&request, sink) {
         Ok(output) => last_line(&out, &Line::Done(output)),
         Err(failure) => last_line(&out, &Line::Failed(failure)),
     }
+}
+
+/// Where memory gets short, the kernel takes this process and not the supervisor or what it looks after.
+fn yield_memory() {
+    // Raising it needs no right; where there is no such file there is no such choice.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
 }
 
 /// Exit code of a worker whose supervisor went away.

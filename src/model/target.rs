@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// `[backup]`: where the repository is, and its copies. Closed.
+/// `[backup]`: where the repository is, its copies, and what a worker may use. Closed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackupSettings {
@@ -16,6 +16,9 @@ pub struct BackupSettings {
     pub repository: Option<Target>,
     /// Second copies of its snapshots, by name.
     pub copies: BTreeMap<String, CopySettings>,
+    /// Most memory of a backup worker, MiB; by default 256 for what reads a snapshot out, 960 and 64 more for each processor for what writes, checks or
+    /// prunes.
+    pub worker_memory_mib: Option<u64>,
 }
 
 /// A place for a repository, and how it is reached. Closed.

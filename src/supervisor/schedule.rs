@@ -1,5 +1,6 @@
 //! What is due by the clock: backups, expired approvals, checkpoints of the audit log, histories that lag behind.
 
+mod check;
 mod copies;
 
 use crate::call::error::ErrorCode;
@@ -29,9 +30,7 @@ pub async fn tick(house: &Arc<House>) {
     if let Err(e) = own(house, now).await {
         tracing::warn!(error = %e, "the supervisor's own databases were not backed up");
     }
-    if let Err(e) = check(house, now).await {
-        tracing::warn!(error = %e, "the daily check of the backup repository did not run");
-    }
+    check::tick(house, now).await;
     copies::tick(house, now).await;
     match house.store.stacks().await {
         Ok(stacks) => {
@@ -66,24 +65,12 @@ struct Due<'a> {
     at_once: bool,
 }
 
-/// Daily: the structure of the repository and one part of its data, another one each day.
-const CHECK: &str = "43 4 * * *";
 /// Weekly: a rehearsed restore of the newest snapshots.
 const DRILL: &str = "7 5 * * 0";
 /// Weekly: the newest snapshots as plain files.
 const EXPORT: &str = "37 5 * * 0";
 /// A stack's first snapshot is taken when its release has been good for so long: whoever deploys it may deploy again at once.
 const FIRST_AFTER: chrono::TimeDelta = chrono::TimeDelta::minutes(1);
-
-/// The daily look at the repository, once it holds anything.
-async fn check(house: &Arc<House>, now: DateTime<Utc>) -> Result<(), String> {
-    if house.backups.is_none() || house.store.backups(None, None, 1).await.map_err(|e| e.to_string())?.is_empty() {
-        return Ok(());
-    }
-    let part = u32::try_from(now.timestamp().div_euclid(86_400).rem_euclid(7)).unwrap_or_default() + 1;
-    let input = json!({"repository_part": part, "wait": false});
-    run(house, Due { key: "check:repository".into(), schedule: CHECK, tool: "verify_backup", input, at_once: false }, now).await
-}
 
 /// The supervisor's own databases, keys and memories.
 async fn own(house: &Arc<House>, now: DateTime<Utc>) -> Result<(), String> {
@@ -92,7 +79,7 @@ async fn own(house: &Arc<House>, now: DateTime<Utc>) -> Result<(), String> {
         return Ok(());
     }
     let input = json!({"reason": "scheduled", "wait": false});
-    run(house, Due { key: "backup:instance".into(), schedule: &schedule, tool: "backup", input, at_once: false }, now).await
+    run(house, Due { key: "backup:instance".into(), schedule: &schedule, tool: "backup", input, at_once: false }, now).await.map(|_| ())
 }
 
 /// Backups, drills and exports of a stack whose time has come since their last run; a missed run is caught up once.
@@ -135,8 +122,8 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
-/// Runs what is due.
-async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<(), String> {
+/// Runs what is due, and says whether anything was.
+async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<bool, String> {
     let last = house.store.value(&what.key).await.map_err(|e| e.to_string())?;
     let (due, note) = match noted(last.as_ref(), now) {
         None => (what.at_once, true),
@@ -147,7 +134,7 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<()
         house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
     }
     if !due {
-        return Ok(());
+        return Ok(false);
     }
     match super::call(house, what.tool, what.input).await {
         // Nothing was tried: whoever is at work ends, and then it is still due.
@@ -156,7 +143,7 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<()
             house.store.set_value(&what.key, &before).await.map_err(|e| e.to_string())?;
             Err(format!("{}: {e}", what.tool))
         }
-        done => done.map(|_| ()).map_err(|e| format!("{}: {e}", what.tool)),
+        done => done.map(|_| true).map_err(|e| format!("{}: {e}", what.tool)),
     }
 }
 

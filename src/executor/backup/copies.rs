@@ -3,6 +3,7 @@
 
 use super::acts::Doer;
 use super::{BackupError, BackupHouse, Hands, Remote, SnapshotInfo, keep, records};
+use crate::executor::worker::Claim;
 use crate::model::ids::SnapshotId;
 use crate::model::spec::Keep;
 use crate::model::target::{BackupSettings, Location, Target};
@@ -37,6 +38,7 @@ impl BackupHouse {
     /// The house as it is configured: a repository on another host, and copies. `instance` is who writes there.
     pub fn configured(mut self, settings: &BackupSettings, instance: &str) -> Self {
         let home = self.beside.clone();
+        self.memory_mib = settings.worker_memory_mib;
         if let Some(target) = &settings.repository {
             self = self.at(target.clone(), &home.join("backups"), Some(instance));
         }
@@ -57,10 +59,13 @@ impl BackupHouse {
     pub fn at(self, target: Target, lock: &Path, owner: Option<&str>) -> Self {
         let copies = Arc::default();
         match &target.at {
-            Location::Directory(path) => Self { repo: path.clone(), remote: None, copies, calm: Arc::default(), ..self },
+            Location::Directory(path) => {
+                let claim = owner.map(|o| Claim { instance: o.to_owned(), replaces: target.replaces.clone() });
+                Self { repo: path.clone(), remote: None, claim, copies, calm: Arc::default(), ..self }
+            }
             Location::S3 { .. } | Location::Sftp { .. } => {
                 let remote = Some(Remote { target, owner: owner.map(str::to_owned) });
-                Self { repo: lock.to_owned(), remote, copies, calm: Arc::default(), ..self }
+                Self { repo: lock.to_owned(), remote, claim: None, copies, calm: Arc::default(), ..self }
             }
         }
     }

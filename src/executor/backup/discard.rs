@@ -52,15 +52,15 @@ pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapsh
     unused(hands.engine.as_ref(), host).await?;
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
     let mut differences = if kept.is_directory() {
-        hands.house.verify_source(&id, Source::Dir(kept.place.clone().into()), None).await?
+        hands.house.prove(&id, Source::Dir(kept.place.clone().into())).await?
     } else {
         let name = EngineName::new(kept.place.as_str())?;
         let volume = hands.engine.volume(&name).await?.ok_or_else(|| BackupError::NoVolume { volume: name.to_string() })?;
         match helper::host_path(hands, doer.permit, &volume).await? {
-            Some(path) => hands.house.verify_source(&id, Source::Dir(path), None).await?,
+            Some(path) => hands.house.prove(&id, Source::Dir(path)).await?,
             None => {
                 let spool = helper::download(hands, doer.permit, &helper::Mount::Volume(name)).await?;
-                let found = hands.house.verify_source(&id, Source::Tar(spool.path().to_owned()), None).await;
+                let found = hands.house.prove(&id, Source::Tar(spool.path().to_owned())).await;
                 spool.remove()?;
                 found?
             }

@@ -2,7 +2,7 @@
 //! any network. What was made for it is removed; the result is recorded, a failed one above all. Deliberately absent: anything that touches live data.
 
 use super::acts::{Doer, remove_made};
-use super::{BackupError, HELPER_LABEL, command, copies, helper};
+use super::{BackupError, CheckReport, Failure, HELPER_LABEL, Trouble, command, copies, helper};
 use crate::engine::{ContainerSpec, Engine, EngineMount};
 use crate::executor::{probe, restore};
 use crate::gate::Permit;
@@ -77,9 +77,8 @@ pub(super) async fn run(
             let differences: Vec<String> = outcome.differences.into_iter().take(SHOWN).collect();
             result.detail = format!("what came back differs: {}", differences.join("; "));
         }
-        // Engine trouble or a full disk says nothing of the snapshot.
-        Err(e @ (BackupError::Engine(_) | BackupError::NoRoom { .. })) => return Err(e),
-        Err(e) => result.detail = e.to_string(),
+        Err(e) if of_the_snapshot(&e) => result.detail = e.to_string(),
+        Err(e) => return Err(e),
     }
     remove(engine, &doer.hands.instance, doer.permit, doer.operation, scratch).await?;
     result.duration_ms = u64::try_from((Utc::now() - begun).num_milliseconds()).unwrap_or_default();
@@ -88,6 +87,25 @@ pub(super) async fn run(
     }
     doer.store.put_drill(&result).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
     Ok(result)
+}
+
+/// Whether an error says that the snapshot does not come back, and not that somebody else was at work, went away or had no room or memory.
+fn of_the_snapshot(error: &BackupError) -> bool {
+    use Failure::{Archive, Internal, Key, NoSuchPath, Remote, Repository, UnknownSnapshot, WrongKey};
+    match error {
+        BackupError::Worker(Remote { trouble, .. }) => *trouble == Trouble::Gone,
+        BackupError::Worker(failure) => matches!(
+            failure,
+            Archive { .. }
+                | Internal { .. }
+                | Key { .. }
+                | NoSuchPath { .. }
+                | Repository { .. }
+                | UnknownSnapshot { .. }
+                | WrongKey { .. }
+        ),
+        _ => false,
+    }
 }
 
 /// Whether the repository lists what was just taken, with the counts that were recorded; recorded itself.
@@ -102,7 +120,7 @@ pub(super) async fn count(doer: &Doer<'_>, taken: &[BackupRecord]) -> Result<Che
             wrong.push(format!("{} of {} is not in the repository as it was recorded", record.snapshot_id, record.volume));
         }
     }
-    checked(doer, 1, None, begun, wrong, None).await
+    checked(doer, 1, None, begun, CheckReport { wrong, strange: vec![] }, None).await
 }
 
 /// Checks the repository and reads a part of its data; recorded.
@@ -113,8 +131,12 @@ pub(super) async fn check(doer: &Doer<'_>, part: (u32, u32), copy: Option<&str>)
         None => &doer.hands.house,
     };
     house.ensure().await?;
-    let wrong = house.check_part(part).await?;
-    checked(doer, 2, Some(format!("{}/{}", part.0, part.1)), begun, wrong, copy).await
+    // Most houses forget nothing for weeks, and what a killed backup left would stay and be found strange every day.
+    if let Err(e) = house.tidy().await {
+        tracing::warn!(place = house.place(), error = %e, "what interrupted backups left was not removed");
+    }
+    let found = house.check_part(part).await?;
+    checked(doer, 2, Some(format!("{}/{}", part.0, part.1)), begun, found, copy).await
 }
 
 async fn checked(
@@ -122,13 +144,15 @@ async fn checked(
     level: u32,
     part: Option<String>,
     at: DateTime<Utc>,
-    mut wrong: Vec<String>,
+    found: CheckReport,
     copy: Option<&str>,
 ) -> Result<CheckRecord, BackupError> {
-    let (passed, operation) = (wrong.is_empty(), doer.operation.to_string());
-    wrong.truncate(SHOWN);
+    let (passed, operation) = (found.wrong.is_empty(), doer.operation.to_string());
+    // What is strange is told where nothing is wrong.
+    let told = if passed { found.strange } else { found.wrong };
+    let detail = told.into_iter().take(SHOWN).collect::<Vec<_>>().join("; ");
     let duration_ms = u64::try_from((Utc::now() - at).num_milliseconds()).unwrap_or_default();
-    let record = CheckRecord { level, at, passed, part, duration_ms, detail: wrong.join("; "), operation, copy: copy.map(str::to_owned) };
+    let record = CheckRecord { level, at, passed, part, duration_ms, detail, operation, copy: copy.map(str::to_owned) };
     if !passed {
         tracing::error!(level, detail = %record.detail, "a check of the backup repository failed");
     }

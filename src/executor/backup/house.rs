@@ -1,19 +1,19 @@
-//! The supervisor's side of the worker: starts `dockwarden worker` for each piece of repository work, gives it its request, follows its
-//! lines, and ends it at the time limit. Deliberately absent: the repository itself; that lives in the child.
+//! The supervisor's side of the worker: what can be asked of a repository, each piece of work done by a process of its own (`child`). Deliberately absent: the
+//! repository itself; that lives in the child.
+
+mod child;
+mod known;
 
 use super::copies::SecondCopy;
 use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
-use crate::executor::worker::{CopyReport, Job, Line, Output, Remote, Request, Source};
+use crate::executor::worker::{CheckReport, Claim, CopyReport, Job, Output, Remote, Source};
 use crate::model::ids::{SnapshotId, StackName};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-/// End of the worker's error output that is kept for a report, bytes.
-const ERROR_TAIL: usize = 2000;
 /// Pause before a repository that others read is asked again whether it can be had alone.
 const ALONE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -24,6 +24,8 @@ pub struct BackupHouse {
     pub repo: PathBuf,
     /// Where the repository is instead, on another host.
     pub remote: Option<Remote>,
+    /// Who writes its directory, when that is not in the home.
+    pub claim: Option<Claim>,
     /// Second repositories that get its snapshots, too.
     pub copies: Arc<Vec<SecondCopy>>,
     /// Where archives on their way and plain exports lie: the home.
@@ -34,6 +36,10 @@ pub struct BackupHouse {
     pub exe: PathBuf,
     /// Longest life of one worker.
     pub time_limit: Duration,
+    /// Most memory of one worker, MiB; by what it does when absent ([`Job::memory_mib`]).
+    pub memory_mib: Option<u64>,
+    /// Most memory that a worker was seen to use, KiB.
+    pub(crate) peak_kib: Arc<AtomicU64>,
     /// Held shared by whoever holds containers still, alone by what removes from the repository: nobody stays paused for a prune.
     pub(crate) calm: Arc<RwLock<()>>,
 }
@@ -73,19 +79,22 @@ impl BackupHouse {
         Self {
             repo: home.join("backups"),
             remote: None,
+            claim: None,
             copies: Arc::default(),
             beside: home.to_owned(),
             key_file: home.join("keys/backup.key"),
             exe,
             time_limit,
+            memory_mib: None,
+            peak_kib: Arc::default(),
             calm: Arc::default(),
         }
     }
 
-    /// Makes key and repository on first use; afterwards checks that the one opens the other.
+    /// Makes key and repository on first use; afterwards checks that the one opens the other, and that it is the one that was there.
     ///
     /// # Errors
-    /// `Key` when a repository exists and its key does not: a new key could not open it.
+    /// `Key` when a repository exists and its key does not: a new key could not open it. `NotThere` and `OtherRepository` when what was there is not.
     pub async fn ensure(&self) -> Result<(), BackupError> {
         if self.remote.is_some() && !self.key_file.exists() {
             match self.probe().await {
@@ -99,7 +108,7 @@ impl BackupHouse {
             .await
             .map_err(|e| BackupError::WorkerLost { what: "could not prepare its key", detail: e.to_string() })??;
         match self.run(Job::Init, Arc::new(|_| {})).await? {
-            Output::Ready => Ok(()),
+            Output::Opened { id } => self.now_known(&id),
             other => Err(unexpected(&other)),
         }
     }
@@ -120,7 +129,8 @@ impl BackupHouse {
     /// # Errors
     /// As for every piece of work.
     pub async fn copy_to(&self, to: &Self, snapshots: Vec<SnapshotId>, progress: ProgressSink) -> Result<CopyReport, BackupError> {
-        let job = Job::Copy { snapshots, to: to.repo.clone(), remote: to.remote.clone(), key_file: to.key_file.clone() };
+        let (remote, claim, key_file) = (to.remote.clone(), to.claim.clone(), to.key_file.clone());
+        let job = Job::Copy { snapshots, to: to.repo.clone(), remote, claim, key_file };
         match self.run(job, progress).await? {
             Output::Copied(report) => Ok(report),
             other => Err(unexpected(&other)),
@@ -205,15 +215,15 @@ impl BackupHouse {
     /// # Errors
     /// As for every piece of work.
     pub async fn check(&self, read_data: bool) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Check { read_data, part: None }).await
+        Ok(self.checked(Job::Check { read_data, part: None }).await?.wrong)
     }
 
     /// Checks the repository and reads one of so many parts of its data.
     ///
     /// # Errors
     /// As for every piece of work.
-    pub async fn check_part(&self, part: (u32, u32)) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Check { read_data: true, part: Some(part) }).await
+    pub async fn check_part(&self, part: (u32, u32)) -> Result<CheckReport, BackupError> {
+        self.checked(Job::Check { read_data: true, part: Some(part) }).await
     }
 
     /// Writes a snapshot as `*.tar.zst` with its SHA-256 beside it.
@@ -299,6 +309,22 @@ impl BackupHouse {
         self.findings(Job::Verify { snapshot: snapshot.clone(), against, path: path.map(Path::to_owned) }).await
     }
 
+    /// As [`Self::verify_source`], and everything the repository stores of it is read: before data goes that only the snapshot holds then.
+    pub(crate) async fn prove(&self, snapshot: &SnapshotId, against: Source) -> Result<Vec<String>, BackupError> {
+        self.findings(Job::Prove { snapshot: snapshot.clone(), against }).await
+    }
+
+    /// Lets go of what killed and failed backups left, in two steps a day apart; `false` when others are at work and it was left for another day.
+    pub(crate) async fn tidy(&self) -> Result<bool, BackupError> {
+        let Ok(_alone) = self.calm.try_write() else { return Ok(false) };
+        match self.run(Job::Forget { snapshots: vec![] }, Arc::new(|_| {})).await {
+            Ok(Output::Forgotten(_)) => Ok(true),
+            Ok(other) => Err(unexpected(&other)),
+            Err(BackupError::Worker(Failure::InUse { .. })) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     pub(crate) async fn export(
         &self,
         snapshot: &SnapshotId,
@@ -329,6 +355,13 @@ impl BackupHouse {
             env.extend(target.credentials_file.iter().map(|f| ("AWS_SHARED_CREDENTIALS_FILE".to_owned(), f.display().to_string())));
         }
         env
+    }
+
+    async fn checked(&self, job: Job) -> Result<CheckReport, BackupError> {
+        match self.run(job, Arc::new(|_| {})).await? {
+            Output::Checked(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn findings(&self, job: Job) -> Result<Vec<String>, BackupError> {
@@ -378,80 +411,6 @@ impl BackupHouse {
         });
         written.map_err(|e| bad(e.to_string()))
     }
-
-    async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
-        // Half of the limit, so that one that waits in vain can say so before it is stopped for it.
-        let lock_within_s = Some((self.time_limit / 2).as_secs());
-        let (repo, remote, key_file) = (self.repo.clone(), self.remote.clone(), self.key_file.clone());
-        let request = Request { repo, remote, key_file, lock_within_s, job };
-        match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
-            Ok(result) => result,
-            // The child was dropped with the future, and dies with it.
-            Err(_) => Err(BackupError::TimedOut { after: self.time_limit }),
-        }
-    }
-
-    async fn run_unlimited(&self, request: &Request, progress: ProgressSink) -> Result<Output, BackupError> {
-        let lost = |what: &'static str, detail: String| BackupError::WorkerLost { what, detail };
-        let mut line = serde_json::to_vec(request).map_err(|e| lost("was not asked", e.to_string()))?;
-        line.push(b'\n');
-        let mut child = tokio::process::Command::new(&self.exe)
-            .arg("worker")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| lost("could not be started", format!("{}: {e}", self.exe.display())))?;
-        let mut stdin = child.stdin.take().expect("was piped");
-        let stdout = child.stdout.take().expect("was piped");
-        let stderr = child.stderr.take().expect("was piped");
-        let tail = tokio::spawn(error_tail(stderr));
-        let asked = stdin.write_all(&line).await;
-        let mut lines = BufReader::new(stdout).lines();
-        let mut answer = None;
-        while let Some(text) = lines.next_line().await.map_err(|e| lost("could not be read", e.to_string()))? {
-            // Anything that is not of the protocol was printed by a library; it is not an answer.
-            match serde_json::from_str::<Line>(&text) {
-                Ok(Line::Progress(p)) => progress(p),
-                Ok(Line::Done(output)) => answer = Some(Ok(output)),
-                Ok(Line::Failed(failure)) => answer = Some(Err(failure)),
-                Err(_) => tracing::debug!(line = %text, "worker printed"),
-            }
-            if answer.is_some() {
-                break;
-            }
-        }
-        // Closing its input is what ends a worker; until here it meant "go on".
-        drop(stdin);
-        let status = child.wait().await.map_err(|e| lost("could not be waited for", e.to_string()))?;
-        match answer {
-            Some(Ok(output)) => Ok(output),
-            Some(Err(failure)) => Err(failure.into()),
-            None => {
-                let tail = tail.await.unwrap_or_default();
-                let asked = asked.err().map(|e| format!("request not delivered: {e}; ")).unwrap_or_default();
-                Err(lost(
-                    "ended without an answer",
-                    format!("{asked}{status}; {}", if tail.is_empty() { "it wrote no error" } else { tail.trim() }),
-                ))
-            }
-        }
-    }
-}
-
-async fn error_tail(mut stderr: tokio::process::ChildStderr) -> String {
-    let mut kept = Vec::new();
-    let mut chunk = [0u8; 4096];
-    while let Ok(n) = stderr.read(&mut chunk).await {
-        if n == 0 {
-            break;
-        }
-        kept.extend_from_slice(&chunk[..n]);
-        let surplus = kept.len().saturating_sub(ERROR_TAIL);
-        kept.drain(..surplus);
-    }
-    String::from_utf8_lossy(&kept).into_owned()
 }
 
 fn unexpected(output: &Output) -> BackupError {

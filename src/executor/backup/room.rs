@@ -30,7 +30,7 @@ pub(crate) fn at(path: &Path, needed: u64) -> std::result::Result<(), BackupErro
 }
 
 /// Whether more than a tenth is free when so much more is written. Pure.
-pub(super) fn leaves_a_tenth(free: u64, total: u64, needed: u64) -> bool {
+pub(crate) fn leaves_a_tenth(free: u64, total: u64, needed: u64) -> bool {
     free.saturating_sub(needed) > total / 10
 }
 

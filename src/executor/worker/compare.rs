@@ -1,12 +1,13 @@
 //! Does data equal a snapshot? Types, permissions, owners, times, links and every byte: each chunk of each file is hashed and compared with
-//! the id the snapshot holds for it, which is that chunk's SHA-256. Deliberately absent: reading the repository's packs; `Check` does.
+//! the id the snapshot holds for it, which is that chunk's SHA-256; before data is given up for its snapshot, the stored bytes are read, too. Deliberately absent:
+//! the rest of the repository; `Check` looks at it.
 
-use super::mode::{Kind, permissions};
+use super::mode::{Kind, floor, permissions};
 use super::repo::{Opened as Repo, io, one_line, repository_failure};
 use super::tarball::TarIndex;
 use super::{Failure, Source, part};
 use crate::executor::straight;
-use rustic_core::repofile::{Node, NodeType, SnapshotFile};
+use rustic_core::repofile::{BlobType, Node, NodeType, SnapshotFile};
 use rustic_core::{IndexedFull, LsOptions, Repository};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -90,7 +91,7 @@ impl Tree {
                 permissions: m.permissions,
                 uid: m.uid,
                 gid: m.gid,
-                mtime: m.mtime.map(|t| (t.as_second(), (t.subsec_nanosecond() > 0).then(|| t.subsec_nanosecond().into()))),
+                mtime: m.mtime.map(|t| (floor(t).0, (floor(t).1 > 0).then(|| floor(t).1.into()))),
                 size: m.size,
                 target: m.target.clone(),
                 device: m.device,
@@ -183,13 +184,22 @@ fn kind_of(node: &Node) -> Kind {
     }
 }
 
+/// How data is compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Against<'a> {
+    /// Only what lies at this path.
+    pub(super) only: Option<&'a Path>,
+    /// Also read each piece from the repository: the id alone does not show that it is there and undamaged.
+    pub(super) read: bool,
+}
+
 /// Differences between a snapshot and data, `path: what`; empty = equal.
 pub(super) fn verify(
     opened: Repo,
     snapshot: &SnapshotFile,
     root: &Node,
     against: &Source,
-    only: Option<&Path>,
+    how: Against<'_>,
 ) -> Result<Vec<String>, Failure> {
     let tree = match against {
         Source::Dir(path) => Tree::Dir(Opened { root: super::jobs::directory(path)?, last: RefCell::default() }),
@@ -204,7 +214,7 @@ pub(super) fn verify(
     let nodes = repo.ls(root, &LsOptions::default()).map_err(repository_failure)?;
     for item in std::iter::once(Ok((PathBuf::new(), root.clone()))).chain(nodes) {
         let (path, node) = item.map_err(repository_failure)?;
-        if !part::belongs(only, &path) {
+        if !part::belongs(how.only, &path) {
             continue;
         }
         left.remove(&path);
@@ -226,7 +236,7 @@ pub(super) fn verify(
             }
         }
         if node.is_file() && actual.kind == Kind::File && found.len() == before {
-            content(&repo, &tree, &path, &node, &shown, &mut found)?;
+            content(&repo, &tree, (&path, &shown), &node, how.read, &mut found)?;
         }
         counter.add(node.meta.size, 1);
     }
@@ -257,9 +267,9 @@ fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>
         found.push(format!("{shown}: owner {}:{} instead of {uid}:{gid}", actual.uid, actual.gid));
     }
     if let (Some(wanted), Some((seconds, nanoseconds))) = (node.meta.mtime, actual.mtime) {
-        let wanted_ns = i64::from(wanted.subsec_nanosecond());
-        if wanted.as_second() != seconds || nanoseconds.is_some_and(|n| n != wanted_ns) {
-            found.push(match wanted.as_second() {
+        let (wanted, wanted_ns) = floor(wanted);
+        if wanted != seconds || nanoseconds.is_some_and(|n| n != i64::from(wanted_ns)) {
+            found.push(match wanted {
                 same if same == seconds => format!("{shown}: modification time differs by less than a second"),
                 other => format!("{shown}: modification time {seconds} instead of {other}"),
             });
@@ -286,9 +296,9 @@ fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>
 fn content<S: IndexedFull>(
     repo: &Repository<S>,
     tree: &Tree,
-    path: &Path,
+    (path, shown): (&Path, &str),
     node: &Node,
-    shown: &str,
+    read: bool,
     found: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let mut reader = match tree.open(path) {
@@ -315,6 +325,11 @@ fn content<S: IndexedFull>(
         let hash: [u8; 32] = Sha256::digest(&buffer).into();
         if chunk.to_hex().as_str() != hex(&hash) {
             found.push(format!("{shown}: other content"));
+            return Ok(());
+        }
+        // Each is sealed: one that is damaged does not open.
+        if read && let Err(e) = repo.cat_blob(BlobType::Data, chunk.to_hex().as_str()) {
+            found.push(format!("{shown}: the repository cannot give it back: {}", one_line(&e.display_log())));
             return Ok(());
         }
     }

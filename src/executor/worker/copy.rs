@@ -5,6 +5,7 @@ use super::repo::{Counter, Opened, backend, io, open, open_to_add, repository_fa
 use super::{CopyReport, Failure, ProgressSink, Request, jobs};
 use crate::model::ids::SnapshotId;
 use rustic_backend::LocalBackend;
+use rustic_core::repofile::SnapshotFile;
 use rustic_core::{FileType, Id, ReadBackend, WriteBackend};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -20,14 +21,19 @@ pub(super) fn copy(from: &Request, to: &Request, ids: &[SnapshotId], sink: Progr
     for id in ids {
         wanted.push(jobs::find(&source, id)?);
     }
-    let Opened { repo: source, lock: _source_held, .. } = source;
-    let source = source.to_indexed().map_err(repository_failure)?;
+    // Held for some snapshots at a time: a first copy may take a day, and nothing can be removed from a repository that is read.
+    drop(source);
     let mut target = open_to_add(to, sink)?;
     let has = target.repo.get_all_snapshots().map_err(repository_failure)?;
-    let original = |s: &rustic_core::repofile::SnapshotFile| s.original.unwrap_or(s.id);
+    let original = |s: &SnapshotFile| s.original.unwrap_or(s.id);
     wanted.retain(|s| !has.iter().any(|h| original(h) == original(s)));
     wanted.sort_by_key(|s| (s.time.timestamp(), s.id));
     for some in wanted.chunks(AT_ONCE) {
+        let Opened { repo: source, lock: _source_held, .. } = open(from, Arc::new(|_| {}))?;
+        // What was removed meanwhile is not copied any more.
+        let there = source.get_all_snapshots().map_err(repository_failure)?;
+        let some: Vec<&SnapshotFile> = some.iter().filter(|s| there.iter().any(|t| t.id == s.id)).collect();
+        let source = source.to_indexed().map_err(repository_failure)?;
         let indexed = target.repo.to_indexed_ids().map_err(repository_failure)?;
         source.copy(&indexed, some).map_err(repository_failure)?;
         target.repo = indexed.drop_index();

@@ -64,6 +64,39 @@ pub enum Failure {
         /// Where.
         repo: String,
     },
+    /// It was there before and is not now.
+    #[error(
+        "the backup repository at {repo} is gone: it was there before, and nothing is made in its place. Is its disk mounted? Mount it and try again; to begin \
+         a new one there, remove {known}"
+    )]
+    NotThere {
+        /// Where.
+        repo: String,
+        /// File that says what was there.
+        known: String,
+    },
+    /// Another one is in its place.
+    #[error(
+        "the backup repository at {repo} is another one than before ({id}): is the right disk mounted? If this one is meant, too (disks that take turns), add \
+         its id as a line to {known}"
+    )]
+    OtherRepository {
+        /// Where.
+        repo: String,
+        /// Its id.
+        id: String,
+        /// File that says which were there.
+        known: String,
+    },
+    /// The disk is nearly full.
+    #[error(
+        "the disk of {repo} has come to its last tenth, which backups leave alone: nothing more was written and no snapshot was recorded; free space, move the \
+         repository, or keep fewer snapshots"
+    )]
+    NoRoom {
+        /// Where.
+        repo: String,
+    },
     /// The key does not open it.
     #[error(
         "the key in {key_file} does not open the backup repository at {repo}: put back the key file that belongs to it (it cannot be made anew)"

@@ -1,25 +1,24 @@
 //! The jobs themselves, one function each, on an opened repository. Deliberately absent: the protocol and the process around them.
 
+use super::compare::Against;
 use super::repo::{Opened, init, io, one_line, open, open_alone, probe, repository_failure};
+use super::restore::Restore;
 use super::source::{ReadLog, Watched, root_node};
 use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
 use super::{
-    Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Source, compare,
-    copy, part,
+    CheckReport, Failure, Job, Output, PlainReport, ProgressSink, Request, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState,
+    Source, compare, copy, left, part,
 };
 use crate::executor::straight;
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
-use rustic_core::{
-    BackupOptions, CheckOptions, LocalDestination, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, RestoreOptions, SnapshotOptions,
-};
+use rustic_core::{BackupOptions, CheckOptions, CheckResults, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, SnapshotOptions};
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Path under which volumes appear in snapshots: the same whatever the host path, so that a snapshot finds its predecessor.
 const VOLUMES: &str = "/volumes";
@@ -32,11 +31,12 @@ const PARTIAL: &str = "partial";
 
 pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failure> {
     match &request.job {
-        Job::Init => init(request, sink).map(|()| Output::Ready),
+        Job::Init => init(request, sink).map(|id| Output::Opened { id }),
         Job::Probe => probe(request).map(|()| Output::Ready),
-        Job::Copy { snapshots, to, remote, key_file } => {
+        Job::Copy { snapshots, to, remote, claim, key_file } => {
             let (lock_within_s, job) = (request.lock_within_s, Job::Init);
-            let to = Request { repo: to.clone(), remote: remote.clone(), key_file: key_file.clone(), lock_within_s, job };
+            let (repo, remote, key_file, claim) = (to.clone(), remote.clone(), key_file.clone(), claim.clone());
+            let to = Request { repo, remote, key_file, lock_within_s, expected: vec![], known: None, claim, apart: vec![], job };
             copy::copy(request, &to, snapshots, sink).map(Output::Copied)
         }
         Job::Fetch { into } => copy::fetch(request, into, sink).map(Output::Fetched),
@@ -44,8 +44,10 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             let opened = match source {
                 Source::Dir(path) => {
                     let dir = directory(path)?;
-                    if request.remote.is_none() {
-                        refuse_own_repository(&request.repo, path, &dir)?;
+                    // A copy of which nothing is there yet, or whose disk is away, lies on nothing.
+                    let own = request.remote.is_none().then_some(&request.repo);
+                    for repo in own.into_iter().chain(request.apart.iter().filter(|copy| copy.is_dir())) {
+                        refuse_own_repository(repo, path, &dir)?;
                     }
                     Some(dir)
                 }
@@ -61,7 +63,7 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             backup(open(request, sink)?, source, opened, volume, &options).map(Output::Snapshot)
         }
         Job::List => list(&open(request, sink)?).map(Output::Snapshots),
-        Job::Check { read_data, part } => check(&open(request, sink)?, *read_data, *part).map(Output::Findings),
+        Job::Check { read_data, part } => check(&open(request, sink)?, *read_data, *part).map(Output::Checked),
         Job::Plain { snapshot, file, top } => plain(|| open(request, sink.clone()), snapshot, file, top).map(Output::Plain),
         Job::Restore { snapshot, into, path } => restore(open(request, sink)?, snapshot, into, path.as_deref()).map(Output::Restored),
         Job::Export { snapshot, tar, top, path } => export(open(request, sink)?, snapshot, tar, top, path.as_deref()).map(Output::Restored),
@@ -73,12 +75,18 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             let repo = opened.repo.to_indexed().map_err(repository_failure)?;
             part::holds(&repo, snapshot, &root, path).map(|()| Output::Ready)
         }
-        Job::Forget { snapshots } => forget(open_alone(request, sink)?, snapshots).map(Output::Forgotten),
+        Job::Forget { snapshots } => forget(&open_alone(request, sink)?, request, snapshots).map(Output::Forgotten),
         Job::Verify { snapshot, against, path } => {
             let opened = open(request, sink)?;
             let found = find(&opened, snapshot)?;
             let (opened, root) = root_of(opened, &found)?;
-            compare::verify(opened, &found, &root, against, path.as_deref()).map(Output::Findings)
+            compare::verify(opened, &found, &root, against, Against { only: path.as_deref(), read: false }).map(Output::Findings)
+        }
+        Job::Prove { snapshot, against } => {
+            let opened = open(request, sink)?;
+            let found = find(&opened, snapshot)?;
+            let (opened, root) = root_of(opened, &found)?;
+            compare::verify(opened, &found, &root, against, Against { only: None, read: true }).map(Output::Findings)
         }
     }
 }
@@ -121,13 +129,14 @@ fn backup(opened: Opened, source: &Source, dir: Option<File>, volume: &str, opti
             let dir = Arc::new(dir.map_or_else(|| directory(path), Ok)?);
             let root = root_node(&dir, path, name)?;
             let walk = Walk { root: path.clone(), dir, log: log.clone() };
-            archive(opened, walk, (path.clone(), stored.clone()), root, log, options)
+            archive(opened, walk, (path.clone(), stored.clone()), root, log, options, false)
         }
         Source::Tar(path) => {
             let index = TarIndex::read(path)?;
             let root = index.root_node(name);
             let base = PathBuf::from("/archive");
-            archive(opened, TarSource { index, root: base.clone() }, (base, stored.clone()), root, log, options)
+            // An archive says neither inode nor change time, and the engine's times are whole seconds: size and time alone do not show that a file is the same.
+            archive(opened, TarSource { index, root: base.clone() }, (base, stored.clone()), root, log, options, true)
         }
     }
 }
@@ -139,6 +148,7 @@ fn archive<R>(
     root: Node,
     log: Arc<ReadLog>,
     options: &SnapshotOptions,
+    reread: bool,
 ) -> Result<SnapshotReport, Failure>
 where
     R: ReadSource + 'static,
@@ -151,6 +161,7 @@ where
     // The root of the tree and what lies above the source's path are the library's own directories.
     let above = stored.components().count() as u64 - 1;
     backup_options.as_path = Some(stored);
+    backup_options.parent_opts.force = reread;
     let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
     let snapshot = options.to_snapshot().map_err(repository_failure)?;
     gate.hold(true);
@@ -203,22 +214,26 @@ fn info(snapshot: &SnapshotFile) -> Result<SnapshotInfo, Failure> {
     })
 }
 
-fn check(opened: &Opened, read_data: bool, part: Option<(u32, u32)>) -> Result<Vec<String>, Failure> {
+/// Errors, and apart from them what is strange and harms nothing: packs that no index names yet are of a backup at work or of one that was killed.
+fn check(opened: &Opened, read_data: bool, part: Option<(u32, u32)>) -> Result<CheckReport, Failure> {
     let mut options = CheckOptions::default().read_data(read_data || part.is_some());
     if let Some(part) = part {
         options.read_data_subset = ReadSubsetOption::IdSubSet(part);
     }
     let results = opened.repo.check(options).map_err(repository_failure)?;
-    Ok(results
-        .0
-        .iter()
-        .map(|(level, error)| format!("{}: {}", format!("{level:?}").to_lowercase(), one_line(&error.to_string())))
-        .collect())
+    let mut report = CheckReport::default();
+    for one in results.0 {
+        // The library does not export its two levels; it does tell whether a list of results holds an error.
+        let one = CheckResults(vec![one]);
+        let list = if one.is_ok().is_err() { &mut report.wrong } else { &mut report.strange };
+        list.extend(one.0.iter().map(|(_, error)| one_line(&error.to_string())));
+    }
+    Ok(report)
 }
 
 /// Removes snapshots and prunes, when nobody else is at work: it does not wait, since whoever waits for the repository may hold containers still. Pruning has two phases a day apart: what nothing refers to any more is marked now and removed by a later run, so that a restic
 /// that writes beside us loses nothing.
-fn forget(opened: Opened, ids: &[SnapshotId]) -> Result<u64, Failure> {
+fn forget(opened: &Opened, request: &Request, ids: &[SnapshotId]) -> Result<u64, Failure> {
     let wanted: std::collections::BTreeSet<&str> = ids.iter().map(SnapshotId::as_str).collect();
     let there = opened.repo.get_all_snapshots().map_err(repository_failure)?;
     let gone: Vec<_> = there.iter().filter(|s| wanted.contains(s.id.to_hex().as_str())).map(|s| s.id).collect();
@@ -228,6 +243,7 @@ fn forget(opened: Opened, ids: &[SnapshotId]) -> Result<u64, Failure> {
     let options = PruneOptions::default();
     let plan = opened.repo.prune_plan(&options).map_err(repository_failure)?;
     opened.repo.prune(&options, plan).map_err(repository_failure)?;
+    left::see_to(opened, request)?;
     Ok(gone.len() as u64)
 }
 
@@ -259,41 +275,12 @@ fn restore(opened: Opened, id: &SnapshotId, into: &Path, path: Option<&Path>) ->
     let snapshot = find(&opened, id)?;
     let (opened, root) = root_of(opened, &snapshot)?;
     let repo = opened.repo.to_indexed().map_err(repository_failure)?;
-    // The directory that was opened, whatever its name leads to by now.
-    let target = straight::through(&dir).join(".").display().to_string();
-    let destination = LocalDestination::new(&target, false, false).map_err(repository_failure)?;
-    let mut options = RestoreOptions::default().numeric_id(true);
-    // Whole chunks of zeros become holes. The option's type is not exported; its words are.
-    options.sparse = serde_json::from_value(serde_json::json!("ByContent")).map_err(|e| Failure::Internal { detail: e.to_string() })?;
     if let Some(path) = path {
         part::holds(&repo, id, &root, path)?;
     }
-    let nodes = repo.ls(&root, &LsOptions::default()).map_err(repository_failure)?;
-    let nodes = nodes.filter(|item| item.as_ref().map_or(true, |(name, _)| part::belongs(path, name)));
-    let mut report = RestoreReport { files: 0, bytes: 0 };
-    for item in nodes.clone() {
-        let (_, node) = item.map_err(repository_failure)?;
-        if !node.is_dir() {
-            report.files += 1;
-            report.bytes += node.meta.size;
-        }
-    }
-    let plan = repo.prepare_restore(&options, nodes.clone(), &destination, false).map_err(repository_failure)?;
-    repo.restore(plan, &options, nodes, &destination).map_err(repository_failure)?;
-    root_attributes(&dir, &root).map_err(|e| io(into, &e))?;
-    Ok(report)
-}
-
-/// The library restores what lies in a directory, not the directory itself.
-fn root_attributes(dir: &File, root: &Node) -> std::io::Result<()> {
-    fchown(dir, root.meta.uid, root.meta.gid)?;
-    if let Some(mode) = root.meta.mode {
-        dir.set_permissions(std::fs::Permissions::from_mode(super::mode::permissions(mode)))?;
-    }
-    if let Some(mtime) = root.meta.mtime {
-        dir.set_times(std::fs::FileTimes::new().set_modified(SystemTime::from(mtime)))?;
-    }
-    Ok(())
+    // The directory that was opened, whatever its name leads to by now.
+    let base = straight::through(&dir);
+    Restore { repo: &repo, gate: &opened.gate, counter: &opened.counter, base, into, only: path }.run(&root)
 }
 
 fn export(opened: Opened, id: &SnapshotId, tar: &Path, top: &str, path: Option<&Path>) -> Result<RestoreReport, Failure> {
@@ -339,7 +326,7 @@ fn plain(open: impl Fn() -> Result<Opened, Failure>, id: &SnapshotId, file: &Pat
         let opened = open()?;
         let snapshot = find(&opened, id)?;
         let (opened, root) = root_of(opened, &snapshot)?;
-        let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()), None)?;
+        let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()), Against { only: None, read: false })?;
         if let Some(first) = differences.first() {
             return Err(Failure::Archive { path: file.display().to_string(), detail: format!("it differs from the snapshot: {first}") });
         }

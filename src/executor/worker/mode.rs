@@ -1,4 +1,6 @@
-//! Mode bits between Unix and the repository format, which stores Go's `os.FileMode`. Deliberately absent: file types; a node says its own.
+//! Mode bits between Unix and the repository format, which stores Go's `os.FileMode`; times as the system counts them. Deliberately absent: file types; a node says its own.
+
+use rustic_core::jiff::Timestamp;
 
 const GO_DIR: u32 = 1 << 31;
 const GO_SYMLINK: u32 = 1 << 27;
@@ -62,12 +64,27 @@ pub(super) fn permissions(go: u32) -> u32 {
     SPECIAL.iter().filter(|(_, bit)| go & bit != 0).fold(go & 0o777, |mode, (unix, _)| mode | unix)
 }
 
+/// Seconds downwards and the nanoseconds that are left, as the system keeps times, also those before 1970.
+pub(super) fn floor(time: Timestamp) -> (i64, u32) {
+    const SECOND: i128 = 1_000_000_000;
+    let all = time.as_nanosecond();
+    // Both fit: a timestamp spans the years -9999 to 9999.
+    (i64::try_from(all.div_euclid(SECOND)).unwrap_or_default(), u32::try_from(all.rem_euclid(SECOND)).unwrap_or_default())
+}
+
 /// Unix bit and Go bit of set-user-id, set-group-id, sticky.
 const SPECIAL: [(u32, u32); 3] = [(0o4000, GO_SETUID), (0o2000, GO_SETGID), (0o1000, GO_STICKY)];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_before_1970_are_counted_as_the_system_counts_them() {
+        let at = |nanoseconds| floor(Timestamp::from_nanosecond(nanoseconds).unwrap());
+        assert_eq!((at(0), at(1_500_000_000), at(-500_000_000)), ((0, 0), (1, 500_000_000), (-1, 500_000_000)));
+        assert_eq!((at(-1_000_000_000), at(-1_000_000_001)), ((-1, 0), (-2, 999_999_999)));
+    }
 
     #[test]
     fn permission_bits_survive_the_way_to_go_and_back() {

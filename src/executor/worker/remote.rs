@@ -5,11 +5,11 @@
 mod s3;
 mod sftp;
 
+use super::mark::{Mark, OWNER};
 use super::{Failure, Remote, Trouble};
 use crate::model::target::Location;
 use bytes::Bytes;
 use rustic_core::{BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend};
-use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,8 +18,6 @@ use tokio::runtime::Runtime;
 
 /// Pauses before a request is tried again.
 const AGAIN: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
-/// Name of the mark. restic passes over it.
-const OWNER: &str = "dockwarden-owner";
 
 /// Why one request failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,14 +42,7 @@ impl Fault {
 
     /// The one among the causes of an error of the library.
     pub(super) fn of(error: &RusticError) -> Option<Failure> {
-        let mut cause = std::error::Error::source(error);
-        while let Some(e) = cause {
-            if let Some(fault) = e.downcast_ref::<Self>() {
-                return Some(fault.clone().failure());
-            }
-            cause = e.source();
-        }
-        None
+        super::repo::cause::<Self>(error).map(|fault| fault.clone().failure())
     }
 }
 
@@ -197,22 +188,21 @@ impl Backend {
         match self.owner()? {
             Some(owner) if owner.instance == *instance => return Ok(()),
             Some(owner) if remote.target.replaces.as_deref() != Some(owner.instance.as_str()) => {
-                return Err(Failure::Foreign { at: self.at.clone(), owner: owner.instance, since: owner.since });
+                return Err(owner.foreign(&self.at));
             }
             Some(_) | None => {}
         }
-        let mark = Owner { instance: instance.clone(), since: chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ").to_string() };
-        let text = serde_json::to_vec(&mark).map_err(|e| Failure::Internal { detail: e.to_string() })?;
+        let text = serde_json::to_vec(&Mark::of(instance)).map_err(|e| Failure::Internal { detail: e.to_string() })?;
         self.write(OWNER.to_owned(), vec![text.into()]).map_err(Fault::failure)?;
         // Of two that come at once, one finds the other's.
         match self.owner()? {
             Some(owner) if owner.instance == *instance => Ok(()),
-            Some(owner) => Err(Failure::Foreign { at: self.at.clone(), owner: owner.instance, since: owner.since }),
+            Some(owner) => Err(owner.foreign(&self.at)),
             None => Err(Fault { at: self.at.clone(), ..Fault::new(Trouble::Other, false, "what was written cannot be read") }.failure()),
         }
     }
 
-    fn owner(&self) -> Result<Option<Owner>, Failure> {
+    fn owner(&self) -> Result<Option<Mark>, Failure> {
         if self.size(OWNER).map_err(Fault::failure)?.is_none() {
             return Ok(None);
         }
@@ -224,13 +214,6 @@ impl Backend {
         };
         serde_json::from_slice(&text).map(Some).map_err(unreadable)
     }
-}
-
-/// What the mark says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Owner {
-    instance: String,
-    since: String,
 }
 
 // A process of its own: there is no runtime whose thread this would block.

@@ -1,23 +1,24 @@
 //! Opening and creating the repository: key derivation, the advisory lock, and the backend that holds a snapshot back until its state is
 //! known. Deliberately absent: what is read or written.
 
-use super::{Failure, Progress, ProgressSink, Remote, Request};
+use super::{Failure, Job, Progress, ProgressSink, Remote, Request};
+use crate::executor::backup::room::leaves_a_tenth;
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit, Mac};
 use rustic_backend::BackendOptions;
 use rustic_core::repofile::{KeyId, MasterKey};
 use rustic_core::{
-    BytesList, ConfigOptions, Credentials, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend, Repository,
-    RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
+    BytesList, ConfigOptions, Credentials, ErrorKind, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend,
+    Repository, RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
 };
 use sha2::Sha256;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Size of a data pack. A restore holds up to twenty packs at once inside the library, so small packs bound its memory.
+/// Size of a data pack: small, since the library holds several at once while it writes, prunes or checks.
 const DATA_PACK: &str = "8 MiB";
 /// Size of a tree pack: the smallest that restic itself writes.
 const TREE_PACK: &str = "4 MiB";
@@ -34,7 +35,22 @@ pub(super) fn repository_failure(error: Box<RusticError>) -> Failure {
     if let Some(failure) = super::remote::Fault::of(&error) {
         return failure;
     }
+    if let Some(LastTenth { repo }) = cause(&error) {
+        return Failure::NoRoom { repo: repo.clone() };
+    }
     Failure::Repository { detail: error_text(&error) }
+}
+
+/// The cause of one kind among all those of an error.
+pub(super) fn cause<E: std::error::Error + 'static>(error: &RusticError) -> Option<&E> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        if let Some(found) = e.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = e.source();
+    }
+    None
 }
 
 /// The library's concise text of an error, causes included.
@@ -55,18 +71,29 @@ pub(super) struct Opened {
     pub(super) lock: File,
 }
 
-/// Creates the repository, or opens the one that is there.
-pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure> {
+/// Creates the repository, or opens the one that is there; its id. Where one is expected none is made, and nothing is written before it was found.
+pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<String, Failure> {
     let secret = read_key(&request.key_file)?;
-    if request.remote.is_none() {
+    if !request.expected.is_empty() {
+        let away = match &request.remote {
+            None => !request.repo.join("config").exists(),
+            Some(remote) => remote_backend(remote, false)?.list(FileType::Config).map_err(repository_failure)?.is_empty(),
+        };
+        if away {
+            return Err(Failure::NotThere { repo: request.place(), known: request.known() });
+        }
+    } else if request.remote.is_none() {
         std::fs::create_dir_all(&request.repo).map_err(|e| io(&request.repo, &e))?;
     }
     {
         // As long as somebody reads, only the first start may wait for them.
         let _held = lock(request, Lock::Shared)?;
         let (repo, _gate, _) = unopened(request, sink.clone())?;
-        if repo.config_id().map_err(repository_failure)?.is_some() && has_key(&open_by(repo, request, &secret)?)? {
-            return Ok(());
+        if repo.config_id().map_err(repository_failure)?.is_some() {
+            let repo = open_by(repo, request, &secret)?;
+            if has_key(&repo)? {
+                return expected(&repo, request);
+            }
         }
     }
     let _held = lock(request, Lock::Alone)?;
@@ -74,17 +101,30 @@ pub(super) fn init(request: &Request, sink: ProgressSink) -> Result<(), Failure>
     let repo = if repo.config_id().map_err(repository_failure)?.is_some() {
         open_by(repo, request, &secret)?
     } else {
+        if !request.expected.is_empty() {
+            return Err(Failure::NotThere { repo: request.place(), known: request.known() });
+        }
         let mut config = ConfigOptions::default().set_compression(COMPRESSION).set_datapack_growfactor(0u32).set_treepack_growfactor(0u32);
         config.set_datapack_size = DATA_PACK.parse().ok();
         config.set_treepack_size = TREE_PACK.parse().ok();
         repo.init(&Credentials::Masterkey(master_key(&secret)), &KeyOptions::default(), &config).map_err(repository_failure)?
     };
+    let id = expected(&repo, request)?;
     // A crash between the two leaves a repository that we can open and restic cannot; the next start adds its key.
     if !has_key(&repo)? {
         let options = KeyOptions::default().hostname("dockwarden".to_owned()).username("dockwarden".to_owned()).with_created(true);
         repo.add_key(&secret, &options).map_err(repository_failure)?;
     }
-    Ok(())
+    Ok(id)
+}
+
+/// Its id, when it is one of those that may be there.
+fn expected(repo: &Repository<OpenStatus>, request: &Request) -> Result<String, Failure> {
+    let id = repo.config().id.to_hex().as_str().to_owned();
+    if request.expected.is_empty() || request.expected.contains(&id) {
+        return Ok(id);
+    }
+    Err(Failure::OtherRepository { repo: request.place(), id, known: request.known() })
 }
 
 fn has_key(repo: &Repository<OpenStatus>) -> Result<bool, Failure> {
@@ -138,7 +178,10 @@ fn open_by(repo: Repository<()>, request: &Request, secret: &str) -> Result<Repo
 
 fn unopened(request: &Request, sink: ProgressSink) -> Result<(Repository<()>, Arc<SnapshotGate>, Counter), Failure> {
     let inner = backend(request)?;
-    let gate = Arc::new(SnapshotGate { inner, hold: AtomicBool::new(false), written: Mutex::new(Vec::new()) });
+    // What removes must write a little first, and leaves more room than it found.
+    let adds = matches!(request.job, Job::Init | Job::Backup { .. });
+    let disk = (adds && request.remote.is_none()).then(|| Disk { repo: request.repo.clone(), left: Mutex::new(0) });
+    let gate = Arc::new(SnapshotGate { inner, hold: AtomicBool::new(false), written: Mutex::default(), disk, ahead: Mutex::default() });
     let counter = Counter::new(sink);
     let options = RepositoryOptions::default().no_cache(true);
     let backends = RepositoryBackends::new(gate.clone(), None);
@@ -146,10 +189,13 @@ fn unopened(request: &Request, sink: ProgressSink) -> Result<(Repository<()>, Ar
     Ok((repo, gate, counter))
 }
 
-/// The files of the repository. Who writes to another host has said so there before.
+/// The files of the repository. Who writes where others may, too, has said so there before.
 pub(super) fn backend(request: &Request) -> Result<Arc<dyn WriteBackend>, Failure> {
     if let Some(remote) = &request.remote {
         return remote_backend(remote, request.job.writes());
+    }
+    if let Some(claim) = request.claim.as_ref().filter(|_| request.job.writes()) {
+        super::mark::claim(&request.repo, claim)?;
     }
     let path = request.repo.to_str().ok_or_else(|| Failure::Io {
         path: request.repo.display().to_string(),
@@ -256,16 +302,87 @@ pub(super) fn io(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Io { path: path.display().to_string(), detail: error.to_string() }
 }
 
+/// The disk of a repository that grows.
+#[derive(Debug)]
+struct Disk {
+    repo: PathBuf,
+    /// Bytes that may be written before it is looked at again.
+    left: Mutex<u64>,
+}
+
+/// Nothing more is written: what is left of the disk is for others.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk of {repo} has come to its last tenth")]
+struct LastTenth {
+    repo: String,
+}
+
+impl Disk {
+    /// Bytes written between two looks at the disk.
+    const LOOK: u64 = 16 << 20;
+
+    fn room_for(&self, bytes: u64) -> RusticResult<()> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if *left < bytes {
+            let failed = |e| RusticError::with_source(ErrorKind::Backend, "the disk of the repository cannot be asked", e);
+            let disk = rustix::fs::statvfs(&self.repo).map_err(|e| failed(std::io::Error::from(e)))?;
+            let of = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+            let room = |needed| leaves_a_tenth(of(disk.f_bavail), of(disk.f_blocks), needed);
+            if !room(bytes) {
+                let cause = LastTenth { repo: self.repo.display().to_string() };
+                return Err(RusticError::with_source(ErrorKind::Backend, "the last tenth of the disk is left alone", cause));
+            }
+            // Near the end each pack is looked at.
+            *left = Some(Self::LOOK).filter(|look| *look > bytes && room(*look)).unwrap_or(bytes);
+        }
+        *left -= bytes;
+        Ok(())
+    }
+}
+
 /// A backend that can hold snapshot files back. The library writes the snapshot as its last step, before anyone can know whether all of the
-/// data was read; held back, it is written once, by us, with its state in its tags.
+/// data was read; held back, it is written once, by us, with its state in its tags. It also leaves the last tenth of the disk alone, and reads a stretch of a
+/// pack at once for somebody who asks for its blobs one by one.
 #[derive(Debug)]
 pub(super) struct SnapshotGate {
     inner: Arc<dyn WriteBackend>,
     hold: AtomicBool,
     written: Mutex<Vec<Id>>,
+    disk: Option<Disk>,
+    /// Stretches that were read ahead: pack, offset, bytes.
+    ahead: Mutex<Vec<(Id, u32, bytes::Bytes)>>,
+}
+
+/// A stretch of a pack that is there until this is dropped.
+pub(super) struct Ahead<'a> {
+    gate: &'a SnapshotGate,
+    what: (Id, u32),
+}
+
+impl Drop for Ahead<'_> {
+    fn drop(&mut self) {
+        let mut ahead = self.gate.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = ahead.iter().position(|(pack, offset, _)| (*pack, *offset) == self.what) {
+            ahead.swap_remove(n);
+        }
+    }
 }
 
 impl SnapshotGate {
+    /// Reads a stretch of a pack at once; what lies in it is not asked for again.
+    pub(super) fn ahead(&self, pack: Id, offset: u32, length: u32) -> RusticResult<Ahead<'_>> {
+        let bytes = self.inner.read_partial(FileType::Pack, &pack, false, offset, length)?;
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).push((pack, offset, bytes));
+        Ok(Ahead { gate: self, what: (pack, offset) })
+    }
+    fn read_ahead(&self, pack: &Id, offset: u32, length: u32) -> Option<bytes::Bytes> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.iter().filter(|(id, ..)| id == pack).find_map(|(_, begin, bytes)| {
+            let from = offset.checked_sub(*begin)? as usize;
+            let to = from + length as usize;
+            (to <= bytes.len()).then(|| bytes.slice(from..to))
+        })
+    }
     /// From now on snapshot files are dropped (`true`) or written and remembered.
     pub(super) fn hold(&self, hold: bool) {
         self.hold.store(hold, Ordering::SeqCst);
@@ -294,7 +411,10 @@ impl ReadBackend for SnapshotGate {
         self.inner.read_full(tpe, id)
     }
     fn read_partial(&self, tpe: FileType, id: &Id, cacheable: bool, offset: u32, length: u32) -> RusticResult<bytes::Bytes> {
-        self.inner.read_partial(tpe, id, cacheable, offset, length)
+        match self.read_ahead(id, offset, length).filter(|_| tpe == FileType::Pack) {
+            Some(bytes) => Ok(bytes),
+            None => self.inner.read_partial(tpe, id, cacheable, offset, length),
+        }
     }
     fn warmup_path(&self, tpe: FileType, id: &Id) -> String {
         self.inner.warmup_path(tpe, id)
@@ -313,6 +433,9 @@ impl WriteBackend for SnapshotGate {
             self.inner.write_bytes(tpe, id, cacheable, content)?;
             self.written.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
             return Ok(());
+        }
+        if let Some(disk) = self.disk.as_ref().filter(|_| tpe == FileType::Pack) {
+            disk.room_for(content.size() as u64)?;
         }
         self.inner.write_bytes(tpe, id, cacheable, content)
     }

@@ -282,9 +282,13 @@ impl TarWriter {
         header.set_size(0);
         let mut extensions: Vec<(String, Vec<u8>)> = Vec::new();
         if let Some(mtime) = meta.mtime {
-            header.set_mtime(u64::try_from(mtime.as_second()).unwrap_or(0));
-            if mtime.subsec_nanosecond() > 0 {
-                extensions.push(("mtime".to_owned(), format!("{}.{:09}", mtime.as_second(), mtime.subsec_nanosecond()).into_bytes()));
+            let (seconds, nanoseconds) = (mtime.as_second(), mtime.subsec_nanosecond());
+            header.set_mtime(u64::try_from(seconds).unwrap_or(0));
+            // The header has no fractions, and no number for what was before 1970. Both parts have the sign of the whole.
+            if nanoseconds != 0 || seconds < 0 {
+                let sign = if seconds < 0 || nanoseconds < 0 { "-" } else { "" };
+                let text = format!("{sign}{}.{:09}", seconds.unsigned_abs(), nanoseconds.unsigned_abs());
+                extensions.push(("mtime".to_owned(), text.into_bytes()));
             }
         }
         for attribute in &meta.extended_attributes {

@@ -1,5 +1,8 @@
 //! The worker on real files, in this process, with restic itself as the judge.
 
+mod restored;
+mod sound;
+
 use super::*;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,16 +19,26 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let lab = Self { dir: tempfile::tempdir().unwrap() };
         fs::write(lab.path("key"), format!("{}\n", "0123456789abcdef".repeat(4))).unwrap();
-        assert_eq!(lab.run(Job::Init), Ok(Output::Ready));
+        assert!(matches!(lab.run(Job::Init), Ok(Output::Opened { .. })));
         lab
     }
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
     pub(crate) fn request(&self, job: Job) -> Request {
-        Request { repo: self.path("repo"), remote: None, key_file: self.path("key"), lock_within_s: None, job }
+        Request {
+            repo: self.path("repo"),
+            remote: None,
+            key_file: self.path("key"),
+            lock_within_s: None,
+            expected: vec![],
+            known: None,
+            claim: None,
+            apart: vec![],
+            job,
+        }
     }
-    fn run(&self, job: Job) -> Result<Output, Failure> {
+    pub(crate) fn run(&self, job: Job) -> Result<Output, Failure> {
         handle(&self.request(job), Arc::new(|_| {}))
     }
     pub(crate) fn backup(&self, source: Source) -> SnapshotReport {
@@ -186,7 +199,7 @@ fn a_difficult_tree_survives_backup_and_restore_by_us_and_by_restic() {
     ours.remove(Path::new("odd-link"));
     theirs.remove(Path::new("odd-link"));
     assert_eq!(theirs, ours);
-    assert_eq!(lab.run(Job::Check { read_data: true, part: None }), Ok(Output::Findings(vec![])));
+    assert_eq!(lab.run(Job::Check { read_data: true, part: None }), Ok(Output::Checked(CheckReport::default())));
 }
 
 #[test]
@@ -412,8 +425,8 @@ fn damage_in_the_repository_is_found_and_a_restore_from_it_fails_loudly() {
     let pack = lab.path("repo/data").join(&packs.last().unwrap().1);
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
     File::options().write(true).open(&pack).unwrap().write_at(b"damage", 1000).unwrap();
-    let Ok(Output::Findings(found)) = lab.run(Job::Check { read_data: true, part: None }) else { panic!() };
-    assert!(!found.is_empty());
+    let Ok(Output::Checked(found)) = lab.run(Job::Check { read_data: true, part: None }) else { panic!() };
+    assert!(!found.wrong.is_empty());
     fs::create_dir(lab.path("into")).unwrap();
     let result = lab.run(Job::Restore { snapshot: report.snapshot_id, into: lab.path("into"), path: None });
     assert!(matches!(result, Err(Failure::Internal { .. } | Failure::Repository { .. })), "{result:?}");
@@ -502,7 +515,7 @@ fn whoever_reads_is_not_in_the_way_of_opening_and_removing_never_waits_for_them(
     let request = lab.request(Job::Init);
     std::thread::spawn(move || told.send(handle(&request, Arc::new(|_| {}))).unwrap());
     let opened = hear.recv_timeout(std::time::Duration::from_secs(60)).expect("a repository that is there is opened beside its readers");
-    assert_eq!(opened, Ok(Output::Ready));
+    assert!(matches!(opened, Ok(Output::Opened { .. })), "{opened:?}");
     let forget = || lab.run(Job::Forget { snapshots: vec![] });
     assert_eq!(forget(), Err(Failure::InUse { repo: lab.path("repo").display().to_string() }));
     reader.unlock().unwrap();

@@ -6,6 +6,8 @@ use crate::executor::backup::{BackupHouse, BackupJob, DataJob, test_permit};
 use crate::executor::{Executor, Options, Request};
 use crate::gate::request::RequestFacts;
 use crate::model::ids::{AgentName, CallId, EngineName, OperationId, StackName};
+use crate::store::backup::BackupRecord;
+use crate::store::backup::copies::CopyRecord;
 use crate::supervisor::tasks::tests::Bench;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -25,7 +27,8 @@ async fn with_two_schedules(dir: &std::path::Path) -> (Bench, StackRecord) {
     let exe = dir.join("worker.sh");
     std::fs::write(&exe, "#!/bin/sh\nexec sleep 600\n").unwrap();
     std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let backups = BackupHouse::of(&dir.join("home"), exe, Duration::from_secs(600));
+    let copies = toml::from_str(&format!("[copies.disk]\nat = {:?}", dir.join("disk"))).unwrap();
+    let backups = BackupHouse::of(&dir.join("home"), exe, Duration::from_secs(600)).configured(&copies, "01test");
     let mut bench = Bench::with(|_| {}).await;
     let house = Arc::get_mut(&mut bench.house).expect("nobody else has it");
     let facts: crate::executor::FactsOf = Arc::new(|plan, service| {
@@ -113,4 +116,62 @@ async fn a_backup_that_finds_its_volume_busy_is_still_due() {
     backup(house, &stack, now).await.unwrap();
     assert_eq!(ran(house).await, [true, true, false]);
     end(house, &house.executor.holding(&shop()).expect("a runs")).await;
+}
+
+#[tokio::test]
+async fn the_repository_and_its_copies_are_checked_by_the_clock_one_part_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, _) = with_two_schedules(dir.path()).await;
+    let (house, begun) = (&bench.house, Utc::now());
+    let record = BackupRecord {
+        snapshot_id: "a".repeat(64),
+        stack: None,
+        volume: "shop_a".to_owned(),
+        bytes: 1,
+        added: 1,
+        files: 1,
+        state: "complete".to_owned(),
+        at: begun,
+        agent: "a0".to_owned(),
+        release: None,
+        tags: vec![],
+        operation: None,
+        copies: vec![],
+    };
+    house.store.put_backup(&record).await.unwrap();
+    let parts = async || {
+        let of = async |key: &str| house.store.value(key).await.unwrap().and_then(|v| v["part"].as_u64());
+        (of("check:repository:part").await, of("check:copy:disk:part").await)
+    };
+    let ended = async || {
+        for operation in house.store.open_operations().await.unwrap() {
+            end(house, &operation.id).await;
+        }
+    };
+    // One that never was good is not looked at.
+    check::tick(house, begun).await;
+    check::tick(house, begun + chrono::TimeDelta::weeks(2)).await;
+    assert_eq!(parts().await, (Some(1), None));
+    ended().await;
+    let copied = CopyRecord {
+        copy: "disk".to_owned(),
+        at: begun,
+        passed: true,
+        copied: 1,
+        removed: 0,
+        held: 1,
+        bytes: 1,
+        duration_ms: 1,
+        detail: String::new(),
+        operation: "op".to_owned(),
+    };
+    house.store.put_copy(&copied, Some(vec![])).await.unwrap();
+    // The same day of each second week: the next part all the same.
+    for (weeks, expected) in [(4, (Some(2), None)), (6, (Some(3), Some(1))), (8, (Some(4), Some(2)))] {
+        check::tick(house, begun + chrono::TimeDelta::weeks(weeks)).await;
+        assert_eq!(parts().await, expected);
+        check::tick(house, begun + chrono::TimeDelta::weeks(weeks)).await;
+        assert_eq!(parts().await, expected, "once");
+        ended().await;
+    }
 }

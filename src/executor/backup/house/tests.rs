@@ -1,12 +1,16 @@
 //! The worker process as the supervisor sees it: what it answers, and how it ends.
 
 mod faults;
+mod memory;
 
 use super::*;
 use crate::executor::backup::{Progress, SnapshotState};
+use crate::executor::worker::{Job, Request};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Stdio;
 use std::sync::Mutex;
+use tokio::io::AsyncWriteExt;
 
 /// Not a test of its own: what the tests beside it start as their worker.
 #[test]
@@ -139,7 +143,17 @@ async fn a_worker_ends_when_its_supervisor_lets_go_of_it() {
     lock.lock().unwrap();
     let mut child = tokio::process::Command::new(&house.exe).arg("worker").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let request = Request { repo: house.repo.clone(), remote: None, key_file: house.key_file.clone(), lock_within_s: None, job: Job::List };
+    let request = Request {
+        repo: house.repo.clone(),
+        remote: None,
+        key_file: house.key_file.clone(),
+        lock_within_s: None,
+        expected: vec![],
+        known: None,
+        claim: None,
+        apart: vec![],
+        job: Job::List,
+    };
     stdin.write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).await.unwrap();
     drop(stdin);
     let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it must end").unwrap();
@@ -156,5 +170,28 @@ async fn a_missing_key_is_never_replaced_while_its_repository_exists() {
     assert!(matches!(house.ensure().await, Err(BackupError::Key { .. })));
     assert!(!house.key_file.exists());
     fs::write(&house.key_file, key).unwrap();
+    house.ensure().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_place_whose_repository_was_there_gets_no_new_one_until_it_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = house(dir.path(), "");
+    house.ensure().await.unwrap();
+    fs::rename(&house.repo, dir.path().join("unmounted")).unwrap();
+    fs::create_dir(&house.repo).unwrap();
+    let gone = house.ensure().await.unwrap_err();
+    let file = house.known_file().display().to_string();
+    assert!(matches!(&gone, BackupError::Worker(Failure::NotThere { known, .. }) if *known == file), "{gone}");
+    assert_eq!(fs::read_dir(&house.repo).unwrap().count(), 0);
+    fs::remove_file(&file).unwrap();
+    house.ensure().await.unwrap();
+    // Disks that take turns: each id is a line.
+    let other = fs::read_to_string(&file).unwrap();
+    fs::remove_dir_all(&house.repo).unwrap();
+    fs::rename(dir.path().join("unmounted"), &house.repo).unwrap();
+    let error = house.ensure().await.unwrap_err();
+    let BackupError::Worker(Failure::OtherRepository { id, .. }) = &error else { panic!("{error}") };
+    fs::write(&file, format!("{other}{id}\n")).unwrap();
     house.ensure().await.unwrap();
 }

@@ -233,7 +233,7 @@ impl Work {
 fn sound(done: &Value) -> Result<Option<String>, Stop> {
     let record: CheckRecord = serde_json::from_value(done.clone()).map_err(|e| Stop::Failed(e.to_string()))?;
     if record.passed {
-        return Ok(None);
+        return Ok((!record.detail.is_empty()).then(|| format!("sound; strange, and no harm to any snapshot: {}", record.detail)));
     }
     Err(Stop::Failed(format!(
         "{} is NOT sound: {}; take no comfort in its snapshots before `restic check` says why",

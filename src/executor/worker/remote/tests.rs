@@ -4,7 +4,7 @@ pub(crate) mod bucket;
 mod ssh;
 
 use super::super::tests::Lab;
-use super::super::{Failure, Job, Output, Remote, Request, SnapshotInfo, Source, Trouble, handle};
+use super::super::{CheckReport, Failure, Job, Output, Remote, Request, SnapshotInfo, Source, Trouble, handle};
 use super::*;
 use crate::model::ids::SnapshotId;
 use crate::model::target::Target;
@@ -25,7 +25,17 @@ pub(super) struct Far {
 impl Far {
     fn request(&self, job: Job) -> Request {
         let remote = Some(Remote { target: self.target.clone(), owner: self.owner.clone() });
-        Request { repo: self.lock.clone(), remote, key_file: self.key.clone(), lock_within_s: Some(30), job }
+        Request {
+            repo: self.lock.clone(),
+            remote,
+            key_file: self.key.clone(),
+            lock_within_s: Some(30),
+            expected: vec![],
+            known: None,
+            claim: None,
+            apart: vec![],
+            job,
+        }
     }
     pub(super) fn run(&self, job: Job) -> Result<Output, Failure> {
         handle(&self.request(job), Arc::new(|_| {}))
@@ -94,8 +104,8 @@ pub(super) fn data(lab: &Lab) -> PathBuf {
 /// Everything a repository has to do, at any place.
 pub(super) fn serves(lab: &Lab, far: &Far) {
     assert!(matches!(far.run(Job::Probe), Err(Failure::NoRepository { .. })));
-    assert_eq!(far.run(Job::Init), Ok(Output::Ready));
-    assert_eq!(far.run(Job::Init), Ok(Output::Ready), "again");
+    assert!(matches!(far.run(Job::Init), Ok(Output::Opened { .. })));
+    assert!(matches!(far.run(Job::Init), Ok(Output::Opened { .. })), "again");
     assert_eq!(far.run(Job::Probe), Ok(Output::Ready));
     let data = data(lab);
     let first = far.backup(data.clone());
@@ -103,7 +113,7 @@ pub(super) fn serves(lab: &Lab, far: &Far) {
     let second = far.backup(data.clone());
     assert_eq!(far.list().iter().map(|s| s.snapshot_id.clone()).collect::<Vec<_>>(), [second.clone(), first.clone()]);
     let check = Job::Check { read_data: true, part: None };
-    assert_eq!(far.run(check.clone()), Ok(Output::Findings(vec![])));
+    assert_eq!(far.run(check.clone()), Ok(Output::Checked(CheckReport::default())));
     fs::create_dir(lab.path("back")).unwrap();
     assert!(matches!(far.run(Job::Restore { snapshot: second.clone(), into: lab.path("back"), path: None }), Ok(Output::Restored(_))));
     let against = |dir: PathBuf| Job::Verify { snapshot: second.clone(), against: Source::Dir(dir), path: None };
@@ -115,7 +125,7 @@ pub(super) fn serves(lab: &Lab, far: &Far) {
     assert!(matches!(far.run(Job::Fetch { into: lab.path("fetched") }), Ok(Output::Fetched(n)) if n > 5));
     let near = Request { repo: lab.path("fetched"), remote: None, ..far.request(Job::List) };
     assert_eq!(handle(&near, Arc::new(|_| {})), Ok(Output::Snapshots(far.list())));
-    assert_eq!(handle(&Request { job: check, ..near }, Arc::new(|_| {})), Ok(Output::Findings(vec![])));
+    assert_eq!(handle(&Request { job: check, ..near }, Arc::new(|_| {})), Ok(Output::Checked(CheckReport::default())));
 }
 
 /// Snapshots of a repository of this host, added to the far one.
@@ -125,7 +135,7 @@ pub(super) fn takes_copies(lab: &Lab, far: &Far) {
     let two = lab.backup(Source::Dir(lab.path("data"))).snapshot_id;
     let copy = |ids: Vec<SnapshotId>| {
         let remote = Some(Remote { target: far.target.clone(), owner: far.owner.clone() });
-        let job = Job::Copy { snapshots: ids, to: far.lock.clone(), remote, key_file: far.key.clone() };
+        let job = Job::Copy { snapshots: ids, to: far.lock.clone(), remote, claim: None, key_file: far.key.clone() };
         match handle(&lab.request(job), Arc::new(|_| {})) {
             Ok(Output::Copied(report)) => report.snapshots,
             other => panic!("{other:?}"),
@@ -155,7 +165,7 @@ fn a_repository_in_a_bucket_serves_in_full_and_restic_reads_it() {
     // restic writes beside us.
     far.restic(&["backup", "--host", "elsewhere", lab.path("data/deep").to_str().unwrap()]);
     assert_eq!(far.list().iter().filter(|s| s.host == "elsewhere").count(), 1);
-    assert_eq!(far.run(Job::Check { read_data: true, part: None }), Ok(Output::Findings(vec![])));
+    assert_eq!(far.run(Job::Check { read_data: true, part: None }), Ok(Output::Checked(CheckReport::default())));
 }
 
 fn trouble(answer: Result<Output, Failure>) -> (Trouble, String) {
@@ -199,7 +209,7 @@ fn what_is_wrong_with_a_bucket_is_said_with_what_to_do_and_never_with_the_secret
     // Nothing was written by any of them.
     assert_eq!(service.keys(), Vec::<String>::new());
 
-    assert_eq!(good.run(Job::Init), Ok(Output::Ready));
+    assert!(matches!(good.run(Job::Init), Ok(Output::Opened { .. })));
     fs::write(lab.path("wrong"), "f".repeat(64)).unwrap();
     let wrong = Far { key: lab.path("wrong"), ..in_bucket(&lab, &service) };
     match wrong.run(Job::List) {
@@ -213,7 +223,7 @@ fn a_service_that_is_busy_is_asked_again_and_one_that_says_nothing_is_not_waited
     let (lab, service) = (Lab::new(), Service::start());
     let mut far = in_bucket(&lab, &service);
     service.state.busy.store(2, Ordering::SeqCst);
-    assert_eq!(far.run(Job::Init), Ok(Output::Ready), "two refusals are survived");
+    assert!(matches!(far.run(Job::Init), Ok(Output::Opened { .. })), "two refusals are survived");
     far.target.timeout_s = 1;
     service.state.mute.store(true, Ordering::SeqCst);
     let before = service.state.requests.load(Ordering::SeqCst);
@@ -226,7 +236,7 @@ fn a_service_that_is_busy_is_asked_again_and_one_that_says_nothing_is_not_waited
 fn a_repository_of_another_instance_is_read_and_never_written_unless_it_is_replaced() {
     let (lab, service) = (Lab::new(), Service::start());
     let first = in_bucket(&lab, &service);
-    assert_eq!(first.run(Job::Init), Ok(Output::Ready));
+    assert!(matches!(first.run(Job::Init), Ok(Output::Opened { .. })));
     let id = first.backup(data(&lab));
     let mut other = Far { owner: Some("02other".into()), ..in_bucket(&lab, &service) };
     let before = service.keys();
@@ -241,7 +251,7 @@ fn a_repository_of_another_instance_is_read_and_never_written_unless_it_is_repla
     other.target.replaces = Some("03third".into());
     assert!(matches!(other.run(Job::Init), Err(Failure::Foreign { .. })), "only the one that is named");
     other.target.replaces = Some("01test".into());
-    assert_eq!(other.run(Job::Init), Ok(Output::Ready));
+    assert!(matches!(other.run(Job::Init), Ok(Output::Opened { .. })));
     assert!(matches!(first.run(Job::Init), Err(Failure::Foreign { owner, .. }) if owner == "02other"), "and the first writes no more");
 }
 
@@ -249,7 +259,7 @@ fn a_repository_of_another_instance_is_read_and_never_written_unless_it_is_repla
 fn a_damaged_file_is_not_brought_back() {
     let (lab, service) = (Lab::new(), Service::start());
     let far = in_bucket(&lab, &service);
-    assert_eq!(far.run(Job::Init), Ok(Output::Ready));
+    assert!(matches!(far.run(Job::Init), Ok(Output::Opened { .. })));
     far.backup(data(&lab));
     let pack = service.keys().into_iter().find(|k| k.contains("/data/")).unwrap();
     service.state.objects.lock().unwrap().get_mut(&pack).unwrap()[10] ^= 1;
@@ -259,6 +269,6 @@ fn a_damaged_file_is_not_brought_back() {
         other => panic!("{other:?}"),
     }
     assert!(!lab.path("fetched/config").exists(), "it is no repository");
-    let Ok(Output::Findings(found)) = far.run(Job::Check { read_data: true, part: None }) else { panic!() };
+    let Ok(Output::Checked(CheckReport { wrong: found, .. })) = far.run(Job::Check { read_data: true, part: None }) else { panic!() };
     assert!(!found.is_empty(), "and a check says so");
 }

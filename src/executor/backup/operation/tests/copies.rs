@@ -100,6 +100,44 @@ async fn a_copy_that_cannot_be_had_is_a_recorded_failure_and_no_failure_of_the_b
 }
 
 #[tokio::test]
+async fn what_a_killed_backup_left_is_seen_to_by_the_check_and_is_no_fault() {
+    let rig = Rig::new().await;
+    rig.snapshot().await;
+    let left = rig.dir.path().join("home/backups/data/00");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join(format!("00{}", "ab".repeat(31))), "half a pack").unwrap();
+    let check = || DataJob::Check { part: (1, 7), copy: None };
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", check()).await;
+    assert!(op.state == OperationState::Done && done.checks[0].passed && !done.checks[0].detail.is_empty(), "{op:?}");
+    assert!(op.message.as_deref().is_some_and(|m| m.starts_with("sound; strange")), "{op:?}");
+    // A day later.
+    let note = rig.dir.path().join("home/backups.left");
+    let noted = std::fs::read_to_string(&note).unwrap();
+    let (_, time) = noted.split_once(':').unwrap();
+    std::fs::write(&note, noted.replace(time, "\"2020-01-01T00:00:00Z\"}")).unwrap();
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", check()).await;
+    assert_eq!((op.state, done.checks[0].passed, done.checks[0].detail.as_str()), (OperationState::Done, true, ""), "{op:?}");
+    assert_eq!(std::fs::read_dir(&left).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_drill_that_could_not_run_says_nothing_of_the_snapshot() {
+    let rig = Rig::new().await;
+    let snapshot = rig.snapshot().await;
+    let drill = || DataJob::Drill { snapshots: vec![(snapshot.clone(), None)], copy: None };
+    let worker = rig.dir.path().join("worker.sh");
+    let real = std::fs::read(&worker).unwrap();
+    std::fs::write(&worker, "#!/bin/sh\nexit 7\n").unwrap();
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", drill()).await;
+    assert!(op.state == OperationState::Failed && done.drills.is_empty(), "{op:?}");
+    assert!(rig.store.last_drills(None, Some("shop_data")).await.unwrap().is_empty());
+    assert_eq!(rig.volumes().await, ["shop_data"]);
+    std::fs::write(&worker, real).unwrap();
+    let (op, done) = run(&rig, &rig.exec, "verify_backup", drill()).await;
+    assert!(op.state == OperationState::Done && done.drills[0].passed, "{op:?}");
+}
+
+#[tokio::test]
 async fn a_copy_has_numbers_and_a_key_of_its_own() {
     let rig = Rig::new().await;
     let key = rig.dir.path().join("disk.key");
@@ -116,4 +154,24 @@ async fn a_copy_has_numbers_and_a_key_of_its_own() {
     assert_eq!(second.key_file, key);
     assert_ne!(std::fs::read(&key).unwrap(), std::fs::read(&house.key_file).unwrap());
     assert_eq!(second.check(true).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_copy_whose_disk_is_away_fails_and_no_other_one_is_made_in_its_place() {
+    let rig = Rig::new().await;
+    let exec = with_copy(&rig, "");
+    rig.snapshot().await;
+    let (op, _) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!(op.state, OperationState::Done, "{op:?}");
+    let (disk, away) = (rig.dir.path().join("disk"), rig.dir.path().join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    let (op, done) = run(&rig, &exec, "backup", copy()).await;
+    assert!(op.state == OperationState::Failed && done.copies[0].detail.contains("Is its disk mounted?"), "{op:?}");
+    assert!(state(&rig).await.failed_at.is_some());
+    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
+    std::fs::remove_dir(&disk).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    let (op, _) = run(&rig, &exec, "backup", copy()).await;
+    assert_eq!(op.state, OperationState::Done, "{op:?}");
 }

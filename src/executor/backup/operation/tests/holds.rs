@@ -52,6 +52,28 @@ async fn writers_that_an_end_of_the_supervisor_leaves_held_are_resumed_by_the_ne
 }
 
 #[tokio::test]
+async fn writers_run_again_when_the_worker_uses_more_memory_than_it_may() {
+    let rig = Rig::new().await;
+    let mut noise = vec![0u8; 48 << 20];
+    getrandom::fill(&mut noise).unwrap();
+    rig.engine.write_volume_file("shop_data", "large", &noise);
+    let mut house = rig.exec.backups.clone().unwrap();
+    // The worker itself, not a shell before it.
+    house.exe = rig.dir.path().join("real.sh");
+    house.ensure().await.unwrap();
+    // Enough to open a repository, and not to read data into it.
+    house.memory_mib = Some(24);
+    let options = Options { backups: Some(house), ..Options::default() };
+    let poor = Executor::new(rig.engine.clone(), rig.store.clone(), Arc::new(|_, _| RequestFacts::default()), options);
+    let op = poor.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+    let (op, done) = rig.done(&poor, &op).await;
+    let message = op.message.clone().unwrap_or_default();
+    assert!(op.state == OperationState::Failed && message.contains("more than the 24 MiB of memory"), "{op:?}");
+    assert!(rig.engine.calls().iter().any(|c| c.contains("pause")), "it was held: {:?}", rig.engine.calls());
+    assert_eq!((rig.writer().await, done), (RunState::Running, DataResult::default()));
+}
+
+#[tokio::test]
 async fn nothing_is_held_while_snapshots_are_removed_and_none_removed_while_something_is_held() {
     let rig = Rig::new().await;
     let calm = rig.exec.backups.clone().unwrap().calm;
