@@ -181,7 +181,11 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         let written = running.iter().flat_map(|c| &c.mounts).filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
         // A volume that a restore takes the place of stays as it is: it is its own snapshot.
         let volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v)).collect();
-        if volumes.is_empty() {
+        let directories = plan.desired.services.get(&service).map_or_else(Vec::new, |spec| {
+            let project = plan.project_dir.as_deref();
+            sources::directories(&call.house, project, &BTreeMap::new(), spec).into_iter().map(|d| d.host).collect()
+        });
+        if volumes.is_empty() && directories.is_empty() {
             continue;
         }
         let own = plan.desired.services.get(&service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
@@ -202,6 +206,10 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
             }
             None if call.house.backups.is_none() => continue,
             Some(true) | None => {}
+        }
+        findings.extend(not_snapshotted(&stack, &directories).map(|because| say(Verdict::Warn, because)));
+        if volumes.is_empty() {
+            continue;
         }
         let mut sizes = BTreeMap::new();
         for volume in &volumes {
@@ -240,6 +248,17 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
     }
     plan.data.quiesce = hold;
     Ok(findings)
+}
+
+/// What is said of directories of the host that a service to be replaced writes: only volumes are snapshotted first.
+fn not_snapshotted(stack: &StackName, directories: &[String]) -> Option<String> {
+    (!directories.is_empty()).then(|| {
+        format!(
+            "{} of the host is not snapshotted before the update, only volumes are; call `backup` with stack {stack} before, or set \
+             x-dockwarden.backup.pre_update: false to say that this is meant",
+            crate::redact::line(&directories.join(", "), 200)
+        )
+    })
 }
 
 /// How writers are held during a snapshot before an update: as the file says, else paused, since files read at different moments need not fit together.

@@ -3,8 +3,9 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError, compose_files, data_plan, observe};
-use crate::executor::backup::{keep, mounts};
+use crate::executor::backup::{Devices, keep, mounts};
 use crate::model::ids::{EngineName, SnapshotId, StackName};
+use crate::model::observed::ContainerDetail;
 use crate::store::backup::BackupRecord;
 use crate::store::kept::KeptRecord;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -132,8 +133,8 @@ pub async fn at(call: &Call, place: &str) -> Result<KeptRecord, CallError> {
     })
 }
 
-/// Refuses where a container mounts it, running or not. What holds all of it: the snapshot, to be compared before anything goes; `None` where an earlier
-/// call has compared it and its removal has begun, or where somebody has removed it.
+/// Refuses where a container mounts it, running or not. What holds all of it: the snapshot, to be compared before anything goes; `None` where nothing is at
+/// its place any more: its removal was interrupted, or somebody has removed it. An earlier comparison counts for nothing: it may have been written since.
 ///
 /// # Errors
 /// `Conflict` with the next step.
@@ -141,14 +142,16 @@ pub async fn releasable(call: &Call, kept: &KeptRecord) -> Result<Option<BackupR
     let refused = |message: String, hint: String| Err(CallError::new(ErrorCode::Conflict, message, hint).field("confirm"));
     let place = host(call, kept);
     let all = call.house.engine.containers(&[]).await?;
-    if let Some(user) = observe::details(&call.house, &all).await?.into_iter().find(|c| c.mounts.iter().any(|m| mounts(m, &place))) {
+    let devices = Devices::of(call.house.engine.as_ref()).await?;
+    let uses = |c: &ContainerDetail| c.mounts.iter().any(|m| mounts(&devices, m, &place));
+    if let Some(user) = observe::details(&call.house, &all).await?.into_iter().find(uses) {
         let name = crate::redact::line(&user.name, 80);
         return refused(
             format!("container {name} mounts {place}: it is no data that only waits"),
             format!("remove {name} if it is not needed, then confirm again"),
         );
     }
-    if kept.covered.is_some() || gone(call, kept).await? {
+    if gone(call, kept).await? {
         return Ok(None);
     }
     let whole = |b: &BackupRecord| b.state == "complete" && SnapshotId::new(b.snapshot_id.as_str()).is_ok();

@@ -3,7 +3,7 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError, House, compose_files, observe, volumes};
-use crate::executor::backup::{BackupJob, Directory, Keeping, Quiesce, ServiceCommands, command};
+use crate::executor::backup::{BackupJob, Directory, Keeping, Quiesce, ServiceCommands, Silent, command};
 use crate::executor::{places, straight};
 use crate::gate::plan::normalise;
 use crate::model::config::Config;
@@ -120,7 +120,7 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
             }
         }
     }
-    job.commands = commands(call, stack, release, &taken).await?;
+    (job.commands, job.silent) = commands(call, stack, release, &taken).await?;
     let users: Vec<&ServiceSpec> = match &choice {
         Choice::Volume(_) => release.spec.services.values().collect(),
         Choice::Service(_) | Choice::All | Choice::Scheduled => taken.values().copied().collect(),
@@ -134,6 +134,11 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
 }
 
 fn nothing(stack: &StackName, job: BackupJob) -> Result<BackupJob, CallError> {
+    let empty = job.volumes.is_empty() && job.directories.is_empty() && job.commands.iter().all(|c| c.stdout.is_none());
+    if let Some(silent) = job.silent.iter().find(|s| empty && s.output) {
+        let message = format!("service {} has no container, and its backup is what a command in it writes", silent.service);
+        return Err(CallError::new(ErrorCode::Conflict, message, "`deploy` or `restart` the service").field("stack"));
+    }
     if job.volumes.is_empty() && job.directories.is_empty() && job.commands.iter().all(|c| c.stdout.is_none()) {
         let hint = "`status` shows what its services mount; directories of the host count below the project and the policy's roots";
         return Err(CallError::new(ErrorCode::NotFound, format!("stack {stack} has no data of that kind"), hint).field("stack"));
@@ -242,22 +247,21 @@ async fn commands(
     stack: &StackName,
     release: &Release,
     taken: &BTreeMap<&ServiceName, &ServiceSpec>,
-) -> Result<Vec<ServiceCommands>, CallError> {
-    let mut out = vec![];
+) -> Result<(Vec<ServiceCommands>, Vec<Silent>), CallError> {
+    let (mut out, mut silent) = (vec![], vec![]);
     let asked = has_commands;
     if !taken.values().any(|s| asked(&of(s))) {
-        return Ok(out);
+        return Ok((out, silent));
     }
     let serving = observe::serving(&call.house, Some(stack)).await?;
     for (name, own) in taken.iter().map(|(n, s)| (*n, of(s))).filter(|(_, own)| asked(own)) {
-        let container = serving.iter().find(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())).ok_or_else(|| {
-            let message = format!("service {name} has no container, and its backup runs commands in it");
-            CallError::new(ErrorCode::Conflict, message, "`deploy` or `restart` the service, or back up one volume by its name")
-                .field("stack")
-        })?;
-        out.push(ServiceCommands::of(name.clone(), release.environment.clone(), container.id.clone(), own));
+        match serving.iter().find(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == name.as_str())) {
+            Some(container) => out.push(ServiceCommands::of(name.clone(), release.environment.clone(), container.id.clone(), own)),
+            // The data of the others is backed up all the same.
+            None => silent.push(Silent { service: name.clone(), output: own.stdout.is_some() }),
+        }
     }
-    Ok(out)
+    Ok((out, silent))
 }
 
 /// How many snapshots stay: of what a service writes as it says, of the rest as the stack says.

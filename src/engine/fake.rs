@@ -100,6 +100,11 @@ impl FakeEngine {
         self.lock().crash(name, exit_code, false)
     }
 
+    /// The engine starts it again and again from now on, and it ends each time.
+    pub fn loop_container(&self, name: &str) {
+        self.lock().looping(name);
+    }
+
     /// As [`Self::crash_container`] with 137, by the out-of-memory killer.
     pub fn oom_container(&self, name: &str) -> bool {
         self.lock().crash(name, 137, true)

@@ -23,11 +23,13 @@ pub(crate) mod room;
 pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
 pub use copies::SecondCopy;
-pub use discard::mounts;
+pub use discard::{mounts, removing};
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
 pub use house::{BackupHouse, BackupRequest};
-pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping};
+pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping, Silent};
+pub use operation::{STILL_HELD, interrupted};
 pub use quiesce::{Quiesce, Writer, resume, writers};
+pub use reach::Devices;
 
 pub use super::worker::{
     CheckReport, CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Trouble,
@@ -38,6 +40,7 @@ use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
 use crate::model::ids::{InvalidName, OperationId, StackName};
 use crate::model::observed::VolumeInfo;
+use crate::model::operation::{Evidence, Operation, OperationState};
 use crate::store::StoreError;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -144,17 +147,21 @@ pub enum BackupError {
         containers: String,
     },
     /// A command of the service did not do its part.
-    #[error("service {service}: `{which}` of its backup, `{command}`, {why}{output}; of its data nothing more was stored")]
+    #[error("service {service}: `{which}` of its backup, `{command}`, {why}; of its data nothing more was stored")]
     Command {
         /// Service.
         service: String,
+        /// Container.
+        container: String,
         /// `pre`, `post` or `stdout`.
         which: &'static str,
         /// The command.
         command: String,
         /// What happened.
         why: String,
-        /// What it wrote.
+        /// How it ended.
+        exit_code: Option<i64>,
+        /// What it wrote: anything, so not in the message.
         output: String,
     },
     /// A directory of the host that is not there.
@@ -174,7 +181,9 @@ pub enum BackupError {
         container: String,
     },
     /// Kept data that is to go is not in the snapshot.
-    #[error("snapshot {snapshot} does not hold what is in {place} ({count} differences: {differences}); nothing was removed: {next}")]
+    #[error(
+        "snapshot {snapshot} does not hold what is in {place} ({count} differences, which `operation` names); nothing was removed: {next}"
+    )]
     NotCovered {
         /// Which.
         place: String,
@@ -182,10 +191,16 @@ pub enum BackupError {
         snapshot: String,
         /// How many differences were named.
         count: usize,
-        /// The first of them.
-        differences: String,
+        /// The first of them: names of files, so not in the message.
+        differences: Vec<String>,
         /// What to do.
         next: String,
+    },
+    /// Kept data that is to go is at its place again, after it had been found gone.
+    #[error("{place} is there again and was not compared with a snapshot; nothing was removed: confirm again")]
+    NotCompared {
+        /// Which.
+        place: String,
     },
     /// What runs on data that was taken into use is not well.
     #[error("container {container} is not well on the restored data: {cause}; the data before is in its place again")]
@@ -255,7 +270,38 @@ pub enum BackupError {
     Name(#[from] InvalidName),
 }
 
+/// Begins the message of a backup that is done and not whole.
+pub const PARTIAL: &str = "PARTIAL:";
+
+/// Whether a backup ended without all that it was to read.
+pub fn partial(operation: &Operation) -> bool {
+    let message = operation.message.as_deref().unwrap_or_default();
+    operation.verb == "backup" && operation.state == OperationState::Done && message.starts_with(PARTIAL)
+}
+
+/// Names that a container may have chosen, kept apart from what we say.
+pub(crate) fn named(source: &str, reason: String, names: Vec<String>) -> Evidence {
+    let (service, container) = (source.to_owned(), source.to_owned());
+    let logs = names.iter().map(|n| crate::redact::line(n, 300)).collect();
+    Evidence { service, container, reason, exit_code: None, oom_killed: false, probe_output: None, logs }
+}
+
 impl BackupError {
+    /// What a container had a hand in: kept apart from the message, shown as untrusted.
+    pub(crate) fn evidence(&self) -> Vec<Evidence> {
+        match self {
+            Self::Command { service, container, why, exit_code, output, .. } if !output.is_empty() => {
+                let (service, container, reason) = (service.clone(), container.clone(), why.clone());
+                let probe_output = Some(output.clone());
+                vec![Evidence { service, container, reason, exit_code: *exit_code, oom_killed: false, probe_output, logs: vec![] }]
+            }
+            Self::NotCovered { place, count, differences, .. } => {
+                vec![named(place, format!("{count} differences"), differences.clone())]
+            }
+            _ => vec![],
+        }
+    }
+
     pub(crate) fn io(path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), detail: error.to_string() }
     }

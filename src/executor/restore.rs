@@ -216,9 +216,13 @@ fn not_made(into: &Path, error: &std::io::Error) -> BackupError {
     }
 }
 
+/// Ends the name of a kept directory whose removal has begun: it was compared, and is no longer whole.
+pub(crate) const REMOVING: &str = ".removing";
+
 /// Removes a directory that an operation made beside a live one; already gone is fine.
 pub(crate) async fn remove_beside(into: &Path, operation: &OperationId) -> Result<(), BackupError> {
-    let named = into.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(operation.as_str()));
+    let name = into.file_name().and_then(|n| n.to_str()).map(|n| n.strip_suffix(REMOVING).unwrap_or(n));
+    let named = name.is_some_and(|n| n.ends_with(operation.as_str()));
     if named { aside(into, removed).await } else { Ok(()) }
 }
 

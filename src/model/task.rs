@@ -123,6 +123,9 @@ pub struct Turn {
     /// The answer ended because it was as long as it may be, not because it was done.
     #[serde(default)]
     pub cut: bool,
+    /// The provider refused to go on: the task has failed, whenever that is read.
+    #[serde(default)]
+    pub refused: bool,
     /// Calls it asked for, in order.
     pub calls: Vec<TurnCall>,
     /// Tokens read (cached ones included), of them from the cache, and written.

@@ -104,6 +104,7 @@ enum Line {
     Call(&'static str, Value),
     Calls(Vec<(&'static str, Value)>),
     Cut(&'static str),
+    Refuse(&'static str),
     Fail(ProviderError),
     Never,
 }
@@ -150,6 +151,10 @@ impl Provider for Script {
                     Ok(Event::Usage(self.usage)),
                     Ok(Event::End(EndReason::MaxTokens)),
                 ];
+                return Box::pin(futures_util::stream::iter(events));
+            }
+            Line::Refuse(text) => {
+                let events = [Ok(Event::Text(text.into())), Ok(Event::Usage(self.usage)), Ok(Event::End(EndReason::Refused))];
                 return Box::pin(futures_util::stream::iter(events));
             }
             Line::Call(tool, input) => vec![Ok(Event::Text("I call.".into())), call(0, tool, input)],
@@ -593,6 +598,7 @@ async fn a_question_to_a_person_whose_answer_was_lost_is_found_again() {
         at: Utc::now(),
         text: String::new(),
         cut: false,
+        refused: false,
         calls: vec![cancel],
         tokens_in: 0,
         tokens_cached: 0,
@@ -618,4 +624,16 @@ async fn a_question_to_a_person_whose_answer_was_lost_is_found_again() {
     assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("It is gone.".into()));
     let reply = result(&script.asked()[0], 0);
     assert_eq!((&reply["state"], &reply["decided"]["state"]), (&json!("decided"), &json!("gone")), "{reply}");
+}
+
+#[tokio::test]
+async fn a_refusal_stays_a_failure_when_the_run_is_killed_right_after_it() {
+    let world = World::new();
+    let house = world.house(None).await;
+    let script = Script::new(vec![Line::Refuse("I will not do that.")]);
+    let refused = |end: &TaskEnd| matches!(end, TaskEnd::Failed(why) if why.contains("refused") && why.contains("I will not do that."));
+    assert!(refused(&run(&house, &script).await));
+    // The turn is on disk and the task's end is not: the next run reads the one and finds the other.
+    let again = run(&house, &Script::new(vec![Line::Never, Line::Never])).await;
+    assert!(refused(&again), "{again:?}");
 }

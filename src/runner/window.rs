@@ -158,6 +158,7 @@ mod tests {
             at: DateTime::<Utc>::UNIX_EPOCH,
             text: text.into(),
             cut: false,
+            refused: false,
             calls: vec![call],
             tokens_in: 0,
             tokens_cached: 0,

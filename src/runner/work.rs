@@ -82,6 +82,9 @@ impl Run<'_> {
             if let Some(last) = turns.last_mut() {
                 self.make_calls(last, again).await?;
                 self.wait_for_people(last).await?;
+                if last.refused {
+                    return Ok(TaskEnd::Failed(format!("the model's provider refused to go on: {}", report(&last.text))));
+                }
                 if last.calls.is_empty() && !last.cut {
                     return Ok(TaskEnd::Succeeded(report(&last.text)));
                 }
@@ -94,11 +97,6 @@ impl Run<'_> {
                 return Ok(TaskEnd::Failed(format!("out of turns: {} were allowed (limits.turns). Last words: {words}", self.desk.turns)));
             }
             let (spoken, counted) = self.ask(&turns, &offers).await?;
-            if spoken.end == EndReason::Refused && spoken.calls.is_empty() {
-                let words = report(&spoken.text);
-                self.write_down(&turns, spoken, counted, &offers).await?;
-                return Ok(TaskEnd::Failed(format!("the model's provider refused to go on: {words}")));
-            }
             let turn = self.write_down(&turns, spoken, counted, &offers).await?;
             turns.push(turn);
         }
@@ -135,7 +133,8 @@ impl Run<'_> {
     /// Makes a turn of an answer and writes it down, before anything it asks for is done.
     async fn write_down(&self, turns: &[Turn], spoken: Spoken, counted: Counted, offers: &[Offer]) -> Result<Turn, Halt> {
         let number = u32::try_from(turns.len()).unwrap_or(u32::MAX - 1) + 1;
-        let cut = spoken.end == EndReason::MaxTokens || (spoken.calls.is_empty() && spoken.text.trim().is_empty());
+        let refused = spoken.end == EndReason::Refused && spoken.calls.is_empty();
+        let cut = !refused && (spoken.end == EndReason::MaxTokens || (spoken.calls.is_empty() && spoken.text.trim().is_empty()));
         // Half an answer is not acted on: its last call may be half a call.
         let asked = if cut { vec![] } else { spoken.calls };
         let call = |(i, mut a): (usize, super::provider::Asked)| {
@@ -154,6 +153,7 @@ impl Run<'_> {
             at: Utc::now(),
             text: redact::keep_start(&redact::mask(&redact::clean(&spoken.text)), MOST_WORDS).to_owned(),
             cut,
+            refused,
             calls: asked.into_iter().enumerate().map(call).collect(),
             tokens_in: counted.usage.input,
             tokens_cached: counted.usage.cached,

@@ -110,6 +110,28 @@ pub struct CheckRecord {
     pub copy: Option<String>,
 }
 
+#[cfg(test)]
+impl BackupRecord {
+    /// A whole one of `shop`.
+    pub(crate) fn sample(id: &str, volume: &str) -> Self {
+        Self {
+            snapshot_id: id.into(),
+            stack: Some("shop".into()),
+            volume: volume.into(),
+            bytes: 1,
+            added: 1,
+            files: 1,
+            state: "complete".into(),
+            at: Utc::now(),
+            agent: "warden".into(),
+            release: None,
+            tags: vec![],
+            operation: None,
+            copies: vec![],
+        }
+    }
+}
+
 const WHAT: &str = "backup";
 const DRILL: &str = "operation, snapshot_id, stack, volume, at, passed, files, bytes, duration_ms, probed, detail, copy";
 const COLUMNS: &str = "snapshot_id, stack, volume, bytes, added, files, state, at, agent, release, tags, operation";
@@ -119,14 +141,19 @@ const COPIES: &str = "(SELECT group_concat(copy) FROM backup_copy AS k WHERE k.s
 impl Store {
     /// Records a snapshot.
     pub async fn put_backup(&self, record: &BackupRecord) -> StoreResult<()> {
-        let record = record.clone();
-        self.inner.state.write(move |c| put(c, &record)).await
+        let (record, now) = (record.clone(), Utc::now());
+        self.inner.state.write(move |c| put(c, &record, now)).await
     }
 
     /// Snapshots of a stack or volume (or all), newest first.
     pub async fn backups(&self, stack: Option<&StackName>, volume: Option<&str>, limit: usize) -> StoreResult<Vec<BackupRecord>> {
         let (stack, volume) = (stack.cloned(), volume.map(str::to_owned));
         self.inner.state.read(move |c| list(c, stack.as_ref(), volume.as_deref(), limit)).await
+    }
+
+    /// When a snapshot was last recorded, which may be long after its data was read.
+    pub async fn last_backup_recorded(&self) -> StoreResult<Option<DateTime<Utc>>> {
+        self.inner.state.read(last_recorded).await
     }
 
     /// Records a drill.
@@ -177,23 +204,32 @@ impl Store {
     }
 }
 
-fn put(c: &Connection, b: &BackupRecord) -> Sql<()> {
-    c.prepare_cached(&format!("INSERT OR REPLACE INTO backup ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"))?
-        .execute(params![
-            b.snapshot_id,
-            b.stack,
-            b.volume,
-            int(WHAT, b.bytes)?,
-            int(WHAT, b.added)?,
-            int(WHAT, b.files)?,
-            b.state,
-            time(b.at),
-            b.agent,
-            b.release,
-            b.tags.join(","),
-            b.operation,
-        ])?;
+fn put(c: &Connection, b: &BackupRecord, recorded: DateTime<Utc>) -> Sql<()> {
+    let columns = format!("{COLUMNS}, recorded_at");
+    c.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO backup ({columns}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
+    ))?
+    .execute(params![
+        b.snapshot_id,
+        b.stack,
+        b.volume,
+        int(WHAT, b.bytes)?,
+        int(WHAT, b.added)?,
+        int(WHAT, b.files)?,
+        b.state,
+        time(b.at),
+        b.agent,
+        b.release,
+        b.tags.join(","),
+        b.operation,
+        time(recorded),
+    ])?;
     Ok(())
+}
+
+fn last_recorded(c: &Connection) -> Sql<Option<DateTime<Utc>>> {
+    let newest: Option<String> = c.prepare_cached("SELECT max(recorded_at) FROM backup")?.query_row([], |r| r.get(0))?;
+    Ok(newest.map(|t| parse_time(WHAT, &t)).transpose()?)
 }
 
 fn put_drill(c: &Connection, d: &DrillRecord) -> Sql<()> {

@@ -26,7 +26,7 @@ pub struct KeptRecord {
     pub snapshot_id: String,
     /// Since when nothing of the stack writes it.
     pub since: DateTime<Utc>,
-    /// Snapshot that was found to hold all of it, once its removal has begun.
+    /// Snapshot that was found to hold all of it when they were last compared.
     #[serde(default)]
     pub covered: Option<String>,
 }
@@ -53,13 +53,19 @@ impl Store {
         self.inner.state.write(move |c| remove(c, "operation", operation.as_str())).await
     }
 
-    /// Kept data is gone.
-    pub async fn drop_kept(&self, place: &str) -> StoreResult<()> {
-        let place = place.to_owned();
-        self.inner.state.write(move |c| remove(c, "place", &place)).await
+    /// Kept data is gone. The snapshot that alone holds it now, where one does, gets a tag in the same write.
+    pub async fn drop_kept(&self, place: &str, holds: Option<(&str, &str)>) -> StoreResult<()> {
+        let (place, holds) = (place.to_owned(), holds.map(|(id, tag)| (id.to_owned(), tag.to_owned())));
+        let write = move |c: &Connection| {
+            if let Some((id, tag)) = &holds {
+                mark(c, id, tag)?;
+            }
+            remove(c, "place", &place)
+        };
+        self.inner.state.write(write).await
     }
 
-    /// A snapshot holds all of it: its removal begins.
+    /// A snapshot held all of it when they were compared. A note, not a proof: it may have been written since.
     pub async fn kept_is_covered(&self, place: &str, snapshot: &str) -> StoreResult<()> {
         let (place, snapshot) = (place.to_owned(), snapshot.to_owned());
         let write = move |c: &Connection| {
@@ -87,6 +93,15 @@ fn put(c: &Connection, r: &KeptRecord) -> Sql<()> {
         time(r.since),
         r.covered
     ])?;
+    Ok(())
+}
+
+fn mark(c: &Connection, snapshot: &str, tag: &str) -> Sql<()> {
+    c.prepare_cached(
+        "UPDATE backup SET tags = CASE tags WHEN '' THEN ?2 ELSE tags || ',' || ?2 END
+         WHERE snapshot_id = ?1 AND instr(',' || tags || ',', ',' || ?2 || ',') = 0",
+    )?
+    .execute([snapshot, tag])?;
     Ok(())
 }
 

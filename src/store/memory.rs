@@ -34,6 +34,20 @@ const PROJECT_AFTER: Duration = Duration::from_millis(200);
 /// Keys returned when none is asked for.
 const MOST_KEYS: usize = 200;
 
+/// Refuses where the notes fill more than their half of a memory: they never leave it.
+fn notes_fit(c: &Connection, most: u64) -> fault::Sql<()> {
+    // The sum reads every key: asked only when the file is so large that they could.
+    if used_bytes(c)? <= most / 2 {
+        return Ok(());
+    }
+    let size = events::context_bytes(c)?;
+    if size <= most / 2 {
+        return Ok(());
+    }
+    let [size, max] = [size, most / 2].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    Err(StoreError::TooLarge { what: "memory of notes (remove keys that are of no more use, with null)", size, max }.into())
+}
+
 /// One entry of an agent's memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(inline)]
@@ -85,18 +99,8 @@ impl Store {
     ) -> StoreResult<i64> {
         let event = events::NewEvent::set(key, value, agent.as_str(), now)?;
         let write = move |c: &Connection| {
-            // Asked only when the file is so large that they could: the sum reads every key.
-            if !event.removes() && used_bytes(c)? > most / 2 {
-                let size = events::context_bytes(c)?;
-                if size > most / 2 {
-                    let [size, max] = [size, most / 2].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-                    return Err(StoreError::TooLarge {
-                        what: "memory of notes (remove keys that are of no more use, with null)",
-                        size,
-                        max,
-                    }
-                    .into());
-                }
+            if !event.removes() {
+                notes_fit(c, most)?;
             }
             events::append(c, &event)
         };
@@ -104,15 +108,22 @@ impl Store {
     }
 
     /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for in any form, all of them, else by their
-    /// beginnings, else any of them.
+    /// beginnings, else any of them. History that left the database follows, newest first, where it holds the beginnings of all words.
     pub async fn memory_search(&self, agent: &AgentName, query: &str, limit: usize) -> StoreResult<Vec<MemoryEntry>> {
         if self.inner.projection_due.load(Ordering::Acquire)
             && let Err(e) = self.project_history().await
         {
             tracing::warn!(error = %e, "history was not projected before a search; the next call catches up");
         }
-        let queries = search::queries(query, true);
-        self.memory_db(agent).await?.read(move |c| search::search(c, &queries, limit)).await
+        let (queries, text) = (search::queries(query, true), query.to_owned());
+        let memory = self.inner.memory_root.join(agent.as_str());
+        let read = move |c: &Connection| {
+            let mut found = search::search(c, &queries, limit)?;
+            let room = limit.saturating_sub(found.len());
+            found.extend(search::archived(c, &memory, &text, room)?);
+            Ok(found)
+        };
+        self.memory_db(agent).await?.read(read).await
     }
 
     /// Newest history entries, newest first.

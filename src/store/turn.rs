@@ -86,6 +86,7 @@ mod tests {
             at,
             text: "look".into(),
             cut: false,
+            refused: false,
             calls: vec![call],
             tokens_in: 10,
             tokens_cached: 4,

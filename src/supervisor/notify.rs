@@ -5,6 +5,7 @@
 mod deliver;
 
 use crate::call::House;
+use crate::executor::backup::{STILL_HELD, partial};
 use crate::model::config::{NotifyEvent, NotifySettings};
 use crate::model::operation::{Operation, OperationState};
 use crate::store::approval::Approval;
@@ -178,6 +179,7 @@ fn settled(o: &Operation) -> Option<Event> {
         OperationState::RolledBack => (NotifyEvent::RolledBack, "was rolled back: what ran before runs"),
         OperationState::NeedsAttention => (NotifyEvent::NeedsAttention, "needs a person: it went neither forward nor back"),
         OperationState::Failed if backup => (NotifyEvent::BackupFailed, "failed"),
+        OperationState::Done if partial(o) => (NotifyEvent::BackupFailed, "is PARTIAL: some files could not be read"),
         OperationState::Failed
         | OperationState::Queued
         | OperationState::Running
@@ -247,6 +249,12 @@ fn recorded(row: &AuditRow) -> Option<Event> {
                 text("cap_usd")
             );
             event(NotifyEvent::Budget, id, title)
+        }
+        STILL_HELD => {
+            let operation = crate::redact::line(row.detail["operation"].as_str().unwrap_or("?"), 64);
+            let title =
+                format!("containers of {place} cannot be set going again after {operation}: their service is down, it is tried again");
+            event(NotifyEvent::NeedsAttention, id, title)
         }
         what @ (super::disk::HIGH | super::disk::CRITICAL) => {
             let (percent, free) = (row.detail["percent"].as_u64().unwrap_or(0), row.detail["free_mib"].as_u64().unwrap_or(0));

@@ -5,6 +5,8 @@ mod copies;
 
 use crate::call::error::ErrorCode;
 use crate::call::{House, sources};
+use crate::executor::backup::interrupted;
+use crate::model::ids::OperationId;
 use crate::model::release::StackRecord;
 use chrono::{DateTime, Local, TimeZone, Utc};
 use croner::Cron;
@@ -122,18 +124,34 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
-/// Runs what is due, and says whether anything was.
+/// Before a run that an end of the supervisor interrupted is made up for, and how often.
+const AGAIN: chrono::TimeDelta = chrono::TimeDelta::minutes(15);
+const AGAIN_MOST: u64 = 3;
+
+/// Which try to make up for the noted run is due, when an end of the supervisor interrupted it.
+async fn again(house: &House, note: Option<&serde_json::Value>, now: DateTime<Utc>) -> Result<Option<u64>, String> {
+    let Some(note) = note else { return Ok(None) };
+    let tries = note["again"].as_u64().unwrap_or_default();
+    let Some(id) = note["operation"].as_str().and_then(|id| OperationId::new(id).ok()).filter(|_| tries < AGAIN_MOST) else {
+        return Ok(None);
+    };
+    let ended = house.store.operation(&id).await.map_err(|e| e.to_string())?.filter(interrupted).and_then(|o| o.settled_at);
+    Ok(ended.filter(|e| now - *e >= AGAIN).map(|_| tries + 1))
+}
+
+/// Runs what is due; whether it was begun.
 async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<bool, String> {
     let last = house.store.value(&what.key).await.map_err(|e| e.to_string())?;
     let (due, note) = match noted(last.as_ref(), now) {
         None => (what.at_once, true),
         Some(last) => due(what.schedule, last, now).map(|d| (d, d))?,
     };
-    if note {
+    let again = if due { None } else { again(house, last.as_ref(), now).await? };
+    if note || again.is_some() {
         // Noted before it runs: what fails is reported and tried at its next time, not every round.
         house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
     }
-    if !due {
+    if !due && again.is_none() {
         return Ok(false);
     }
     match super::call(house, what.tool, what.input).await {
@@ -143,7 +161,12 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<bo
             house.store.set_value(&what.key, &before).await.map_err(|e| e.to_string())?;
             Err(format!("{}: {e}", what.tool))
         }
-        done => done.map(|_| true).map_err(|e| format!("{}: {e}", what.tool)),
+        done => {
+            let begun = done.map_err(|e| format!("{}: {e}", what.tool))?;
+            let note = json!({"at": now, "operation": begun["operation_id"], "again": again.unwrap_or_default()});
+            house.store.set_value(&what.key, &note).await.map_err(|e| e.to_string())?;
+            Ok(true)
+        }
     }
 }
 

@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
-/// Tasks waiting for a human that are looked at.
+/// Tasks waiting for a human that are read at once.
 const WAITING: usize = 1000;
 
 /// Runs until `shutdown`; what is at work then stops after its call and is taken up by the next supervisor.
@@ -194,10 +194,24 @@ async fn look_after(house: &Arc<House>, starts: &mut Starts, at_work: &TaskTrack
     }
 }
 
+/// All tasks that wait for a human, read in pages.
+async fn waiting(house: &House, page: usize) -> StoreResult<Vec<Task>> {
+    let mut all: Vec<Task> = vec![];
+    loop {
+        let after = all.last().map(|t| t.id.clone());
+        let found = house.store.tasks_page(None, Some(TaskState::WaitingApproval), after.as_ref(), page).await?;
+        let ended = found.len() < page;
+        all.extend(found);
+        if ended {
+            return Ok(all);
+        }
+    }
+}
+
 /// Lets tasks go on whose human has decided; the approvals that were given and whose call has not started.
 async fn decided(house: &House) -> StoreResult<Vec<ApprovalId>> {
     let mut given = vec![];
-    for task in house.store.tasks(None, Some(TaskState::WaitingApproval), WAITING).await? {
+    for task in waiting(house, WAITING).await? {
         let now = Utc::now();
         let approval = match &task.waits_for {
             Some(id) => house.store.approval(id, now).await?,

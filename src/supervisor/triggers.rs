@@ -6,6 +6,7 @@ use crate::call::House;
 use crate::call::error::ErrorCode;
 use crate::call::hooks::{LEAST_SECRET, wish};
 use crate::call::tasks::submit;
+use crate::executor::backup::partial;
 use crate::model::ids::{StackName, TaskId};
 use crate::model::operation::OperationState;
 use crate::model::trigger::{EventKind, Happened, On, Trigger};
@@ -27,6 +28,8 @@ const NEWS: TimeDelta = TimeDelta::hours(6);
 const MOST_LATE: usize = 512;
 /// Since when this home looks: its history sets nothing off.
 const SINCE: &str = "triggers:since";
+/// Incidents and operations that were acted on, or dropped as too soon after another: a start must not take them up again.
+const HANDLED: &str = "triggers:handled";
 /// Who does the shipped maintenance.
 const KEEPER: &str = "stack-keeper";
 /// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month.
@@ -43,6 +46,8 @@ pub(super) struct Triggers {
     house: Arc<House>,
     all: Vec<Trigger>,
     handled: BTreeSet<String>,
+    /// What of it is on disk; `None` before that was read.
+    noted: Option<BTreeSet<String>>,
     given: BTreeMap<(String, String), Given>,
     /// Signals whose task could not be given: nobody sends them again.
     late: Vec<Happened>,
@@ -103,11 +108,16 @@ fn wrong(code: ErrorCode) -> bool {
     }
 }
 
+/// What is handled once.
+fn once(trigger: &Trigger, event: &Happened) -> String {
+    format!("{}:{}", trigger.name, event.id)
+}
+
 impl Triggers {
     pub(super) fn new(house: Arc<House>) -> Self {
         let mut all = house.config.settings.triggers.clone();
         all.extend(maintenance(&house));
-        Self { house, all, handled: BTreeSet::new(), given: BTreeMap::new(), late: vec![] }
+        Self { house, all, handled: BTreeSet::new(), noted: None, given: BTreeMap::new(), late: vec![] }
     }
 
     /// A secret that cannot be used is said at the start, not when the first request is refused.
@@ -136,7 +146,11 @@ impl Triggers {
         if !listens {
             return;
         }
-        let recorded = self.recorded(now).await.unwrap_or_else(|e| {
+        let recorded = match self.read_handled().await {
+            Ok(()) => self.recorded(now).await,
+            Err(e) => Err(e),
+        };
+        let recorded = recorded.unwrap_or_else(|e| {
             tracing::error!(error = %e, "what happened could not be read; it is looked for again");
             vec![]
         });
@@ -147,9 +161,36 @@ impl Triggers {
         }
         // As at the desk: what is too much is dropped, oldest first.
         self.late.drain(..self.late.len().saturating_sub(MOST_LATE));
-        for event in recorded {
-            self.happened(&event, now).await;
+        for event in &recorded {
+            self.happened(event, now).await;
         }
+        if let Err(e) = self.note_handled(&recorded).await {
+            tracing::error!(error = %e, "what was acted on could not be noted; a restart may act on it again");
+        }
+    }
+
+    /// What was handled before the start.
+    async fn read_handled(&mut self) -> StoreResult<()> {
+        if self.noted.is_some() {
+            return Ok(());
+        }
+        let noted = self.house.store.value(HANDLED).await?.unwrap_or_default();
+        let noted: BTreeSet<String> = noted.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        self.handled.extend(noted.iter().cloned());
+        self.noted = Some(noted);
+        Ok(())
+    }
+
+    /// Notes what was handled of what the store still tells of: no more than that is looked at again.
+    async fn note_handled(&mut self, recorded: &[Happened]) -> StoreResult<()> {
+        let keys = recorded.iter().flat_map(|e| self.all.iter().filter(|t| t.fits(e)).map(|t| once(t, e)));
+        let now: BTreeSet<String> = keys.filter(|k| self.handled.contains(k)).collect();
+        if recorded.is_empty() || self.noted.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        self.house.store.set_value(HANDLED, &json!(now)).await?;
+        self.noted = Some(now);
+        Ok(())
     }
 
     async fn clock(&mut self, trigger: &Trigger, now: DateTime<Utc>) -> Result<(), String> {
@@ -174,7 +215,7 @@ impl Triggers {
     async fn happened(&mut self, event: &Happened, now: DateTime<Utc>) -> bool {
         let mut all = true;
         for trigger in self.all.clone().iter().filter(|t| t.fits(event)) {
-            let once = format!("{}:{}", trigger.name, event.id);
+            let once = once(trigger, event);
             if self.handled.contains(&once) {
                 continue;
             }
@@ -275,6 +316,8 @@ impl Triggers {
         for o in store.operations(None, 100).await?.into_iter().filter(|o| fresh(o.settled_at.unwrap_or(o.created_at))) {
             let data = matches!(o.verb.as_str(), "backup" | "verify_backup");
             let kind = match o.state {
+                // Done, and some of the data is nowhere.
+                OperationState::Done if partial(&o) => EventKind::BackupFailed,
                 OperationState::RolledBack => EventKind::OperationRolledBack,
                 OperationState::Failed if data => EventKind::BackupFailed,
                 OperationState::Failed | OperationState::NeedsAttention => EventKind::OperationFailed,
@@ -427,5 +470,49 @@ mod tests {
         // Written wrongly: another try mends nothing.
         t.all[0].agent = crate::model::ids::AgentName::new("nobody").expect("valid");
         assert!(t.happened(&sick(1, "shop"), Utc::now()).await);
+    }
+
+    fn operation(id: &str, message: &str, now: DateTime<Utc>) -> crate::model::operation::Operation {
+        crate::model::operation::Operation {
+            id: crate::model::ids::OperationId::new(id).expect("valid"),
+            verb: "backup".into(),
+            stack: StackName::new("shop").ok(),
+            plan: None,
+            agent: "warden".into(),
+            call: crate::model::ids::CallId::new(format!("call-{id}")).expect("valid"),
+            idempotency_key: None,
+            state: OperationState::Done,
+            phase: crate::model::operation::Phase::Finished,
+            epoch: 0,
+            release: None,
+            reason: None,
+            message: Some(message.into()),
+            evidence: vec![],
+            approval: None,
+            cancel_requested: false,
+            created_at: now,
+            settled_at: Some(now),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_partial_backup_sets_off_what_a_failed_one_does_and_a_restart_does_not_again() {
+        let list = json!([{"name": "failed", "agent": "a0", "skill": "look", "on": {"event": "backup_failed"}, "cooldown_s": 600}]);
+        let (b, mut t) = bench(list).await;
+        let now = Utc::now();
+        t.round(now - TimeDelta::seconds(5)).await;
+        for (id, message) in [("op-1", "PARTIAL: x"), ("op-2", "PARTIAL: y"), ("op-3", "all is well")] {
+            let begun = b.house.store.begin_aside(operation(id, message, now), "h").await.expect("begun");
+            b.house.store.save_operation(&begun.expect("new")).await.expect("saved");
+        }
+        t.round(now).await;
+        assert_eq!(given(&b).await.len(), 1, "two within the cooldown are one");
+        for task in b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed") {
+            let end = crate::store::task::TaskChange::End(TaskState::Succeeded, "ok".into());
+            b.house.store.task_change(&task.id, end, now).await.expect("ended");
+        }
+        let mut restarted = Triggers::new(b.house.clone());
+        restarted.round(now + TimeDelta::seconds(1_000)).await;
+        assert_eq!(given(&b).await.len(), 1, "the one that was dropped stays dropped");
     }
 }

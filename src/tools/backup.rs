@@ -8,7 +8,7 @@ use crate::call::facts::Scope;
 use crate::call::run::{self, Waiting};
 use crate::call::sources::{self, Choice};
 use crate::call::{Call, CallError, Door, volumes};
-use crate::executor::backup::{BackupJob, DataJob, DataResult, Keeping};
+use crate::executor::backup::{BackupJob, DataJob, DataResult, Keeping, keep};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::operation::Operation;
@@ -26,6 +26,9 @@ pub(super) struct Input {
     volume: Option<EngineName>,
     /// With `stack`: only what this service writes.
     service: Option<ServiceName>,
+    /// Mark the snapshots `keep`: no schedule removes them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    keep: bool,
     /// Instead: bring this copy up to date.
     #[serde(skip_serializing_if = "Option::is_none")]
     copy: Option<String>,
@@ -47,6 +50,10 @@ impl Input {
     /// Neither a stack nor a part of one: the supervisor itself.
     fn own(&self) -> bool {
         self.stack.is_none() && self.volume.is_none() && self.service.is_none()
+    }
+
+    fn tags(&self) -> Vec<String> {
+        self.keep.then(|| keep::KEPT.to_owned()).into_iter().collect()
     }
 
     fn waiting(&self) -> Waiting {
@@ -104,15 +111,15 @@ impl Verb for Backup {
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
         let scheduled = call.who.door == Door::Loop;
         if let Some(copy) = super::verify_backup::copy(call, input.copy.as_deref())? {
-            if !input.own() {
-                let message = "a copy is of the whole repository: copy goes without stack, volume and service";
+            if !input.own() || input.keep {
+                let message = "a copy is of the whole repository: copy goes without stack, volume, service and keep";
                 return Err(CallError::new(ErrorCode::InvalidArgument, message, "leave them out").field("copy"));
             }
             let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Copy { copy });
             return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
         }
         if input.own() {
-            let job = BackupJob { instance: true, keep: scheduled.then(Keeping::default), ..BackupJob::default() };
+            let job = BackupJob { instance: true, tags: input.tags(), keep: scheduled.then(Keeping::default), ..BackupJob::default() };
             let (arguments, waiting, job) = (super::as_arguments(&input)?, input.waiting(), DataJob::Backup(Box::new(job)));
             return Ok(data::execute(call, Self::SPEC.name, None, job, permit, waiting, &arguments).await?.into());
         }
@@ -130,7 +137,7 @@ impl Verb for Backup {
         };
         // What a schedule adds it also thins out; a call of anybody else only ever adds.
         let job = sources::job(call, &stack, release.as_ref(), choice, scheduled).await?;
-        let job = DataJob::Backup(Box::new(job));
+        let job = DataJob::Backup(Box::new(BackupJob { tags: input.tags(), ..job }));
         let (arguments, waiting) = (super::as_arguments(&input)?, input.waiting());
         Ok(data::execute(call, Self::SPEC.name, Some(stack), job, permit, waiting, &arguments).await?.into())
     }
@@ -140,5 +147,17 @@ impl Verb for Backup {
             format!("\n{} {}: {} bytes, {} added, {} files, {}", s.snapshot_id, s.volume, s.bytes, s.added, s.files, s.state)
         };
         Some(o.view.line("backup") + &o.snapshots.iter().map(line).collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_kept_is_marked_as_schedules_honour_it() {
+        let of = |input: &str| serde_json::from_str::<Input>(input).unwrap().tags();
+        assert_eq!(of(r#"{"stack": "shop", "keep": true}"#), [keep::KEPT]);
+        assert_eq!(of(r#"{"stack": "shop"}"#), Vec::<String>::new());
     }
 }

@@ -58,7 +58,7 @@ pub(super) struct Output {
     dry_run: bool,
     /// What goes, or went.
     items: Vec<String>,
-    /// What could not be removed, and why.
+    /// What stays or could not be removed, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<String>,
     bytes: u64,
@@ -96,7 +96,7 @@ impl Verb for Prune {
             what: input.what,
             dry_run: true,
             items: found.into_iter().map(|i| i.shown).collect(),
-            kept: vec![],
+            kept: if input.what == What::Snapshots { marked(call).await? } else { vec![] },
             bytes,
             truncated: false,
         }))
@@ -206,6 +206,13 @@ async fn snapshots(call: &Call) -> Result<Vec<Item>, CallError> {
         }
     }
     Ok(found)
+}
+
+/// Snapshots that stay whatever the numbers say.
+async fn marked(call: &Call) -> Result<Vec<String>, CallError> {
+    let all = call.house.store.backups(None, None, usize::MAX).await?;
+    let marked = all.into_iter().filter(|b| b.tags.iter().any(|t| t == keep::KEPT));
+    Ok(marked.map(|b| format!("{} of {} at {}: marked `keep`", b.snapshot_id, b.volume, b.at.format("%Y-%m-%dT%H:%M:%SZ"))).collect())
 }
 
 /// Removes them as one operation: what is journaled is what is removed.

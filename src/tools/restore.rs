@@ -1,5 +1,7 @@
 //! `restore`: a snapshot's data into a volume beside the live one, compared byte by byte. Live data is never touched.
 
+mod lineage;
+
 use super::{Effect, ToolSpec, Verb, logs, schema};
 use crate::call::data::{self, DataView};
 use crate::call::error::ErrorCode;
@@ -13,6 +15,7 @@ use crate::model::ids::{EngineName, SnapshotId, StackName};
 use crate::model::labels;
 use crate::model::operation::Operation;
 use crate::model::plan::Plan;
+use crate::redact::{self, Untrusted};
 use crate::store::backup::BackupRecord;
 use chrono::{DateTime, Local, NaiveDate, NaiveTime, TimeZone, Utc};
 use schemars::JsonSchema;
@@ -20,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Component, Path, PathBuf};
 
-/// Snapshots of a volume looked through for the one at a moment.
-const LOOKED_THROUGH: usize = 1000;
+/// Most of the names of files that differ, bytes.
+const DIFFERENCES: usize = 4_000;
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -81,8 +84,9 @@ pub(super) struct Output {
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verified: Option<bool>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    differences: Vec<String>,
+    /// Names of files that differ: a container may have chosen them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differences: Option<Untrusted>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -101,11 +105,13 @@ impl From<(DataView, DataResult)> for Output {
                     files: None,
                     bytes: None,
                     verified: None,
-                    differences: vec![],
+                    differences: None,
                     next: None,
                 };
             }
         };
+        let differences =
+            (!differences.is_empty()).then(|| redact::envelope(format!("files of {source}"), &differences.join("\n"), DIFFERENCES));
         Self {
             view,
             volume: Some(volume),
@@ -209,7 +215,11 @@ impl Verb for Restore {
             return Ok(Some(json!({"kept": kept.place, "operation_id": kept.operation, "since": kept.since, "covered_by": covered_by})));
         }
         let record = snapshot(call, input).await?;
-        Ok(Some(json!({"snapshot_id": record.snapshot_id, "volume": record.volume, "taken_at": record.at})))
+        let mut resolved = json!({"snapshot_id": record.snapshot_id, "volume": record.volume, "taken_at": record.at});
+        if let Some(asked) = input.volume.as_ref().filter(|v| **v != record.volume) {
+            resolved["asked_for"] = json!(asked);
+        }
+        Ok(Some(resolved))
     }
 
     async fn run(call: &Call, input: Input, plan: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
@@ -246,16 +256,15 @@ impl Verb for Restore {
     fn text(o: &Output) -> Option<String> {
         let mut text = o.view.line("restore");
         if let (Some(volume), Some(source), Some(id)) = (&o.volume, &o.source, &o.snapshot_id) {
-            let verified = if o.verified == Some(true) {
-                "verified".to_owned()
-            } else {
-                format!("NOT equal to the snapshot: {}", o.differences.join("; "))
-            };
+            let verified = if o.verified == Some(true) { "verified".to_owned() } else { "NOT equal to the snapshot".to_owned() };
             let (files, bytes) = (o.files.unwrap_or_default(), o.bytes.unwrap_or_default());
             text.push_str(&format!("\n{id} of {source} into {volume}: {files} files, {bytes} bytes, {verified}"));
         }
         if let Some(next) = &o.next {
             text.push_str(&format!("\n{next}"));
+        }
+        if let Some(differences) = &o.differences {
+            text.push_str(&format!("\n[untrusted, {}] {}", differences.source, differences.text));
         }
         Some(text)
     }
@@ -352,7 +361,7 @@ async fn snapshot(call: &Call, input: &Input) -> Result<BackupRecord, CallError>
                 Some(at) => at,
                 None => logs::moment(at, call.now).map_err(|e| e.field("at"))?,
             };
-            call.house.store.backups(None, Some(volume), LOOKED_THROUGH).await?.into_iter().find(|s| s.at <= at && s.state == "complete")
+            return lineage::newest(call, volume, at).await;
         }
         _ => return Err(wrong("restore takes either snapshot_id, or volume and at")),
     };

@@ -22,6 +22,9 @@ pub struct BackupArgs {
     /// Only what this service of the stack writes.
     #[arg(long, requires = "stack")]
     service: Option<String>,
+    /// Mark the snapshots `keep`: no schedule removes them.
+    #[arg(long)]
+    keep: bool,
     /// Instead: bring this copy of the repository up to date.
     #[arg(long, conflicts_with_all = ["stack", "volume"])]
     copy: Option<String>,
@@ -127,8 +130,11 @@ pub async fn backup(global: &Global, args: BackupArgs) -> CliResult {
             reach::operate(global, "export", input(json!({"snapshot_id": snapshot_id, "stack": stack})), true).await
         }
         None => {
-            let value =
+            let mut value =
                 json!({"stack": args.stack, "volume": args.volume, "service": args.service, "copy": args.copy, "reason": args.reason});
+            if args.keep {
+                value["keep"] = json!(true);
+            }
             reach::operate(global, "backup", input(value), true).await
         }
     }

@@ -110,3 +110,11 @@ fn the_size_of_a_tree_is_known_up_to_the_limit() {
     assert_eq!(bytes_below(dir.path(), PRE_UPDATE_LIMIT), Some(PRE_UPDATE_LIMIT + 1));
     assert_eq!(bytes_below(&dir.path().join("none"), PRE_UPDATE_LIMIT), None);
 }
+
+#[test]
+fn directories_that_are_not_snapshotted_before_an_update_are_named() {
+    let shop = StackName::new("shop").unwrap();
+    assert_eq!(not_snapshotted(&shop, &[]), None);
+    let told = not_snapshotted(&shop, &["/srv/shop/data".to_owned()]).unwrap();
+    assert!(told.contains("/srv/shop/data of the host is not snapshotted") && told.contains("`backup` with stack shop"), "{told}");
+}

@@ -11,6 +11,11 @@ pub(super) fn translate(what: &'static str, endpoint: &str, error: Error) -> Eng
             EngineError::NotFound { what: object_of(&message).unwrap_or(what), detail: message }
         }
         Error::DockerResponseServerError { status_code: 409, message } => EngineError::Conflict(message),
+        // Of a proxy before an engine that is away, or of an engine that is starting: nothing was refused.
+        Error::DockerResponseServerError { status_code: status_code @ (502..=504), message } => EngineError::Unreachable {
+            endpoint: endpoint.into(),
+            detail: format!("{status_code} {}", crate::redact::line(&message, 200)).trim_end().to_owned(),
+        },
         Error::DockerResponseServerError { message, status_code } if message.is_empty() => {
             EngineError::Refused(format!("the engine answered {status_code} to a call about a {what}"))
         }
@@ -85,7 +90,15 @@ mod tests {
         assert_eq!(server(404, "network shop not found").to_string(), "network not found: network shop not found");
         assert_eq!(server(409, "in use").to_string(), "conflict: in use");
         assert_eq!(server(500, "port is already allocated").to_string(), "port is already allocated");
-        assert_eq!(server(503, "").to_string(), "the engine answered 503 to a call about a container");
+        assert_eq!(server(501, "").to_string(), "the engine answered 501 to a call about a container");
+    }
+
+    #[test]
+    fn a_proxy_without_its_engine_is_an_engine_that_is_away() {
+        for (status, text) in [(502, ""), (503, "No server is available to handle this request."), (504, "")] {
+            assert!(matches!(server(status, text), EngineError::Unreachable { .. }), "{status}");
+        }
+        assert!(matches!(server(500, "no"), EngineError::Refused(_)));
     }
 
     #[test]

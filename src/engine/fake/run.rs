@@ -173,6 +173,13 @@ impl World {
         }
     }
 
+    /// It ends whenever it is started: the engine is about to start it again.
+    pub fn looping(&mut self, name: &str) {
+        if let Ok(c) = self.find_mut(name) {
+            c.state = RunState::Restarting;
+        }
+    }
+
     /// The process is gone: state, exit code, ports and addresses free, event `die`.
     fn end(&mut self, id: &EngineName, code: i64) {
         let now = self.now();

@@ -118,6 +118,9 @@ pub enum DataAct {
         kept: Box<KeptRecord>,
         /// Its place as the engine's host names it.
         host: String,
+        /// Snapshot that was found to hold all of it, by this operation.
+        #[serde(default)]
+        compared: Option<String>,
     },
     /// The repository lists the snapshots just taken, with their counts; recorded. Undo: none.
     Count {
@@ -291,16 +294,16 @@ impl Doer<'_> {
             DataAct::Exchange { exchange } => exchange.forward().map(|()| json!({"kept": exchange.kept})),
             DataAct::Prove { users } => exchange::prove(self, users).await,
             DataAct::Cover { kept, host, snapshot } => discard::cover(self, kept, host, snapshot).await,
-            DataAct::Discard { kept, host } => discard::discard(self, kept, host).await,
+            DataAct::Discard { kept, host, compared } => discard::discard(self, kept, host, compared.as_deref()).await,
             DataAct::Count { snapshots } => drill::count(self, snapshots).await.map(|r| json!(r)),
             DataAct::Check { part, copy } => drill::check(self, *part, copy.as_deref()).await.map(|r| json!(r)),
             DataAct::Copy { copy } => copies::run(self, copy).await.map(|r| json!(r)),
             DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
             DataAct::Forget { snapshots } => {
-                // The repository first: a record without a snapshot would promise what is not there.
-                let removed = self.hands.house.forget(snapshots.clone()).await?;
+                // The records first: one without a snapshot promises what is not there, one that is missing is made again from the repository.
                 let ids = snapshots.iter().map(ToString::to_string).collect();
                 self.store.forget_backups(ids).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
+                let removed = self.hands.house.forget(snapshots.clone()).await?;
                 Ok(json!({"removed": removed}))
             }
             DataAct::Drill { snapshot, scratch, service, copy } => {
@@ -364,7 +367,7 @@ impl Doer<'_> {
         };
         self.store.put_backup(&record).await.map_err(|cause| BackupError::Unrecorded { snapshot: record.snapshot_id.clone(), cause })?;
         let unreadable: Vec<&String> = report.unreadable.iter().take(10).collect();
-        Ok(json!({"snapshot": record, "unreadable": unreadable}))
+        Ok(json!({"snapshot": record, "unreadable": unreadable, "unreadable_count": report.unreadable.len()}))
     }
 
     async fn restore(

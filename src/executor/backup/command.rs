@@ -77,15 +77,15 @@ pub(super) async fn run_all(
 ) -> Result<Value, BackupError> {
     let mut done = vec![];
     for hook in hooks {
-        let failed = |why: String, output: &str| failure(of, which, &hook.run, why, output);
+        let failed = |why: String, code, output: &str| failure(of, which, &hook.run, why, (code, output));
         allowed(judge, of, which, &hook.run)?;
         let (command, timeout) = (hook.run.clone(), Duration::from_secs(hook.timeout_s));
         let spec = ExecSpec { command, user: None, env: vec![], timeout, max_output: OUTPUT };
         let out = engine.exec(permit, &of.container, &spec).await?;
         match out.exit_code {
             Some(0) => done.push(json!({"exit": 0, "output": out.output})),
-            Some(code) => return Err(failed(format!("ended with exit code {code}"), &out.output)),
-            None => return Err(failed(format!("did not end within {} s", hook.timeout_s), &out.output)),
+            Some(code) => return Err(failed(format!("ended with exit code {code}"), Some(code), &out.output)),
+            None => return Err(failed(format!("did not end within {} s", hook.timeout_s), None, &out.output)),
         }
     }
     Ok(Value::Array(done))
@@ -105,7 +105,7 @@ pub(super) async fn store_output(
     of: &ServiceCommands,
     reason: BackupReason,
 ) -> Result<(String, SnapshotReport), BackupError> {
-    let stack = doer.stack.clone().ok_or_else(|| failure(of, "stdout", &[], "belongs to no stack".into(), ""))?;
+    let stack = doer.stack.clone().ok_or_else(|| failure(of, "stdout", &[], "belongs to no stack".into(), (None, "")))?;
     let run = of.stdout.clone().unwrap_or_default();
     allowed(&doer.judge, of, "stdout", &run)?;
     let dir = SpoolDir::new(&doer.hands)?;
@@ -120,8 +120,8 @@ pub(super) async fn store_output(
     drop(file);
     match out.exit_code {
         Some(0) => {}
-        Some(code) => return Err(failure(of, "stdout", &run, format!("ended with exit code {code}"), &out.output)),
-        None => return Err(failure(of, "stdout", &run, format!("did not end within {} s", of.timeout_s), &out.output)),
+        Some(code) => return Err(failure(of, "stdout", &run, format!("ended with exit code {code}"), (Some(code), &out.output))),
+        None => return Err(failure(of, "stdout", &run, format!("did not end within {} s", of.timeout_s), (None, &out.output))),
     }
     let source = of.source(&stack);
     let report = super::read_directory(&doer.hands, reason, &source, dir.path().to_owned(), doer.progress.clone()).await?;
@@ -155,18 +155,31 @@ pub(super) async fn verified(
 
 fn allowed(judge: &CommandGate, of: &ServiceCommands, which: &'static str, run: &[String]) -> Result<(), BackupError> {
     match judge(&of.environment, run).into_iter().find(|f| f.verdict == Verdict::Deny) {
-        Some(f) => Err(failure(of, which, run, format!("is refused by rule {}: {}", f.rule, f.because), "")),
+        Some(f) => Err(failure(of, which, run, format!("is refused by rule {}: {}", f.rule, f.because), (None, ""))),
         None => Ok(()),
     }
 }
 
-fn failure(of: &ServiceCommands, which: &'static str, run: &[String], why: String, output: &str) -> BackupError {
-    let output = crate::redact::line(output, 500);
+/// What the container wrote goes beside the message: it may say anything.
+fn failure(
+    of: &ServiceCommands,
+    which: &'static str,
+    run: &[String],
+    why: String,
+    (exit_code, output): (Option<i64>, &str),
+) -> BackupError {
+    let source = format!("container {}", of.container);
+    let output = crate::redact::envelope(source, output.trim(), 2_000).text;
+    if !output.is_empty() {
+        tracing::warn!(service = %of.service, which, why, output = crate::redact::line(&output, 500), "a command of a backup failed");
+    }
     BackupError::Command {
         service: of.service.to_string(),
+        container: of.container.to_string(),
         which,
         command: crate::redact::line(&run.join(" "), 200),
         why,
-        output: if output.is_empty() { String::new() } else { format!(" (it wrote: {output})") },
+        exit_code,
+        output,
     }
 }

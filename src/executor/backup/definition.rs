@@ -28,6 +28,9 @@ pub(super) fn of(release: &Release, source: &str) -> String {
     text.to_string()
 }
 
+/// Files of definitions that stay of each stack.
+const STAY: usize = 5;
+
 /// Writes the file of a definition for people to deploy from, readable by us alone since it holds what its environment holds. `None` where there is none.
 pub(super) fn written(exports: &Path, stack: &str, snapshot: &str, text: &str) -> std::io::Result<Option<PathBuf>> {
     use std::io::Write;
@@ -45,7 +48,25 @@ pub(super) fn written(exports: &Path, stack: &str, snapshot: &str, text: &str) -
     file.write_all(format!("{:#}\n", definition["compose"]).as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&aside, &path)?;
+    only_newest(&directory, &path)?;
     Ok(Some(path))
+}
+
+/// They hold what the environment of services holds: only the newest stay.
+fn only_newest(directory: &Path, written: &Path) -> std::io::Result<()> {
+    let mut files = vec![];
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let ours = entry.file_name().to_str().is_some_and(|n| n.starts_with("compose-"));
+        if ours && entry.path() != written && entry.file_type()?.is_file() {
+            files.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    files.sort();
+    for (_, old) in files.iter().rev().skip(STAY - 1) {
+        std::fs::remove_file(old)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -83,6 +104,12 @@ mod tests {
         let back: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(back, read["compose"]);
         assert_eq!(written(dir.path(), "other", "0123456789", "").unwrap(), None, "an older snapshot has none");
+        // They hold secrets: a few stay, the one just written among them.
+        for n in 0..9 {
+            let file = written(dir.path(), "other", &format!("{n}abcdefgh"), &text).unwrap().unwrap();
+            assert!(file.exists(), "{n}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("other")).unwrap().count(), STAY);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Data that a restore took the place of goes, once a snapshot was found to hold every byte of it and no container mounts it. Comparing is recorded before
-//! anything is removed, so that a removal that was interrupted can be asked for again. Deliberately absent: who may, and which snapshot.
+//! Data that a restore took the place of goes, once a snapshot was found to hold every byte of it and no container mounts it. A directory gets another name
+//! before anything of it is removed, so that a removal that was interrupted is known by it. Deliberately absent: who may, and which snapshot.
 
 use super::acts::Doer;
-use super::{BackupError, helper, within};
+use super::reach::Devices;
+use super::{BackupError, exchange, helper, keep};
 use crate::engine::Engine;
 use crate::executor::restore;
 use crate::executor::worker::Source;
@@ -11,17 +12,24 @@ use crate::model::observed::MountInfo;
 use crate::store::backup::BackupRecord;
 use crate::store::kept::KeptRecord;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Differences named in an error.
 const SHOWN: usize = 5;
 
 /// Whether a mount is of a volume, or of a directory of the host, a part of it or what it is a part of.
-pub fn mounts(mount: &MountInfo, place: &str) -> bool {
+pub fn mounts(devices: &Devices, mount: &MountInfo, place: &str) -> bool {
     if place.starts_with('/') {
-        return mount.kind == "bind" && (within(&mount.source, place) || within(place, &mount.source));
+        return devices.touches(mount, place);
     }
     mount.name.as_deref() == Some(place)
+}
+
+/// Name of a kept directory while it is removed.
+pub fn removing(place: &Path) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(restore::REMOVING);
+    name.into()
 }
 
 fn failed(e: crate::store::StoreError) -> BackupError {
@@ -30,9 +38,10 @@ fn failed(e: crate::store::StoreError) -> BackupError {
 
 /// Container that mounts it, running or not.
 async fn user(engine: &dyn Engine, place: &str) -> Result<Option<String>, BackupError> {
+    let devices = Devices::of(engine).await?;
     for summary in engine.containers(&[]).await? {
         let Some(detail) = engine.container(&summary.id).await? else { continue };
-        if detail.mounts.iter().any(|m| mounts(m, place)) {
+        if detail.mounts.iter().any(|m| mounts(&devices, m, place)) {
             return Ok(Some(detail.name));
         }
     }
@@ -75,25 +84,42 @@ pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapsh
         } else {
             format!("call `backup {{volume: {place}}}` and confirm again")
         };
-        return Err(BackupError::NotCovered { place, snapshot, count, differences: differences.join("; "), next });
+        return Err(BackupError::NotCovered { place, snapshot, count, differences, next });
     }
     doer.store.kept_is_covered(&kept.place, &snapshot.snapshot_id).await.map_err(failed)?;
     Ok(json!({"covered_by": snapshot.snapshot_id}))
 }
 
-/// Removes it; safe to repeat.
-pub(super) async fn discard(doer: &Doer<'_>, kept: &KeptRecord, host: &str) -> Result<Value, BackupError> {
+/// Removes it; safe to repeat. `compared`: the snapshot that this operation found to hold all of it; without one only what is left of an earlier removal goes.
+pub(super) async fn discard(doer: &Doer<'_>, kept: &KeptRecord, host: &str, compared: Option<&str>) -> Result<Value, BackupError> {
     let engine = doer.hands.engine.as_ref();
     unused(engine, host).await?;
     if kept.is_directory() {
+        let place = Path::new(&kept.place);
+        let going = removing(place);
         // Removes nothing but what the operation that kept it has named.
-        restore::remove_beside(Path::new(&kept.place), &kept.operation).await?;
+        restore::remove_beside(&going, &kept.operation).await?;
+        if there(place)? {
+            compared.ok_or_else(|| BackupError::NotCompared { place: kept.place.clone() })?;
+            exchange::rename(place, &going)?;
+            restore::remove_beside(&going, &kept.operation).await?;
+        }
     } else {
         let name = EngineName::new(kept.place.as_str())?;
         if engine.volume(&name).await?.is_some() {
+            compared.ok_or_else(|| BackupError::NotCompared { place: kept.place.clone() })?;
             engine.remove_volume(doer.permit, &name).await?;
         }
     }
-    doer.store.drop_kept(&kept.place).await.map_err(failed)?;
+    // What nothing else holds any more stays whatever a schedule's numbers say.
+    let holds = compared.or(kept.covered.as_deref()).map(|id| (id, keep::KEPT));
+    doer.store.drop_kept(&kept.place, holds).await.map_err(failed)?;
     Ok(json!({"removed": kept.place}))
+}
+
+fn there(path: &Path) -> Result<bool, BackupError> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true).map_err(|e| BackupError::io(path, &e)),
+    }
 }

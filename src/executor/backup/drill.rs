@@ -75,7 +75,9 @@ pub(super) async fn run(
         }
         Ok(outcome) => {
             let differences: Vec<String> = outcome.differences.into_iter().take(SHOWN).collect();
-            result.detail = format!("what came back differs: {}", differences.join("; "));
+            result.detail = "what came back differs from the snapshot".to_owned();
+            // Names that a container may have chosen.
+            result.evidence = Some(redact::envelope(format!("files of {}", record.volume), &differences.join("\n"), EVIDENCE));
         }
         Err(e) if of_the_snapshot(&e) => result.detail = e.to_string(),
         Err(e) => return Err(e),

@@ -3,9 +3,10 @@
 //! holds either the old data or the new, or (where the file system cannot exchange two names at once) nothing for the moment between two renames, which the
 //! next try ends. Deliberately absent: removing either of the two, and setting containers going.
 
+use super::BackupError;
 use super::acts::Doer;
 use super::quiesce::{Quiesce, Writer, hold, resume};
-use super::{BackupError, within};
+use super::reach::Devices;
 use crate::engine::{Engine, EngineError};
 use crate::executor::{probe, straight};
 use crate::gate::Permit;
@@ -190,7 +191,7 @@ fn swapped(a: &Path, b: &Path) -> Result<bool, BackupError> {
 }
 
 /// Renames, and never over anything: an engine makes an empty directory where a mount's source is missing.
-fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
     let ((in_from, name_from), (in_to, name_to)) = (place(from)?, place(to)?);
     match renameat_with(&in_from, &name_from, &in_to, &name_to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if identity(to)?.is_none() => {
@@ -202,18 +203,19 @@ fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
 
 /// Running containers that mount the directory, a part of it or what it is a part of, to read or to write: each sees the old one until it starts again.
 pub(crate) async fn users(engine: &dyn Engine, host: &str) -> Result<Vec<Writer>, BackupError> {
+    let devices = Devices::of(engine).await?;
     let mut found = vec![];
     for summary in engine.containers(&[]).await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting | RunState::Paused) {
             continue;
         }
         let Some(detail) = engine.container(&summary.id).await? else { continue };
-        if detail.mounts.iter().any(|m| m.kind == "bind" && (within(&m.source, host) || within(host, &m.source))) {
+        if detail.mounts.iter().any(|m| devices.touches(m, host)) {
             if summary.state == RunState::Paused {
                 let cause = EngineError::Conflict("somebody has paused it; resume it first".to_owned());
                 return Err(BackupError::NotQuiet { container: detail.name, verb: "stopped", cause });
             }
-            found.push(Writer { id: detail.id, name: detail.name });
+            found.push(Writer::of(detail.id, detail.name));
         }
     }
     Ok(found)

@@ -25,6 +25,8 @@ pub struct BackupJob {
     pub directories: Vec<Directory>,
     /// What services have run around it, and whose output is data too.
     pub commands: Vec<ServiceCommands>,
+    /// Services whose commands cannot be run, since they have no container.
+    pub silent: Vec<Silent>,
     /// How writers are held while volumes and directories are read.
     pub quiesce: Quiesce,
     /// Release that runs.
@@ -35,6 +37,15 @@ pub struct BackupJob {
     pub timeout: Option<Duration>,
     /// For a schedule's run: which snapshots of the stack stay afterwards. Absent, nothing is ever removed.
     pub keep: Option<Keeping>,
+}
+
+/// A service that does not run: its data is at rest and read without its commands. What a command would have written is nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silent {
+    /// Which.
+    pub service: ServiceName,
+    /// The output of a command of it is data, too.
+    pub output: bool,
 }
 
 /// A directory of the engine's host.

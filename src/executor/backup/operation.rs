@@ -1,11 +1,12 @@
 //! Backup and restore as operations: durable, run by the supervisor and not by the call, journaled before each act. Whatever ends one (its end, a failure,
 //! a cancel, a crash), held containers run again and nothing half-made stays. Deliberately absent: who may, which volumes, and when.
 
+mod back;
 mod jobs;
 
 use super::acts::{self, DataAct, Doer};
-use super::{BackupError, DataJob, Hands, Progress, ServiceCommands};
-use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing, patience};
+use super::{BackupError, DataJob, Hands, Progress};
+use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
 use crate::model::operation::*;
@@ -26,10 +27,25 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// takeover tries more often, since the engine may just be starting.
 const TRIES: u32 = 5;
 const TAKEOVER_TRIES: u32 = 150;
+/// Pause between tries of setting going again what an engine that answers has refused so often.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+/// Audit event of containers that could not be set going again after a backup.
+pub const STILL_HELD: &str = "writers_held";
+
+/// Begin the messages of operations that an end of the supervisor interrupted.
+const SHUT_DOWN: &str = "the supervisor was shut down";
+const RESTARTED: &str = "the supervisor was restarted while it ran";
+
+/// Whether an operation on data failed for no other reason than that the supervisor ended.
+pub fn interrupted(operation: &Operation) -> bool {
+    let message = operation.message.as_deref().unwrap_or_default();
+    operation.state == OperationState::Failed && [SHUT_DOWN, RESTARTED].iter().any(|m| message.starts_with(m))
+}
 
 /// Why a data operation stops before its end.
 enum Stop {
-    Failed(String),
+    /// Why, and what a container had a hand in.
+    Failed(String, Vec<Evidence>),
     Cancelled,
     /// The supervisor ends in order.
     Closing,
@@ -39,14 +55,24 @@ enum Stop {
 
 impl From<BackupError> for Stop {
     fn from(e: BackupError) -> Self {
-        Self::Failed(e.to_string())
+        let (shown, mut why) = (e.evidence(), e.to_string());
+        if matches!(e, BackupError::Command { .. }) && !shown.is_empty() {
+            why.push_str("; `operation` shows what it wrote");
+        }
+        Self::Failed(why, shown)
     }
 }
 
 impl From<StoreError> for Stop {
     // No journal row, no action.
     fn from(e: StoreError) -> Self {
-        Self::Failed(e.to_string())
+        Self::failed(e.to_string())
+    }
+}
+
+impl Stop {
+    fn failed(why: impl Into<String>) -> Self {
+        Self::Failed(why.into(), vec![])
     }
 }
 
@@ -183,6 +209,7 @@ impl Executor {
                 cancel,
                 time_limit,
                 journal: Mutex::new(journal),
+                evidence: Mutex::new(vec![]),
                 exec: exec.clone(),
             };
             match job {
@@ -202,10 +229,12 @@ struct Work {
     permit: Permit,
     standing: watch::Sender<Standing>,
     cancel: CancellationToken,
-    /// Longest run of one worker.
+    /// Longest run of a worker that reads data, where a stack says so.
     time_limit: Option<Duration>,
     /// Key -> act and whether it was done.
     journal: Mutex<BTreeMap<String, (DataAct, bool)>>,
+    /// What a container had a hand in, of work that goes on all the same.
+    evidence: Mutex<Vec<Evidence>>,
 }
 
 impl Work {
@@ -214,8 +243,7 @@ impl Work {
     }
 
     fn hands(&self) -> Result<Hands, BackupError> {
-        let mut house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
-        house.time_limit = self.time_limit.unwrap_or(house.time_limit);
+        let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
         let (engine, instance) = (self.exec.engine.clone(), self.exec.store.instance().to_owned());
         Ok(Hands { engine, house, instance, operation: self.id.clone() })
     }
@@ -264,13 +292,13 @@ impl Work {
             tracing::warn!(operation = %self.id, left, "the supervisor ends before everything was taken back");
             return;
         }
+        let mut evidence = std::mem::take(&mut *self.evidence.lock().expect("no panic while held"));
         let (mut state, mut message) = match ended {
             Ok(message) => (OperationState::Done, message),
             Err(Stop::Cancelled) => (OperationState::Cancelled, Some(format!("cancelled by a caller; {}", self.kept(job)))),
-            Err(Stop::Closing) => {
-                (OperationState::Failed, Some(format!("the supervisor was shut down; {}; call it again", self.kept(job))))
-            }
-            Err(Stop::Failed(why)) => {
+            Err(Stop::Closing) => (OperationState::Failed, Some(format!("{SHUT_DOWN}; {}; call it again", self.kept(job)))),
+            Err(Stop::Failed(why, shown)) => {
+                evidence.extend(shown);
                 let left = self.half_filled().map(|left| format!("; {left}")).unwrap_or_default();
                 (OperationState::Failed, Some(format!("{why}{left}")))
             }
@@ -280,7 +308,7 @@ impl Work {
             state = OperationState::NeedsAttention;
             message = Some(message.map_or_else(|| left.clone(), |m| format!("{m}; {left}")));
         }
-        self.settle(state, message).await;
+        self.settle(state, message, evidence).await;
     }
 
     fn kept(&self, job: &DataJob) -> String {
@@ -318,7 +346,7 @@ impl Work {
         journal.iter().filter(|(key, (_, done))| *done && key.starts_with(acts::SNAPSHOT)).count()
     }
 
-    async fn settle(&self, state: OperationState, message: Option<String>) {
+    async fn settle(&self, state: OperationState, message: Option<String>, evidence: Vec<Evidence>) {
         if state != OperationState::Done {
             tracing::warn!(operation = %self.id, state = state.as_str(), message = message.as_deref().unwrap_or_default(), "data operation ended");
         }
@@ -326,6 +354,7 @@ impl Work {
             op.state = state;
             op.phase = Phase::Finished;
             op.message = message;
+            op.evidence = evidence;
             op.settled_at = Some(Utc::now());
         });
         if let Err(e) = end.await {
@@ -342,17 +371,18 @@ impl Work {
             tracing::warn!(operation = %self.id, error = %e, "helpers of the interrupted work are left behind");
         }
         let again = format!(
-            "the supervisor was restarted while it ran; {} finished snapshots are kept, {}, held containers run again; call `{}` again",
+            "{RESTARTED}; {} finished snapshots are kept, {}, held containers run again; call `{}` again",
             self.finished(),
             self.half_filled().unwrap_or_else(|| "nothing half-made stays".to_owned()),
             self.operation().verb
         );
         match cleaned {
-            Ok(()) => self.settle(OperationState::Failed, Some(again)).await,
+            Ok(()) => self.settle(OperationState::Failed, Some(again), vec![]).await,
             // Ending again: the next start goes on.
             Err(_) if self.exec.closing.is_cancelled() => {}
             Err(left) => {
-                self.settle(OperationState::NeedsAttention, Some(format!("the supervisor was restarted while it ran; {left}"))).await
+                let message = format!("{RESTARTED}; {left}");
+                self.settle(OperationState::NeedsAttention, Some(message), vec![]).await;
             }
         }
     }
@@ -376,7 +406,12 @@ impl Work {
         let seq = self.exec.store.step_intent(&self.id, op.epoch, op.phase, &key, &intent, Utc::now()).await?;
         self.journal.lock().expect("no panic while held").insert(key.clone(), (act.clone(), false));
         self.recorded()?;
-        let done = self.doer(self.hands()?).perform(&act).await?;
+        let mut hands = self.hands()?;
+        // A stack's limit is for its data: what is done for the whole repository takes as long as that is large.
+        if matches!(act, DataAct::Snapshot { .. } | DataAct::Directory { .. } | DataAct::Output { .. } | DataAct::Instance { .. }) {
+            hands.house.time_limit = self.time_limit.unwrap_or(hands.house.time_limit);
+        }
+        let done = self.doer(hands).perform(&act).await?;
         self.exec.store.step_done(&self.id, seq, &done).await?;
         if let Some(entry) = self.journal.lock().expect("no panic while held").get_mut(&key) {
             entry.1 = true;
@@ -393,81 +428,6 @@ impl Work {
         });
         let (store, judge) = (&self.exec.store, self.exec.commands.clone());
         Doer { hands, store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress, judge }
-    }
-
-    /// Takes back what must not outlive the operation: a hold without its resume, a volume that was not filled to its end.
-    async fn clean(&self, tries: u32) -> Result<(), String> {
-        let open: Vec<DataAct> = {
-            let journal = self.journal.lock().expect("no panic while held");
-            let resumed = journal.get("resume").is_some_and(|(_, done)| *done);
-            let after = |c: &ServiceCommands| journal.get(&format!("{}{}", acts::AFTER, c.service)).is_some_and(|(_, done)| *done);
-            let open = |act: &DataAct, done: bool| match act {
-                DataAct::Hold { .. } => !resumed,
-                DataAct::Before { commands } => !after(commands),
-                DataAct::Restore { .. } | DataAct::RestoreDirectory { .. } | DataAct::Drill { .. } | DataAct::Export { .. } => !done,
-                DataAct::Resume { .. }
-                | DataAct::After { .. }
-                | DataAct::Output { .. }
-                | DataAct::Directory { .. }
-                | DataAct::Instance { .. }
-                | DataAct::Snapshot { .. }
-                | DataAct::Exchange { .. }
-                | DataAct::Prove { .. }
-                | DataAct::Cover { .. }
-                | DataAct::Discard { .. }
-                | DataAct::Count { .. }
-                | DataAct::Check { .. }
-                | DataAct::Copy { .. }
-                | DataAct::Forget { .. } => false,
-            };
-            let mut open: Vec<DataAct> = journal.values().filter(|(act, done)| open(act, *done)).map(|(act, _)| act.clone()).collect();
-            // Containers run again before commands are run in them.
-            open.sort_by_key(|act| !matches!(act, DataAct::Hold { .. }));
-            open
-        };
-        let mut left = vec![];
-        for act in open {
-            if let Err(e) = self.take_back(&act, tries).await {
-                left.push(e);
-            }
-        }
-        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
-    }
-
-    async fn take_back(&self, act: &DataAct, tries: u32) -> Result<(), String> {
-        let op = self.operation();
-        let intent = serde_json::to_value(act).expect("an act is plain data");
-        let key = format!("undo:{}", act.key());
-        // Containers are set going again also where that cannot be recorded: a full disk must not leave them paused.
-        let seq = match self.exec.store.step_intent(&self.id, op.epoch, op.phase, &key, &intent, Utc::now()).await {
-            Ok(seq) => Some(seq),
-            Err(e) => {
-                tracing::error!(operation = %self.id, step = key, error = %e, "taking back goes on without its record");
-                None
-            }
-        };
-        let (mut tried, mut refused) = (1, 0);
-        loop {
-            let (engine, instance) = (self.exec.engine.as_ref(), self.exec.store.instance());
-            let result = acts::take_back(engine, instance, &self.permit, &self.id, &self.exec.commands, act).await;
-            let Err(e) = result else { break };
-            let away = matches!(engine.info().await, Err(e) if patience::away(&e));
-            refused += u32::from(!away);
-            if refused >= tries || (tried >= TRIES && self.exec.closing.is_cancelled()) {
-                return Err(e.to_string());
-            }
-            tracing::warn!(operation = %self.id, step = key, error = %e, tried, away, "taking back failed, trying again");
-            let why = if away { "waiting for the engine to answer" } else { "trying again" };
-            self.standing.send_modify(|s| s.message = format!("taking back {}: {why} (try {tried} failed)", act.key()));
-            tried += 1;
-            tokio::time::sleep(PAUSE).await;
-        }
-        if let Some(seq) = seq
-            && let Err(e) = self.exec.store.step_done(&self.id, seq, &Value::Null).await
-        {
-            tracing::error!(operation = %self.id, step = key, error = %e, "what was taken back could not be recorded");
-        }
-        Ok(())
     }
 }
 

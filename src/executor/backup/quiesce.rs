@@ -1,15 +1,20 @@
 //! Holding the writers of a volume still while it is read: pause or stop, and set going again. Deliberately absent: the journal record of it, which
 //! the caller writes before (`writers` tells what will be held) so that neither a failure nor a crash leaves a container paused.
 
-use super::{BackupError, within};
-use crate::engine::Engine;
+use super::BackupError;
+use super::reach::Devices;
+use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
 use crate::model::ids::EngineName;
-use crate::model::observed::{MountInfo, RunState};
+use crate::model::observed::{ContainerDetail, MountInfo, RunState};
 use std::time::Duration;
 
 /// Longest wait for a container to stop before it is killed. Databases need their time to flush.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// Longest wait for one that the engine is just starting again, which cannot be paused, and the pause between two looks at it.
+const STARTING: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is done to the containers that write a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
@@ -41,6 +46,21 @@ pub struct Writer {
     pub id: EngineName,
     /// Its name, for messages.
     pub name: String,
+    /// The engine was starting it again and again: it cannot be paused, so it is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looping: bool,
+}
+
+impl Writer {
+    /// One that runs.
+    pub fn of(id: EngineName, name: String) -> Self {
+        Self { id, name, looping: false }
+    }
+
+    /// How it is held.
+    fn how(&self, quiesce: Quiesce) -> Quiesce {
+        if self.looping && quiesce == Quiesce::Pause { Quiesce::Stop } else { quiesce }
+    }
 }
 
 /// Running containers that have one of the volumes mounted writable, or one of the host's directories (or a part of it, or what it is a part of), ours or not.
@@ -48,6 +68,7 @@ pub struct Writer {
 /// # Errors
 /// What the engine answered.
 pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &[String]) -> Result<Vec<Writer>, BackupError> {
+    let devices = if directories.is_empty() { Devices::default() } else { Devices::of(engine).await? };
     let mut found = Vec::new();
     for summary in engine.containers(&[]).await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting) {
@@ -56,10 +77,10 @@ pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &
         // Gone between list and look: it writes no more.
         let Some(detail) = engine.container(&summary.id).await? else { continue };
         let volume = |m: &MountInfo| m.name.as_deref().is_some_and(|n| volumes.iter().any(|v| v.as_str() == n));
-        let directory = |m: &MountInfo| m.kind == "bind" && directories.iter().any(|d| within(&m.source, d) || within(d, &m.source));
+        let directory = |m: &MountInfo| directories.iter().any(|d| devices.touches(m, d));
         let writes = detail.mounts.iter().any(|m| m.writable && (volume(m) || directory(m)));
         if writes {
-            found.push(Writer { id: detail.id, name: detail.name });
+            found.push(Writer { looping: detail.state == RunState::Restarting, ..Writer::of(detail.id, detail.name) });
         }
     }
     Ok(found)
@@ -72,7 +93,7 @@ pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &
 pub async fn resume(engine: &dyn Engine, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
     let mut failed = Vec::new();
     for writer in held {
-        let result = match (quiesce, engine.container(&writer.id).await) {
+        let result = match (writer.how(quiesce), engine.container(&writer.id).await) {
             (Quiesce::None, _) | (_, Ok(None)) => Ok(()),
             (Quiesce::Pause, Ok(Some(now))) if now.state == RunState::Paused => engine.pause(permit, &writer.id, false).await,
             (Quiesce::Stop, Ok(Some(now))) if now.state != RunState::Running => engine.start(permit, &writer.id).await,
@@ -89,7 +110,7 @@ pub async fn resume(engine: &dyn Engine, permit: &Permit, held: &[Writer], quies
 /// Holds containers still, one after the other. On an error some are held: whoever journaled the hold resumes all of them.
 pub(super) async fn hold(engine: &dyn Engine, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
     for writer in held {
-        let (result, verb) = match (quiesce, engine.container(&writer.id).await) {
+        let (result, verb) = match (writer.how(quiesce), settled(engine, writer).await) {
             (Quiesce::None, _) => (Ok(()), "held"),
             // Ended or held since it was listed: it writes no more.
             (_, Ok(None)) => (Ok(()), "held"),
@@ -101,6 +122,19 @@ pub(super) async fn hold(engine: &dyn Engine, permit: &Permit, held: &[Writer], 
         result.map_err(|cause| BackupError::NotQuiet { container: writer.name.clone(), verb, cause })?;
     }
     Ok(())
+}
+
+/// A container as it is, one that is just being started again a moment later.
+async fn settled(engine: &dyn Engine, writer: &Writer) -> Result<Option<ContainerDetail>, EngineError> {
+    let mut found = engine.container(&writer.id).await?;
+    for _ in 0..STARTING.as_millis() / LOOK.as_millis() {
+        if found.as_ref().is_none_or(|c| writer.looping || c.state != RunState::Restarting) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+        found = engine.container(&writer.id).await?;
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -198,5 +232,35 @@ mod tests {
         engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
         let error = resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap_err().to_string();
         assert!(error.contains("one (frozen)") ^ error.contains("two (frozen)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_started_again_and_again_is_stopped_since_it_cannot_be_paused() {
+        let engine = world().await;
+        engine.loop_container("two");
+        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
+        assert_eq!(found.iter().filter(|w| w.looping).map(|w| w.name.as_str()).collect::<Vec<_>>(), ["two"]);
+        hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
+        assert_eq!(states(&engine).await, expected(RunState::Paused, RunState::Exited));
+        resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
+        assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_stands_for_a_directory_is_a_mount_of_it() {
+        let engine = world().await;
+        let options = [("type", "none"), ("o", "bind"), ("device", "/srv/shop/data/below")];
+        let volume = crate::engine::VolumeCreate {
+            name: EngineName::new("bound").unwrap(),
+            driver: None,
+            driver_opts: options.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            labels: Default::default(),
+        };
+        engine.create_volume(&test_permit(), &volume).await.unwrap();
+        container(&engine, "by-volume", "bound", false, true).await;
+        let found = writers(engine.as_ref(), &[], &["/srv/shop/data".to_owned()]).await.unwrap();
+        assert_eq!(found.iter().map(|w| w.name.as_str()).collect::<Vec<_>>(), ["by-volume"]);
+        let users = super::super::exchange::users(engine.as_ref(), "/srv/shop/data").await.unwrap();
+        assert_eq!(users, found);
     }
 }

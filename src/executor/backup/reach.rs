@@ -2,7 +2,7 @@
 //! while somebody else follows it. Deliberately absent: where paths may lead (`gate::plan::mounts`), and opening what is read (`executor::straight`).
 
 use super::{BackupError, Directory, within};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::executor::straight;
 use crate::model::observed::{MountInfo, RunState};
 use std::collections::BTreeMap;
@@ -52,20 +52,41 @@ pub(crate) async fn unmoved(engine: &dyn Engine, directory: &Directory) -> Resul
     Err(no_directory(directory, detail))
 }
 
-async fn above(engine: &dyn Engine, host: &str) -> Result<Vec<String>, BackupError> {
-    let bound = |options: &BTreeMap<String, String>| {
-        let binds = options.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));
-        options.get("device").filter(|_| binds).cloned()
-    };
-    let devices: BTreeMap<String, String> =
-        engine.volumes(&[]).await?.into_iter().filter_map(|v| Some((v.name.to_string(), bound(&v.options)?))).collect();
-    let holds = |m: &MountInfo| {
-        let source = match m.kind.as_str() {
-            "bind" => Some(&m.source),
-            _ => m.name.as_ref().and_then(|n| devices.get(n)),
+/// Directories of the host that volumes stand for (`o: bind` with a `device`): who mounts such a volume mounts the directory.
+#[derive(Debug, Default)]
+pub struct Devices(BTreeMap<String, String>);
+
+impl Devices {
+    /// Of all volumes.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn of(engine: &dyn Engine) -> Result<Self, EngineError> {
+        let bound = |options: &BTreeMap<String, String>| {
+            let binds = options.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));
+            options.get("device").filter(|_| binds).cloned()
         };
-        m.writable && source.is_some_and(|s| within(host, s) && !within(s, host))
-    };
+        let volumes = engine.volumes(&[]).await?.into_iter();
+        Ok(Self(volumes.filter_map(|v| Some((v.name.to_string(), bound(&v.options)?))).collect()))
+    }
+
+    /// The directory of the host that a mount is of, directly or by such a volume.
+    pub fn path_of<'a>(&'a self, mount: &'a MountInfo) -> Option<&'a str> {
+        match mount.kind.as_str() {
+            "bind" => Some(&mount.source),
+            _ => mount.name.as_ref().and_then(|n| self.0.get(n)).map(String::as_str),
+        }
+    }
+
+    /// Whether a mount is of a directory, of a part of it, or of what it is a part of.
+    pub fn touches(&self, mount: &MountInfo, directory: &str) -> bool {
+        self.path_of(mount).is_some_and(|p| within(p, directory) || within(directory, p))
+    }
+}
+
+async fn above(engine: &dyn Engine, host: &str) -> Result<Vec<String>, BackupError> {
+    let devices = Devices::of(engine).await?;
+    let holds = |m: &MountInfo| m.writable && devices.path_of(m).is_some_and(|s| within(host, s) && !within(s, host));
     let mut found = vec![];
     for summary in engine.containers(&[]).await? {
         // One that is held still, or stopped, moves nothing.

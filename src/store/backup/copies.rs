@@ -51,7 +51,7 @@ pub struct CopyState {
     pub last_good: Option<DateTime<Utc>>,
     /// Snapshots in it after that.
     pub held: u64,
-    /// Snapshots taken since.
+    /// Snapshots recorded since: also one that was still being read while that run went on.
     pub missing: u64,
     /// When it was last tried, where that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,7 +134,8 @@ fn state(c: &Connection, copy: &str) -> Sql<CopyState> {
     let (latest, good) = (last(c, copy, false)?, last(c, copy, true)?);
     let failed = latest.filter(|l| !l.passed);
     let since = good.as_ref().map(|g| time(g.at));
-    let missing: i64 = c.prepare_cached("SELECT count(*) FROM backup WHERE ?1 IS NULL OR at > ?1")?.query_row([since], |r| r.get(0))?;
+    let missing: i64 =
+        c.prepare_cached("SELECT count(*) FROM backup WHERE ?1 IS NULL OR recorded_at > ?1")?.query_row([since], |r| r.get(0))?;
     Ok(CopyState {
         copy: copy.to_owned(),
         last_good: good.as_ref().map(|g| g.at),
@@ -158,4 +159,38 @@ fn read(r: &Row<'_>) -> Sql<CopyRecord> {
         duration_ms: uint(WHAT, r.get(8)?)?,
         detail: r.get(9)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backup::BackupRecord;
+    use crate::store::tests::fresh;
+    use chrono::TimeDelta;
+
+    #[tokio::test]
+    async fn a_snapshot_that_was_being_read_while_a_copy_was_made_is_missing_in_it() {
+        let (_dir, store) = fresh().await;
+        let begun = Utc::now() - TimeDelta::hours(1);
+        let run = CopyRecord {
+            copy: "disk".into(),
+            at: begun + TimeDelta::minutes(1),
+            passed: true,
+            copied: 1,
+            removed: 0,
+            held: 1,
+            bytes: 1,
+            duration_ms: 1,
+            detail: String::new(),
+            operation: "op-1".into(),
+        };
+        store.put_copy(&run, None).await.unwrap();
+        let missing = async || store.copies(vec!["disk".into()]).await.unwrap()[0].missing;
+        assert_eq!(missing().await, 0);
+        // Begun before the copy, ended long after it.
+        let record = BackupRecord { at: begun, ..BackupRecord::sample("ab", "shop_data") };
+        store.put_backup(&record).await.unwrap();
+        assert_eq!(missing().await, 1);
+        assert!(store.last_backup_recorded().await.unwrap().is_some_and(|t| t > run.at));
+    }
 }

@@ -62,7 +62,10 @@ async fn old_history_goes_to_a_file_and_the_context_stays() {
     let value = async |key: &str| store.memory_read(&me, Some(key)).await.unwrap().pop().map(|e| (e.seq, e.value));
     assert_eq!((value("db").await, value("old").await), (Some((1, json!("postgres"))), None));
     assert_eq!((found(&store, &me, "postgres").await, days(&store, &me).await), (vec!["db".to_owned()], 11));
-    assert_eq!((found(&store, &me, "day3").await, found(&store, &me, "day15").await), (vec![], vec!["deploy".to_owned()]));
+    assert_eq!(
+        (found(&store, &me, "day3").await, found(&store, &me, "day15").await),
+        (vec!["deploy".to_owned()], vec!["deploy".to_owned()])
+    );
     assert_eq!(exported_days(&dir, &store, &me).await, all_days(), "an export has all of it");
     assert_eq!(store.memory_verify(&me).await.unwrap(), Vec::<String>::new());
 
@@ -280,4 +283,57 @@ async fn what_was_changed_beside_the_log_is_found() {
     assert!(problems().await.contains("put the file back"), "{}", problems().await);
     std::fs::write(&file, whole).unwrap();
     assert_eq!(problems().await, "");
+}
+
+#[tokio::test]
+async fn an_import_fills_no_more_of_a_memory_than_notes_may() {
+    let (_dir, store) = fresh().await;
+    let me = agent("deployer");
+    let notes = |n: usize| (0..n).map(|i| (format!("k{i}"), json!("x".repeat(60_000)))).collect::<serde_json::Map<_, _>>();
+    let file = |n| Value::Object(notes(n)).to_string();
+    let refused = store.memory_import(&me, &file(20), None, 1 << 20, at(1)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::TooLarge { max, .. } if max == 1 << 19), "{refused}");
+    assert_eq!(store.memory_read(&me, None).await.unwrap(), [], "all or none");
+    assert_eq!(store.memory_import(&me, &file(5), None, 1 << 20, at(2)).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn history_moves_to_another_host_once_however_often_it_is_imported() {
+    let (dir, store) = fresh().await;
+    let (me, there) = (agent("deployer"), agent("newcomer"));
+    lived(&store, &me).await;
+    store.memory_compact(&me, &older_than(11), at(21 * DAY)).await.unwrap().expect("due");
+    assert_eq!(exported_days(&dir, &store, &me).await, all_days());
+    let file = std::fs::read_to_string(dir.path().join("out/history.json")).unwrap();
+    let import = async || store.memory_import(&there, &file, Some(&me), ALL, at(30 * DAY)).await.unwrap();
+    assert_eq!((import().await, import().await), (20, 0));
+    let told = store.memory_history(&there, 100).await.unwrap();
+    assert_eq!(
+        (told.len(), told[19].at, told[19].source.as_str()),
+        (20, at(DAY), "import:deployer"),
+        "as it happened, and another's words"
+    );
+    assert_eq!(store.memory_verify(&there).await.unwrap(), Vec::<String>::new());
+    for wrong in
+        ["[1]", "[{\"seq\": 1, \"at\": \"2026-01-01T00:00:00Z\", \"kind\": \"context\", \"key\": \"k\", \"value\": 1, \"source\": \"me\"}]"]
+    {
+        let refused = store.memory_import(&there, wrong, None, ALL, at(1)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt { what: "history.json", .. }), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn history_that_left_the_database_is_found_after_what_is_in_it() {
+    let (_dir, store) = fresh().await;
+    let me = agent("deployer");
+    lived(&store, &me).await;
+    let days = async |query: &str| {
+        let found = store.memory_search(&me, query, 50).await.unwrap();
+        found.iter().map(|e| e.value["detail"]["day"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(days("day3").await, ["day3"]);
+    store.memory_compact(&me, &older_than(11), at(21 * DAY)).await.unwrap().expect("due");
+    assert_eq!(days("day3").await, ["day3"], "it is in a file now");
+    assert_eq!((days("day15").await, days("day99").await), (vec!["day15".to_owned()], vec![]));
+    assert_eq!(days("ay3").await, Vec::<String>::new(), "words are found by their beginnings");
 }

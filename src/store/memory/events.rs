@@ -63,6 +63,16 @@ impl NewEvent {
         Self { op: COMPACT, at, key: String::new(), value, source: "supervisor".into() }
     }
 
+    /// Something that happened elsewhere, as a file tells it.
+    pub(super) fn past(key: &str, value: &Value, source: &str, at: DateTime<Utc>) -> StoreResult<Self> {
+        Ok(Self { op: HISTORY, ..Self::set(key, value, source, at)? })
+    }
+
+    /// When it happened, under which key, and what: two that say the same are one.
+    pub(super) fn says(&self) -> (DateTime<Utc>, String, String) {
+        (parse_time(WHAT, &time(self.at)).unwrap_or(self.at), self.key.clone(), canonical(&self.value))
+    }
+
     /// Something that happened.
     pub(super) fn history(key: &str, value: Value, source: String, at: DateTime<Utc>) -> Self {
         Self { op: HISTORY, at, key: key.into(), value, source }

@@ -1,10 +1,16 @@
 //! Full-text search (FTS5). A user's text never reaches the query parser as syntax: its words are cut out and quoted.
 
-use super::{MemoryEntry, events};
-use crate::store::codec::{all, limit};
+use super::{MemoryEntry, archive, compact, events};
+use crate::store::codec::{all, limit, parse_json, parse_time};
 use crate::store::fault::Sql;
 use rusqlite::{Connection, params};
 use serde_json::Value;
+use std::collections::VecDeque;
+use std::path::Path;
+
+const WHAT: &str = "memory entry";
+/// Bytes of archived history, compressed, that a search reads.
+const MOST_ARCHIVED: u64 = 16 * 1024 * 1024;
 
 /// Words looked at in a query; more only slow it down.
 const MOST_WORDS: usize = 32;
@@ -17,7 +23,7 @@ const LONG: usize = 7;
 /// The queries to try in turn: all words in any form of them, all beginnings, all beginnings without their endings, and with `any` any beginning. Empty when
 /// the text has no word.
 pub(in crate::store) fn queries(text: &str, any: bool) -> Vec<String> {
-    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).take(MOST_WORDS).collect();
+    let words: Vec<&str> = words(text).collect();
     if words.is_empty() {
         return Vec::new();
     }
@@ -30,6 +36,10 @@ pub(in crate::store) fn queries(text: &str, any: bool) -> Vec<String> {
         queries.push(quoted("*", " OR "));
     }
     queries
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).take(MOST_WORDS)
 }
 
 fn without_ending(word: &str) -> &str {
@@ -60,6 +70,46 @@ fn matching(c: &Connection, query: &str, n: usize) -> Sql<Vec<MemoryEntry>> {
         found.extend(events::entry(c, seq)?);
     }
     Ok(found)
+}
+
+/// History that left the database and holds the beginnings of all words, newest first. Files that are not there are nobody's to search, and not an error:
+/// `memory verify` names them.
+pub(super) fn archived(c: &Connection, memory: &Path, text: &str, n: usize) -> Sql<Vec<MemoryEntry>> {
+    let words: Vec<String> = words(text).map(|w| without_ending(w).to_lowercase()).collect();
+    let mut found: VecDeque<MemoryEntry> = VecDeque::new();
+    if words.is_empty() || n == 0 {
+        return Ok(vec![]);
+    }
+    // The newest files that fit: what was longest ago is given up first.
+    let mut files = vec![];
+    let mut bytes = 0;
+    for listed in compact::listed(c)?.into_iter().rev() {
+        let file = archive::file(memory, listed.first);
+        let Ok(meta) = std::fs::metadata(&file) else { continue };
+        bytes += meta.len();
+        if bytes > MOST_ARCHIVED {
+            break;
+        }
+        files.push(file);
+    }
+    for file in files.into_iter().rev() {
+        archive::each(&file, |e| {
+            let said = format!("{} {}", e.key, e.value).to_lowercase();
+            if e.op == events::HISTORY && words.iter().all(|w| begins_in(&said, w)) {
+                let value = parse_json(WHAT, &e.value)?;
+                let at = parse_time(WHAT, &e.ts)?;
+                found.push_front(MemoryEntry { seq: e.seq, at, kind: "history".into(), key: e.key, value, source: e.source });
+                found.truncate(n);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(found.into())
+}
+
+/// Whether a word of a text begins so.
+fn begins_in(text: &str, beginning: &str) -> bool {
+    text.match_indices(beginning).any(|(at, _)| !text[..at].chars().next_back().is_some_and(char::is_alphanumeric))
 }
 
 /// Makes an event findable.

@@ -267,3 +267,12 @@ async fn a_command_gets_the_message_on_stdin_and_its_exit_code_counts() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), json!({"event_id": "e"}).to_string());
     assert!(!with("exit 3").deliver(&json!({"event_id": "e"})).await);
 }
+
+#[test]
+fn a_partial_backup_is_told_like_one_that_failed() {
+    let with = |message: &str| Operation { message: Some(message.into()), ..operation("op-1", "backup", OperationState::Done, 1) };
+    let told = settled(&with("PARTIAL: not everything could be read of shop_data (1 files)")).expect("told");
+    assert_eq!(told.kind, NotifyEvent::BackupFailed);
+    assert!(told.title.contains("is PARTIAL"), "{}", told.title);
+    assert!(settled(&with("snapshots that the schedule no longer needs were not removed: in use")).is_none());
+}

@@ -15,7 +15,7 @@ const REST: TimeDelta = TimeDelta::minutes(1);
 /// What is known of a copy when it is asked whether it is due.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Known {
-    /// When the newest snapshot was taken.
+    /// When a snapshot was last recorded: one that is long in the reading is missing in a copy made meanwhile.
     newest: Option<DateTime<Utc>>,
     /// When the last run that passed was begun.
     good: Option<DateTime<Utc>>,
@@ -25,13 +25,12 @@ struct Known {
 
 /// Whether a copy is due. Pure.
 fn is_due(schedule: Option<&str>, known: Known, now: DateTime<Utc>) -> Result<bool, String> {
-    let Some(newest) = known.newest else { return Ok(false) };
+    let Some(newest) = known.newest.filter(|_| schedule != Some("off")) else { return Ok(false) };
     let failed = known.tried.filter(|t| known.good.is_none_or(|g| g < *t));
     if let Some(tried) = failed {
         return Ok(now - tried >= AGAIN);
     }
     match (schedule, known.good) {
-        (Some("off"), _) => Ok(false),
         (Some(schedule), Some(good)) => due(schedule, good, now),
         (Some(_), None) => Ok(true),
         (None, good) => Ok(good.is_none_or(|g| newest > g) && now - newest >= REST),
@@ -54,7 +53,7 @@ async fn one(house: &Arc<House>, name: &str, now: DateTime<Utc>) -> Result<(), S
     if at_work(house, note.as_ref()).await? {
         return Ok(());
     }
-    let newest = house.store.backups(None, None, 1).await.map_err(|e| e.to_string())?.first().map(|b| b.at);
+    let newest = house.store.last_backup_recorded().await.map_err(|e| e.to_string())?.filter(|t| *t <= now);
     let (last, good) = house.store.last_copy(name).await.map_err(|e| e.to_string())?;
     let tried = noted(note.as_ref(), now).max(last.map(|l| l.at).filter(|t| *t <= now));
     // What passed was noted a moment before it was begun.
@@ -105,6 +104,7 @@ mod tests {
         assert!(!is("30 * * * *", ago(20), ago(20)));
         assert!(is("30 * * * *", ago(600), ago(20)), "it failed");
         assert!(!is("off", ago(600), ago(600)), "by hand only");
+        assert!(!is("off", ago(600), ago(20)), "also after one by hand has failed");
         assert!(is_due(Some("never"), Known { newest: ago(5), good: ago(9), tried: None }, now).is_err());
     }
 }

@@ -175,3 +175,40 @@ async fn the_repository_and_its_copies_are_checked_by_the_clock_one_part_after_t
         ended().await;
     }
 }
+
+#[tokio::test]
+async fn a_run_that_an_end_of_the_supervisor_interrupted_is_made_up_for_a_few_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, stack) = with_two_schedules(dir.path()).await;
+    let (house, now) = (&bench.house, Utc::now() + chrono::TimeDelta::hours(1));
+    backup(house, &stack, now).await.unwrap();
+    let first = house.executor.holding(&shop()).expect("a has begun");
+    end(house, &first).await;
+    let at = |minutes| now + chrono::TimeDelta::minutes(minutes);
+    let (schedule, key) = ("0 0 1 1 *", "backup:shop/a");
+    let due = async |now| {
+        let input = json!({"stack": "shop", "service": "a", "wait": false});
+        let begun = run(house, Due { key: key.into(), schedule, tool: "backup", input, at_once: false }, now).await.unwrap();
+        if begun {
+            end(house, &house.executor.holding(&shop()).expect("it runs")).await;
+        }
+        begun
+    };
+    assert!(!due(at(30)).await, "it was cancelled: that is meant");
+    // The same operation, as a start after a crash closes it.
+    let interrupt = async |now: chrono::DateTime<Utc>| {
+        let note = house.store.value(key).await.unwrap().unwrap();
+        let mut op = house.store.operation(&OperationId::new(note["operation"].as_str().unwrap()).unwrap()).await.unwrap().unwrap();
+        (op.state, op.message) =
+            (crate::model::operation::OperationState::Failed, Some("the supervisor was restarted while it ran; x".into()));
+        op.settled_at = Some(now);
+        house.store.save_operation(&op).await.unwrap();
+    };
+    for n in 1..=3 {
+        interrupt(at(n * 20)).await;
+        assert!(!due(at(n * 20 + 14)).await, "not at once");
+        assert!(due(at(n * 20 + 15)).await, "try {n}");
+    }
+    interrupt(at(80)).await;
+    assert!(!due(at(100)).await, "not without end");
+}

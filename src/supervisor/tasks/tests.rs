@@ -437,3 +437,20 @@ fn tries_are_bounded_and_their_pauses_double() {
     assert!(matches!(after(&task(1), TaskEnd::Cancelled, (3, 10), true, now), TaskChange::Again { counts: false, .. }));
     assert!(matches!(after(&task(1), TaskEnd::Cancelled, (3, 10), false, now), TaskChange::End(TaskState::Cancelled, _)));
 }
+
+#[tokio::test]
+async fn all_tasks_that_wait_for_people_are_looked_at_however_many() {
+    let b = Bench::new(1).await;
+    let mut given = vec![];
+    for n in 0..5 {
+        let task = b.give("a0", TaskWork::Skill("look".into()), Value::Null, Some(&n.to_string())).await;
+        assert_eq!(b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").len(), 1);
+        let approval = crate::model::ids::ApprovalId::new(format!("ap-{n}")).expect("valid");
+        b.house.store.task_change(&task.id, TaskChange::Wait(approval), Utc::now()).await.expect("waits");
+        given.push(task.id);
+    }
+    let mut found: Vec<_> = waiting(&b.house, 2).await.expect("read").into_iter().map(|t| t.id).collect();
+    found.sort();
+    given.sort();
+    assert_eq!(found, given);
+}

@@ -79,9 +79,11 @@ pub(super) async fn import(house: &Arc<House>, agent: &str, context: &str, of: O
     let of = of.map(|of| named(of, "of")).transpose()?;
     let by = authorised(house, credential).await?;
     let now = Utc::now();
-    let keys = house.store.memory_import(&name, context, of.as_ref(), now).await.map_err(told)?;
+    let limits = house.rulebook.load().agents.get(name.as_str()).map(|a| a.limits.clone()).unwrap_or_default();
+    let (most, _) = house.config.settings.memory.of(&limits);
+    let keys = house.store.memory_import(&name, context, of.as_ref(), most, now).await.map_err(told)?;
     house.store.audit_event(&by.name, "memory_imported", None, &json!({"agent": name, "keys": keys, "of": of}), now).await?;
-    reply(json!({"agent": name, "keys": keys}), format!("{keys} keys imported for {name}. {}", by.note).trim())
+    reply(json!({"agent": name, "keys": keys}), format!("{keys} entries imported for {name}. {}", by.note).trim())
 }
 
 pub(super) async fn verify(house: &Arc<House>, agent: &str) -> Done {

@@ -2,10 +2,14 @@
 
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
 use super::super::reach;
-use super::super::{BackupJob, DataJob, Directory, Keeping, Quiesce, SnapshotState, export, keep, writers};
+use super::super::{
+    BackupError, BackupJob, DataJob, Directory, Keeping, PARTIAL, Quiesce, ServiceCommands, Silent, SnapshotState, export, keep, named,
+    writers,
+};
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
+use crate::model::observed::RunState;
 use crate::model::operation::{OperationState, Phase};
 use crate::store::backup::copies::CopyRecord;
 use crate::store::backup::{BackupRecord, CheckRecord, DrillRecord};
@@ -31,10 +35,17 @@ impl Work {
         match job {
             DataJob::Backup(job) => {
                 let warning = self.backup(job).await?;
-                if let Some(keep) = &job.keep {
-                    self.forget(keep).await?;
+                let Some(keep) = &job.keep else { return Ok(warning) };
+                match self.forget(keep).await {
+                    Ok(()) => Ok(warning),
+                    // The data is safe: what could not be thinned out says nothing of it.
+                    Err(Stop::Failed(why, _)) => {
+                        tracing::warn!(operation = %self.id, why, "snapshots that a schedule no longer needs were not removed");
+                        let left = format!("snapshots that the schedule no longer needs were not removed: {why}");
+                        Ok(Some(warning.map_or_else(|| left.clone(), |w| format!("{w}; {left}"))))
+                    }
+                    Err(other) => Err(other),
                 }
-                Ok(warning)
             }
             DataJob::Drill { snapshots, copy } => self.drill(snapshots, copy.as_ref()).await,
             DataJob::Check { part, copy } => {
@@ -67,16 +78,21 @@ impl Work {
         let (quiesce, release) = (job.quiesce, job.release);
         let hands = self.hands()?;
         self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
-        for commands in job.commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()) {
+        let (commands, silent) = self.runnable(job).await?;
+        let around = || commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty());
+        for commands in around() {
             self.say(0.0, format!("running the commands of {} before its backup", commands.service));
             self.interruptible(self.step(DataAct::Before { commands: commands.clone() })).await?;
         }
         // Commands are run in containers that run: their output is taken before any is held.
-        let outputs = job.commands.iter().filter(|c| c.stdout.is_some());
+        let outputs = commands.iter().filter(|c| c.stdout.is_some());
         let outputs = outputs.map(|c| DataAct::Output { commands: c.clone(), release, tags: job.tags.clone() });
         let volumes = job.volumes.iter().map(|v| DataAct::Snapshot { volume: v.clone(), release, tags: job.tags.clone() });
         let directories = job.directories.iter().map(|d| DataAct::Directory { directory: d.clone(), release, tags: job.tags.clone() });
         let (mut taken, mut partial) = (vec![], vec![]);
+        partial.extend(
+            silent.iter().filter(|s| s.output).map(|s| format!("{} (it does not run: what its command writes is not stored)", s.service)),
+        );
         let own = job.instance.then(|| DataAct::Instance { tags: job.tags.clone() });
         let outputs = own.into_iter().chain(outputs);
         let all = outputs.clone().count() + job.volumes.len() + job.directories.len();
@@ -105,16 +121,35 @@ impl Work {
             self.step(DataAct::Resume { writers: held, quiesce }).await?;
         }
         drop(calm);
-        for commands in job.commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()) {
+        for commands in around() {
             self.step(DataAct::After { commands: commands.clone() }).await?;
         }
         let counted = self.interruptible(self.step(DataAct::Count { snapshots: taken })).await?;
         sound(&counted)?;
         let warning = format!(
-            "PARTIAL: not everything could be read of {}; let the supervisor read these files and back up again",
-            partial.join("; ")
+            "{PARTIAL} not everything could be read of {}; `operation` names what: let the supervisor read it and back up again",
+            partial.join(", ")
         );
-        Ok((!partial.is_empty()).then_some(warning))
+        let rest: Vec<&str> = silent.iter().filter(|s| !s.output).map(|s| s.service.as_str()).collect();
+        let rest = format!("{} does not run: its data was read without its commands", rest.join(", "));
+        let rest = silent.iter().any(|s| !s.output).then_some(rest);
+        let said: Vec<String> = (!partial.is_empty()).then_some(warning).into_iter().chain(rest).collect();
+        Ok((!said.is_empty()).then(|| said.join("; ")))
+    }
+
+    /// The commands that can be run, and the services that do not run: what is to be asked for in their containers must not keep the others' data from
+    /// being read.
+    async fn runnable(&self, job: &BackupJob) -> Result<(Vec<ServiceCommands>, Vec<Silent>), Stop> {
+        let (mut commands, mut silent) = (vec![], job.silent.clone());
+        for of in &job.commands {
+            let found = self.exec.engine.container(&of.container).await.map_err(BackupError::from)?;
+            if found.is_some_and(|c| c.state == RunState::Running) {
+                commands.push(of.clone());
+            } else {
+                silent.push(Silent { service: of.service.clone(), output: of.stdout.is_some() });
+            }
+        }
+        Ok((commands, silent))
     }
 
     /// One source, the `n`th of so many; what could not be read of it is added to `partial`.
@@ -124,10 +159,14 @@ impl Work {
         self.say(100.0 * n as f64 / all as f64, format!("reading {source}"));
         let done = self.interruptible(self.step(act)).await?;
         if done["snapshot"]["state"] == SnapshotState::Partial.as_str() {
-            let unreadable: Vec<&str> = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            partial.push(format!("{source} ({})", unreadable.join(", ")));
+            let unreadable = done["unreadable"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+            let count = done["unreadable_count"].as_u64().unwrap_or_default();
+            // Names that a container may have chosen.
+            let shown = named(source, format!("{count} files could not be read"), unreadable);
+            self.evidence.lock().expect("no panic while held").push(shown);
+            partial.push(format!("{source} ({count} files)"));
         }
-        serde_json::from_value(done["snapshot"].clone()).map_err(|e| Stop::Failed(e.to_string()))
+        serde_json::from_value(done["snapshot"].clone()).map_err(|e| Stop::failed(e.to_string()))
     }
 
     /// All of them, also after one has failed: which come back and which do not is what a drill is for.
@@ -136,26 +175,26 @@ impl Work {
         for (n, (snapshot, service)) in snapshots.iter().enumerate() {
             self.say(100.0 * n as f64 / snapshots.len() as f64, format!("rehearsing the restore of {}", snapshot.volume));
             let name = format!("dockwarden-drill-{}", ulid::Ulid::generate().to_string().to_lowercase());
-            let scratch = EngineName::new(name).map_err(|e| Stop::Failed(e.to_string()))?;
+            let scratch = EngineName::new(name).map_err(|e| Stop::failed(e.to_string()))?;
             let act = DataAct::Drill { snapshot: Box::new(snapshot.clone()), scratch, service: service.clone(), copy: copy.cloned() };
             let done: DrillRecord =
-                serde_json::from_value(self.interruptible(self.step(act)).await?).map_err(|e| Stop::Failed(e.to_string()))?;
+                serde_json::from_value(self.interruptible(self.step(act)).await?).map_err(|e| Stop::failed(e.to_string()))?;
             if !done.passed {
                 failed.push(format!("{} of {} ({})", done.snapshot_id, done.volume, done.detail));
             }
         }
-        if failed.is_empty() { Ok(None) } else { Err(Stop::Failed(format!("the drill FAILED for {}", failed.join("; ")))) }
+        if failed.is_empty() { Ok(None) } else { Err(Stop::failed(format!("the drill FAILED for {}", failed.join("; ")))) }
     }
 
     /// A copy that failed is recorded like one that did not.
     async fn copy(&self, copy: &str) -> Result<Option<String>, Stop> {
         self.say(0.0, format!("bringing the copy {copy} up to date"));
         let done = self.interruptible(self.step(DataAct::Copy { copy: copy.to_owned() })).await?;
-        let record: CopyRecord = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
+        let record: CopyRecord = serde_json::from_value(done).map_err(|e| Stop::failed(e.to_string()))?;
         if record.passed {
             Ok(Some(record.told()))
         } else {
-            Err(Stop::Failed(format!("the copy {copy} is not up to date: {}", record.detail)))
+            Err(Stop::failed(format!("the copy {copy} is not up to date: {}", record.detail)))
         }
     }
 
@@ -194,10 +233,11 @@ impl Work {
         }
         let holds = snapshot.map(|s| s.snapshot_id.clone()).or_else(|| kept.covered.clone()).unwrap_or_default();
         self.say(80.0, format!("removing {place}"));
-        self.step(DataAct::Discard { kept: boxed, host: host.to_owned() }).await?;
+        let compared = snapshot.map(|s| s.snapshot_id.clone());
+        self.step(DataAct::Discard { kept: boxed, host: host.to_owned(), compared }).await?;
         Ok(Some(match holds.as_str() {
             "" => format!("{place} was gone already: its record is removed"),
-            holds => format!("{place} is removed; snapshot {holds} holds all that was in it"),
+            holds => format!("{place} is removed; snapshot {holds} holds all that was in it and is marked `keep`: no schedule removes it"),
         }))
     }
 
@@ -216,26 +256,24 @@ impl Work {
     }
 
     fn compared(&self, done: Value) -> Result<Option<String>, Stop> {
-        let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| Stop::Failed(e.to_string()))?;
+        let outcome: RestoreOutcome = serde_json::from_value(done).map_err(|e| Stop::failed(e.to_string()))?;
         if outcome.verified {
             return Ok(None);
         }
         // The volume stays, to be looked at.
-        Err(Stop::Failed(format!(
-            "{} does not equal the snapshot: {}",
-            outcome.volume,
-            outcome.differences.iter().take(10).cloned().collect::<Vec<_>>().join("; ")
-        )))
+        let count = outcome.differences.len();
+        let why = format!("{} does not equal the snapshot ({count} differences, which `operation` names)", outcome.volume);
+        Err(Stop::Failed(why, vec![named(&outcome.volume, format!("{count} differences"), outcome.differences)]))
     }
 }
 
 /// A failed look at the repository is the operation's failure; its record is kept.
 fn sound(done: &Value) -> Result<Option<String>, Stop> {
-    let record: CheckRecord = serde_json::from_value(done.clone()).map_err(|e| Stop::Failed(e.to_string()))?;
+    let record: CheckRecord = serde_json::from_value(done.clone()).map_err(|e| Stop::failed(e.to_string()))?;
     if record.passed {
         return Ok((!record.detail.is_empty()).then(|| format!("sound; strange, and no harm to any snapshot: {}", record.detail)));
     }
-    Err(Stop::Failed(format!(
+    Err(Stop::failed(format!(
         "{} is NOT sound: {}; take no comfort in its snapshots before `restic check` says why",
         record.copy.as_ref().map_or_else(|| "the backup repository".to_owned(), |c| format!("the copy {c}")),
         record.detail

@@ -79,7 +79,18 @@ impl<'a> Has<'a> {
 fn turn(number: u32) -> Turn {
     let call = TurnCall { id: format!("c{number}"), tool: "status".into(), input: json!({}), reply: Some(json!("forged")) };
     let at = DateTime::UNIX_EPOCH;
-    Turn { number, at, text: "I look.".into(), cut: false, calls: vec![call], tokens_in: 9, tokens_cached: 9, tokens_out: 9, micro_usd: 9 }
+    Turn {
+        number,
+        at,
+        text: "I look.".into(),
+        cut: false,
+        refused: false,
+        calls: vec![call],
+        tokens_in: 9,
+        tokens_cached: 9,
+        tokens_out: 9,
+        micro_usd: 9,
+    }
 }
 
 const HONEST: Usage = Usage { input: 4_000, cached: 0, cache_written: 0, output: 100 };

@@ -124,7 +124,8 @@ async fn a_backup_that_is_not_whole_thins_out_too_and_leaves_the_whole_one() {
     std::fs::write(rig.dir.path().join("worker.sh.partial"), "").unwrap();
     let op = rig.exec.submit_data(Some(shop()), thinning(), test_permit(), request("backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
-    assert!(op.state == OperationState::Done && op.message.as_deref().is_some_and(|m| m.starts_with("PARTIAL")), "{op:?}");
+    assert!(crate::executor::backup::partial(&op) && op.message.as_deref().is_some_and(|m| m.contains("shop_data")), "{op:?}");
+    assert_eq!(op.evidence.len(), 1, "what could not be read stands apart");
     let stay = rig.store.backups(None, None, 10).await.unwrap();
     assert_eq!((done.snapshots.len(), stay.contains(&whole), stay.contains(&old)), (1, true, false), "{stay:?}");
 }
@@ -163,4 +164,55 @@ async fn a_drill_without_room_makes_nothing_and_says_nothing_of_the_snapshot() {
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("more are needed there")), "{op:?}");
     assert_eq!((done.drills, rig.volumes().await), (vec![], vec!["shop_data".to_owned()]));
+}
+
+#[tokio::test]
+async fn writers_that_the_engine_refuses_to_resume_are_told_of_and_tried_until_they_run() {
+    let rig = Rig::new().await;
+    rig.block();
+    let op = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
+    rig.blocked().await;
+    for _ in 0..2 * TRIES {
+        rig.engine.fail_next("pause", EngineError::Refused("503 no server is available".into()));
+    }
+    tokio::time::pause();
+    rig.exec.cancel(&op.id).await.unwrap();
+    let (op, _) = rig.done(&rig.exec, &op).await;
+    assert_eq!((op.state, rig.writer().await), (OperationState::Cancelled, RunState::Running), "{op:?}");
+    let told = rig.store.audit_after(0, None, 100).await.unwrap().into_iter().filter(|r| r.tool == STILL_HELD).collect::<Vec<_>>();
+    assert_eq!(told.iter().map(|r| r.detail["operation"].clone()).collect::<Vec<_>>(), [serde_json::json!(op.id)], "told once");
+}
+
+/// A worker that does not remove snapshots, or does and dies before it says so.
+fn removing_goes_wrong(rig: &Rig, how: &str) {
+    let worker = rig.dir.path().join("worker.sh");
+    let script = std::fs::read_to_string(&worker).unwrap();
+    let real = rig.dir.path().join("real.sh");
+    let wrong = match how {
+        "refused" => "exit 9".to_owned(),
+        _ => format!("(printf '%s\\n' \"$line\"; exec sleep 20 2>/dev/null) | {{ {} > /dev/null; kill -9 $$; }}", real.display()),
+    };
+    let case = format!("read -r line\ncase \"$line\" in *'\"do\":\"forget\"'*) {wrong} ;; esac\n");
+    std::fs::write(&worker, script.replacen("read -r line\n", &case, 1)).unwrap();
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_leaves_no_record_without_its_snapshot_and_the_backup_stands() {
+    for how in ["refused", "done and not told"] {
+        let rig = Rig::new().await;
+        let old = rig.snapshot().await;
+        removing_goes_wrong(&rig, how);
+        let op = rig.exec.submit_data(Some(shop()), thinning(), test_permit(), request("backup", None)).await.unwrap();
+        let (op, done) = rig.done(&rig.exec, &op).await;
+        assert_eq!((op.state, done.snapshots.len()), (OperationState::Done, 1), "{how}: {op:?}");
+        assert!(op.message.as_deref().is_some_and(|m| m.contains("were not removed")), "{how}: {op:?}");
+        let there: Vec<String> =
+            rig.exec.backups.clone().unwrap().list().await.unwrap().iter().map(|s| s.snapshot_id.to_string()).collect();
+        let mut recorded: Vec<String> = rig.store.backups(None, None, 10).await.unwrap().into_iter().map(|b| b.snapshot_id).collect();
+        recorded.sort();
+        let mut sorted = there.clone();
+        sorted.sort();
+        assert_eq!(recorded, sorted, "{how}");
+        assert_eq!(there.contains(&old.snapshot_id), how == "refused", "{how}");
+    }
 }
