@@ -33,7 +33,7 @@ pub enum EngineError {
     #[error("conflict: {0}")]
     Conflict(String),
     /// The engine refused the request (bad parameter, port taken, mount refused, ...).
-    #[error("{0}")]
+    #[error("the engine refused it: {0}")]
     Refused(String),
     /// A registry asked for credentials.
     #[error(
@@ -66,6 +66,26 @@ pub enum EngineError {
     /// An answer we do not understand.
     #[error("unexpected answer of the engine: {0}")]
     Protocol(String),
+}
+
+/// What stands in the text of an [`EngineError`] before words that are not ours: the engine quotes images, containers and registries.
+const BEFORE_FOREIGN: [&str; 6] = [
+    " not found: ",
+    "conflict: ",
+    "the engine refused it: ",
+    " refused access to ",
+    " does not answer: ",
+    "unexpected answer of the engine: ",
+];
+
+/// A text that may quote an [`EngineError`], in our own words and, where it quotes one, what follows: from there on it is whoever's who could choose what the
+/// engine says.
+pub fn foreign(text: &str) -> (&str, Option<&str>) {
+    let begins = BEFORE_FOREIGN.iter().filter_map(|b| text.find(b).map(|at| at + b.len())).min();
+    match begins {
+        Some(at) => (text[..at].trim_end().trim_end_matches(':'), Some(&text[at..])),
+        None => (text, None),
+    }
 }
 
 /// Result of an engine call.

@@ -42,3 +42,6 @@ pub fn router(doors: &Arc<Doors>, guard: Guard) -> Router {
         .layer(from_fn_with_state(Arc::new(guard), guard::names))
         .layer(from_fn(strangers::watched))
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ pub struct Metrics {
 pub fn outcome(result: &Result<Reply, CallError>) -> &'static str {
     use crate::call::error::ErrorCode;
     match result {
-        Ok(reply) if reply.value.get("state").and_then(|s| s.as_str()) == Some("pending_approval") => "pending_approval",
+        Ok(reply) if reply.known.state.as_deref() == Some("pending_approval") => "pending_approval",
         Ok(_) => "ok",
         Err(e) if matches!(e.code, ErrorCode::Denied | ErrorCode::RateLimited) => "denied",
         Err(_) => "error",

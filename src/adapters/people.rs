@@ -11,22 +11,29 @@ use super::socket::wire::Credential;
 use crate::call::approval;
 use crate::call::dispatch::Reply;
 use crate::call::error::ErrorCode;
+use crate::call::gauge::Gauge;
 use crate::call::{CallError, House};
+use crate::gate::RateLimit;
 use crate::model::ids::ApprovalId;
 use crate::model::plan::{DiffLine, Plan};
 use crate::redact;
 use crate::redact::declared::Own;
 use crate::store::approval::{Approval, ApprovalState};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One guess at a time at each door, and a wrong one costs this much on top of the hash: who guesses at the page keeps nobody from the terminal.
-static AT_TERMINAL: Guesses = Guesses::new();
-static AT_PAGE: Guesses = Guesses::new();
+/// One hash at a time at each door, first come, first served, and who guessed wrong waits so long for the answer: nobody waits for that but them, and who
+/// guesses at the page keeps nobody from the terminal.
+static AT_TERMINAL: Guesses = Guesses::new(WRONG_GUESS);
+static AT_PAGE: Guesses = Guesses::new(WRONG_GUESS);
 const WRONG_GUESS: Duration = Duration::from_secs(1);
+/// Longest wait for the turn: as many as may be connected unknown take less.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+/// Wrong guesses leave one row in so many seconds for each operator, and one for all names that are none: the log is not theirs to fill.
+const ROW_EVERY_S: u32 = 60;
 /// Wrong guesses of one name at one door within [`FORGOTTEN`]; beyond it that name waits there.
 const MOST_WRONG: usize = 10;
 const FORGOTTEN: Duration = Duration::from_secs(600);
@@ -38,11 +45,19 @@ const MOST_NAMES: usize = 1000;
 struct Guesses {
     turn: tokio::sync::Mutex<()>,
     wrong: Mutex<BTreeMap<String, Vec<Instant>>>,
+    rows: Gauge,
+    costs: Duration,
 }
 
 impl Guesses {
-    const fn new() -> Self {
-        Self { turn: tokio::sync::Mutex::const_new(()), wrong: Mutex::new(BTreeMap::new()) }
+    const fn new(costs: Duration) -> Self {
+        Self { turn: tokio::sync::Mutex::const_new(()), wrong: Mutex::new(BTreeMap::new()), rows: Gauge::new(), costs }
+    }
+
+    /// Whether a wrong guess leaves a row, and how many before it left none.
+    fn row(&self, name: &str, now: DateTime<Utc>) -> Option<u64> {
+        let limit = RateLimit { key: String::new(), max: 0, window_s: ROW_EVERY_S };
+        self.rows.count(name, &limit, now).err().and_then(|refused| refused.told)
     }
 
     /// How long a name has to wait at this door, when it does.
@@ -209,6 +224,8 @@ pub async fn show(house: &House, text: &str) -> Done {
     if let Some(plan) = &plan {
         value["from_release"] = json!(plan.from_release);
         value["to_release"] = json!(plan.to_release);
+        value["content_of"] = json!(plan.content_of);
+        value["git"] = json!(plan.git.as_ref().map(|g| json!({"commit": g.commit, "dirty": g.dirty})));
         value["changes"] = json!(plan.changes);
         value["stack_diff"] = json!(plan.stack_diff);
         value["findings"] = json!(plan.findings);
@@ -219,14 +236,22 @@ pub async fn show(house: &House, text: &str) -> Done {
     reply(value, text)
 }
 
-/// Most of one value on a terminal, bytes: what a plan's diff shows whole is shown whole here.
+/// Most of one value on a terminal, bytes: what a plan's diff shows whole (4,000 characters) is shown whole here. What is longer says that it was cut.
 const SHOWN: usize = 17_000;
+
+/// One line of at most [`SHOWN`] bytes. Nobody approves what they cannot know is there: a cut is marked.
+fn bounded(text: &str) -> String {
+    let text = text.replace('\n', " ");
+    let kept = redact::keep_start(&text, SHOWN);
+    if kept.len() < text.len() { format!("{kept} [cut] ({} bytes)", text.len()) } else { text }
+}
 
 /// What a person at a terminal reads before they decide: everything the page shows, one thing a line.
 fn details(value: &Value, asker: &str) -> String {
-    let text = |v: &Value| redact::line(&v.as_str().map_or_else(|| v.to_string(), str::to_owned), SHOWN);
+    let text = |v: &Value| bounded(redact::said(&v.as_str().map_or_else(|| v.to_string(), str::to_owned)).trim());
     let word = |key: &str| text(&value[key]);
-    let place = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
+    let stack = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
+    let place = if value["environment"].is_null() { stack } else { format!("{stack} in {}", word("environment")) };
     let mut out = vec![format!(
         "{} wants {} on {place} (state {}, digest {})",
         redact::line(asker, 600),
@@ -234,17 +259,26 @@ fn details(value: &Value, asker: &str) -> String {
         word("state"),
         word("digest")
     )];
+    if !value["expires_at"].is_null() {
+        let given = value["approved_by"].as_array().map_or(0, Vec::len);
+        out.push(format!("{given} of {} approvals given, void after {}", word("needed"), word("expires_at")));
+    }
+    if !value["to_release"].is_null() {
+        let from = if value["from_release"].is_null() { "nothing".to_owned() } else { format!("release {}", word("from_release")) };
+        let content = if value["content_of"].is_null() { String::new() } else { format!(" (content of release {})", word("content_of")) };
+        out.push(format!("from {from} to release {}{content}", word("to_release")));
+    }
+    if !value["git"].is_null() {
+        let dirty = if value["git"]["dirty"] == true { ", with uncommitted changes" } else { "" };
+        out.push(format!("git {}{dirty}", text(&value["git"]["commit"])));
+    }
     if !value["reason"].is_null() {
         out.push(format!("it says, unchecked: {}", word("reason")));
     }
     let diff = |lines: &Value, out: &mut Vec<String>| {
         for line in lines.as_array().into_iter().flatten() {
             let path = line["path"].as_str().unwrap_or_default();
-            let side = |key: &str| {
-                line[key]
-                    .as_str()
-                    .map_or("-".to_owned(), |text| redact::keep_start(&redact::at(path, text).replace('\n', " "), 600).to_owned())
-            };
+            let side = |key: &str| line[key].as_str().map_or("-".to_owned(), |text| bounded(&redact::at(path, text)));
             out.push(format!("    {}: {} -> {}", text(&line["path"]), side("from"), side("to")));
         }
     };
@@ -293,33 +327,41 @@ async fn checked(house: &House, credential: &Credential, door: &Guesses) -> Resu
     };
     // Before the turn is waited for, and after: those who wait for it guess too.
     waits().map_or(Ok(()), Err)?;
-    let _one = door.turn.lock().await;
+    let turn = tokio::time::timeout(TURN_WITHIN, door.turn.lock()).await.map_err(|_| {
+        CallError::new(
+            ErrorCode::RateLimited,
+            "too many people log in at once",
+            "try again in some seconds, or at the other door (terminal or page)",
+        )
+    })?;
     waits().map_or(Ok(()), Err)?;
     let stored = house.store.operators().await?.into_iter().find(|(name, _)| *name == credential.operator);
-    let ok = match stored {
-        None => false,
-        Some((_, hash)) => {
-            let passphrase = credential.passphrase.clone();
-            let checked = tokio::task::spawn_blocking(move || credential::verify(&passphrase, &hash)).await;
-            let internal = |e: String| {
-                CallError::new(
-                    ErrorCode::Internal,
-                    "the operator's credential could not be checked",
-                    "set it again with `dockwarden operators add`",
-                )
-                .detail(e)
-            };
-            checked.map_err(|e| internal(e.to_string()))?.map_err(|e| internal(e.to_string()))?
-        }
+    let known = stored.is_some();
+    // A name that is no operator's takes as long: how long it takes tells nobody who is one.
+    let (passphrase, hash) = (credential.passphrase.clone(), stored.map_or_else(|| credential::NOBODYS.to_owned(), |(_, hash)| hash));
+    let checked = tokio::task::spawn_blocking(move || credential::verify(&passphrase, &hash));
+    let internal = |e: String| {
+        CallError::new(
+            ErrorCode::Internal,
+            "the operator's credential could not be checked",
+            "set it again with `dockwarden operators add`",
+        )
+        .detail(e)
     };
+    let ok = known & checked.await.map_err(|e| internal(e.to_string()))?.map_err(|e| internal(e.to_string()))?;
     if ok {
         door.was_right(name);
         return Ok(credential.operator.clone());
     }
     door.was_wrong(name, Instant::now());
-    tokio::time::sleep(WRONG_GUESS).await;
-    let operator = super::client_text(&credential.operator);
-    house.store.audit_event("operator", "credential_refused", None, &json!({"operator": operator}), Utc::now()).await?;
+    // The next has the turn while this one waits.
+    drop(turn);
+    if let Some(untold) = door.row(if known { name } else { "" }, Utc::now()) {
+        let operator = super::client_text(&credential.operator);
+        let detail = json!({"operator": operator, "more_since_the_last_row": untold});
+        house.store.audit_event("operator", "credential_refused", None, &detail, Utc::now()).await?;
+    }
+    tokio::time::sleep(door.costs).await;
     Err(denied(
         "the operator or the passphrase is wrong",
         "make an operator with `dockwarden operators add NAME`, then type its passphrase",
@@ -355,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_name_that_was_guessed_too_often_waits_and_no_other_does() {
-        let (door, other) = (Guesses::new(), Guesses::new());
+        let (door, other) = (Guesses::new(WRONG_GUESS), Guesses::new(WRONG_GUESS));
         let start = Instant::now();
         for _ in 0..MOST_WRONG {
             assert_eq!(door.waits("ann", start), None);
@@ -382,10 +424,54 @@ mod tests {
         let expected = "keeper wants deploy on shop (state pending, digest d1)\nit says, unchecked: trust me\n  update web by handover; expected loss: 0.2 s\n    \
             image: a:1 -> a:2\n  beside the services\n    x-dockwarden.monitor_s: 60 -> -\n  approval cap.review services.web.cap_add[0]: a capability";
         assert_eq!(details(&value, "keeper"), expected);
+        let known = json!({"tool": "deploy", "stack": "shop", "environment": "production", "state": "pending", "digest": "d1", "reason": null, "needed": 2,
+            "approved_by": ["ann"], "expires_at": "2026-01-02T03:04:05Z", "from_release": 3, "to_release": 4, "git": {"commit": "abc", "dirty": true}});
+        let expected = "keeper wants deploy on shop in production (state pending, digest d1)\n1 of 2 approvals given, void after 2026-01-02T03:04:05Z\n\
+            from release 3 to release 4\ngit abc, with uncommitted changes";
+        assert_eq!(details(&known, "keeper"), expected);
         let call = json!({"agent": "keeper", "tool": "prune", "stack": null, "state": "pending", "digest": "d2", "reason": null, "arguments": {"images": true}});
         assert_eq!(
             details(&call, "keeper on behalf of lead"),
             "keeper on behalf of lead wants prune on the host (state pending, digest d2)\n  images: true"
         );
+    }
+
+    #[test]
+    fn what_is_approved_is_read_to_its_end_or_says_that_it_was_cut() {
+        let shown = |to: String| {
+            let diff = json!([{"path": "command[2]", "from": null, "to": to}]);
+            let change = json!({"service": "web", "action": "update", "strategy": "handover", "expected_loss": "none", "diff": diff});
+            let value = json!({"tool": "deploy", "stack": "shop", "state": "pending", "digest": "d", "changes": [change],
+                "arguments": {"reason": format!("{} more", "r".repeat(SHOWN))}});
+            details(&value, "keeper")
+        };
+        assert!(shown(format!("{}; EVIL", "a ".repeat(1_500))).contains("; EVIL\n"));
+        let long = shown("b".repeat(20_000));
+        assert!(long.contains(&format!("{} [cut] (20000 bytes)\n", "b".repeat(SHOWN))) && !long.contains(&"b".repeat(SHOWN + 1)));
+        assert!(long.ends_with(&format!(" [cut] ({} bytes)", SHOWN + 5)), "an argument, too");
+    }
+
+    #[tokio::test]
+    async fn who_guesses_wrong_keeps_nobody_out_and_fills_no_log() {
+        let b = crate::call::dispatch::tests::bench().await;
+        let stored = credential::hash("correct horse").expect("hashed");
+        b.house.store.put_operator("ann", &stored, Utc::now()).await.expect("kept");
+        // Long enough that nobody who waits for it can be the reason.
+        let door = Guesses::new(Duration::from_secs(3600));
+        let of = |operator: &str, passphrase: &str| Credential { operator: operator.into(), passphrase: passphrase.into() };
+        let wrong: Vec<Credential> = ["eve-1", "eve-2", "eve-3", "ann", "ann"].into_iter().map(|name| of(name, "a guess")).collect();
+        let right = of("ann", "correct horse");
+        let guesses = futures_util::future::join_all(wrong.iter().map(|c| checked(&b.house, c, &door)));
+        tokio::select! {
+            _ = guesses => panic!("a wrong guess costs its time"),
+            // Polled after the guesses: it is behind them in the line.
+            name = async { tokio::task::yield_now().await; checked(&b.house, &right, &door).await } => assert_eq!(name.expect("right"), "ann"),
+        }
+        let rows = b.house.store.audit_after(0, None, 100).await.expect("rows");
+        let told: Vec<&str> =
+            rows.iter().filter(|r| r.tool == "credential_refused").filter_map(|r| r.detail["operator"].as_str()).collect();
+        assert_eq!(told, ["eve-1", "ann"], "one for all names that are none, one for the operator");
+        let now = Utc::now() + chrono::TimeDelta::seconds(i64::from(ROW_EVERY_S) + 1);
+        assert_eq!((door.row("", now), door.row("ann", now)), (Some(2), Some(1)), "the next row counts the others");
     }
 }

@@ -170,7 +170,8 @@ async fn commands(
                 None => (id, Err(refused("the first line named no agent, so no tool can be called"))),
                 Some(agent) => {
                     let client = Some(client_text(&format!("dockwarden cli uid {}", peer.uid)));
-                    let who = Principal { agent: agent.clone(), door: Door::Cli, client, read_only, on_behalf: vec![] };
+                    let door = if peer.uid == peer.owner || peer.uid == 0 { Door::Cli } else { Door::PeerCli };
+                    let who = Principal { agent: agent.clone(), door, client, read_only, on_behalf: vec![] };
                     let (sender, mut lines) = tokio::sync::mpsc::channel(32);
                     let call = doors.call(who, tool, input, Some(sender));
                     tokio::pin!(call);

@@ -11,7 +11,7 @@ use crate::model::operation::Operation;
 use crate::model::plan::Plan;
 use crate::model::verdict::{Finding, Verdict};
 use crate::redact;
-use crate::store::approval::{Approval, ApprovalState};
+use crate::store::approval::{Approval, ApprovalState, resolved_place};
 use crate::store::{Store, StoreResult};
 use crate::tools::{Answer, Bound};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -55,6 +55,9 @@ pub(super) async fn ask(
         Some(_) => None,
         None => bound.resolved(call).await?,
     };
+    if let Some(resolved) = &resolved {
+        call.resolved.set(resolved.clone()).expect("a call asks once");
+    }
     let digest = plan.map_or_else(|| digest(call, facts, input, resolved.as_ref()), |p| p.digest.clone());
     let store = &call.house.store;
     if call.resumes.is_none() && brakes::stands_in(store, &call.id, facts, call.also.get(), &digest, call.now).await? {
@@ -142,7 +145,7 @@ fn request(call: &Call, facts: &CallFacts, decision: &Decision, plan: Option<&Pl
         approved_by: vec![],
         denied_by: None,
         operation: None,
-        at_terminal: call.who.door == Door::Cli,
+        at_terminal: matches!(call.who.door, Door::Cli | Door::PeerCli),
         by_client: decision.client_decides(plan.map_or(Verdict::Allow, |p| p.verdict), needed),
         created_at: call.now,
         expires_at: call.now + life,
@@ -167,10 +170,6 @@ fn pending(approval: &Approval, decision: &Decision, plan: Option<&Plan>) -> Ans
         shown["plan_id"] = json!(plan);
     }
     Answer { value: json!({"state": "pending_approval", "approval": shown}), text: Some(text) }
-}
-
-fn resolved_place(id: &ApprovalId) -> String {
-    format!("resolved:{id}")
 }
 
 /// What the arguments of a call without plan meant when its approval was asked for.
@@ -244,7 +243,7 @@ pub async fn run_approved(house: &Arc<House>, id: &ApprovalId) -> Result<Reply, 
     };
     let agent = name(&approval.agent)?;
     let on_behalf = approval.on_behalf.iter().map(name).collect::<Result<Vec<_>, _>>()?;
-    let who = Principal { agent, door: Door::Cli, client: Some(format!("approval {id}")), read_only: false, on_behalf };
+    let who = Principal { agent, door: Door::Approval, client: Some(format!("approval {id}")), read_only: false, on_behalf };
     resume(house, &who, &approval.tool, approval.input.clone(), approval.id.clone()).await
 }
 

@@ -21,8 +21,12 @@ pub enum Door {
     McpHttp(Option<TokenId>),
     /// JSON REST, with the token that opened it.
     Rest(TokenId),
-    /// Command line.
+    /// Command line of the user whose home it is.
     Cli,
+    /// Command line of another user, whom the policy lets act as an agent.
+    PeerCli,
+    /// An operator's word: a call that waited for it runs.
+    Approval,
     /// The supervisor's own loop.
     Loop,
     /// A task of an agent that runs in the house: a runbook's call, or one a model asked for.
@@ -36,7 +40,8 @@ impl Door {
             Self::McpStdio => "mcp-stdio",
             Self::McpHttp(_) => "mcp-http",
             Self::Rest(_) => "rest",
-            Self::Cli => "cli",
+            Self::Cli | Self::PeerCli => "cli",
+            Self::Approval => "approval",
             Self::Loop => "loop",
             Self::Task => "task",
         }
@@ -46,7 +51,9 @@ impl Door {
     pub fn detail(self) -> String {
         match self {
             Self::McpHttp(Some(token)) | Self::Rest(token) => format!("{} {token}", self.as_str()),
-            Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::Loop | Self::Task => self.as_str().to_owned(),
+            Self::McpHttp(None) | Self::McpStdio | Self::Cli | Self::PeerCli | Self::Approval | Self::Loop | Self::Task => {
+                self.as_str().to_owned()
+            }
         }
     }
 }
@@ -129,6 +136,8 @@ pub struct Call {
     pub also: OnceLock<CallFacts>,
     /// Approval that let it through, once it did.
     pub approved_by: OnceLock<ApprovalId>,
+    /// What its arguments meant when it was let through, of a tool without plan: nothing beyond that is done.
+    pub resolved: OnceLock<serde_json::Value>,
     /// The secrets it brought along: masked in whatever it says, and in nothing else.
     pub own: Arc<crate::redact::declared::Own>,
     /// Its turn among identical calls, while it has it.
@@ -140,7 +149,8 @@ impl Call {
     pub fn new(house: &Arc<House>, who: &Principal, progress: Option<Progress>, resumes: Option<ApprovalId>) -> Self {
         let mut who = who.clone();
         // What an agent outside does while it has a task is done for who gave the task.
-        if who.on_behalf.is_empty() {
+        // What an operator approved is done for whom it was asked for, whatever task the agent has by now.
+        if who.on_behalf.is_empty() && resumes.is_none() {
             who.on_behalf = house.desk.behalf(&who.agent);
         }
         let id = CallId::new(format!("call-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
@@ -155,6 +165,7 @@ impl Call {
             facts: OnceLock::new(),
             also: OnceLock::new(),
             approved_by: OnceLock::new(),
+            resolved: OnceLock::new(),
             own: Arc::default(),
             turn: Mutex::default(),
         }

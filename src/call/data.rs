@@ -10,7 +10,7 @@ use crate::gate::Permit;
 use crate::model::ids::{OperationId, StackName};
 use crate::model::operation::{Operation, OperationState};
 use crate::model::plan::Plan;
-use crate::redact;
+use crate::redact::{self, Untrusted};
 use crate::store::backup::BackupRecord;
 use chrono::Utc;
 use schemars::JsonSchema;
@@ -42,6 +42,11 @@ pub struct DataView {
     /// Why it ended as it did, or what comes next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the engine said, where that is why.
+    // Not in the schema: every client pays for it, and few operations have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub engine: Option<Untrusted>,
 }
 
 impl DataView {
@@ -49,18 +54,21 @@ impl DataView {
         let end = operation.settled_at.unwrap_or_else(Utc::now);
         let waits = matches!(operation.state, OperationState::Queued | OperationState::Running);
         let next = waits.then(|| format!("still at work: call `operation` with {} and wait_s", operation.id));
+        let (ended, engine) = operation.message.as_deref().map(|m| run::said("engine", m, 500)).unzip();
         Self {
             operation_id: operation.id.clone(),
             state: operation.state,
             duration_ms: u64::try_from((end - operation.created_at).num_milliseconds()).unwrap_or_default(),
-            message: operation.message.as_deref().map(|m| redact::line(m, 500)).or(next),
+            message: ended.or(next),
+            engine: engine.flatten(),
         }
     }
 
     /// One line: verb, state, how long, and what there is to say.
     pub fn line(&self, verb: &str) -> String {
         let message = self.message.as_ref().map(|m| format!(": {m}")).unwrap_or_default();
-        format!("{verb}: {} in {} ms ({}){message}", self.state.as_str(), self.duration_ms, self.operation_id)
+        let engine = self.engine.as_ref().map(|e| format!("\n[untrusted, {}]\n{}", e.source, e.text)).unwrap_or_default();
+        format!("{verb}: {} in {} ms ({}){message}{engine}", self.state.as_str(), self.duration_ms, self.operation_id)
     }
 }
 

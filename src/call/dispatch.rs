@@ -261,6 +261,8 @@ async fn mutate(
             (verdict, findings) = (verdict.max(plan.verdict), plan.findings.clone());
         }
         let plan_verdict = plan.as_ref().map_or(Verdict::Allow, |p| p.verdict);
+        // Before an approval is used up: what was approved and may not start now stays approved.
+        still_may(&call, facts).await?;
         let approved = match approval::ask(&call, facts, &decision, plan.as_ref(), &input, bound.as_ref()).await? {
             approval::Word::NotNeeded => false,
             approval::Word::Given => true,

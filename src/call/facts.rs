@@ -48,10 +48,7 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, 
     };
     let arguments = match scope.given {
         None => input.clone(),
-        Some(mut all) => {
-            all.extend(input.as_object().cloned().unwrap_or_default());
-            Arc::new(Value::Object(all))
-        }
+        Some(given) => Arc::new(Value::Object(carried(input, given))),
     };
     Ok(CallFacts {
         agent: call.who.agent.to_string(),
@@ -64,6 +61,15 @@ pub async fn resolve(call: &Call, spec: &ToolSpec, changes: bool, scope: Scope, 
         arguments,
         on_behalf: on_behalf(call),
     })
+}
+
+/// The arguments of a call that carries out an earlier one. What the earlier one could say is said by it alone: a call that names a plan says nothing of its
+/// own there, but `null` or an empty map in its place is no way to make a condition believe so.
+fn carried(input: &Value, given: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+    let mut all = input.as_object().cloned().unwrap_or_default();
+    all.retain(|key, _| !super::prepare::CONTENT.contains(&key.as_str()));
+    all.extend(given);
+    all
 }
 
 /// The same call as one about the other stack of its scope.

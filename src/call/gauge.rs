@@ -33,6 +33,11 @@ pub struct TooMany {
 }
 
 impl Gauge {
+    /// Nothing counted yet.
+    pub const fn new() -> Self {
+        Self { agents: Mutex::new(BTreeMap::new()) }
+    }
+
     /// Counts a call, or refuses it.
     ///
     /// # Errors

@@ -23,9 +23,9 @@ mod back;
 mod source;
 
 pub use back::{rollback, swap};
-pub use source::Source;
 use source::interrupted;
 pub(super) use source::load_from;
+pub use source::{CONTENT, Source};
 
 /// A stack as it shall be, with what is known of where it came from.
 #[derive(Debug, Clone)]

@@ -20,7 +20,8 @@ pub(crate) fn intent(call: &Call, facts: &CallFacts, decision: &Decision, input:
         call: call.id.clone(),
         agent: facts.agent.clone(),
         delegated_by: facts.on_behalf.clone(),
-        door: call.who.door.detail(),
+        // The approval's own rows say who asked by which door and token, and whose word it was.
+        door: call.resumes.as_ref().map_or_else(|| call.who.door.detail(), |id| format!("{} {id}", call.who.door.as_str())),
         tool: redact::line(&facts.tool, 64),
         stack: facts.stack.as_ref().map(ToString::to_string),
         environment: facts.environment.clone(),
@@ -50,7 +51,11 @@ pub(crate) fn outcome(call: &Call, verdict: Verdict, plan: &[Finding], result: &
                 _ => "error",
             };
             let code = serde_json::to_value(error.code).ok().and_then(|v| v.as_str().map(str::to_owned));
-            (outcome, code, json!({"message": redact::line(&error.message, 300)}))
+            let mut detail = json!({"message": redact::line(&error.message, 300)});
+            if let Some(engine) = error.engine() {
+                detail["engine"] = json!(engine);
+            }
+            (outcome, code, detail)
         }
     };
     let at = Utc::now();

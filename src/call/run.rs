@@ -43,6 +43,11 @@ pub struct EvidenceView {
     pub container: String,
     /// Why it counts as failed.
     pub reason: String,
+    /// What the engine said of it.
+    // Not in the schema: every client pays for it, and few failures have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub engine: Option<Untrusted>,
     /// Exit code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
@@ -85,6 +90,10 @@ pub struct OperationView {
     /// Why it ended as it did, or what comes next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the engine said, where that is why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub engine: Option<Untrusted>,
     /// Approval that let it start.
     // `approval` is the object of a call that waits for one. Not in the schema: every client pays for it, and few operations have one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +228,8 @@ pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, Ca
     let end = operation.settled_at.unwrap_or_else(chrono::Utc::now);
     let standing = call.house.executor.standing(&operation.id).map(|s| s.borrow().clone()).filter(|_| !operation.state.is_terminal());
     let percent = standing.as_ref().map(|s| s.percent.clamp(0.0, 100.0) as u8);
-    let message = operation.message.as_deref().map(|m| redact::line(m, 1000)).or_else(|| {
+    let (ended, engine) = operation.message.as_deref().map(|m| said("engine", m, 1_000)).unzip();
+    let message = ended.or_else(|| {
         let next = next_step(&operation)?;
         Some(standing.map_or(next.clone(), |s| format!("{}; {next}", redact::line(&s.message, 200))))
     });
@@ -233,6 +243,7 @@ pub async fn view(call: &Call, operation: Operation) -> Result<OperationView, Ca
         services,
         duration_ms: millis(end - operation.created_at),
         message,
+        engine: engine.flatten(),
         approval_id: operation.approval.map(|a| a.to_string()),
         evidence: operation.evidence.iter().map(evidence).collect(),
         operation_id: Some(operation.id),
@@ -275,17 +286,26 @@ async fn unchanged(call: &Call, verb: &str, plan: &Plan) -> Result<OperationView
         services: services(call, &plan.stack).await?,
         duration_ms: millis(chrono::Utc::now() - call.now),
         message: Some("nothing to do: what runs is what was asked for".into()),
+        engine: None,
         approval_id: None,
         evidence: vec![],
     })
 }
 
+/// A text of the executor: in our words, and what of it is the engine's, which quotes images, containers and registries.
+pub fn said(source: &str, text: &str, max: usize) -> (String, Option<Untrusted>) {
+    let (ours, theirs) = crate::engine::foreign(text);
+    (redact::line(ours, max), theirs.map(|t| redact::envelope(source, redact::keep_start(t, max), max)))
+}
+
 fn evidence(e: &Evidence) -> EvidenceView {
     let logs = e.logs.join("\n");
+    let (reason, engine) = said(&format!("engine, of {}", e.container), &e.reason, 300);
     EvidenceView {
         service: e.service.clone(),
         container: e.container.clone(),
-        reason: redact::line(&e.reason, 300),
+        reason,
+        engine,
         exit_code: e.exit_code,
         oom_killed: e.oom_killed,
         probe: e.probe_output.as_deref().filter(|p| !p.is_empty()).map(|p| redact::envelope(format!("probe of {}", e.container), p, 2_000)),
@@ -308,6 +328,9 @@ pub fn text(view: &OperationView) -> String {
     if let Some(message) = &view.message {
         out.push_str(&format!("\n{message}"));
     }
+    if let Some(engine) = &view.engine {
+        out.push_str(&format!("\n[untrusted, {}]\n{}", engine.source, engine.text));
+    }
     for s in &view.services {
         let health = match s.state.as_str() {
             // Nothing of it shall run.
@@ -326,7 +349,7 @@ pub fn text(view: &OperationView) -> String {
     }
     for e in &view.evidence {
         out.push_str(&format!("\nevidence {}: {}", e.service, e.reason));
-        for found in e.probe.iter().chain(&e.logs) {
+        for found in e.engine.iter().chain(&e.probe).chain(&e.logs) {
             out.push_str(&format!("\n[untrusted, {}]\n{}", found.source, found.text));
         }
     }

@@ -174,7 +174,13 @@ fn gather(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
             }
         }
         Value::Array(items) => items.iter().for_each(|v| gather(path, v, out)),
-        Value::Object(map) => map.iter().for_each(|(k, v)| gather(&format!("{path}.{k}"), v, out)),
+        Value::Object(map) => map.iter().for_each(|(k, v)| {
+            // Paths of files and names of variables are the caller's words, too; other keys are names of services.
+            if matches!(path, "files" | "variables") {
+                out.extend(words(k).filter(|w| specific(w)).map(|w| (path.to_owned(), w)));
+            }
+            gather(&format!("{path}.{k}"), v, out);
+        }),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -96,6 +96,14 @@ impl Desk {
         lent.insert(task.agent.clone(), (task.id.clone(), task.delegated_by.clone()));
     }
 
+    /// As if an agent outside had fetched a task of another.
+    #[cfg(test)]
+    pub(super) fn lends_for_test(&self, agent: &str, by: &str) {
+        let name = |text: &str| AgentName::new(text).expect("valid");
+        let id = TaskId::new("task-1").expect("valid");
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).insert(name(agent), (id, vec![name(by)]));
+    }
+
     /// The task is no longer with its agent.
     pub fn returned(&self, task: &Task) {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -153,7 +153,9 @@ mod tests {
         assert_eq!(check_version(Some("1.41")).unwrap(), (1, 41));
         assert!(check_version(Some("1.100")).unwrap() > MULTI_ENDPOINT);
         let error = check_version(Some("1.40")).unwrap_err().to_string();
-        assert_eq!(error, "the engine speaks API 1.40; dockwarden needs 1.41 (Docker 20.10) or later: update the engine");
+        let expected =
+            "the engine refused it: the engine speaks API 1.40; dockwarden needs 1.41 (Docker 20.10) or later: update the engine";
+        assert_eq!(error, expected);
         assert!(matches!(check_version(None), Err(EngineError::Protocol(_))));
         assert!(matches!(check_version(Some("one")), Err(EngineError::Protocol(_))));
     }

@@ -92,6 +92,11 @@ fn input_place(id: &ApprovalId) -> String {
     format!("approval/{id}")
 }
 
+/// Key under which it is kept what the arguments of a call without plan meant; forgotten with them.
+pub fn resolved_place(id: &ApprovalId) -> String {
+    format!("resolved:{id}")
+}
+
 fn call_place(id: &ApprovalId) -> String {
     format!("approved-call:{id}")
 }
@@ -171,10 +176,29 @@ impl Store {
         approve: bool,
         now: DateTime<Utc>,
     ) -> StoreResult<Option<Approval>> {
+        self.decided(id, operator, (approve, false), now).await
+    }
+
+    /// As [`Store::decide_approval`], of the person at the client: only where their word still counts by the time it is written.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn decide_at_client(&self, id: &ApprovalId, name: &str, approve: bool, now: DateTime<Utc>) -> StoreResult<Option<Approval>> {
+        self.decided(id, name, (approve, true), now).await
+    }
+
+    async fn decided(
+        &self,
+        id: &ApprovalId,
+        operator: &str,
+        (approve, at_client): (bool, bool),
+        now: DateTime<Utc>,
+    ) -> StoreResult<Option<Approval>> {
         let (id, operator, inner) = (id.clone(), operator.to_owned(), self.inner.clone());
         let write = move |c: &Connection| {
             expire(c, now)?;
-            let Some(mut approval) = by_id(c, &inner.keys, &id)?.filter(|a| a.state == ApprovalState::Pending) else { return Ok(None) };
+            let counts = |a: &Approval| a.state == ApprovalState::Pending && (!at_client || (a.by_client && !a.at_terminal));
+            let Some(mut approval) = by_id(c, &inner.keys, &id)?.filter(counts) else { return Ok(None) };
             if approve {
                 if !approval.approved_by.contains(&operator) {
                     approval.approved_by.push(operator);
@@ -223,6 +247,7 @@ impl Store {
             expire(c, now)?;
             let used = use_up(c, &id)? == 1;
             if used {
+                forget_resolved(c, &id)?;
                 set_value(c, &call_place(&id), &call)?;
             }
             Ok(used)
@@ -280,7 +305,11 @@ fn expire(c: &Connection, now: DateTime<Utc>) -> Sql<usize> {
     let mut statement = c.prepare_cached(
         "UPDATE approval SET state = 'expired', sealed_input = x'' WHERE state IN ('pending', 'approved') AND expires_at <= ?1",
     )?;
-    Ok(statement.execute([time(now)])?)
+    let expired = statement.execute([time(now)])?;
+    if expired > 0 {
+        c.prepare_cached("DELETE FROM value WHERE key IN (SELECT 'resolved:' || id FROM approval WHERE state = 'expired')")?.execute([])?;
+    }
+    Ok(expired)
 }
 
 fn live_same(c: &Connection, keys: &Keys, wanted: &Approval) -> Sql<Option<Approval>> {
@@ -384,8 +413,17 @@ fn operation_of(c: &Connection, id: &ApprovalId) -> Sql<Option<OperationId>> {
 
 /// Nothing runs a settled one any more, so what it would have run is not kept.
 fn forget_input(c: &Connection, id: &ApprovalId) -> Sql<()> {
-    c.prepare_cached("UPDATE approval SET sealed_input = x'' WHERE id = ?1 AND state NOT IN ('pending', 'approved')")?
+    let settled = c
+        .prepare_cached("UPDATE approval SET sealed_input = x'' WHERE id = ?1 AND state NOT IN ('pending', 'approved')")?
         .execute([id.as_str()])?;
+    if settled > 0 {
+        forget_resolved(c, id)?;
+    }
+    Ok(())
+}
+
+fn forget_resolved(c: &Connection, id: &ApprovalId) -> Sql<()> {
+    c.prepare_cached("DELETE FROM value WHERE key = ?1")?.execute([resolved_place(id)])?;
     Ok(())
 }
 

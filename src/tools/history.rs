@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// Releases shown: as many as keep their image tags, twice over.
 const SHOWN: usize = 20;
-/// Lines of one release's content shown: what a large stack has, and less than a reply may hold.
-const LINES: usize = 400;
+/// Bytes of what one release consists of and changed, together: a reply says them twice, and a model reads it all. What it changed goes first.
+const BUDGET: usize = 12_000;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +27,8 @@ pub(super) struct Input {
     stack: StackName,
     /// Only this release: its services in full, and what it changed.
     release: Option<u32>,
+    /// Of it only this service.
+    service: Option<ServiceName>,
     /// `next_cursor` of the reply before, for older releases.
     cursor: Option<String>,
 }
@@ -78,6 +80,11 @@ pub(super) struct Output {
     /// `service path: from -> to`, against the release before it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed: Vec<String>,
+    /// Not all of it is shown; `service` shows one whole.
+    // Not in the schema: every client pays for it, and few releases are so large.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip)]
+    truncated: bool,
     /// Pass as `cursor` for older releases.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -110,14 +117,28 @@ impl Verb for History {
             Some(number) => (vec![one(call, &input.stack, number).await?], None),
             None => page(call, &input.stack, before).await?,
         };
-        let (content, changed) = match (input.release, found.first()) {
-            (Some(_), Some(release)) => told(call, release).await?,
+        if input.service.is_some() && input.release.is_none() {
+            let hint = "name the release, too, or leave service out";
+            return Err(CallError::new(ErrorCode::InvalidArgument, "service narrows what one release consists of", hint).field("service"));
+        }
+        let (mut content, mut changed) = match (input.release, found.first()) {
+            (Some(_), Some(release)) => told(call, release, input.service.as_ref()).await?,
             _ => (vec![], vec![]),
         };
+        let truncated = cut(&mut changed, &mut content);
         let here: std::collections::BTreeSet<String> = call.house.engine.images().await?.into_iter().map(|i| i.id).collect();
         let releases = found.drain(..).map(|r| row(r, record.current, &here)).collect();
         let next_cursor = next.map(|n| n.to_string());
-        Ok(Output { stack: record.name, environment: record.environment, current: record.current, releases, content, changed, next_cursor })
+        Ok(Output {
+            stack: record.name,
+            environment: record.environment,
+            current: record.current,
+            releases,
+            content,
+            changed,
+            truncated,
+            next_cursor,
+        })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -137,6 +158,9 @@ impl Verb for History {
         }
         if !o.changed.is_empty() {
             out.push_str(&format!("\nchanged:\n{}", o.changed.join("\n")));
+        }
+        if o.truncated {
+            out.push_str("\n(cut: not all of this release is shown; give service for one service of it)");
         }
         if let Some(next) = &o.next_cursor {
             out.push_str(&format!("\n(older releases: cursor {next})"));
@@ -176,7 +200,7 @@ async fn one(call: &Call, stack: &StackName, number: u32) -> Result<Release, Cal
 }
 
 /// What a release consists of, and what it changed against the one before it; values of variables as set or changed, with a hash.
-async fn told(call: &Call, release: &Release) -> Result<(Vec<String>, Vec<String>), CallError> {
+async fn told(call: &Call, release: &Release, only: Option<&ServiceName>) -> Result<(Vec<String>, Vec<String>), CallError> {
     let store = &call.house.store;
     let earlier = match release.number {
         0 | 1 => None,
@@ -186,23 +210,43 @@ async fn told(call: &Call, release: &Release) -> Result<(Vec<String>, Vec<String
     let hash = |text: &str| store.keyed_hash(text);
     let old = |name: &ServiceName| earlier.as_ref().and_then(|e| e.spec.services.get(name));
     let (mut content, mut changed) = (vec![], vec![]);
-    for (name, service) in &release.spec.services {
+    let wanted = |name: &ServiceName| only.is_none_or(|only| only == name);
+    if let Some(only) = only.filter(|only| !release.spec.services.contains_key(*only) && old(only).is_none()) {
+        let hint = format!("call `history` with stack {} and release {} to see its services", release.stack, release.number);
+        let message = format!("release {} of stack {} has no service {only}", release.number, release.stack);
+        return Err(CallError::new(ErrorCode::NotFound, message, hint).field("service"));
+    }
+    for (name, service) in release.spec.services.iter().filter(|(name, _)| wanted(name)) {
         let value = |v: Option<String>| redact::line(v.as_deref().unwrap_or("-"), 200);
         content.extend(diff(None, Some(service), literal, &hash).into_iter().map(|l| format!("{name} {}: {}", l.path, value(l.to))));
         let lines = if earlier.is_some() { diff(old(name), Some(service), literal, &hash) } else { vec![] };
         changed.extend(lines.into_iter().map(|l| format!("{name} {}: {} -> {}", l.path, value(l.from), value(l.to))));
     }
-    let gone = earlier.iter().flat_map(|e| e.spec.services.keys()).filter(|n| !release.spec.services.contains_key(*n));
+    let gone = earlier.iter().flat_map(|e| e.spec.services.keys()).filter(|n| wanted(n) && !release.spec.services.contains_key(*n));
     changed.extend(gone.map(|name| format!("{name}: removed")));
     // What the journal tells: data is in no file.
     let data = DataResult::of(&store.steps(&release.operation).await?);
     changed.extend(
         data.restored.into_iter().map(|r| format!("data {}: as it was -> snapshot {}", redact::line(&r.source, 200), r.snapshot_id)),
     );
-    for lines in [&mut content, &mut changed] {
-        lines.truncate(LINES);
-    }
     Ok((content, changed))
+}
+
+/// Cuts both to [`BUDGET`] bytes, at whole lines; whether anything went.
+fn cut(changed: &mut Vec<String>, content: &mut Vec<String>) -> bool {
+    let mut left = BUDGET;
+    let mut went = false;
+    for lines in [changed, content] {
+        let kept = lines.iter().take_while(|line| {
+            let fits = line.len() < left;
+            left = if fits { left - line.len() - 1 } else { 0 };
+            fits
+        });
+        let kept = kept.count();
+        went |= kept < lines.len();
+        lines.truncate(kept);
+    }
+    went
 }
 
 fn row(r: Release, current: Option<u32>, here: &std::collections::BTreeSet<String>) -> Row {
@@ -229,5 +273,56 @@ fn row(r: Release, current: Option<u32>, here: &std::collections::BTreeSet<Strin
         operation_id: r.operation.to_string(),
         content_of: r.content_of,
         git: r.git,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::dispatch::tests::bench;
+    use serde_json::{Value, json};
+
+    #[tokio::test]
+    async fn a_large_release_is_bounded_and_says_so() {
+        let b = bench().await;
+        let service = |n: usize| {
+            let variables: String = (0..15).map(|v| format!("      SETTING_{v}_OF_A_SERVICE: value-{n}-{v}\n")).collect();
+            format!("  web{n}:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.1\n    environment:\n{variables}")
+        };
+        let compose = format!("services:\n{}", (0..40).map(service).collect::<String>());
+        let release = b.call("plan", json!({"stack": "shop", "compose": compose})).await.expect("planned").value;
+        let id = crate::model::ids::PlanId::new(release["plan_id"].as_str().expect("an id")).expect("valid");
+        let plan = b.house.store.plan(&id).await.expect("read").expect("there");
+        let small = b.call("deploy", json!({"stack": "shop", "compose": crate::call::dispatch::tests::COMPOSE})).await.expect("deployed");
+        assert!(small.known.operation.is_some());
+        // The same release as if it had this content: forty containers need not run for it.
+        let mut of_it = b.house.store.release(&plan.stack, 1).await.expect("read").expect("there");
+        of_it.spec = plan.desired;
+        let told = |service: Option<&str>| {
+            let only = service.map(|s| ServiceName::new(s).expect("valid"));
+            let (b, of_it) = (&b, &of_it);
+            async move {
+                let who = crate::call::Principal {
+                    agent: crate::model::ids::AgentName::new("keeper").expect("valid"),
+                    door: crate::call::Door::McpStdio,
+                    client: None,
+                    read_only: false,
+                    on_behalf: vec![],
+                };
+                let call = Call::new(&b.house, &who, None, None);
+                super::told(&call, of_it, only.as_ref()).await
+            }
+        };
+        let (mut content, mut changed) = told(None).await.expect("told");
+        assert!(content.iter().map(String::len).sum::<usize>() > 2 * BUDGET, "{}", content.len());
+        assert!(cut(&mut changed, &mut content));
+        assert!(content.iter().chain(&changed).map(|l| l.len() + 1).sum::<usize>() <= BUDGET && content.len() > 50);
+        let (mut content, mut changed) = told(Some("web7")).await.expect("told");
+        assert!(!cut(&mut changed, &mut content) && content.iter().all(|l| l.starts_with("web7 ")) && content.len() > 15, "{content:?}");
+        assert_eq!(told(Some("nosuch")).await.expect_err("not there").code, ErrorCode::NotFound);
+        let row: Value = b.call("history", json!({"stack": "shop", "release": 1, "service": "web"})).await.expect("read").value;
+        assert!(row["content"].as_array().is_some_and(|c| !c.is_empty()) && row["truncated"].is_null(), "{row}");
+        let wrong = b.call("history", json!({"stack": "shop", "service": "web"})).await.expect_err("of which release");
+        assert_eq!(wrong.field.as_deref(), Some("service"));
     }
 }

@@ -166,7 +166,7 @@ async fn list(call: &Call, input: Input) -> Result<Output, CallError> {
         let bad = !matches!(o.state, OperationState::Done | OperationState::Monitoring | OperationState::Queued | OperationState::Running);
         Listed {
             duration_ms: o.settled_at.map(|end| run::millis(end - o.created_at)),
-            message: o.message.as_deref().filter(|_| bad).map(|m| redact::line(m, 200)),
+            message: o.message.as_deref().filter(|_| bad).map(|m| run::said("engine", m, 200).0),
             operation_id: o.id,
             verb: o.verb,
             stack: o.stack,

@@ -113,7 +113,9 @@ impl Verb for Prune {
             return forget(call, permit).await;
         }
         let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], bytes: 0, truncated: false };
-        for item in find(call, input.what).await? {
+        // What came to be unused since is not what was shown.
+        let shown = call.resolved.get().map(named);
+        for item in find(call, input.what).await?.into_iter().filter(|i| shown.as_ref().is_none_or(|s| s.contains(i.shown.as_str()))) {
             match remove(call, &permit, &item).await {
                 Ok(bytes) => {
                     out.bytes += bytes;
@@ -152,6 +154,11 @@ enum Unused {
     Network(EngineName),
     BuildCache,
     Snapshot(SnapshotId),
+}
+
+/// The items that were shown.
+fn named(resolved: &Value) -> BTreeSet<&str> {
+    resolved["items"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 fn bounded(mut out: Output) -> Output {
@@ -218,7 +225,8 @@ async fn marked(call: &Call) -> Result<Vec<String>, CallError> {
 /// Removes them as one operation: what is journaled is what is removed.
 async fn forget(call: &Call, permit: Permit) -> Result<Output, CallError> {
     let (mut ids, mut items, mut bytes) = (vec![], vec![], 0);
-    for item in snapshots(call).await? {
+    let shown = call.resolved.get().map(named);
+    for item in snapshots(call).await?.into_iter().filter(|i| shown.as_ref().is_none_or(|s| s.contains(i.shown.as_str()))) {
         let Unused::Snapshot(id) = item.what else { continue };
         bytes += item.bytes;
         ids.push(id);

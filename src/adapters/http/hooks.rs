@@ -2,13 +2,14 @@
 //! absent: what a request means (`call::hooks`), and any hint to a caller why its signature was refused.
 
 use crate::adapters::Doors;
+use crate::adapters::http::strangers;
 use crate::adapters::mcp::http::problem;
 use crate::call::error::ErrorCode;
 use crate::call::hooks::{self, LEAST_SECRET, Request, Taken};
 use crate::model::trigger::Trigger;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -41,7 +42,13 @@ async fn secret(trigger: &Trigger) -> Option<Vec<u8>> {
     }
 }
 
-async fn hook(State(doors): State<Arc<Doors>>, Path(name): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+async fn hook(
+    State(doors): State<Arc<Doors>>,
+    Path(name): Path<String>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let house = &doors.house;
     let found = house.config.settings.triggers.iter().find(|t| t.name == name && t.on.webhook.is_some());
     let Some((trigger, kind)) = found.and_then(|t| t.on.webhook.map(|kind| (t, kind))) else {
@@ -66,6 +73,7 @@ async fn hook(State(doors): State<Arc<Doors>>, Path(name): Path<String>, headers
         tracing::warn!(trigger = trigger.name, why, "a request to a hook was refused");
         return problem(StatusCode::UNAUTHORIZED, "unauthorized", "the request is not signed with this hook's secret", "see docs/tasks.md");
     }
+    strangers::known(&extensions);
     let _busy = doors.presence.enter();
     match hooks::take(house, trigger, kind, &request, now).await {
         Ok(Taken::Tasks { tasks, left_out }) => {

@@ -4,6 +4,7 @@
 mod html;
 
 use super::session::{self, Session, Sessions};
+use super::strangers;
 use crate::adapters::Doors;
 use crate::adapters::people::{self, Word};
 use crate::adapters::socket::wire::Credential;
@@ -12,8 +13,9 @@ use crate::call::error::ErrorCode;
 use crate::model::ids::ApprovalId;
 use axum::Router;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{DefaultBodyLimit, Form, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Form, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,19 +25,15 @@ use serde::Deserialize;
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// Bytes of a form: a passphrase and a token.
 const MAX_FORM: usize = 8 * 1024;
-/// Logins that wait for their turn; each costs 0.1 s and a wrong one a second, so more would only queue.
-const WAITING_LOGINS: usize = 4;
 
 /// What the pages share.
 #[derive(Debug)]
 struct Pages {
     doors: Arc<Doors>,
     sessions: Sessions,
-    logins: Semaphore,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,7 +65,7 @@ struct Then {
 
 /// The routes of `/approvals`.
 pub fn router(doors: &Arc<Doors>) -> Router {
-    let pages = Pages { doors: Arc::clone(doors), sessions: Sessions::default(), logins: Semaphore::new(WAITING_LOGINS) };
+    let pages = Pages { doors: Arc::clone(doors), sessions: Sessions::default() };
     Router::new()
         .route("/approvals", get(list))
         .route("/approvals/login", get(login_form).post(login))
@@ -152,15 +150,16 @@ impl Pages {
     }
 
     /// The session behind a request, or the way to the login.
-    async fn session(&self, headers: &HeaderMap, then: Option<&ApprovalId>) -> Result<Session, Response> {
+    async fn session(&self, visit: &Visit, then: Option<&ApprovalId>) -> Result<Session, Response> {
         let login = || to(&then.map_or_else(|| "/approvals/login".to_owned(), |id| format!("/approvals/login?then={id}")));
-        let Some(cookie) = cookie(headers) else { return Err(login()) };
+        let Some(cookie) = cookie(&visit.headers) else { return Err(login()) };
         let Some(session) = self.sessions.find(cookie, Utc::now()) else { return Err(login()) };
         let operators = self.doors.house.store.operators().await.map_err(|e| self.failed(&e.into()))?;
         if !session.holds(&operators) {
             self.sessions.close(cookie);
             return Err(login());
         }
+        strangers::known(&visit.extensions);
         Ok(session)
     }
 
@@ -175,6 +174,20 @@ impl Pages {
     }
 }
 
+/// Who sends a request, as far as the request says.
+struct Visit {
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+impl<S: Sync> FromRequestParts<S> for Visit {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self { headers: parts.headers.clone(), extensions: parts.extensions.clone() })
+    }
+}
+
 fn cookie(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(header::COOKIE).iter();
     match (all.next(), all.next()) {
@@ -183,8 +196,8 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-async fn list(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Response {
-    let session = match pages.session(&headers, None).await {
+async fn list(State(pages): State<Arc<Pages>>, visit: Visit) -> Response {
+    let session = match pages.session(&visit, None).await {
         Ok(session) => session,
         Err(response) => return response,
     };
@@ -199,9 +212,9 @@ async fn list(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Response {
     }
 }
 
-async fn show(State(pages): State<Arc<Pages>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
+async fn show(State(pages): State<Arc<Pages>>, visit: Visit, Path(id): Path<String>) -> Response {
     let id = valid(Some(id));
-    let session = match pages.session(&headers, id.as_ref()).await {
+    let session = match pages.session(&visit, id.as_ref()).await {
         Ok(session) => session,
         Err(response) => return response,
     };
@@ -219,15 +232,12 @@ async fn login_form(State(pages): State<Arc<Pages>>, Query(then): Query<Then>) -
     page(StatusCode::OK, html::login(pages.host(), valid(then.then).as_ref().map(ApprovalId::as_str), None))
 }
 
-async fn login(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Result<Form<Login>, FormRejection>) -> Response {
+async fn login(State(pages): State<Arc<Pages>>, visit: Visit, form: Result<Form<Login>, FormRejection>) -> Response {
     let again = |status, then: Option<&ApprovalId>, problem: &str| {
         page(status, html::login(pages.host(), then.map(ApprovalId::as_str), Some(problem)))
     };
     let Ok(Form(form)) = form else { return again(StatusCode::BAD_REQUEST, None, "Fill in both fields.") };
     let then = valid(form.then);
-    let Ok(_turn) = pages.logins.try_acquire() else {
-        return again(StatusCode::TOO_MANY_REQUESTS, then.as_ref(), "Too many people log in at once; try again in some seconds.");
-    };
     let store = &pages.doors.house.store;
     let credential = Credential { operator: form.operator, passphrase: form.passphrase };
     let operator = match people::verified_at_page(&pages.doors.house, &credential).await {
@@ -251,8 +261,9 @@ async fn login(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Result
     };
     match opened.await {
         Ok(cookie) => {
+            strangers::known(&visit.extensions);
             let mut response = to(&then.map_or_else(|| "/approvals".to_owned(), |id| format!("/approvals/{id}")));
-            let set = HeaderValue::from_str(&session::set_cookie(&cookie, secure(&headers))).expect("base64 is ASCII");
+            let set = HeaderValue::from_str(&session::set_cookie(&cookie, secure(&visit.headers))).expect("base64 is ASCII");
             response.headers_mut().insert(header::SET_COOKIE, set);
             response
         }
@@ -260,15 +271,15 @@ async fn login(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Result
     }
 }
 
-async fn logout(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Result<Form<Logout>, FormRejection>) -> Response {
-    let session = match pages.session(&headers, None).await {
+async fn logout(State(pages): State<Arc<Pages>>, visit: Visit, form: Result<Form<Logout>, FormRejection>) -> Response {
+    let session = match pages.session(&visit, None).await {
         Ok(session) => session,
         Err(response) => return response,
     };
     if !form.is_ok_and(|Form(f)| session.meant(&["logout"], &f.csrf)) {
         return outdated(&pages);
     }
-    if let Some(cookie) = cookie(&headers) {
+    if let Some(cookie) = cookie(&visit.headers) {
         pages.sessions.close(cookie);
     }
     let closed = json!({"door": people::PAGE});
@@ -276,7 +287,7 @@ async fn logout(State(pages): State<Arc<Pages>>, headers: HeaderMap, form: Resul
         return pages.failed(&e.into());
     }
     let mut response = to("/approvals/login");
-    let set = HeaderValue::from_str(&session::set_cookie("", secure(&headers))).expect("ASCII");
+    let set = HeaderValue::from_str(&session::set_cookie("", secure(&visit.headers))).expect("ASCII");
     response.headers_mut().insert(header::SET_COOKIE, set);
     response
 }
@@ -288,12 +299,12 @@ fn outdated(pages: &Pages) -> Response {
 
 async fn decide(
     State(pages): State<Arc<Pages>>,
-    headers: HeaderMap,
+    visit: Visit,
     Path(id): Path<String>,
     form: Result<Form<Decision>, FormRejection>,
 ) -> Response {
     let id = valid(Some(id));
-    let session = match pages.session(&headers, id.as_ref()).await {
+    let session = match pages.session(&visit, id.as_ref()).await {
         Ok(session) => session,
         Err(response) => return response,
     };

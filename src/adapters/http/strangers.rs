@@ -3,7 +3,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::Extensions;
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::StreamExt;
@@ -40,6 +40,12 @@ impl Strangers {
         open.push_back(cut.clone());
         Client { all: self.clone(), cut }
     }
+
+    /// How many are not known.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
 }
 
 impl Client {
@@ -55,20 +61,16 @@ impl Client {
     }
 }
 
-/// Middleware: whoever sent a credential that a route took is known, and bodies have their time.
-pub async fn watched(request: Request, next: Next) -> Response {
-    let client = request.extensions().get::<Client>().cloned();
-    let shown = shows(request.headers());
-    let response = next.run(request.map(|body| in_time(body, BODY_WITHIN))).await;
-    let taken = response.status().is_success() || response.status() == StatusCode::SEE_OTHER;
-    if let Some(client) = client.filter(|_| shown && taken) {
+/// Says of a request's client that its credential was checked and holds. Nothing else makes it known: a header that nobody looked at is no credential.
+pub fn known(extensions: &Extensions) {
+    if let Some(client) = extensions.get::<Client>() {
         client.known();
     }
-    response
 }
 
-fn shows(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(header::COOKIE)
+/// Middleware: bodies have their time.
+pub async fn watched(request: Request, next: Next) -> Response {
+    next.run(request.map(|body| in_time(body, BODY_WITHIN))).await
 }
 
 fn in_time(body: Body, within: Duration) -> Body {

@@ -78,7 +78,8 @@ impl Asker<'_> {
         match self.carried_out(given.approval, answer(&response["action"], &response["content"])).await {
             Ok(Some(reply)) => Back::Reply(Box::new(Ok(reply))),
             Ok(None) => Back::Quiet,
-            Err(e) => Back::Reply(Box::new(Err(e))),
+            // As any other call that comes to nothing: an answer that decides nothing is counted and recorded, too.
+            Err(e) => Back::Reply(Box::new(refuse(&self.doors.house, self.who, self.tool, self.input, e).await)),
         }
     }
 

@@ -2,11 +2,12 @@
 //! is restarted. Deliberately absent: configuration, policy, SQLite and rmcp. A client waits for this process, so it does nothing but connect and copy.
 
 mod link;
+mod queue;
 mod replay;
 
 use crate::adapters::socket::client::{self, ClientError};
 use crate::adapters::socket::wire;
-use link::{Ended, Link, downward, tell, upward};
+use link::{Ended, LAST_WORDS, Link, after, downward, tell, upward};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between looks for it, at first and later.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_LATER: Duration = Duration::from_secs(1);
+/// Pause between tries to start one that did not start.
+const START_AGAIN: Duration = Duration::from_secs(10);
 /// Time for its welcome: one that ends still takes connections, and answers none.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// A connection that ends sooner has failed.
@@ -78,17 +81,27 @@ impl Bridge {
     /// Waits for a supervisor; `None` when the client left meanwhile.
     async fn reconnect(&self, link: &Link, own: bool, ends: &mut Receiver<Ended>) -> Result<Option<Welcomed>, ClientError> {
         let begun = Instant::now();
+        // One that this bridge started has nobody else who would bring it back.
+        let mut start_at = if own { begun } else { begun + PATIENCE };
+        let mut told = false;
         loop {
-            let patient = begun.elapsed() < PATIENCE;
-            // One that this bridge started has nobody else who would bring it back.
-            let pause = match self.connect((own || !patient) && link.wanted()).await {
+            let starting = Instant::now() >= start_at && link.wanted();
+            let failed = match self.connect(starting).await {
                 Ok(welcomed) => return Ok(Some(welcomed)),
-                Err(ClientError::NotRunning { .. } | ClientError::Broken(_) | ClientError::TooSlow { .. }) if patient => LOOK,
-                Err(ClientError::NotRunning { .. } | ClientError::Broken(_) | ClientError::TooSlow { .. }) => LOOK_LATER,
-                // The way to the socket opens a moment after the socket.
-                Err(ClientError::Forbidden { .. }) if patient => LOOK,
-                Err(e) => return Err(e),
+                Err(e) if !may_pass(&e) => return Err(e),
+                Err(e) => e,
             };
+            if starting {
+                start_at = Instant::now() + START_AGAIN;
+            }
+            // The way to the socket opens a moment after the socket; and where this user may start none, whoever runs it brings it back.
+            let stands = matches!(failed, ClientError::DidNotStart { .. })
+                || (matches!(failed, ClientError::Forbidden { .. }) && begun.elapsed() >= PATIENCE);
+            if stands && !told {
+                eprintln!("dockwarden: {failed}; looking for it as long as the client is there");
+                told = true;
+            }
+            let pause = if begun.elapsed() < PATIENCE { LOOK } else { LOOK_LATER };
             match tokio::time::timeout(pause, ends.recv()).await {
                 Err(_) => {}
                 Ok(Some(Ended::Client(result))) => return result.map(|()| None).map_err(broken),
@@ -97,6 +110,19 @@ impl Bridge {
                 Ok(None) => return Ok(None),
             }
         }
+    }
+}
+
+/// Whether waiting may mend what is wrong with the way to a supervisor that was there before. Where this user may start none, or finds the way to the socket
+/// closed, whoever runs it brings it back; who is not welcome any more stays so.
+fn may_pass(e: &ClientError) -> bool {
+    match e {
+        ClientError::NotRunning { .. }
+        | ClientError::Forbidden { .. }
+        | ClientError::DidNotStart { .. }
+        | ClientError::TooSlow { .. }
+        | ClientError::Broken(_) => true,
+        ClientError::Refused { .. } => false,
     }
 }
 
@@ -119,11 +145,22 @@ pub async fn run(bridge: &Bridge) -> Result<(), ClientError> {
     let (ended, mut ends) = tokio::sync::mpsc::channel(4);
     link.restore(&first.stream).map_err(broken)?;
     carry(&link, first, &ended);
+    let (waits, to) = (Arc::clone(&link), ended.clone());
+    std::thread::spawn(move || {
+        if let Err(e) = after(&waits) {
+            // Nobody listens any more only when the process ends.
+            let _ = to.blocking_send(Ended::Output(e));
+        }
+    });
     let (up, to) = (Arc::clone(&link), ended.clone());
     // Not waited for: a read of stdin that nobody answers ends with the process.
     std::thread::spawn(move || upward(&up, std::io::stdin().lock(), &to));
     let (mut closing, mut since, mut short) = (false, Instant::now(), 0);
-    while let Some(end) = ends.recv().await {
+    loop {
+        let next = ends.recv();
+        // A supervisor that was stopped closes nothing.
+        let end = if closing { tokio::time::timeout(LAST_WORDS, next).await.unwrap_or(None) } else { next.await };
+        let Some(end) = end else { return Ok(()) };
         match end {
             Ended::Client(result) => {
                 result.map_err(broken)?;
@@ -155,5 +192,37 @@ pub async fn run(bridge: &Bridge) -> Result<(), ClientError> {
             }
         }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_may_start_nothing_waits_until_it_leaves_and_one_that_is_refused_does_not() {
+        let path = || PathBuf::from("/nowhere");
+        for e in [
+            ClientError::NotRunning { home: path() },
+            ClientError::Forbidden { path: path() },
+            ClientError::DidNotStart { log: String::new() },
+            ClientError::TooSlow { path: path() },
+            ClientError::Broken(String::new()),
+        ] {
+            assert!(may_pass(&e), "{e}");
+        }
+        let (code, message, hint, whole) = (String::new(), String::new(), String::new(), serde_json::Value::Null);
+        assert!(!may_pass(&ClientError::Refused { code, message, hint, whole }));
+
+        // Nobody is there, and its home is no directory that anybody could start one for.
+        let bridge = Bridge { home: path(), config: None, agent: "keeper".into(), read_only: false, toolsets: None };
+        let (ended, mut ends) = tokio::sync::mpsc::channel(4);
+        let link = Link::default();
+        let waits = bridge.reconnect(&link, false, &mut ends);
+        let leaves = async {
+            tokio::time::sleep(LOOK * 4).await;
+            ended.send(Ended::Client(Ok(()))).await.expect("it still looks");
+        };
+        let (waited, ()) = tokio::join!(waits, leaves);
+        assert!(matches!(waited, Ok(None)), "the client left");
+    }
 }

@@ -184,6 +184,7 @@ mod tests {
         let template = |uri: &str, argument: &str| known(&[], &Reference::for_resource(uri), argument);
         assert_eq!(template("dockwarden://stacks/{stack}", "stack"), Ok(()));
         assert_eq!(template("dockwarden://audit{?agent,tool,stack,verdict,outcome,since,until,cursor}", "tool"), Ok(()));
+        assert_eq!(template("dockwarden://stacks/{stack}/services/{service}", "service"), Ok(()));
         assert!(template("dockwarden://stacks/{stack}", "release").is_err());
         assert!(template("dockwarden://nowhere/{stack}", "stack").is_err());
         let prompt = Prompt {

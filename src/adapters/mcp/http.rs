@@ -6,9 +6,11 @@ mod admit;
 use super::sessions::Sessions;
 use super::{Caller, Server};
 use crate::adapters::Doors;
-use crate::adapters::http::strangers::Client;
+use crate::adapters::http::strangers;
 use crate::call::CallError;
 use crate::call::error::ErrorCode;
+use crate::call::gauge::Gauge;
+use crate::gate::RateLimit;
 use crate::model::ids::AgentName;
 use crate::store::token::{TokenId, TokenUse};
 use crate::tools::toolsets::Selection;
@@ -45,14 +47,30 @@ const NOTE_USE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// A session nobody used for so long ends; the client makes a new one.
 const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 
+/// Requests of one token in a minute, where its agent has the lowest limit of calls, and where it has none.
+const LEAST_REQUESTS: u32 = 600;
+const MOST_REQUESTS: u32 = 60_000;
+
 #[derive(Clone)]
 struct Gatekeeper {
     doors: Arc<Doors>,
     sessions: Arc<LocalSessionManager>,
     kept: Arc<Sessions>,
-    /// Sessions by the token that opened them, and when it was last noted that they are used.
-    opened: Arc<Mutex<BTreeMap<TokenId, BTreeMap<String, Instant>>>>,
+    /// Sessions that are open, by their id.
+    opened: Arc<Mutex<BTreeMap<String, Opened>>>,
+    /// One session is opened after the other: the caps hold for as many as come at once.
+    opening: Arc<tokio::sync::Mutex<()>>,
+    /// Requests of each token, whatever they ask.
+    requests: Arc<Gauge>,
     streams: Streams,
+}
+
+/// An open session: whose it is, the token that used it last, and when that was last noted on disk.
+#[derive(Debug, Clone)]
+struct Opened {
+    agent: AgentName,
+    token: TokenId,
+    noted: Instant,
 }
 
 impl Gatekeeper {
@@ -60,25 +78,58 @@ impl Gatekeeper {
     async fn open_of(&self, token: TokenId) -> usize {
         let open = self.sessions.sessions.read().await;
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.values_mut().for_each(|ids| ids.retain(|id, _| open.contains_key(id.as_str())));
-        opened.retain(|_, ids| !ids.is_empty());
-        opened.get(&token).map_or(0, BTreeMap::len)
+        opened.retain(|id, _| open.contains_key(id.as_str()));
+        opened.values().filter(|o| o.token == token).count()
     }
 
-    /// A session is a token's, and used: the token opened it, or found it again after a restart.
-    fn is_of(&self, session: &str, token: TokenId) {
+    /// A session is used: its agent opened it, or found it again after a restart. An id that names no open session is none, whatever a request without one was
+    /// answered.
+    async fn used(&self, session: &str, agent: &AgentName, token: TokenId) {
+        if !self.sessions.sessions.read().await.contains_key(session) {
+            return;
+        }
         let now = Instant::now();
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let sessions = opened.entry(token).or_default();
-        match sessions.get_mut(session) {
-            Some(noted) if now.duration_since(*noted) < NOTE_USE_EVERY => return,
-            Some(noted) => *noted = now,
-            None => {
-                sessions.insert(session.to_owned(), now);
+        {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            match opened.get_mut(session) {
+                Some(known) => {
+                    known.token = token;
+                    if now.duration_since(known.noted) < NOTE_USE_EVERY {
+                        return;
+                    }
+                    known.noted = now;
+                }
+                None => drop(opened.insert(session.to_owned(), Opened { agent: agent.clone(), token, noted: now })),
             }
         }
-        drop(opened);
-        self.kept.used(session);
+        self.kept.used(session).await;
+    }
+
+    /// Whether a session is another agent's, or nobody's who is known: who guesses or reads its id gets nothing by it.
+    async fn is_foreign(&self, session: &str, agent: &AgentName) -> bool {
+        let known = self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(session).map(|o| o.agent.clone());
+        let owner = match known {
+            Some(owner) => Some(owner),
+            None => self.kept.owner(session).await,
+        };
+        match owner {
+            Some(owner) => owner != *agent,
+            // What is neither open nor kept is none: rmcp says so, or never looks at the header.
+            None => self.sessions.sessions.read().await.contains_key(session) || self.kept.has(session).await,
+        }
+    }
+
+    /// Refuses a request beyond what one token may make in a minute, calls or not.
+    fn within_minute(&self, agent: &AgentName, token: TokenId) -> Result<(), Box<Response>> {
+        let calls = self.doors.house.rulebook.load().agents.get(agent.as_str()).and_then(|a| a.limits.calls_per_minute);
+        let limit = RateLimit { key: format!("{token}/*"), max: requests_per_minute(calls), window_s: 60 };
+        let Err(too_many) = self.requests.count(&token.to_string(), &limit, Utc::now()) else { return Ok(()) };
+        let message = format!("this token made {} requests within a minute", limit.max);
+        let hint =
+            format!("try again in {} s; follow what changes with a subscription instead of asking again and again", too_many.retry_after_s);
+        let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &message, &hint);
+        response.headers_mut().insert(header::RETRY_AFTER, too_many.retry_after_s.into());
+        Err(Box::new(response))
     }
 
     /// Whether there is room for another session.
@@ -97,6 +148,10 @@ impl Gatekeeper {
 
 /// The routes of `/mcp`.
 pub fn router(doors: &Arc<Doors>) -> Router {
+    guarded(doors).0
+}
+
+fn guarded(doors: &Arc<Doors>) -> (Router, Gatekeeper) {
     let mut manager = LocalSessionManager::default();
     manager.session_config.keep_alive = Some(SESSION_IDLE);
     let sessions = Arc::new(manager);
@@ -111,8 +166,9 @@ pub fn router(doors: &Arc<Doors>) -> Router {
     let server = move || Ok(Server::per_request(Arc::clone(&for_factory), Arc::clone(&beside)));
     let service = StreamableHttpService::new(server, Arc::clone(&sessions), config);
     let streams = Streams::new(MAX_STREAMS, MAX_STREAMS_OF_TOKEN);
-    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions, kept, opened: Arc::default(), streams };
-    Router::new().route_service("/mcp", service).layer(from_fn_with_state(keeper, admit))
+    let (opened, opening, requests) = Default::default();
+    let keeper = Gatekeeper { doors: Arc::clone(doors), sessions, kept, opened, opening, requests, streams };
+    (Router::new().route_service("/mcp", service).layer(from_fn_with_state(keeper.clone(), admit)), keeper)
 }
 
 async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Next) -> Response {
@@ -121,8 +177,16 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         Err(refused) => return *refused,
     };
     // Before the call, which may take long.
-    if let Some(client) = request.extensions().get::<Client>() {
-        client.known();
+    strangers::known(request.extensions());
+    // Before the body is read.
+    if let Err(too_many) = keeper.within_minute(&caller.agent, token.id) {
+        return *too_many;
+    }
+    let session = request.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    if let Some(session) = &session
+        && keeper.is_foreign(session, &caller.agent).await
+    {
+        return problem(StatusCode::NOT_FOUND, "not_found", "this agent has no such session", "open one with `initialize`");
     }
     if let Err(e) = narrow(&mut caller, request.headers(), request.uri().query().unwrap_or_default()) {
         return problem(StatusCode::BAD_REQUEST, "invalid_argument", &e.message, &e.hint);
@@ -130,9 +194,9 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let mut kind = if request.method() == axum::http::Method::GET { Kind::Stream } else { Kind::Other };
     if request.method() == axum::http::Method::POST {
         let (parts, body) = request.into_parts();
-        let Ok(whole) = axum::body::to_bytes(body, super::stdio::MAX_LINE).await else {
-            let hint = "send it in parts or name a file of the stack's directory";
-            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request has at most 4 MiB, and must arrive whole", hint);
+        let whole = match axum::body::to_bytes(body, super::stdio::MAX_LINE).await {
+            Ok(whole) => whole,
+            Err(e) => return unread(&e),
         };
         kind = Kind::of(&whole);
         if kind == Kind::Session && whole.len() > MAX_INITIALIZE {
@@ -141,7 +205,8 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
         }
         request = Request::from_parts(parts, Body::from(whole));
     }
-    if kind == Kind::Session
+    let opening = if kind == Kind::Session { Some(keeper.opening.lock().await) } else { None };
+    if opening.is_some()
         && let Err(full) = keeper.room(token.id).await
     {
         return *full;
@@ -153,7 +218,7 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
             return problem(StatusCode::TOO_MANY_REQUESTS, "too_many_streams", full, hint);
         }
     };
-    let session = request.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let agent = caller.agent.clone();
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(token.id);
     let ends = request.method() == axum::http::Method::DELETE;
@@ -162,9 +227,14 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
     let (headers, base) = (request.headers().clone(), base_of(request.extensions()));
     let mut response = next.run(request).await;
     let opened = response.headers().get("mcp-session-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    if let Some(id) = opened.or(session).filter(|_| response.status().is_success() && !ends) {
-        keeper.is_of(&id, token.id);
+    if let Some(id) = &opened {
+        // Before the client hears of it.
+        keeper.kept.belongs(id, &agent).await;
     }
+    if let Some(id) = opened.or(session).filter(|_| response.status().is_success() && !ends) {
+        keeper.used(&id, &agent, token.id).await;
+    }
+    drop(opening);
     // A session that was ended is gone, not going: some clients take any other answer for a failure.
     if ends && response.status() == StatusCode::ACCEPTED {
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -185,6 +255,27 @@ async fn admit(State(keeper): State<Gatekeeper>, mut request: Request, next: Nex
             let _held_as_long_as_the_stream = &place;
         }))
     })
+}
+
+/// What a request whose body could not be read is answered, and why it could not.
+fn unread(e: &axum::Error) -> Response {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(e) = cause {
+        if e.is::<http_body_util::LengthLimitError>() {
+            let hint = "send it in parts or name a file of the stack's directory";
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a request has at most 4 MiB", hint);
+        }
+        if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut) {
+            return problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time; nothing was done", "send it again");
+        }
+        cause = e.source();
+    }
+    problem(StatusCode::BAD_REQUEST, "invalid_argument", "the body did not arrive whole; nothing was done", "send it again")
+}
+
+/// Requests of one token in a minute: what is no call, e.g. lists and completions, is counted here only, so it is far above the calls an agent may make.
+pub(super) fn requests_per_minute(calls: Option<u32>) -> u32 {
+    calls.map_or(MOST_REQUESTS, |calls| calls.saturating_mul(4).clamp(LEAST_REQUESTS, MOST_REQUESTS))
 }
 
 /// Resolves when a token was revoked or its time is over.
@@ -294,36 +385,4 @@ pub fn problem(status: StatusCode, code: &str, message: &str, hint: &str) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn narrowed(headers: &[(&'static str, &'static str)], query: &str) -> Result<Caller, CallError> {
-        let agent = AgentName::new("observer").expect("a name");
-        let mut caller = Caller { agent, read_only: false, toolsets: Selection::default() };
-        let headers = headers.iter().map(|(k, v)| (k.parse().expect("a name"), v.parse().expect("a value"))).collect();
-        narrow(&mut caller, &headers, query).map(|()| caller)
-    }
-
-    #[test]
-    fn a_client_narrows_its_session_by_header_or_query_and_never_widens_it() {
-        assert!(!narrowed(&[], "").expect("understood").read_only);
-        for (headers, query) in [(vec![("x-mcp-readonly", "true")], "readonly=false"), (vec![("x-mcp-readonly", "false")], "a=b&readonly")]
-        {
-            assert!(narrowed(&headers, query).expect("understood").read_only, "{headers:?} {query}");
-        }
-        let memory = Selection::parse("memory,plan").expect("known");
-        assert_eq!(narrowed(&[("x-mcp-toolsets", "memory, plan")], "").expect("understood").toolsets, memory);
-        assert_eq!(narrowed(&[], "toolsets=memory%2Cplan").expect("understood").toolsets, memory);
-        assert!(narrowed(&[("x-mcp-toolsets", "memroy")], "").is_err());
-        assert!(narrowed(&[("x-mcp-readonly", "maybe")], "").is_err());
-    }
-
-    #[test]
-    fn a_bearer_token_is_read_in_any_case_of_the_scheme_and_nothing_else_is() {
-        assert_eq!(bearer("Bearer abc"), Some("abc"));
-        assert_eq!(bearer("bearer  abc "), Some("abc"));
-        for bad in ["abc", "Basic abc", "Bearer ", ""] {
-            assert_eq!(bearer(bad), None, "{bad:?}");
-        }
-    }
-}
+mod tests;

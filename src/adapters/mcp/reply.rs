@@ -48,6 +48,9 @@ pub fn error_text(error: &CallError) -> String {
             f.because
         ));
     }
+    if let Some(engine) = error.engine() {
+        text.push_str(&format!("\n[untrusted, {}]\n{}", engine.source, engine.text));
+    }
     text.push_str(&format!("\nhint: {}", error.hint));
     text
 }

@@ -32,6 +32,7 @@ pub const FAMILIES: &[Family] = &[
     family("dockwarden://stacks", "stacks", "Stacks", "Every stack and what runs of it.", "status"),
     family("dockwarden://stacks/{stack}", "stack", "A stack", "What runs of one stack.", "status"),
     family("dockwarden://stacks/{stack}/health", "health", "Health of a stack", "Health of its services, with reasons.", "health"),
+    family("dockwarden://stacks/{stack}/services/{service}", "service", "A service", "Health of one service, with the reason.", "health"),
     family("dockwarden://stacks/{stack}/releases", "releases", "Releases of a stack", "Its releases, newest first.", "history"),
     family(
         "dockwarden://stacks/{stack}/releases/{release}",
@@ -107,6 +108,9 @@ pub fn parse(uri: &str, caller: &Caller) -> Option<Read> {
         ["stacks"] => read("status", json!({})),
         ["stacks", stack] => read("status", json!({"stack": stack})),
         ["stacks", stack, "health"] => read("health", json!({"stack": stack, "response_format": "detailed"})),
+        ["stacks", stack, "services", service] => {
+            read("health", json!({"stack": stack, "service": service, "response_format": "detailed"}))
+        }
         ["stacks", stack, "releases"] => read("history", json!({"stack": stack})),
         ["stacks", stack, "releases", number] => read("history", json!({"stack": stack, "release": number.parse::<u32>().ok()?})),
         ["stacks", stack, "operations", id] => {
@@ -245,7 +249,8 @@ mod tests {
             assert_eq!(spec.effect, Effect::Read, "{}", family.template);
             // What the template promises is understood, variable by variable.
             let filled = family.template.split("{?").next().unwrap_or_default().replace("{stack}", "s").replace("{release}", "1");
-            let filled = filled.replace("{operation_id}", "op-1").replace("{agent}", "observer").replace("{name}", "x");
+            let filled =
+                filled.replace("{service}", "web").replace("{operation_id}", "op-1").replace("{agent}", "observer").replace("{name}", "x");
             assert!(call(&filled).is_some_and(|(tool, _)| tool == family.tool), "{filled}");
         }
     }

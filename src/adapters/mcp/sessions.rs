@@ -1,12 +1,14 @@
 //! Legacy sessions over a restart of the supervisor: what a client said in `initialize`, and what it follows, are kept in files of the home, so that
-//! its next request finds its session again. Deliberately absent: who the client is; each request brings its token, and is judged by it alone.
+//! its next request finds its session again, and whose it is. Deliberately absent: what a session may do; each request brings its token, and is judged by it.
 
+use crate::model::ids::AgentName;
 use async_trait::async_trait;
 use rmcp::transport::streamable_http_server::session::{SessionState, SessionStore, SessionStoreError};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A session nobody used for so long is forgotten.
@@ -19,16 +21,21 @@ const FOLLOWS: &str = "follows";
 /// Most bytes of a session.
 const MAX_STATE: usize = 64 * 1024;
 
-/// One file per session.
+/// Extension of the file that holds whose a session is.
+const OWNER: &str = "agent";
+
+/// A few files per session.
 #[derive(Debug, Clone)]
 pub struct Sessions {
     dir: PathBuf,
+    /// One writes at a time: of two writes of one file the later must stand.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Sessions {
     /// Opens the directory under a home, forgetting what is too old.
     pub fn open(home: &Path) -> Self {
-        let sessions = Self { dir: home.join("run/sessions") };
+        let sessions = Self { dir: home.join("run/sessions"), writing: Arc::default() };
         if let Err(e) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sessions.dir) {
             tracing::warn!(dir = %sessions.dir.display(), error = %e, "sessions will not outlive this supervisor");
         }
@@ -42,18 +49,56 @@ impl Sessions {
         ours.then(|| self.dir.join(format!("{id}.json")))
     }
 
-    /// Keeps what a session follows.
-    pub async fn follow(&self, id: &str, uris: BTreeSet<String>) {
+    /// Does file work off the threads that serve, one piece after the other.
+    async fn alone<T: Send + 'static>(&self, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+        let _one = self.writing.lock().await;
+        tokio::task::spawn_blocking(work).await?
+    }
+
+    /// Keeps what a session follows by the time it is its turn.
+    pub async fn follow(&self, id: &str, uris: impl FnOnce() -> BTreeSet<String> + Send + 'static) {
         let Some(path) = self.path(id).map(|p| p.with_extension(FOLLOWS)) else { return };
-        let bytes = serde_json::to_vec(&uris).unwrap_or_default();
-        let kept = async {
+        let kept = self.alone(move || {
+            let bytes = serde_json::to_vec(&uris()).unwrap_or_default();
             if bytes.len() > MAX_STATE {
                 return Err(std::io::Error::other(format!("more than {MAX_STATE} bytes")));
             }
-            tokio::task::spawn_blocking(move || written(&path, &bytes)).await?
-        };
+            written(&path, &bytes)
+        });
         if let Err(e) = kept.await {
             tracing::warn!(error = %e, "what a session follows will be forgotten when the supervisor restarts");
+        }
+    }
+
+    /// Keeps whose a session is.
+    pub async fn belongs(&self, id: &str, agent: &AgentName) {
+        let Some(path) = self.path(id).map(|p| p.with_extension(OWNER)) else { return };
+        let agent = agent.to_string();
+        if let Err(e) = self.alone(move || written(&path, agent.as_bytes())).await {
+            tracing::warn!(error = %e, "whose a session is will be forgotten when the supervisor restarts: then its client makes a new one");
+        }
+    }
+
+    /// Whose a session is, when that is known.
+    pub async fn owner(&self, id: &str) -> Option<AgentName> {
+        let path = self.path(id)?.with_extension(OWNER);
+        match tokio::fs::read_to_string(&path).await {
+            Ok(name) => AgentName::new(name).ok(),
+            Err(e) => {
+                if e.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), error = %e, "whose a session is could not be read");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a session is kept.
+    pub async fn has(&self, id: &str) -> bool {
+        match self.path(id) {
+            // What cannot be looked at may be there.
+            Some(path) => tokio::fs::try_exists(&path).await.unwrap_or(true),
+            None => false,
         }
     }
 
@@ -75,12 +120,13 @@ impl Sessions {
     }
 
     /// A session was used: it is kept from now on, not from its beginning.
-    pub fn used(&self, id: &str) {
+    pub async fn used(&self, id: &str) {
         let Some(path) = self.path(id) else { return };
-        let touched = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        match touched {
+        let shown = path.display().to_string();
+        let touched = self.alone(move || std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now())));
+        match touched.await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), error = %e, "a session may be forgotten while it is used")
+                tracing::warn!(path = shown, error = %e, "a session may be forgotten while it is used")
             }
             _ => {}
         }
@@ -88,22 +134,32 @@ impl Sessions {
 
     fn forget(&self, now: SystemTime) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
-        let of_session = |path: &PathBuf| path.extension().is_some_and(|x| x == "json");
-        let mut found: Vec<(SystemTime, PathBuf)> = entries
-            .flatten()
-            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-            .filter(|(_, path)| of_session(path))
-            .collect();
-        found.sort();
-        let surplus = found.len().saturating_sub(MOST);
-        for (n, (at, path)) in found.into_iter().enumerate() {
-            let old = now.duration_since(at).is_ok_and(|age| age > KEEP);
-            if n < surplus || old {
-                removed(&path);
-                removed(&path.with_extension(FOLLOWS));
+        let (mut found, mut beside) = (vec![], vec![]);
+        for entry in entries.flatten() {
+            let (Ok(at), path) = (entry.metadata().and_then(|m| m.modified()), entry.path()) else { continue };
+            match path.extension().is_some_and(|x| x == "json") {
+                true => found.push((at, path)),
+                false => beside.push((at, path)),
             }
         }
+        found.sort();
+        let old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age > KEEP);
+        let surplus = found.len().saturating_sub(MOST);
+        for (n, (at, path)) in found.into_iter().enumerate() {
+            if n < surplus || old(&at) {
+                of(&path).iter().for_each(|path| removed(path));
+            }
+        }
+        // What is left of a write or of a session that is gone; one that is being made has its file in a moment.
+        for (_, path) in beside.iter().filter(|(at, path)| old(at) && !path.with_extension("json").exists()) {
+            removed(path);
+        }
     }
+}
+
+/// All files of a session, by its first.
+fn of(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), path.with_extension(FOLLOWS), path.with_extension(OWNER)]
 }
 
 /// Writes beside and renames: a reader never sees half a file.
@@ -132,7 +188,7 @@ impl SessionStore for Sessions {
         match tokio::fs::read(&path).await {
             Ok(bytes) => {
                 let state = serde_json::from_slice(&bytes)?;
-                self.used(id);
+                self.used(id).await;
                 Ok(Some(state))
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -147,19 +203,22 @@ impl SessionStore for Sessions {
             return Err(format!("a session of {} bytes is not kept, at most {MAX_STATE} are", bytes.len()).into());
         }
         let all = self.clone();
-        tokio::task::spawn_blocking(move || {
+        self.alone(move || {
             written(&path, &bytes)?;
             all.forget(SystemTime::now());
-            Ok::<_, std::io::Error>(())
+            Ok(())
         })
-        .await??;
+        .await?;
         Ok(())
     }
 
     async fn delete(&self, id: &str) -> Result<(), SessionStoreError> {
         if let Some(path) = self.path(id) {
-            removed(&path);
-            removed(&path.with_extension(FOLLOWS));
+            self.alone(move || {
+                of(&path).iter().for_each(|path| removed(path));
+                Ok(())
+            })
+            .await?;
         }
         Ok(())
     }
@@ -215,19 +274,19 @@ mod tests {
         let of = |id: &str| home.path().join(format!("run/sessions/{id}.json"));
         for id in ["used", "left"] {
             sessions.store(id, &SessionState::new(InitializeRequestParams::default())).await.expect("kept");
-            sessions.follow(id, BTreeSet::from(["dockwarden://stacks".to_owned()])).await;
+            sessions.follow(id, || BTreeSet::from(["dockwarden://stacks".to_owned()])).await;
         }
         let long_ago = SystemTime::now() - KEEP * 2;
         for id in ["used", "left"] {
             std::fs::File::open(of(id)).and_then(|f| f.set_modified(long_ago)).expect("touched");
         }
-        sessions.used("used");
+        sessions.used("used").await;
         sessions.forget(SystemTime::now());
         assert!(of("used").exists() && !of("left").exists());
         assert_eq!((sessions.followed("used").await.len(), sessions.followed("left").await.len()), (1, 0));
         sessions.delete("used").await.expect("ended");
         assert_eq!(sessions.followed("used").await.len(), 0);
-        sessions.used("never");
+        sessions.used("never").await;
     }
 
     #[tokio::test]
@@ -239,5 +298,25 @@ mod tests {
         assert!(sessions.load("old").await.expect("read").is_some());
         sessions.forget(SystemTime::now() + KEEP * 2);
         assert!(sessions.load("old").await.expect("read").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_beside_a_session_goes_with_it_and_what_is_beside_none_goes_by_its_age() {
+        let home = tempfile::tempdir().expect("directory");
+        let sessions = Sessions::open(home.path());
+        let agent = AgentName::new("observer").expect("valid");
+        sessions.store("a", &SessionState::new(InitializeRequestParams::default())).await.expect("kept");
+        sessions.belongs("a", &agent).await;
+        assert_eq!((sessions.owner("a").await, sessions.has("a").await), (Some(agent), true));
+        assert_eq!((sessions.owner("b").await, sessions.has("b").await), (None, false));
+        sessions.delete("a").await.expect("ended");
+        for name in ["b.follows", "b.follows.new", "b.agent"] {
+            std::fs::write(home.path().join("run/sessions").join(name), "").expect("written");
+        }
+        let left = || std::fs::read_dir(home.path().join("run/sessions")).expect("there").count();
+        sessions.forget(SystemTime::now());
+        assert_eq!(left(), 3, "they may be a session's that is being made");
+        sessions.forget(SystemTime::now() + KEEP * 2);
+        assert_eq!(left(), 0);
     }
 }

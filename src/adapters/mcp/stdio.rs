@@ -2,11 +2,14 @@
 //! over-long line is answered and skipped; a client that asks faster than it reads is not read on; when it closes its side, calls that run
 //! are answered before the connection ends.
 
-mod lines;
+pub mod lines;
 
 use super::{Caller, Server};
 use crate::adapters::Doors;
 use crate::call::Door;
+use crate::call::gauge::Gauge;
+use crate::gate::RateLimit;
+use chrono::Utc;
 use lines::{IdScan, Reader, Taken};
 use rmcp::model::{ClientJsonRpcMessage, ClientNotification, ClientRequest, JsonRpcMessage, RequestId, ServerJsonRpcMessage};
 use rmcp::service::{RoleServer, serve_server_with_ct};
@@ -22,6 +25,8 @@ use tokio::time::Instant;
 
 /// Longest line taken, bytes: the same bound as an HTTP body.
 pub const MAX_LINE: usize = 4 * 1024 * 1024;
+/// What a longer one is answered.
+pub const TOO_LONG: &str = "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory";
 /// Requests of one client that are at work or whose replies it has not read yet. A model asks for a handful at once.
 const MAX_OPEN: usize = 64;
 /// Requests that wait for one of those to be answered: what comes behind them may be a cancellation, or the answer to a question of ours.
@@ -40,8 +45,10 @@ where
     W: AsyncWrite + Send + Unpin + 'static,
 {
     let agent = caller.agent.clone();
+    let calls = doors.house.rulebook.load().agents.get(agent.as_str()).and_then(|a| a.limits.calls_per_minute);
+    let lines = Lines::new(read, write).limited(super::http::requests_per_minute(calls));
     let server = Server::for_caller(Arc::clone(&doors), Door::McpStdio, caller);
-    match serve_server_with_ct(server, Lines::new(read, write), doors.hangup.child_token()).await {
+    match serve_server_with_ct(server, lines, doors.hangup.child_token()).await {
         Ok(running) => {
             if let Err(e) = running.waiting().await {
                 tracing::warn!(%agent, error = %e, "an MCP connection ended abnormally");
@@ -57,6 +64,9 @@ struct Lines<R, W> {
     read: Reader<R>,
     write: Writer<W>,
     open: Arc<Open>,
+    /// Requests of the last minute, whatever they ask, and most of them.
+    requests: Gauge,
+    most: u32,
     /// Requests read while too many were open, with their length.
     waiting: VecDeque<(usize, ClientJsonRpcMessage)>,
     /// Answers of the transport's own. Written beside reading, which may be dropped at any moment: half a line would spoil the next one.
@@ -105,7 +115,20 @@ impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Send + Unpin + 'static> Lines<R, W
     fn new(read: R, write: W) -> Self {
         let write = Arc::new(tokio::sync::Mutex::new(write));
         let read = Reader::new(read, MAX_LINE);
-        Self { read, write, open: Arc::default(), waiting: VecDeque::new(), answers: JoinSet::new(), ends: None }
+        let (requests, most) = (Gauge::new(), u32::MAX);
+        Self { read, write, open: Arc::default(), requests, most, waiting: VecDeque::new(), answers: JoinSet::new(), ends: None }
+    }
+
+    /// With at most so many requests a minute.
+    fn limited(mut self, most: u32) -> Self {
+        self.most = most;
+        self
+    }
+
+    /// Counts a request; the seconds until one fits again, when there were too many.
+    fn too_many(&self) -> Option<u64> {
+        let limit = RateLimit { key: String::new(), max: self.most, window_s: 60 };
+        self.requests.count("", &limit, Utc::now()).err().map(|refused| refused.retry_after_s)
     }
 
     /// Answers without the server behind the transport.
@@ -211,8 +234,7 @@ where
             let line = match taken {
                 Ok(Taken::Line(line)) => line,
                 Ok(Taken::TooLong(id)) => {
-                    let message = "the message is longer than 4 MiB; send it in parts or name a file of the stack's directory";
-                    self.answer(id, -32600, message);
+                    self.answer(id, -32600, TOO_LONG);
                     continue;
                 }
                 Ok(Taken::End) => {
@@ -229,14 +251,23 @@ where
                 continue;
             }
             match serde_json::from_slice::<ClientJsonRpcMessage>(text) {
-                Ok(message) => match self.book(&message) {
-                    Next::Pass => return Some(message),
-                    Next::Later => self.waiting.push_back((line.len(), message)),
-                    Next::Refuse(id) => {
-                        let message = "too many subscriptions/listen streams are open; cancel some, one can follow up to 256 resources";
-                        self.answer(id.into_json_value(), -32600, message);
+                Ok(message) => {
+                    if let JsonRpcMessage::Request(request) = &message
+                        && let Some(after) = self.too_many()
+                    {
+                        let told = format!("this client made {} requests within a minute; try again in {after} s", self.most);
+                        self.answer(request.id.clone().into_json_value(), -32600, &told);
+                        continue;
                     }
-                },
+                    match self.book(&message) {
+                        Next::Pass => return Some(message),
+                        Next::Later => self.waiting.push_back((line.len(), message)),
+                        Next::Refuse(id) => {
+                            let message = "too many subscriptions/listen streams are open; cancel some, one can follow up to 256 resources";
+                            self.answer(id.into_json_value(), -32600, message);
+                        }
+                    }
+                }
                 Err(e) if e.is_data() => self.answer(IdScan::of(text), -32600, "this is JSON but not a JSON-RPC message of MCP"),
                 Err(_) => self.answer(Value::Null, -32700, "this line is not JSON; send one JSON-RPC message a line"),
             }

@@ -87,8 +87,9 @@ impl Session {
 
     /// Keeps what is followed beside the session, so that it is followed again after a restart.
     pub async fn keep(&self, sessions: &Sessions, id: &str) {
-        let uris = self.uris.lock().expect("no panic while held").clone();
-        sessions.follow(id, uris).await;
+        // Looked at when it is its turn: of two that keep at once, the later set stands.
+        let uris = Arc::clone(&self.uris);
+        sessions.follow(id, move || uris.lock().expect("no panic while held").clone()).await;
     }
 
     /// Follows again what a session followed that is found again.

@@ -165,17 +165,21 @@ pub async fn say(house: &Arc<House>, text: &str, said: Said<'_>) -> Result<(Appr
     house.store.audit_event(&by, what, stack, &detail(house, &before, said), now).await?;
     let decided = match word {
         Word::Approve if restarts => Some(before.clone()),
-        Word::Approve => house.store.decide_approval(&id, &by, true, now).await?,
-        Word::Deny => house.store.decide_approval(&id, &by, false, now).await?,
+        Word::Approve | Word::Deny => match said.by {
+            Speaker::Operator { .. } => house.store.decide_approval(&id, &by, word == Word::Approve, now).await?,
+            Speaker::Client { .. } => house.store.decide_at_client(&id, &by, word == Word::Approve, now).await?,
+        },
         Word::Revoke => house.store.revoke_approval(&id, &by, now).await?,
     };
     let Some(after) = decided else {
-        // Settled in between, by its time or another's word.
+        // Settled in between, by its time or another's word; or a client's word counts no more.
         house.store.audit_event(&by, "approval_word_void", stack, &json!({"approval": id, "word": what}), now).await?;
-        return Err(settled(approval::find(&house.store, &id).await?.state));
+        let now = approval::find(&house.store, &id).await?;
+        said.by.may(house, &now, word)?;
+        return Err(settled(now.state));
     };
     let started = match (word, after.state) {
-        (Word::Approve, ApprovalState::Approved) => Some(start(house, &id).await?),
+        (Word::Approve, ApprovalState::Approved) => Some(start(house, &id, said.by).await?),
         _ => None,
     };
     Ok((after, started))
@@ -202,7 +206,7 @@ fn detail(house: &House, before: &Approval, said: Said<'_>) -> Value {
 }
 
 /// Starts what was approved; one that cannot start now can be started later.
-async fn start(house: &Arc<House>, id: &ApprovalId) -> Done {
+async fn start(house: &Arc<House>, id: &ApprovalId, by: Speaker<'_>) -> Done {
     let mut failed = match run_approved(house, id).await {
         Ok(started) => return Ok(started),
         Err(e) => e,
@@ -210,7 +214,12 @@ async fn start(house: &Arc<House>, id: &ApprovalId) -> Done {
     let now = approval::find(&house.store, id).await?;
     if now.state == ApprovalState::Approved {
         let until = now.expires_at.to_rfc3339();
-        failed.hint = format!("{}; it stays approved until {until}: approve it again to start it then", failed.hint);
+        let how = match by {
+            Speaker::Operator { .. } => "approve it again to start it then",
+            // A client's word counts once, for what it was shown.
+            Speaker::Client { .. } => "an operator approves it again to start it then, or takes it back",
+        };
+        failed.hint = format!("{}; it stays approved until {until}: {how}", failed.hint);
     }
     Err(failed)
 }

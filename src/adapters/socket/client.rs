@@ -69,7 +69,8 @@ pub enum ClientError {
 
 fn refused(error: Value) -> ClientError {
     let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    ClientError::Refused { code: text("code"), message: text("message"), hint: text("hint"), whole: error }
+    let said = error["data"]["engine"]["text"].as_str().map(|said| format!("\nthe engine says: {said}")).unwrap_or_default();
+    ClientError::Refused { code: text("code"), message: text("message") + &said, hint: text("hint"), whole: error }
 }
 
 fn broken(e: impl std::fmt::Display) -> ClientError {

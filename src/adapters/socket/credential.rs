@@ -55,6 +55,9 @@ pub fn hash(passphrase: &str) -> Result<String, CredentialError> {
     Ok(format!("scrypt${log_n}${r}${p}${}${}", BASE64_STANDARD_NO_PAD.encode(salt), BASE64_STANDARD_NO_PAD.encode(key)))
 }
 
+/// A stored credential that no passphrase opens: what is checked for a name that has none, so that it takes as long.
+pub const NOBODYS: &str = "scrypt$15$8$3$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
 /// Whether a passphrase is the one behind a stored credential.
 ///
 /// # Errors
@@ -104,6 +107,8 @@ mod tests {
         assert_eq!(verify("correct horse battery", &stored), Ok(true));
         assert_eq!(verify("correct horse batterz", &stored), Ok(false));
         assert!(!stored.contains("horse"));
+        let cost = |stored: &str| stored.rsplitn(3, '$').last().map(str::to_owned);
+        assert_eq!((verify("correct horse battery", NOBODYS), cost(NOBODYS)), (Ok(false), cost(&stored)), "as costly as any");
     }
 
     #[test]

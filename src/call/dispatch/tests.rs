@@ -801,7 +801,15 @@ async fn an_approval_of_a_prune_is_for_what_it_showed() {
     b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
     let stale = approval::run_approved(&b.house, &id).await.expect_err("more would go than was shown");
     assert_eq!(stale.code, ErrorCode::StalePlan, "{stale}");
-    assert_ne!(b.call("prune", input).await.expect("asked").value["approval"]["approval_id"], asked["approval"]["approval_id"]);
+    assert_eq!(approval::resolved_for(&b.house.store, &id).await.expect("readable"), None, "it goes with the input");
+    let again = b.call("prune", input).await.expect("asked").value;
+    assert_ne!(again["approval"]["approval_id"], asked["approval"]["approval_id"]);
+    // One whose time ran out is forgotten, too.
+    let id = ApprovalId::new(again["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
+    assert!(approval::resolved_for(&b.house.store, &id).await.expect("readable").is_some());
+    let late = chrono::Utc::now() + chrono::TimeDelta::days(1);
+    assert_eq!(b.house.store.approval(&id, late).await.expect("read").expect("there").state, ApprovalState::Expired);
+    assert_eq!(approval::resolved_for(&b.house.store, &id).await.expect("readable"), None);
 }
 
 #[tokio::test]

@@ -30,6 +30,9 @@ pub struct Source {
     pub refresh: bool,
 }
 
+/// Arguments that say what is planned, and so are a stored plan's own.
+pub const CONTENT: [&str; 5] = ["compose", "files", "variables", "images", "refresh"];
+
 impl Source {
     /// The stack as it is registered, or as it runs.
     pub fn registered(stack: &StackName) -> Self {

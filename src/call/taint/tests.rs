@@ -38,6 +38,8 @@ fn words_no_one_writes_by_chance_are_recognised_wherever_they_stand() {
         (json!({"compose": "services:\n  hello:\n    command: [production, '8080']\n"}), vec![]),
         (json!({"variables": {"URL": "http://10.0.0.5/x"}}), vec!["variables.URL: http://10.0.0.5/x"]),
         (json!({"files": {"a": "b\nvolumes: [/etc/passwd:/x]", "c": "-v=/etc/passwd"}}), vec!["files.c: /etc/passwd"]),
+        (json!({"files": {"/etc/passwd": "x"}, "variables": {"evil/miner": "y"}}), vec!["files: /etc/passwd", "variables: evil/miner"]),
+        (json!({"images": {"10.0.0.5/x": "y"}}), vec![]),
         (json!({"reason": "evil/miner:1", "operation_id": "evil/miner:1"}), vec![]),
         (json!({"replicas": 8080, "service": "production"}), vec![]),
         (json!(null), vec![]),

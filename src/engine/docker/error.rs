@@ -89,8 +89,8 @@ mod tests {
         assert_eq!(server(404, "No such container: x").to_string(), "container not found: No such container: x");
         assert_eq!(server(404, "network shop not found").to_string(), "network not found: network shop not found");
         assert_eq!(server(409, "in use").to_string(), "conflict: in use");
-        assert_eq!(server(500, "port is already allocated").to_string(), "port is already allocated");
-        assert_eq!(server(501, "").to_string(), "the engine answered 501 to a call about a container");
+        assert_eq!(server(500, "port is already allocated").to_string(), "the engine refused it: port is already allocated");
+        assert_eq!(server(501, "").to_string(), "the engine refused it: the engine answered 501 to a call about a container");
     }
 
     #[test]
@@ -115,6 +115,6 @@ mod tests {
             }
         }
         let unknown = of_pull(&image, EngineError::Refused("manifest unknown".into()), None);
-        assert_eq!(unknown.to_string(), "ghcr.io/acme/web:1 could not be pulled: manifest unknown");
+        assert_eq!(unknown.to_string(), "the engine refused it: ghcr.io/acme/web:1 could not be pulled: manifest unknown");
     }
 }

@@ -326,9 +326,9 @@ async fn scripted_failures_and_outages_come_once_and_while_down() {
     e.add_image("web", Behaviour::running());
     e.fail_next("start", EngineError::Refused("no space left on device".into()));
     let id = e.create_container(&permit(), &spec("a", "web")).await.unwrap();
-    assert_eq!(e.start(&permit(), &id).await.unwrap_err().to_string(), "no space left on device");
+    assert_eq!(e.start(&permit(), &id).await.unwrap_err().to_string(), "the engine refused it: no space left on device");
     e.start(&permit(), &id).await.unwrap();
-    assert_eq!(e.calls(), ["create_container a", "start a -> no space left on device", "start a"]);
+    assert_eq!(e.calls(), ["create_container a", "start a -> the engine refused it: no space left on device", "start a"]);
     e.set_down(true);
     assert!(matches!(e.info().await, Err(EngineError::Unreachable { .. })));
     e.set_down(false);
@@ -366,7 +366,7 @@ async fn a_missing_bind_source_is_refused_and_never_made() {
     let mut s = spec("a", "web");
     s.mounts = vec![EngineMount { kind: MountKind::Bind, ..volume(Some("/srv/none"), "/x") }];
     let error = e.create_container(&permit(), &s).await.unwrap_err().to_string();
-    assert_eq!(error, "invalid mount config for type \"bind\": bind source path does not exist: /srv/none");
+    assert_eq!(error, "the engine refused it: invalid mount config for type \"bind\": bind source path does not exist: /srv/none");
 }
 
 #[tokio::test]

@@ -219,7 +219,7 @@ mod tests {
         let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
         engine.fail_next("stop", EngineError::Refused("no".to_owned()));
         let refused = hold(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap_err().to_string();
-        assert!(refused.contains("could not be stopped before the backup: no"), "{refused}");
+        assert!(refused.contains("could not be stopped before the backup: the engine refused it: no"), "{refused}");
         resume(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap();
         assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
     }
@@ -231,7 +231,7 @@ mod tests {
         hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
         let error = resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap_err().to_string();
-        assert!(error.contains("one (frozen)") ^ error.contains("two (frozen)"), "{error}");
+        assert!(error.contains("one (the engine refused it: frozen)") ^ error.contains("two (the engine refused it: frozen)"), "{error}");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! operators decide has requests of its own.
 
 use super::{Answer, Failure, answer};
+use crate::adapters::http::strangers;
 use crate::adapters::mcp::http::{base_of, bearer, identity, unauthorized};
 use crate::adapters::{Doors, client_text, people};
 use crate::call::error::ErrorCode;
@@ -93,7 +94,9 @@ impl FromRequestParts<Arc<Doors>> for Who {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, doors: &Arc<Doors>) -> Result<Self, Response> {
-        of(doors, &parts.headers, &base_of(&parts.extensions)).await.map_err(|refused| *refused)
+        let who = of(doors, &parts.headers, &base_of(&parts.extensions)).await.map_err(|refused| *refused)?;
+        strangers::known(&parts.extensions);
+        Ok(who)
     }
 }
 

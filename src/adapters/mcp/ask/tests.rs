@@ -122,3 +122,22 @@ async fn an_answer_brought_back_decides_and_one_that_says_nothing_asks_nobody_ag
     let Back::Reply(reply) = back else { panic!("{back:?}") };
     assert_eq!(reply.expect_err("once").code, ErrorCode::Conflict);
 }
+
+#[tokio::test]
+async fn an_answer_that_decides_nothing_any_more_is_recorded_each_time() {
+    let (b, doors) = house().await;
+    let input = json!({"stack": "shop", "compose": COMPOSE, "environment": "production"});
+    let id = asked(&b, &input).await;
+    let who = who("keeper", Door::McpStdio);
+    let asker = asker(&doors, &who, "deploy", &input);
+    let state = asker.sealed(&State { approval: id, until: Utc::now() + chrono::TimeDelta::minutes(5) });
+    let rows = async || b.house.store.audit_after(0, None, 200).await.expect("rows").iter().filter(|r| r.tool == "deploy").count();
+    let Back::Reply(first) = asker.brought(Some(&state), Some(&yes())).await else { panic!("answered") };
+    first.expect("it ran");
+    for _ in 0..2 {
+        let before = rows().await;
+        let Back::Reply(again) = asker.brought(Some(&state), Some(&yes())).await else { panic!("answered") };
+        assert_eq!(again.expect_err("used").code, ErrorCode::Conflict);
+        assert_eq!(rows().await, before + 1);
+    }
+}

@@ -2,6 +2,7 @@
 //! and what is not answered yet. Deliberately absent: sockets, and any change to a line.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,9 @@ struct Head {
     method: Option<String>,
     #[serde(default)]
     params: Option<Params>,
+    /// Of a reply that is none of an error.
+    #[serde(default)]
+    result: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +53,8 @@ pub struct Conversation {
     swallow: BTreeSet<String>,
     /// Questions of the supervisor that the client has not answered.
     questions: BTreeSet<String>,
+    /// Those it takes back: who respects that answers them no more, and a late answer is nobody's.
+    late: BTreeSet<String>,
     /// Those of a supervisor that is gone. A new one counts from the beginning: a late answer must not be taken for that to another question.
     stale: BTreeSet<String>,
 }
@@ -82,7 +88,7 @@ impl Conversation {
         let Some(method) = head.method else {
             let Some(id) = head.id.as_ref().map(text_of) else { return Line::Pass };
             self.questions.remove(&id);
-            return if self.stale.remove(&id) { Line::Drop } else { Line::Pass };
+            return if self.stale.remove(&id) | self.late.remove(&id) { Line::Drop } else { Line::Pass };
         };
         match (head.id, method.as_str()) {
             (Some(id), method) => {
@@ -130,9 +136,22 @@ impl Conversation {
 
     /// A line of the supervisor, with its newline.
     pub fn down(&mut self, bytes: &[u8]) -> Line {
-        let Some(Head { id: Some(id), method, .. }) = head(bytes) else { return Line::Pass };
+        let Some(Head { id, method, params, result }) = head(bytes) else { return Line::Pass };
+        let Some(id) = id else {
+            if method.as_deref() == Some("notifications/cancelled")
+                && let Some(id) = params.and_then(|p| p.request_id).as_ref().map(text_of)
+                && self.questions.remove(&id)
+            {
+                self.late.insert(id);
+            }
+            return Line::Pass;
+        };
         let key = text_of(&id);
         if method.is_none() {
+            // A stream ends when its client cancels it. A supervisor that ends ends all of them: the next one is asked for this again.
+            if result.is_some() && self.open.get(&key).is_some_and(|a| a.line.is_some()) {
+                return Line::Drop;
+            }
             self.open.remove(&key);
             return if self.swallow.remove(&key) { Line::Drop } else { Line::Pass };
         }
@@ -140,6 +159,7 @@ impl Conversation {
             let message = "the client has not answered an earlier question under this id";
             return Line::Answer(line(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32603, "message": message}})));
         }
+        self.late.remove(&key);
         self.questions.insert(key);
         Line::Pass
     }
@@ -188,6 +208,25 @@ impl Conversation {
     }
 }
 
+/// The id of the request that a line cancels.
+pub fn cancels(bytes: &[u8]) -> Option<Value> {
+    let head = head(bytes).filter(|h| h.id.is_none() && h.method.as_deref() == Some("notifications/cancelled"))?;
+    head.params?.request_id
+}
+
+/// The id of the request that a line is.
+pub fn asked(bytes: &[u8]) -> Option<Value> {
+    head(bytes).filter(|h| h.method.is_some())?.id
+}
+
+/// The answer to a request that was said to no supervisor, because none came back in time.
+pub fn never_begun(bytes: &[u8]) -> Option<Vec<u8>> {
+    let Head { id: Some(id), method: Some(method), .. } = head(bytes)? else { return None };
+    let message = "the supervisor was away for too long; this was not begun, and will not be";
+    let hint = "try again in a moment; an operator finds out with `dockwarden doctor` why it is not back";
+    Some(line(&error(&id, &method, message, hint)))
+}
+
 /// Whether a line waits for an answer. One that is not understood does: the supervisor answers it.
 pub fn asks(bytes: &[u8]) -> bool {
     head(bytes).is_none_or(|h| h.method.is_some() && h.id.is_some())
@@ -206,12 +245,16 @@ fn head(bytes: &[u8]) -> Option<Head> {
 fn interrupted(asked: &Asked) -> Value {
     let message = "the supervisor went away before it answered; it is back, or will be soon";
     let hint = "what the call began goes on or is undone by itself: look with `operation` (the newest are listed without arguments) or `status` before you call again; with the same idempotency_key a call never begins a second operation";
-    if asked.method != "tools/call" {
-        return json!({"jsonrpc": "2.0", "id": asked.id, "error": {"code": -32603, "message": format!("{message}; {hint}")}});
+    error(&asked.id, &asked.method, message, hint)
+}
+
+fn error(id: &Value, method: &str, message: &str, hint: &str) -> Value {
+    if method != "tools/call" {
+        return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32603, "message": format!("{message}; {hint}")}});
     }
     let text = format!("interrupted: {message}\nhint: {hint}");
     let error = json!({"code": "interrupted", "message": message, "hint": hint});
-    json!({"jsonrpc": "2.0", "id": asked.id, "result": {
+    json!({"jsonrpc": "2.0", "id": id, "result": {
         "resultType": "complete", "content": [{"type": "text", "text": text}], "structuredContent": {"error": error}, "isError": true
     }})
 }
@@ -315,6 +358,31 @@ mod tests {
         assert!(!c.unsent(&call), "the client was told already");
         assert!(!c.unsent(&line(&json!({"id": 0, "result": {"action": "accept"}}))), "nobody asks any more");
         assert!(!c.unsent(&line(&json!({"method": "notifications/initialized"}))), "it is said again anyhow");
+    }
+
+    #[test]
+    fn a_question_that_was_taken_back_may_be_asked_by_the_next_supervisor_and_its_late_answer_is_nobodys() {
+        let mut c = introduced();
+        let question = || json!({"id": 0, "method": "elicitation/create", "params": {}});
+        let back = || json!({"method": "notifications/cancelled", "params": {"requestId": 0}});
+        assert_eq!((hear(&mut c, question()), hear(&mut c, back())), (Line::Pass, Line::Pass));
+        assert_eq!(say(&mut c, json!({"id": 0, "result": {"action": "accept"}})), Line::Drop, "too late");
+        assert_eq!((hear(&mut c, question()), hear(&mut c, back())), (Line::Pass, Line::Pass));
+        c.cut();
+        assert_eq!(hear(&mut c, question()), Line::Pass, "nobody owes an answer to the first");
+        assert_eq!(say(&mut c, json!({"id": 0, "result": {"action": "accept"}})), Line::Pass);
+    }
+
+    #[test]
+    fn a_stream_outlives_a_supervisor_that_ends_in_order() {
+        let mut c = introduced();
+        say(&mut c, json!({"id": 7, "method": "subscriptions/listen", "params": {}}));
+        assert_eq!(hear(&mut c, json!({"id": 7, "result": {}})), Line::Drop, "the supervisor ends, not the stream");
+        c.cut();
+        assert_eq!(lines(&c.again()).iter().filter(|l| l["method"] == "subscriptions/listen").count(), 1);
+        assert_eq!(hear(&mut c, json!({"id": 7, "error": {"code": -32600, "message": "too many"}})), Line::Pass, "it was refused");
+        c.cut();
+        assert_eq!(lines(&c.again()).iter().filter(|l| l["method"] == "subscriptions/listen").count(), 0);
     }
 
     #[test]

@@ -91,7 +91,8 @@ impl IdScan {
         scan.id()
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    /// The next bytes of the line.
+    pub fn feed(&mut self, bytes: &[u8]) {
         for b in bytes {
             self.byte(*b);
         }
@@ -138,7 +139,8 @@ impl IdScan {
         }
     }
 
-    fn id(&self) -> Value {
+    /// The id found so far; `null` when there is none.
+    pub fn id(&self) -> Value {
         serde_json::from_slice::<Value>(&self.value).ok().filter(|id| id.is_string() || id.is_number()).unwrap_or_default()
     }
 }

@@ -150,3 +150,20 @@ async fn streams_of_one_client_are_bounded() {
     let told: Value = serde_json::from_slice(&told[..n]).expect("json");
     assert_eq!((&told["id"], &told["error"]["code"]), (&json!(MAX_STREAMS), &json!(-32600)));
 }
+
+#[tokio::test]
+async fn a_client_asks_so_often_in_a_minute_and_what_is_no_request_counts_for_nothing() {
+    let (lines, mut far) = pair();
+    let mut lines = lines.limited(2);
+    let said = format!("{}{}{}{}{}", ping(1), cancelled(1), ping(2), ping(3), cancelled(2));
+    far.write_all(said.as_bytes()).await.expect("room");
+    for _ in 0..4 {
+        lines.receive().await.expect("what is within the limit, and what is no request");
+    }
+    while lines.answers.join_next().await.is_some() {}
+    let mut answer = vec![0; 4096];
+    let n = far.read(&mut answer).await.expect("answered");
+    let answer: Value = serde_json::from_slice(&answer[..n]).expect("json");
+    assert_eq!(answer["id"], 3);
+    assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains("2 requests within a minute")), "{answer}");
+}

@@ -122,3 +122,26 @@ async fn what_is_too_long_to_be_read_in_a_dialog_is_not_asked_there() {
     assert_eq!(question(&b.house, &keeper(), &reply).await.expect("read"), None);
     assert_eq!(state(&b, &id).await, ApprovalState::Pending);
 }
+
+#[tokio::test]
+async fn a_yes_while_the_house_is_frozen_says_who_can_start_it() {
+    let b = lenient().await;
+    let (_, id) = asked(&b, production(COMPOSE)).await;
+    approval::freeze(&b.house.store, "ann", "", Utc::now()).await.expect("frozen");
+    let failed = answered(&b.house, &keeper(), SESSION, &id, Answer::Yes).await.expect_err("frozen");
+    assert!(failed.hint.contains("an operator approves it again"), "{failed}");
+    assert_eq!(state(&b, &id).await, ApprovalState::Approved);
+}
+
+#[tokio::test]
+async fn a_word_of_a_client_that_counts_no_more_when_it_is_written_decides_nothing() {
+    let b = lenient().await;
+    let (_, id) = asked(&b, production(COMPOSE)).await;
+    let store = &b.house.store;
+    // The same question by a way that a client may not answer, after the look and before the word is written.
+    let same = approval::find(store, &id).await.expect("there");
+    store.request_approval(crate::store::approval::Approval { by_client: false, ..same }).await.expect("the same");
+    assert_eq!(store.decide_at_client(&id, "client:keeper", true, Utc::now()).await.expect("written"), None);
+    assert_eq!(state(&b, &id).await, ApprovalState::Pending);
+    assert!(store.decide_approval(&id, "ann", true, Utc::now()).await.expect("written").is_some(), "an operator's counts");
+}

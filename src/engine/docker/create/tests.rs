@@ -109,7 +109,8 @@ fn old_engines_get_one_endpoint_new_ones_all() {
 fn what_an_engine_would_ignore_is_refused() {
     let mut s = spec();
     s.mounts = vec![EngineMount { subpath: Some("sub".into()), ..mount_of(MountKind::Volume, Some("data")) }];
-    assert_eq!(container(&s, (1, 41)).unwrap_err().to_string(), "the sub-path of /x needs an engine with API 1.45, this one has 1.41");
+    let refused = container(&s, (1, 41)).unwrap_err().to_string();
+    assert_eq!(refused, "the engine refused it: the sub-path of /x needs an engine with API 1.45, this one has 1.41");
     assert!(container(&s, (1, 45)).is_ok());
     let mut s = spec();
     s.networks = vec![NetworkAttachment { mac_address: Some("02:42:ac:11:00:02".into()), ..attach("a", "web") }];

@@ -246,7 +246,10 @@ async fn writers_that_cannot_be_held_fail_the_backup_and_run_again() {
     let op = rig.exec.submit_data(Some(shop()), backup(), test_permit(), request("backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert_eq!((op.state, done), (OperationState::Failed, DataResult::default()));
-    assert!(op.message.as_deref().is_some_and(|m| m.contains("could not be paused before the backup: no freezer")), "{op:?}");
+    assert!(
+        op.message.as_deref().is_some_and(|m| m.contains("could not be paused before the backup: the engine refused it: no freezer")),
+        "{op:?}"
+    );
     assert_eq!(rig.writer().await, RunState::Running);
 }
 
@@ -330,7 +333,7 @@ async fn a_restore_that_fails_removes_what_it_made() {
     let job = DataJob::Restore { snapshot, into: None, path: None, to: None };
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
     let (op, _) = rig.done(&rig.exec, &op).await;
-    assert_eq!((op.state, op.message.as_deref()), (OperationState::Failed, Some("disk full")));
+    assert_eq!((op.state, op.message.as_deref()), (OperationState::Failed, Some("the engine refused it: disk full")));
     assert_eq!(rig.volumes().await, ["shop_data"]);
 }
 
