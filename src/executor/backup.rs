@@ -32,7 +32,8 @@ pub use quiesce::{Quiesce, Writer, resume, writers};
 pub use reach::Devices;
 
 pub use super::worker::{
-    CheckReport, CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport, SnapshotState, Trouble,
+    CheckReport, CopyReport, Failure, PlainReport, Progress, ProgressSink, Remote, RestoreReport, SnapshotInfo, SnapshotReport,
+    SnapshotState, Trouble,
 };
 
 use super::worker::Source;
