@@ -225,8 +225,15 @@ fn check(opened: &Opened, read_data: bool, part: Option<(u32, u32)>) -> Result<C
     for one in results.0 {
         // The library does not export its two levels; it does tell whether a list of results holds an error.
         let one = CheckResults(vec![one]);
-        let list = if one.is_ok().is_err() { &mut report.wrong } else { &mut report.strange };
-        list.extend(one.0.iter().map(|(_, error)| one_line(&error.to_string())));
+        let wrong = one.is_ok().is_err();
+        for text in one.0.iter().map(|(_, error)| one_line(&error.to_string())) {
+            if wrong {
+                report.wrong.push(text);
+            } else {
+                // What it advises would make a part of the repository out of what is to go.
+                report.strange.push(text.split(" To repair:").next().unwrap_or(&text).to_owned());
+            }
+        }
     }
     Ok(report)
 }

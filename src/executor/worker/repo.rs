@@ -1,20 +1,21 @@
 //! Opening and creating the repository: key derivation, the advisory lock, and the backend that holds a snapshot back until its state is
 //! known. Deliberately absent: what is read or written.
 
-use super::{Failure, Job, Progress, ProgressSink, Remote, Request};
+pub(super) use super::counter::Counter;
+use super::{Failure, Job, ProgressSink, Remote, Request};
 use crate::executor::backup::room::leaves_a_tenth;
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit, Mac};
 use rustic_backend::BackendOptions;
 use rustic_core::repofile::{KeyId, MasterKey};
 use rustic_core::{
-    BytesList, ConfigOptions, Credentials, ErrorKind, FileType, Id, KeyOptions, OpenStatus, ProgressBars, ProgressType, ReadBackend,
-    Repository, RepositoryBackends, RepositoryOptions, RusticError, RusticProgress, RusticResult, WriteBackend,
+    BytesList, ConfigOptions, Credentials, ErrorKind, FileType, Id, KeyOptions, OpenStatus, ReadBackend, Repository, RepositoryBackends,
+    RepositoryOptions, RusticError, RusticResult, WriteBackend,
 };
 use sha2::Sha256;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,6 @@ const TREE_PACK: &str = "4 MiB";
 const COMPRESSION: i32 = 3;
 /// Between two tries for the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-/// Between two progress reports.
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// A library error as one line with its causes.
 pub(super) fn repository_failure(error: Box<RusticError>) -> Failure {
@@ -442,62 +441,4 @@ impl WriteBackend for SnapshotGate {
     fn remove(&self, tpe: FileType, id: &Id, cacheable: bool) -> RusticResult<()> {
         self.inner.remove(tpe, id, cacheable)
     }
-}
-
-/// Counts bytes and files, and reports them now and then.
-#[derive(Clone)]
-pub(super) struct Counter(Arc<CounterState>);
-
-struct CounterState {
-    bytes: AtomicU64,
-    files: AtomicU64,
-    reported: Mutex<Instant>,
-    sink: ProgressSink,
-}
-
-impl std::fmt::Debug for Counter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Counter").field(&self.0.bytes).field(&self.0.files).finish()
-    }
-}
-
-impl Counter {
-    pub(super) fn new(sink: ProgressSink) -> Self {
-        Self(Arc::new(CounterState { bytes: AtomicU64::new(0), files: AtomicU64::new(0), reported: Mutex::new(Instant::now()), sink }))
-    }
-    /// Bytes handled so far.
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
-    }
-    pub(super) fn add(&self, bytes: u64, files: u64) {
-        let bytes = self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let files = self.0.files.fetch_add(files, Ordering::Relaxed) + files;
-        if let Ok(mut reported) = self.0.reported.try_lock()
-            && reported.elapsed() >= PROGRESS_EVERY
-        {
-            *reported = Instant::now();
-            (self.0.sink)(Progress { bytes, files });
-        }
-    }
-}
-
-impl ProgressBars for Counter {
-    fn progress(&self, kind: ProgressType, _prefix: &str) -> rustic_core::Progress {
-        match kind {
-            ProgressType::Bytes => rustic_core::Progress::new(self.clone()),
-            ProgressType::Spinner | ProgressType::Counter => rustic_core::Progress::hidden(),
-        }
-    }
-}
-
-impl RusticProgress for Counter {
-    fn is_hidden(&self) -> bool {
-        false
-    }
-    fn set_length(&self, _len: u64) {}
-    fn set_title(&self, _title: &str) {}
-    fn inc(&self, inc: u64) {
-        self.add(inc, 0);
-    }
-    fn finish(&self) {}
 }

@@ -2,6 +2,7 @@
 //! not called damage.
 
 use super::*;
+use chrono::{DateTime, Utc};
 use sha2::Digest;
 
 fn archived(lab: &Lab, content: &str) -> Source {
