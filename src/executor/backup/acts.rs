@@ -9,7 +9,7 @@ use super::{
     BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export,
     helper, read_directory, snapshot, snapshot_directory,
 };
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
 use crate::executor::{CommandGate, restore};
 use crate::gate::Permit;
 use crate::model::ids::{EngineName, OperationId, ServiceName, SnapshotId, StackName};
@@ -474,29 +474,6 @@ pub(super) async fn remove_made(
     let has = |key: &str, value: &str| volume.labels.get(key).is_some_and(|v| v == value);
     if has(labels::INSTANCE, instance) && has(labels::OPERATION, operation.as_str()) {
         engine.remove_volume(permit, name).await?;
-    }
-    Ok(())
-}
-
-/// Removes what killed work left on the engine: helper containers and probe volumes of this home, but those of operations `at_work`.
-pub(crate) async fn sweep(
-    engine: &dyn Engine,
-    permit: &Permit,
-    instance: &str,
-    at_work: &(dyn Fn(&str) -> bool + Sync),
-) -> Result<(), BackupError> {
-    let ours = [labels::filter(labels::INSTANCE, instance), super::HELPER_LABEL.to_owned()];
-    // Asked after the list was made: who has begun since is not on it, and who has ended has removed its own.
-    let left = |labels: &BTreeMap<String, String>| !labels.get(labels::OPERATION).is_some_and(|o| at_work(o));
-    let fine_if_gone = |result: Result<(), EngineError>| match result {
-        Err(EngineError::NotFound { .. }) => Ok(()),
-        other => other,
-    };
-    for container in engine.containers(&ours).await?.into_iter().filter(|c| left(&c.labels)) {
-        fine_if_gone(engine.remove_container(permit, &container.id, false).await)?;
-    }
-    for volume in engine.volumes(&ours).await?.into_iter().filter(|v| left(&v.labels)) {
-        fine_if_gone(engine.remove_volume(permit, &volume.name).await)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use super::room::Spooled;
 use super::{BackupError, Hands};
-use crate::engine::{ContainerSpec, EngineError, EngineMount, VolumeCreate};
+use crate::engine::{ContainerSpec, Engine, EngineError, EngineMount, VolumeCreate};
 use crate::gate::Permit;
 use crate::gate::request::{RequestFacts, assert_own};
 use crate::model::ids::{EngineName, ImageRef};
@@ -289,6 +289,29 @@ pub(crate) fn is_empty(tar: &Path) -> Result<bool, BackupError> {
         }
     }
     Ok(true)
+}
+
+/// Removes what killed work left on the engine: helper containers and probe volumes of this home, but those of operations `at_work`.
+pub(crate) async fn sweep(
+    engine: &dyn Engine,
+    permit: &Permit,
+    instance: &str,
+    at_work: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<(), BackupError> {
+    let ours = [labels::filter(labels::INSTANCE, instance), super::HELPER_LABEL.to_owned()];
+    // Asked after the list was made: who has begun since is not on it, and who has ended has removed its own.
+    let left = |labels: &BTreeMap<String, String>| !labels.get(labels::OPERATION).is_some_and(|o| at_work(o));
+    let fine_if_gone = |result: Result<(), EngineError>| match result {
+        Err(EngineError::NotFound { .. }) => Ok(()),
+        other => other,
+    };
+    for container in engine.containers(&ours).await?.into_iter().filter(|c| left(&c.labels)) {
+        fine_if_gone(engine.remove_container(permit, &container.id, false).await)?;
+    }
+    for volume in engine.volumes(&ours).await?.into_iter().filter(|v| left(&v.labels)) {
+        fine_if_gone(engine.remove_volume(permit, &volume.name).await)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::VolumeCreate;
-use crate::executor::backup::{HELPER_LABEL, acts};
+use crate::executor::backup::HELPER_LABEL;
 use crate::model::labels;
 use std::collections::BTreeMap;
 
@@ -148,7 +148,7 @@ async fn helpers_left_behind_are_swept_and_those_of_work_that_goes_on_are_not() 
         rig.engine.create_volume(&test_permit(), &volume).await.unwrap();
     }
     let at_work = |id: &str| rig.exec.active.lock().unwrap().keys().any(|a| a.as_str() == id);
-    acts::sweep(rig.engine.as_ref(), &test_permit(), rig.store.instance(), &at_work).await.unwrap();
+    crate::executor::backup::helper::sweep(rig.engine.as_ref(), &test_permit(), rig.store.instance(), &at_work).await.unwrap();
     assert_eq!((rig.volumes().await, rig.engine.container_names()), (vec!["shop_data".into(), "theirs".into()], vec!["db".to_owned()]));
     rig.exec.cancel(&working.id).await.unwrap();
     rig.done(&rig.exec, &working).await;
