@@ -9,7 +9,7 @@ mod successor;
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
-use super::watch::Wake;
+use super::watch::{self, Wake};
 use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
 use crate::call::error::ErrorCode;
@@ -102,10 +102,11 @@ impl Healer {
         let stack = match wake {
             Wake::Stopped(id, place, at) => {
                 let stack = place.stack.clone();
-                if !self.stopped(id, place, at).await {
-                    return;
+                if self.stopped(id, place, at).await {
+                    // Whoever stops one often stops more: those that have ended may not have been told of yet.
+                    watch::later(self.wake.clone(), Wake::Look(stack), watch::STOP_FOLLOWS);
                 }
-                stack
+                return;
             }
             Wake::Withdrawn(ids) => return self.withdrawn(&ids).await,
             Wake::Started(_, id) => {

@@ -133,7 +133,7 @@ async fn a_part_another_stack_a_directory_and_a_volume_without_a_name_come_back_
     assert_eq!(nothing["error"]["field"], json!("confirm"), "{nothing:#}");
     std::fs::write(kept.join("more"), "written since").expect("written");
     let refused = called(&client, "restore", json!({"confirm": kept})).await;
-    assert!(refused["state"] == json!("failed") && refused["message"].to_string().contains("more: not in snapshot"), "{refused:#}");
+    assert!(refused["state"] == json!("failed") && refused["evidence"].to_string().contains("more: not in snapshot"), "{refused:#}");
     assert!(kept.join("note").is_file());
 
     // An older release with the data of then.

@@ -114,7 +114,10 @@ fn what_an_engine_would_ignore_is_refused() {
     assert!(container(&s, (1, 45)).is_ok());
     let mut s = spec();
     s.networks = vec![NetworkAttachment { mac_address: Some("02:42:ac:11:00:02".into()), ..attach("a", "web") }];
-    assert_eq!(container(&s, (1, 41)).unwrap_err().to_string(), "the engine refused it: mac_address needs an engine with API 1.44, this one has 1.41");
+    assert_eq!(
+        container(&s, (1, 41)).unwrap_err().to_string(),
+        "the engine refused it: mac_address needs an engine with API 1.44, this one has 1.41"
+    );
     let mut s = spec();
     s.cgroupns_mode = Some("mine".into());
     assert_eq!(container(&s, (1, 41)).unwrap_err().to_string(), "the engine refused it: cgroup: \"mine\" is no value the engine knows");
