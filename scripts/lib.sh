@@ -44,11 +44,12 @@ prerequisites() {
 # What the tests need besides: Debian's names, and what each brings. As root on a Debian they are installed, elsewhere all that is missing is told.
 test_prerequisites() {
   local missing=() package program tools=(
-    restic:restic busybox-static:/usr/bin/busybox ca-certificates:/etc/ssl/certs/ca-certificates.crt python3-venv:/usr/share/doc/python3-venv
+    restic:restic busybox-static:/usr/bin/busybox ca-certificates:/etc/ssl/certs/ca-certificates.crt
     openssh-client:ssh openssh-server:/usr/sbin/sshd util-linux:nsenter bsdutils:script coreutils:sha256sum
   )
   [ "$(uname -m)" = x86_64 ] || die "the tests bring a program of their own in x86-64 machine code; this machine is $(uname -m)" "dockwarden itself builds and runs here: ./scripts/start.sh"
   [ "$(id -u)" = 0 ] || die "the tests need root: they mount, change owners, look into volumes and start engines and namespaces of their own" "run them in a virtual machine, or: sudo -E $0"
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   for package in "${tools[@]}"; do
     program=${package#*:}
     command -v "$program" >/dev/null 2>&1 || [ -e "$program" ] || missing+=("${package%%:*}")
@@ -58,7 +59,7 @@ test_prerequisites() {
   step "installing what the tests need: ${missing[*]}"
   apt-get update -qq >&2 || say "note: apt-get update failed; going on with the lists that are there"
   # RUNLEVEL: an SSH server is a program of the tests here, and no service.
-  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 || die "apt-get could not install them; its message is above"
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 || say "note: apt-get could not install them; the tests that lack one fail by name"
 }
 
 binary_path() {
