@@ -13,7 +13,8 @@ use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
-use crate::executor::{CommandGate, Executor, FactsOf, Options, RealOf};
+use crate::executor::{CommandGate, Executor, FactsOf, FrontDoor, Options, RealOf};
+use crate::front;
 use crate::model::config::Config;
 use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
@@ -173,7 +174,16 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
     let backups = backups(&config, store.instance(), executor.front_binary.clone());
     let places = config.clone();
     let real: RealOf = Arc::new(move |path| facts::real(&places, path));
-    let executor = Options { real: Some(real), commands: Some(commands), host_ports, backups: backups.as_deref().cloned(), ..executor };
+    let front_door: FrontDoor =
+        Arc::new(|socket, command, settle, owner| Box::pin(async move { front::ask(&socket, &command, Some(settle), Some(owner)).await }));
+    let executor = Options {
+        real: Some(real),
+        commands: Some(commands),
+        host_ports,
+        backups: backups.as_deref().cloned(),
+        front_door: Some(front_door),
+        ..executor
+    };
     let executor = Executor::new(Arc::clone(&engine), store.clone(), facts, executor);
     let house = Arc::new(House {
         store: store.clone(),

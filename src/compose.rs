@@ -157,6 +157,9 @@ pub const MAX_ERRORS: usize = 20;
 const MAX_NOTES: usize = 500;
 /// Bytes all texts together may have after interpolation.
 const MAX_INTERPOLATED: usize = 4 << 20;
+/// Bytes that all a few words can stand for may have together: ranges of ports, files read for many services, services that extend others. The whole
+/// range of ports fits once.
+const MAX_EXPANDED: usize = 32 << 20;
 
 /// Problems and notes gathered while loading; paths are located in the texts at the end.
 #[derive(Debug)]
@@ -164,6 +167,7 @@ struct Report {
     errors: Vec<LoadError>,
     notes: Vec<Unsupported>,
     text_left: usize,
+    expansion_left: usize,
     /// Variables that were looked up -> path of the first place.
     references: BTreeMap<String, String>,
     /// Texts into which declared variables were put -> what is left of them without the variables' values.
@@ -189,6 +193,7 @@ impl Report {
             errors: Vec::new(),
             notes: Vec::new(),
             text_left: MAX_INTERPOLATED,
+            expansion_left: MAX_EXPANDED,
             references: BTreeMap::new(),
             substituted: BTreeMap::new(),
             env_from_files: BTreeMap::new(),
@@ -257,6 +262,17 @@ impl Report {
     fn spend(&mut self, bytes: usize) -> bool {
         let left = self.text_left.checked_sub(bytes);
         self.text_left = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Takes from the allowance of what the texts expand to, before it is made; reported and false when it is used up.
+    fn expand(&mut self, path: &str, bytes: usize) -> bool {
+        let left = self.expansion_left.checked_sub(bytes);
+        if left.is_none() && self.expansion_left > 0 {
+            let message = format!("the files expand to more than {} MiB here", MAX_EXPANDED >> 20);
+            self.broken(path, Some("yaml.bomb"), message, "publish fewer ports, or have fewer services read or extend the same large file");
+        }
+        self.expansion_left = left.unwrap_or(0);
         left.is_some()
     }
 }
@@ -343,18 +359,16 @@ fn build(input: &LoadInput<'_>, report: &mut Report) -> Option<StackSpec> {
     Some(spec)
 }
 
-/// Merges a `.env` text beneath the declared variables: what the caller declares wins.
-pub fn dotenv(text: &str, variables: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, LoadErrors> {
-    let mut merged = dotenv::parse(text, variables, true).map_err(|bad| {
+/// What an environment file says; its references mean the declared variables, then what the file said before.
+pub fn dotenv(text: &str, file: &str, variables: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, LoadErrors> {
+    dotenv::parse(text, variables, true).map_err(|bad| {
         LoadErrors(vec![LoadError {
             path: None,
-            file: ".env".into(),
+            file: file.into(),
             line: Some(bad.line),
             message: bad.message,
             hint: "write KEY=value, one per line".into(),
             rule: None,
         }])
-    })?;
-    merged.extend(variables.iter().map(|(k, v)| (k.clone(), v.clone())));
-    Ok(merged)
+    })
 }

@@ -45,12 +45,14 @@ pub mod worker;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::gate::request::RequestFacts;
+use crate::model::front::{Command, Reply};
 use crate::model::ids::*;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
 use crate::model::release::Release;
 use crate::store::Store;
 use chrono::Utc;
+use futures_util::future::BoxFuture;
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -171,6 +173,9 @@ pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Judges a command of a backup at the moment it would run: environment and words.
 pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<crate::model::verdict::Finding> + Send + Sync>;
 
+/// Sends a command to the front that listens on a socket as a given user; new routes may wait so long for sessions that leave. An error is a sentence.
+pub type FrontDoor = Arc<dyn Fn(PathBuf, Command, Duration, u32) -> BoxFuture<'static, Result<Reply, String>> + Send + Sync>;
+
 /// Runs operations. One per home.
 pub struct Executor {
     engine: Arc<dyn Engine>,
@@ -183,6 +188,7 @@ pub struct Executor {
     commands: CommandGate,
     front_binary: PathBuf,
     front_tag: tokio::sync::OnceCell<ImageRef>,
+    front_door: Option<FrontDoor>,
     records: AtomicU64,
     active: Mutex<BTreeMap<OperationId, Active>>,
     submitting: tokio::sync::Mutex<()>,
@@ -212,6 +218,8 @@ pub struct Options {
     pub commands: Option<CommandGate>,
     /// Binary that fronts and backup workers run; our own by default.
     pub front_binary: Option<PathBuf>,
+    /// The way to a front whose volume can be reached from here; without it every command is run in the front's container.
+    pub front_door: Option<FrontDoor>,
 }
 
 impl Executor {
@@ -230,6 +238,7 @@ impl Executor {
                 .unwrap_or_else(|| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default()))),
             front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
             front_tag: tokio::sync::OnceCell::new(),
+            front_door: options.front_door,
             records: AtomicU64::new(0),
             active: Mutex::default(),
             submitting: tokio::sync::Mutex::default(),

@@ -1,11 +1,11 @@
 //! The TCP front: a process of its own that owns a service's ports and name and passes connections on to whatever serves it, so that a release can
 //! be replaced without a lost connection. IPv4 and IPv6, TCP only. It knows no stack, no release and no policy: it follows a routes file.
 //!
-//! **How the supervisor reaches it.** The front runs in a container that is joined to the stack's networks alone, so the supervisor reaches it
-//! through the engine: it runs this binary again inside that container (`front --apply ROUTES`), which talks to the front's control socket and
-//! prints the answer. That needs no path shared between the two, works alike when the supervisor itself runs in a container, and unlike a
-//! file put there by the archive calls it *answers*: new routes are in force when the call returns, which is what a switch has to know before
-//! it stops the old release. The front writes the routes beside its socket by write-rename, on a volume that lives as long as its container:
+//! **How the supervisor reaches it.** The front runs in a container that is joined to the stack's networks alone. Its control socket lies on its own
+//! volume: a supervisor that may look into that directory of the engine's host connects to it there (and asks who listens). Any other, in a container
+//! or without the rights, reaches it through the engine: it runs this binary again inside that container (`front --apply ROUTES`), which talks to the
+//! socket and prints the answer. Unlike a file put there by the archive calls both *answer*: new routes are in force when the call returns, which is
+//! what a switch has to know before it stops the old release. The front writes the routes beside its socket by write-rename, on a volume that lives as long as its container:
 //! after a restart of the engine it goes on by itself. The first routes are put there before the first start.
 //!
 //! **One process per service**, not per port: the name of a service leads to one container, which must answer on all of its ports.

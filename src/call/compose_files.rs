@@ -19,13 +19,15 @@ const MOST_VARIABLES: usize = 200;
 const MAX_VARIABLES: usize = 64 * 1024;
 /// One side file (environment file, config, secret), bytes; as much as an engine takes as a secret, twice over.
 const MAX_FILE: u64 = 1 << 20;
-/// Base files in the order in which Compose looks for them, with their override files.
-const DEFAULTS: [(&str, [&str; 2]); 4] = [
-    ("compose.yaml", ["compose.override.yaml", "compose.override.yml"]),
-    ("compose.yml", ["compose.override.yml", "compose.override.yaml"]),
-    ("docker-compose.yml", ["docker-compose.override.yml", "docker-compose.override.yaml"]),
-    ("docker-compose.yaml", ["docker-compose.override.yaml", "docker-compose.override.yml"]),
-];
+/// Base files in the order in which Compose looks for them.
+const BASES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+/// Override files in the order in which Compose looks for them, whatever its base is called: the first that is there counts.
+const OVERRIDES: [&str; 4] =
+    ["compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"];
+/// Variables of an environment file that say which files and profiles Compose takes.
+const FILE_VARIABLE: &str = "COMPOSE_FILE";
+const SEPARATOR_VARIABLE: &str = "COMPOSE_PATH_SEPARATOR";
+const PROFILES_VARIABLE: &str = "COMPOSE_PROFILES";
 
 /// Everything the loader reads for one stack.
 #[derive(Debug, Clone)]
@@ -196,16 +198,46 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
     let given = !inline.is_empty();
     let side = SideFiles { inline, dir, given };
     let base = if given { SideFiles { inline: side.inline.clone(), dir: None, given } } else { side.clone() };
-    let sources = sources(&base, if given { &[] } else { &entry.files }, &project_dir)?;
     let env_files: &[String] = if given { &[] } else { &entry.env_files };
-    let merged = variables(&base, env_files, &source.variables)?;
-    let of_files = match (given, source.variables.is_empty()) {
-        (true, _) => BTreeMap::new(),
-        (false, true) => merged.clone(),
+    let declared = variables(&base, env_files, &source.variables)?;
+    let of_files = match source.variables.is_empty() {
+        true => declared.clone(),
         // Without the caller's own, which the files may put into theirs; files that cannot do without have none of their own to tell.
-        (false, false) => variables(&base, env_files, &BTreeMap::new()).unwrap_or_default(),
+        false => variables(&base, env_files, &BTreeMap::new()).unwrap_or_default(),
     };
-    Ok(Some(Bundle { sources, variables: merged, of_files, profiles: entry.profiles.clone(), project_dir, side }))
+    let named = match (given, entry.files.is_empty()) {
+        (false, false) => entry.files.clone(),
+        _ => named_files(&of_files)?,
+    };
+    let sources = sources(&base, &named, &project_dir)?;
+    let profiles = match entry.profiles.is_empty() {
+        false => entry.profiles.clone(),
+        true => listed(&of_files, PROFILES_VARIABLE, ","),
+    };
+    let mut merged = declared;
+    merged.extend(source.variables.iter().map(|(k, v)| (k.clone(), v.clone())));
+    let of_files = if given { BTreeMap::new() } else { of_files };
+    Ok(Some(Bundle { sources, variables: merged, of_files, profiles, project_dir, side }))
+}
+
+fn listed(variables: &BTreeMap<String, String>, key: &str, separator: &str) -> Vec<String> {
+    let items = variables.get(key).into_iter().flat_map(|v| v.split(separator));
+    items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// The files that an environment file names for Compose. Never those a call's variables name: which files of a directory are a stack is not the caller's.
+fn named_files(of_files: &BTreeMap<String, String>) -> Result<Vec<String>, CallError> {
+    let separator = of_files.get(SEPARATOR_VARIABLE).map(String::as_str).filter(|s| !s.is_empty()).unwrap_or(":");
+    let named = listed(of_files, FILE_VARIABLE, separator);
+    match named.first().map(|first| Path::new(first).parent().is_some_and(|p| !p.as_os_str().is_empty() && p != Path::new("."))) {
+        // Compose takes the first file's directory for the project's.
+        Some(true) => Err(CallError::new(
+            ErrorCode::InvalidArgument,
+            format!("{FILE_VARIABLE} of the environment file names {:?}, which lies in another directory", redact::line(&named[0], 200)),
+            "register the directory of that file as the stack's, or name its files in dockwarden.toml (stacks.<name>.files)",
+        )),
+        Some(false) | None => Ok(named),
+    }
 }
 
 fn seen_dir(config: &Config, entry: &StackSettingsEntry) -> Result<PathBuf, CallError> {
@@ -231,7 +263,7 @@ fn inline(source: &Source) -> Result<BTreeMap<String, String>, CallError> {
             );
         }
         (Some(text), None) => {
-            found.insert(DEFAULTS[0].0.to_owned(), text.clone());
+            found.insert(BASES[0].to_owned(), text.clone());
         }
         (None, Some(files)) => {
             for (path, text) in files {
@@ -275,17 +307,17 @@ fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec
                     CallError::new(
                         ErrorCode::NotFound,
                         format!("{path} does not exist in {project_dir}"),
-                        "correct `files` of the stack in dockwarden.toml",
+                        "correct `files` of the stack in dockwarden.toml, or COMPOSE_FILE of its environment file",
                     )
                 })?;
                 Ok(source(path, text))
             })
             .collect();
     }
-    for (base, overrides) in DEFAULTS {
+    for base in BASES {
         let Some(text) = read(base)? else { continue };
         let mut found = vec![source(base, text)];
-        for path in overrides {
+        for path in OVERRIDES {
             if let Some(text) = read(path)? {
                 found.push(source(path, text));
                 break;
@@ -293,21 +325,26 @@ fn sources(files: &SideFiles, named: &[String], project_dir: &str) -> Result<Vec
         }
         return Ok(found);
     }
-    let names = DEFAULTS.map(|(base, _)| base).join(", ");
+    let names = BASES.join(", ");
     let place = if project_dir.is_empty() { "files".to_owned() } else { project_dir.to_owned() };
     Err(CallError::new(ErrorCode::NotFound, format!("{place} has no compose file"), format!("name it one of {names}")))
 }
 
-/// Variables of the call over those of the environment files; a later file over an earlier one. For texts of a call that is a `.env` among them alone.
+/// What the environment files say; a later file over an earlier one. A reference in them means the call's variable, then what an earlier file said. For
+/// texts of a call that is a `.env` among them alone.
 fn variables(side: &SideFiles, env_files: &[String], given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, CallError> {
     let default = [".env".to_owned()];
     let named = !env_files.is_empty();
-    let mut merged = given.clone();
-    for path in if named { env_files } else { &default[..] }.iter().rev() {
+    let mut said = BTreeMap::new();
+    for path in if named { env_files } else { &default[..] } {
         let text =
             side.read(path).map_err(|e| CallError::new(ErrorCode::InvalidArgument, e, "correct the environment file").field(path))?;
         match text {
-            Some(text) => merged = compose::dotenv(&text, &merged).map_err(|e| load_error(&e))?,
+            Some(text) => {
+                let mut known: BTreeMap<String, String> = said.clone();
+                known.extend(given.iter().map(|(k, v)| (k.clone(), v.clone())));
+                said.extend(compose::dotenv(&text, path, &known).map_err(|e| load_error(&e))?);
+            }
             None if named => {
                 return Err(CallError::new(
                     ErrorCode::NotFound,
@@ -318,7 +355,7 @@ fn variables(side: &SideFiles, env_files: &[String], given: &BTreeMap<String, St
             None => {}
         }
     }
-    Ok(merged)
+    Ok(said)
 }
 
 /// What is wrong with the files: the first problem as message and hint, all of them as data.
@@ -365,6 +402,102 @@ mod tests {
                 .read("/etc/passwd")
                 .is_err_and(|e| matches!(e, ReadError::Outside(why) if why.contains("outside of the project directory")))
         );
+    }
+
+    /// A registered stack in a directory with these files.
+    fn registered(texts: &[(&str, &str)], entry: StackSettingsEntry) -> (tempfile::TempDir, Config) {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, text) in texts {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        let entry = StackSettingsEntry { dir: dir.path().to_owned(), ..entry };
+        let mut config = Config {
+            home: "/h".into(),
+            config_dir: "/c".into(),
+            memory: "/m".into(),
+            settings: Default::default(),
+            host_name: "h".into(),
+            path_map: None,
+            own_container: Default::default(),
+        };
+        config.settings.stacks.insert(StackName::new("shop").expect("valid"), entry);
+        (dir, config)
+    }
+
+    fn taken(config: &Config, variables: &[(&str, &str)]) -> Result<Bundle, CallError> {
+        let mut source = Source::registered(&StackName::new("shop").expect("valid"));
+        source.variables = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        bundle(config, &source).map(|b| b.expect("registered"))
+    }
+
+    fn paths(bundle: &Bundle) -> Vec<&str> {
+        bundle.sources.iter().map(|s| s.path.as_str()).collect()
+    }
+
+    #[test]
+    fn the_override_file_that_compose_takes_is_taken_whatever_the_base_is_called() {
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&["compose.yaml", "docker-compose.override.yml"], &["compose.yaml", "docker-compose.override.yml"]),
+            (&["docker-compose.yml", "compose.override.yaml"], &["docker-compose.yml", "compose.override.yaml"]),
+            (&["compose.yaml", "compose.override.yaml", "compose.override.yml"], &["compose.yaml", "compose.override.yml"]),
+            (
+                &["docker-compose.yaml", "docker-compose.override.yaml", "docker-compose.override.yml"],
+                &["docker-compose.yaml", "docker-compose.override.yml"],
+            ),
+            (&["docker-compose.yml", "docker-compose.yaml"], &["docker-compose.yml"]),
+            (
+                &["compose.yml", "compose.yaml", "compose.override.yml", "docker-compose.override.yml"],
+                &["compose.yaml", "compose.override.yml"],
+            ),
+        ];
+        for (there, expected) in cases {
+            let texts: Vec<_> = there.iter().map(|name| (*name, "services: {}")).collect();
+            let (_dir, config) = registered(&texts, StackSettingsEntry::default());
+            assert_eq!(paths(&taken(&config, &[]).expect("taken")), expected);
+        }
+    }
+
+    #[test]
+    fn an_environment_file_names_files_and_profiles_and_a_call_does_not() {
+        let texts = [
+            ("docker-compose.yml", "services: {}"),
+            ("docker-compose.prod.yml", "services: {}"),
+            ("docker-compose.override.yml", "services: {}"),
+            (".env", "COMPOSE_FILE=docker-compose.yml:docker-compose.prod.yml\nCOMPOSE_PROFILES=p, q\n"),
+            ("other.env", "COMPOSE_PATH_SEPARATOR=,\nCOMPOSE_FILE=docker-compose.prod.yml,docker-compose.yml\n"),
+        ];
+        let (_dir, config) = registered(&texts, StackSettingsEntry::default());
+        let bundle = taken(&config, &[("COMPOSE_FILE", "docker-compose.yml"), ("COMPOSE_PROFILES", "debug")]).expect("taken");
+        assert_eq!(paths(&bundle), ["docker-compose.yml", "docker-compose.prod.yml"]);
+        assert_eq!(bundle.profiles, ["p", "q"]);
+        let other = StackSettingsEntry { env_files: vec!["other.env".into()], profiles: vec!["r".into()], ..Default::default() };
+        let (_dir, config) = registered(&texts, other);
+        let bundle = taken(&config, &[]).expect("taken");
+        assert_eq!(
+            (paths(&bundle), bundle.profiles.as_slice()),
+            (vec!["docker-compose.prod.yml", "docker-compose.yml"], ["r".to_owned()].as_slice())
+        );
+        let named = StackSettingsEntry { files: vec!["docker-compose.override.yml".into()], ..Default::default() };
+        let (_dir, config) = registered(&texts, named);
+        assert_eq!(paths(&taken(&config, &[]).expect("taken")), ["docker-compose.override.yml"], "the operator's word counts");
+        let (_dir, config) = registered(&[(".env", "COMPOSE_FILE=deploy/compose.yaml")], StackSettingsEntry::default());
+        assert!(taken(&config, &[]).expect_err("another directory").message.contains("another directory"));
+    }
+
+    #[test]
+    fn a_later_environment_file_sees_what_an_earlier_one_said_and_counts_before_it() {
+        let texts = [
+            ("compose.yaml", "services: {}"),
+            ("a.env", "HOST=base\nTAG=1\nSEES=[$LATER]\n"),
+            ("b.env", "URL=http://$HOST\nTAG=2\nLATER=x\nWHO=$NAME\n"),
+        ];
+        let entry = StackSettingsEntry { env_files: vec!["a.env".into(), "b.env".into()], ..Default::default() };
+        let (_dir, config) = registered(&texts, entry);
+        let bundle = taken(&config, &[("NAME", "caller"), ("LATER", "given")]).expect("taken");
+        let of = |key: &str| bundle.variables.get(key).map(String::as_str);
+        let seen = ["URL", "TAG", "SEES", "LATER", "WHO"].map(of);
+        assert_eq!(seen, [Some("http://base"), Some("2"), Some("[given]"), Some("given"), Some("caller")]);
+        assert_eq!(bundle.of_files.get("LATER").map(String::as_str), Some("x"), "without the caller's");
     }
 
     #[test]

@@ -181,7 +181,12 @@ fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option
     }
     let relative = join("", file);
     match input.files.read(&relative) {
-        Ok(Some(text)) => *content = Some(text),
+        Ok(Some(text)) if text.len() > MAX_CONTENT => {
+            let hint = "mount a file or a volume instead";
+            report.later(path, Some(super::INVALID), format!("the content is longer than {MAX_CONTENT} bytes"), hint);
+        }
+        Ok(Some(text)) if report.expand(path, text.len()) => *content = Some(text),
+        Ok(Some(_)) => {}
         Ok(None) => report.note(path, format!("file {file} does not exist, so it cannot be delivered")),
         Err(why) => {
             report.later(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory");

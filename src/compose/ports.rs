@@ -7,6 +7,8 @@ use crate::model::spec::PortSpec;
 
 /// Entries of one service after expansion: the whole range of ports, once.
 const MAX_PORTS: usize = 65_535;
+/// What one entry takes in memory, bytes, beside its text.
+const COST: usize = 240;
 const HINT: &str = "write \"8080:80\", \"127.0.0.1:8080:80/tcp\" or the long form {target: 80, published: \"8080\"}";
 
 /// The ports of a service.
@@ -24,13 +26,16 @@ pub(super) fn read(value: Value, path: &str, report: &mut Report) -> Vec<PortSpe
                 report.error(&path, format!("a port is needed, found {}", item.kind()), HINT);
                 Vec::new()
             }
-            scalar => match short(&scalar.scalar().unwrap_or_default(), &path) {
-                Ok(ports) => ports,
-                Err(message) => {
-                    report.error(&path, message, HINT);
-                    Vec::new()
+            scalar => {
+                let text = scalar.scalar().unwrap_or_default();
+                match short(&text, &path, &mut |ports| report.expand(&path, ports * (COST + path.len()))) {
+                    Ok(ports) => ports,
+                    Err(message) => {
+                        report.error(&path, message, HINT);
+                        Vec::new()
+                    }
                 }
-            },
+            }
         };
         if out.len() + more.len() > MAX_PORTS {
             report.error(&path, format!("more than {MAX_PORTS} ports"), "publish fewer ports");
@@ -62,7 +67,7 @@ pub(super) fn range(text: &str) -> Result<(u16, u16), String> {
     if from > to { Err(format!("the range {text:?} runs backwards")) } else { Ok((from, to)) }
 }
 
-fn short(text: &str, path: &str) -> Result<Vec<PortSpec>, String> {
+fn short(text: &str, path: &str, may: &mut dyn FnMut(usize) -> bool) -> Result<Vec<PortSpec>, String> {
     let (body, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_ascii_lowercase() };
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
@@ -108,6 +113,9 @@ fn short(text: &str, path: &str) -> Result<Vec<PortSpec>, String> {
     if from == 0 {
         return Err("a container port is 1 to 65535".into());
     }
+    if !may(usize::from(to - from) + 1) {
+        return Ok(Vec::new());
+    }
     if published.is_empty() {
         return Ok(in_order((from..=to).map(|t| port(t, None)).collect()));
     }
@@ -146,6 +154,9 @@ fn long(value: Value, path: &str, report: &mut Report) -> Vec<PortSpec> {
     };
     if from == 0 {
         report.error(path, "a container port is 1 to 65535", "");
+    }
+    if !report.expand(path, (usize::from(to - from) + 1) * (COST + path.len())) {
+        return Vec::new();
     }
     if let Some(Err(message)) = published.as_deref().map(range) {
         report.later(path, Some(super::INVALID), message, HINT);

@@ -126,6 +126,9 @@ pub(super) fn labels(
         for (index, file) in strings(found, &path, report).into_iter().enumerate() {
             let path = format!("{path}[{index}]");
             let Some(text) = side_text(&file, &path, "label file", input, report) else { continue };
+            if !report.expand(&path, text.len()) {
+                break;
+            }
             match dotenv::parse(&text, &out, true) {
                 Ok(values) => out.extend(values),
                 Err(bad) => report.error_in(&file, Some(bad.line), bad.message, "write KEY=value, one per line"),
@@ -207,6 +210,7 @@ pub(super) fn environment(
             continue;
         }
         match input.files.read(&join("", &file)) {
+            Ok(Some(text)) if !report.expand(&path, text.len()) => break,
             Ok(Some(text)) => match dotenv::parse(&text, &known, !raw) {
                 Ok(values) => {
                     for (key, value) in values {

@@ -247,6 +247,9 @@ impl Assembler<'_, '_> {
             }
         };
         chain.pop();
+        if !report.expand(&path, base.bytes()) {
+            return None;
+        }
         if base == Value::Null {
             return Some(Value::Map(own));
         }
@@ -314,17 +317,22 @@ impl Assembler<'_, '_> {
                     env_files.push(beside);
                 }
             }
+            let mut said = BTreeMap::new();
             for file in env_files {
                 if Self::at_home(&file, &path, report) {
                     continue;
                 }
                 let Some(text) = Self::found(&file, &path, self.input.files.variables(&file), report) else { continue };
-                match dotenv::parse(&text, &inner_vars, true) {
-                    Ok(more) => more.into_iter().for_each(|(k, v)| {
-                        inner_vars.entry(k).or_insert(v);
-                    }),
+                // A later file counts before an earlier one, and sees what that said; the project's own variables count before all.
+                let mut known: BTreeMap<String, String> = said.clone();
+                known.extend(variables.iter().map(|(k, v)| (k.clone(), v.clone())));
+                match dotenv::parse(&text, &known, true) {
+                    Ok(more) => said.extend(more),
                     Err(bad) => report.error_in(&file, Some(bad.line), bad.message, "write KEY=value, one per line"),
                 }
+            }
+            for (key, value) in said {
+                inner_vars.entry(key).or_insert(value);
             }
             let texts: Option<Vec<_>> =
                 paths.iter().map(|p| join(dir, p)).map(|p| self.read(&p, &path, report).map(|text| (p, text))).collect();

@@ -338,12 +338,12 @@ fn durations_and_sizes() {
 fn env_files_as_compose_reads_them() {
     let declared = BTreeMap::from([("D".to_owned(), "declared".to_owned())]);
     let text = "# c\nA=1\nexport B = two # c\nC='$A'\nE=\"x\\ny ${A}\"\nF=\"l1\nl2\"\nG=${D}-$A\nD=file\nBARE\nH=a$b!$\nI=#x\n";
-    let got = dotenv(text, &declared).unwrap();
+    let got = dotenv(text, ".env", &declared).unwrap();
     let pairs = [
         ("A", "1"),
         ("B", "two"),
         ("C", "$A"),
-        ("D", "declared"),
+        ("D", "file"),
         ("E", "x\ny 1"),
         ("F", "l1\nl2"),
         ("G", "declared-1"),
@@ -352,11 +352,11 @@ fn env_files_as_compose_reads_them() {
     ];
     assert_eq!(got, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
     assert_eq!(
-        dotenv("A=1\nB=\"x", &declared).unwrap_err().to_string(),
-        ".env:2: the quoted value of B is not closed (write KEY=value, one per line)"
+        dotenv("A=1\nB=\"x", "b.env", &declared).unwrap_err().to_string(),
+        "b.env:2: the quoted value of B is not closed (write KEY=value, one per line)"
     );
     let doubling: String = (0..64).map(|i| format!("A{}=$A{i}$A{i}\n", i + 1)).collect();
-    assert!(dotenv(&format!("A0=xxxxxxxx\n{doubling}"), &declared).is_err());
+    assert!(dotenv(&format!("A0=xxxxxxxx\n{doubling}"), ".env", &declared).is_err());
 }
 
 #[test]
@@ -453,7 +453,7 @@ proptest! {
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
         let mut unset = Vec::new();
         let _ = interpolate::text(&text, &|_| None, &mut unset);
-        let _ = dotenv(&text, &BTreeMap::new());
+        let _ = dotenv(&text, ".env", &BTreeMap::new());
         let _ = run(&[&text], &[], &[], &[]);
     }
 

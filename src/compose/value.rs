@@ -34,6 +34,19 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// What it takes in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        const NODE: usize = 32;
+        let within = match self {
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Float(_) => 0,
+            Self::String(text) => text.len(),
+            Self::Seq(items) => items.iter().map(Self::bytes).sum(),
+            Self::Map(map) => map.iter().map(|(key, value)| NODE + key.len() + value.bytes()).sum(),
+            Self::Tagged(_, value) => value.bytes(),
+        };
+        NODE + within
+    }
+
     /// The word used in messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {

@@ -369,7 +369,9 @@ impl Run {
     /// Starts; a paused one is resumed, since an engine refuses to start it.
     async fn start_or_resume(&self, id: &EngineName) -> Result<Value, Fail> {
         let (engine, permit) = (&*self.exec.engine, &self.permit);
-        self.same_paths(id).await?;
+        if !self.unbound.lock().expect("no panic while held").contains(id) {
+            self.same_paths(id).await?;
+        }
         match engine.start(permit, id).await {
             Ok(()) => {}
             Err(EngineError::Conflict(why)) => match engine.container(id).await?.map(|c| c.state) {
@@ -486,6 +488,10 @@ impl Run {
             allowed.containers.extend(own.into_iter().map(|c| c.id.to_string()));
             self.judge(crate::gate::request::assert_container(&spec, &allowed))?;
         }
-        Ok(self.exec.engine.create_container(&self.permit, &spec).await?)
+        let id = self.exec.engine.create_container(&self.permit, &spec).await?;
+        if spec.extras.volumes_from.is_empty() && spec.mounts.iter().all(|m| m.kind != MountKind::Bind) {
+            self.unbound.lock().expect("no panic while held").insert(id.clone());
+        }
+        Ok(id)
     }
 }

@@ -289,12 +289,18 @@ impl Run {
 
     async fn switch(&self, observed: &Observed) -> Result<(), Halt> {
         let order: Vec<&Change> = self.plan.levels.iter().flatten().filter_map(|s| self.changes().find(|c| c.service == *s)).collect();
-        for change in order {
+        for change in &order {
             self.switch_service(change, observed).await?;
         }
-        let stopped = self.exec.store.stack(&self.plan.stack).await?.is_some_and(|s| s.stopped);
-        let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release, stopped };
-        self.step(Phase::Switch, "current".into(), act).await?;
+        let current = async {
+            let stopped = self.exec.store.stack(&self.plan.stack).await?.is_some_and(|s| s.stopped);
+            let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release, stopped };
+            self.step(Phase::Switch, "current".into(), act).await.map(|_| ())
+        };
+        // What serves behind a front has all connections by now. Both to their end: nothing may change while it is undone.
+        let behind = side_by_side(order.into_iter().filter(|c| routed(c)).map(|change| self.settle_behind(change, observed)));
+        let (current, behind) = tokio::join!(Box::pin(current), Box::pin(behind));
+        current.and(behind)?;
         let kept = self.data_kept();
         if !kept.is_empty() {
             self.step(Phase::Switch, "kept".into(), Act::Keep { kept }).await?;
@@ -309,13 +315,10 @@ impl Run {
         if change.strategy == Strategy::Follow {
             return self.follow(service, spec, &old).await;
         }
-        if matches!(change.strategy, Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen) {
-            // What they start is there already: its policy is set while the routes change.
-            let (routed, policies) =
-                tokio::join!(Box::pin(self.switch_behind(change, observed)), Box::pin(self.policies(change, spec, &old)));
-            return routed.and(policies);
+        Box::pin(self.switch_behind(change, observed)).await?;
+        if routed(change) {
+            return Ok(());
         }
-        self.switch_behind(change, observed).await?;
         if change.strategy == Strategy::Handover && change.action == Action::Update {
             // All successors exist before the first predecessor stops: the gap is one stop and one start.
             for number in 1..=spec.replicas {
@@ -348,6 +351,27 @@ impl Run {
             }
         }
         self.policies(change, spec, &old).await
+    }
+
+    /// What is left of the switch of a service behind a front once its routes have changed: the restart policies, and of what has stopped the name.
+    async fn settle_behind(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
+        let (service, phase) = (&change.service, Phase::Switch);
+        let old = self.old_ones(observed, service);
+        let leaving: Vec<&ContainerDetail> = if change.action == Action::Update { old.iter().collect() } else { vec![] };
+        let named = async {
+            if change.strategy == Strategy::Hold && change.action == Action::Update {
+                self.name_old(phase, service, &old).await?;
+                self.name_new_of(phase, service).await?;
+            }
+            Ok(())
+        };
+        let (set, taken, named) = tokio::join!(
+            self.policies(change, self.spec(service)?, &old),
+            // Before it is stopped: what leaves must not come back by itself.
+            self.unpolicy_all(phase, service, &leaving),
+            named
+        );
+        set.and(taken).and(named)
     }
 
     /// The file's restart policy for what serves now.
@@ -437,6 +461,11 @@ impl Run {
         }
         tracing::warn!(operation = %self.operation_id(), %error, "the watch window could not look");
     }
+}
+
+/// Whether a change stands behind a front for good, and its routes are its switch.
+fn routed(change: &Change) -> bool {
+    matches!(change.strategy, Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen)
 }
 
 /// Restarts that do not count against a container: those of the life it is in. One that has to be started begins a new one.

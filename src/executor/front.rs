@@ -173,12 +173,18 @@ impl Run {
             self.retire_fronts(phase, service, observed).await?;
         }
         side_by_side(old.iter().map(|c| self.retire(phase, service, c))).await?;
-        self.start_front(phase, service, &front, running).await?;
-        self.pre_hooks(service, spec).await?;
-        for number in 1..=spec.replicas {
-            let inherits = old.get(number as usize - 1).map(|c| &c.id);
-            self.start_serving(phase, service, spec, number, inherits).await?;
-        }
+        let starting = async {
+            self.start_front(phase, service, &front, running).await?;
+            self.pre_hooks(service, spec).await?;
+            for number in 1..=spec.replicas {
+                let inherits = old.get(number as usize - 1).map(|c| &c.id);
+                self.start_serving(phase, service, spec, number, inherits).await?;
+            }
+            Ok(())
+        };
+        // While connections wait nothing else is waited for: those that stopped give their names up beside the start.
+        let (started, named) = tokio::join!(Box::pin(starting), Box::pin(self.name_old(phase, service, old)));
+        started.and(named)?;
         let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
         self.data_path(service).await?;
         self.route_step(phase, format!("serve:{service}"), &front, held, to).await
@@ -212,11 +218,7 @@ impl Run {
             }
             (Action::Update, Strategy::Front | Strategy::Canary | Strategy::BlueGreen, None, Some(front)) => {
                 let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
-                let whole: Vec<&ContainerDetail> = old.iter().collect();
-                let routing = self.route_step(phase, format!("route:{service}"), &front.id, self.routes_now(service, before)?, to);
-                // Beside each other: what leaves must not come back by itself, and is not asked for anything else.
-                let (routed, unpoliced) = tokio::join!(routing, self.unpolicy_all(phase, service, &whole));
-                routed.and(unpoliced)?;
+                self.route_step(phase, format!("route:{service}"), &front.id, self.routes_now(service, before)?, to).await?;
                 self.start_front(phase, service, &front.id, runs(front)).await?;
             }
             (Action::Scale, _, None, Some(front)) => {
@@ -273,12 +275,12 @@ impl Run {
         for (i, front) in self.leaving_fronts(change, observed).iter().enumerate() {
             // Numbers of containers begin at 1; those of fronts lie far from them.
             let to = names::retired(self.operation_id(), service, 1000 + u32::try_from(i).unwrap_or(0));
-            self.rename_step(service, &front.id, &front.name, to).await?;
+            self.rename_step(phase, service, &front.id, &front.name, to).await?;
         }
         match self.new_front(service) {
             Some(id) => {
                 let from = names::front_working(self.operation_id(), service);
-                self.rename_step(service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
+                self.rename_step(phase, service, &id, from.as_str(), names::front(&self.plan.stack, service)).await
             }
             None => Ok(()),
         }

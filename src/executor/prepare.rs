@@ -2,13 +2,15 @@
 
 use super::acts::Act;
 use super::run::{Halt, Run, failed};
-use crate::model::ids::{EngineName, ImageRef};
+use crate::model::ids::{EngineName, ImageRef, ServiceName};
+use crate::model::observed::ImageIdentity;
 use crate::model::operation::Phase;
 use crate::model::release::{Release, ReleaseState};
 use crate::store::StoreError;
 use chrono::Utc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use std::collections::BTreeMap;
 
 /// Does things at once. The first failure is reported when all have ended, so that nothing goes on while it is undone.
 pub(super) async fn side_by_side(work: impl IntoIterator<Item = impl Future<Output = Result<(), Halt>>>) -> Result<(), Halt> {
@@ -50,22 +52,29 @@ impl Run {
     pub(super) async fn prepare(&self) -> Result<(), Halt> {
         self.pull_images().await?;
         let mut pulled = self.with_pulled();
-        side_by_side(pulled.iter_mut().map(|(service, identity)| async move {
-            let id = self.image_id(service).await.map_err(|e| failed(e.to_string()))?;
-            let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);
-            if let Ok(target) = ImageRef::new(tag) {
-                self.step(Phase::Prepare, format!("tag:{service}"), Act::Tag { image: id.clone(), target }).await?;
-            }
-            identity.id = Some(id.to_string());
-            Ok(())
-        }))
-        .await?;
+        for (service, identity) in &mut pulled {
+            identity.id = Some(self.image_id(service).await.map_err(|e| failed(e.to_string()))?.to_string());
+        }
         if pulled != self.plan.images
             && let Some(mut release) = self.exec.store.release(&self.plan.stack, self.plan.to_release).await?
         {
             release.images = pulled.clone();
             self.exec.store.put_release(&release).await?;
         }
+        let ids = pulled.iter().filter_map(|(service, identity)| Some((service, ImageRef::new(identity.id.as_deref()?).ok()?)));
+        let tags = side_by_side(ids.map(|(service, image)| async move {
+            let tag = format!("dockwarden/{}/{}:r{}", self.plan.stack, service.as_str().to_lowercase(), self.plan.to_release);
+            match ImageRef::new(tag) {
+                Ok(target) => self.step(Phase::Prepare, format!("tag:{service}"), Act::Tag { image, target }).await.map(|_| ()),
+                Err(_) => Ok(()),
+            }
+        }));
+        let (tagged, made) = tokio::join!(tags, Box::pin(self.claim_and_make(&pulled)));
+        tagged.and(made)
+    }
+
+    /// The claim before anything else that is seen on the engine, then networks and volumes.
+    async fn claim_and_make(&self, pulled: &BTreeMap<ServiceName, ImageIdentity>) -> Result<(), Halt> {
         if let Some(image) = pulled.values().find_map(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) {
             self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
         }

@@ -45,8 +45,8 @@ impl Run {
         if change.action == Action::Update {
             // Beside each other: a name is free once its holder has another, whether it still runs or not.
             let names = async {
-                self.name_old(service, &old).await?;
-                self.name_new_of(service).await
+                self.name_old(phase, service, &old).await?;
+                self.name_new_of(phase, service).await
             };
             let (retired, named) = tokio::join!(Box::pin(self.retire_behind(change, observed)), Box::pin(names));
             return retired.and(named);
@@ -61,7 +61,7 @@ impl Run {
                     self.retire(phase, service, c).await?;
                     if wanted(&c.name) {
                         let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
-                        self.rename_step(service, &c.id, &c.name, to).await?;
+                        self.rename_step(phase, service, &c.id, &c.name, to).await?;
                     }
                 }
             }
@@ -73,39 +73,46 @@ impl Run {
             Action::Create | Action::Update | Action::Restart | Action::Stop | Action::Unchanged => {}
         }
         if change.action == Action::Create || change.action == Action::Scale {
-            return self.name_new_of(service).await;
+            return self.name_new_of(phase, service).await;
         }
         Ok(())
     }
 
     /// Old containers give their names up.
-    async fn name_old(&self, service: &ServiceName, old: &[ContainerDetail]) -> Result<(), Halt> {
+    pub(super) async fn name_old(&self, phase: Phase, service: &ServiceName, old: &[ContainerDetail]) -> Result<(), Halt> {
         for (i, c) in old.iter().enumerate() {
             let to = names::retired(self.operation_id(), service, u32::try_from(i).unwrap_or(0) + 1);
-            self.rename_step(service, &c.id, &c.name, to).await?;
+            self.rename_step(phase, service, &c.id, &c.name, to).await?;
         }
         Ok(())
     }
 
     /// The new containers of a service take the names that are free now.
-    async fn name_new_of(&self, service: &ServiceName) -> Result<(), Halt> {
+    pub(super) async fn name_new_of(&self, phase: Phase, service: &ServiceName) -> Result<(), Halt> {
         let spec = self.spec(service)?;
         for number in 1..=spec.replicas {
             if let Some(id) = self.created(&format!("create:{service}:{number}")) {
                 let from = names::working(self.operation_id(), service, number);
                 let to = names::canonical(&self.plan.stack, service, spec, number);
-                self.rename_step(service, &id, from.as_str(), to).await?;
+                self.rename_step(phase, service, &id, from.as_str(), to).await?;
             }
         }
         Ok(())
     }
 
-    pub(super) async fn rename_step(&self, service: &ServiceName, id: &EngineName, from: &str, to: EngineName) -> Result<(), Halt> {
+    pub(super) async fn rename_step(
+        &self,
+        phase: Phase,
+        service: &ServiceName,
+        id: &EngineName,
+        from: &str,
+        to: EngineName,
+    ) -> Result<(), Halt> {
         if from == to.as_str() {
             return Ok(());
         }
         let from = EngineName::new(from).map_err(|e| failed(e.to_string()))?;
-        self.step(Phase::StopOld, format!("rename:{service}:{}", id.short()), Act::Rename { id: id.clone(), from, to }).await?;
+        self.step(phase, format!("rename:{service}:{}", id.short()), Act::Rename { id: id.clone(), from, to }).await?;
         Ok(())
     }
 

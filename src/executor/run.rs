@@ -78,6 +78,8 @@ pub struct Run {
     pub(super) conclude: CancellationToken,
     /// What the old containers used before anything was changed, by service.
     pub(super) usage: Mutex<BTreeMap<ServiceName, super::triggers::Usage>>,
+    /// Containers made by this run that have no bind mount: no path of theirs can lead elsewhere by the time they start.
+    pub(super) unbound: Mutex<BTreeSet<EngineName>>,
     pub(super) seen: super::revive::Seen,
     pub(super) undoing: Mutex<super::undo::Undoing>,
     id: OperationId,
@@ -132,6 +134,7 @@ impl Run {
             cancel,
             conclude,
             usage: Mutex::default(),
+            unbound: Mutex::default(),
             seen,
             undoing: Mutex::default(),
             id,

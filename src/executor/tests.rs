@@ -7,6 +7,7 @@ mod endings;
 mod extras;
 mod features;
 mod front;
+mod front_door;
 mod jobs;
 mod matrix;
 mod moves;
@@ -55,6 +56,11 @@ pub(super) fn executor_with(
     stop_after: Option<StopAfter>,
     backups: Option<backup::BackupHouse>,
 ) -> Arc<Executor> {
+    executor_as(engine, store, Options { stop_after, backups, ..Options::default() })
+}
+
+/// With what every test of ours needs besides.
+fn executor_as(engine: &Arc<FakeEngine>, store: &Store, options: Options) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|plan, service| {
         let service = service.map_or("", ServiceName::as_str);
         RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
@@ -62,12 +68,7 @@ pub(super) fn executor_with(
     // Any small file does as the binary of fronts: the fake engine runs none.
     let front_binary = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
     let commands: CommandGate = Arc::new(|_, _| vec![]);
-    Executor::new(
-        engine.clone(),
-        store.clone(),
-        facts,
-        Options { stop_after, backups, front_binary, commands: Some(commands), ..Options::default() },
-    )
+    Executor::new(engine.clone(), store.clone(), facts, Options { front_binary, commands: Some(commands), ..options })
 }
 
 pub(super) async fn rig() -> Rig {

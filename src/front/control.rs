@@ -70,11 +70,23 @@ async fn answer(stream: UnixStream, table: &Arc<Table>, file: &Arc<RoutesFile>) 
     write.write_all(text.as_bytes()).await
 }
 
-/// Sends a command to the front that listens on a socket.
+/// Sends a command to the front that listens on a socket. New routes whose leaving backends still have sessions are answered when those have ended,
+/// within `settle`: that spares a second command. With `owner`, what listens there must run as that user.
 ///
 /// # Errors
 /// A sentence when it does not answer.
-pub async fn ask(socket: &Path, command: &Command) -> Result<Reply, String> {
+pub async fn ask(socket: &Path, command: &Command, settle: Option<Duration>, owner: Option<u32>) -> Result<Reply, String> {
+    let reply = exchange(socket, command, owner).await?;
+    match (command, &reply, settle) {
+        (Command::Apply(_), Reply::Ok(status), Some(settle)) if status.open() > 0 => {
+            let within_ms = u64::try_from(settle.as_millis()).unwrap_or(u64::MAX);
+            exchange(socket, &Command::Drained { backends: vec![], within_ms }, owner).await
+        }
+        _ => Ok(reply),
+    }
+}
+
+async fn exchange(socket: &Path, command: &Command, owner: Option<u32>) -> Result<Reply, String> {
     let wait = match command {
         Command::Drained { within_ms, .. } => Duration::from_millis(*within_ms).min(LONGEST),
         Command::Apply(_) | Command::Status => Duration::ZERO,
@@ -82,12 +94,17 @@ pub async fn ask(socket: &Path, command: &Command) -> Result<Reply, String> {
     let failed = |e: std::io::Error| format!("the front at {} does not answer: {e}", socket.display());
     let exchange = async {
         let stream = UnixStream::connect(socket).await?;
+        if let Some(owner) = owner
+            && stream.peer_cred()?.uid() != owner
+        {
+            return Err(std::io::Error::other("what listens there is another user's"));
+        }
         let (read, mut write) = stream.into_split();
         let mut text = serde_json::to_string(command)?;
         text.push('\n');
         write.write_all(text.as_bytes()).await?;
         let mut line = String::new();
-        BufReader::new(read).read_line(&mut line).await?;
+        BufReader::new(read.take(2 * MAX_ROUTES as u64)).read_line(&mut line).await?;
         Ok::<_, std::io::Error>(line)
     };
     let line = tokio::time::timeout(wait + PATIENCE, exchange).await.map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?;

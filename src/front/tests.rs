@@ -79,7 +79,7 @@ async fn front(routes: &Routes, port: u16) -> Rig {
 
 impl Rig {
     async fn ask(&self, command: Command) -> Reply {
-        ask(&self.dir.path().join(SOCKET), &command).await.unwrap()
+        ask(&self.dir.path().join(SOCKET), &command, None, None).await.unwrap()
     }
     async fn apply(&self, routes: Routes) {
         assert!(matches!(self.ask(Command::Apply(routes)).await, Reply::Ok(_)));
@@ -234,7 +234,7 @@ async fn a_backend_that_left_keeps_its_sessions_counted_until_they_end_and_gets_
     let late = rig.ask(Command::Drained { backends: vec![name(&a)], within_ms: 50 }).await;
     assert!(matches!(late, Reply::Ok(s) if sessions(&s, &a) == Some((1, true))), "it says what is still open");
     let socket = rig.dir.path().join(SOCKET);
-    let drained = tokio::spawn(async move { ask(&socket, &Command::Drained { backends: vec![], within_ms: 60_000 }).await });
+    let drained = tokio::spawn(async move { ask(&socket, &Command::Drained { backends: vec![], within_ms: 60_000 }, None, None).await });
     assert_eq!(finish(old, b"two").await.unwrap(), b"127.0.0.2:one two", "an open session goes on");
     let status = drained.await.unwrap().unwrap();
     assert!(matches!(&status, Reply::Ok(s) if sessions(s, &a).is_none_or(|(open, _)| open == 0)), "{status:?}");

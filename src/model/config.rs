@@ -271,11 +271,12 @@ impl MaintenanceWindow {
 pub struct StackSettingsEntry {
     /// Project directory, absolute; every relative path in the file means it.
     pub dir: PathBuf,
-    /// Files in order; by default the first of compose.yaml, compose.yml, docker-compose.yaml, docker-compose.yml and its override file.
+    /// Files in order; by default those that `COMPOSE_FILE` of the environment file names, else the first of compose.yaml, compose.yml,
+    /// docker-compose.yml, docker-compose.yaml and an override file.
     pub files: Vec<String>,
     /// Environment; the policy's default when absent.
     pub environment: Option<String>,
-    /// Active profiles.
+    /// Active profiles; by default those of `COMPOSE_PROFILES` of the environment file.
     pub profiles: Vec<String>,
     /// Environment files for interpolation; `.env` of the directory by default.
     pub env_files: Vec<String>,

@@ -37,7 +37,7 @@ impl Files for Dir {
 fn load(dir: &str, file: &str) -> (StackSpec, BTreeMap<String, String>) {
     let dir = tree(dir);
     let example = std::fs::read_to_string(dir.join(".env.example")).unwrap_or_default();
-    let variables = compose::dotenv(&example, &BTreeMap::new()).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let variables = compose::dotenv(&example, ".env.example", &BTreeMap::new()).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     let project_dir = dir.display().to_string();
     let input = LoadInput {
         name: StackName::new("example").expect("a name"),

@@ -5,7 +5,8 @@ use crate::front::{self, Listen};
 use crate::model::front::{Command, DIR, ROUTES_FILE, Reply, Routes, SETTLE, SOCKET};
 use crate::model::ids::EngineName;
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// Relaying is copying: two threads move more than one network card does.
 const WORKERS: usize = 2;
@@ -37,7 +38,10 @@ pub struct FrontArgs {
 pub fn front(args: FrontArgs) -> CliResult {
     let failed = |why: String| CliError::Failed(why, "see the log of the front's container".into());
     if let Some(command) = command(&args)? {
-        let reply = super::one_thread()?.block_on(asked(&args.routes.with_file_name(SOCKET), &command)).map_err(failed)?;
+        let settle = std::env::var(SETTLE).ok().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+        let socket = args.routes.with_file_name(SOCKET);
+        let asking = front::ask(&socket, &command, settle, None);
+        let reply = super::one_thread()?.block_on(asking).map_err(failed)?;
         println!("{}", serde_json::to_string(&reply).expect("a reply is plain data"));
         return Ok(if matches!(reply, Reply::Ok(_)) { Ended::Done } else { Ended::Failed });
     }
@@ -49,21 +53,8 @@ pub fn front(args: FrontArgs) -> CliResult {
     let runtime = runtime.map_err(|e| failed(format!("no runtime: {e}")))?;
     runtime.block_on(front::run(&args.listen, args.routes)).map_err(|e| failed(e.to_string()))?;
     // A name look-up that hangs keeps its thread.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    runtime.shutdown_timeout(Duration::from_millis(200));
     Ok(Ended::Done)
-}
-
-/// A command and its answer. New routes whose leaving backends still have sessions are answered when those have ended, within [`SETTLE`]: that spares
-/// the supervisor a second command.
-async fn asked(socket: &Path, command: &Command) -> Result<Reply, String> {
-    let reply = front::ask(socket, command).await?;
-    let settle = std::env::var(SETTLE).ok().and_then(|ms| ms.parse().ok());
-    match (command, &reply, settle) {
-        (Command::Apply(_), Reply::Ok(status), Some(within_ms)) if status.open() > 0 => {
-            front::ask(socket, &Command::Drained { backends: vec![], within_ms }).await
-        }
-        _ => Ok(reply),
-    }
 }
 
 fn command(args: &FrontArgs) -> Result<Option<Command>, CliError> {

@@ -301,6 +301,8 @@ fn include_has_its_own_place_and_variables() {
         ),
         ("d/.env", "TAG=8\n"),
         ("x.env", "TAG=9\n"),
+        ("y.env", "MORE=$TAG-$LATE\n"),
+        ("z.env", "TAG=10\nLATE=1\n"),
         ("other.yaml", "services: {b: {environment: {EXTRA: 1}}}\n"),
         ("a.yaml", "services: {a: {image: else}}\n"),
     ];
@@ -313,6 +315,13 @@ fn include_has_its_own_place_and_variables() {
     let b = canon(&[long], &files)["services"]["b"].clone();
     assert_eq!((&b["image"], &b["environment"]), (&json!("b:9"), &json!({"TAG": "9", "EXTRA": "1"})));
     assert_eq!(b["volumes"][0]["source"], "/srv/shop/e/x");
+    let several = "include: [{path: d/c.yaml, env_file: [x.env, y.env, z.env]}]\nservices: {a: {image: a}}\n";
+    let spec = run(&[several], &files, &[], &[]).unwrap();
+    assert_eq!(spec.services["b"].image.as_ref().map(ToString::to_string).as_deref(), Some("b:10"), "a later file counts");
+    let more = "include: [{path: m.yaml, env_file: [x.env, y.env, z.env]}]\nservices: {a: {image: a}}\n";
+    let files = [files.as_slice(), &[("m.yaml", "services: {m: {image: \"m:${MORE}\"}}\n")]].concat();
+    let spec = run(&[more], &files, &[], &[]).unwrap();
+    assert_eq!(spec.services["m"].image.as_ref().map(ToString::to_string).as_deref(), Some("m:9-"), "and sees what came before alone");
     let conflict = run(&["include: [a.yaml]\nservices: {a: {image: a}}\n"], &files, &[], &[]).unwrap_err().0;
     assert_eq!(
         conflict[0].to_string(),

@@ -250,3 +250,40 @@ fn large_deep_and_double_documents_are_refused_in_time() {
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
+
+/// Services of one text, `n` of them.
+fn many(n: usize, body: &str) -> String {
+    let services: String = (0..n).map(|i| format!("  s{i}: {{image: a, {body}}}\n")).collect();
+    format!("services:\n{services}")
+}
+
+#[test]
+fn a_few_words_that_stand_for_very_much_are_refused_before_it_is_made() {
+    let large: &'static str =
+        Box::leak(format!("services:\n  base:\n    image: b\n    labels: {{x: \"{}\"}}\n", "x".repeat(200_000)).into_boxed_str());
+    let env: &'static str = Box::leak((0..30_000).map(|i| format!("KEY{i}=1\n")).collect::<String>().into_boxed_str());
+    let files = Memory(BTreeMap::from([("large.yaml", large), ("large.env", env)]));
+    let configs: String = (0..500).map(|i| format!("  c{i}: {{file: large.env}}\n")).collect();
+    let cases = [
+        ("ports", many(200, "ports: [\"1-65535\"]")),
+        ("long ports", many(200, "ports: [{target: 1-65535}]")),
+        ("extends", many(500, "extends: {file: large.yaml, service: base}")),
+        ("env_file", many(500, "env_file: large.env")),
+        ("label_file", many(500, "label_file: large.env")),
+        ("configs", format!("services: {{a: {{image: a}}}}\nconfigs:\n{configs}")),
+    ];
+    for (what, text) in cases {
+        let errors = read(&LoadInput {
+            name: StackName::new("shop").unwrap(),
+            project_dir: "/srv/shop",
+            sources: vec![Source { path: "compose.yaml".into(), text }],
+            variables: &BTreeMap::new(),
+            profiles: &[],
+            files: &files,
+            quotas: &Quotas::default(),
+        });
+        let errors = errors.expect_err(what).0;
+        assert_eq!(errors.iter().filter(|e| e.rule == Some("yaml.bomb")).count(), 1, "{what}: {errors:?}");
+    }
+    assert!(read_text(&many(1, "ports: [\"1-65535\"]")).is_ok(), "the whole range fits once");
+}
