@@ -59,8 +59,7 @@ fn service(
     }
     let there = containers.len();
     let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
-        let looping =
-            c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
+        let looping = keeps_ending(c, now);
         let (cause, reason) = container(spec, c).or_else(|| {
             let reason = format!("it keeps ending; the engine restarted it {} times", c.restart_count);
             looping.then_some((Cause::Crashed, reason))
@@ -71,7 +70,12 @@ fn service(
         let gone = (spec.replicas as usize).saturating_sub(there);
         (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
-    .or_else(|| front(name, spec, observed, by_hand))
+    .or_else(|| front(name, spec, observed, (by_hand, now)))
+}
+
+/// Whether the engine starts it again and again.
+fn keeps_ending(c: &ContainerDetail, now: DateTime<Utc>) -> bool {
+    c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY))
 }
 
 fn missing(name: &ServiceName, reason: String) -> Ailment {
@@ -79,7 +83,12 @@ fn missing(name: &ServiceName, reason: String) -> Ailment {
 }
 
 /// What is wrong with the front of a service that is well itself: nobody reaches it. One the engine is about to start again is left to it.
-fn front(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &BTreeSet<EngineName>) -> Option<Ailment> {
+fn front(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    observed: &Observed,
+    (by_hand, now): (&BTreeSet<EngineName>, DateTime<Utc>),
+) -> Option<Ailment> {
     if !planner::front::fronted(spec) {
         return None;
     }
@@ -89,7 +98,11 @@ fn front(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &
     if by_hand.contains(&c.id) {
         return None;
     }
+    let looping = keeps_ending(c, now);
     let (cause, how) = match c.state {
+        RunState::Running | RunState::Restarting if looping => {
+            (Cause::Crashed, format!("it keeps ending; the engine restarted it {} times", c.restart_count))
+        }
         RunState::Running | RunState::Restarting | RunState::Paused | RunState::Removing => return None,
         RunState::Created | RunState::Exited | RunState::Dead if !c.error.is_empty() => {
             (cause_of_error(&c.error).unwrap_or(Cause::CannotStart), "the engine could not start it".to_owned())
@@ -98,7 +111,7 @@ fn front(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, by_hand: &
         RunState::Exited | RunState::Dead => (Cause::Crashed, format!("it ended with exit code {}", c.exit_code)),
     };
     let reason = format!("its front does not run, so nobody reaches it: {how}");
-    Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, error: refused(c), looping: false })
+    Some(Ailment { service: name.clone(), container: Some(c.id.clone()), cause, reason, error: refused(c), looping })
 }
 
 /// What is wrong with one container; `None` when nothing is, or when the engine's own restart policy is at work on it.

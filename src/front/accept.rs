@@ -74,6 +74,12 @@ async fn session(mut client: TcpStream, target: u16, table: Arc<Table>, mut plac
     };
     match ended {
         End::Done => {}
+        End::Lost => {
+            relay::linger(&mut client).await;
+            // As the backend ended: half an answer must not look like a whole one.
+            relay::reset(&client);
+            relay::reset(&backend);
+        }
         End::Broken => {
             // Half an answer must not look like a whole one.
             relay::reset(&client);

@@ -123,6 +123,34 @@ fn sessions(status: &Status, backend: &str) -> Option<(u64, bool)> {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_before_the_request_is_whole_arrives() {
+    let listeners = backends(&["127.0.0.2"]).await;
+    let listener = listeners.into_iter().next().unwrap();
+    let address = listener.local_addr().unwrap();
+    let own = address.ip().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut some = vec![0; 1000];
+                stream.read_exact(&mut some).await.unwrap();
+                stream.write_all(b"413 too large").await.unwrap();
+            });
+        }
+    });
+    let rig = front(&routes(1, &[&own], Limits::default()), address.port()).await;
+    for round in 0..50 {
+        let mut stream = rig.connect().await;
+        let (mut read, mut write) = stream.split();
+        // What is written last may be refused: the answer is there by then.
+        let sent = async { drop(write.write_all(&vec![7; 2 << 20]).await) };
+        let mut answer = vec![0; 13];
+        let (came, ()) = tokio::join!(read.read_exact(&mut answer), sent);
+        assert_eq!((came.unwrap(), answer.as_slice()), (13, b"413 too large".as_slice()), "round {round}");
+    }
+    rig.until("the sessions have ended", |s| s.backends.iter().all(|b| b.sessions == 0)).await;
+}
+
+#[tokio::test]
 async fn bytes_are_relayed_exactly_and_a_closed_half_is_passed_on() {
     let mut listeners = backends(&["127.0.0.2"]).await;
     let port = listeners[0].local_addr().unwrap().port();

@@ -183,7 +183,11 @@ pub(super) fn update(spec: &ServiceSpec, one_writer: bool, standing: Standing, a
         Standing::Other => "about 0.2 s once, while its port and name move to a new front; from then on ",
         Standing::Unwanted | Standing::Up | Standing::Down => "",
     };
-    (strategy, format!("{first}{how}"))
+    let past = match &spec.container_name {
+        Some(name) => format!("; clients that call it {name} instead of by its service's name pass by the front and lose connections"),
+        None => String::new(),
+    };
+    (strategy, format!("{first}{how}{past}"))
 }
 
 /// Whether nothing but the bounds of a service's front changes, which goes with its routes.

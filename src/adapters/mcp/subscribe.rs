@@ -9,6 +9,7 @@ use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::SubscriptionContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -51,6 +52,7 @@ fn lists(change: &Change) -> (bool, bool, bool) {
 #[derive(Debug)]
 pub struct Session {
     uris: Arc<Mutex<BTreeSet<String>>>,
+    begun: AtomicBool,
     end: CancellationToken,
     _ends: DropGuard,
 }
@@ -58,7 +60,7 @@ pub struct Session {
 impl Default for Session {
     fn default() -> Self {
         let end = CancellationToken::new();
-        Self { uris: Arc::default(), _ends: end.clone().drop_guard(), end }
+        Self { uris: Arc::default(), begun: AtomicBool::new(false), _ends: end.clone().drop_guard(), end }
     }
 }
 
@@ -98,8 +100,11 @@ impl Session {
         self.uris.lock().expect("no panic while held").extend(kept.into_iter().filter(|u| tells(u)).take(MOST));
     }
 
-    /// Tells the session's client of changes until the session ends.
+    /// Tells the session's client of changes until the session ends; once, however often the client says that it is ready.
     pub fn begin(&self, doors: &Arc<Doors>, peer: Peer<RoleServer>) {
+        if self.begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let (uris, end, ending) = (Arc::clone(&self.uris), self.end.clone(), doors.shutdown.clone());
         let mut changes = Changes::listen(doors);
         tokio::spawn(async move {
