@@ -33,7 +33,7 @@ services:
     image: {postgres}
     mem_limit: 256m
     volumes: ['db:/data']
-    healthcheck: {{test: ['CMD', 'pg_isready'], interval: 1s}}
+    healthcheck: {{test: ['CMD', 'pg_isready'], interval: 1s, start_period: 60s}}
     x-dockwarden:
       backup:
         quiesce: pause
@@ -44,7 +44,7 @@ services:
     image: {redis}
     mem_limit: 64m
     volumes: ['cache:/data', '{files}:/files']
-    healthcheck: {{test: ['CMD', 'redis-cli', 'ping'], interval: 1s}}
+    healthcheck: {{test: ['CMD', 'redis-cli', 'ping'], interval: 1s, start_period: 60s}}
     x-dockwarden:
       backup:
         pre: [{{run: [redis-cli, save]}}]
@@ -74,8 +74,8 @@ async fn databases_are_backed_up_by_their_own_commands_and_run_again_on_what_com
     let stack = home.stack("databases");
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "stack-keeper").await;
-    let up = client.ok("deploy", databases(&stack, &postgres, &redis, &files, "pg_dump --no-owner postgres")).await;
-    ended(&client, &up["operation_id"]).await;
+    let up = called(&client, "deploy", databases(&stack, &postgres, &redis, &files, "pg_dump --no-owner postgres")).await;
+    assert_eq!(up["state"], json!("done"), "{up:#}");
     let sql = |text: &str| docker(&["exec", &format!("{stack}-db-1"), "psql", "-At", "-c", text]);
     sql("create table visits(who text); insert into visits values ('ann'), ('bob')");
     docker(&["exec", &format!("{stack}-cache-1"), "redis-cli", "set", "visits", "2"]);
