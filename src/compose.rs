@@ -56,6 +56,10 @@ pub trait Files {
     fn variables(&self, path: &str) -> Result<Option<String>, ReadError> {
         self.read(path)
     }
+    /// Whether the file is one of the host that can be mounted; not a text that came with a call.
+    fn mountable(&self, _path: &str) -> bool {
+        true
+    }
 }
 
 /// Why a side file was not read.
@@ -67,6 +71,14 @@ pub enum ReadError {
     /// It cannot be read, or not as text.
     #[error("{0}")]
     Unreadable(String),
+    /// It is there and is nothing to read as text: it can be mounted as it is.
+    #[error("{why}")]
+    Opaque {
+        /// What it is instead.
+        why: String,
+        /// Tells this content from another.
+        digest: String,
+    },
 }
 
 impl ReadError {
@@ -74,7 +86,7 @@ impl ReadError {
     fn rule(&self) -> Option<&'static str> {
         match self {
             Self::Outside(_) => Some("path.traversal"),
-            Self::Unreadable(_) => None,
+            Self::Unreadable(_) | Self::Opaque { .. } => None,
         }
     }
 }

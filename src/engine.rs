@@ -6,6 +6,7 @@ pub mod docker;
 mod error;
 mod extras;
 pub mod fake;
+pub mod made;
 
 pub use error::{EngineError, EngineResult, foreign};
 pub use extras::Extras;

@@ -13,7 +13,7 @@ mod namespaces;
 pub mod once;
 mod only;
 mod stands;
-mod strategies;
+pub mod strategies;
 pub mod succession;
 #[cfg(test)]
 mod tests;

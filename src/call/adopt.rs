@@ -372,10 +372,13 @@ impl Gathered {
             Ok(id) => engine.image(&id).await?,
             Err(_) => None,
         };
-        let resolved = match &spec.image {
+        // Compose's own name for what it builds.
+        let named = spec.image.clone().or_else(|| ImageRef::new(format!("{}-{service}", desired.spec.name)).ok());
+        let resolved = match &named {
             Some(reference) => engine.image(reference).await?.map(|i| i.id),
             None => None,
         };
+        let log_driver = engine.about().await?.log_driver;
         let reference = spec.image.clone().or_else(|| ImageRef::new(first.image.as_str()).ok());
         if let Some(reference) = reference {
             // What runs is what the release is, whatever the tag means by now.
@@ -398,7 +401,8 @@ impl Gathered {
                 continue;
             }
             let made = engine.made_with(&c.id).await?.unwrap_or_default();
-            let differences = compare(call, desired, (service, spec), c, &made, (image.as_ref(), resolved.as_deref()), once)?;
+            let (images, of_engine) = ((image.as_ref(), resolved.as_deref()), log_driver.as_str());
+            let differences = compare(call, desired, (service, spec), (c, &made), images, of_engine, once)?;
             if !differences.iter().any(|d| d.content) {
                 self.same.insert(c.id.to_string(), hash);
             }
@@ -413,9 +417,9 @@ fn compare(
     call: &Call,
     desired: &Desired,
     (service, spec): (&ServiceName, &crate::model::spec::ServiceSpec),
-    seen: &ContainerDetail,
-    made: &MadeWith,
+    (seen, made): (&ContainerDetail, &MadeWith),
     (image, resolved): (Option<&ImageInfo>, Option<&str>),
+    log_driver: &str,
     once: bool,
 ) -> Result<Vec<Drift>, CallError> {
     let store = &call.house.store;
@@ -443,10 +447,11 @@ fn compare(
         inherited: &[],
         declared: desired.spec.volumes.values().map(|v| v.name.clone()).collect(),
         joined,
+        log_driver,
     })
     .map_err(cannot)?;
     let hash = |value: &str| store.keyed_hash(value);
-    Ok(drift::compare(&drift::Pair { service, spec, wanted: &wanted, resolved, image, seen, made, once, hash: &hash }))
+    Ok(drift::compare(&drift::Pair { service, spec, wanted: &wanted, resolved, image, seen, made, log_driver, once, hash: &hash }))
 }
 
 fn plan(

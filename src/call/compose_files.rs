@@ -8,8 +8,10 @@ use super::prepare::Source;
 use crate::compose::{self, Files, LoadErrors, ReadError};
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::redact;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// All inline texts of a call together, bytes.
@@ -86,6 +88,12 @@ impl Files for SideFiles {
         }
     }
 
+    fn mountable(&self, path: &str) -> bool {
+        let path = Path::new(path);
+        let beneath = self.dir.as_ref().and_then(|(host, _)| path.strip_prefix(host).ok());
+        !self.inline.contains_key(&plain(beneath.unwrap_or(path)))
+    }
+
     /// Values of the directory's files are put into the directory's own texts only: a caller's text could print them in a plan, in a label or an image's name.
     fn variables(&self, path: &str) -> Result<Option<String>, ReadError> {
         if !self.given {
@@ -125,15 +133,24 @@ fn read_beneath(dir: &Path, relative: &Path) -> Result<Option<String>, ReadError
         Err(Refused::Io(e)) => return Err(said(e)),
     };
     let meta = file.metadata().map_err(said)?;
+    let opaque = |why: String, digest: String| Err(ReadError::Opaque { why, digest });
+    if meta.is_dir() {
+        // What a container sees of a directory follows it: nothing has to be made anew for it.
+        return opaque(format!("{} is a directory", relative.display()), "directory".into());
+    }
     if !meta.is_file() {
         return unreadable(format!("{} is not a regular file", relative.display()));
     }
     if meta.len() > MAX_FILE {
-        return unreadable(format!("{} has {} bytes, at most {MAX_FILE} are read", relative.display(), meta.len()));
+        let digest = format!("{} bytes of {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec());
+        return opaque(format!("{} has {} bytes, at most {MAX_FILE} are read", relative.display(), meta.len()), digest);
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
-    String::from_utf8(bytes).map(Some).map_err(|_| ReadError::Unreadable(format!("{} is not UTF-8 text", relative.display())))
+    String::from_utf8(bytes).map(Some).or_else(|e| {
+        let digest = Sha256::digest(e.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        opaque(format!("{} is not UTF-8 text", relative.display()), digest)
+    })
 }
 
 /// A path of the host as this process sees it; `None` when its container does not mount it.
@@ -402,6 +419,32 @@ mod tests {
                 .read("/etc/passwd")
                 .is_err_and(|e| matches!(e, ReadError::Outside(why) if why.contains("outside of the project directory")))
         );
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_apart_by_a_digest_and_only_files_of_the_host_are_mountable() {
+        let (dir, mut files) = home();
+        let at = |name: &str| dir.path().join(name);
+        let digest = |files: &SideFiles, name: &str| match files.read(name) {
+            Err(ReadError::Opaque { why, digest }) => (why, digest),
+            other => panic!("{name}: {other:?}"),
+        };
+        std::fs::write(at("store.p12"), [0xff, 1]).expect("written");
+        let one = digest(&files, "store.p12");
+        assert_eq!((one.0.as_str(), one.1.len()), ("store.p12 is not UTF-8 text", 64));
+        std::fs::write(at("store.p12"), [0xff, 2]).expect("written");
+        assert_ne!(digest(&files, "store.p12").1, one.1);
+        std::fs::create_dir(at("conf.d")).expect("made");
+        assert_eq!(digest(&files, "conf.d"), ("conf.d is a directory".to_owned(), "directory".to_owned()));
+        let long = std::fs::File::create(at("long")).expect("made");
+        long.set_len(MAX_FILE + 1).expect("grown");
+        let one = digest(&files, "long");
+        assert!(one.0.contains("at most 1048576 are read"), "{one:?}");
+        long.set_len(MAX_FILE + 2).expect("grown");
+        assert_ne!(digest(&files, "long").1, one.1);
+        files.inline.insert("given".into(), "text".into());
+        let absolute = at("given").display().to_string();
+        assert_eq!(["long", "given", "./given", absolute.as_str()].map(|f| files.mountable(f)), [true, false, false, false]);
     }
 
     /// A registered stack in a directory with these files.

@@ -215,7 +215,7 @@ fn service(s: &ServiceSpec) -> Value {
     o.text("runtime", s.runtime.as_deref());
     o.section("scale", w.scale.as_ref());
     o.list("secrets", &s.secrets.iter().map(|c| file_mount(c, true)).collect::<Vec<_>>());
-    o.list("security_opt", &s.security_opt);
+    o.list("security_opt", if w.security_opt.is_empty() { &s.security_opt } else { &w.security_opt });
     if let Some(bytes) = s.shm_size.filter(|b| *b != 0) {
         o.set("shm_size", bytes.to_string());
     }

@@ -36,7 +36,7 @@ pub(super) fn read(r: &mut Reader, spec: &mut ServiceSpec, report: &mut Report) 
         let mut d = Reader::new(deploy, &r.at("deploy"), report);
         from_deploy = replicas(&mut d, "replicas", report);
         d.keep(&["mode", "endpoint_mode", "labels", "placement", "update_config", "rollback_config"], &mut spec.other, "deploy.");
-        policy = d.take("restart_policy").and_then(|v| restart_policy(v, &d.at("restart_policy"), report));
+        policy = d.take("restart_policy").map(|v| restart_policy(v, &d.at("restart_policy"), report));
         if let Some(resources) = d.take("resources") {
             limits(resources, &d.at("resources"), &mut res, spec, report);
         }
@@ -48,7 +48,11 @@ pub(super) fn read(r: &mut Reader, spec: &mut ServiceSpec, report: &mut Report) 
         report.error(&r.at("scale"), format!("scale {a} and deploy.replicas {b} differ"), "keep one of them");
     }
     spec.replicas = from_deploy.or(scale).unwrap_or(1);
-    spec.restart = restart.or(policy).unwrap_or_default();
+    // As in Compose the section wins. One that says no condition leaves it to `restart`, else means any.
+    spec.restart = match policy {
+        Some(policy) => policy.or(restart).unwrap_or(Restart::Always),
+        None => restart.unwrap_or_default(),
+    };
     spec.resources = res;
 }
 
@@ -84,7 +88,8 @@ fn restart_policy(value: Value, path: &str, report: &mut Report) -> Option<Resta
     }
     r.finish(report);
     match condition.as_deref() {
-        None | Some("any") => Some(Restart::Always),
+        None => None,
+        Some("any") => Some(Restart::Always),
         Some("none") => Some(Restart::No),
         Some("on-failure") => Some(Restart::OnFailure(most)),
         // Compose passes plain policy names through.

@@ -1,13 +1,15 @@
 //! Plain keys of a service about its process and its isolation, devices and limits. Whether they are allowed is the gate's question.
 
+use super::files::join;
 use super::reader::{Reader, scalar, strings};
 use super::value::Value;
-use super::{Report, at, units};
+use super::{LoadInput, Report, at, units};
+use crate::model::spec::confinement::seccomp_file;
 use crate::model::spec::{DeviceSpec, Logging, ServiceSpec};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Plain keys about the process and its isolation.
-pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Report) {
+pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, input: &LoadInput<'_>, report: &mut Report) {
     let mut text = |key, report: &mut Report| r.string(key, report).filter(|t| !t.is_empty());
     s.user = text("user", report);
     s.working_dir = text("working_dir", report);
@@ -37,6 +39,7 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
     s.cap_add = r.strings("cap_add", report);
     s.cap_drop = r.strings("cap_drop", report);
     s.security_opt = r.strings("security_opt", report);
+    seccomp(s, &r.at("security_opt"), input, report);
     s.device_cgroup_rules = r.strings("device_cgroup_rules", report);
     s.group_add = r.strings("group_add", report);
     s.dns = r.strings("dns", report);
@@ -58,6 +61,47 @@ pub(super) fn host_settings(r: &mut Reader, s: &mut ServiceSpec, report: &mut Re
         l.finish(report);
         logging
     });
+}
+
+/// The profile of `seccomp=FILE`, which the engine wants as text and not as a file: hash, approval and request then cover what it says. As a variable's,
+/// its text is put into the plan, so a caller's text names no file of the directory.
+fn seccomp(s: &mut ServiceSpec, path: &str, input: &LoadInput<'_>, report: &mut Report) {
+    let mut options = s.security_opt.clone();
+    for (index, option) in options.iter_mut().enumerate() {
+        let Some(file) = seccomp_file(option).filter(|f| !f.is_empty() && s.active) else { continue };
+        let path = format!("{path}[{index}]");
+        let hint = "name a seccomp profile beneath the project directory";
+        match input.files.variables(&join("", file)) {
+            Ok(Some(text)) if !report.expand(&path, text.len()) => {}
+            Ok(Some(text)) => match profile(&text) {
+                Ok(profile) => *option = format!("seccomp={profile}"),
+                Err(why) => report.later(&path, None, format!("{file} is no seccomp profile: {why}"), hint),
+            },
+            Ok(None) => report.later(&path, None, format!("the seccomp profile {file} does not exist"), hint),
+            Err(why) => report.later(&path, why.rule(), format!("the seccomp profile {file} cannot be read: {why}"), hint),
+        }
+    }
+    if options != s.security_opt {
+        s.written.security_opt = std::mem::replace(&mut s.security_opt, options);
+    }
+}
+
+/// A profile without white space between its parts, as Compose sends it.
+fn profile(text: &str) -> Result<String, String> {
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| format!("it is no JSON (line {}, column {})", e.line(), e.column()))?;
+    if !value.get("defaultAction").is_some_and(serde_json::Value::is_string) {
+        return Err("it has no `defaultAction`".into());
+    }
+    let (mut out, mut quoted, mut escaped) = (String::with_capacity(text.len()), false, false);
+    for c in text.chars() {
+        if quoted || !c.is_ascii_whitespace() {
+            out.push(c);
+        }
+        quoted = if c == '"' && !escaped { !quoted } else { quoted };
+        escaped = quoted && c == '\\' && !escaped;
+    }
+    Ok(out)
 }
 
 fn devices(r: &mut Reader, bare: &mut BTreeSet<String>, report: &mut Report) -> Vec<DeviceSpec> {

@@ -3,9 +3,10 @@
 use super::files::join;
 use super::reader::Reader;
 use super::value::Value;
-use super::{LoadInput, Report, at};
+use super::{LoadInput, ReadError, Report, at};
 use crate::model::ids::EngineName;
 use crate::model::spec::{FileObject, IpamPool, NetworkSpec, VolumeSpec};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// Bytes of one config or secret: the engine's own limit for Swarm objects is of this size.
@@ -149,7 +150,8 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
             let found = if sources == 0 { "has no source" } else { "has more than one source" };
             report.error(&path, format!("{key:?} {found}"), "give one of file, content, environment, or external: true");
         }
-        let absolute = file.as_deref().map(|f| side_file(f, &path, input, &mut content, report));
+        let mut digest = None;
+        let absolute = file.as_deref().map(|f| side_file(f, &path, input, (&mut content, &mut digest), report));
         if let Some(variable) = &environment {
             content = input.variables.get(variable).cloned();
             if content.is_none() {
@@ -162,14 +164,32 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
         }
         out.insert(
             key,
-            FileObject { name, external, file: absolute.flatten(), content, environment, labels, driver, driver_opts, template_driver },
+            FileObject {
+                name,
+                external,
+                file: absolute.flatten(),
+                content,
+                digest,
+                environment,
+                labels,
+                driver,
+                driver_opts,
+                template_driver,
+            },
         );
     }
     out
 }
 
-/// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery.
-fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option<String>, report: &mut Report) -> Option<String> {
+/// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery. What is no
+/// text, or too long to be copied, is mounted, and only a digest of it is kept.
+fn side_file(
+    file: &str,
+    path: &str,
+    input: &LoadInput<'_>,
+    (content, digest): (&mut Option<String>, &mut Option<String>),
+    report: &mut Report,
+) -> Option<String> {
     if file.starts_with('~') {
         report.later(
             path,
@@ -180,23 +200,28 @@ fn side_file(file: &str, path: &str, input: &LoadInput<'_>, content: &mut Option
         return Some(file.to_owned());
     }
     let relative = join("", file);
-    match input.files.read(&relative) {
+    let absolute = match file {
+        f if f.starts_with('/') => Some(f.to_owned()),
+        _ => Some(join(input.project_dir, &relative)).filter(|_| !input.project_dir.is_empty()),
+    };
+    let read = match input.files.read(&relative) {
         Ok(Some(text)) if text.len() > MAX_CONTENT => {
-            let hint = "mount a file or a volume instead";
-            report.later(path, Some(super::INVALID), format!("the content is longer than {MAX_CONTENT} bytes"), hint);
+            let hash: String = Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect();
+            Err(ReadError::Opaque { why: format!("it is longer than the {MAX_CONTENT} bytes that are copied"), digest: hash })
         }
+        read => read,
+    };
+    match read {
         Ok(Some(text)) if report.expand(path, text.len()) => *content = Some(text),
         Ok(Some(_)) => {}
         Ok(None) => report.note(path, format!("file {file} does not exist, so it cannot be delivered")),
+        Err(ReadError::Opaque { why, digest: found }) if absolute.is_some() && input.files.mountable(&relative) => {
+            report.note(path, format!("file {file} is mounted read-only instead of copied, with the owner and mode it has: {why}"));
+            *digest = Some(found);
+        }
         Err(why) => {
             report.later(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory");
         }
     }
-    if file.starts_with('/') {
-        Some(file.to_owned())
-    } else if input.project_dir.is_empty() {
-        None
-    } else {
-        Some(join(input.project_dir, &relative))
-    }
+    absolute
 }

@@ -148,7 +148,7 @@ fn service(value: Value, name: &str, path: &str, input: &LoadInput<'_>, report: 
     }
     s.networks = networks(&mut r, has_mode, &mut s.written, report);
     deploy::read(&mut r, &mut s, report);
-    host::host_settings(&mut r, &mut s, report);
+    host::host_settings(&mut r, &mut s, input, report);
     if let Some(gpus) = r.take("gpus") {
         match gpus {
             Value::Seq(items) => s.device_requests.extend(items.iter().map(Value::to_json)),

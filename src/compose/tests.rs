@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 mod corpus;
+mod delivered;
 mod forms;
 mod robust;
 
@@ -268,6 +269,7 @@ fn extends_and_include_move_relative_paths() {
         external: false,
         file: Some("/srv/shop/sub/deep/s.txt".into()),
         content: Some("hidden".into()),
+        digest: None,
         environment: None,
         labels: BTreeMap::new(),
         driver: None,

@@ -5,6 +5,7 @@ mod create;
 mod credentials;
 mod endpoint;
 mod error;
+mod made;
 mod port;
 mod pull;
 mod rare;

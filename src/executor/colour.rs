@@ -14,10 +14,10 @@ use crate::model::spec::{NetworkSpec, ServiceSpec};
 use crate::planner;
 use serde_json::{Value, json};
 
-/// Whether a service may stand on the network: one that has no way out of the host's networks must not get one by it.
+/// Whether a service may stand on the network: one of those that meet on a network of the stack already.
 fn may_stand(run: &Run, spec: &ServiceSpec) -> bool {
-    let open = |key: &String| run.plan.desired.networks.get(key).is_some_and(|n| !n.internal);
-    spec.settings.strategy == Some(Strategy::BlueGreen) && spec.networks.keys().any(open)
+    let shared = planner::strategies::meeting(&run.plan.desired);
+    spec.settings.strategy == Some(Strategy::BlueGreen) && spec.networks.keys().any(|key| shared.contains(key.as_str()))
 }
 
 impl Run {
@@ -52,11 +52,12 @@ impl Run {
         found.map(|n| EngineName::new(n.as_str()).map_err(|e| Fail::Refused(e.to_string()))).transpose()
     }
 
-    /// How a container stands on it: under the names its siblings know.
+    /// How a container stands on it: under the names its siblings know from the networks they share.
     pub(super) fn coloured(&self, service: &ServiceName, number: u32, colour: &EngineName) -> Result<NetworkAttachment, Fail> {
         let spec = self.plan.desired.services.get(service).ok_or_else(|| Fail::Refused(format!("the release has no service {service}")))?;
         let mut aliases = vec![service.to_string(), names::canonical(&self.plan.stack, service, spec, number).to_string()];
-        aliases.extend(spec.networks.values().flat_map(|n| n.aliases.iter().cloned()));
+        let shared = planner::strategies::meeting(&self.plan.desired);
+        aliases.extend(spec.networks.iter().filter(|(key, _)| shared.contains(key.as_str())).flat_map(|(_, n)| n.aliases.iter().cloned()));
         aliases.sort();
         aliases.dedup();
         Ok(NetworkAttachment { network: colour.to_string(), aliases, ..NetworkAttachment::default() })

@@ -5,6 +5,7 @@ use crate::engine::{ContainerSpec, EngineMount, Extras, InjectedFile, NetworkAtt
 use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::observed::MountInfo;
+use crate::model::spec::mounts;
 use crate::model::spec::{FileMount, FileObject, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
 use crate::planner::front::fronted;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +46,12 @@ pub struct Rendering<'a> {
     pub declared: BTreeSet<String>,
     /// Containers of the services whose namespaces or volumes it shares.
     pub joined: BTreeMap<String, EngineName>,
+    /// The engine's log driver for containers that name none.
+    pub log_driver: &'a str,
 }
 
+/// The log driver that engines come with.
+const JSON_FILE: &str = "json-file";
 /// Default limits of a json-file log where a service has none.
 const LOG_MAX_SIZE: &str = "10m";
 const LOG_MAX_FILE: &str = "3";
@@ -59,9 +64,7 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     let spec = r.stack.services.get(r.service).ok_or_else(|| format!("the release has no service {}", r.service))?;
     let serving = r.role == Role::Serving;
     let published = serving && !fronted(spec);
-    let (files, file_mounts) = files(r.stack, r.service, spec)?;
     let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
-    mounts.extend(file_mounts);
     for old in r.inherited.iter().filter(|m| m.kind == "volume") {
         let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
         let carry = match anonymous {
@@ -77,6 +80,9 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
             mounts.push(volume(name, &old.target, !old.writable));
         }
     }
+    let targets: Vec<&str> = mounts.iter().map(|m| m.target.as_str()).collect();
+    let (files, file_mounts) = files(r.stack, r.service, spec, &targets)?;
+    mounts.extend(file_mounts);
     Ok(ContainerSpec {
         name: if serving { names::working(r.operation, r.service, r.number) } else { names::canary(r.operation, r.service) },
         image: r.image.clone(),
@@ -130,7 +136,7 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         tty: spec.tty,
         stop_signal: spec.stop_signal.clone(),
         stop_timeout_s: spec.stop_grace_period_ms.map(|ms| ms.div_ceil(1000)),
-        logging: Some(logging(spec)),
+        logging: logging(spec, r.log_driver),
         oom_score_adj: spec.oom_score_adj,
         runtime: spec.runtime.clone(),
         files,
@@ -236,16 +242,20 @@ fn labels_of(r: &Rendering<'_>, spec: &ServiceSpec) -> BTreeMap<String, String> 
     map
 }
 
-fn logging(spec: &ServiceSpec) -> Logging {
+/// Where the file names no driver the engine's is left alone; the `json-file` that engines come with has no bound of its own, so it gets one.
+fn logging(spec: &ServiceSpec, engines: &str) -> Option<Logging> {
     let mut logging = spec.logging.clone().unwrap_or_default();
     if logging.driver.is_empty() {
-        logging.driver = "json-file".into();
+        if !matches!(engines, "" | JSON_FILE) {
+            return spec.logging.clone();
+        }
+        logging.driver = JSON_FILE.into();
     }
-    if logging.driver == "json-file" && !logging.options.contains_key("max-size") {
+    if logging.driver == JSON_FILE && !logging.options.contains_key("max-size") {
         logging.options.insert("max-size".into(), LOG_MAX_SIZE.into());
         logging.options.entry("max-file".into()).or_insert_with(|| LOG_MAX_FILE.into());
     }
-    logging
+    Some(logging)
 }
 
 /// The host port of the n-th copy: the n-th of a range, so that copies do not race for one.
@@ -259,7 +269,7 @@ pub(super) fn port(p: &PortSpec, number: u32) -> PortBinding {
         host_ip: p.host_ip.clone().unwrap_or_default(),
         host_port: p.published.as_ref().map(|range| nth(range).unwrap_or_else(|| range.clone())),
         container_port: p.target,
-        protocol: p.protocol.clone(),
+        protocol: p.protocol.to_ascii_lowercase(),
     }
 }
 
@@ -340,40 +350,51 @@ fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
     }
 }
 
-/// Configs and secrets: copied into the container before it starts. A read-only container takes no copies: there a file is mounted.
-fn files(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
+/// Configs and secrets: copied into the container before it starts. A read-only container takes no copies, and what is mounted above a target would: the
+/// copy would be in a volume or a host's directory that the old one is still at work on, or be hidden by memory. There a file is mounted.
+fn files(
+    stack: &StackSpec,
+    service: &ServiceName,
+    spec: &ServiceSpec,
+    targets: &[&str],
+) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
     let mut copies = vec![];
-    let mut mounts = vec![];
+    let mut binds = vec![];
     let configs = spec.configs.iter().map(|m| ("config", m, stack.configs.get(&m.source)));
     let secrets = spec.secrets.iter().map(|m| ("secret", m, stack.secrets.get(&m.source)));
     for (kind, wanted, object) in configs.chain(secrets) {
         let object = object.ok_or_else(|| format!("service {service} names {kind} {}, which the file does not define", wanted.source))?;
-        match deliver(wanted, object, spec.read_only) {
+        // As in Compose a mount of the service at the same place counts.
+        if targets.iter().any(|t| mounts::same_place(t, &wanted.target)) {
+            continue;
+        }
+        let covered = mounts::above(&wanted.target, targets.iter().copied());
+        match deliver(wanted, object, spec.read_only || covered.is_some()) {
             Some(Delivery::Copy(file)) => copies.push(file),
-            Some(Delivery::Mount(m)) => mounts.push(m),
+            Some(Delivery::Mount(m)) => binds.push(m),
             None => {
-                return Err(format!(
-                    "{kind} {} of service {service} cannot be delivered: {}",
-                    wanted.source,
-                    if object.external {
-                        "external ones need a swarm"
-                    } else {
-                        "a read_only service takes only configs and secrets with `file:`"
+                let why = match covered {
+                    _ if object.external => "external ones need a swarm".to_owned(),
+                    Some(mount) if object.content.is_some() => {
+                        format!("its target {} lies in the mount at {mount}; choose another target, or give it with `file:`", wanted.target)
                     }
-                ));
+                    _ => "a read_only service takes only configs and secrets with `file:`".to_owned(),
+                };
+                return Err(format!("{kind} {} of service {service} cannot be delivered: {why}", wanted.source));
             }
         }
     }
-    Ok((copies, mounts))
+    Ok((copies, binds))
 }
 
-/// Whether every config and secret of a service can be delivered.
+/// Whether every config and secret of a service can be delivered. `carried` are the places of volumes that its container takes over from the one before.
 ///
 /// # Errors
 /// A sentence that names the first that cannot.
-pub fn deliverable(stack: &StackSpec, service: &ServiceName) -> Result<(), String> {
+pub fn deliverable(stack: &StackSpec, service: &ServiceName, carried: &[&str]) -> Result<(), String> {
     let spec = stack.services.get(service).ok_or_else(|| format!("the release has no service {service}"))?;
-    files(stack, service, spec).map(|_| ())
+    let targets: Vec<&str> = spec.mounts.iter().map(|m| m.target.as_str()).chain(carried.iter().copied()).collect();
+    files(stack, service, spec, &targets).map(|_| ())
 }
 
 enum Delivery {
@@ -381,23 +402,20 @@ enum Delivery {
     Mount(EngineMount),
 }
 
-fn deliver(wanted: &FileMount, object: &FileObject, read_only: bool) -> Option<Delivery> {
+fn deliver(wanted: &FileMount, object: &FileObject, mounted: bool) -> Option<Delivery> {
     let number = |id: &Option<String>| id.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
     match (&object.content, &object.file) {
-        (_, Some(file)) if read_only => {
-            Some(Delivery::Mount(EngineMount { source: Some(file.clone()), ..plain(MountKind::Bind, &wanted.target, true) }))
-        }
-        (Some(content), _) if !read_only => Some(Delivery::Copy(InjectedFile {
+        (Some(content), _) if !mounted => Some(Delivery::Copy(InjectedFile {
             path: wanted.target.clone(),
             content: content.clone().into_bytes(),
             mode: wanted.mode.unwrap_or(0o444),
             uid: number(&wanted.uid),
             gid: number(&wanted.gid),
         })),
-        (None, Some(file)) => {
+        (_, Some(file)) => {
             Some(Delivery::Mount(EngineMount { source: Some(file.clone()), ..plain(MountKind::Bind, &wanted.target, true) }))
         }
-        (_, None) | (Some(_), Some(_)) => None,
+        (_, None) => None,
     }
 }
 

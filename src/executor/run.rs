@@ -377,6 +377,8 @@ impl Run {
                 joined.insert(other.to_owned(), id);
             }
         }
+        // A driver is set by the engine's configuration: it does not change while the engine runs.
+        let log_driver = self.exec.engine.about().await?.log_driver;
         let digest = |bytes: &[u8]| self.exec.store.keyed_digest(bytes);
         let hash = planner::hash::spec_hash(&self.plan.desired, service, image.as_str(), &digest);
         render::container(&Rendering {
@@ -392,6 +394,7 @@ impl Run {
             inherited,
             declared: self.declared_volumes(),
             joined,
+            log_driver: &log_driver,
         })
         .map_err(Fail::Refused)
     }

@@ -14,6 +14,7 @@ mod moves;
 mod places;
 mod pulls;
 mod reboot;
+mod render;
 mod strategies;
 mod undo;
 mod writers;

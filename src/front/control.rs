@@ -2,7 +2,7 @@
 
 use super::file::RoutesFile;
 use super::table::Table;
-use crate::model::front::{Command, MAX_ROUTES, Reply};
+use crate::model::front::{Command, MAX_DRAIN_MS, MAX_ROUTES, Reply};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// Time for a command to arrive, and for its answer beyond what it asks to wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for sessions to end.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_millis(MAX_DRAIN_MS);
 
 /// Answers until `stop`.
 pub(super) async fn serve(listener: UnixListener, table: Arc<Table>, file: Arc<RoutesFile>, stop: CancellationToken) {

@@ -378,22 +378,38 @@ async fn one_socket_takes_both_families() {
 }
 
 #[tokio::test]
-async fn silent_and_half_open_sessions_end() {
+async fn silent_sessions_end() {
     let listeners = backends(&["127.0.0.2"]).await;
     let port = listeners[0].local_addr().unwrap().port();
-    let limits = Limits { idle_ms: 300, half_open_ms: 100, ..Limits::default() };
+    let limits = Limits { idle_ms: 300, ..Limits::default() };
     let rig = front(&routes(1, &["127.0.0.2"], limits), port).await;
     let mut silent = rig.connect().await;
     let (_backend, _) = listeners[0].accept().await.unwrap();
     let begun = std::time::Instant::now();
     assert_eq!(silent.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert!(begun.elapsed() >= Duration::from_millis(200), "not before its time");
+    rig.until("none is left", |s| s.connections == 0).await;
+}
+
+#[tokio::test]
+async fn a_half_open_session_ends_by_its_own_bound_and_not_before() {
+    let listeners = backends(&["127.0.0.2"]).await;
+    let port = listeners[0].local_addr().unwrap().port();
+    // Without the bound of half-open sessions only that of silent ones would end it, a minute later.
+    let limits = Limits { idle_ms: 60_000, half_open_ms: 300, ..Limits::default() };
+    let rig = front(&routes(1, &["127.0.0.2"], limits), port).await;
+    let mut whole = rig.connect().await;
+    let (_backend, _) = listeners[0].accept().await.unwrap();
     let half = rig.connect().await.into_std().unwrap();
     half.shutdown(Shutdown::Write).unwrap();
     let mut half = TcpStream::from_std(half).unwrap();
-    let (_backend, _) = listeners[0].accept().await.unwrap();
-    assert_eq!(half.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    rig.until("none is left", |s| s.connections == 0).await;
+    let (_other, _) = listeners[0].accept().await.unwrap();
+    let begun = std::time::Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(30), half.read(&mut [0])).await.expect("by the bound of half-open sessions");
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(begun.elapsed() >= Duration::from_millis(200), "not before its time");
+    rig.until("the other one is left", |s| s.connections == 1).await;
+    whole.write_all(b"x").await.expect("it was never half open");
 }
 
 #[tokio::test]

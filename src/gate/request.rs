@@ -12,6 +12,7 @@ use super::plan::{PlanFacts, normalise, privileges};
 use super::rules::{self};
 use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
 use crate::model::policy::Policy;
+use crate::model::spec::confinement::option_shown;
 use crate::model::spec::{MountKind, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec};
 use crate::model::verdict::{Finding, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,9 +234,11 @@ fn privileges_of(a: &mut Assert<'_>, spec: &ContainerSpec) {
     for option in &spec.security_opt {
         match privileges::security_opt_rule(option) {
             Some(rule @ ("secopt.unconfined" | "secopt.nnp_off")) => {
-                a.deny(rule, "security_opt", option.trim(), "a confinement switched off")
+                a.deny(rule, "security_opt", &option_shown(option), "a confinement switched off")
             }
-            Some(rule) if !a.allowed.security_opts.contains(option) => a.deny(rule, "security_opt", option.trim(), "a security option"),
+            Some(rule) if !a.allowed.security_opts.contains(option) => {
+                a.deny(rule, "security_opt", &option_shown(option), "a security option")
+            }
             Some(_) | None => {}
         }
     }

@@ -17,6 +17,8 @@ pub const SOCKET: &str = "control.sock";
 pub const SETTLE: &str = "DOCKWARDEN_FRONT_SETTLE_MS";
 /// Largest routes file, bytes.
 pub const MAX_ROUTES: usize = 64 * 1024;
+/// Longest [`Limits::drain_ms`] that is waited for.
+pub const MAX_DRAIN_MS: u64 = 3_600_000;
 /// Most backends of one front.
 const MAX_BACKENDS: usize = 256;
 

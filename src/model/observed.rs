@@ -31,6 +31,9 @@ pub struct EngineInfo {
     pub runtimes: Vec<String>,
     /// Whether swarm mode is active.
     pub swarm: bool,
+    /// Log driver of containers that name none, e.g. `json-file`; empty where the engine does not say.
+    #[serde(default)]
+    pub log_driver: String,
 }
 
 /// Lifecycle state of a container.
@@ -212,6 +215,8 @@ pub struct MadeWith {
     pub nano_cpus: u64,
     /// Process limit, 0 or less for none.
     pub pids: i64,
+    /// Everything else that differs from what an engine gives a container by itself: key as compose names it -> text. The same text, the same setting.
+    pub settings: std::collections::BTreeMap<String, String>,
 }
 
 /// A mount of a container.

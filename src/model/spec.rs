@@ -3,6 +3,7 @@
 //! CPU), milliseconds. Maps are ordered, so the canonical JSON of a value is stable.
 
 pub mod checks;
+pub mod confinement;
 pub mod files;
 pub mod mounts;
 pub mod settings;

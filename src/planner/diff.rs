@@ -62,8 +62,8 @@ fn beside(stack: &StackSpec, hash: &dyn Fn(&str) -> String) -> BTreeMap<String, 
     for (kind, objects) in [("configs", &stack.configs), ("secrets", &stack.secrets)] {
         for (key, object) in objects {
             let place = format!("{kind}.{key}");
-            walk(&plain(&FileObject { content: None, ..object.clone() }), place.clone(), &mut out);
-            if let Some(content) = &object.content {
+            walk(&plain(&FileObject { content: None, digest: None, ..object.clone() }), place.clone(), &mut out);
+            if let Some(content) = object.content.as_ref().or(object.digest.as_ref()) {
                 out.insert(format!("{place}.content"), format!("set ({})", hash(content)));
             }
         }
@@ -213,6 +213,22 @@ mod tests {
         };
         let lines = diff(Some(&service("/live")), Some(&service("/")), &[], &hash);
         assert!(lines.iter().any(|l| l.path.ends_with("path") && l.from.as_deref() == Some("/live")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_mounted_as_it_is_changes_with_its_digest_which_is_not_shown() {
+        let with = |digest: &str| {
+            let object = json!({"name": "shop_c", "external": false, "file": "/srv/k", "content": null, "digest": digest, "environment": null, "labels": {}, "driver": null});
+            let web = json!({"secrets": [{"source": "k", "target": "/run/secrets/k"}]});
+            spec(json!({"name": "shop", "services": {"web": web}, "networks": {}, "volumes": {}, "configs": {}, "secrets": {"k": object}}))
+        };
+        let (old, new) = (with("d1"), with("d22"));
+        let lines: Vec<_> = stack(Some(&old), &new, &hash).into_iter().map(|l| (l.path, l.to)).collect();
+        assert_eq!(lines, [("secrets.k.content".to_owned(), Some(format!("changed ({})", hash("d22"))))]);
+        let web = crate::model::ids::ServiceName::new("web").expect("a name");
+        let of =
+            |stack: &StackSpec| crate::planner::hash::spec_hash(stack, &web, "sha256:a", &|bytes| hash(&String::from_utf8_lossy(bytes)));
+        assert!(of(&old) == of(&with("d1")) && of(&old) != of(&new), "another content is another container");
     }
 
     #[test]

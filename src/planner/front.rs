@@ -1,7 +1,7 @@
 //! Which services stand behind a front, and what that front is like. Pure: the same release always gives the same front.
 
 use super::{Observed, PlanError, one_shot, strategies};
-use crate::model::front::{Limits, ROUTES_VERSION};
+use crate::model::front::{Limits, MAX_DRAIN_MS, ROUTES_VERSION};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::labels;
 use crate::model::observed::{ContainerDetail, RunState};
@@ -41,8 +41,8 @@ pub fn fronting<'a>(stack: &'a StackSpec, service: &ServiceName) -> Option<Front
 fn exposed(text: &str) -> Vec<u16> {
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
-    match (first.parse::<u16>(), last.parse::<u16>(), protocol) {
-        (Ok(first), Ok(last), "tcp") => (first..=last).collect(),
+    match (first.parse::<u16>(), last.parse::<u16>(), protocol.eq_ignore_ascii_case("tcp")) {
+        (Ok(first), Ok(last), true) => (first..=last).collect(),
         _ => vec![],
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn check(stack: &StackSpec, observed: &Observed) -> Result<(), PlanEr
         strategies::check(stack, service, spec, observed)?;
         let refuse = |why: String| Err(PlanError::Impossible(format!("service {service} cannot stand behind a front: {why}")));
         let Some(front) = fronting(stack, service) else { continue };
-        if let Some(p) = spec.ports.iter().find(|p| p.protocol != "tcp") {
+        if let Some(p) = spec.ports.iter().find(|p| !p.protocol.eq_ignore_ascii_case("tcp")) {
             return refuse(format!(
                 "{} is {}, which has no connections that could be handed on; leave out x-dockwarden.strategy, or publish it from a service of its own",
                 p.path, p.protocol
@@ -87,6 +87,13 @@ pub(super) fn check(stack: &StackSpec, observed: &Observed) -> Result<(), PlanEr
         }
         if front.targets.len() > MAX_PORTS {
             return refuse(format!("{} ports; at most {MAX_PORTS}", front.targets.len()));
+        }
+        if front.limits.drain_ms > MAX_DRAIN_MS {
+            let most = MAX_DRAIN_MS / 1000;
+            return refuse(format!(
+                "front.drain_s {}: a replaced container is kept for its sessions at most {most} s",
+                front.limits.drain_ms / 1000
+            ));
         }
         if let Err(why) = (crate::model::front::Routes::to([], front.limits)).check() {
             return refuse(why);
@@ -199,5 +206,10 @@ pub(super) fn rebounded(old: Option<&ServiceSpec>, new: &ServiceSpec) -> bool {
 pub(super) fn restart(stack: &StackSpec, service: &ServiceName, observed: &Observed) -> Option<String> {
     let drain = fronting(stack, service)?.limits.drain_ms / 1000;
     let how = "new connections go to the other copies, or wait, while it restarts";
-    fronts(observed, service).first().filter(|c| up(c)).map(|_| format!("none: {how}; sessions still open after {drain} s are cut"))
+    let green = |s: &&ServiceSpec| s.active && s.settings.strategy == Some(Strategy::BlueGreen);
+    // On their own network services of a colour call each other past their fronts.
+    let met = stack.services.get(service).is_some_and(|s| green(&s)) && stack.services.values().filter(green).count() > 1;
+    let siblings = if met { "; other blue_green services reach it directly and are refused meanwhile" } else { "" };
+    let up = fronts(observed, service).first().is_some_and(|c| up(c));
+    up.then(|| format!("none: {how}; sessions still open after {drain} s are cut{siblings}"))
 }

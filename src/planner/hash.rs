@@ -1,12 +1,12 @@
 //! What makes two containers of a service the same: a keyed hash over everything that reaches the engine. Pure.
 
 use crate::model::ids::ServiceName;
-use crate::model::spec::StackSpec;
+use crate::model::spec::{FileObject, StackSpec};
 use serde_json::{Value, json};
 
 /// Keyed hash of one service as it would be created with an image: equal hash, equal container. Replica counts, dependencies, profiles
 /// and positions in the file do not count; contents of configs and secrets and the engine names of networks and volumes do.
-pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, digest: &dyn Fn(&[u8]) -> String) -> String {
+pub fn spec_hash<'a>(stack: &'a StackSpec, service: &ServiceName, image_id: &str, digest: &dyn Fn(&[u8]) -> String) -> String {
     let Some(spec) = stack.services.get(service) else { return String::new() };
     let mut value = serde_json::to_value(spec).expect("a service spec is plain data");
     if let Value::Object(map) = &mut value {
@@ -25,12 +25,9 @@ pub fn spec_hash(stack: &StackSpec, service: &ServiceName, image_id: &str, diges
     let networks: Vec<_> = spec.networks.keys().map(|k| (k, stack.networks.get(k).map(|n| &n.name))).collect();
     let volumes: Vec<_> =
         spec.mounts.iter().filter_map(|m| m.source.as_ref()).map(|k| (k, stack.volumes.get(k).map(|v| &v.name))).collect();
-    let files: Vec<_> = spec
-        .configs
-        .iter()
-        .map(|m| (m, stack.configs.get(&m.source).and_then(|f| f.content.as_ref())))
-        .chain(spec.secrets.iter().map(|m| (m, stack.secrets.get(&m.source).and_then(|f| f.content.as_ref()))))
-        .collect();
+    let content = |object: Option<&'a FileObject>| object.and_then(|f| f.content.as_ref().or(f.digest.as_ref()));
+    let configs = spec.configs.iter().map(|m| (m, content(stack.configs.get(&m.source))));
+    let files: Vec<_> = configs.chain(spec.secrets.iter().map(|m| (m, content(stack.secrets.get(&m.source))))).collect();
     let mut whole = json!({"service": value, "image": image_id, "networks": networks, "volumes": volumes, "files": files});
     if fronted {
         // Without the service's name and ports: another container than the same service without a front.

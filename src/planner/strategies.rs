@@ -5,6 +5,7 @@ use super::{Observed, PlanError, PlanInput, one_shot, serving};
 use crate::model::ids::ServiceName;
 use crate::model::plan::{Action, Change, DiffLine, Strategy};
 use crate::model::spec::{ServiceSpec, StackSpec};
+use std::collections::BTreeSet;
 
 /// Most steps of a canary, and longest watch of one in seconds.
 const MAX_STEPS: usize = 10;
@@ -44,6 +45,12 @@ pub(super) fn check(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec
             return refuse("its fixed address can be held by one container only");
         }
     }
+    if strategy == Strategy::BlueGreen && open_networks(stack, spec).next().is_some() && meeting(stack).is_empty() {
+        return refuse(
+            "the services of this strategy share no network, and on the one where they start together each would reach the others; \
+             put them on one network of the stack, or ask for front",
+        );
+    }
     let canary = spec.settings.canary.clone().unwrap_or_default();
     let growing = canary.weights.windows(2).all(|w| w[0] < w[1]) && canary.weights.iter().all(|w| (1..=99).contains(w));
     if strategy == Strategy::Canary && (canary.weights.is_empty() || canary.weights.len() > MAX_STEPS || !growing) {
@@ -53,6 +60,19 @@ pub(super) fn check(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec
         return refuse("canary.bake_s is at most 3600");
     }
     Ok(())
+}
+
+/// Networks of a service that are not internal: one that has no way out of the host's networks must not get one by a network of ours.
+fn open_networks<'a>(stack: &'a StackSpec, spec: &'a ServiceSpec) -> impl Iterator<Item = &'a str> {
+    spec.networks.keys().map(String::as_str).filter(|key| stack.networks.get(*key).is_some_and(|n| !n.internal))
+}
+
+/// Networks on which all `blue_green` services meet that may stand on a network of their own: there they reach nothing that they do not reach anyway.
+pub fn meeting(stack: &StackSpec) -> BTreeSet<&str> {
+    let green = stack.services.values().filter(|s| s.active && s.settings.strategy == Some(Strategy::BlueGreen));
+    let mut each = green.map(|s| open_networks(stack, s).collect::<BTreeSet<_>>()).filter(|networks| !networks.is_empty());
+    let first = each.next().unwrap_or_default();
+    each.fold(first, |shared, networks| shared.intersection(&networks).copied().collect())
 }
 
 /// Refuses tests and hooks of a stack that name what is not there, or would write beside what runs.

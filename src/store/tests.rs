@@ -43,6 +43,7 @@ fn spec() -> StackSpec {
         external: false,
         file: None,
         content: Some(SECRET.into()),
+        digest: None,
         environment: None,
         labels: Default::default(),
         driver: None,

@@ -127,7 +127,10 @@ impl Verb for History {
         };
         let truncated = cut(&mut changed, &mut content);
         let here: std::collections::BTreeSet<String> = call.house.engine.images().await?.into_iter().map(|i| i.id).collect();
-        let releases = found.drain(..).map(|r| row(r, record.current, &here)).collect();
+        let mut releases: Vec<Row> = found.drain(..).map(|r| row(r, record.current, &here)).collect();
+        if input.release.is_none() {
+            shorten(&mut releases);
+        }
         let next_cursor = next.map(|n| n.to_string());
         Ok(Output {
             stack: record.name,
@@ -249,6 +252,26 @@ fn cut(changed: &mut Vec<String>, content: &mut Vec<String>) -> bool {
     went
 }
 
+/// Images of many releases of a large stack: each keeps its share of [`BUDGET`], and says how many more it has.
+fn shorten(rows: &mut [Row]) {
+    let share = BUDGET / rows.len().max(1);
+    for row in rows {
+        let mut left = share;
+        let fits = |image: &&String| {
+            let next = left.checked_sub(image.len() + 1);
+            left = next.unwrap_or(0);
+            next.is_some()
+        };
+        let kept = row.images.iter().take_while(fits).count();
+        if kept < row.images.len() {
+            let more = format!("and {} more: give release {} for all", row.images.len() - kept, row.release);
+            row.images.truncate(kept);
+            row.images.push(more);
+        }
+        row.why = row.why.take().map(|why| redact::line(&why, share));
+    }
+}
+
 fn row(r: Release, current: Option<u32>, here: &std::collections::BTreeSet<String>) -> Row {
     let missing: Vec<_> = r.images.values().filter(|i| i.id.as_ref().is_none_or(|id| !here.contains(id))).collect();
     let lost: Vec<String> = missing.iter().filter(|i| i.repo_digest.is_none()).map(|i| i.reference.to_string()).collect();
@@ -281,6 +304,32 @@ mod tests {
     use super::*;
     use crate::call::dispatch::tests::bench;
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_list_of_large_releases_is_bounded_and_says_where_the_rest_is() {
+        let row = |release: u32, services: usize| Row {
+            release,
+            state: ReleaseState::Good,
+            current: false,
+            at: DateTime::UNIX_EPOCH,
+            agent: "keeper".into(),
+            operation_id: "op-1".into(),
+            content_of: None,
+            images: (0..services).map(|n| format!("service-{n}=registry.example.com/team/image-{n}:1.2.3")).collect(),
+            restorable: Restorable::Pull,
+            why: Some("x".repeat(40 * services)),
+            git: None,
+            reason: None,
+        };
+        let mut rows: Vec<Row> = (1..=20).map(|n| row(n, if n == 1 { 3 } else { 60 })).collect();
+        shorten(&mut rows);
+        assert_eq!(rows[0].images.len(), 3, "what fits is whole");
+        let last = rows[19].images.last().expect("an image");
+        assert!(rows[19].images.len() > 5 && last.ends_with("more: give release 20 for all"), "{last}");
+        let bytes: usize =
+            rows.iter().map(|r| r.images.iter().map(|i| i.len() + 1).sum::<usize>() + r.why.as_ref().map_or(0, String::len)).sum();
+        assert!(bytes < 3 * BUDGET, "{bytes}");
+    }
 
     #[tokio::test]
     async fn a_large_release_is_bounded_and_says_so() {

@@ -1,6 +1,8 @@
 //! Where what runs differs from what its files say: the request we would send for a service beside the container that runs. Pure. Values of the
 //! environment are shown as hashes.
 
+mod settings;
+
 use crate::engine::ContainerSpec;
 use crate::model::ids::ServiceName;
 use crate::model::observed::{ContainerDetail, ImageInfo, MadeWith, RunState};
@@ -32,7 +34,7 @@ pub struct Pair<'a> {
     pub spec: &'a ServiceSpec,
     /// What we would ask the engine for, with the image that runs.
     pub wanted: &'a ContainerSpec,
-    /// Image id that the file's reference means now; `None` when it is not on the engine.
+    /// Image id that the file's reference means now, of a build without a name the one Compose gives it; `None` when it is not on the engine.
     pub resolved: Option<&'a str>,
     /// The image that runs.
     pub image: Option<&'a ImageInfo>,
@@ -40,6 +42,8 @@ pub struct Pair<'a> {
     pub seen: &'a ContainerDetail,
     /// What it was made with.
     pub made: &'a MadeWith,
+    /// The engine's log driver for containers that name none.
+    pub log_driver: &'a str,
     /// A one-shot: it may have ended.
     pub once: bool,
     /// Keyed hash of a value.
@@ -53,6 +57,7 @@ pub fn compare(pair: &Pair<'_>) -> Vec<Drift> {
     environment(pair, &mut found);
     process(pair, &mut found);
     limits(pair, &mut found);
+    settings::compare(pair, &mut found);
     ports(pair, &mut found);
     networks(pair, &mut found);
     mounts(pair, &mut found);
@@ -83,13 +88,24 @@ fn short(id: &str) -> String {
 
 fn image(p: &Pair<'_>, found: &mut Found) {
     match (&p.spec.image, p.resolved) {
-        (None, _) => found.push("image", "build (built here, without a name)", &p.seen.image, true),
+        (None, resolved) => {
+            // Compose names it; a release of ours needs to say which image it is.
+            let same = resolved == Some(p.seen.image_id.as_str());
+            let file = format!("build, without a name: write `image: {}` beside it", built(p.wanted, p.service));
+            found.push("image", file, format!("{}{}", p.seen.image, if same { "" } else { ", which is not what was built last" }), !same);
+        }
         (Some(reference), None) => found.push("image", format!("{reference} (not on the engine)"), &p.seen.image, true),
         (Some(reference), Some(id)) if id != p.seen.image_id => {
             found.push("image", format!("{reference} ({})", short(id)), format!("{} ({})", p.seen.image, short(&p.seen.image_id)), true);
         }
         (Some(_), Some(_)) => {}
     }
+}
+
+/// The name Compose gives an image that it builds for a service.
+fn built(wanted: &ContainerSpec, service: &ServiceName) -> String {
+    let project = wanted.labels.get(crate::model::labels::COMPOSE_PROJECT).map_or("", String::as_str);
+    format!("{project}-{service}")
 }
 
 fn environment(p: &Pair<'_>, found: &mut Found) {
@@ -356,6 +372,7 @@ mod tests {
             },
             seen,
             made: MadeWith {
+                settings: BTreeMap::from([("logging.driver".into(), "json-file".into()), ("runtime".into(), "runc".into())]),
                 env: ["A=1", "LANG=de", "HOME=/", "PATH=/bin"].map(str::to_owned).into(),
                 command: vec!["serve".into()],
                 network_mode: "shop_default".into(),
@@ -377,6 +394,7 @@ mod tests {
             image: Some(&case.image),
             seen: &case.seen,
             made: &case.made,
+            log_driver: "json-file",
             once: false,
             hash: &hash,
         };
@@ -419,5 +437,50 @@ mod tests {
     fn a_tag_that_moved_on_differs_and_so_does_one_that_is_gone() {
         assert_eq!(differences(&same(), Some("sha256:2")), ["image: web:1 (2) / web:1 (1)"]);
         assert_eq!(differences(&same(), None), ["image: web:1 (not on the engine) / web:1"]);
+    }
+
+    #[test]
+    fn settings_of_host_and_process_are_compared_both_ways() {
+        let one = |change: fn(&mut Case), expected: &str| assert_eq!(changed(change), [expected]);
+        let runs = |c: &mut Case, key: &str, value: &str| drop(c.made.settings.insert(key.into(), value.into()));
+        one(|c| c.wanted.extra_hosts.push("db:10.0.0.2".into()), "extra_hosts: db:10.0.0.2 / unset");
+        one(|c| drop(c.made.settings.insert("extra_hosts".into(), "db:10.0.0.2".into())), "extra_hosts: unset / db:10.0.0.2");
+        one(|c| c.wanted.ulimits = BTreeMap::from([("nofile".into(), (1, 2))]), "ulimits.nofile: 1:2 / unset");
+        one(|c| drop(c.made.settings.insert("pid".into(), "host".into())), "pid: unset / host");
+        one(
+            |c| drop(c.made.settings.insert("security_opt".into(), "seccomp=unconfined".into())),
+            "security_opt: unset / seccomp=unconfined",
+        );
+        one(|c| drop(c.made.settings.insert("devices".into(), "/dev/a:/dev/a:rwm".into())), "devices: unset / /dev/a:/dev/a:rwm");
+        one(|c| drop(c.made.settings.insert("logging.driver".into(), "syslog".into())), "logging.driver: json-file / syslog");
+        one(|c| c.wanted.runtime = Some("runsc".into()), "runtime: runsc / runc");
+        let logging = |options: &[(&str, &str)]| crate::model::spec::Logging {
+            driver: "json-file".into(),
+            options: options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        let options = changed(|c| {
+            c.spec.logging = Some(logging(&[("tag", "x"), ("max-size", "10m")]));
+            runs(c, "logging.options.max-size", "10m");
+            runs(c, "logging.options.labels", "of the engine");
+        });
+        assert_eq!(options, ["logging.options.tag: set (h1) / unset"]);
+        let rounded = changed(|c| {
+            (c.spec.stop_grace_period_ms, c.wanted.stop_timeout_s) = (Some(1500), Some(2));
+            runs(c, "stop_grace_period", "1");
+        });
+        assert_eq!(rounded, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_build_without_a_name_is_told_which_name_to_write() {
+        let named = |c: &mut Case| {
+            c.spec.image = None;
+            c.wanted.labels.insert("com.docker.compose.project".into(), "shop".into());
+        };
+        let hint = "image: build, without a name: write `image: shop-web` beside it / web:1";
+        assert_eq!(changed(named), [hint]);
+        let mut case = same();
+        named(&mut case);
+        assert_eq!(differences(&case, Some("sha256:2")), [format!("{hint}, which is not what was built last")]);
     }
 }

@@ -66,6 +66,10 @@ fn check(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<()> {
 
 fn host_config(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<HostConfig> {
     let primary = spec.networks.first().map(|n| n.network.clone());
+    // What `docker run` and Compose make of this option themselves: an engine knows it by the two lists only.
+    let (system, confined): (Vec<String>, Vec<String>) =
+        spec.security_opt.iter().cloned().partition(|o| o.trim() == "systempaths=unconfined");
+    let open_paths = !system.is_empty();
     Ok(HostConfig {
         mounts: Some(spec.mounts.iter().filter(|m| !rare::is(m)).map(mount).collect::<EngineResult<_>>()?),
         binds: rare::binds(&spec.mounts)?,
@@ -85,7 +89,9 @@ fn host_config(spec: &ContainerSpec, api: ApiVersion) -> EngineResult<HostConfig
         privileged: Some(spec.privileged),
         cap_add: some(&spec.cap_add),
         cap_drop: some(&spec.cap_drop),
-        security_opt: some(&spec.security_opt),
+        security_opt: some(&confined),
+        masked_paths: open_paths.then(Vec::new),
+        readonly_paths: open_paths.then(Vec::new),
         devices: Some(
             spec.devices
                 .iter()

@@ -37,6 +37,7 @@ pub(super) fn engine(info: SystemInfo, version: SystemVersion) -> EngineInfo {
         root_dir: info.docker_root_dir.unwrap_or_default(),
         runtimes,
         swarm: info.swarm.and_then(|s| s.local_node_state) == Some(LocalNodeState::ACTIVE),
+        log_driver: info.logging_driver.unwrap_or_default(),
     }
 }
 
@@ -165,6 +166,7 @@ pub(super) fn detail(c: ContainerInspectResponse) -> EngineResult<ContainerDetai
 
 /// What a container was made with.
 pub(super) fn made_with(c: ContainerInspectResponse) -> MadeWith {
+    let settings = super::made::settings(&c);
     let (config, host) = (c.config.unwrap_or_default(), c.host_config.unwrap_or_default());
     MadeWith {
         env: config.env.unwrap_or_default(),
@@ -180,6 +182,7 @@ pub(super) fn made_with(c: ContainerInspectResponse) -> MadeWith {
         memory: unsigned(host.memory),
         nano_cpus: unsigned(host.nano_cpus),
         pids: host.pids_limit.unwrap_or(0),
+        settings,
     }
 }
 

@@ -54,6 +54,13 @@ impl Container {
             memory: s.memory.unwrap_or(0),
             nano_cpus: s.nano_cpus.unwrap_or(0),
             pids: s.pids.unwrap_or(0),
+            settings: {
+                let mut all = crate::engine::made::settings(s);
+                let driver = s.logging.as_ref().map_or("", |l| l.driver.as_str());
+                all.insert("logging.driver".into(), if driver.is_empty() { "json-file" } else { driver }.into());
+                all.extend(s.logging.iter().flat_map(|l| &l.options).map(|(k, v)| (format!("logging.options.{k}"), v.clone())));
+                all
+            },
         }
     }
 

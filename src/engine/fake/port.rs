@@ -23,6 +23,7 @@ impl Engine for FakeEngine {
                 root_dir: "/var/lib/docker".into(),
                 runtimes: vec!["runc".into()],
                 swarm: false,
+                log_driver: "json-file".into(),
             })
         })
     }

@@ -80,7 +80,9 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
     for (change, spec) in facts.renewed() {
         let service = &change.service;
         let once = planner::one_shot(&facts.plan.desired, service);
-        if let Err(why) = render::deliverable(&facts.plan.desired, service) {
+        // What an image declares as a volume is carried over to the next container.
+        let carried: Vec<&str> = facts.images.get(service).iter().flat_map(|i| &i.volumes).map(String::as_str).collect();
+        if let Err(why) = render::deliverable(&facts.plan.desired, service, &carried) {
             secrets.push(why);
         }
         if spec.single_writer() && spec.replicas > 1 {

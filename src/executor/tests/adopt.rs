@@ -53,6 +53,7 @@ async fn compose_up(rig: &Rig, spec: &StackSpec) {
             inherited: &[],
             declared: std::collections::BTreeSet::new(),
             joined: BTreeMap::new(),
+            log_driver: "json-file",
         })
         .unwrap();
         request.labels.retain(|key, _| !key.starts_with("dockwarden."));

@@ -248,3 +248,65 @@ async fn a_crash_at_any_moment_of_a_blue_green_update_leaves_exactly_one_release
 async fn a_crash_at_any_moment_of_an_alias_update_leaves_exactly_one_release() {
     crash_everywhere(Some(alias("web:1", "db:1")), alias("web:1", "db:2"), None).await;
 }
+
+/// Puts a service on these networks, under an alias on each.
+fn on(spec: &mut StackSpec, service: &str, networks: &[(&str, &str)]) {
+    let networks = networks.iter().map(|(key, alias)| {
+        spec.networks.insert((*key).to_owned(), NetworkSpec { name: format!("shop_{key}"), ..NetworkSpec::default() });
+        ((*key).to_owned(), ServiceNetwork { aliases: vec![(*alias).to_owned()], ..ServiceNetwork::default() })
+    });
+    let networks = networks.collect();
+    spec.services.get_mut(service).unwrap().networks = networks;
+}
+
+#[tokio::test]
+async fn a_colour_brings_no_services_together_that_share_no_network() {
+    let rig = rig().await;
+    let mut apart = green("web:1", "db:1");
+    on(&mut apart, "web", &[("outer", "www")]);
+    on(&mut apart, "api", &[("inner", "api-inner")]);
+    assert!(refused(&rig, apart.clone()).await.contains("the services of this strategy share no network"));
+    // One that is on internal networks alone stands on no colour, so nothing meets it there.
+    apart.networks.get_mut("inner").unwrap().internal = true;
+    deploy(&rig, apart).await;
+    assert_one_release(&rig, "apart").await;
+}
+
+#[tokio::test]
+async fn on_a_colour_a_service_has_the_names_of_the_shared_networks_only() {
+    let rig = rig().await;
+    let mut spec = green("web:1", "db:1");
+    on(&mut spec, "web", &[("shared", "www"), ("outer", "api")]);
+    on(&mut spec, "api", &[("shared", "api")]);
+    let op = deploy(&rig, spec).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
+    let observed = rig.exec.observe(&shop()).await.unwrap();
+    let colour = observed.networks.iter().find(|n| n.starts_with("0-shop-")).unwrap();
+    let names = |container: &str| observed.containers.iter().find(|c| c.name == container).unwrap().networks[colour].clone();
+    assert!(
+        names("shop-web-1").contains(&"www".to_owned()) && !names("shop-web-1").contains(&"api".to_owned()),
+        "{:?}",
+        names("shop-web-1")
+    );
+    assert!(names("shop-api-1").contains(&"api".to_owned()));
+    let plan = plan_for(&rig, &rig.exec, Want::Restart { service: Some(name("api")) }).await;
+    let told = &plan.changes[0].expected_loss;
+    assert!(told.contains("other blue_green services reach it directly and are refused meanwhile"), "{told}");
+}
+
+#[tokio::test]
+async fn a_front_listens_on_any_spelling_of_tcp_and_promises_no_longer_drain_than_it_keeps() {
+    let rig = rig().await;
+    let mut spec = green("web:1", "db:1");
+    spec.services.get_mut("api").unwrap().expose = vec!["9000/TCP".into()];
+    let web = spec.services.get_mut("web").unwrap();
+    web.ports[0].protocol = "TCP".into();
+    web.settings.front = Some(FrontSettings { drain_s: Some(3_600), ..FrontSettings::default() });
+    let targets = |service: &str| planner::front::fronting(&spec, &name(service)).unwrap().targets;
+    assert!(targets("api").contains(&9000));
+    let op = deploy(&rig, spec.clone()).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
+    spec.services.get_mut("web").unwrap().settings.front = Some(FrontSettings { drain_s: Some(3_601), ..FrontSettings::default() });
+    let why = refused(&rig, spec).await;
+    assert!(why.contains("front.drain_s 3601") && why.contains("at most 3600 s"), "{why}");
+}

@@ -5,6 +5,7 @@
 
 use super::volumes::{LocalVolume, local_volume};
 use super::{Judge, is_below};
+use crate::model::spec::mounts::above;
 use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
 use std::collections::BTreeMap;
 
@@ -55,12 +56,14 @@ pub fn followed(spec: &StackSpec, real: &dyn Fn(&str) -> String) -> Vec<Followed
     all
 }
 
-/// Configs and secrets that are mounted from the host: where the root file system is read-only, and where nobody read them into the plan.
+/// Configs and secrets that are mounted from the host: where the root file system is read-only, beneath another mount, and where nobody read them into
+/// the plan.
 fn files<'a>(spec: &'a StackSpec, s: &'a ServiceSpec) -> impl Iterator<Item = (String, &'a str)> {
-    let configs = s.configs.iter().enumerate().map(|(i, m)| (format!("configs[{i}]"), spec.configs.get(&m.source)));
-    let secrets = s.secrets.iter().enumerate().map(|(i, m)| (format!("secrets[{i}]"), spec.secrets.get(&m.source)));
-    configs.chain(secrets).filter_map(|(path, object)| Some((path, object?))).filter_map(|(path, object)| {
-        let mounted = s.read_only || object.content.is_none();
+    let configs = s.configs.iter().enumerate().map(|(i, m)| (format!("configs[{i}]"), m, spec.configs.get(&m.source)));
+    let secrets = s.secrets.iter().enumerate().map(|(i, m)| (format!("secrets[{i}]"), m, spec.secrets.get(&m.source)));
+    configs.chain(secrets).filter_map(|(path, m, object)| Some((path, m, object?))).filter_map(|(path, m, object)| {
+        let covered = above(&m.target, s.mounts.iter().map(|m| m.target.as_str())).is_some();
+        let mounted = s.read_only || covered || object.content.is_none();
         Some((path, object.file.as_deref().filter(|_| mounted)?))
     })
 }
@@ -192,6 +195,9 @@ mod tests {
         assert_eq!(services(&spec, &facts(&[])), ["b"]);
         spec.services.iter_mut().find(|(n, _)| n.as_str() == "b").unwrap().1.read_only = false;
         assert_eq!(services(&spec, &facts(&[])), Vec::<String>::new(), "copied into the container, nothing is followed");
+        let b = spec.services.iter_mut().find(|(n, _)| n.as_str() == "b").unwrap().1;
+        b.mounts = vec![crate::model::spec::MountSpec::new(MountKind::Tmpfs, "/run", "")];
+        assert_eq!(services(&spec, &facts(&[])), ["b"], "mounted beneath another mount");
     }
 
     #[test]

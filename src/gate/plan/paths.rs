@@ -3,6 +3,7 @@
 
 use super::{BindFact, normalise};
 use crate::model::policy::Policy;
+use crate::model::spec::confinement::seccomp_file;
 use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ pub fn named(spec: &StackSpec, project_dir: Option<&str>, policy: &Policy) -> BT
         all.extend(s.devices.iter().map(|d| d.source.clone()));
         if let Some(dir) = project_dir {
             all.extend(files(s).into_iter().map(|(_, file)| join(dir, &file)));
-            all.extend(s.security_opt.iter().filter_map(|o| seccomp_profile(o)).map(|file| join(dir, file)));
+            all.extend(s.security_opt.iter().filter_map(|o| seccomp_file(o)).map(|file| join(dir, file)));
             if let Some(build) = &s.build {
                 all.extend(built_from(build).into_iter().map(|place| place.absolute(dir)));
             }
@@ -70,12 +71,6 @@ pub(super) fn files(service: &ServiceSpec) -> Vec<(&'static str, String)> {
     let spec = service.other.get("credential_spec").and_then(|c| c.get("file")).and_then(Value::as_str);
     out.extend(spec.map(|f| ("credential_spec.file", f.to_owned())));
     out
-}
-
-/// The profile file of a `seccomp=FILE` option; a profile written out is none.
-pub(super) fn seccomp_profile(option: &str) -> Option<&str> {
-    let file = option.trim().strip_prefix("seccomp").and_then(|r| r.strip_prefix(['=', ':']))?;
-    Some(file).filter(|f| !f.trim_start().starts_with('{') && !matches!(*f, "unconfined" | "builtin" | "default" | "runtime/default"))
 }
 
 /// A directory or file on the host that a build reads or writes.

@@ -2,6 +2,7 @@
 //! Namespaces and mounts have files of their own.
 
 use super::{At, Judge, PathKind, is_below, paths};
+use crate::model::spec::confinement;
 use std::collections::BTreeSet;
 
 /// Capabilities that are (nearly) root on the host.
@@ -261,8 +262,8 @@ fn security(j: &mut Judge<'_>, at: At<'_>) {
             "secopt.nnp_off" => "this lets programs gain rights they were not started with",
             _ => "a confinement of its own needs a look by a person",
         };
-        j.at(rule, at, &path, written.trim(), because);
-        if let Some(file) = paths::seccomp_profile(written) {
+        j.at(rule, at, &path, &confinement::option_shown(written), because);
+        if let Some(file) = confinement::seccomp_file(written) {
             let real = j.real(&j.facts.project_dir.as_deref().map_or_else(|| file.to_owned(), |dir| paths::join(dir, file)));
             if !j.in_project(&real) {
                 j.at("path.traversal", at, &path, &real, "the seccomp profile lies outside the project directory");

@@ -32,6 +32,9 @@ pub struct FileObject {
     pub file: Option<String>,
     /// Literal content: `content:`, or read from `file:`/`environment:` by the loader. Encrypted at rest, never shown.
     pub content: Option<String>,
+    /// What tells the content of a `file:` that is mounted as it is (no text, a directory, too long to be copied) from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Name of the variable, when `environment:`.
     pub environment: Option<String>,
     /// Labels.

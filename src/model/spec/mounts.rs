@@ -73,3 +73,19 @@ impl MountSpec {
         }
     }
 }
+
+/// Whether a path lies beneath another one, lexically.
+pub fn beneath(path: &str, above: &str) -> bool {
+    let above = above.trim_end_matches('/');
+    path.strip_prefix(above).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+}
+
+/// Whether both are one path, lexically.
+pub fn same_place(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/') == b.trim_end_matches('/')
+}
+
+/// The mount that a file in a container would be copied into, or be hidden by: the deepest one above it.
+pub fn above<'a>(path: &str, targets: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    targets.into_iter().filter(|target| beneath(path, target)).max_by_key(|target| target.len())
+}

@@ -26,6 +26,9 @@ pub struct Written {
     pub image: Option<String>,
     /// `restart`.
     pub restart: Option<String>,
+    /// `security_opt` where it names profiles by file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub security_opt: Vec<String>,
     /// `scale`.
     pub scale: Option<i64>,
     /// `cpus`.

@@ -44,6 +44,18 @@ fn a_plain_container_asks_for_nothing_special() {
 }
 
 #[test]
+fn system_paths_are_left_open_by_the_lists_an_engine_knows() {
+    let host = |options: &[&str]| {
+        let security_opt = options.iter().map(|o| (*o).to_owned()).collect();
+        serde_json::to_value(container(&ContainerSpec { security_opt, ..spec() }, (1, 41)).unwrap()).unwrap()["HostConfig"].clone()
+    };
+    let open = host(&["systempaths=unconfined", "no-new-privileges"]);
+    assert_eq!((&open["MaskedPaths"], &open["ReadonlyPaths"]), (&json!([]), &json!([])));
+    assert_eq!(open["SecurityOpt"], json!(["no-new-privileges"]), "an engine refuses the option itself");
+    assert_eq!(host(&["no-new-privileges"]).get("MaskedPaths"), None);
+}
+
+#[test]
 fn every_setting_reaches_the_engine() {
     let mut s = spec();
     s.command = Some(vec!["run".into()]);
