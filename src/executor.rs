@@ -170,6 +170,8 @@ pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Sen
 pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Judges a command of a backup at the moment it would run: environment and words.
 pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<crate::model::verdict::Finding> + Send + Sync>;
+/// The judge of the commands that an agent's operation would run.
+pub type CommandsOf = Arc<dyn Fn(&str) -> CommandGate + Send + Sync>;
 
 /// Runs operations. One per home.
 pub struct Executor {
@@ -180,7 +182,7 @@ pub struct Executor {
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
-    commands: CommandGate,
+    commands: CommandsOf,
     front_binary: PathBuf,
     front_tag: tokio::sync::OnceCell<ImageRef>,
     records: AtomicU64,
@@ -209,7 +211,7 @@ pub struct Options {
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
     /// Judges commands of backups; without it none may run.
-    pub commands: Option<CommandGate>,
+    pub commands: Option<CommandsOf>,
     /// Binary that fronts and backup workers run; our own by default.
     pub front_binary: Option<PathBuf>,
 }
@@ -227,7 +229,7 @@ impl Executor {
             backups: options.backups,
             commands: options
                 .commands
-                .unwrap_or_else(|| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default()))),
+                .unwrap_or_else(|| Arc::new(|_| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default())))),
             front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
             front_tag: tokio::sync::OnceCell::new(),
             records: AtomicU64::new(0),
@@ -296,8 +298,8 @@ impl Executor {
             Err(earlier) => return Ok(earlier),
         };
         if plan.kind != PlanKind::Stop && !noop {
-            let spec = plan.desired.clone();
-            let learned = tokio::task::spawn_blocking(move || crate::redact::declared::release(&spec)).await;
+            let (spec, environment) = (plan.desired.clone(), plan.environment.clone());
+            let learned = tokio::task::spawn_blocking(move || crate::redact::declared::release(&spec, &environment)).await;
             if let Err(e) = learned {
                 tracing::error!(error = %e, stack = %plan.stack, "the secrets of this release could not be taken into the filter of what leaves");
             }

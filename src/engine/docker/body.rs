@@ -16,7 +16,7 @@ struct Look {
 type Texts = BTreeMap<String, String>;
 
 /// What of a container's host configuration only limits or tunes it: no value of these gives it anything of the host's.
-const HARMLESS: [&str; 17] = [
+const HARMLESS: [&str; 14] = [
     "BlkioWeight",
     "BlkioWeightDevice",
     "BlkioDeviceReadBps",
@@ -31,9 +31,6 @@ const HARMLESS: [&str; 17] = [
     "MemorySwappiness",
     "ShmSize",
     "Init",
-    "Dns",
-    "DnsOptions",
-    "DnsSearch",
 ];
 
 /// Judges the body of a container's creation.
@@ -181,7 +178,7 @@ fn judged(body: &impl Serialize, what: &str, look_at: impl FnOnce(&mut Look, &Ma
 
 impl Look {
     fn must(&mut self, fine: bool, key: &str) {
-        if !fine {
+        if !fine && !self.wrong.iter().any(|w| w == key) {
             self.wrong.push(key.to_owned());
         }
     }
@@ -206,6 +203,9 @@ impl Look {
                 "DeviceCgroupRules" => is_list(value, &spec.device_cgroup_rules),
                 "GroupAdd" => is_list(value, &spec.group_add),
                 "ExtraHosts" => is_list(value, &spec.extra_hosts),
+                "Dns" => is_list(value, &spec.dns),
+                "DnsOptions" => is_list(value, &spec.dns_opt),
+                "DnsSearch" => is_list(value, &spec.dns_search),
                 "VolumesFrom" => is_list(value, &e.volumes_from),
                 "Sysctls" => is_map(value, &spec.sysctls),
                 "Annotations" => is_map(value, &e.annotations),
