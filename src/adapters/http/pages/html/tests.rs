@@ -168,5 +168,8 @@ fn the_page_says_what_the_other_doors_say() {
         part.lines.iter().flat_map(|l| [Some(&l.path), l.from.as_ref(), l.to.as_ref()]).flatten().for_each(|text| said(text));
     }
     shown.findings.iter().flatten().for_each(|f| [&f.rule, &f.place, &f.because].into_iter().for_each(|text| said(text)));
-    shown.call.iter().for_each(|(key, value)| (said(key), said(value)).1);
+    for (key, value) in &shown.call {
+        said(key);
+        said(value);
+    }
 }
