@@ -27,12 +27,16 @@ use std::time::{Duration, Instant};
 const ROWS: usize = 64;
 
 fn main() {
-    distribution_of_gate_decisions();
-    distribution_in_a_large_house();
-    durable_appends_beside_bare_fsyncs();
-    verification();
-    searches_in_a_large_memory();
-    divan::main();
+    let parts: [(&str, fn()); 6] = [
+        ("gate", distribution_of_gate_decisions),
+        ("house", distribution_in_a_large_house),
+        ("appends", durable_appends_beside_bare_fsyncs),
+        ("verify", verification),
+        ("memory", searches_in_a_large_memory),
+        ("rest", divan::main),
+    ];
+    let only = std::env::var("MICRO").ok();
+    parts.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)).for_each(|(_, part)| part());
 }
 
 fn shipped() -> Rulebook {

@@ -159,6 +159,9 @@ pub fn client_text(raw: &str) -> String {
 }
 
 #[cfg(test)]
+mod garbage_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -13,7 +13,7 @@ use crate::call::House;
 use crate::config::{self, ConfigError, Places, container};
 use crate::engine::Engine;
 use crate::executor::backup::BackupHouse;
-use crate::executor::{CommandGate, Executor, FactsOf, FrontDoor, Options, RealOf};
+use crate::executor::{CommandsOf, Executor, FactsOf, FrontDoor, Options, RealOf};
 use crate::front;
 use crate::model::config::Config;
 use crate::store::{Store, StoreError};
@@ -165,9 +165,17 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default()
     });
     let judge = Arc::clone(&late);
-    let commands: CommandGate = Arc::new(move |environment, run| match judge.get().and_then(Weak::upgrade) {
-        Some(house) => crate::gate::request::assert_backup_command(&house.rulebook.load().policy, environment, run),
-        None => crate::gate::request::assert_command(run, &crate::gate::request::RequestFacts::default()),
+    let commands: CommandsOf = Arc::new(move |agent| {
+        let (house, agent) = (judge.get().and_then(Weak::upgrade), agent.to_owned());
+        Arc::new(move |environment, run| match &house {
+            Some(house) => {
+                let book = house.rulebook.load();
+                let mut found = crate::gate::request::assert_backup_command(&book.policy, environment, run);
+                found.extend(crate::gate::hooks::may_run(&book, &agent));
+                found
+            }
+            None => crate::gate::request::assert_command(run, &crate::gate::request::RequestFacts::default()),
+        })
     });
     // Ports of the engine's host can be tried from here only when this is that host.
     let host_ports = config.path_map.is_none();
@@ -270,12 +278,14 @@ async fn learn_secrets(house: &House) -> Result<(), AppError> {
     let mut specs = vec![];
     for record in store.stacks().await? {
         // The newest last: they stay where there are too many.
-        specs.extend(store.releases(&record.name, RESTORABLE).await?.into_iter().rev().map(|r| r.spec));
+        specs.extend(store.releases(&record.name, RESTORABLE).await?.into_iter().rev().map(|r| (r.spec, r.environment)));
     }
-    let agents: Vec<String> = house.rulebook.load().agents.keys().cloned().collect();
+    let book = house.rulebook.load_full();
+    let agents: Vec<String> = book.agents.keys().cloned().collect();
+    crate::redact::declared::free_environments(rules::free_environments(&book.policy));
     let learned = tokio::task::spawn_blocking(move || {
         crate::redact::declared::names(agents.iter().map(String::as_str));
-        specs.iter().for_each(crate::redact::declared::release);
+        specs.iter().for_each(|(spec, environment)| crate::redact::declared::release(spec, environment));
     });
     if let Err(e) = learned.await {
         tracing::error!(error = %e, "the secrets of the releases could not be taken into the filter of what leaves");

@@ -172,6 +172,8 @@ pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Sen
 pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Judges a command of a backup at the moment it would run: environment and words.
 pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<crate::model::verdict::Finding> + Send + Sync>;
+/// The judge of the commands that an agent's operation would run.
+pub type CommandsOf = Arc<dyn Fn(&str) -> CommandGate + Send + Sync>;
 
 /// Sends a command to the front that listens on a socket as a given user; new routes may wait so long for sessions that leave. An error is a sentence.
 pub type FrontDoor = Arc<dyn Fn(PathBuf, Command, Duration, u32) -> BoxFuture<'static, Result<Reply, String>> + Send + Sync>;
@@ -185,7 +187,7 @@ pub struct Executor {
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
-    commands: CommandGate,
+    commands: CommandsOf,
     front_binary: PathBuf,
     front_tag: tokio::sync::OnceCell<ImageRef>,
     front_door: Option<FrontDoor>,
@@ -215,7 +217,7 @@ pub struct Options {
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
     /// Judges commands of backups; without it none may run.
-    pub commands: Option<CommandGate>,
+    pub commands: Option<CommandsOf>,
     /// Binary that fronts and backup workers run; our own by default.
     pub front_binary: Option<PathBuf>,
     /// The way to a front whose volume can be reached from here; without it every command is run in the front's container.
@@ -235,7 +237,7 @@ impl Executor {
             backups: options.backups,
             commands: options
                 .commands
-                .unwrap_or_else(|| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default()))),
+                .unwrap_or_else(|| Arc::new(|_| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default())))),
             front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
             front_tag: tokio::sync::OnceCell::new(),
             front_door: options.front_door,
@@ -305,8 +307,8 @@ impl Executor {
             Err(earlier) => return Ok(earlier),
         };
         if plan.kind != PlanKind::Stop && !noop {
-            let spec = plan.desired.clone();
-            let learned = tokio::task::spawn_blocking(move || crate::redact::declared::release(&spec)).await;
+            let (spec, environment) = (plan.desired.clone(), plan.environment.clone());
+            let learned = tokio::task::spawn_blocking(move || crate::redact::declared::release(&spec, &environment)).await;
             if let Err(e) = learned {
                 tracing::error!(error = %e, stack = %plan.stack, "the secrets of this release could not be taken into the filter of what leaves");
             }

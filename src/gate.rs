@@ -7,6 +7,7 @@ pub mod call;
 pub mod delegation;
 pub mod explain;
 pub mod glob;
+pub mod hooks;
 pub mod load;
 pub mod manifest;
 pub mod ossa;

@@ -3,8 +3,10 @@
 
 pub mod client;
 mod decide;
+pub mod shown;
 
 pub use decide::{Said, Speaker, Word, decide, decide_confirmed, say};
+pub use shown::Shown;
 
 use super::socket::credential;
 use super::socket::wire::Credential;
@@ -137,7 +139,7 @@ pub async fn with_plan(house: &House, text: &str) -> Result<(Approval, Option<Pl
     match plan {
         Some(plan) => {
             let (approval, plan) = off_thread(move || {
-                let plan = shown(&approval, plan);
+                let plan = without_secrets(&approval, plan);
                 (approval, plan)
             })
             .await?;
@@ -156,7 +158,7 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 }
 
 /// A plan without the secrets that it and its call brought along: the house does not know them before its operation is accepted.
-fn shown(approval: &Approval, mut plan: Plan) -> Plan {
+fn without_secrets(approval: &Approval, mut plan: Plan) -> Plan {
     let own = own_of(&approval.input);
     own.spec(&plan.desired);
     own.within(|| {
@@ -230,75 +232,11 @@ pub async fn show(house: &House, text: &str) -> Done {
         value["stack_diff"] = json!(plan.stack_diff);
         value["findings"] = json!(plan.findings);
     }
-    value["arguments"] = arguments(house, &approval).await?;
+    let arguments = arguments(house, &approval).await?;
+    let text = Shown::of(&approval, plan.as_ref(), &arguments, Utc::now()).text();
+    value["arguments"] = arguments;
     redact::reply(&mut value);
-    let text = details(&value, &asker(&approval));
     reply(value, text)
-}
-
-/// Most of one value on a terminal, bytes: what a plan's diff shows whole (4,000 characters) is shown whole here. What is longer says that it was cut.
-const SHOWN: usize = 17_000;
-
-/// One line of at most [`SHOWN`] bytes. Nobody approves what they cannot know is there: a cut is marked.
-fn bounded(text: &str) -> String {
-    let text = text.replace('\n', " ");
-    let kept = redact::keep_start(&text, SHOWN);
-    if kept.len() < text.len() { format!("{kept} [cut] ({} bytes)", text.len()) } else { text }
-}
-
-/// What a person at a terminal reads before they decide: everything the page shows, one thing a line.
-fn details(value: &Value, asker: &str) -> String {
-    let text = |v: &Value| bounded(redact::said(&v.as_str().map_or_else(|| v.to_string(), str::to_owned)).trim());
-    let word = |key: &str| text(&value[key]);
-    let stack = if value["stack"].is_null() { "the host".to_owned() } else { word("stack") };
-    let place = if value["environment"].is_null() { stack } else { format!("{stack} in {}", word("environment")) };
-    let mut out = vec![format!(
-        "{} wants {} on {place} (state {}, digest {})",
-        redact::line(asker, 600),
-        word("tool"),
-        word("state"),
-        word("digest")
-    )];
-    if !value["expires_at"].is_null() {
-        let given = value["approved_by"].as_array().map_or(0, Vec::len);
-        out.push(format!("{given} of {} approvals given, void after {}", word("needed"), word("expires_at")));
-    }
-    if !value["to_release"].is_null() {
-        let from = if value["from_release"].is_null() { "nothing".to_owned() } else { format!("release {}", word("from_release")) };
-        let content = if value["content_of"].is_null() { String::new() } else { format!(" (content of release {})", word("content_of")) };
-        out.push(format!("from {from} to release {}{content}", word("to_release")));
-    }
-    if !value["git"].is_null() {
-        let dirty = if value["git"]["dirty"] == true { ", with uncommitted changes" } else { "" };
-        out.push(format!("git {}{dirty}", text(&value["git"]["commit"])));
-    }
-    if !value["reason"].is_null() {
-        out.push(format!("it says, unchecked: {}", word("reason")));
-    }
-    let diff = |lines: &Value, out: &mut Vec<String>| {
-        for line in lines.as_array().into_iter().flatten() {
-            let path = line["path"].as_str().unwrap_or_default();
-            let side = |key: &str| line[key].as_str().map_or("-".to_owned(), |text| bounded(&redact::at(path, text)));
-            out.push(format!("    {}: {} -> {}", text(&line["path"]), side("from"), side("to")));
-        }
-    };
-    for change in value["changes"].as_array().into_iter().flatten() {
-        let (action, service) = (text(&change["action"]), text(&change["service"]));
-        out.push(format!("  {action} {service} by {}; expected loss: {}", text(&change["strategy"]), text(&change["expected_loss"])));
-        diff(&change["diff"], &mut out);
-    }
-    if value["stack_diff"].as_array().is_some_and(|lines| !lines.is_empty()) {
-        out.push("  beside the services".into());
-        diff(&value["stack_diff"], &mut out);
-    }
-    for f in value["findings"].as_array().into_iter().flatten() {
-        let place = f["path"].as_str().or(f["service"].as_str()).unwrap_or_default();
-        out.push(format!("  {} {} {}: {}", text(&f["verdict"]), text(&f["rule"]), redact::line(place, 200), text(&f["because"])));
-    }
-    for (key, argument) in value["arguments"].as_object().into_iter().flatten() {
-        out.push(format!("  {}: {}", redact::line(key, 80), text(argument)));
-    }
-    out.join("\n")
 }
 
 /// Checks a passphrase typed at a terminal; one guess at a time, a wrong one is recorded.
@@ -414,42 +352,6 @@ mod tests {
             door.was_wrong(&format!("guess-{n}"), start);
         }
         assert!(door.wrong.lock().unwrap().len() <= MOST_NAMES);
-    }
-
-    #[test]
-    fn a_terminal_shows_what_the_page_shows() {
-        let value = json!({"agent": "keeper", "tool": "deploy", "stack": "shop", "state": "pending", "digest": "d1", "reason": "trust\u{1b}[2K me",
-            "changes": [{"service": "web", "action": "update", "strategy": "handover", "expected_loss": "0.2 s", "diff": [{"path": "image", "from": "a:1", "to": "a:2"}]}],
-            "stack_diff": [{"path": "x-dockwarden.monitor_s", "from": "60"}],
-            "findings": [{"rule": "cap.review", "verdict": "approval", "path": "services.web.cap_add[0]", "because": "a capability"}]});
-        let expected = "keeper wants deploy on shop (state pending, digest d1)\nit says, unchecked: trust me\n  update web by handover; expected loss: 0.2 s\n    \
-            image: a:1 -> a:2\n  beside the services\n    x-dockwarden.monitor_s: 60 -> -\n  approval cap.review services.web.cap_add[0]: a capability";
-        assert_eq!(details(&value, "keeper"), expected);
-        let known = json!({"tool": "deploy", "stack": "shop", "environment": "production", "state": "pending", "digest": "d1", "reason": null, "needed": 2,
-            "approved_by": ["ann"], "expires_at": "2026-01-02T03:04:05Z", "from_release": 3, "to_release": 4, "git": {"commit": "abc", "dirty": true}});
-        let expected = "keeper wants deploy on shop in production (state pending, digest d1)\n1 of 2 approvals given, void after 2026-01-02T03:04:05Z\n\
-            from release 3 to release 4\ngit abc, with uncommitted changes";
-        assert_eq!(details(&known, "keeper"), expected);
-        let call = json!({"agent": "keeper", "tool": "prune", "stack": null, "state": "pending", "digest": "d2", "reason": null, "arguments": {"images": true}});
-        assert_eq!(
-            details(&call, "keeper on behalf of lead"),
-            "keeper on behalf of lead wants prune on the host (state pending, digest d2)\n  images: true"
-        );
-    }
-
-    #[test]
-    fn what_is_approved_is_read_to_its_end_or_says_that_it_was_cut() {
-        let shown = |to: String| {
-            let diff = json!([{"path": "command[2]", "from": null, "to": to}]);
-            let change = json!({"service": "web", "action": "update", "strategy": "handover", "expected_loss": "none", "diff": diff});
-            let value = json!({"tool": "deploy", "stack": "shop", "state": "pending", "digest": "d", "changes": [change],
-                "arguments": {"reason": format!("{} more", "r".repeat(SHOWN))}});
-            details(&value, "keeper")
-        };
-        assert!(shown(format!("{}; EVIL", "a ".repeat(1_500))).contains("; EVIL\n"));
-        let long = shown("b".repeat(20_000));
-        assert!(long.contains(&format!("{} [cut] (20000 bytes)\n", "b".repeat(SHOWN))) && !long.contains(&"b".repeat(SHOWN + 1)));
-        assert!(long.ends_with(&format!(" [cut] ({} bytes)", SHOWN + 5)), "an argument, too");
     }
 
     #[tokio::test]

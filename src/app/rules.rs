@@ -21,6 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Policy as shipped.
 pub const POLICY: &str = include_str!("../../agents/policy.toml");
+/// Environments of a policy in which agents may change things without anybody's word.
+pub fn free_environments(policy: &crate::model::policy::Policy) -> Vec<String> {
+    policy.environments.keys().filter(|e| !crate::gate::rules::production_like(policy, e)).cloned().collect()
+}
+
 /// Agents as shipped: file name and text.
 pub const AGENTS: &[(&str, &str)] = &[
     ("backup-keeper.md", include_str!("../../agents/backup-keeper.md")),
@@ -186,6 +191,7 @@ async fn reload(house: &Arc<House>) {
         Ok((rulebook, prompts)) => {
             tracing::info!(agents = rulebook.agents.len(), prompts = prompts.len(), version = rulebook.version, "rules reloaded");
             let detail = json!({"version": rulebook.version, "agents": rulebook.agents.keys().collect::<Vec<_>>()});
+            crate::redact::declared::free_environments(free_environments(&rulebook.policy));
             house.rulebook.store(Arc::new(rulebook));
             house.prompts.store(Arc::new(prompts));
             house.refused_rules.store(Arc::default());

@@ -153,6 +153,10 @@ impl From<crate::engine::EngineError> for CallError {
             E::Unreachable { .. } | E::Timeout { .. } => {
                 Self::new(ErrorCode::EngineUnavailable, ours, "check the engine (`dockwarden doctor`), then call again")
             }
+            E::Withheld(_) => {
+                let hint = "nothing was sent to the engine: this is a fault of dockwarden; report it with the log of the supervisor";
+                return Self::new(ErrorCode::Internal, text.clone(), hint).detail(text);
+            }
             E::Protocol(_) => {
                 return Self::new(ErrorCode::Internal, "the engine's answer was not understood", "run `dockwarden doctor`").detail(text);
             }

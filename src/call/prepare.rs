@@ -236,6 +236,11 @@ async fn planned(
         let accepted = accepted::with(call, &approved).await?;
         let mut findings = accepted::settle(call, &mut plan, weighed, &accepted);
         unseen_binds(&call.house.config, &plan.desired, &mut findings);
+        // What goes back or is changed in place brings nothing that did not run before.
+        if plan.kind == PlanKind::Deploy && !plan.is_noop() {
+            let who = &call.who;
+            findings.extend(gate::hooks::findings(&plan.desired, &call.rulebook, who.agent.as_str(), &who.on_behalf));
+        }
         findings.extend(plan.desired.unsupported.iter().map(|u| Finding {
             rule: "compose.unsupported".into(),
             verdict: Verdict::Warn,

@@ -1,6 +1,7 @@
 //! The Docker engine over its HTTP API (1.41 and later), by bollard: the only place besides `engine::swarm` that knows it. Every call
 //! has a time limit and every error the engine's own text. Deliberately absent: retries, decisions, TLS and ssh endpoints.
 
+mod body;
 mod create;
 mod credentials;
 mod endpoint;

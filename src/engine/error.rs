@@ -48,6 +48,9 @@ pub enum EngineError {
         /// Time given.
         after: Duration,
     },
+    /// A request that was not sent: it held what the gate did not judge.
+    #[error("a request was withheld: {0}")]
+    Withheld(String),
     /// An answer we do not understand.
     #[error("unexpected answer of the engine: {0}")]
     Protocol(String),

@@ -173,15 +173,15 @@ impl Run {
             stack: Some(self.plan.stack.clone()),
             agent: self.operation().agent,
             progress,
-            judge: self.exec.commands.clone(),
+            judge: (self.exec.commands)(&self.operation().agent),
         };
         Ok(doer.perform(act).await?)
     }
 
     /// Takes an act on data back; safe to repeat.
     pub(super) async fn take_back_data(&self, act: &DataAct) -> Result<(), Fail> {
-        Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), &self.exec.commands, act)
-            .await?)
+        let judge = (self.exec.commands)(&self.operation().agent);
+        Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), &judge, act).await?)
     }
 
     /// Restored volumes take the place of those that have no name in the file. Which they are.

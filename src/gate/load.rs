@@ -118,7 +118,9 @@ fn version<'a>(policy: &Policy, agents: impl IntoIterator<Item = &'a Agent>) -> 
     field(serde_json::to_value(policy).expect("a policy has string keys only"));
     for a in agents {
         let hands = [&a.can_delegate_to, &a.conflicts_with];
-        field(serde_json::json!({"name": a.name, "tools": a.tools, "tier": a.tier, "rules": a.rules, "limits": a.limits, "hands": hands}));
+        field(
+            serde_json::json!({"name": a.name, "tools": a.tools, "tier": a.tier, "rules": a.rules, "limits": a.limits, "hooks": a.hooks, "hands": hands}),
+        );
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

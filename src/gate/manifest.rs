@@ -46,6 +46,9 @@ struct Grants {
     rules: Vec<Rule>,
     #[serde(default)]
     limits: Limits,
+    /// Whether its plans may bring commands of hooks and backups: `allow`, `approval` or `deny`; by its tier when absent.
+    #[serde(default)]
+    hooks: Option<Verdict>,
     /// Agents it may hand work to; none when absent.
     #[serde(default)]
     can_delegate_to: Vec<String>,
@@ -99,7 +102,7 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         one(
             yaml_line(&e),
             e.to_string(),
-            "keys: name, description, tools, model, dockwarden: {tier, rules, limits, can_delegate_to, conflicts_with}; see the shipped agents/deployer.md",
+            "keys: name, description, tools, model, dockwarden: {tier, rules, limits, hooks, can_delegate_to, conflicts_with}; see the shipped agents/deployer.md",
         )
     })?;
     let name = AgentName::new(parsed.name.as_str())
@@ -118,6 +121,7 @@ pub fn parse(file: &str, text: &str, tools: &[ToolFacts], policy: &Policy) -> Re
         tier: parsed.dockwarden.tier,
         rules: parsed.dockwarden.rules,
         limits: parsed.dockwarden.limits,
+        hooks: parsed.dockwarden.hooks,
         can_delegate_to: parsed.dockwarden.can_delegate_to,
         conflicts_with: parsed.dockwarden.conflicts_with,
         prompt: prompt.to_owned(),
@@ -193,6 +197,9 @@ impl Check<'_> {
         if stem != self.agent.name.as_str() {
             let problem = format!("the file is called {stem:?} and the agent {:?}", self.agent.name.as_str());
             self.at(line_of(self.front, "name:"), problem, "name the file after the agent: agents/<name>.md");
+        }
+        if self.agent.hooks == Some(Verdict::Warn) {
+            self.at(line_of(self.front, "hooks:"), "hooks is warn".into(), "allow, approval or deny");
         }
         if self.agent.description.trim().is_empty() {
             self.at(line_of(self.front, "description:"), "the description is empty".into(), "say what the agent is for and when to use it");

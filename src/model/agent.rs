@@ -42,6 +42,9 @@ pub struct Agent {
     pub rules: Vec<Rule>,
     /// Limits.
     pub limits: Limits,
+    /// Whether its plans may bring commands of hooks and backups: `allow`, `approval` or `deny`; by its tier when absent.
+    #[serde(default)]
+    pub hooks: Option<Verdict>,
     /// Agents it may hand work to.
     #[serde(default)]
     pub can_delegate_to: Vec<String>,

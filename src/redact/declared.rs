@@ -39,8 +39,10 @@ const PLACES: &[&str] = &["_file", "_path", "_dir", "_id", "_name"];
 /// Who vouches for a value: what goes first when there are too many comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Vouched {
-    /// A release whose operation was accepted.
+    /// A release of an environment where changes are free.
     Release,
+    /// One of an environment where they wait for a person: what an agent may release freely pushes nothing of it out.
+    Watched,
     /// Files an operator registered.
     Files,
 }
@@ -62,6 +64,8 @@ static CORPUS: LazyLock<ArcSwapOption<Corpus>> = LazyLock::new(ArcSwapOption::em
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 /// The names in [`KNOWN`], for who must not wait while a filter is built.
 static NAMES: LazyLock<ArcSwap<BTreeSet<String>>> = LazyLock::new(ArcSwap::default);
+/// Environments in which agents may change things without anybody's word.
+static FREE: LazyLock<ArcSwap<BTreeSet<String>>> = LazyLock::new(ArcSwap::default);
 
 thread_local! {
     static OWN: RefCell<Option<Arc<Own>>> = const { RefCell::new(None) };
@@ -152,10 +156,16 @@ pub fn files<'a>(stack: &StackName, variables: impl IntoIterator<Item = (&'a Str
     learn(Vouched::Files, stack, found, &[]);
 }
 
+/// The environments in which agents may change things without anybody's word: of too many values those of their releases go first.
+pub fn free_environments(names: impl IntoIterator<Item = String>) {
+    FREE.store(Arc::new(names.into_iter().collect()));
+}
+
 /// What a release holds whose operation was accepted, and what it calls things. Builds a filter: not for a thread that serves calls.
-pub fn release(spec: &StackSpec) {
+pub fn release(spec: &StackSpec, environment: &str) {
     let names: Vec<&str> = std::iter::once(spec.name.as_str()).chain(spec.services.keys().map(|s| s.as_str())).collect();
-    learn(Vouched::Release, &spec.name, of_spec(spec), &names);
+    let vouched = if FREE.load().contains(environment) { Vouched::Release } else { Vouched::Watched };
+    learn(vouched, &spec.name, of_spec(spec), &names);
 }
 
 /// Names of the house: whoever declares one of them a secret hides nothing.
@@ -212,7 +222,7 @@ fn bounded(values: &mut Vec<String>, (most, most_bytes): (usize, usize)) {
     values.truncate(fit);
 }
 
-/// Lets the oldest values of whoever has most of them go, those of releases first, until all fit.
+/// Lets the oldest values of whoever has most of them go, those of free releases first, until all fit.
 fn fits(known: &mut Known) {
     let size =
         |of: &BTreeMap<(Vouched, StackName), Vec<String>>| of.values().flatten().fold((0, 0), |(n, bytes), v| (n + 1, bytes + v.len()));

@@ -209,7 +209,7 @@ impl Store {
         let (looked, at) = (limits.to_vec(), intent.at);
         let Some((limit, retry_after_s)) = self.inner.audit.read(move |c| limits::exceeded(c, &looked, at)).await? else { return Ok(None) };
         let row = NewRow::limited(intent, &limit, retry_after_s);
-        let seq = self.inner.audit.write(move |c| rows::append(c, &row)).await?;
+        let seq = self.inner.audit.write_one(move |c| rows::append(c, &row)).await?;
         Ok(Some(Recorded::Limited { seq, limit, retry_after_s }))
     }
 
@@ -240,6 +240,8 @@ impl Store {
 
     async fn record_once(&self, (row, intent, limits): (NewRow, Intent, Vec<RateLimit>)) -> StoreResult<Recorded> {
         let reserve = Arc::clone(&self.inner.reserve);
+        // Then all it does is append a row.
+        let only_row = limits.is_empty() && row.kind != "intent";
         let write = move |c: &Connection| {
             if !intent.essential && reserve.is_given_up() {
                 return Err(StoreError::Full { detail: "what is left of it is kept for calls that help".into() }.into());
@@ -257,7 +259,7 @@ impl Store {
             }
             Ok(Recorded::Ok { seq })
         };
-        self.inner.audit.write(write).await
+        if only_row { self.inner.audit.write_one(write).await } else { self.inner.audit.write(write).await }
     }
 
     /// Writes a mutation's outcome, durable on return. Agent, door, tool, stack and environment are those of its intent. The intent no longer
@@ -289,8 +291,8 @@ impl Store {
     pub async fn audit_event(&self, agent: &str, what: &str, stack: Option<&str>, detail: &Value, now: DateTime<Utc>) -> StoreResult<i64> {
         let row = NewRow::event(agent, what, stack, detail, now);
         let again = row.clone();
-        match self.inner.audit.write(move |c| rows::append(c, &row)).await {
-            Err(StoreError::Full { .. }) => self.inner.audit.write(move |c| rows::append(c, &again)).await,
+        match self.inner.audit.write_one(move |c| rows::append(c, &row)).await {
+            Err(StoreError::Full { .. }) => self.inner.audit.write_one(move |c| rows::append(c, &again)).await,
             result => result,
         }
     }

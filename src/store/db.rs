@@ -17,15 +17,30 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 const QUEUE: usize = 1024;
 /// Writes committed together at most: bounds how long the first of them waits.
 const BATCH: usize = 256;
-/// Longest wait for writes that are expected: what a slow disk's commit takes must not become idle time.
+/// Longest wait of a commit for writes that are expected: what a slow disk takes must not become idle time.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// Reads at once per database: more only contend for the disk.
 const READERS: u32 = 4;
 
 /// Tells the caller, once the fate of the whole batch is known.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-/// Runs inside its savepoint (or, without a connection, not at all); says whether to keep it, and how to answer.
-type Job = Box<dyn FnOnce(Option<&Connection>, &Path) -> (bool, Answer) + Send>;
+/// Runs within the transaction (or, without a connection, not at all); says whether to keep it, and how to answer.
+type Run = Box<dyn FnOnce(Option<&Connection>, &Path) -> (bool, Answer) + Send>;
+
+/// A write that waits for its commit.
+struct Job {
+    undo: Undo,
+    run: Run,
+}
+
+/// How a write that failed is undone without its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// By its savepoint.
+    Savepoint,
+    /// It is one statement, which the database undoes itself.
+    Itself,
+}
 
 /// Bytes of a database file that are in use.
 pub(super) fn used_bytes(c: &Connection) -> Sql<u64> {
@@ -80,6 +95,24 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
     {
+        self.queued(Undo::Savepoint, f).await
+    }
+
+    /// As [`Self::write`], of what changes something by one statement at most: such a statement leaves nothing when it fails, and a savepoint around it would
+    /// cost as much as the statement. An `f` that fails after its change loses the commit for all that share it.
+    pub(super) async fn write_one<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    {
+        self.queued(Undo::Itself, f).await
+    }
+
+    async fn queued<T, F>(&self, undo: Undo, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
+    {
         #[cfg(test)]
         {
             use std::sync::atomic::Ordering::SeqCst;
@@ -89,7 +122,7 @@ impl Database {
         }
         let queue = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |conn, path| {
+        let run: Run = Box::new(move |conn, path| {
             let Some(conn) = conn else {
                 return (false, Box::new(move |broken| drop(reply.send(Err(broken.err().unwrap_or(StoreError::Closed))))));
             };
@@ -105,7 +138,7 @@ impl Database {
             // A caller that went away has no use for the answer.
             (keep, Box::new(move |commit| drop(reply.send(result.and_then(|v| commit.map(|()| v))))))
         });
-        queue.send(job).await.map_err(|_| StoreError::Closed)?;
+        queue.send(Job { undo, run }).await.map_err(|_| StoreError::Closed)?;
         let result = answer.await.map_err(|_| StoreError::Closed)?;
         if let (Err(StoreError::Full { .. }), Some(reserve)) = (&result, &self.reserve) {
             reserve.give_up("a write found it full");
@@ -160,14 +193,12 @@ impl Database {
 fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, reserve: Option<&Reserve>) {
     let mut pace = Pace::default();
     while let Some(first) = queue.blocking_recv() {
-        let batch = pace.gather(first, &mut queue);
         if let Some(reserve) = reserve {
             reserve.look();
         }
-        let begun = Instant::now();
-        pace.callers = batch.len();
-        commit(conn, path, batch);
-        pace.commit = begun.elapsed();
+        let mut batch = pace.batch(first, &mut queue);
+        let commit = commit(conn, path, &mut batch);
+        pace = Pace { callers: batch.taken, commit };
     }
     if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::warn!(db = %path.display(), error = %e, "the WAL stays beside the database until it is opened again");
@@ -180,32 +211,66 @@ fn write_loop(conn: &Connection, path: &Path, mut queue: mpsc::Receiver<Job>, re
 struct Pace {
     /// Writes of the last commit.
     callers: usize,
-    /// How long it took.
+    /// How long the disk took for it.
     commit: Duration,
 }
 
 impl Pace {
-    /// The writes to commit together: those that wait, and those expected within half the time of a commit. A caller that is alone waits for
-    /// nobody.
-    fn gather<T>(&self, first: T, queue: &mut mpsc::Receiver<T>) -> Vec<T> {
-        let mut batch = Vec::with_capacity(self.callers.max(1));
-        batch.push(first);
-        let until = Instant::now() + (self.commit / 2).min(LONGEST_WAIT);
-        while batch.len() < BATCH {
-            match queue.try_recv() {
-                Ok(job) => batch.push(job),
-                Err(mpsc::error::TryRecvError::Empty) if batch.len() < self.callers && Instant::now() < until => std::thread::yield_now(),
-                Err(_) => break,
-            }
-        }
-        batch
+    fn batch<'a, T>(&self, first: T, queue: &'a mut mpsc::Receiver<T>) -> Batch<'a, T> {
+        Batch { first: Some(first), queue, taken: 0, expected: self.callers, patience: self.commit.min(LONGEST_WAIT) }
     }
 }
 
-/// Runs a batch as one transaction and answers each job after the commit.
-fn commit(conn: &Connection, path: &Path, batch: Vec<Job>) {
-    let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
-    let done = run(conn, path, batch, &mut answers).map_err(|e| {
+/// The writes to commit together, each as it comes: those that wait, and those expected, for which all in all no longer is waited than a commit takes. Those
+/// that are there are carried out meanwhile; a caller that is alone waits for nobody.
+struct Batch<'a, T> {
+    first: Option<T>,
+    queue: &'a mut mpsc::Receiver<T>,
+    taken: usize,
+    expected: usize,
+    patience: Duration,
+}
+
+impl<T> Iterator for Batch<'_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        let mut idle = None;
+        let next = loop {
+            if self.taken == BATCH {
+                break None;
+            }
+            if let Some(first) = self.first.take() {
+                break Some(first);
+            }
+            match self.queue.try_recv() {
+                Ok(job) => break Some(job),
+                Err(mpsc::error::TryRecvError::Empty)
+                    if self.taken < self.expected && idle.get_or_insert_with(Instant::now).elapsed() < self.patience =>
+                {
+                    std::thread::yield_now();
+                }
+                Err(_) => break None,
+            }
+        };
+        if let Some(since) = idle {
+            self.patience = self.patience.saturating_sub(since.elapsed());
+        }
+        self.taken += usize::from(next.is_some());
+        next
+    }
+}
+
+/// Runs a batch as one transaction and answers each job after the commit, which took so long.
+fn commit(conn: &Connection, path: &Path, batch: impl Iterator<Item = Job>) -> Duration {
+    let mut answers: Vec<Answer> = vec![];
+    let mut begun = None;
+    let ran = run(conn, path, batch, &mut answers).and_then(|()| {
+        begun = Some(Instant::now());
+        step(conn, "COMMIT")
+    });
+    let took = begun.map_or(Duration::ZERO, |at| at.elapsed());
+    let done = ran.map_err(|e| {
         if !conn.is_autocommit()
             && let Err(undo) = conn.execute_batch("ROLLBACK")
         {
@@ -216,31 +281,40 @@ fn commit(conn: &Connection, path: &Path, batch: Vec<Job>) {
     for answer in answers {
         answer(done.clone());
     }
+    took
 }
 
-fn run(conn: &Connection, path: &Path, batch: Vec<Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
+fn run(conn: &Connection, path: &Path, batch: impl Iterator<Item = Job>, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
     let begun = step(conn, "BEGIN IMMEDIATE");
     let mut broken = begun.err();
-    for job in batch {
+    for Job { undo, run } in batch {
         // After the transaction broke, jobs only learn so: nothing may run outside of one.
         if broken.is_some() {
-            answers.push(job(None, path).1);
+            answers.push(run(None, path).1);
             continue;
         }
-        if let Err(e) = step(conn, "SAVEPOINT job") {
+        let (saved, before) = (undo == Undo::Savepoint, conn.total_changes());
+        if saved && let Err(e) = step(conn, "SAVEPOINT job") {
             broken = Some(e);
-            answers.push(job(None, path).1);
+            answers.push(run(None, path).1);
             continue;
         }
-        let (keep, answer) = job(Some(conn), path);
+        let (keep, answer) = run(Some(conn), path);
         answers.push(answer);
-        let undone = if keep { Ok(()) } else { step(conn, "ROLLBACK TO job") };
-        broken = undone.and_then(|()| step(conn, "RELEASE job")).err();
+        broken = match (saved, keep) {
+            (true, true) => step(conn, "RELEASE job").err(),
+            (true, false) => step(conn, "ROLLBACK TO job").and_then(|()| step(conn, "RELEASE job")).err(),
+            (false, false) if conn.total_changes() != before => Some(left_behind()),
+            (false, _) => None,
+        };
     }
-    match broken {
-        Some(e) => Err(e),
-        None => step(conn, "COMMIT"),
-    }
+    broken.map_or(Ok(()), Err)
+}
+
+/// A write that was to be one statement failed after it.
+fn left_behind() -> rusqlite::Error {
+    let text = "a write that failed left a change behind".to_owned();
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE), Some(text))
 }
 
 fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
@@ -339,7 +413,8 @@ mod tests {
             release.send(()).unwrap();
         };
         let (kept, breaks, after, ()) = tokio::join!(kept, breaks, after, go);
-        assert!(first.await.unwrap().is_ok(), "it was committed before");
+        // Whether it shared the transaction is the writer's matter.
+        let _ = first.await.unwrap();
         // No acknowledged row is missing, and no refused row is there.
         let acknowledged: Vec<i64> = [(1, kept.is_ok()), (2, after.is_ok())].into_iter().filter(|(_, ok)| *ok).map(|(x, _)| x).collect();
         assert!(breaks.is_err());
@@ -353,7 +428,7 @@ mod tests {
         let (send, mut receive) = mpsc::channel(64);
         let alone = Pace { callers: 1, commit: Duration::from_secs(60) };
         let begun = Instant::now();
-        assert_eq!(alone.gather(0, &mut receive), [0]);
+        assert_eq!(alone.batch(0, &mut receive).collect::<Vec<_>>(), [0]);
         assert!(begun.elapsed() < LONGEST_WAIT * 100);
         // Two came back late, within the time of a commit; a third never.
         let two = Pace { callers: 4, commit: Duration::from_secs(60) };
@@ -361,13 +436,48 @@ mod tests {
         let late = std::thread::spawn(move || send.try_send(2).map(|()| send).unwrap());
         let send = late.join().unwrap();
         let begun = Instant::now();
-        assert_eq!(two.gather(0, &mut receive), [0, 1, 2]);
+        assert_eq!(two.batch(0, &mut receive).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(begun.elapsed() >= LONGEST_WAIT, "the fourth was expected");
+        // Whoever comes while another's write is carried out shares its commit, expected or not.
+        let mut batch = alone.batch(0, &mut receive);
+        assert_eq!(batch.next(), Some(0));
+        send.try_send(3).unwrap();
+        assert_eq!((batch.next(), batch.next(), batch.taken), (Some(3), None, 2));
         // Nothing is left behind beyond the most that are committed together.
         for n in 0..64 {
             send.try_send(n).unwrap();
         }
-        assert_eq!(Pace::default().gather(0, &mut receive).len(), 65);
+        assert_eq!(Pace::default().batch(0, &mut receive).count(), 65);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_single_statement_undoes_itself_and_what_fails_after_it_is_committed_by_nobody() {
+        let (_dir, db) = open();
+        let insert = |x: i64, fails: bool| {
+            let db = Arc::clone(&db);
+            async move {
+                let write = move |c: &Connection| {
+                    c.execute("INSERT INTO a VALUES (?1)", [x])?;
+                    if fails { Err(StoreError::Closed.into()) } else { Ok(()) }
+                };
+                db.write_one(write).await
+            }
+        };
+        let (release, first) = blocked(&db).await;
+        let go = async { release.send(()).unwrap() };
+        let (one, again, two, ()) = tokio::join!(insert(1, false), insert(1, false), insert(2, false), go);
+        first.await.unwrap().unwrap();
+        assert!((one.is_ok(), two.is_ok()) == (true, true) && again.is_err_and(|e| e.to_string().contains("UNIQUE")));
+        assert_eq!(rows(&db).await, [1, 2], "the second of a kind left nothing, and took nobody along");
+        let (release, first) = blocked(&db).await;
+        let go = async { release.send(()).unwrap() };
+        let (kept, fails, ()) = tokio::join!(insert(3, false), insert(4, true), go);
+        let first = first.await.unwrap();
+        // Which of them shared its commit is the writer's matter: no acknowledged row is missing, and none is there that was refused.
+        assert!(fails.is_err());
+        let expected: Vec<i64> = [1, 2].into_iter().chain(kept.is_ok().then_some(3)).collect();
+        assert_eq!((rows(&db).await, first.is_ok()), (expected, kept.is_ok()), "{kept:?} {first:?}");
+        insert(5, false).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

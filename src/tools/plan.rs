@@ -3,13 +3,14 @@
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
 use crate::call::prepare::{self, Source};
+use crate::call::run::said;
 use crate::call::{Call, CallError};
 use crate::gate::Permit;
 use crate::model::ids::{ImageRef, PlanId, ServiceName, StackName};
 use crate::model::plan::{Action, Change, DiffLine, GitState, Plan};
 use crate::model::preflight::{Check, Passed};
 use crate::model::verdict::{Finding, Verdict};
-use crate::redact;
+use crate::redact::Untrusted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +60,11 @@ pub(super) struct Output {
     /// What a deploy would check first, judged now; absent when nothing would be done.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     preflight: Vec<Check>,
+    /// What engine and registries said where a check does not hold.
+    // Not in the schema: every client pays for it, and few plans have it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    engine: Vec<Untrusted>,
     #[serde(skip_serializing_if = "Option::is_none")]
     git: Option<GitState>,
     /// What there was no room for, and how to see it.
@@ -141,7 +147,14 @@ impl Output {
         self
     }
 
-    fn of(p: Plan, preflight: Vec<Check>) -> Self {
+    fn of(p: Plan, found: Vec<Check>) -> Self {
+        let (mut preflight, mut engine) = (vec![], vec![]);
+        for check in found {
+            let (message, theirs) = said(&format!("engine or registry, check {}", check.id), &check.message, 400);
+            engine.extend(theirs);
+            preflight.push(Check { message, ..check });
+        }
+        engine.truncate(MOST_SAID);
         let Plan {
             id, digest, stack, environment, from_release, to_release, changes, stack_diff, findings, verdict, git, migrates, ..
         } = p;
@@ -158,11 +171,15 @@ impl Output {
             verdict,
             migrates,
             preflight,
+            engine,
             git,
             left_out: None,
         }
     }
 }
+
+/// Most texts of engine and registries in one reply; the checks themselves are all there.
+const MOST_SAID: usize = 10;
 
 /// Plans kept of one agent: each holds a whole stack, and a plan is a read, which anybody may repeat.
 const MOST_PLANS: usize = 50;
@@ -192,11 +209,10 @@ impl Verb for Planning {
         call.house.store.put_plan(&plan).await?;
         call.house.store.keep_plans(call.who.agent.as_str(), &plan.id, MOST_PLANS).await?;
         let preflight = if plan.is_noop() { vec![] } else { call.house.executor.preflight(&plan).await? };
-        let clean = |c: Check| Check { message: redact::line(&c.message, 400), ..c };
         if let Some(service) = service.as_ref().filter(|s| plan.changes.iter().all(|c| c.service != **s)) {
             return Err(prepare::no_service(&plan.stack, service, plan.changes.iter().map(|c| &c.service)));
         }
-        let whole = Output::of(plan, preflight.into_iter().map(clean).collect());
+        let whole = Output::of(plan, preflight);
         let asked = match &service {
             Some(service) => whole.about(service),
             None => whole,
@@ -240,6 +256,9 @@ impl Verb for Planning {
         }
         for c in o.preflight.iter().filter(|c| c.ok != Passed::Yes) {
             out.push_str(&format!("\n{} {}: {}", word(&c.ok), c.id, c.message));
+        }
+        for theirs in &o.engine {
+            out.push_str(&format!("\n[untrusted, {}]\n{}", theirs.source, theirs.text));
         }
         if let Some(left) = &o.left_out {
             let lines: usize = left.diff_lines.values().sum();

@@ -4,7 +4,7 @@ use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::data;
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
-use crate::call::run::Waiting;
+use crate::call::run::{Waiting, said};
 use crate::call::{Call, CallError, observe, sources, volumes};
 use crate::engine::{EngineError, PruneKind};
 use crate::executor::backup::{DataJob, keep};
@@ -16,6 +16,7 @@ use crate::model::observed::{ContainerSummary, ImageInfo, RunState};
 use crate::model::operation::OperationState;
 use crate::model::plan::Plan;
 use crate::planner;
+use crate::redact::Untrusted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const KEPT_RELEASES: usize = 10;
 /// Items named in a reply.
 const SHOWN: usize = 200;
+/// Most texts of the engine in one reply.
+const MOST_SAID: usize = 10;
 
 /// What to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -61,6 +64,10 @@ pub(super) struct Output {
     /// What stays or could not be removed, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kept: Vec<String>,
+    /// What the engine said of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip)]
+    engine: Vec<Untrusted>,
     bytes: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
@@ -97,6 +104,7 @@ impl Verb for Prune {
             dry_run: true,
             items: found.into_iter().map(|i| i.shown).collect(),
             kept: if input.what == What::Snapshots { marked(call).await? } else { vec![] },
+            engine: vec![],
             bytes,
             truncated: false,
         }))
@@ -112,7 +120,7 @@ impl Verb for Prune {
         if input.what == What::Snapshots {
             return forget(call, permit).await;
         }
-        let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], bytes: 0, truncated: false };
+        let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], engine: vec![], bytes: 0, truncated: false };
         // What came to be unused since is not what was shown.
         let shown = call.resolved.get().map(named);
         for item in find(call, input.what).await?.into_iter().filter(|i| shown.as_ref().is_none_or(|s| s.contains(i.shown.as_str()))) {
@@ -121,7 +129,11 @@ impl Verb for Prune {
                     out.bytes += bytes;
                     out.items.push(item.shown);
                 }
-                Err(e) => out.kept.push(format!("{}: {e}", item.shown)),
+                Err(e) => {
+                    let (why, theirs) = said(&format!("engine, of {}", item.shown), &e.to_string(), 300);
+                    out.kept.push(format!("{}: {why}", item.shown));
+                    out.engine.extend(theirs);
+                }
             }
         }
         Ok(bounded(out))
@@ -135,6 +147,9 @@ impl Verb for Prune {
         }
         for item in &o.kept {
             out.push_str(&format!("\nkept {item}"));
+        }
+        for theirs in &o.engine {
+            out.push_str(&format!("\n[untrusted, {}]\n{}", theirs.source, theirs.text));
         }
         Some(out)
     }
@@ -165,6 +180,7 @@ fn bounded(mut out: Output) -> Output {
     out.truncated = out.items.len() > SHOWN || out.kept.len() > SHOWN;
     out.items.truncate(SHOWN);
     out.kept.truncate(SHOWN);
+    out.engine.truncate(MOST_SAID);
     out
 }
 
@@ -232,7 +248,7 @@ async fn forget(call: &Call, permit: Permit) -> Result<Output, CallError> {
         ids.push(id);
         items.push(item.shown);
     }
-    let mut out = Output { what: What::Snapshots, dry_run: false, items, kept: vec![], bytes, truncated: false };
+    let mut out = Output { what: What::Snapshots, dry_run: false, items, kept: vec![], engine: vec![], bytes, truncated: false };
     if !ids.is_empty() {
         let waiting = Waiting { wait: None, timeout_s: None, idempotency_key: None, reason: None };
         let (job, arguments) = (DataJob::Forget { snapshots: ids }, serde_json::json!({"what": What::Snapshots, "dry_run": false}));

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Containers shown; a host with more is asked for by stack.
+/// Containers in one reply, and of one stack in any; a host with more has further replies.
 const SHOWN: usize = 200;
 
 /// How much a reply says.
@@ -33,8 +33,10 @@ pub(super) enum Format {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
-    /// One stack; all by default. Naming it also compares its files with what runs.
+    /// One stack; its files are then compared with what runs.
     stack: Option<StackName>,
+    /// `next` of the last reply.
+    after: Option<String>,
     /// How much to say.
     #[serde(default)]
     response_format: Format,
@@ -82,8 +84,9 @@ pub(super) struct Output {
     host: String,
     engine: String,
     stacks: Vec<StackRow>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    truncated: bool,
+    /// There is more: `after` of the next call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 pub(super) struct Status;
@@ -92,7 +95,7 @@ impl Verb for Status {
     const SPEC: &'static ToolSpec = &ToolSpec {
         name: "status",
         title: "What runs",
-        description: "Lists stacks and containers on the host, also those not managed here (managed: false, read-only). Start here.",
+        description: "Stacks and containers of the host, also unmanaged ones (managed: false, read-only). Start here.",
         effect: Effect::Read,
         idempotent: true,
         input_schema: schema::input::<Input>,
@@ -115,9 +118,7 @@ impl Verb for Status {
             }
         };
         let (info, containers) = tokio::join!(house.engine.about(), containers);
-        let (info, (mut mine, others)) = (info?, containers?);
-        let truncated = mine.len() + others.len() > SHOWN;
-        mine.truncate(SHOWN);
+        let (info, (mine, others)) = (info?, containers?);
 
         let mut by_stack: BTreeMap<String, Vec<ContainerSummary>> = BTreeMap::new();
         for c in mine {
@@ -152,7 +153,7 @@ impl Verb for Status {
             }
         }
         let mut foreign: BTreeMap<String, Vec<ContainerSummary>> = BTreeMap::new();
-        for c in others.into_iter().take(SHOWN) {
+        for c in others {
             // A label is whatever an image's author wrote: only what can be a name is shown as one.
             let project =
                 c.labels.get(labels::COMPOSE_PROJECT).and_then(|p| StackName::new(p.as_str()).ok()).map_or("-".into(), |p| p.to_string());
@@ -165,7 +166,8 @@ impl Verb for Status {
             return Err(prepare::not_deployed(name));
         }
         let engine = format!("{} {} (API {})", info.os, info.version, info.api_version);
-        Ok(Output { host: house.config.host_name.clone(), engine, stacks, truncated })
+        let (stacks, next) = page(stacks, input.after.as_deref());
+        Ok(Output { host: house.config.host_name.clone(), engine, stacks, next })
     }
 
     fn text(o: &Output) -> Option<String> {
@@ -187,11 +189,35 @@ impl Verb for Status {
                 out.push_str(&format!("\n  {}", row.trim_end()));
             }
         }
-        if o.truncated {
-            out.push_str(&format!("\n(more than {SHOWN} containers: name a stack to see all of it)"));
+        if let Some(next) = &o.next {
+            out.push_str(&format!("\n(there is more: call again with after: {next})"));
         }
         Some(out)
     }
+}
+
+/// Whole stacks, ours first, as long as they fit, and where the next reply goes on. A stack too large for any reply says what is left out.
+fn page(mut stacks: Vec<StackRow>, after: Option<&str>) -> (Vec<StackRow>, Option<String>) {
+    // No name begins so: what is not ours comes last.
+    let place = |s: &StackRow| format!("{}{}", if s.managed { "" } else { "~" }, s.stack);
+    stacks.sort_by_key(place);
+    stacks.retain(|s| after.is_none_or(|after| place(s).as_str() > after));
+    for s in &mut stacks {
+        let left = (s.rows.len() + s.containers.len()).saturating_sub(SHOWN);
+        s.containers.truncate(SHOWN);
+        s.rows.truncate(SHOWN);
+        s.rows.extend((left > 0).then(|| format!("and {left} more containers")));
+    }
+    let mut rows = 0;
+    let fits = stacks.iter().take_while(|s| {
+        // One that has no container is a line, too.
+        rows += (s.rows.len() + s.containers.len()).max(1);
+        rows <= SHOWN
+    });
+    let fits = fits.count().max(1);
+    let next = (fits < stacks.len()).then(|| place(&stacks[fits - 1]));
+    stacks.truncate(fits);
+    (stacks, next)
 }
 
 /// Whether the registered files say the same as what runs.
@@ -320,10 +346,44 @@ mod tests {
     fn a_list_of_twenty_containers_stays_under_700_tokens() {
         let containers: Vec<ContainerSummary> = (1..=20_u16).map(summary).collect();
         let row = stack_row("webshop", true, "running", &containers, Format::Concise);
-        let output = Output { host: "host".into(), engine: "linux 26.1.5 (API 1.45)".into(), stacks: vec![row], truncated: false };
+        let output = Output { host: "host".into(), engine: "linux 26.1.5 (API 1.45)".into(), stacks: vec![row], next: None };
         let (value, text) = (serde_json::to_string(&output).expect("serialises").len(), Status::text(&output).expect("has a text").len());
         assert!(value < 2_800 && text < 2_800, "{value} characters as JSON, {text} as text; about four are a token");
         // Most clients give a model one of the two; one that gives both pays for the sum.
         assert!(value + text < 5_200, "{value} characters as JSON and {text} as text");
+    }
+
+    #[test]
+    fn a_large_host_is_told_in_pages_that_leave_nothing_out() {
+        let of = |stack: &str, managed, n: u16| {
+            let containers: Vec<ContainerSummary> = (1..=n).map(summary).collect();
+            stack_row(stack, managed, "running", &containers, Format::Concise)
+        };
+        let all = || {
+            let mut all: Vec<StackRow> = (0..300_u16).map(|n| of(&format!("s{n:03}"), n % 7 != 0, n % 5)).collect();
+            all.push(of("huge", true, 450));
+            all
+        };
+        let (mut seen, mut after, mut pages) = (vec![], None::<String>, 0);
+        loop {
+            let (stacks, next) = page(all(), after.as_deref());
+            let rows: usize = stacks.iter().map(|s| s.rows.len()).sum();
+            assert!(!stacks.is_empty() && rows <= SHOWN + 1, "{rows}");
+            seen.extend(stacks.iter().map(|s| s.stack.clone()));
+            pages += 1;
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let mut wanted: Vec<String> = all().into_iter().map(|s| s.stack).collect();
+        seen.sort();
+        wanted.sort();
+        assert!(pages > 3 && seen == wanted, "{pages}");
+        let (stacks, next) = page(vec![of("huge", true, 450)], None);
+        assert_eq!(
+            (stacks[0].rows.len(), stacks[0].rows.last().map(String::as_str), next),
+            (SHOWN + 1, Some("and 250 more containers"), None)
+        );
     }
 }

@@ -6,7 +6,7 @@ mod html;
 use super::session::{self, Session, Sessions};
 use super::strangers;
 use crate::adapters::Doors;
-use crate::adapters::people::{self, Word};
+use crate::adapters::people::{self, Shown, Word};
 use crate::adapters::socket::wire::Credential;
 use crate::call::CallError;
 use crate::call::error::ErrorCode;
@@ -169,7 +169,8 @@ impl Pages {
         let (arguments, confirm) = (people::arguments(house, &approval).await?, people::confirms(house, &approval));
         let (logout, csrf) = (session.token(&["logout"]), session.token(&[id.as_str(), &approval.digest]));
         let viewer = Viewer { host: self.host(), operator: &session.operator, logout: &logout, now: Utc::now() };
-        let details = Details { approval: &approval, plan: plan.as_ref(), arguments: &arguments, confirm, csrf: &csrf, problem };
+        let shown = Shown::of(&approval, plan.as_ref(), &arguments, viewer.now);
+        let details = Details { approval: &approval, shown: &shown, confirm, csrf: &csrf, problem };
         Ok(html::details(&viewer, &details))
     }
 }

@@ -3,7 +3,7 @@
 
 mod link;
 mod queue;
-mod replay;
+pub(in crate::adapters) mod replay;
 
 use crate::adapters::socket::client::{self, ClientError};
 use crate::adapters::socket::wire;

@@ -1,7 +1,7 @@
 //! Streamable HTTP at `/mcp`: bearer token to agent, caps on sessions and streams, then rmcp's service. Deliberately absent: Host, Origin and body
 //! checks, which hold for the whole listener (`adapters::http::guard`).
 
-mod admit;
+pub(in crate::adapters) mod admit;
 
 use super::sessions::Sessions;
 use super::{Caller, Server};

@@ -19,6 +19,7 @@ use serde_json::json;
 
 mod beside;
 mod bounds;
+mod hooks;
 mod keys;
 mod own_secrets;
 mod refresh;

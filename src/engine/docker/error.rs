@@ -58,9 +58,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub(super) fn of_pull(image: &ImageRef, error: EngineError, hint: Option<&str>) -> EngineError {
     let detail = match &error {
         EngineError::NotFound { detail, .. } | EngineError::Conflict(detail) | EngineError::Refused(detail) => detail,
-        EngineError::Unauthorized { .. } | EngineError::Unreachable { .. } | EngineError::Timeout { .. } | EngineError::Protocol(_) => {
-            return error;
-        }
+        EngineError::Unauthorized { .. }
+        | EngineError::Unreachable { .. }
+        | EngineError::Timeout { .. }
+        | EngineError::Withheld(_)
+        | EngineError::Protocol(_) => return error,
     };
     let text = detail.to_lowercase();
     let asks = ["unauthorized", "denied", "authentication required", "no basic auth credentials"];

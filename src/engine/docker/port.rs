@@ -3,7 +3,7 @@
 
 use super::pull::split;
 use super::stream::Lines;
-use super::{ABOUT_KEPT, CHANGE, DockerEngine, MULTI_ENDPOINT, READ, REMOVE, START, TRANSFER, absent_is_none, create, show, stream};
+use super::{ABOUT_KEPT, CHANGE, DockerEngine, MULTI_ENDPOINT, READ, REMOVE, START, TRANSFER, absent_is_none, body, create, show, stream};
 use crate::engine::*;
 use bollard::models::{ContainerUpdateBody, ExecConfig, NetworkConnectRequest, NetworkDisconnectRequest, VolumeCreateRequest};
 use bollard::query_parameters::*;
@@ -113,6 +113,7 @@ impl DockerEngine {
             user: spec.user.clone(),
             ..ExecConfig::default()
         };
+        body::exec(&config, spec)?;
         let exec = self.call("container", READ, self.docker.create_exec(id.as_str(), config)).await?.id;
         let mut kept = (Vec::new(), false);
         let run = async {
@@ -308,10 +309,11 @@ impl Engine for DockerEngine {
             // The engine would create the container and refuse its start; a missing network is better known before.
             self.resolve_network(&a.network).await?;
         }
-        let body = create::container(spec, api)?;
+        let made = create::container(spec, api)?;
+        body::container(&made, spec)?;
         let platform = spec.extras.platform.clone().unwrap_or_default();
         let options = CreateContainerOptions { name: Some(spec.name.as_str().to_owned()), platform };
-        let made = self.call("image", START, self.docker.create_container(Some(options), body)).await?;
+        let made = self.call("image", START, self.docker.create_container(Some(options), made)).await?;
         let id = show::id(Some(made.id))?;
         let later = if api >= MULTI_ENDPOINT { &[] } else { spec.networks.get(1..).unwrap_or_default() };
         if let Err(error) = self.complete(permit, &id, spec, later).await {
@@ -389,12 +391,16 @@ impl Engine for DockerEngine {
     }
 
     async fn create_network(&self, _: &Permit, spec: &NetworkCreate) -> EngineResult<EngineName> {
-        show::id(Some(self.call("network", CHANGE, self.docker.create_network(create::network(spec))).await?.id))
+        let request = create::network(spec);
+        body::network(&request, spec)?;
+        show::id(Some(self.call("network", CHANGE, self.docker.create_network(request)).await?.id))
     }
 
     async fn connect(&self, _: &Permit, id: &EngineName, attachment: &NetworkAttachment) -> EngineResult<()> {
         let network = self.resolve_network(&attachment.network).await?;
-        let request = NetworkConnectRequest { container: id.as_str().to_owned(), endpoint_config: Some(create::endpoint(attachment)) };
+        let endpoint = create::endpoint(attachment);
+        body::endpoint(&endpoint, attachment)?;
+        let request = NetworkConnectRequest { container: id.as_str().to_owned(), endpoint_config: Some(endpoint) };
         match self.call("container", CHANGE, self.docker.connect_network(network.id.as_str(), request)).await {
             Err(error) if refused_with(&error, "already exists in network") || refused_with(&error, "already attached to network") => {
                 Ok(())
@@ -424,6 +430,7 @@ impl Engine for DockerEngine {
             labels: Some(create::map(&spec.labels)),
             cluster_volume_spec: None,
         };
+        body::volume(&request, spec)?;
         self.call("volume", CHANGE, self.docker.create_volume(request)).await.map(|_| ())
     }
 

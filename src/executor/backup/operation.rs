@@ -426,7 +426,7 @@ impl Work {
         let progress = Arc::new(move |p: Progress| {
             standing.send_modify(|s| s.message = format!("{} bytes, {} files", p.bytes, p.files));
         });
-        let (store, judge) = (&self.exec.store, self.exec.commands.clone());
+        let (store, judge) = (&self.exec.store, (self.exec.commands)(&op.agent));
         Doer { hands, store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress, judge }
     }
 }

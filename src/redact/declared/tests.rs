@@ -119,6 +119,10 @@ fn a_flood_of_declared_values_displaces_nobody_elses() {
     let value = |n: usize| format!("{n:060}");
     known.of.insert((Vouched::Files, stack("billing")), vec!["of-the-0perator".into()]);
     known.of.insert((Vouched::Release, stack("billing")), vec!["of-a-Release-1".into()]);
+    // As much as any of the flood: what was let run by a person is not what goes.
+    let mut production: Vec<String> = (0..1000).map(|n| format!("pr0duction-{n:049}")).collect();
+    bounded(&mut production, MOST_OF_ONE);
+    known.of.insert((Vouched::Watched, stack("billing")), production.clone());
     for s in 0..20 {
         let mut flood: Vec<String> = (0..1000).map(|n| value(s * 1000 + n)).collect();
         bounded(&mut flood, MOST_OF_ONE);
@@ -129,6 +133,7 @@ fn a_flood_of_declared_values_displaces_nobody_elses() {
     let all: Vec<&String> = known.of.values().flatten().collect();
     assert!(all.len() <= MOST_OF_ALL.0 && all.iter().map(|v| v.len()).sum::<usize>() <= MOST_OF_ALL.1);
     assert!(all.iter().any(|v| *v == "of-the-0perator") && all.iter().any(|v| *v == "of-a-Release-1"), "who has few keeps them");
+    assert_eq!(known.of[&(Vouched::Watched, stack("billing"))], production);
     let many: Vec<String> = (0..3000).map(value).collect();
     let own = own(&many.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(own.corpus.load().as_ref().is_some_and(|c| c.values.len() <= MOST_OF_ONE.0), "a call's own filter is bounded, too");

@@ -18,7 +18,8 @@ const COLUMNS: &str = "seq, at, kind, call, agent, door, tool, stack, environmen
 /// A row to append.
 #[derive(Debug, Clone)]
 pub(super) struct NewRow {
-    pub at: DateTime<Utc>,
+    /// As it stands in the row.
+    pub at: String,
     pub kind: &'static str,
     pub call: String,
     pub agent: String,
@@ -28,7 +29,7 @@ pub(super) struct NewRow {
     pub environment: Option<String>,
     pub verdict: Verdict,
     pub outcome: Option<String>,
-    /// Canonical JSON, written by the caller: the one writer thread has no time for it.
+    /// Canonical JSON.
     pub detail: String,
 }
 
@@ -38,7 +39,7 @@ impl NewRow {
             detail["delegated_by"] = json!(i.delegated_by);
         }
         Self {
-            at: i.at,
+            at: time(i.at),
             kind,
             call: i.call.to_string(),
             agent: i.agent.clone(),
@@ -63,7 +64,7 @@ impl NewRow {
         let detail =
             json!({"arguments": i.arguments, "findings": findings, "code": o.code, "detail": o.detail, "duration_ms": o.duration_ms});
         let verdict = i.verdict.max(o.verdict);
-        Self { at: o.at, verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, detail) }
+        Self { at: time(o.at), verdict, outcome: Some(o.outcome.clone()), ..Self::of_call("read", i, detail) }
     }
 
     /// A call that a limit turned into a denial.
@@ -77,7 +78,7 @@ impl NewRow {
 
     fn closing(intent: &AuditRow, at: DateTime<Utc>, detail: &Value) -> Self {
         Self {
-            at,
+            at: time(at),
             kind: "outcome",
             call: intent.call.clone(),
             agent: intent.agent.clone(),
@@ -107,7 +108,7 @@ impl NewRow {
     /// Something that is not a call; `what` stands in the tool's column.
     pub(super) fn event(agent: &str, what: &str, stack: Option<&str>, detail: &Value, at: DateTime<Utc>) -> Self {
         Self {
-            at,
+            at: time(at),
             kind: "event",
             call: String::new(),
             agent: agent.into(),
@@ -140,24 +141,89 @@ pub(super) struct RawRow {
     pub hash: Vec<u8>,
 }
 
-impl RawRow {
-    /// The hash this row must have after `prev`.
-    pub(super) fn link(&self, prev: &Hash) -> Hash {
+/// What a row says, and its hash is made of.
+struct Content<'a> {
+    seq: i64,
+    at: &'a str,
+    kind: &'a str,
+    call: &'a str,
+    agent: &'a str,
+    door: &'a str,
+    tool: &'a str,
+    stack: Option<&'a str>,
+    environment: Option<&'a str>,
+    verdict: &'a str,
+    outcome: Option<&'a str>,
+    detail: &'a str,
+}
+
+impl Content<'_> {
+    fn link(&self, prev: &Hash) -> Hash {
         let fields = [
             Field::Int(self.seq),
-            Field::Text(&self.at),
-            Field::Text(&self.kind),
-            Field::Text(&self.call),
-            Field::Text(&self.agent),
-            Field::Text(&self.door),
-            Field::Text(&self.tool),
-            Field::Maybe(self.stack.as_deref()),
-            Field::Maybe(self.environment.as_deref()),
-            Field::Text(&self.verdict),
-            Field::Maybe(self.outcome.as_deref()),
-            Field::Text(&self.detail),
+            Field::Text(self.at),
+            Field::Text(self.kind),
+            Field::Text(self.call),
+            Field::Text(self.agent),
+            Field::Text(self.door),
+            Field::Text(self.tool),
+            Field::Maybe(self.stack),
+            Field::Maybe(self.environment),
+            Field::Text(self.verdict),
+            Field::Maybe(self.outcome),
+            Field::Text(self.detail),
         ];
         chain::link(DOMAIN, prev, &fields)
+    }
+
+    /// # Errors
+    /// `Corrupt` when the database took the statement and not the row: a trigger of somebody swallows what should be recorded.
+    fn insert(&self, c: &Connection, prev: &[u8], hash: &[u8]) -> Sql<()> {
+        let mut statement = c.prepare_cached(
+            "INSERT INTO audit (seq, at, kind, call, agent, door, tool, stack, environment, verdict, outcome, detail, prev_hash, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        )?;
+        let written = statement.execute(params![
+            self.seq,
+            self.at,
+            self.kind,
+            self.call,
+            self.agent,
+            self.door,
+            self.tool,
+            self.stack,
+            self.environment,
+            self.verdict,
+            self.outcome,
+            self.detail,
+            prev,
+            hash
+        ])?;
+        one("audit log", written)
+    }
+}
+
+impl RawRow {
+    fn content(&self) -> Content<'_> {
+        Content {
+            seq: self.seq,
+            at: &self.at,
+            kind: &self.kind,
+            call: &self.call,
+            agent: &self.agent,
+            door: &self.door,
+            tool: &self.tool,
+            stack: self.stack.as_deref(),
+            environment: self.environment.as_deref(),
+            verdict: &self.verdict,
+            outcome: self.outcome.as_deref(),
+            detail: &self.detail,
+        }
+    }
+
+    /// The hash this row must have after `prev`.
+    pub(super) fn link(&self, prev: &Hash) -> Hash {
+        self.content().link(prev)
     }
 
     fn read(r: &Row<'_>) -> Sql<Self> {
@@ -198,56 +264,33 @@ impl RawRow {
     }
 }
 
-/// Appends a row after the head.
+/// Appends a row after the head. All of it that does not depend on the head was made by the caller: the one writer thread has no time for it.
 pub(super) fn append(c: &Connection, new: &NewRow) -> Sql<i64> {
     let (last, prev) = head(c)?;
-    let mut row = RawRow {
+    let row = Content {
         seq: last + 1,
-        at: time(new.at),
-        kind: new.kind.into(),
-        call: new.call.clone(),
-        agent: new.agent.clone(),
-        door: new.door.clone(),
-        tool: new.tool.clone(),
-        stack: new.stack.clone(),
-        environment: new.environment.clone(),
-        verdict: new.verdict.as_str().into(),
-        outcome: new.outcome.clone(),
-        detail: new.detail.clone(),
-        prev_hash: prev.to_vec(),
-        hash: Vec::new(),
+        at: &new.at,
+        kind: new.kind,
+        call: &new.call,
+        agent: &new.agent,
+        door: &new.door,
+        tool: &new.tool,
+        stack: new.stack.as_deref(),
+        environment: new.environment.as_deref(),
+        verdict: new.verdict.as_str(),
+        outcome: new.outcome.as_deref(),
+        detail: &new.detail,
     };
-    row.hash = row.link(&prev).to_vec();
-    insert(c, &row)?;
+    row.insert(c, &prev, &row.link(&prev))?;
     Ok(row.seq)
 }
 
 /// Writes a row as it is; only the next one after the head is taken.
 ///
 /// # Errors
-/// `Corrupt` when the database took the statement and not the row: a trigger of somebody swallows what should be recorded.
+/// As [`Content::insert`].
 pub(super) fn insert(c: &Connection, r: &RawRow) -> Sql<()> {
-    let mut statement = c.prepare_cached(
-        "INSERT INTO audit (seq, at, kind, call, agent, door, tool, stack, environment, verdict, outcome, detail, prev_hash, hash)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?;
-    let written = statement.execute(params![
-        r.seq,
-        r.at,
-        r.kind,
-        r.call,
-        r.agent,
-        r.door,
-        r.tool,
-        r.stack,
-        r.environment,
-        r.verdict,
-        r.outcome,
-        r.detail,
-        r.prev_hash,
-        r.hash
-    ])?;
-    one("audit log", written)
+    r.content().insert(c, &r.prev_hash, &r.hash)
 }
 
 /// What was written has to be one row.

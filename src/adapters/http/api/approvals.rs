@@ -4,10 +4,9 @@
 use super::who::{Who, only_operators};
 use super::{Answer, Failure, Part, answer};
 use crate::adapters::Doors;
-use crate::adapters::people::{self, Word};
+use crate::adapters::people::{self, Word, shown};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House};
-use crate::model::plan::{DiffLine, Plan};
 use crate::redact;
 use crate::store::approval::Approval;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -17,7 +16,6 @@ use axum::{Json, Router};
 use chrono::Utc;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::sync::Arc;
 use utoipa::OpenApi as _;
 
@@ -58,36 +56,11 @@ struct Shown {
 }
 
 /// An approval as it is shown: what the agent wrote is marked as such.
-fn shown(a: &Approval) -> Value {
+fn listed(a: &Approval) -> Value {
     let mut row = people::row(a);
     row["reason"] = json!(a.reason.as_deref().map(|r| redact::envelope(format!("reason given by agent {}", a.agent), r, MAX_REASON)));
     row["digest"] = json!(a.digest);
     row
-}
-
-/// The changes of a plan as text, a service after the other.
-fn diff(plan: &Plan) -> String {
-    let mut out = String::new();
-    let word = |v: Value| v.as_str().map(|s| s.replace('_', " ")).unwrap_or_default();
-    let lines = |diff: &[DiffLine], out: &mut String| {
-        for line in diff {
-            let path = redact::said(&line.path);
-            let from = line.from.iter().map(|t| format!("  - {path}: {}\n", redact::at(&line.path, t)));
-            let to = line.to.iter().map(|t| format!("  + {path}: {}\n", redact::at(&line.path, t)));
-            out.extend(from.chain(to));
-        }
-    };
-    for change in &plan.changes {
-        let (action, strategy) = (word(json!(change.action)), word(json!(change.strategy)));
-        writeln!(out, "{}: {action} by {strategy}; expected loss: {}", change.service, redact::said(&change.expected_loss))
-            .expect("a String takes all");
-        lines(&change.diff, &mut out);
-    }
-    if !plan.stack_diff.is_empty() {
-        out.push_str("beside the services\n");
-        lines(&plan.stack_diff, &mut out);
-    }
-    out
 }
 
 /// Approvals that wait, or all of them.
@@ -101,12 +74,12 @@ async fn list(State(doors): State<Arc<Doors>>, who: Who, which: Result<Query<Whi
     }
     let all = doors.house.store.approvals(!which.all, Utc::now()).await?;
     let text = format!("{} approvals", all.len());
-    Ok(answer(people::reply(json!({"approvals": all.iter().map(shown).collect::<Vec<_>>()}), text)?))
+    Ok(answer(people::reply(json!({"approvals": all.iter().map(listed).collect::<Vec<_>>()}), text)?))
 }
 
 /// One approval: for an operator with the plan's diff, its findings and the call's arguments; for an agent where it stands.
 #[utoipa::path(get, path = "/api/approvals/{id}", tag = "approvals", operation_id = "get_approval", params(("id" = String, Path)),
-    responses((status = 200, description = "with `digest`, `diff`, `changes`, `stack_diff`, `findings`, `from_release`, `to_release`, `arguments`, `resolved`", body = Object), (status = 404, description = "no such approval")))]
+    responses((status = 200, description = "with `digest`, `shown` (all of it as text, as at every door), `diff`, `changes`, `stack_diff`, `findings`, `from_release`, `to_release`, `arguments`, `resolved`", body = Object), (status = 404, description = "no such approval")))]
 async fn show(State(doors): State<Arc<Doors>>, who: Who, id: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = id?;
     if matches!(who, Who::Agent { .. }) {
@@ -119,11 +92,15 @@ async fn show(State(doors): State<Arc<Doors>>, who: Who, id: Result<Path<String>
 /// Everything a person decides by: what terminal and page show.
 async fn whole(house: &House, id: &str) -> Result<Value, CallError> {
     let (approval, plan) = people::with_plan(house, id).await?;
-    let mut value = shown(&approval);
+    let mut value = listed(&approval);
     if let Some(name) = people::confirms(house, &approval) {
         value["confirm"] = json!(name);
     }
     let mut arguments = people::arguments(house, &approval).await?;
+    let shown = shown::Shown::of(&approval, plan.as_ref(), &arguments, Utc::now());
+    // What the agent wrote stands there, too. Nothing is cut here that was not cut with a mark.
+    let text = shown.text();
+    value["shown"] = json!(redact::envelope("what a person is shown", &text, text.len()));
     // What the call would really do, found out by the house: beside what the agent wrote, not within it.
     if let Some(resolved) = arguments.as_object_mut().and_then(|map| map.remove("resolved")) {
         value["resolved"] = resolved;
@@ -132,7 +109,7 @@ async fn whole(house: &House, id: &str) -> Result<Value, CallError> {
     if let Some(plan) = plan {
         value["from_release"] = json!(plan.from_release);
         value["to_release"] = json!(plan.to_release);
-        value["diff"] = json!(diff(&plan));
+        value["diff"] = json!(shown.diff());
         value["changes"] = json!(plan.changes);
         value["stack_diff"] = json!(plan.stack_diff);
         value["findings"] = json!(plan.findings);
@@ -228,6 +205,7 @@ mod tests {
         // How a call goes about it is in no plan.
         assert_eq!(person["arguments"]["environment"], "production", "{person}");
         assert!(people::show(&b.house, &id).await.expect("there").text.contains("environment: production"));
+        assert!(program["diff"].as_str().is_some_and(|d| d.starts_with("web: create by start")), "{program}");
 
         b.engine.add_image("dockwarden/gone/web:r1", crate::engine::fake::Behaviour::healthy());
         let id = asked(&b, "prune", json!({"what": "images", "dry_run": false})).await;
@@ -235,16 +213,5 @@ mod tests {
         assert!(!person["arguments"]["resolved"].is_null(), "{person}");
         assert_eq!(program["resolved"], person["arguments"]["resolved"]);
         assert!(program["arguments"]["text"].as_str().is_some_and(|t| t.contains("images")), "{program}");
-    }
-
-    #[tokio::test]
-    async fn a_diff_tells_what_changes_beside_the_services() {
-        let b = bench().await;
-        let id = asked(&b, "deploy", json!({"stack": "shop", "compose": COMPOSE, "environment": "production"})).await;
-        let mut plan = people::with_plan(&b.house, &id).await.expect("there").1.expect("a plan");
-        plan.stack_diff = vec![DiffLine { path: "networks.edge.internal".into(), from: Some("true".into()), to: Some("false".into()) }];
-        let text = diff(&plan);
-        let end = "beside the services\n  - networks.edge.internal: true\n  + networks.edge.internal: false\n";
-        assert!(text.starts_with("web: create by start") && text.ends_with(end), "{text}");
     }
 }

@@ -1,15 +1,13 @@
 //! The approvals pages as HTML. Text of others gets in only through [`Page::text`], which escapes; markup only as literals of this file.
 //! Deliberately absent: scripts, images, fonts, and anything fetched from elsewhere.
 
-use crate::model::plan::{Change, DiffLine, Plan};
-use crate::model::verdict::{Finding, Verdict};
+use crate::adapters::people::shown::{LONGEST_MARKED, Line, Part, Said, Shown, left, moment, place, word};
+use crate::model::verdict::Verdict;
 use crate::redact;
 use crate::store::approval::{Approval, ApprovalState};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
-use serde_json::Value;
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use std::sync::LazyLock;
 
@@ -22,8 +20,8 @@ pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!("default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 });
 
-/// Longest text of one field: a page must stay readable whatever somebody put in.
-const MAX_TEXT: usize = 4_000;
+/// Longest text of one field: a page must stay readable whatever somebody put in, and show what the other doors show.
+const MAX_TEXT: usize = LONGEST_MARKED;
 
 /// A page being written. Markup has to be a literal, so nothing unescaped can become part of it.
 struct Page(String);
@@ -86,36 +84,12 @@ fn escape(out: &mut String, text: &str) {
     }
 }
 
-/// The wire word of a value.
-fn word(value: &impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
-}
-
-fn moment(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
-/// What is left until `at`, in words.
-fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    match (at - now).num_seconds() {
-        ..=0 => "over".into(),
-        s @ 1..=119 => format!("{s} s left"),
-        s @ 120..=7199 => format!("{} min left", s / 60),
-        s => format!("{} h left", s / 3600),
-    }
-}
-
 fn state_class(state: ApprovalState) -> &'static str {
     match state {
         ApprovalState::Pending => "badge wait",
         ApprovalState::Approved | ApprovalState::Used => "badge good",
         ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => "badge bad",
     }
-}
-
-fn place(a: &Approval) -> String {
-    let stack = a.stack.as_ref().map_or("the host", |s| s.as_str());
-    a.environment.as_deref().map_or_else(|| stack.to_owned(), |e| format!("{stack} in {e}"))
 }
 
 /// The login form. `then` is the approval to show after it.
@@ -191,10 +165,8 @@ fn entries(p: &mut Page, approvals: &[&Approval], now: DateTime<Utc>) {
 pub struct Details<'a> {
     /// The approval.
     pub approval: &'a Approval,
-    /// Its plan, when its tool has one.
-    pub plan: Option<&'a Plan>,
-    /// The call's arguments, redacted.
-    pub arguments: &'a Value,
+    /// What every door shows of it.
+    pub shown: &'a Shown,
     /// What has to be typed to approve a call that may be one's own.
     pub confirm: Option<&'a str>,
     /// Form token of the decision.
@@ -206,48 +178,40 @@ pub struct Details<'a> {
 /// One approval, with everything a person needs to decide.
 pub fn details(viewer: &Viewer<'_>, d: &Details<'_>) -> String {
     let a = d.approval;
-    let title = format!("{} {}", a.tool, place(a));
-    let mut p = Page::new(&title, viewer.host, Some((viewer.operator, viewer.logout)));
-    p.raw("<h1>").text(&title).raw(" <span class=\"").raw(state_class(a.state)).raw("\">").text(&word(&a.state)).raw("</span></h1>");
+    let title = &d.shown.title;
+    let mut p = Page::new(title, viewer.host, Some((viewer.operator, viewer.logout)));
+    p.raw("<h1>").text(title).raw(" <span class=\"").raw(state_class(a.state)).raw("\">").text(&word(&a.state)).raw("</span></h1>");
     if let Some(problem) = d.problem {
         p.raw("<p class=\"problem\" role=\"alert\">").text(problem).raw("</p>");
     }
-    p.raw("<dl class=\"card\">").row("Asked by", &format!("agent {}", crate::adapters::people::asker(a))).row("At", &moment(a.created_at));
-    let expires = match a.state {
-        ApprovalState::Pending | ApprovalState::Approved => format!("{} ({})", moment(a.expires_at), left(a.expires_at, viewer.now)),
-        _ => moment(a.expires_at),
-    };
-    let by = if a.approved_by.is_empty() { String::new() } else { format!(": {}", a.approved_by.join(", ")) };
-    p.row("Expires", &expires).row("Approvals", &format!("{} of {}{by}", a.approved_by.len(), a.needed));
-    if let Some(denied) = &a.denied_by {
-        p.row("Rejected by", denied);
-    }
-    if let Some(plan) = d.plan {
-        let from = plan.from_release.map_or_else(|| "nothing".to_owned(), |n| format!("release {n}"));
-        let what = plan.content_of.map_or_else(String::new, |n| format!(" (content of release {n})"));
-        p.row("Releases", &format!("{from} to release {}{what}", plan.to_release));
-        if let Some(git) = &plan.git {
-            p.row("Git", &format!("{}{}", git.commit, if git.dirty { ", with uncommitted changes" } else { "" }));
+    p.raw("<dl class=\"card\">");
+    for (name, value) in &d.shown.facts {
+        match *name {
+            // Beside the title.
+            "State" => {}
+            "Digest" => {
+                p.raw("<dt>Digest</dt><dd class=\"mono\">").text(value).raw("</dd>");
+            }
+            name => {
+                p.row(name, value);
+            }
         }
     }
-    p.raw("<dt>Digest</dt><dd class=\"mono\">").text(&a.digest).raw("</dd></dl>");
-    if let Some(reason) = &a.reason {
+    p.raw("</dl>");
+    if let Some(reason) = &d.shown.reason {
         p.raw("<h2>What the agent says</h2><blockquote class=\"card\">").text(reason);
         p.raw("</blockquote><p class=\"small\">Written by the agent, not checked by anybody. Decide by what is below.</p>");
     }
-    if let Some(plan) = d.plan {
+    if let Some(found) = &d.shown.findings {
         p.raw("<h2>What would be done</h2>");
-        plan.changes.iter().for_each(|c| change(&mut p, c));
-        if !plan.stack_diff.is_empty() {
-            p.raw("<section class=\"card\"><h3>beside the services</h3>");
-            diff(&mut p, &plan.stack_diff);
-            p.raw("</section>");
-        }
-        findings(&mut p, &plan.findings);
+        d.shown.parts.iter().for_each(|part| change(&mut p, part));
+        findings(&mut p, found);
     }
-    // With a plan, too: how it goes about it (`data`, `refresh`) is said nowhere else.
-    let text = serde_json::to_string_pretty(d.arguments).unwrap_or_default();
-    p.raw("<h2>The call</h2><pre class=\"card\">").text(&text).raw("</pre>");
+    p.raw("<h2>The call</h2><dl class=\"card\">");
+    for (key, value) in &d.shown.call {
+        p.raw("<dt>").text(key).raw("</dt><dd class=\"mono\">").text(value).raw("</dd>");
+    }
+    p.raw("</dl>");
     match (a.state, &a.operation) {
         (ApprovalState::Pending, _) => decision(&mut p, viewer, d),
         (ApprovalState::Approved, _) => start(&mut p, viewer, d),
@@ -289,22 +253,22 @@ fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
     p.raw("<button class=\"no\" name=\"word\" value=\"deny\" formnovalidate>Reject</button></form>");
 }
 
-fn change(p: &mut Page, c: &Change) {
-    p.raw("<section class=\"card\"><h3>")
-        .text(c.service.as_str())
-        .raw(" <span class=\"badge\">")
-        .text(&word(&c.action))
-        .raw("</span></h3>");
-    if c.action != crate::model::plan::Action::Unchanged {
-        p.raw("<p class=\"small\">by ").text(&word(&c.strategy)).raw("; expected loss: ").text(&c.expected_loss).raw("</p>");
+fn change(p: &mut Page, part: &Part) {
+    p.raw("<section class=\"card\"><h3>").text(&part.name);
+    if !part.action.is_empty() {
+        p.raw(" <span class=\"badge\">").text(&part.action).raw("</span>");
     }
-    if !c.diff.is_empty() {
-        diff(p, &c.diff);
+    p.raw("</h3>");
+    if !part.how.is_empty() {
+        p.raw("<p class=\"small\">").text(&part.how).raw("</p>");
+    }
+    if !part.lines.is_empty() {
+        diff(p, &part.lines);
     }
     p.raw("</section>");
 }
 
-fn diff(p: &mut Page, lines: &[DiffLine]) {
+fn diff(p: &mut Page, lines: &[Line]) {
     p.raw("<ul class=\"diff\">");
     for line in lines {
         p.raw("<li><span class=\"path\">").text(&line.path).raw("</span>");
@@ -319,7 +283,7 @@ fn diff(p: &mut Page, lines: &[DiffLine]) {
     p.raw("</ul>");
 }
 
-fn findings(p: &mut Page, findings: &[Finding]) {
+fn findings(p: &mut Page, findings: &[Said]) {
     p.raw("<h2>What the policy says</h2>");
     if findings.is_empty() {
         p.raw("<p class=\"card\">No finding.</p>");
@@ -333,7 +297,7 @@ fn findings(p: &mut Page, findings: &[Finding]) {
             Verdict::Deny => "badge bad",
         };
         p.raw("<li class=\"card\"><span class=\"").raw(class).raw("\">").text(f.verdict.as_str()).raw("</span> <strong>").text(&f.rule);
-        p.raw("</strong> <span class=\"path\">").text(f.path.as_deref().or(f.service.as_deref()).unwrap_or_default());
+        p.raw("</strong> <span class=\"path\">").text(&f.place);
         p.raw("</span><br>").text(&f.because).raw("</li>");
     }
     p.raw("</ul>");

@@ -56,10 +56,14 @@ async fn the_person_at_the_client_sees_the_change_and_their_yes_runs_it_once() {
     assert_eq!(q.approval, id);
     for part in [
         "dockwarden on host",
-        "keeper wants deploy on shop",
-        "it says, unchecked: because I was told so",
-        "create web",
-        "image: - -> hello:1",
+        "deploy on shop in production",
+        "Asked by: agent keeper",
+        "Approvals: 0 of 1",
+        "Expires: ",
+        "Releases: nothing to release 1",
+        "It says, unchecked: because I was told so",
+        "web: create by start",
+        "  + image: hello:1",
     ] {
         assert!(q.text.contains(part), "{part} is not in:\n{}", q.text);
     }

@@ -59,7 +59,7 @@ async fn the_image_of_a_call_is_read_whatever_it_declares() {
     assert!(rows.iter().any(|r| r.detail["arguments"]["images"]["web"] == image), "{rows:?}");
     let id = held.known.approval.expect("it waits");
     let page = people::show(&b.house, id.as_str()).await.expect("shown");
-    assert!(page.text.contains(&format!("-> {image}")), "{}", page.text);
+    assert!(page.text.contains(&format!("+ image: {image}\n")), "{}", page.text);
     assert!(page.value["changes"].to_string().contains(image), "{}", page.value);
 }
 

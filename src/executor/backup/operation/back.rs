@@ -83,7 +83,8 @@ impl Work {
         let (mut tried, mut refused, mut pause) = (1, 0, PAUSE);
         loop {
             let (engine, instance) = (self.exec.engine.as_ref(), self.exec.store.instance());
-            let result = acts::take_back(engine, instance, &self.permit, &self.id, &self.exec.commands, act).await;
+            let judge = (self.exec.commands)(&op.agent);
+            let result = acts::take_back(engine, instance, &self.permit, &self.id, &judge, act).await;
             let Err(e) = result else { break };
             let away = matches!(engine.info().await, Err(e) if patience::away(&e));
             refused += u32::from(!away);

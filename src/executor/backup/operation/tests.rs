@@ -144,6 +144,7 @@ fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop
         let commands = (run[0] != "forbidden").then(|| run.to_vec()).into_iter().collect();
         crate::gate::request::assert_command(run, &RequestFacts { commands, ..RequestFacts::default() })
     });
+    let commands: crate::executor::CommandsOf = Arc::new(move |_| commands.clone());
     let options = Options { stop_after, backups: Some(house), commands: Some(commands), ..Options::default() };
     Executor::new(engine.clone(), store.clone(), facts, options)
 }

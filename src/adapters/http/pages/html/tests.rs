@@ -1,8 +1,7 @@
 //! Whatever an agent, an image or a file says, it arrives on the page as text.
 
 use super::*;
-use crate::model::ids::{ApprovalId, CallId, ServiceName, StackName};
-use crate::model::plan::{Action, DiffLine, Strategy};
+use crate::model::ids::{ApprovalId, CallId, StackName};
 use serde_json::json;
 
 const HOSTILE: &str =
@@ -33,6 +32,10 @@ fn approval(state: ApprovalState) -> Approval {
     }
 }
 
+fn shown_of(approval: &Approval, arguments: &serde_json::Value) -> Shown {
+    Shown::of(approval, None, arguments, viewer().now)
+}
+
 fn viewer() -> Viewer<'static> {
     Viewer { host: HOSTILE, operator: HOSTILE, logout: HOSTILE, now: DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(3) }
 }
@@ -44,26 +47,16 @@ fn tags(html: &str) -> Vec<&str> {
 
 #[test]
 fn hostile_text_is_only_ever_text() {
-    let finding = Finding {
-        rule: HOSTILE.into(),
-        verdict: Verdict::Warn,
-        service: Some(HOSTILE.into()),
-        path: Some(HOSTILE.into()),
-        because: HOSTILE.into(),
-    };
-    let change_of = Change {
-        service: ServiceName::new("web").unwrap(),
-        action: Action::Update,
-        strategy: Strategy::Handover,
-        expected_loss: HOSTILE.into(),
-        diff: vec![DiffLine { path: HOSTILE.into(), from: Some(HOSTILE.into()), to: Some(HOSTILE.into()) }],
-    };
+    let text = || HOSTILE.to_owned();
+    let finding = Said { verdict: Verdict::Warn, rule: text(), place: text(), because: text() };
+    let line = Line { path: text(), from: Some(text()), to: Some(text()) };
+    let part = Part { name: text(), action: text(), how: text(), lines: vec![line] };
     let approval = approval(ApprovalState::Pending);
-    let arguments = json!({ HOSTILE: HOSTILE });
-    let d =
-        Details { approval: &approval, plan: None, arguments: &arguments, confirm: Some(HOSTILE), csrf: HOSTILE, problem: Some(HOSTILE) };
+    let mut shown = shown_of(&approval, &json!({ HOSTILE: HOSTILE }));
+    shown.findings = Some(vec![finding.clone()]);
+    let d = Details { approval: &approval, shown: &shown, confirm: Some(HOSTILE), csrf: HOSTILE, problem: Some(HOSTILE) };
     let mut fragment = Page(String::new());
-    change(&mut fragment, &change_of);
+    change(&mut fragment, &part);
     findings(&mut fragment, &[finding]);
     let pages = [
         details(&viewer(), &d),
@@ -88,7 +81,8 @@ fn hostile_text_is_only_ever_text() {
 fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
     let shown = |state, operator: &'static str, agent: &str| {
         let approval = Approval { agent: agent.into(), approved_by: vec!["bob".into()], ..approval(state) };
-        let d = Details { approval: &approval, plan: None, arguments: &json!({}), confirm: None, csrf: "t", problem: None };
+        let shown = shown_of(&approval, &json!({}));
+        let d = Details { approval: &approval, shown: &shown, confirm: None, csrf: "t", problem: None };
         let viewer = Viewer { operator, ..viewer() };
         details(&viewer, &d)
     };
@@ -110,7 +104,8 @@ fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
 fn what_may_be_ones_own_call_is_approved_by_typing_its_name_and_rejected_without() {
     let approval = Approval { agent: "deployer".into(), ..approval(ApprovalState::Pending) };
     let page = |confirm| {
-        details(&viewer(), &Details { approval: &approval, plan: None, arguments: &json!({}), confirm, csrf: "t", problem: None })
+        let shown = shown_of(&approval, &json!({}));
+        details(&viewer(), &Details { approval: &approval, shown: &shown, confirm, csrf: "t", problem: None })
     };
     let own = page(Some("shop"));
     assert!(own.contains("type <strong>shop</strong>") && own.contains("name=\"confirm\" required"), "{own}");
@@ -140,4 +135,41 @@ fn a_long_text_is_cut_and_says_so() {
     let mut out = String::new();
     escape(&mut out, &"<".repeat(MAX_TEXT + 1));
     assert!(out.ends_with("&lt; [cut]") && out.len() == MAX_TEXT * 4 + 6);
+}
+
+#[test]
+fn the_page_says_what_the_other_doors_say() {
+    let long = format!("{}; EVIL", "a ".repeat(3_000));
+    let approval = Approval { agent: "deployer".into(), tool: "deploy".into(), ..approval(ApprovalState::Pending) };
+    let mut shown = shown_of(&approval, &json!({"compose": "a: 1\nb: 2", "data": "copy"}));
+    let line = Line { path: "command[2]".into(), from: None, to: Some(long) };
+    shown.parts =
+        vec![Part { name: "web".into(), action: "update".into(), how: "by handover; expected loss: 0.2 s".into(), lines: vec![line] }];
+    shown.findings = Some(vec![Said { verdict: Verdict::Warn, rule: "a.rule".into(), place: "web".into(), because: "of it".into() }]);
+    let page = details(&viewer(), &Details { approval: &approval, shown: &shown, confirm: None, csrf: "t", problem: None });
+    let text = shown.text();
+    let said = |part: &str| {
+        let mut escaped = String::new();
+        escape(&mut escaped, part);
+        assert!(page.contains(&escaped), "{part} is not on the page");
+        assert!(text.contains(&redact::clean(part)), "{part} is not in the text");
+    };
+    said(&shown.title);
+    for (name, value) in &shown.facts {
+        // The state stands beside the title, without its name.
+        if *name != "State" {
+            said(name);
+        }
+        said(value);
+    }
+    said(shown.reason.as_deref().expect("a reason"));
+    for part in &shown.parts {
+        [&part.name, &part.action, &part.how].into_iter().for_each(|text| said(text));
+        part.lines.iter().flat_map(|l| [Some(&l.path), l.from.as_ref(), l.to.as_ref()]).flatten().for_each(|text| said(text));
+    }
+    shown.findings.iter().flatten().for_each(|f| [&f.rule, &f.place, &f.because].into_iter().for_each(|text| said(text)));
+    for (key, value) in &shown.call {
+        said(key);
+        said(value);
+    }
 }
