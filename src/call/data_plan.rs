@@ -199,7 +199,8 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
             continue;
         }
         let own = plan.desired.services.get(&service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
-        let asked = volumes.iter().any(|v| said.get(v.as_str()) == Some(&true)).then_some(true).or(own.pre_update).or(stack_wide.pre_update);
+        let asked =
+            volumes.iter().any(|v| said.get(v.as_str()) == Some(&true)).then_some(true).or(own.pre_update).or(stack_wide.pre_update);
         let image = plan.images.get(&service).and_then(|i| i.id.as_deref());
         let another = running.iter().any(|c| Some(c.image_id.as_str()) != image);
         let say =
@@ -242,8 +243,7 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         let of_volumes = plan.desired.volumes.values().filter(|v| volumes.contains(&v.name)).filter_map(|v| v.backup().quiesce);
         let quiesce = of_volumes.fold(quiesce(&own, &stack_wide), strictest);
         hold = strictest(hold, quiesce);
-        let (held, cost) =
-            (in_words(quiesce), whole.map_or("an unknown time".to_owned(), takes));
+        let (held, cost) = (in_words(quiesce), whole.map_or("an unknown time".to_owned(), takes));
         let runs = current.spec.services.get(&service).and_then(|s| s.settings.backup.as_ref());
         let commands = runs.is_some_and(sources::has_commands);
         if commands {

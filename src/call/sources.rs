@@ -52,14 +52,16 @@ pub fn of_stack(config: &Config, spec: &StackSpec) -> BackupSettings {
     }
 }
 
-/// What is left alone by the schedule of the whole it belongs to.
-fn left_alone(own: &BackupSettings) -> bool {
+/// A service that the stack's schedule leaves alone.
+fn apart(spec: &ServiceSpec) -> bool {
+    let own = of(spec);
     own.enable == Some(false) || own.schedule.is_some()
 }
 
-/// A service that the stack's schedule leaves alone.
-fn apart(spec: &ServiceSpec) -> bool {
-    left_alone(&of(spec))
+/// A volume that neither the stack's schedule nor that of a service reads. One that is kept outside of the stack has no schedule of its own.
+fn aside(volume: &VolumeSpec) -> bool {
+    let own = volume.backup();
+    own.enable == Some(false) || (own.schedule.is_some() && !volume.external)
 }
 
 /// A volume of a stack by its name on the engine.
@@ -67,9 +69,8 @@ fn volume_named<'a>(spec: &'a StackSpec, name: &str) -> Option<&'a VolumeSpec> {
     spec.volumes.values().find(|v| v.name == name)
 }
 
-/// Volumes that neither the stack's schedule nor that of a service reads.
 fn volume_apart(spec: &StackSpec, name: &str) -> bool {
-    volume_named(spec, name).is_some_and(|v| left_alone(&v.backup()))
+    volume_named(spec, name).is_some_and(aside)
 }
 
 /// Volumes with a schedule of their own.
@@ -80,7 +81,7 @@ pub fn volume_schedules(release: &Release) -> BTreeMap<EngineName, String> {
 
 /// Services with data and their own schedule.
 pub fn own_schedules(house: &House, release: &Release) -> BTreeMap<ServiceName, String> {
-    let aside = |key: &str| release.spec.volumes.get(key).is_some_and(|v| left_alone(&v.backup()));
+    let aside = |key: &str| release.spec.volumes.get(key).is_some_and(aside);
     let reads = |s: &ServiceSpec| s.active && of(s).enable != Some(false) && writes(s, &aside, &|s| reads_directory(house, release, s));
     release.spec.services.iter().filter(|(_, s)| reads(s)).filter_map(|(n, s)| Some((n.clone(), of(s).schedule?))).collect()
 }
@@ -99,7 +100,7 @@ fn reads_directory(house: &House, release: &Release, spec: &ServiceSpec) -> bool
 fn left_for_the_stack(spec: &StackSpec, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
     let own = |s: &ServiceSpec| s.active && !apart(s);
     let theirs: BTreeSet<&str> = spec.services.values().filter(|s| !own(s)).flat_map(volumes_of).collect();
-    let aside = |key: &str| spec.volumes.get(key).is_some_and(|v| left_alone(&v.backup()));
+    let aside = |key: &str| spec.volumes.get(key).is_some_and(aside);
     spec.services.values().any(|s| own(s) && writes(s, &aside, reads_directory))
         || spec.volumes.iter().any(|(key, v)| !v.external && !theirs.contains(key.as_str()) && !aside(key))
 }
@@ -452,7 +453,8 @@ mod tests {
     #[test]
     fn the_registration_of_a_stack_says_what_its_files_do_not() {
         use crate::model::config::StackSettingsEntry;
-        let registered = BackupSettings { schedule: Some("weekly".into()), quiesce: Some(crate::model::spec::Quiesce::Stop), ..Default::default() };
+        let registered =
+            BackupSettings { schedule: Some("weekly".into()), quiesce: Some(crate::model::spec::Quiesce::Stop), ..Default::default() };
         let mut config = config();
         let mut spec = shop(VolumeSpec::default());
         assert_eq!(of_stack(&config, &spec), BackupSettings::default());

@@ -371,7 +371,7 @@ fn settings_of_ours_are_closed() {
     assert_eq!(spec.volumes["v"].backup().enable, Some(false));
     assert!(
         errors("services:\n  a: {image: a}\nvolumes:\n  v:\n    x-dockwarden: {backup: {stdout: pg_dump}}\n")[0]
-            .starts_with("compose.yaml:4: volumes.v.x-dockwarden: backup: pre, post, stdout and verify belong")
+            .starts_with("compose.yaml:5: volumes.v.x-dockwarden: backup: pre, post, stdout and verify belong")
     );
     let endless = errors("services:\n  a:\n    image: a\n    x-dockwarden: {start_timeout_s: 86401}\n");
     assert!(endless[0].contains("services.a.x-dockwarden.start_timeout_s: 86401 s are more than a day"), "{endless:?}");

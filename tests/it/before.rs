@@ -23,8 +23,9 @@ fn input(stack: &str, image: &str, version: &str, files: &Path) -> Value {
 fn policy(home: &Home) -> PathBuf {
     let root = home.path("stacks");
     let policy = std::fs::read_to_string(home.path("config/policy.toml")).expect("shipped");
-    let roots = format!("pre_update = \"every\"\nbind_roots_allow = [{:?}]", root.display().to_string());
-    home.configure("policy.toml", &policy.replace("bind_roots_allow = []", &roots));
+    let roots = format!("bind_roots_allow = [{:?}]", root.display().to_string());
+    let policy = policy.replace("bind_roots_allow = []", &roots).replace("pre_update = \"image\"", "pre_update = \"every\"");
+    home.configure("policy.toml", &policy);
     root
 }
 

@@ -315,12 +315,7 @@ impl BackupHouse {
         Ok(self.verify_source(snapshot, Source::Dir(dir.to_owned()), None).await?.differences)
     }
 
-    pub(crate) async fn verify_source(
-        &self,
-        snapshot: &SnapshotId,
-        against: Source,
-        path: Option<&Path>,
-    ) -> Result<Compared, BackupError> {
+    pub(crate) async fn verify_source(&self, snapshot: &SnapshotId, against: Source, path: Option<&Path>) -> Result<Compared, BackupError> {
         self.compared(Job::Verify { snapshot: snapshot.clone(), against, path: path.map(Path::to_owned) }).await
     }
 

@@ -16,7 +16,8 @@ use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
 use rustic_core::{
-    BackupOptions, CheckOptions, CheckResults, IndexedFull, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, Repository, SnapshotOptions,
+    BackupOptions, CheckOptions, CheckResults, IndexedFull, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, Repository,
+    SnapshotOptions,
 };
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -175,7 +176,8 @@ where
     let sums = Sums::new(places.stored.file_name().unwrap_or_default(), before.map(|(_, listed)| listed));
     let watched = Watched::new(source, places.clone(), root, log.clone(), counter, sums.clone());
     gate.hold(true);
-    let mut snapshot = repo.archive(&backup_options, &watched, snapshot, std::slice::from_ref(&places.stored)).map_err(repository_failure)?;
+    let mut snapshot =
+        repo.archive(&backup_options, &watched, snapshot, std::slice::from_ref(&places.stored)).map_err(repository_failure)?;
     gate.hold(false);
     log.root(&places.root);
     let mut summary = snapshot.summary.take().unwrap_or_default();

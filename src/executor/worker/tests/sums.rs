@@ -24,7 +24,8 @@ fn a_snapshot_holds_a_list_that_sha256sum_checks_what_restic_restored_with() {
     lab.restic(&["restore", report.snapshot_id.as_str(), "--target", target.to_str().unwrap()]);
     let checks = |strict: &[&str]| {
         let mut command = Command::new("sha256sum");
-        let out = command.args(["--check", "--quiet"]).args(strict).arg("shop_data.sha256").current_dir(target.join("volumes")).output().unwrap();
+        let out =
+            command.args(["--check", "--quiet"]).args(strict).arg("shop_data.sha256").current_dir(target.join("volumes")).output().unwrap();
         (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
     };
     // What restic makes of a name that is not UTF-8 is its own.
@@ -59,7 +60,8 @@ fn a_file_that_was_not_read_again_keeps_its_line_and_one_that_is_gone_loses_it()
     assert_eq!(list(&lab, &first.snapshot_id), line("changed", "one") + &line("gone", "one") + &line("same", "one"));
     assert_eq!(list(&lab, &second.snapshot_id), line("changed", "other") + &line("new", "one") + &line("same", "one"));
     assert_eq!((second.files, second.bytes), (3, 11), "the list is no file of the volume");
-    let verify = |snapshot: &SnapshotId| lab.run(Job::Verify { snapshot: snapshot.clone(), against: Source::Dir(data.clone()), path: None });
+    let verify =
+        |snapshot: &SnapshotId| lab.run(Job::Verify { snapshot: snapshot.clone(), against: Source::Dir(data.clone()), path: None });
     assert_eq!(verify(&second.snapshot_id), Ok(Output::Findings(vec![])));
 }
 
