@@ -39,9 +39,9 @@ pub struct Uncovered {
 
 /// Whether a stack's schedule is on: by its file, else by the configuration.
 pub fn scheduled(call: &Call, spec: &StackSpec) -> bool {
-    let settings = spec.settings.backup.as_ref();
-    let asked = settings.and_then(|s| s.schedule.as_deref()).or(call.house.config.settings.backup_schedule.as_deref());
-    call.house.backups.is_some() && settings.and_then(|s| s.enable) != Some(false) && asked != Some("off")
+    let settings = sources::of_stack(&call.house.config, spec);
+    let asked = settings.schedule.as_deref().or(call.house.config.settings.backup_schedule.as_deref());
+    call.house.backups.is_some() && settings.enable != Some(false) && asked != Some("off")
 }
 
 /// The schedule by which a service's data is backed up: its own, else the stack's; `None` where it is switched off.
@@ -55,7 +55,7 @@ fn schedule_of<'a>(stack: Option<&'a str>, spec: &'a ServiceSpec) -> Option<&'a 
 
 /// The stack's own schedule, where that is on.
 fn stack_schedule(call: &Call, spec: &StackSpec) -> Option<String> {
-    let asked = spec.settings.backup.as_ref().and_then(|s| s.schedule.clone()).or(call.house.config.settings.backup_schedule.clone());
+    let asked = sources::of_stack(&call.house.config, spec).schedule.or(call.house.config.settings.backup_schedule.clone());
     scheduled(call, spec).then(|| asked.unwrap_or_else(|| config::DEFAULT_BACKUP_SCHEDULE.to_owned()))
 }
 
@@ -184,6 +184,15 @@ fn schedules<'a>(spec: &'a StackSpec, stack: Option<&'a str>) -> BTreeMap<String
             out.entry(data).or_insert(schedule);
         }
     }
+    // What a volume says itself goes before what its services and the stack say.
+    for volume in spec.volumes.values() {
+        let Some(own) = &volume.settings.backup else { continue };
+        if own.enable == Some(false) || own.schedule.as_deref() == Some("off") {
+            out.remove(&volume.name);
+        } else if let Some(schedule) = &own.schedule {
+            out.insert(volume.name.clone(), schedule);
+        }
+    }
     out
 }
 
@@ -295,6 +304,21 @@ mod tests {
             found(false, &["shop_data"]),
             [row("cache", "/data", off), row("db", "shop_data", "its backups are switched off"), bind]
         );
+    }
+
+    #[test]
+    fn a_volume_that_is_switched_off_itself_is_not_covered_by_the_schedule_of_its_stack() {
+        let found = |backup: &str| {
+            let mut release = release();
+            release.spec.volumes.get_mut("data").unwrap().settings = serde_json::from_str(backup).unwrap();
+            let all = rows(&release, Some("daily"), &taken_at(&["shop_data"], 20));
+            all.into_iter().filter(|(_, data, _)| data == "shop_data").map(|(_, _, why)| why).collect::<Vec<_>>()
+        };
+        assert_eq!(found("{}"), ["its newest whole snapshot is 20 days old"]);
+        assert_eq!(found(r#"{"backup": {"schedule": "monthly"}}"#), Vec::<String>::new(), "by its own it is not old yet");
+        for off in [r#"{"backup": {"enable": false}}"#, r#"{"backup": {"schedule": "off"}}"#] {
+            assert_eq!(found(off), ["its backups are switched off"]);
+        }
     }
 
     const NOW: &str = "2026-06-30T12:00:00Z";

@@ -3,8 +3,11 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError, sources};
+use crate::executor::backup::Directory;
+use crate::executor::places;
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
-use crate::model::plan::{Action, Plan, PlanKind};
+use crate::model::plan::{Action, Plan, PlanKind, PlannedDirectory};
+use crate::model::policy::PreUpdate;
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{BackupSettings, MountKind, Quiesce, ServiceSpec, StackSpec};
 use crate::model::verdict::{Finding, Verdict};
@@ -15,12 +18,14 @@ use std::path::{Path, PathBuf};
 
 pub mod bring;
 
-/// Largest volume that is snapshotted before an update without being asked to: about ten seconds of reading.
+/// Most data that is snapshotted before an update under the policy's `small`: about ten seconds of reading.
 pub const PRE_UPDATE_LIMIT: u64 = 1 << 30;
 /// Bytes a second of a first snapshot on a small machine, for the time told in a plan.
 const BYTES_PER_SECOND: u64 = 80 << 20;
 /// Entries of a volume looked at to learn its size; more of them count as too large.
 const MOST_ENTRIES: usize = 100_000;
+/// Most characters of names in a finding.
+const NAMED: usize = 200;
 /// Rule of the findings about snapshots before an update.
 pub const RULE: &str = "backup.pre_update";
 /// Releases looked through.
@@ -168,69 +173,78 @@ fn writes_volumes(spec: &ServiceSpec) -> bool {
 /// The store's and the engine's.
 pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, current: Option<&Release>) -> Result<Vec<Finding>, CallError> {
     bring::tell(plan);
-    if !matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback) || current.is_none() {
-        return Ok(vec![]);
-    }
+    let Some(current) = current.filter(|_| matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback)) else { return Ok(vec![]) };
     let mut findings = vec![];
     let mut hold = Quiesce::None;
     let kept: BTreeSet<String> = plan.data.restore.iter().map(|r| r.live.clone()).collect();
-    let (stack_wide, stack) = (plan.desired.settings.backup.clone().unwrap_or_default(), plan.stack.clone());
+    // A directory that is exchanged is snapshotted right before that.
+    let exchanged: BTreeSet<String> = plan.data.exchange.iter().map(|e| e.host.clone()).collect();
+    let (stack_wide, stack) = (sources::of_stack(&call.house.config, &plan.desired), plan.stack.clone());
+    let policy = call.house.rulebook.load().policy.pre_update;
+    let judged = places::judged(&call.house.store, current).await?;
     let updates: Vec<ServiceName> = plan.changes.iter().filter(|c| c.action == Action::Update).map(|c| c.service.clone()).collect();
     for service in updates {
         let running = planner::serving(observed, &service);
         let written = running.iter().flat_map(|c| &c.mounts).filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
         // A volume that a restore takes the place of stays as it is: it is its own snapshot.
-        let volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v)).collect();
-        let directories = plan.desired.services.get(&service).map_or_else(Vec::new, |spec| {
-            let project = plan.project_dir.as_deref();
-            sources::directories(&call.house, project, &BTreeMap::new(), spec).into_iter().map(|d| d.host).collect()
+        let said: BTreeMap<&str, bool> =
+            plan.desired.volumes.values().filter_map(|v| Some((v.name.as_str(), v.backup().pre_update?))).collect();
+        let volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v) && said.get(v.as_str()) != Some(&false)).collect();
+        // What runs now has written them; the new release may name others.
+        let directories = current.spec.services.get(&service).map_or_else(Vec::new, |spec| {
+            let all = sources::directories(&call.house, current.project_dir.as_deref(), &judged, spec);
+            all.into_iter().filter(|d| !exchanged.contains(&d.host)).collect()
         });
         if volumes.is_empty() && directories.is_empty() {
             continue;
         }
         let own = plan.desired.services.get(&service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
-        let asked = own.pre_update.or(stack_wide.pre_update);
+        let asked =
+            volumes.iter().any(|v| said.get(v.as_str()) == Some(&true)).then_some(true).or(own.pre_update).or(stack_wide.pre_update);
         let image = plan.images.get(&service).and_then(|i| i.id.as_deref());
         let another = running.iter().any(|c| Some(c.image_id.as_str()) != image);
         let say =
             |verdict, because: String| Finding { rule: RULE.into(), verdict, service: Some(service.to_string()), path: None, because };
-        match asked {
-            Some(false) => continue,
-            None if !another => continue,
-            Some(true) if call.house.backups.is_none() => {
-                findings.push(say(
-                    Verdict::Deny,
-                    "a snapshot before the update is asked for, and this supervisor was built without backups".into(),
-                ));
-                continue;
-            }
-            None if call.house.backups.is_none() => continue,
-            Some(true) | None => {}
-        }
-        findings.extend(not_snapshotted(&stack, &directories).map(|because| say(Verdict::Warn, because)));
-        if volumes.is_empty() {
+        if !wanted(asked, policy, another) {
             continue;
         }
-        let mut sizes = BTreeMap::new();
-        for volume in &volumes {
-            sizes.insert(volume.clone(), size(call, volume).await?);
+        if call.house.backups.is_none() {
+            if asked == Some(true) {
+                let because = "a snapshot before the update is asked for, and this supervisor was built without backups";
+                findings.push(say(Verdict::Deny, because.into()));
+            }
+            continue;
         }
-        let whole = sizes.values().copied().sum::<Option<u64>>();
-        let names = volumes.iter().cloned().collect::<Vec<_>>().join(", ");
-        if asked.is_none() && whole.is_none_or(|bytes| bytes > PRE_UPDATE_LIMIT) {
+        let (seen, unseen) = apart(directories);
+        let verdict = if asked == Some(true) { Verdict::Deny } else { Verdict::Warn };
+        findings.extend(not_seen(&unseen).map(|because| say(verdict, because)));
+        if volumes.is_empty() && seen.is_empty() {
+            continue;
+        }
+        let mut sizes = vec![];
+        for volume in &volumes {
+            sizes.push(size(call, volume).await?);
+        }
+        for directory in &seen {
+            sizes.push(size_of(call, &directory.host, Some(directory.here.clone())).await?);
+        }
+        let whole = sizes.into_iter().sum::<Option<u64>>();
+        let names: Vec<&str> = volumes.iter().map(String::as_str).chain(seen.iter().map(|d| d.host.as_str())).collect();
+        let names = crate::redact::line(&names.join(", "), NAMED);
+        if asked.is_none() && policy == PreUpdate::Small && whole.is_none_or(|bytes| bytes > PRE_UPDATE_LIMIT) {
             let why = if whole.is_some() { "it is larger than 1 GiB" } else { "its size is not known before its first backup" };
             let because = format!(
-                "the image changes and {names} is not snapshotted first, since {why}; call `backup` with stack {stack} before, or set \
-                 x-dockwarden.backup.pre_update: true (or false to say that this is meant)"
+                "the image changes and {names} is not snapshotted first, since {why} (`pre_update` of the policy); call `backup` with stack {stack} before, or \
+                 set x-dockwarden.backup.pre_update: true (or false to say that this is meant)"
             );
             findings.push(say(Verdict::Warn, because));
             continue;
         }
-        let quiesce = quiesce(&own, &stack_wide);
+        let of_volumes = plan.desired.volumes.values().filter(|v| volumes.contains(&v.name)).filter_map(|v| v.backup().quiesce);
+        let quiesce = of_volumes.fold(quiesce(&own, &stack_wide), strictest);
         hold = strictest(hold, quiesce);
-        let (held, cost) =
-            (in_words(quiesce), whole.map_or("an unknown time".to_owned(), |b| format!("about {} s", b / BYTES_PER_SECOND + 1)));
-        let runs = current.and_then(|r| r.spec.services.get(&service)).and_then(|s| s.settings.backup.as_ref());
+        let (held, cost) = (in_words(quiesce), whole.map_or("an unknown time".to_owned(), takes));
+        let runs = current.spec.services.get(&service).and_then(|s| s.settings.backup.as_ref());
         let commands = runs.is_some_and(sources::has_commands);
         if commands {
             plan.data.commands.push(service.clone());
@@ -245,18 +259,43 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
                 plan.data.snapshot.push(volume);
             }
         }
+        for directory in seen {
+            if !plan.data.directories.contains(&directory) {
+                plan.data.directories.push(directory);
+            }
+        }
     }
     plan.data.quiesce = hold;
     Ok(findings)
 }
 
-/// What is said of directories of the host that a service to be replaced writes: only volumes are snapshotted first.
-fn not_snapshotted(stack: &StackName, directories: &[String]) -> Option<String> {
+/// Whether the data of a service is snapshotted before it is replaced: as its file says, else as the policy does. `another`: by another image.
+fn wanted(asked: Option<bool>, policy: PreUpdate, another: bool) -> bool {
+    asked.unwrap_or(match policy {
+        PreUpdate::Every => true,
+        PreUpdate::Image | PreUpdate::Small => another,
+        PreUpdate::Asked => false,
+    })
+}
+
+/// Directories that this process can read, and the names of those it cannot.
+fn apart(directories: Vec<Directory>) -> (Vec<PlannedDirectory>, Vec<String>) {
+    let (mut seen, mut unseen) = (vec![], vec![]);
+    for Directory { host, here, real } in directories {
+        match here {
+            Some(here) => seen.push(PlannedDirectory { host, here, real }),
+            None => unseen.push(host),
+        }
+    }
+    (seen, unseen)
+}
+
+fn not_seen(directories: &[String]) -> Option<String> {
     (!directories.is_empty()).then(|| {
         format!(
-            "{} of the host is not snapshotted before the update, only volumes are; call `backup` with stack {stack} before, or set \
-             x-dockwarden.backup.pre_update: false to say that this is meant",
-            crate::redact::line(&directories.join(", "), 200)
+            "{} of the host is not snapshotted before the update: the supervisor does not see it; mount it into its container at the same path (read-only is \
+             enough), or set x-dockwarden.backup.pre_update: false to say that this is meant",
+            crate::redact::line(&directories.join(", "), NAMED)
         )
     })
 }
@@ -275,6 +314,11 @@ fn strictest(a: Quiesce, b: Quiesce) -> Quiesce {
     if rank(a) >= rank(b) { a } else { b }
 }
 
+/// How long so many bytes take. A look at files ends past the limit: then it is the least of it.
+fn takes(bytes: u64) -> String {
+    format!("about {} s{}", bytes / BYTES_PER_SECOND + 1, if bytes > PRE_UPDATE_LIMIT { " or more" } else { "" })
+}
+
 fn in_words(quiesce: Quiesce) -> &'static str {
     match quiesce {
         Quiesce::None => "",
@@ -285,15 +329,20 @@ fn in_words(quiesce: Quiesce) -> &'static str {
 
 /// Bytes a volume holds, by its newest snapshot, else by a bounded look at its files; `None` when neither is to be had.
 async fn size(call: &Call, volume: &str) -> Result<Option<u64>, CallError> {
-    if let Some(record) = call.house.store.backups(None, Some(volume), 1).await?.first() {
-        return Ok(Some(record.bytes));
-    }
     let Ok(name) = EngineName::new(volume) else { return Ok(None) };
     let Some(info) = call.house.engine.volume(&name).await? else { return Ok(None) };
     if info.driver != "local" || !info.options.is_empty() {
-        return Ok(None);
+        return size_of(call, volume, None).await;
     }
-    let root = PathBuf::from(info.mountpoint);
+    size_of(call, volume, Some(PathBuf::from(info.mountpoint))).await
+}
+
+/// The same of any source, whose files are at a path.
+async fn size_of(call: &Call, source: &str, root: Option<PathBuf>) -> Result<Option<u64>, CallError> {
+    if let Some(record) = call.house.store.backups(None, Some(source), 1).await?.first() {
+        return Ok(Some(record.bytes));
+    }
+    let Some(root) = root else { return Ok(None) };
     // Walks a disk that may be slow.
     Ok(tokio::task::spawn_blocking(move || bytes_below(&root, PRE_UPDATE_LIMIT)).await.unwrap_or_default())
 }

@@ -10,7 +10,7 @@ use crate::model::config::Config;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::labels;
 use crate::model::release::Release;
-use crate::model::spec::{BackupSettings, MountKind, ServiceSpec, StackSpec};
+use crate::model::spec::{BackupSettings, MountKind, MountSpec, ServiceSpec, StackSpec, VolumeSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,15 +43,46 @@ fn of(spec: &ServiceSpec) -> BackupSettings {
     spec.settings.backup.clone().unwrap_or_default()
 }
 
+/// What a stack says of all its data: its files, and where they say nothing its registration.
+pub fn of_stack(config: &Config, spec: &StackSpec) -> BackupSettings {
+    let own = spec.settings.backup.clone().unwrap_or_default();
+    match config.settings.stacks.get(&spec.name).and_then(|entry| entry.backup.as_ref()) {
+        Some(registered) => own.or(registered),
+        None => own,
+    }
+}
+
 /// A service that the stack's schedule leaves alone.
 fn apart(spec: &ServiceSpec) -> bool {
     let own = of(spec);
     own.enable == Some(false) || own.schedule.is_some()
 }
 
+/// A volume that neither the stack's schedule nor that of a service reads. One that is kept outside of the stack has no schedule of its own.
+fn aside(volume: &VolumeSpec) -> bool {
+    let own = volume.backup();
+    own.enable == Some(false) || (own.schedule.is_some() && !volume.external)
+}
+
+/// A volume of a stack by its name on the engine.
+fn volume_named<'a>(spec: &'a StackSpec, name: &str) -> Option<&'a VolumeSpec> {
+    spec.volumes.values().find(|v| v.name == name)
+}
+
+fn volume_apart(spec: &StackSpec, name: &str) -> bool {
+    volume_named(spec, name).is_some_and(aside)
+}
+
+/// Volumes with a schedule of their own.
+pub fn volume_schedules(release: &Release) -> BTreeMap<EngineName, String> {
+    let of = |v: &VolumeSpec| Some((EngineName::new(v.name.as_str()).ok()?, v.backup().schedule?));
+    release.spec.volumes.values().filter(|v| !v.external && v.backup().enable != Some(false)).filter_map(of).collect()
+}
+
 /// Services with data and their own schedule.
 pub fn own_schedules(house: &House, release: &Release) -> BTreeMap<ServiceName, String> {
-    let reads = |s: &ServiceSpec| s.active && of(s).enable != Some(false) && writes(s, &|s| reads_directory(house, release, s));
+    let aside = |key: &str| release.spec.volumes.get(key).is_some_and(aside);
+    let reads = |s: &ServiceSpec| s.active && of(s).enable != Some(false) && writes(s, &aside, &|s| reads_directory(house, release, s));
     release.spec.services.iter().filter(|(_, s)| reads(s)).filter_map(|(n, s)| Some((n.clone(), of(s).schedule?))).collect()
 }
 
@@ -69,16 +100,19 @@ fn reads_directory(house: &House, release: &Release, spec: &ServiceSpec) -> bool
 fn left_for_the_stack(spec: &StackSpec, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
     let own = |s: &ServiceSpec| s.active && !apart(s);
     let theirs: BTreeSet<&str> = spec.services.values().filter(|s| !own(s)).flat_map(volumes_of).collect();
-    spec.services.values().any(|s| own(s) && writes(s, reads_directory))
-        || spec.volumes.iter().any(|(key, v)| !v.external && !theirs.contains(key.as_str()))
+    let aside = |key: &str| spec.volumes.get(key).is_some_and(aside);
+    spec.services.values().any(|s| own(s) && writes(s, &aside, reads_directory))
+        || spec.volumes.iter().any(|(key, v)| !v.external && !theirs.contains(key.as_str()) && !aside(key))
 }
 
 fn volumes_of(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
     spec.mounts.iter().filter(|m| !m.read_only && m.kind == MountKind::Volume).filter_map(|m| m.source.as_deref())
 }
 
-fn writes(spec: &ServiceSpec, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
-    spec.mounts.iter().any(|m| !m.read_only && m.kind == MountKind::Volume) || of(spec).stdout.is_some() || reads_directory(spec)
+/// Whether a service has data that its schedule reads; `aside`: a volume that is left alone.
+fn writes(spec: &ServiceSpec, aside: &dyn Fn(&str) -> bool, reads_directory: &dyn Fn(&ServiceSpec) -> bool) -> bool {
+    let volume = |m: &MountSpec| !m.read_only && m.kind == MountKind::Volume && !m.source.as_deref().is_some_and(aside);
+    spec.mounts.iter().any(volume) || of(spec).stdout.is_some() || reads_directory(spec)
 }
 
 /// Puts the job of a backup together.
@@ -94,7 +128,7 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
         };
         return nothing(stack, job);
     };
-    let stack_wide = release.spec.settings.backup.clone().unwrap_or_default();
+    let stack_wide = of_stack(&call.house.config, &release.spec);
     let taken: BTreeMap<&ServiceName, &ServiceSpec> =
         release.spec.services.iter().filter(|(n, s)| s.active && choice.takes(n, s)).collect();
     match &choice {
@@ -112,6 +146,10 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
             job.volumes.retain(|v| mine.contains(v) || (scheduled && !others.contains(v)));
         }
     }
+    // By the clock each volume is read by one schedule, or by none; a call of anybody else reads all that it asks for.
+    if keeps && !matches!(choice, Choice::Volume(_)) {
+        job.volumes.retain(|v| !volume_apart(&release.spec, v.as_str()));
+    }
     let judged = places::judged(&call.house.store, release).await?;
     for spec in taken.values() {
         for directory in directories(&call.house, release.project_dir.as_deref(), &judged, spec) {
@@ -125,10 +163,13 @@ pub async fn job(call: &Call, stack: &StackName, release: Option<&Release>, choi
         Choice::Volume(_) => release.spec.services.values().collect(),
         Choice::Service(_) | Choice::All | Choice::Scheduled => taken.values().copied().collect(),
     };
-    job.quiesce = users.iter().filter_map(|s| of(s).quiesce).chain(stack_wide.quiesce).map(Quiesce::from).max().unwrap_or_default();
-    job.timeout = users.iter().filter_map(|s| of(s).timeout).chain(stack_wide.timeout).max().map(Duration::from_secs);
+    let volumes: Vec<BackupSettings> =
+        job.volumes.iter().filter_map(|v| volume_named(&release.spec, v.as_str())).map(VolumeSpec::backup).collect();
+    let all = || users.iter().map(|s| of(s)).chain(volumes.iter().cloned()).chain([stack_wide.clone()]);
+    job.quiesce = all().filter_map(|b| b.quiesce).map(Quiesce::from).max().unwrap_or_default();
+    job.timeout = all().filter_map(|b| b.timeout).max().map(Duration::from_secs);
     if keeps {
-        job.keep = Some(keeping(stack, release));
+        job.keep = Some(keeping(&call.house.config, stack, release));
     }
     nothing(stack, job)
 }
@@ -264,9 +305,9 @@ async fn commands(
     Ok((out, silent))
 }
 
-/// How many snapshots stay: of what a service writes as it says, of the rest as the stack says.
-pub fn keeping(stack: &StackName, release: &Release) -> Keeping {
-    let stack_wide = release.spec.settings.backup.clone().unwrap_or_default();
+/// How many snapshots stay: of a volume as it says, of what a service writes as that says, of the rest as the stack says.
+pub fn keeping(config: &Config, stack: &StackName, release: &Release) -> Keeping {
+    let stack_wide = of_stack(config, &release.spec);
     let mut keeping = Keeping { own: BTreeMap::new(), rest: stack_wide.keep.unwrap_or_default() };
     for (name, spec) in &release.spec.services {
         let Some(keep) = of(spec).keep else { continue };
@@ -280,6 +321,7 @@ pub fn keeping(stack: &StackName, release: &Release) -> Keeping {
             keeping.own.extend(source.map(|s| (s, keep.clone())));
         }
     }
+    keeping.own.extend(release.spec.volumes.values().filter_map(|v| Some((v.name.clone(), v.backup().keep?))));
     keeping
 }
 
@@ -364,6 +406,64 @@ mod tests {
         };
         assert!(!has(&socket, &[]));
         assert!(left_for_the_stack(&stack(&socket, &[]), &|_| true), "a directory that is read is");
+    }
+
+    fn shop(volume: VolumeSpec) -> StackSpec {
+        use crate::model::spec::StackSettings;
+        let mount = MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") };
+        let db = ServiceSpec { active: true, mounts: vec![mount], ..ServiceSpec::default() };
+        StackSpec {
+            name: StackName::new("shop").unwrap(),
+            services: BTreeMap::from([(ServiceName::new("db").unwrap(), db)]),
+            networks: BTreeMap::new(),
+            volumes: BTreeMap::from([("data".to_owned(), volume)]),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            settings: StackSettings::default(),
+            unsupported: vec![],
+            declared: Default::default(),
+            extensions: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_volume_says_itself_when_it_is_read_and_what_stays_of_it() {
+        use crate::model::spec::{Keep, VolumeSettings};
+        let with = |own: BackupSettings| VolumeSpec {
+            name: "shop_data".into(),
+            settings: VolumeSettings { backup: Some(own) },
+            ..VolumeSpec::default()
+        };
+        let named = |own: BackupSettings| {
+            let spec = shop(with(own));
+            let found = (left_for_the_stack(&spec, &|_| false), volume_apart(&spec, "shop_data"));
+            (found, volume_schedules(&Release::sample(spec)).into_values().collect::<Vec<_>>())
+        };
+        assert_eq!(named(BackupSettings::default()), ((true, false), vec![]), "as its stack says");
+        let hourly = BackupSettings { schedule: Some("hourly".into()), ..BackupSettings::default() };
+        assert_eq!(named(hourly.clone()), ((false, true), vec!["hourly".to_owned()]));
+        let off = BackupSettings { enable: Some(false), ..hourly };
+        assert_eq!(named(off), ((false, true), vec![]));
+        let keep = Keep { daily: 3, ..Keep::default() };
+        let release = Release::sample(shop(with(BackupSettings { keep: Some(keep.clone()), ..BackupSettings::default() })));
+        let keeping = keeping(&config(), &release.spec.name, &release);
+        assert_eq!((keeping.own.get("shop_data"), keeping.rest), (Some(&keep), Keep::default()));
+    }
+
+    #[test]
+    fn the_registration_of_a_stack_says_what_its_files_do_not() {
+        use crate::model::config::StackSettingsEntry;
+        let registered =
+            BackupSettings { schedule: Some("weekly".into()), quiesce: Some(crate::model::spec::Quiesce::Stop), ..Default::default() };
+        let mut config = config();
+        let mut spec = shop(VolumeSpec::default());
+        assert_eq!(of_stack(&config, &spec), BackupSettings::default());
+        let entry = StackSettingsEntry { backup: Some(registered.clone()), ..StackSettingsEntry::default() };
+        config.settings.stacks.insert(spec.name.clone(), entry);
+        assert_eq!(of_stack(&config, &spec), registered);
+        spec.settings.backup = Some(BackupSettings { schedule: Some("off".into()), ..BackupSettings::default() });
+        let both = of_stack(&config, &spec);
+        assert_eq!((both.schedule.as_deref(), both.quiesce), (Some("off"), registered.quiesce));
     }
 
     #[test]

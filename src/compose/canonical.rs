@@ -40,11 +40,14 @@ pub fn canonical(spec: &StackSpec) -> Value {
 
 /// Settings of ours without what is not given.
 fn given(settings: &impl Serialize) -> Value {
+    /// Of these a `false` says something else than nothing.
+    const SAID: [&str; 3] = ["enable", "pre_update", "migrates"];
     fn clean(value: Value) -> Option<Value> {
         match value {
             Value::Null | Value::Bool(false) => None,
             Value::Object(map) => {
-                let map: Map<_, _> = map.into_iter().filter_map(|(k, v)| clean(v).map(|v| (k, v))).collect();
+                let cleaned = |k: &str, v: Value| if v == Value::Bool(false) && SAID.contains(&k) { Some(v) } else { clean(v) };
+                let map: Map<_, _> = map.into_iter().filter_map(|(k, v)| cleaned(&k, v).map(|v| (k, v))).collect();
                 if map.is_empty() { None } else { Some(Value::Object(map)) }
             }
             other => Some(other),
@@ -410,6 +413,9 @@ fn volume(v: &VolumeSpec) -> Value {
     o.texts("driver_opts", &v.driver_opts);
     o.flag("external", v.external);
     o.texts("labels", &v.labels);
+    if !v.settings.is_empty() {
+        o.set("x-dockwarden", given(&v.settings));
+    }
     o.0.into()
 }
 

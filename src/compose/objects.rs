@@ -96,6 +96,8 @@ pub(super) fn networks(value: Option<Value>, input: &LoadInput<'_>, report: &mut
 pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut Report) -> BTreeMap<String, VolumeSpec> {
     let mut out = BTreeMap::new();
     for (key, value) in entries(value, "volumes", report) {
+        let mut value = value;
+        let settings = super::service::settings(&mut value, &at("volumes", &key), report);
         let mut r = Reader::new(value, &at("volumes", &key), report);
         let (name, external) = identity(&mut r, &key, input, report);
         let beside = ["driver", "driver_opts", "labels"].into_iter().find(|k| external && r.has(k));
@@ -110,6 +112,7 @@ pub(super) fn volumes(value: Option<Value>, input: &LoadInput<'_>, report: &mut 
             driver_opts: r.text_map("driver_opts", report),
             labels: r.text_map("labels", report),
             swapped_from: None,
+            settings,
         };
         // A bind's device is a host path, so a relative one means the project directory.
         let bind = spec.driver_opts.get("o").is_some_and(|o| o.split(',').any(|o| matches!(o.trim(), "bind" | "rbind")));

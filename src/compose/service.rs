@@ -65,7 +65,7 @@ pub(super) fn stack(tree: Value, input: &LoadInput<'_>, report: &mut Report) -> 
 }
 
 /// Takes the closed `x-dockwarden` out of a mapping.
-fn settings<T: serde::de::DeserializeOwned + Default>(value: &mut Value, path: &str, report: &mut Report) -> T {
+pub(super) fn settings<T: serde::de::DeserializeOwned + Default>(value: &mut Value, path: &str, report: &mut Report) -> T {
     let Value::Map(map) = value else { return T::default() };
     match map.remove("x-dockwarden") {
         None | Some(Value::Null) => T::default(),

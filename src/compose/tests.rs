@@ -369,6 +369,12 @@ fn settings_of_ours_are_closed() {
         errors("services:\n  a:\n    image: a\n    x-dockwarden: {concurent: true}\n")[0]
             .starts_with("compose.yaml:4: services.a.x-dockwarden: unknown field `concurent`")
     );
+    let spec = ok("services:\n  a: {image: a, volumes: ['v:/d']}\nvolumes:\n  v: {x-dockwarden: {backup: {enable: false}}, x-other: 1}\n");
+    assert_eq!(spec.volumes["v"].backup().enable, Some(false));
+    assert!(
+        errors("services:\n  a: {image: a}\nvolumes:\n  v:\n    x-dockwarden: {backup: {stdout: pg_dump}}\n")[0]
+            .starts_with("compose.yaml:5: volumes.v.x-dockwarden: backup: pre, post, stdout and verify belong")
+    );
     let endless = errors("services:\n  a:\n    image: a\n    x-dockwarden: {start_timeout_s: 86401}\n");
     assert!(endless[0].contains("services.a.x-dockwarden.start_timeout_s: 86401 s are more than a day"), "{endless:?}");
 }

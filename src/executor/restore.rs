@@ -2,6 +2,7 @@
 //! take it into use. Live data is never touched: there is no code here that writes to a volume that holds something. Deliberately absent:
 //! the swap itself, which is a release, and removing what a failed restore made, which is its operation's.
 
+use super::backup::house::Compared;
 use super::backup::{BackupError, Directory, Hands, RestoreReport, helper, room};
 use super::straight;
 use super::worker::Source;
@@ -42,6 +43,18 @@ pub struct RestoreOutcome {
     pub differences: Vec<String>,
     /// How to use it.
     pub next: String,
+    /// Whether the SHA-256 of every file was recorded when it was backed up.
+    #[serde(skip)]
+    pub by_sums: bool,
+}
+
+/// Said of a snapshot that has no such list.
+pub(crate) const BY_PIECES: &str =
+    "compared by the ids of its pieces: this snapshot, of restic or of an earlier version, has no SHA-256 of each of its files";
+
+/// How to use it, and how it was compared where that is not the usual way.
+fn told(next: String, verified: bool, by_sums: bool) -> String {
+    if verified && !by_sums { format!("{next} It was {BY_PIECES}.") } else { next }
 }
 
 /// Volume a restore is to fill.
@@ -105,14 +118,16 @@ pub(crate) async fn restore_into(
         ctx.engine.create_volume(permit, &spec).await?;
     }
     let target = ctx.engine.volume(into).await?.ok_or_else(|| BackupError::NoVolume { volume: into.to_string() })?;
-    let (files, bytes, mut differences) = fill(ctx, permit, (&id, snapshot.bytes), &target, path).await?;
+    let (files, bytes, Compared { mut differences, by_sums }) = fill(ctx, permit, (&id, snapshot.bytes), &target, path).await?;
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
+    let next = match path.filter(|_| verified) {
+        Some(path) => part_of(target.name.as_str(), &snapshot.volume, path),
+        None => next(target.name.as_str(), &snapshot.volume, verified),
+    };
     Ok(RestoreOutcome {
-        next: match path.filter(|_| verified) {
-            Some(path) => part_of(target.name.as_str(), &snapshot.volume, path),
-            None => next(target.name.as_str(), &snapshot.volume, verified),
-        },
+        next: told(next, verified, by_sums),
+        by_sums,
         volume: target.name.to_string(),
         source: snapshot.volume.clone(),
         snapshot_id: snapshot.snapshot_id.clone(),
@@ -151,7 +166,7 @@ pub(crate) async fn restore_beside(
     room::at(into, snapshot.bytes)?;
     aside(into, fresh).await?;
     let report = ctx.house.restore_part(&id, into, path).await?;
-    let mut differences = ctx.house.verify_source(&id, Source::Dir(into.to_owned()), path).await?;
+    let Compared { mut differences, by_sums } = ctx.house.verify_source(&id, Source::Dir(into.to_owned()), path).await?;
     let verified = differences.is_empty();
     differences.truncate(SHOWN);
     let (volume, source) = (into.display().to_string(), snapshot.volume.clone());
@@ -165,7 +180,8 @@ pub(crate) async fn restore_beside(
         next(&volume, &source, false)
     };
     let RestoreReport { files, bytes } = report;
-    Ok(RestoreOutcome { volume, source, snapshot_id: snapshot.snapshot_id.clone(), files, bytes, verified, differences, next })
+    let (snapshot_id, next) = (snapshot.snapshot_id.clone(), told(next, verified, by_sums));
+    Ok(RestoreOutcome { volume, source, snapshot_id, files, bytes, verified, differences, next, by_sums })
 }
 
 /// The open directory that a path lies in, and the path through it: no link on the way is followed.
@@ -263,7 +279,7 @@ async fn fill(
     (id, size): (&SnapshotId, u64),
     target: &VolumeInfo,
     part: Option<&Path>,
-) -> Result<(u64, u64, Vec<String>), BackupError> {
+) -> Result<(u64, u64, Compared), BackupError> {
     let not_empty = || BackupError::TargetNotEmpty { volume: target.name.to_string() };
     if let Some(path) = helper::host_path_to_write(ctx, permit, target).await? {
         room::at(&path, size)?;
@@ -271,8 +287,8 @@ async fn fill(
             return Err(not_empty());
         }
         let report = ctx.house.restore_part(id, &path, part).await?;
-        let differences = ctx.house.verify_source(id, Source::Dir(path), part).await?;
-        return Ok((report.files, report.bytes, differences));
+        let compared = ctx.house.verify_source(id, Source::Dir(path), part).await?;
+        return Ok((report.files, report.bytes, compared));
     }
     // The archive, and the volume, which may be on the same disk.
     room::at(&ctx.house.spool(), size.saturating_mul(2))?;
@@ -287,9 +303,9 @@ async fn fill(
     helper::upload(ctx, permit, &target.name, spool.path()).await?;
     spool.remove()?;
     let after = helper::download(ctx, permit, &helper::Mount::Volume(target.name.clone())).await?;
-    let differences = ctx.house.verify_source(id, Source::Tar(after.path().to_owned()), part).await?;
+    let compared = ctx.house.verify_source(id, Source::Tar(after.path().to_owned()), part).await?;
     after.remove()?;
-    Ok((report.files, report.bytes, differences))
+    Ok((report.files, report.bytes, compared))
 }
 
 fn part_of(restored: &str, live: &str, path: &Path) -> String {

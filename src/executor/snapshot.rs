@@ -4,19 +4,28 @@
 
 use super::backup::acts::{self, DataAct, Doer};
 use super::backup::keep::PRE_UPDATE;
-use super::backup::{BackupError, Hands, Progress, Quiesce, ServiceCommands, SnapshotState, Writer, resume, writers};
+use super::backup::{BackupError, Directory, Hands, Progress, Quiesce, ServiceCommands, SnapshotState, Writer, resume, writers};
 use super::restore::RestoreOutcome;
 use super::run::{Fail, Halt, Run, failed};
 use crate::executor::acts::Act;
 use crate::model::ids::{ServiceName, SnapshotId};
 use crate::model::observed::{MountInfo, RunState};
 use crate::model::operation::Phase;
+use crate::model::plan::PlannedDirectory;
 use crate::planner;
 use crate::store::backup::BackupRecord;
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod directories;
+
+/// Longest wait for a removal from the repository, with the stack held.
+const CALM: Duration = Duration::from_secs(300);
+
+fn directory(planned: &PlannedDirectory) -> Directory {
+    Directory { host: planned.host.clone(), here: Some(planned.here.clone()), real: planned.real.clone() }
+}
 
 pub(super) use directories::{HOLD, RESUME};
 
@@ -33,7 +42,7 @@ impl Run {
     /// The whole phase; nothing where the plan asks for nothing.
     pub(super) async fn make_safe(&self) -> Result<(), Halt> {
         let data = &self.plan.data;
-        if data.snapshot.is_empty() && data.restore.is_empty() && data.exchange.is_empty() {
+        if data.snapshot.is_empty() && data.directories.is_empty() && data.restore.is_empty() && data.exchange.is_empty() {
             return Ok(());
         }
         self.enter(Phase::Snapshot, 3.0, "making the data safe").await?;
@@ -57,17 +66,9 @@ impl Run {
 
     async fn before_update(&self) -> Result<(), Halt> {
         let (data, quiesce) = (&self.plan.data, Quiesce::from(self.plan.data.quiesce));
-        if data.snapshot.is_empty() {
+        if data.snapshot.is_empty() && data.directories.is_empty() {
             return Ok(());
         }
-        let (held, _calm) = match quiesce {
-            Quiesce::None => (vec![], None),
-            Quiesce::Pause | Quiesce::Stop => {
-                let house = self.hands().map_err(|e| failed(e.to_string()))?.house;
-                let calm = self.interruptible(async { Ok(house.calm().await) }).await?;
-                (writers(&*self.exec.engine, &data.snapshot, &[]).await.map_err(|e| failed(e.to_string()))?, Some(calm))
-            }
-        };
         let commands = self.commands().await?;
         let around: Vec<&ServiceCommands> = commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()).collect();
         for commands in &around {
@@ -80,12 +81,26 @@ impl Run {
             let (release, tags) = (self.plan.from_release, vec![PRE_UPDATE.to_owned()]);
             self.data_step(DataAct::Output { commands: commands.clone(), release, tags }).await?;
         }
+        // Who writes is asked when all of that is over: it may have taken long.
+        let directories: Vec<Directory> = data.directories.iter().map(directory).collect();
+        let (held, _calm) = match quiesce {
+            Quiesce::None => (vec![], None),
+            Quiesce::Pause | Quiesce::Stop => {
+                let calm = self.calm().await?;
+                let hosts: Vec<String> = directories.iter().map(|d| d.bound().to_owned()).collect();
+                (writers(&*self.exec.engine, &data.snapshot, &hosts).await.map_err(|e| failed(e.to_string()))?, Some(calm))
+            }
+        };
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Hold { writers: held.clone(), quiesce }).await?;
         }
-        for volume in &data.snapshot {
-            self.say(format!("snapshot of {volume} before the update"));
-            let act = DataAct::Snapshot { volume: volume.clone(), release: self.plan.from_release, tags: vec![PRE_UPDATE.to_owned()] };
+        let (release, tags) = (self.plan.from_release, vec![PRE_UPDATE.to_owned()]);
+        let volumes = data.snapshot.iter().map(|volume| DataAct::Snapshot { volume: volume.clone(), release, tags: tags.clone() });
+        let directories = directories.into_iter().map(|directory| DataAct::Directory { directory, release, tags: tags.clone() });
+        for act in volumes.chain(directories) {
+            let key = act.key();
+            let source = key.strip_prefix(acts::SNAPSHOT).unwrap_or(&key);
+            self.say(format!("snapshot of {source} before the update"));
             let done = match self.data_step(act).await {
                 Err(Halt::Interrupted(why)) => {
                     self.let_go(&held, quiesce).await;
@@ -95,9 +110,9 @@ impl Run {
             };
             if done["snapshot"]["state"] != SnapshotState::Complete.as_str() {
                 return Err(failed(format!(
-                    "the snapshot of {volume} before the update is partial ({}): let the supervisor read these files, or set \
-                     x-dockwarden.backup.pre_update: false to go on without one",
-                    done["unreadable"]
+                    "the snapshot of {source} before the update is partial ({} files could not be read, which `backup` of it names): let the supervisor read \
+                     them, or set x-dockwarden.backup.pre_update: false to go on without one",
+                    done["unreadable_count"]
                 )));
             }
         }
@@ -108,6 +123,13 @@ impl Run {
             self.data_step_to_its_end(DataAct::After { commands: commands.clone() }).await?;
         }
         Ok(())
+    }
+
+    /// Nothing is removed from the repository as long as it is kept. A removal that takes long is not waited for to its end: the stack is held.
+    async fn calm(&self) -> Result<tokio::sync::OwnedRwLockReadGuard<()>, Halt> {
+        let house = self.hands().map_err(|e| failed(e.to_string()))?.house;
+        let late = || failed("the backup repository is being cleaned up, which takes its time; nothing was changed: deploy again later");
+        self.interruptible(async { tokio::time::timeout(CALM, house.calm()).await.map_err(|_| late()) }).await
     }
 
     /// What the release that runs has run around the reading of its data. In a container that does not run nothing can be asked for: its data is at rest.
@@ -203,7 +225,10 @@ fn came_back(done: Value) -> Result<(), Halt> {
     if outcome.verified {
         return Ok(());
     }
-    Err(failed(format!("snapshot {} does not come back equal: {}", outcome.snapshot_id, outcome.differences.join("; "))))
+    // Names of files are a container's choice: they stay in the journal and in the log.
+    tracing::error!(snapshot = outcome.snapshot_id, differences = ?outcome.differences, "a snapshot does not come back equal");
+    let (id, count) = (outcome.snapshot_id, outcome.differences.len());
+    Err(failed(format!("snapshot {id} does not come back equal ({count} differences, which `restore` of it without swap names)")))
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ mod restore;
 #[cfg(feature = "backup")]
 mod source;
 #[cfg(feature = "backup")]
+mod sums;
+#[cfg(feature = "backup")]
 mod tarball;
 #[cfg(test)]
 #[cfg(feature = "backup")]
@@ -314,6 +316,8 @@ pub enum Output {
     Checked(CheckReport),
     /// From `Verify` and `Prove`: what is wrong, empty = all is well.
     Findings(Vec<String>),
+    /// The same, where the snapshot has no SHA-256 of some of its files, as those that restic takes: these were compared by the ids of their chunks alone.
+    FoundByPieces(Vec<String>),
     /// From `Restore` and `Export`.
     Restored(RestoreReport),
     /// From `Plain`.

@@ -280,6 +280,9 @@ pub struct StackSettingsEntry {
     pub profiles: Vec<String>,
     /// Environment files for interpolation; `.env` of the directory by default.
     pub env_files: Vec<String>,
+    /// Backups of its data, where its files do not say: for stacks whose files nobody wants to touch.
+    #[serde(deserialize_with = "super::spec::settings::stack_wide", skip_serializing_if = "Option::is_none")]
+    pub backup: Option<super::spec::BackupSettings>,
 }
 
 /// Everything a running supervisor knows about its place.

@@ -215,7 +215,9 @@ pub struct Asked {
 pub struct DataPlan {
     /// Volumes read into the backup repository first.
     pub snapshot: Vec<EngineName>,
-    /// How their writers are held meanwhile.
+    /// Directories of the host read into it first.
+    pub directories: Vec<PlannedDirectory>,
+    /// How the writers of all of them are held meanwhile.
     pub quiesce: Quiesce,
     /// Services of the release that runs whose backup commands (`pre`, `stdout`, `post`) are run around it.
     pub commands: Vec<ServiceName>,
@@ -223,6 +225,18 @@ pub struct DataPlan {
     pub restore: Vec<PlannedRestore>,
     /// Directories of the host that change places with what snapshots of them hold.
     pub exchange: Vec<PlannedExchange>,
+}
+
+/// A directory of the host that a plan has read first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedDirectory {
+    /// As the engine's host names it.
+    pub host: String,
+    /// The same as this process sees it.
+    pub here: PathBuf,
+    /// Where it is without the operator's links, as it was judged; `None` where that is `host`.
+    #[serde(default)]
+    pub real: Option<String>,
 }
 
 /// A snapshot that a plan brings back.

@@ -39,6 +39,24 @@ pub struct Policy {
     pub breaker_failures: u32,
     /// What comes of a change that uses words its agent first saw in untrusted output.
     pub taint: Taint,
+    /// When the data of a service is snapshotted before the service is replaced, where its file does not say: `every`, `image`, `small` or `asked`.
+    pub pre_update: PreUpdate,
+}
+
+/// When the data of a service is snapshotted before the service is replaced. What the file of a stack says (`pre_update: true` or `false`) goes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PreUpdate {
+    /// Before each replacement.
+    Every,
+    /// When its image changes, however much data that is.
+    #[default]
+    Image,
+    /// When its image changes and its data is known to be at most 1 GiB; otherwise there is a warning.
+    Small,
+    /// Only where the file asks for it.
+    Asked,
 }
 
 /// One environment.
@@ -172,6 +190,7 @@ impl Default for Policy {
             literal_keys: vec![],
             breaker_failures: 5,
             taint: Taint::default(),
+            pre_update: PreUpdate::default(),
         }
     }
 }

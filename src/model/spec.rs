@@ -14,7 +14,7 @@ pub use files::{FileMount, FileObject};
 pub use mounts::{MountKind, MountSpec};
 pub use settings::{
     BackupSettings, CanarySettings, Criticality, DriftMode, FrontSettings, HealMode, Keep, Monitor, Quiesce, START_TIMEOUT_MOST,
-    ServiceSettings, StackHook, StackHooks, StackSettings, StackTest,
+    ServiceSettings, StackHook, StackHooks, StackSettings, StackTest, VolumeSettings,
 };
 
 use super::ids::{ImageRef, ServiceName, StackName};
@@ -417,9 +417,17 @@ pub struct VolumeSpec {
     /// Name the file gives, when `name` is a restored volume taken into use instead of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swapped_from: Option<String>,
+    /// `x-dockwarden`.
+    #[serde(skip_serializing_if = "VolumeSettings::is_empty")]
+    pub settings: VolumeSettings,
 }
 
 impl VolumeSpec {
+    /// What it says of its backups.
+    pub fn backup(&self) -> BackupSettings {
+        self.settings.backup.clone().unwrap_or_default()
+    }
+
     /// Name the file gives it, whatever volume is in use.
     pub fn declared(&self) -> &str {
         self.swapped_from.as_deref().unwrap_or(&self.name)

@@ -92,7 +92,7 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     }
     let release = house.store.release(&stack.name, number).await.map_err(|e| e.to_string())?;
     let Some(release) = release else { return Ok(()) };
-    let settings = release.spec.settings.backup.clone().unwrap_or_default();
+    let settings = sources::of_stack(&house.config, &release.spec);
     let mut failed = vec![];
     // One that has just begun holds the stack. What else is due begins when it has ended.
     let free = || house.executor.holding(&stack.name).is_none();
@@ -103,6 +103,14 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
             break;
         }
         let key = format!("backup:{}/{service}", stack.name);
+        failed.extend(run(house, Due { key, schedule, tool: "backup", input, at_once: true }, now).await.err());
+    }
+    for (volume, schedule) in sources::volume_schedules(&release).iter().filter(|(_, s)| *s != "off") {
+        let input = json!({"stack": stack.name, "volume": volume, "reason": "scheduled", "wait": false});
+        if !free() {
+            break;
+        }
+        let key = format!("backup:{}/volume/{volume}", stack.name);
         failed.extend(run(house, Due { key, schedule, tool: "backup", input, at_once: true }, now).await.err());
     }
     let configured = house.config.settings.backup_schedule.clone();

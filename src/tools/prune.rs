@@ -219,7 +219,7 @@ async fn snapshots(call: &Call) -> Result<Vec<Item>, CallError> {
         let Some(release) = volumes::current(call, &stack.name).await? else { continue };
         let records = store.backups(Some(&stack.name), None, usize::MAX).await?;
         let records = keep::uncovering(records, &store.kept(Some(&stack.name)).await?);
-        for gone in keep::forgettable_here(&records, &sources::keeping(&stack.name, &release), call.now) {
+        for gone in keep::forgettable_here(&records, &sources::keeping(&call.house.config, &stack.name, &release), call.now) {
             let shown = format!("{} of {} at {}", gone.snapshot_id, gone.volume, gone.at.format("%Y-%m-%dT%H:%M:%SZ"));
             found.extend(SnapshotId::new(gone.snapshot_id.as_str()).ok().map(|id| Item {
                 what: Unused::Snapshot(id),

@@ -94,7 +94,7 @@ pub(super) struct Output {
 impl From<(DataView, DataResult)> for Output {
     fn from((view, mut done): (DataView, DataResult)) -> Self {
         let o = done.restored.pop();
-        let RestoreOutcome { volume, source, snapshot_id, files, bytes, verified, differences, next } = match o {
+        let RestoreOutcome { volume, source, snapshot_id, files, bytes, verified, differences, next, by_sums: _ } = match o {
             Some(o) => o,
             None => {
                 return Self {

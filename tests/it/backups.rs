@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// restic on the home's repository, with its key.
-fn restic(home: &Home, args: &[&str]) -> String {
+pub(crate) fn restic(home: &Home, args: &[&str]) -> String {
     let output = std::process::Command::new("restic")
         .arg("--no-cache")
         .args(args)
@@ -150,7 +150,7 @@ fn one(stack: &str, image: &str) -> Value {
 }
 
 /// Journal records of the newest operation: each step has one before it and one after it.
-fn records(home: &Home, operation: &str) -> u32 {
+pub(crate) fn records(home: &Home, operation: &str) -> u32 {
     let open = rusqlite::Connection::open_with_flags(home.path("state/state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
     let count = open.and_then(|c| {
         c.busy_timeout(Duration::from_secs(5))?;
@@ -283,7 +283,7 @@ async fn a_supervisor_killed_at_any_record_leaves_no_lie_nothing_paused_and_the_
 }
 
 /// The operation of a verb that runs now, once there is one.
-async fn newest(home: &Home, verb: &str) -> String {
+pub(crate) async fn newest(home: &Home, verb: &str) -> String {
     eventually("the operation begins", Duration::from_secs(60), || async {
         let open = rusqlite::Connection::open_with_flags(home.path("state/state.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
         open.busy_timeout(Duration::from_secs(5)).ok()?;

@@ -78,6 +78,7 @@ pub async fn doctor(global: &Global) -> CliResult {
         findings.extend(backups(global).await);
     }
     findings.extend(places::reached(&places).await);
+    findings.extend(places::untold(&places));
     findings.extend(advisory(&places, endpoint.as_deref()));
     findings.extend(others::reach(&places, &peers(&places.config_dir), endpoint.as_deref()));
     let worst = findings.iter().any(|f| f.level == Level::Error);

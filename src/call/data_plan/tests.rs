@@ -112,9 +112,21 @@ fn the_size_of_a_tree_is_known_up_to_the_limit() {
 }
 
 #[test]
-fn directories_that_are_not_snapshotted_before_an_update_are_named() {
-    let shop = StackName::new("shop").unwrap();
-    assert_eq!(not_snapshotted(&shop, &[]), None);
-    let told = not_snapshotted(&shop, &["/srv/shop/data".to_owned()]).unwrap();
-    assert!(told.contains("/srv/shop/data of the host is not snapshotted") && told.contains("`backup` with stack shop"), "{told}");
+fn directories_that_the_supervisor_does_not_see_are_named_and_the_others_are_snapshotted() {
+    let directory = |host: &str, here: Option<&str>| Directory { host: host.into(), here: here.map(PathBuf::from), real: None };
+    let (seen, unseen) = apart(vec![directory("/srv/shop/data", Some("/host/shop/data")), directory("/mnt/other", None)]);
+    assert_eq!(seen, [PlannedDirectory { host: "/srv/shop/data".into(), here: "/host/shop/data".into(), real: None }]);
+    assert_eq!(not_seen(&[]), None);
+    let told = not_seen(&unseen).unwrap();
+    assert!(told.contains("/mnt/other of the host is not snapshotted") && !told.contains("/srv"), "{told}");
+}
+
+#[test]
+fn the_file_says_what_is_snapshotted_before_an_update_and_where_it_does_not_the_policy() {
+    use PreUpdate::{Asked, Every, Image, Small};
+    let when = |asked, policy| [wanted(asked, policy, true), wanted(asked, policy, false)];
+    for policy in [Every, Image, Small, Asked] {
+        assert_eq!((when(Some(true), policy), when(Some(false), policy)), ([true; 2], [false; 2]), "{policy:?}");
+    }
+    assert_eq!([Every, Image, Small, Asked].map(|p| when(None, p)), [[true, true], [true, false], [true, false], [false, false]]);
 }

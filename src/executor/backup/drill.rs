@@ -64,6 +64,9 @@ pub(super) async fn run(
     match restore::restore_into(&hands, doer.permit, &stored, scratch, Some(marks(doer)), None).await {
         Ok(outcome) if outcome.verified => {
             (result.files, result.bytes, result.passed) = (outcome.files, outcome.bytes, true);
+            if !outcome.by_sums {
+                result.detail = format!("restored whole, {}", restore::BY_PIECES);
+            }
             if let Some(service) = service {
                 result.probed = Some(service.to_string());
                 if let Err(Unfit { cause, said }) = used(doer, record, scratch, service).await? {

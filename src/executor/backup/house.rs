@@ -44,6 +44,15 @@ pub struct BackupHouse {
     pub(crate) calm: Arc<RwLock<()>>,
 }
 
+/// What a comparison of data with a snapshot found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// `path: what`; empty = equal.
+    pub(crate) differences: Vec<String>,
+    /// Whether the SHA-256 of every file was recorded when it was backed up; otherwise those without one were compared by the ids of their pieces.
+    pub(crate) by_sums: bool,
+}
+
 /// One snapshot to be taken.
 #[derive(Clone)]
 pub struct BackupRequest {
@@ -106,7 +115,13 @@ impl BackupHouse {
         let house = self.clone();
         tokio::task::spawn_blocking(move || house.ensure_key())
             .await
-            .map_err(|e| BackupError::WorkerLost { what: "could not prepare its key", detail: e.to_string() })??;
+            .map_err(|e| BackupError::WorkerLost { what: "could not prepare its key", detail: e.to_string() })?
+            .map(|made| {
+                if made {
+                    let (key, place) = (self.key_file.display(), self.place());
+                    tracing::warn!(%key, repository = %place, "a key was made, without which no backup opens: copy it once to where no copy of the repository is");
+                }
+            })?;
         match self.run(Job::Init, Arc::new(|_| {})).await? {
             Output::Opened { id } => self.now_known(&id),
             other => Err(unexpected(&other)),
@@ -297,21 +312,16 @@ impl BackupHouse {
     /// # Errors
     /// As for every piece of work.
     pub async fn verify(&self, snapshot: &SnapshotId, dir: &Path) -> Result<Vec<String>, BackupError> {
-        self.verify_source(snapshot, Source::Dir(dir.to_owned()), None).await
+        Ok(self.verify_source(snapshot, Source::Dir(dir.to_owned()), None).await?.differences)
     }
 
-    pub(crate) async fn verify_source(
-        &self,
-        snapshot: &SnapshotId,
-        against: Source,
-        path: Option<&Path>,
-    ) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Verify { snapshot: snapshot.clone(), against, path: path.map(Path::to_owned) }).await
+    pub(crate) async fn verify_source(&self, snapshot: &SnapshotId, against: Source, path: Option<&Path>) -> Result<Compared, BackupError> {
+        self.compared(Job::Verify { snapshot: snapshot.clone(), against, path: path.map(Path::to_owned) }).await
     }
 
     /// As [`Self::verify_source`], and everything the repository stores of it is read: before data goes that only the snapshot holds then.
     pub(crate) async fn prove(&self, snapshot: &SnapshotId, against: Source) -> Result<Vec<String>, BackupError> {
-        self.findings(Job::Prove { snapshot: snapshot.clone(), against }).await
+        Ok(self.compared(Job::Prove { snapshot: snapshot.clone(), against }).await?.differences)
     }
 
     /// Lets go of what killed and failed backups left, in two steps a day apart; `false` when others are at work and it was left for another day.
@@ -334,6 +344,11 @@ impl BackupHouse {
     ) -> Result<RestoreReport, BackupError> {
         let path = path.map(Path::to_owned);
         self.restored(Job::Export { snapshot: snapshot.clone(), tar: tar.to_owned(), top: top.to_owned(), path }).await
+    }
+
+    /// Is there once somebody was told where the key is, to keep a copy of it.
+    pub fn key_told(&self) -> PathBuf {
+        self.key_file.with_extension("told")
     }
 
     /// Directory for archives on their way, beneath the home.
@@ -364,9 +379,10 @@ impl BackupHouse {
         }
     }
 
-    async fn findings(&self, job: Job) -> Result<Vec<String>, BackupError> {
+    async fn compared(&self, job: Job) -> Result<Compared, BackupError> {
         match self.run(job, Arc::new(|_| {})).await? {
-            Output::Findings(found) => Ok(found),
+            Output::Findings(differences) => Ok(Compared { differences, by_sums: true }),
+            Output::FoundByPieces(differences) => Ok(Compared { differences, by_sums: false }),
             other => Err(unexpected(&other)),
         }
     }
@@ -386,12 +402,13 @@ impl BackupHouse {
         BackupError::Key { path: self.key_file.display().to_string(), detail }
     }
 
-    fn ensure_key(&self) -> Result<(), BackupError> {
+    /// Whether it was made.
+    fn ensure_key(&self) -> Result<bool, BackupError> {
         use std::io::Write;
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let bad = |detail: String| BackupError::Key { path: self.key_file.display().to_string(), detail };
         if self.key_file.exists() {
-            return Ok(());
+            return Ok(false);
         }
         if self.remote.is_none() && self.repo.join("config").exists() {
             return Err(self.key_is_missing());
@@ -409,7 +426,7 @@ impl BackupHouse {
             std::fs::rename(&aside, &self.key_file)?;
             std::fs::File::open(directory)?.sync_all()
         });
-        written.map_err(|e| bad(e.to_string()))
+        written.map(|()| true).map_err(|e| bad(e.to_string()))
     }
 }
 

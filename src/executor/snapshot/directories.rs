@@ -41,8 +41,7 @@ impl Run {
         for planned in &todo {
             staged.push(self.stage(planned).await?);
         }
-        let hands = self.hands().map_err(|e| failed(e.to_string()))?;
-        let _calm = self.interruptible(async { Ok(hands.house.calm().await) }).await?;
+        let _calm = self.calm().await?;
         let observed = self.observe().await?;
         let (mine, others) = self.users(&todo, &observed).await?;
         // Looked at before anything is stopped: what cannot be exchanged is refused without a gap.
@@ -141,8 +140,8 @@ impl Run {
             return Ok(());
         }
         Err(failed(format!(
-            "the snapshot of {} before the restore is partial ({}): let the supervisor read these files",
-            planned.host, done["unreadable"]
+            "the snapshot of {} before the restore is partial ({} files could not be read, which `backup` of it names): let the supervisor read them",
+            planned.host, done["unreadable_count"]
         )))
     }
 

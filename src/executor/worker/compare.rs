@@ -1,9 +1,10 @@
-//! Does data equal a snapshot? Types, permissions, owners, times, links and every byte: each chunk of each file is hashed and compared with
-//! the id the snapshot holds for it, which is that chunk's SHA-256; before data is given up for its snapshot, the stored bytes are read, too. Deliberately absent:
-//! the rest of the repository; `Check` looks at it.
+//! Does data equal a snapshot? Types, permissions, owners, times, links and every byte: the SHA-256 of each file is compared with the one that was recorded
+//! when it was backed up, and each of its chunks with the id the snapshot holds for it, which is that chunk's SHA-256; before data is given up for its
+//! snapshot, the stored bytes are read, too. Deliberately absent: the rest of the repository; `Check` looks at it.
 
 use super::mode::{Kind, floor, permissions};
 use super::repo::{Opened as Repo, io, one_line, repository_failure};
+use super::sums::Listed;
 use super::tarball::TarIndex;
 use super::{Failure, Source, part};
 use crate::executor::straight;
@@ -193,21 +194,23 @@ pub(super) struct Against<'a> {
     pub(super) read: bool,
 }
 
-/// Differences between a snapshot and data, `path: what`; empty = equal.
+/// Differences between a snapshot and data, `path: what`; empty = equal. And whether the snapshot has a sum of each of its files: otherwise those without one
+/// were compared by their chunks alone.
 pub(super) fn verify(
     opened: Repo,
     snapshot: &SnapshotFile,
     root: &Node,
     against: &Source,
     how: Against<'_>,
-) -> Result<Vec<String>, Failure> {
+) -> Result<(Vec<String>, bool), Failure> {
     let tree = match against {
         Source::Dir(path) => Tree::Dir(Opened { root: super::jobs::directory(path)?, last: RefCell::default() }),
         Source::Tar(path) => Tree::Tar(TarIndex::read(path)?),
     };
     let Repo { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
-    let mut found = Vec::new();
+    let listed = Listed::of(&repo, snapshot)?;
+    let (mut found, mut all_listed) = (Vec::new(), listed.is_some());
     let mut left = tree.names()?;
     let mut links: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
     let tar = matches!(tree, Tree::Tar(_));
@@ -236,7 +239,9 @@ pub(super) fn verify(
             }
         }
         if node.is_file() && actual.kind == Kind::File && found.len() == before {
-            content(&repo, &tree, (&path, &shown), &node, how.read, &mut found)?;
+            let sum = listed.as_ref().and_then(|l| l.sum(&path));
+            all_listed &= sum.is_some();
+            content(&repo, &tree, (&path, &shown), (&node, sum), how.read, &mut found)?;
         }
         counter.add(node.meta.size, 1);
     }
@@ -246,7 +251,7 @@ pub(super) fn verify(
         found.truncate(NAMED);
         found.push(format!("and {more} more"));
     }
-    Ok(found)
+    Ok((found, all_listed))
 }
 
 fn attributes(shown: &str, node: &Node, actual: &Actual, found: &mut Vec<String>) {
@@ -297,7 +302,7 @@ fn content<S: IndexedFull>(
     repo: &Repository<S>,
     tree: &Tree,
     (path, shown): (&Path, &str),
-    node: &Node,
+    (node, sum): (&Node, Option<&str>),
     read: bool,
     found: &mut Vec<String>,
 ) -> Result<(), Failure> {
@@ -308,7 +313,7 @@ fn content<S: IndexedFull>(
             return Ok(());
         }
     };
-    let mut buffer = Vec::new();
+    let (mut buffer, mut whole) = (Vec::new(), Sha256::new());
     for chunk in node.content.iter().flatten() {
         let length = match repo.get_index_entry(chunk) {
             Ok(entry) => entry.data_length() as usize,
@@ -327,6 +332,9 @@ fn content<S: IndexedFull>(
             found.push(format!("{shown}: other content"));
             return Ok(());
         }
+        if sum.is_some() {
+            whole.update(&buffer);
+        }
         // Each is sealed: one that is damaged does not open.
         if read && let Err(e) = repo.cat_blob(BlobType::Data, chunk.to_hex().as_str()) {
             found.push(format!("{shown}: the repository cannot give it back: {}", one_line(&e.display_log())));
@@ -335,11 +343,14 @@ fn content<S: IndexedFull>(
     }
     if reader.read(&mut [0u8; 1]).map_err(|e| io(path, &e))? != 0 {
         found.push(format!("{shown}: other content"));
+    } else if sum.is_some_and(|recorded| recorded != hex(&whole.finalize())) {
+        found.push(format!("{shown}: other content than its SHA-256 of when it was backed up"));
     }
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, b| {
         write!(text, "{b:02x}").expect("writing to a string cannot fail");

@@ -3,7 +3,8 @@
 use super::compare::Against;
 use super::repo::{Opened, init, io, one_line, open, open_alone, probe, repository_failure};
 use super::restore::Restore;
-use super::source::{ReadLog, Watched, root_node};
+use super::source::{Places, ReadLog, Watched, root_node};
+use super::sums::{Listed, Sums};
 use super::tarball::{TarIndex, TarSource, TarWriter};
 use super::walk::Walk;
 use super::{
@@ -14,7 +15,10 @@ use crate::executor::straight;
 use crate::model::ids::SnapshotId;
 use chrono::DateTime;
 use rustic_core::repofile::{Node, SnapshotFile};
-use rustic_core::{BackupOptions, CheckOptions, CheckResults, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, SnapshotOptions};
+use rustic_core::{
+    BackupOptions, CheckOptions, CheckResults, IndexedFull, LsOptions, PruneOptions, ReadSource, ReadSubsetOption, Repository,
+    SnapshotOptions,
+};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -80,15 +84,19 @@ pub(super) fn run(request: &Request, sink: ProgressSink) -> Result<Output, Failu
             let opened = open(request, sink)?;
             let found = find(&opened, snapshot)?;
             let (opened, root) = root_of(opened, &found)?;
-            compare::verify(opened, &found, &root, against, Against { only: path.as_deref(), read: false }).map(Output::Findings)
+            compare::verify(opened, &found, &root, against, Against { only: path.as_deref(), read: false }).map(compared)
         }
         Job::Prove { snapshot, against } => {
             let opened = open(request, sink)?;
             let found = find(&opened, snapshot)?;
             let (opened, root) = root_of(opened, &found)?;
-            compare::verify(opened, &found, &root, against, Against { only: None, read: true }).map(Output::Findings)
+            compare::verify(opened, &found, &root, against, Against { only: None, read: true }).map(compared)
         }
     }
+}
+
+fn compared((found, listed): (Vec<String>, bool)) -> Output {
+    if listed { Output::Findings(found) } else { Output::FoundByPieces(found) }
 }
 
 /// Opens a directory that is read or written: no link on the way to it is followed.
@@ -129,14 +137,14 @@ fn backup(opened: Opened, source: &Source, dir: Option<File>, volume: &str, opti
             let dir = Arc::new(dir.map_or_else(|| directory(path), Ok)?);
             let root = root_node(&dir, path, name)?;
             let walk = Walk { root: path.clone(), dir, log: log.clone() };
-            archive(opened, walk, (path.clone(), stored.clone()), root, log, options, false)
+            archive(opened, walk, Places { root: path.clone(), stored }, root, log, options, false)
         }
         Source::Tar(path) => {
             let index = TarIndex::read(path)?;
             let root = index.root_node(name);
             let base = PathBuf::from("/archive");
             // An archive says neither inode nor change time, and the engine's times are whole seconds: size and time alone do not show that a file is the same.
-            archive(opened, TarSource { index, root: base.clone() }, (base, stored.clone()), root, log, options, true)
+            archive(opened, TarSource { index, root: base.clone() }, Places { root: base, stored }, root, log, options, true)
         }
     }
 }
@@ -144,7 +152,7 @@ fn backup(opened: Opened, source: &Source, dir: Option<File>, volume: &str, opti
 fn archive<R>(
     opened: Opened,
     source: R,
-    (base, stored): (PathBuf, PathBuf),
+    places: Places,
     root: Node,
     log: Arc<ReadLog>,
     options: &SnapshotOptions,
@@ -156,19 +164,27 @@ where
     R::Iter: Send,
 {
     let Opened { repo, gate, counter, lock: _held } = opened;
-    let repo = repo.to_indexed_ids().map_err(repository_failure)?;
+    let repo = repo.to_indexed().map_err(repository_failure)?;
     let mut backup_options = BackupOptions::default().no_scan(true);
     // The root of the tree and what lies above the source's path are the library's own directories.
-    let above = stored.components().count() as u64 - 1;
-    backup_options.as_path = Some(stored);
-    backup_options.parent_opts.force = reread;
-    let watched = Watched::new(source, base.clone(), root, log.clone(), counter);
+    let above = places.stored.components().count() as u64 - 1;
     let snapshot = options.to_snapshot().map_err(repository_failure)?;
+    let before = if reread { None } else { parent(&repo, &snapshot, &places.stored)? };
+    // What is taken over unread must have a sum to take over: otherwise all is read once, and what is there already is not stored again.
+    backup_options.parent_opts.force = before.is_none();
+    backup_options.parent_opts.parents = before.iter().map(|(id, _)| id.clone()).collect();
+    let sums = Sums::new(places.stored.file_name().unwrap_or_default(), before.map(|(_, listed)| listed));
+    let watched = Watched::new(source, places.clone(), root, log.clone(), counter, sums.clone());
     gate.hold(true);
-    let mut snapshot = repo.archive(&backup_options, &watched, snapshot, std::slice::from_ref(&base)).map_err(repository_failure)?;
+    let mut snapshot =
+        repo.archive(&backup_options, &watched, snapshot, std::slice::from_ref(&places.stored)).map_err(repository_failure)?;
     gate.hold(false);
-    log.root(&base);
-    let summary = snapshot.summary.clone().unwrap_or_default();
+    log.root(&places.root);
+    let mut summary = snapshot.summary.take().unwrap_or_default();
+    // The list is no file of the source.
+    summary.total_files_processed = summary.total_files_processed.saturating_sub(1);
+    summary.total_bytes_processed = summary.total_bytes_processed.saturating_sub(sums.size());
+    snapshot.summary = Some(summary.clone());
     let (state, unreadable) = log.verdict(summary.total_files_processed, summary.total_dirs_processed.saturating_sub(above));
     if state == SnapshotState::Partial {
         snapshot.tags.add(PARTIAL.to_owned());
@@ -183,6 +199,17 @@ where
         state,
         unreadable,
     })
+}
+
+/// The snapshot before of the same source, when it has a list of sums: its id, and the list.
+fn parent<S: IndexedFull>(repo: &Repository<S>, snapshot: &SnapshotFile, stored: &Path) -> Result<Option<(String, Listed)>, Failure> {
+    let all = repo.get_all_snapshots().map_err(repository_failure)?;
+    // What the library itself holds for the same source.
+    let same = |s: &&SnapshotFile| {
+        (&s.hostname, &s.label) == (&snapshot.hostname, &snapshot.label) && s.paths.iter().map(Path::new).eq(std::iter::once(stored))
+    };
+    let Some(latest) = all.iter().filter(same).max_by_key(|s| s.time.timestamp()) else { return Ok(None) };
+    Ok(Listed::of(repo, latest)?.map(|listed| (latest.id.to_hex().as_str().to_owned(), listed)))
 }
 
 fn snapshot_id(hex: &str) -> Result<SnapshotId, Failure> {
@@ -251,6 +278,10 @@ fn forget(opened: &Opened, request: &Request, ids: &[SnapshotId]) -> Result<u64,
     let plan = opened.repo.prune_plan(&options).map_err(repository_failure)?;
     opened.repo.prune(&options, plan).map_err(repository_failure)?;
     left::see_to(opened, request)?;
+    #[cfg(feature = "backup-remote")]
+    if let Some(remote) = &request.remote {
+        super::remote::Backend::new(remote)?.tidy()?;
+    }
     Ok(gone.len() as u64)
 }
 
@@ -334,7 +365,7 @@ fn plain(open: impl Fn() -> Result<Opened, Failure>, id: &SnapshotId, file: &Pat
         let snapshot = find(&opened, id)?;
         let (opened, root) = root_of(opened, &snapshot)?;
         let differences = compare::verify(opened, &snapshot, &root, &Source::Tar(tar.clone()), Against { only: None, read: false })?;
-        if let Some(first) = differences.first() {
+        if let Some(first) = differences.0.first() {
             return Err(Failure::Archive { path: file.display().to_string(), detail: format!("it differs from the snapshot: {first}") });
         }
         let (size, sha256) = compress(&tar, &packed).map_err(|e| io(&packed, &e))?;

@@ -202,6 +202,24 @@ impl Backend {
         }
     }
 
+    /// Removes what lies aside since a connection ended in the middle of a file, once it has lain there for a day.
+    pub(super) fn tidy(&self) -> Result<(), Failure> {
+        if !matches!(&*self.files, Files::Sftp(_)) {
+            return Ok(());
+        }
+        for dir in ["data/", "index/", "snapshots/", "keys/"] {
+            let listed = self.ask(move |files| async move { files.list(dir).await }).map_err(Fault::failure)?;
+            for (path, _) in listed.into_iter().filter(|(path, _)| sftp::is_left(path, chrono::Utc::now())) {
+                let gone = self.ask(move |files| {
+                    let path = path.clone();
+                    async move { files.remove(&path).await }
+                });
+                gone.map_err(Fault::failure)?;
+            }
+        }
+        Ok(())
+    }
+
     fn owner(&self) -> Result<Option<Mark>, Failure> {
         if self.size(OWNER).map_err(Fault::failure)?.is_none() {
             return Ok(None);

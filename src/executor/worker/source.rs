@@ -2,15 +2,17 @@
 //! things and goes on; a snapshot must know that it is partial. Deliberately absent: deciding what a partial snapshot is good for.
 
 use super::repo::{Counter, error_text, io};
+use super::sums::{self, Line, Sums};
 use super::walk::{attach, node_of, xattrs};
 use super::{Failure, SnapshotState};
 use crate::executor::straight;
 use rustic_core::jiff::Timestamp;
 use rustic_core::repofile::Node;
 use rustic_core::{ReadSource, ReadSourceEntry, ReadSourceOpen, RusticResult};
+use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,19 +70,38 @@ impl ReadLog {
 }
 
 /// A source that is watched while it is read, with the root directory itself as its first entry (the library's own walk leaves it out,
-/// and with it the owner and mode of a volume).
+/// and with it the owner and mode of a volume), and the list of what was read as its last.
 pub(super) struct Watched<R> {
     inner: R,
-    root: PathBuf,
+    places: Places,
     root_node: Node,
     log: Arc<ReadLog>,
     counter: Counter,
+    sums: Arc<Sums>,
+}
+
+/// Where a tree is read and what it is called in its snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    /// All of its entries lie under this path.
+    pub(super) root: PathBuf,
+    /// What that is stored as.
+    pub(super) stored: PathBuf,
+}
+
+impl Places {
+    /// A path below the root, and what it is stored as.
+    fn of(&self, path: &Path) -> (PathBuf, PathBuf) {
+        let below = path.strip_prefix(&self.root).unwrap_or(path).to_owned();
+        let stored = if below.as_os_str().is_empty() { self.stored.clone() } else { self.stored.join(&below) };
+        (below, stored)
+    }
 }
 
 impl<R> Watched<R> {
-    /// `root` is the path all of `inner`'s entries lie under.
-    pub(super) fn new(inner: R, root: PathBuf, root_node: Node, log: Arc<ReadLog>, counter: Counter) -> Self {
-        Self { inner, root, root_node, log, counter }
+    /// What was read of `inner` is listed in `sums`.
+    pub(super) fn new(inner: R, places: Places, root_node: Node, log: Arc<ReadLog>, counter: Counter, sums: Arc<Sums>) -> Self {
+        Self { inner, places, root_node, log, counter, sums }
     }
 }
 
@@ -97,11 +118,12 @@ where
 
     fn entries(&self) -> Self::Iter {
         WatchedIter {
-            first: Some((self.root.clone(), self.root_node.clone())),
+            first: Some((self.places.stored.clone(), self.root_node.clone())),
             inner: self.inner.entries(),
-            root: self.root.clone(),
+            places: self.places.clone(),
             log: self.log.clone(),
             counter: self.counter.clone(),
+            sums: Some(self.sums.clone()),
         }
     }
 }
@@ -109,9 +131,11 @@ where
 pub(super) struct WatchedIter<I> {
     first: Option<(PathBuf, Node)>,
     inner: I,
-    root: PathBuf,
+    places: Places,
     log: Arc<ReadLog>,
     counter: Counter,
+    /// Until its own entry was handed over, the last one.
+    sums: Option<Arc<Sums>>,
 }
 
 impl<I, O> Iterator for WatchedIter<I>
@@ -126,11 +150,16 @@ where
             self.log.dirs.fetch_add(1, Ordering::Relaxed);
             return Some(Ok(ReadSourceEntry { path, node, open: None }));
         }
-        let entry = match self.inner.next()? {
-            Ok(entry) => entry,
-            Err(error) => {
-                self.log.problem(error_text(&error).replace(&format!("{}/", self.root.display()), ""));
+        let entry = match self.inner.next() {
+            Some(Ok(entry)) => entry,
+            Some(Err(error)) => {
+                self.log.problem(error_text(&error).replace(&format!("{}/", self.places.root.display()), ""));
                 return Some(Err(error));
+            }
+            None => {
+                let sums = self.sums.take()?;
+                let (path, node) = (sums::beside(&self.places.stored), sums.node());
+                return Some(Ok(ReadSourceEntry { path, node, open: Some(WatchedOpen::Sums(sums)) }));
             }
         };
         if entry.node.is_dir() {
@@ -139,52 +168,99 @@ where
             self.log.files.fetch_add(1, Ordering::Relaxed);
             self.counter.add(0, 1);
         }
-        let name = entry.path.strip_prefix(&self.root).unwrap_or(&entry.path).display().to_string();
+        let (below, path) = self.places.of(&entry.path);
         let (size, log) = (entry.node.meta.size, self.log.clone());
-        let open = entry.open.map(|inner| WatchedOpen { inner, name, size, log });
-        Some(Ok(ReadSourceEntry { path: entry.path, node: entry.node, open }))
+        let open = entry.open.zip(self.sums.as_ref()).map(|(inner, sums)| {
+            let (line, name) = (sums.line(&below), below.display().to_string());
+            WatchedOpen::File(WatchedFile { inner, name, size, log, line })
+        });
+        Some(Ok(ReadSourceEntry { path, node: entry.node, open }))
     }
 }
 
-pub(super) struct WatchedOpen<O> {
+/// What is to be read.
+pub(super) enum WatchedOpen<O> {
+    /// A file of the tree.
+    File(WatchedFile<O>),
+    /// The list of what was read of the others: handed over after them, so they are read before it or beside it.
+    Sums(Arc<Sums>),
+}
+
+pub(super) struct WatchedFile<O> {
     inner: O,
     name: String,
     size: u64,
     log: Arc<ReadLog>,
+    line: Line,
 }
 
 impl<O: ReadSourceOpen> ReadSourceOpen for WatchedOpen<O> {
     type Reader = WatchedReader<O::Reader>;
 
     fn open(self) -> RusticResult<Self::Reader> {
-        match self.inner.open() {
-            Ok(inner) => Ok(WatchedReader { inner, left: self.size, name: self.name, log: self.log }),
+        let mut file = match self {
+            Self::File(file) => file,
+            Self::Sums(sums) => return Ok(WatchedReader::Sums(Cursor::new(sums.whole()))),
+        };
+        file.line.reading();
+        match file.inner.open() {
+            Ok(inner) => {
+                let WatchedFile { name, size, log, line, .. } = file;
+                Ok(WatchedReader::File(FileReader { inner, left: size, name, log, hash: Sha256::new(), line: Some(line) }))
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&*error);
                 if cause.and_then(|c| c.downcast_ref::<std::io::Error>()).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
                     // Counted when it was handed over; the library leaves it out.
-                    self.log.files.fetch_sub(1, Ordering::Relaxed);
-                    self.log.vanished();
+                    file.log.files.fetch_sub(1, Ordering::Relaxed);
+                    file.log.vanished();
                     return Err(error);
                 }
                 let cause = cause.map_or_else(|| error_text(&error), ToString::to_string);
-                self.log.problem(format!("{}: {cause}", self.name));
+                file.log.problem(format!("{}: {cause}", file.name));
                 Err(error)
             }
         }
     }
 }
 
+pub(super) enum WatchedReader<R> {
+    /// A file of the tree.
+    File(FileReader<R>),
+    /// The list of what was read of the others.
+    Sums(Cursor<Vec<u8>>),
+}
+
+impl<R: Read> Read for WatchedReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buf),
+            Self::Sums(text) => text.read(buf),
+        }
+    }
+}
+
 /// Reads exactly the size the directory entry told. A file that grows meanwhile is stored as it was when it was met, so that its recorded
 /// size and its content agree; one that shrinks is a problem.
-pub(super) struct WatchedReader<R> {
+pub(super) struct FileReader<R> {
     inner: R,
     left: u64,
     name: String,
     log: Arc<ReadLog>,
+    hash: Sha256,
+    /// Until an error: what is read in part is stored nowhere.
+    line: Option<Line>,
 }
 
-impl<R: Read> Read for WatchedReader<R> {
+impl<R> Drop for FileReader<R> {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take().filter(|_| self.left == 0) {
+            line.put(&self.hash.finalize_reset());
+        }
+    }
+}
+
+impl<R: Read> FileReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
         if most == 0 {
@@ -197,11 +273,13 @@ impl<R: Read> Read for WatchedReader<R> {
                 Ok(0)
             }
             Ok(n) => {
+                self.hash.update(&buf[..n]);
                 self.left -= n as u64;
                 Ok(n)
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => Err(e),
             Err(e) => {
+                self.line = None;
                 self.log.problem(format!("{}: {e}", self.name));
                 Err(e)
             }

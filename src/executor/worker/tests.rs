@@ -2,6 +2,7 @@
 
 mod restored;
 mod sound;
+mod sums;
 
 use super::*;
 use std::collections::BTreeMap;

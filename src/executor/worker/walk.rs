@@ -259,7 +259,8 @@ fn filled(
 mod tests {
     use super::super::SnapshotState;
     use super::super::repo::Counter;
-    use super::super::source::{Watched, root_node};
+    use super::super::source::{Places, Watched, root_node};
+    use super::super::sums::Sums;
     use super::*;
 
     #[test]
@@ -274,16 +275,19 @@ mod tests {
         let dir = Arc::new(straight::open(&root).unwrap());
         let walk = Walk { root: root.clone(), dir: dir.clone(), log: log.clone() };
         let counter = Counter::new(Arc::new(|_| {}));
-        let entries = Watched::new(walk, root.clone(), root_node(&dir, &root, "data").unwrap(), log.clone(), counter).entries();
+        let places = Places { root: root.clone(), stored: "/volumes/data".into() };
+        let sums = Sums::new(OsStr::new("data"), None);
+        let entries = Watched::new(walk, places, root_node(&dir, &root, "data").unwrap(), log.clone(), counter, sums).entries();
         // Listed by now.
         fs::remove_file(root.join("b")).unwrap();
         fs::remove_dir_all(root.join("d")).unwrap();
         let met: Vec<_> = entries.map(Result::unwrap).collect();
-        assert_eq!(met.iter().map(|e| e.path.clone()).collect::<Vec<_>>(), [root.clone(), root.join("a"), root.join("c")]);
+        let stored = ["/volumes/data", "/volumes/data/a", "/volumes/data/c", "/volumes/data.sha256"].map(PathBuf::from);
+        assert_eq!(met.iter().map(|e| e.path.clone()).collect::<Vec<_>>(), stored);
         // Met by now.
         fs::remove_file(root.join("c")).unwrap();
         let opened: Vec<bool> = met.into_iter().filter_map(|e| e.open).map(|o| o.open().is_ok()).collect();
-        assert_eq!(opened, [true, false]);
+        assert_eq!(opened, [true, false, true]);
         log.root(&root);
         assert_eq!(log.verdict(1, 1), (SnapshotState::Complete, vec![]));
         assert_eq!(log.verdict(0, 1).0, SnapshotState::Partial, "what was there and was not stored is missing");

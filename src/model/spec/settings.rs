@@ -38,8 +38,8 @@ pub struct StackSettings {
 /// Longest [`ServiceSettings::start_timeout_s`]: an operation holds its stack meanwhile.
 pub const START_TIMEOUT_MOST: u64 = 86_400;
 
-/// Commands run in one service's container: at the stack they would belong to nobody.
-fn stack_wide<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<BackupSettings>, D::Error> {
+/// Commands run in one service's container: at the stack, or a volume, they would belong to nobody.
+pub(crate) fn stack_wide<'de, D: serde::Deserializer<'de>>(text: D) -> Result<Option<BackupSettings>, D::Error> {
     let read = Option::<BackupSettings>::deserialize(text)?;
     match &read {
         Some(b) if !b.pre.is_empty() || !b.post.is_empty() || b.stdout.is_some() || b.verify.is_some() => {
@@ -236,7 +236,7 @@ pub struct BackupSettings {
     pub schedule: Option<String>,
     /// `none`, `pause` or `stop` while the data is read.
     pub quiesce: Option<Quiesce>,
-    /// Snapshot of a service's volumes before it is replaced: `true` always, `false` never; by default when its image changes and a volume holds at most 1 GiB.
+    /// Snapshot of a service's volumes before it is replaced: `true` always, `false` never; by default as `pre_update` of the policy says: when its image changes.
     pub pre_update: Option<bool>,
     /// Longest run of one backup in seconds; six hours by default.
     pub timeout: Option<u64>,
@@ -254,6 +254,38 @@ pub struct BackupSettings {
     /// Of a service: a command that must exit 0 in the container a drill starts on the restored data, without network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<Command>,
+}
+
+impl BackupSettings {
+    /// These, and where they say nothing what others say.
+    #[must_use]
+    pub fn or(self, others: &Self) -> Self {
+        Self {
+            enable: self.enable.or(others.enable),
+            schedule: self.schedule.or_else(|| others.schedule.clone()),
+            quiesce: self.quiesce.or(others.quiesce),
+            pre_update: self.pre_update.or(others.pre_update),
+            timeout: self.timeout.or(others.timeout),
+            keep: self.keep.or_else(|| others.keep.clone()),
+            ..self
+        }
+    }
+}
+
+/// `x-dockwarden` of a volume. Closed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeSettings {
+    /// Backups of this volume, before what the services that write it and the stack say.
+    #[serde(deserialize_with = "stack_wide")]
+    pub backup: Option<BackupSettings>,
+}
+
+impl VolumeSettings {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How many snapshots of a source stay: the newest of each of so many hours, days, weeks and months, and the last ones before updates.
@@ -302,11 +334,13 @@ mod tests {
     fn schema() -> Value {
         let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
         let (stack, service) = (generator.subschema_for::<StackSettings>(), generator.subschema_for::<ServiceSettings>());
+        let volume = generator.subschema_for::<VolumeSettings>();
         json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "title": "x-dockwarden of a stack; that of a service is $defs.ServiceSettings",
+            "title": "x-dockwarden of a stack; that of a service is $defs.ServiceSettings, that of a volume $defs.VolumeSettings",
             "allOf": [stack],
             "x-service": service,
+            "x-volume": volume,
             "$defs": generator.take_definitions(true),
         })
     }
@@ -332,6 +366,18 @@ mod tests {
         assert!(refused(json!({"triggers": {"error_lines": "explode"}})).contains("unknown variant `explode`"));
         let written = serde_json::to_value(ServiceSettings::default()).unwrap();
         assert!(["probes", "smoke", "hooks", "triggers", "migrates", "criticality"].iter().all(|k| written.get(k).is_none()), "{written}");
+    }
+
+    #[test]
+    fn a_volume_has_no_container_to_run_commands_in_and_says_only_what_differs() {
+        let read = |v: Value| serde_json::from_value::<VolumeSettings>(v);
+        let own = read(json!({"backup": {"enable": false, "keep": {"daily": 3}}})).unwrap().backup.unwrap();
+        let stack = BackupSettings { enable: Some(true), schedule: Some("hourly".into()), ..BackupSettings::default() };
+        let both = own.or(&stack);
+        assert_eq!((both.enable, both.schedule.as_deref(), both.keep.map(|k| k.daily)), (Some(false), Some("hourly"), Some(3)));
+        for command in [json!({"stdout": "pg_dump shop"}), json!({"pre": [{"run": ["x"]}]})] {
+            assert!(read(json!({"backup": command})).unwrap_err().to_string().contains("the service they run in"));
+        }
     }
 
     #[test]

@@ -42,6 +42,15 @@ pub(super) async fn reached(places: &Places) -> Vec<Finding> {
     found
 }
 
+/// The key of the backups, until somebody was told where it is.
+pub(super) fn untold(places: &Places) -> Option<Finding> {
+    let (config, exe) = (config::load(places).ok()?, std::env::current_exe().ok()?);
+    let house = BackupHouse::of(&config.home, exe, WITHIN);
+    let text = || format!("nobody has asked yet for {}, without which no backup opens", house.key_file.display());
+    let mend = "`dockwarden backup repo` tells where it is: copy it once to where no copy of the repository is";
+    (house.key_file.exists() && !house.key_told().exists()).then(|| note("backup key", text(), mend))
+}
+
 /// A directory whose parent is missing: a disk that is not mounted, most of the time.
 fn nowhere(at: &Location) -> bool {
     matches!(at, Location::Directory(path) if !path.parent().is_some_and(Path::is_dir))
@@ -65,6 +74,19 @@ pub(super) fn behind(value: &Value) -> Option<Finding> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_key_that_nobody_was_told_of_is_named_until_somebody_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let places = Places { home: at("home"), config_dir: at("config"), memory: at("memory") };
+        assert!(untold(&places).is_none(), "there is none yet");
+        std::fs::create_dir_all(places.home.join("keys")).unwrap();
+        std::fs::write(places.home.join("keys/backup.key"), "x").unwrap();
+        assert!(untold(&places).is_some_and(|f| f.text.contains("keys/backup.key") && f.mend.contains("backup repo")));
+        std::fs::write(places.home.join("keys/backup.told"), "").unwrap();
+        assert!(untold(&places).is_none());
+    }
 
     #[test]
     fn a_copy_that_failed_is_named_with_its_age_and_one_that_did_not_is_not() {

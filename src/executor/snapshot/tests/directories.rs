@@ -14,15 +14,15 @@ use crate::store::backup::BackupRecord;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-struct World {
-    rig: Rig,
-    exec: Arc<Executor>,
-    here: PathBuf,
+pub(super) struct World {
+    pub(super) rig: Rig,
+    pub(super) exec: Arc<Executor>,
+    pub(super) here: PathBuf,
     snapshot: BackupRecord,
 }
 
 /// Release 1, whose database writes a directory that holds `live`; a snapshot of it holds `old`.
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let rig = rig().await;
     let exec = executor_with(&rig.engine, &rig.store, None, Some(repository(&rig)));
     let here = rig.dir().canonicalize().unwrap().join("srv/data");
@@ -88,7 +88,7 @@ impl World {
         all
     }
 
-    async fn current(&self) -> Option<u32> {
+    pub(super) async fn current(&self) -> Option<u32> {
         self.rig.store.stack(&shop()).await.unwrap().and_then(|s| s.current)
     }
 

@@ -179,7 +179,7 @@ impl Link {
     /// Aside first: a file under its own name is whole, whenever the connection ends.
     pub(super) async fn write(&self, path: &str, content: Vec<Bytes>) -> Result<(), Fault> {
         let session = self.session().await?;
-        let aside = format!("{}.part-{}", self.place(path), ulid::Ulid::generate());
+        let aside = format!("{}{ASIDE}{}", self.place(path), ulid::Ulid::generate());
         let done = async {
             let mut file = match session.sftp.create(&aside).await {
                 Err(Error::SftpError(SftpErrorKind::NoSuchFile, _)) => {
@@ -200,7 +200,7 @@ impl Link {
         match done.await {
             Ok(()) => Ok(()),
             Err(e) => {
-                // What is left is found by nobody: its name is none of the repository.
+                // What is left is no part of the repository by its name, and goes a day later.
                 let _ = session.sftp.fs().remove_file(&aside).await;
                 Err(self.fault(&session, e).await)
             }
@@ -230,6 +230,18 @@ impl Link {
             Err(e) => Err(self.fault(&session, e).await),
         }
     }
+}
+
+/// Between the name of a file and that of the try to write it, which begins with its time.
+const ASIDE: &str = ".part-";
+/// A try that began so long ago is at work no more.
+const LEFT: chrono::TimeDelta = chrono::TimeDelta::days(1);
+
+/// Whether a file lies aside and is written by nobody any more. Pure.
+pub(super) fn is_left(path: &str, now: chrono::DateTime<chrono::Utc>) -> bool {
+    let begun = path.rsplit_once(ASIDE).and_then(|(_, id)| ulid::Ulid::from_string(id).ok());
+    let begun = begun.and_then(|id| chrono::DateTime::from_timestamp_millis(i64::try_from(id.timestamp_ms()).ok()?));
+    begun.is_some_and(|begun| now - begun >= LEFT)
 }
 
 async fn connect(arguments: &[String]) -> Result<Session, Fault> {
@@ -283,6 +295,17 @@ fn of_ssh(said: &str, e: &Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_aside_is_left_a_day_after_its_name_says() {
+        let id = ulid::Ulid::generate();
+        let begun = chrono::DateTime::from_timestamp_millis(i64::try_from(id.timestamp_ms()).unwrap()).unwrap();
+        let path = format!("data/aa/aabb.part-{id}");
+        assert!(!is_left(&path, begun + chrono::TimeDelta::hours(23)) && is_left(&path, begun + chrono::TimeDelta::hours(24)));
+        for other in ["data/aa/aabb", "data/aa/aabb.part-", "data/aa/aabb.part-x"] {
+            assert!(!is_left(other, begun + chrono::TimeDelta::days(9)), "{other}");
+        }
+    }
 
     #[test]
     fn what_ssh_says_tells_the_trouble() {

@@ -95,6 +95,16 @@ fn a_repository_behind_sftp_serves_in_full_and_restic_reads_it() {
     let far = server.far(&lab, place.to_str().unwrap());
     serves(&lab, &far);
     takes_copies(&lab, &far);
+    // What a connection that was lost long ago has left goes, what is being written does not.
+    let aside = |id: &str| place.join(format!("data/aa/{}.part-{id}", "aa".repeat(32)));
+    let (old, young) = (aside("01ARZ3NDEKTSV4RRFFQ69G5FAV"), aside(&ulid::Ulid::generate().to_string()));
+    fs::create_dir_all(place.join("data/aa")).unwrap();
+    for path in [&old, &young] {
+        fs::write(path, "a part").unwrap();
+    }
+    assert!(matches!(far.run(Job::Forget { snapshots: vec![] }), Ok(Output::Forgotten(0))));
+    assert_eq!((old.exists(), young.exists()), (false, true));
+    fs::remove_file(young).unwrap();
     // What restic sees through the same server is what lies in the directory.
     let out = Command::new("restic")
         .args(["--no-cache", "--repo"])
