@@ -59,8 +59,7 @@ fn service(
     }
     let there = containers.len();
     let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
-        let looping =
-            c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY));
+        let looping = looping(c, now);
         let (cause, reason) = container(spec, c).or_else(|| {
             let reason = format!("it keeps ending; the engine restarted it {} times", c.restart_count);
             looping.then_some((Cause::Crashed, reason))
@@ -72,6 +71,33 @@ fn service(
         (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
     .or_else(|| front(name, spec, observed, by_hand))
+}
+
+/// The engine restarts it again and again.
+fn looping(c: &ContainerDetail, now: DateTime<Utc>) -> bool {
+    c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY))
+}
+
+/// How many copies of a service are up and well; one whose health check has not passed yet is not.
+pub fn serving(name: &ServiceName, spec: &ServiceSpec, observed: &Observed, now: DateTime<Utc>) -> usize {
+    let up = |c: &&ContainerDetail| {
+        let well = matches!(c.health, HealthState::None | HealthState::Healthy) && container(spec, c).is_none();
+        c.state == RunState::Running && well && !looping(c, now)
+    };
+    planner::live(observed, name).into_iter().filter(up).count()
+}
+
+/// The copies of a service that are not ill, when another one is; none when all are well, or gone.
+pub fn well_beside_ill(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    observed: &Observed,
+    by_hand: &BTreeSet<EngineName>,
+    now: DateTime<Utc>,
+) -> BTreeSet<EngineName> {
+    let ill = |c: &&ContainerDetail| container(spec, c).is_some() || looping(c, now);
+    let (ill, well): (Vec<_>, Vec<_>) = planner::live(observed, name).into_iter().filter(|c| !by_hand.contains(&c.id)).partition(ill);
+    if ill.is_empty() { BTreeSet::new() } else { well.into_iter().map(|c| c.id.clone()).collect() }
 }
 
 fn missing(name: &ServiceName, reason: String) -> Ailment {

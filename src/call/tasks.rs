@@ -193,6 +193,13 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
     /// Not before so long from now.
     pub delay: TimeDelta,
+    /// The reference whose push it comes from, by the word of a signed request and nobody else's.
+    pub pushed: Option<String>,
+}
+
+/// The stack a task is about: as it was given, else as its input says.
+pub fn stack_of(stack: &Option<StackName>, input: &Map<String, Value>) -> Option<StackName> {
+    stack.clone().or_else(|| input.get("stack").and_then(Value::as_str).and_then(|s| StackName::new(s).ok()))
 }
 
 fn invalid(field: &str, message: impl Into<String>, hint: impl Into<String>) -> CallError {
@@ -310,6 +317,7 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
         delegated_by: wish.delegated_by,
         origin: wish.origin.to_owned(),
         stack: wish.stack,
+        pushed: wish.pushed,
         state: TaskState::Queued,
         attempt: 0,
         created_at: now,

@@ -144,6 +144,7 @@ mod tests {
             delegated_by: vec![AgentName::new("observer").unwrap()],
             origin: "call".into(),
             stack: None,
+            pushed: None,
             state: TaskState::Running,
             attempt: 1,
             created_at: now,

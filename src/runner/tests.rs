@@ -189,6 +189,7 @@ fn task() -> Task {
         delegated_by: vec![],
         origin: "call".into(),
         stack: None,
+        pushed: None,
         state: TaskState::Running,
         attempt: 1,
         created_at: now,

@@ -14,6 +14,7 @@ use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
 use crate::call::error::ErrorCode;
 use crate::call::hands::Hands;
+use crate::call::spare;
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
@@ -124,6 +125,7 @@ impl Healer {
             Wake::Look(stack) => stack,
         };
         self.look_and_say(&stack, false).await;
+        self.house.executor.reactions().looked(&stack);
     }
 
     /// Looks at every stack.
@@ -205,7 +207,7 @@ impl Healer {
         }
         for patient in diagnose::roots(&release.spec, &ailing) {
             // The first act holds the stack; its end wakes the loop for the others, and an act that could not begin is not to be charged to them.
-            if self.treat(&look, &patient).await? {
+            if self.treat(&look, &patient, &observed).await? {
                 break;
             }
         }
@@ -289,11 +291,13 @@ impl Healer {
     }
 
     /// The next step for an ailing service; whether an act began.
-    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment) -> Result<bool, LookError> {
+    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment, observed: &planner::Observed) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
         let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
-        if course.ails() {
+        let protected = spare::enough_up(look.release, observed, &patient.service, look.now);
+        let exposed = course.exposed(protected);
+        if course.ails() || exposed {
             self.keep(look, &patient.service, course.clone()).await?;
         }
         let circumstances = Circumstances {
@@ -303,6 +307,7 @@ impl Healer {
             can_roll_back: self.can_roll_back(look).await?,
             attention: self.house.store.attention(look.stack).await?.is_some(),
             missing: patient.cause == Cause::Missing,
+            protected,
             now: look.now,
         };
         if mode != HealMode::Off {
@@ -311,7 +316,7 @@ impl Healer {
         match course.next(&circumstances) {
             Step::Wait => Ok(false),
             Step::Quarantine => {
-                course.quarantined = Some(look.now);
+                course.give_up(&circumstances);
                 let spent = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
                 self.give_up(look, patient, spent).await?;
@@ -324,6 +329,7 @@ impl Healer {
                 let count = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
                 tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
+                self.house.executor.reactions().begins(look.stack);
                 self.act(look, patient, act).await?;
                 Ok(true)
             }
@@ -364,7 +370,9 @@ impl Healer {
         // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile. Among the calls of the
         // house from the start: who waits for those after the loop has ended finds nothing begun later.
         self.house.calls.spawn(async move {
-            let outcome = match super::call(&house, tool, input).await {
+            let called = super::call(&house, tool, input).await;
+            house.executor.reactions().ended(&stack);
+            let outcome = match called {
                 Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
                 Err(e) => {
                     tracing::warn!(%stack, %service, act = act.as_str(), error = %e, "the healing did not succeed");

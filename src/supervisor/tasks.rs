@@ -2,6 +2,7 @@
 //! ends. Deliberately absent: any right of its own: each call of a task takes the line as the task's agent, on behalf of who gave it.
 
 mod approved;
+mod checkout;
 pub mod outside;
 mod runbook;
 
@@ -112,6 +113,9 @@ async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
 async fn carry_out(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> TaskEnd {
     if !house.rulebook.load().agents.contains_key(task.agent.as_str()) {
         return TaskEnd::Failed(format!("there is no agent {} any more", task.agent));
+    }
+    if let Err(end) = checkout::follow(house, task, stop).await {
+        return end;
     }
     if let TaskWork::Skill(name) = &task.work {
         let prompts = house.prompts.load_full();

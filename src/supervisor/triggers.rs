@@ -32,8 +32,9 @@ const SINCE: &str = "triggers:since";
 const HANDLED: &str = "triggers:handled";
 /// Who does the shipped maintenance.
 const KEEPER: &str = "stack-keeper";
-/// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month.
-const MAINTENANCE: [(&str, &str); 2] = [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *")];
+/// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month, and the first
+/// Tuesday of a month when people are there who can approve.
+const MAINTENANCE: [(&str, &str); 3] = [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *"), ("monthly-refresh", "23 9 * * 2#1")];
 
 /// What was given last about one thing.
 struct Given {
@@ -415,7 +416,7 @@ mod tests {
     async fn the_shipped_maintenance_is_there_unless_it_is_switched_off_or_written_anew() {
         let b = Bench::shipped(|_| {}).await;
         let names = |b: &Bench| Triggers::new(b.house.clone()).all.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&b), ["weekly-review", "monthly-check"]);
+        assert_eq!(names(&b), ["weekly-review", "monthly-check", "monthly-refresh"]);
         for trigger in Triggers::new(b.house.clone()).all {
             trigger.check(|s| s.parse::<croner::Cron>().is_ok()).expect("sound");
             let wish = wish(&trigger, &Map::new(), None, "cron", "k".into()).expect("a wish");
@@ -423,7 +424,7 @@ mod tests {
         }
         assert!(names(&Bench::shipped(|s| s.tasks.maintenance = false).await).is_empty());
         let own = json!([{"name": "weekly-review", "agent": "observer", "skill": "weekly-review", "on": {"cron": "0 0 * * *"}}]);
-        assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check"]);
+        assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check", "monthly-refresh"]);
     }
 
     #[tokio::test]

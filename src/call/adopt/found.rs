@@ -116,7 +116,7 @@ pub fn entry(config: &Config, stack: &StackName, containers: &[ContainerSummary]
     };
     let files = files.iter().map(|f| relative("compose file", f)).collect::<Result<_, _>>()?;
     let env_files = list(ENV_FILES).iter().map(|f| relative("environment file", f)).collect::<Result<_, _>>()?;
-    Ok(StackSettingsEntry { dir: root, files, environment: None, profiles: vec![], env_files })
+    Ok(StackSettingsEntry { dir: root, files, environment: None, profiles: vec![], env_files, git: None })
 }
 
 /// A file's path beneath the project directory; `None` when it lies elsewhere.

@@ -2,7 +2,7 @@
 //! engine enforces those.
 
 use super::{Healer, Look};
-use crate::call::diagnose::Ailment;
+use crate::call::diagnose::{self, Ailment};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::incident::Cause;
 use crate::model::observed::{ContainerDetail, RunState};
@@ -39,6 +39,11 @@ impl Healer {
         let mut found = vec![];
         for (service, spec) in look.release.spec.services.iter().filter(|(_, s)| s.active) {
             let Some(percent) = spec.settings.memory_restart_percent else { continue };
+            // One that is well is taken away only while enough others are.
+            let up = diagnose::serving(service, spec, observed, look.now);
+            if spec.settings.heal_instances.is_some_and(|least| up <= least as usize) {
+                continue;
+            }
             let running = planner::live(observed, service).into_iter().filter(|c| c.state == RunState::Running);
             for container in running {
                 if let Some(ailment) = self.sample(service, container, percent).await {

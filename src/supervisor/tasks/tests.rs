@@ -1,6 +1,8 @@
 //! The worker over a real store, the line and the fake engine: runbooks, approvals, interruptions, tries, bounds.
 
+mod checkout;
 mod ends;
+mod refresh;
 
 use super::*;
 use crate::call::approval::run_approved;
@@ -33,6 +35,10 @@ const SKILLS: &[(&str, &str)] = &[
     (
         "careful.md",
         "---\nname: careful\ntitle: C\ndescription: d\nsteps:\n  - {id: no, tool: stop, input: {stack: nothing}, continue_on_error: true}\n  - {id: after, tool: status, when: \"{{steps.no.error}}\"}\n  - {id: never, tool: status, when: \"not {{steps.no.error}}\"}\n---\n{{steps.no}}\n{{steps.never}}\n",
+    ),
+    (
+        "lies.md",
+        "---\nname: lies\ntitle: L\ndescription: d\narguments:\n  - {name: stack, description: s, required: true}\nsteps:\n  - {id: up, tool: deploy, input: {stack: \"{{stack}}\"}}\n---\nrelease {{steps.up.release}}\n",
     ),
     ("strict.md", "---\nname: strict\ntitle: S\ndescription: d\nsteps:\n  - {id: no, tool: stop, input: {stack: nothing}}\n---\nx\n"),
 ];
@@ -69,6 +75,8 @@ impl Bench {
         let b = Self::new(1).await;
         let skills = [
             ("monthly-check.md", include_str!("../../../prompts/monthly-check.md")),
+            ("monthly-refresh.md", include_str!("../../../prompts/monthly-refresh.md")),
+            ("refresh.md", include_str!("../../../prompts/refresh.md")),
             ("weekly-review.md", include_str!("../../../prompts/weekly-review.md")),
         ];
         let skills = skills.iter().map(|(f, t)| parse_prompt(f, t).unwrap_or_else(|p| panic!("{p:#?}"))).collect();
@@ -147,6 +155,7 @@ impl Bench {
             submitter: "test".into(),
             idempotency_key: key.map(str::to_owned),
             delay: TimeDelta::zero(),
+            pushed: None,
         };
         submit(&self.house, wish, true, Utc::now()).await.expect("taken").0
     }
@@ -327,6 +336,7 @@ async fn what_comes_too_fast_or_cannot_be_done_is_refused_with_a_way_out() {
         submitter: "test".into(),
         idempotency_key: None,
         delay: TimeDelta::zero(),
+        pushed: None,
     };
     let look = || TaskWork::Skill("look".into());
     let mut refused = None;
@@ -388,6 +398,7 @@ async fn an_agent_outside_fetches_its_tasks_and_works_on_behalf_of_who_gave_them
         submitter: "boss".into(),
         idempotency_key: None,
         delay: TimeDelta::zero(),
+        pushed: None,
     };
     let given = submit(&b.house, wish, true, Utc::now()).await.expect("taken").0;
     let got = call(json!({})).await.expect("fetched").value;
@@ -418,6 +429,7 @@ fn tries_are_bounded_and_their_pauses_double() {
         delegated_by: vec![],
         origin: "call".into(),
         stack: None,
+        pushed: None,
         state: TaskState::Running,
         attempt,
         created_at: now,

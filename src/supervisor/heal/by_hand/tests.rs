@@ -1,5 +1,7 @@
 //! What a hand does to a stack, on the fake engine: left alone, told once, ended by the next deploy; and what is no hand's work is healed.
 
+mod copies;
+
 use super::*;
 use crate::call::hands::Hands;
 use crate::call::{Door, Principal, dispatch};
