@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 const ROWS: usize = 64;
 
 fn main() {
+    if std::env::args().any(|a| a == "memory") {
+        return searches_in_a_large_memory();
+    }
     distribution_of_gate_decisions();
     distribution_in_a_large_house();
     durable_appends_beside_bare_fsyncs();

@@ -5,7 +5,7 @@ use super::diagnose;
 use super::hands::Hands;
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::release::Release;
-use crate::planner::{Observed, Want};
+use crate::planner::{self, Observed, Want};
 use crate::store::{Store, StoreResult};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
@@ -33,21 +33,25 @@ pub(super) async fn of(
     match want {
         Some(Want::Restart { service }) => {
             let mut left = Hands::read(store).await?.of(&release.stack).stopped;
-            if let Some(service) = service.as_ref().filter(|s| enough_up(release, observed, s, now)) {
+            if let Some(service) = service.as_ref().filter(|s| enough_up(release, observed, s)) {
                 left.extend(diagnose::well_beside_ill(service, &release.spec.services[service], observed, &left, now));
             }
             Ok(Spared { left, instead: None })
         }
-        Some(Want::Recreate { service }) if enough_up(release, observed, service, now) => {
-            Ok(Spared { instead: Some(Want::Refill { service: service.clone() }), ..Spared::default() })
+        Some(Want::Recreate { service }) => {
+            let by_hand = Hands::read(store).await?.of(&release.stack).stopped;
+            // Made anew, what a person stopped would run again.
+            let stopped = planner::live(observed, service).iter().any(|c| by_hand.contains(&c.id));
+            let instead = (stopped || enough_up(release, observed, service)).then(|| Want::Refill { service: service.clone() });
+            Ok(Spared { instead, ..Spared::default() })
         }
         _ => Ok(Spared::default()),
     }
 }
 
 /// Whether so many copies of a service are up as its file asks the loop to leave alone; a service whose file asks for none has never enough.
-pub fn enough_up(release: &Release, observed: &Observed, service: &ServiceName, now: DateTime<Utc>) -> bool {
+pub fn enough_up(release: &Release, observed: &Observed, service: &ServiceName) -> bool {
     let Some(spec) = release.spec.services.get(service) else { return false };
     let Some(least) = spec.settings.heal_instances else { return false };
-    diagnose::serving(service, spec, observed, now) >= least as usize
+    diagnose::serving(service, spec, observed) >= least as usize
 }

@@ -34,7 +34,8 @@ const HANDLED: &str = "triggers:handled";
 const KEEPER: &str = "stack-keeper";
 /// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month, and the first
 /// Tuesday of a month when people are there who can approve.
-const MAINTENANCE: [(&str, &str); 3] = [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *"), ("monthly-refresh", "23 9 * * 2#1")];
+const MAINTENANCE: [(&str, &str); 3] =
+    [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *"), ("monthly-refresh", "23 9 * * 2#1")];
 
 /// What was given last about one thing.
 struct Given {

@@ -41,6 +41,7 @@ fn lines_for_the_configuration_are_read_back_as_the_registration() {
         environment: Some("production".into()),
         profiles: vec!["jobs".into()],
         env_files: vec!["prod.env".into()],
+        git: None,
     };
     let text = lines::config(&StackName::new("shop").unwrap(), &entry);
     let settings = crate::config::parse(&text, "dockwarden.toml").unwrap();

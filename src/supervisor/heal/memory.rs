@@ -40,7 +40,7 @@ impl Healer {
         for (service, spec) in look.release.spec.services.iter().filter(|(_, s)| s.active) {
             let Some(percent) = spec.settings.memory_restart_percent else { continue };
             // One that is well is taken away only while enough others are.
-            let up = diagnose::serving(service, spec, observed, look.now);
+            let up = diagnose::serving(service, spec, observed);
             if spec.settings.heal_instances.is_some_and(|least| up <= least as usize) {
                 continue;
             }

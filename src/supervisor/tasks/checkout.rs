@@ -41,7 +41,7 @@ pub(super) async fn follow(house: &Arc<House>, task: &Task, stop: &CancellationT
     let event = async |what: &str, more: Value| {
         let mut detail = json!({"task": task.id, "branch": git.branch, "remote": git.remote});
         detail.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
-        house.store.audit_event(ACTOR, what, Some(stack.as_str()), &detail, Utc::now()).await.map_err(again)
+        house.store.audit_event(ACTOR, what, Some(stack.as_str()), &detail, Utc::now()).await.map(drop).map_err(again)
     };
     let work = async {
         let step = match checkout.fetch().await {
