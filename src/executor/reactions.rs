@@ -29,19 +29,25 @@ impl Reactions {
 
     /// An event about a stack was read; of several the first counts.
     pub fn noticed(&self, stack: &StackName, at: Instant) {
-        self.with(|k| drop(k.noticed.entry(stack.clone()).or_insert(at)));
+        self.with(|k| {
+            k.noticed.entry(stack.clone()).or_insert(at);
+        });
     }
 
     /// The look that an event brought is over.
     pub fn looked(&self, stack: &StackName) {
-        self.with(|k| drop(k.noticed.remove(stack)));
+        self.with(|k| {
+            k.noticed.remove(stack);
+        });
     }
 
     /// The look led to an act.
     pub fn begins(&self, stack: &StackName) {
-        self.with(|k| match k.noticed.remove(stack) {
-            Some(at) => drop(k.begun.insert(stack.clone(), at)),
-            None => drop(k.begun.remove(stack)),
+        self.with(|k| {
+            match k.noticed.remove(stack) {
+                Some(at) => k.begun.insert(stack.clone(), at),
+                None => k.begun.remove(stack),
+            };
         });
     }
 
@@ -58,7 +64,9 @@ impl Reactions {
 
     /// The act is over, whether it has called the engine or not.
     pub fn ended(&self, stack: &StackName) {
-        self.with(|k| drop(k.begun.remove(stack)));
+        self.with(|k| {
+            k.begun.remove(stack);
+        });
     }
 
     /// What came together since this was last asked.

@@ -8,13 +8,13 @@ mod host;
 mod loops;
 mod memory;
 mod successor;
+mod uncharge;
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::{self, Wake};
 use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
-use crate::call::error::ErrorCode;
 use crate::call::hands::Hands;
 use crate::call::spare;
 use crate::engine::EngineError;
@@ -39,8 +39,6 @@ const SEEN: &str = "loop:seen";
 const HOST: &str = "loop:host_failing";
 /// After the engine was away, or the host has just booted, its own restart policies and the start periods come first.
 const SETTLING: TimeDelta = TimeDelta::seconds(20);
-/// After an act that could not begin (engine away, limit reached, disk full) the next try: at each scan, not more often.
-const UNABLE: TimeDelta = TimeDelta::seconds(25);
 /// A host up for less has just booted.
 const BOOT: f64 = 120.0;
 
@@ -203,8 +201,10 @@ impl Healer {
         let restarts = |c: &crate::model::observed::ContainerDetail| lately.get(&c.id).copied().unwrap_or_default();
         let mut ailing = diagnose::ailments(&release, &observed, &self.hands.ids(), &restarts, now);
         self.note_hands(&look, &observed, &ailing).await?;
-        if scan && ailing.is_empty() {
-            ailing = self.too_large(&look, &observed).await;
+        if scan {
+            // One that was given up ails for ever, and is no reason to let the others grow.
+            let large = self.too_large(&look, &observed).await;
+            ailing.extend(large.into_iter().filter(|l| !ailing.iter().any(|a| a.service == l.service)).collect::<Vec<_>>());
         }
         for service in release.spec.services.keys() {
             if !ailing.iter().any(|a| a.service == *service) {
@@ -329,7 +329,9 @@ impl Healer {
     /// The next step for an ailing service; whether an act began.
     async fn treat(&mut self, look: &Look<'_>, patient: &Ailment, observed: &planner::Observed) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
-        let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
+        let asked = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
+        // One that is well but large is restarted; another container, or an older release, would grow as well.
+        let mode = if memory::sampled(patient) { asked.min(HealMode::Restart) } else { asked };
         let mut course = self.course(look, &patient.service).await?;
         // A person works on this stack: nothing is done that would start again what was stopped.
         let hands = self.hands.of(look.stack);
@@ -415,7 +417,7 @@ impl Healer {
                 Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
                 Err(e) => {
                     tracing::warn!(%stack, %service, act = act.as_str(), error = %e, "the healing did not succeed");
-                    if let Err(e) = uncharge(&house, &stack, &service, at, e.code).await {
+                    if let Err(e) = uncharge::uncharge(&house, &stack, &service, at, e.code).await {
                         tracing::error!(%stack, %service, error = %e, "an act that did not begin stays charged");
                     }
                     format!("failed: {}", e.message)
@@ -439,40 +441,6 @@ impl Healer {
         self.house.store.audit_event(super::WARDEN, "healing_gave_up", Some(look.stack.as_str()), &detail, look.now).await?;
         Ok(())
     }
-}
-
-/// An act that did not begin costs a service nothing of its budget; the pause before the next one stays, and is longer where another try so soon says the same.
-async fn uncharge(house: &House, stack: &StackName, service: &ServiceName, at: DateTime<Utc>, code: ErrorCode) -> Result<(), String> {
-    let pause = match code {
-        ErrorCode::Busy => TimeDelta::zero(),
-        ErrorCode::RateLimited | ErrorCode::EngineUnavailable | ErrorCode::StorageFull | ErrorCode::Internal => UNABLE,
-        // Frozen a moment after the look. A rule says the same tomorrow, and that is to be told.
-        ErrorCode::Denied => match crate::call::approval::frozen(&house.store).await {
-            Ok(Some(_)) => UNABLE,
-            Ok(None) => return Ok(()),
-            Err(e) => return Err(e.to_string()),
-        },
-        ErrorCode::InvalidArgument
-        | ErrorCode::UnknownTool
-        | ErrorCode::NotFound
-        | ErrorCode::StalePlan
-        | ErrorCode::Conflict
-        | ErrorCode::Preflight
-        | ErrorCode::Failed
-        | ErrorCode::RegistryUnauthorized => return Ok(()),
-    };
-    let words = |e: crate::store::StoreError| e.to_string();
-    // Some of these are also said of what has begun.
-    let begun = house.store.operations(Some(stack), 5).await.map_err(words)?;
-    if code != ErrorCode::Busy && begun.iter().any(|o| o.agent == super::WARDEN && HELPS.contains(&o.verb.as_str()) && o.created_at >= at) {
-        return Ok(());
-    }
-    let key = place(stack, service);
-    let kept = house.store.value(&key).await.map_err(words)?.and_then(|v| serde_json::from_value::<Course>(v).ok());
-    let Some(mut course) = kept else { return Ok(()) };
-    course.acts.retain(|(begun, _)| *begun != at);
-    course.not_before = course.not_before.max(Some(at + pause));
-    house.store.set_value(&key, &json!(course)).await.map_err(words)
 }
 
 fn place(stack: &StackName, service: &ServiceName) -> String {

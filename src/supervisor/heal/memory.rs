@@ -33,6 +33,14 @@ fn note(high: &mut High, id: &EngineName, used: u64, limit: u64, percent: u8) ->
     enough
 }
 
+/// Whether an ailment is no more than a sample of its memory.
+pub(super) fn sampled(ailment: &Ailment) -> bool {
+    ailment.cause == Cause::OutOfMemory && ailment.reason.starts_with(SAMPLED)
+}
+
+/// How the reason of one begins.
+const SAMPLED: &str = "it uses ";
+
 impl Healer {
     /// Services that have been too near to their limit for some scans.
     pub(super) async fn too_large(&mut self, look: &Look<'_>, observed: &Observed) -> Vec<Ailment> {
@@ -74,7 +82,7 @@ impl Healer {
             service: service.clone(),
             container: Some(c.id.clone()),
             cause: Cause::OutOfMemory,
-            reason: format!("it uses {share} % of its memory limit; its file asks for a restart at {percent} %"),
+            reason: format!("{SAMPLED}{share} % of its memory limit; its file asks for a restart at {percent} %"),
             error: None,
             looping: false,
         })

@@ -45,7 +45,7 @@ async fn the_monthly_refresh_deploys_what_moved_asks_in_production_and_leaves_th
         let input = json!({"stack": stack, "compose": APP.replace("IMAGE", image), "environment": environment});
         let done = crate::call::dispatch::dispatch(&b.house, &who, "deploy", input, None).await.expect("deployed");
         let operation = done.known.operation.expect("an operation");
-        let settled = b.house.executor.wait(&operation, Duration::from_secs(10), crate::executor::Until::Settled).await.expect("known");
+        let settled = b.house.executor.wait(&operation, Duration::from_secs(10), crate::executor::Until::Ended).await.expect("known");
         assert_eq!(settled.state, crate::model::operation::OperationState::Done, "{settled:?}");
     }
     b.house.rulebook.store(Arc::new(crate::gate::call::tests::shipped()));
