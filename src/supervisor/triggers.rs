@@ -11,6 +11,7 @@ use crate::model::ids::{StackName, TaskId};
 use crate::model::operation::OperationState;
 use crate::model::trigger::{EventKind, Happened, On, Trigger};
 use crate::store::StoreResult;
+use crate::store::audit::AuditQuery;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const COOLDOWN_S: u32 = 300;
 /// What happened longer ago is no news, after however long a pause.
 const NEWS: TimeDelta = TimeDelta::hours(6);
+/// The entry of a task that was given, and how many of them are read at the start.
+const FIRED: &str = "trigger_fired";
+const REMEMBERED: usize = 500;
 /// Signals that wait for another try.
 const MOST_LATE: usize = 512;
 /// Since when this home looks: its history sets nothing off.
@@ -51,6 +55,8 @@ pub(super) struct Triggers {
     /// What of it is on disk; `None` before that was read.
     noted: Option<BTreeSet<String>>,
     given: BTreeMap<(String, String), Given>,
+    /// What was given before the start was read.
+    remembers: bool,
     /// Signals whose task could not be given: nobody sends them again.
     late: Vec<Happened>,
 }
@@ -119,7 +125,7 @@ impl Triggers {
     pub(super) fn new(house: Arc<House>) -> Self {
         let mut all = house.config.settings.triggers.clone();
         all.extend(maintenance(&house));
-        Self { house, all, handled: BTreeSet::new(), noted: None, given: BTreeMap::new(), late: vec![] }
+        Self { house, all, handled: BTreeSet::new(), noted: None, given: BTreeMap::new(), remembers: false, late: vec![] }
     }
 
     /// A secret that cannot be used is said at the start, not when the first request is refused.
@@ -138,6 +144,9 @@ impl Triggers {
 
     /// One round; each trigger reports its own failure.
     pub(super) async fn round(&mut self, now: DateTime<Utc>) {
+        if let Err(e) = self.remember().await {
+            return tracing::error!(error = %e, "what was given before could not be read; nothing is given until it can");
+        }
         for trigger in self.all.clone().iter().filter(|t| t.on.cron.is_some()) {
             if let Err(e) = self.clock(trigger, now).await {
                 tracing::error!(trigger = trigger.name, error = %e, "a scheduled task could not be given");
@@ -169,6 +178,23 @@ impl Triggers {
         if let Err(e) = self.note_handled(&recorded).await {
             tracing::error!(error = %e, "what was acted on could not be noted; a restart may act on it again");
         }
+    }
+
+    /// What was given before the start: it may be at work still, or was given just now.
+    async fn remember(&mut self) -> StoreResult<()> {
+        if self.remembers || self.all.is_empty() {
+            return Ok(());
+        }
+        let query = AuditQuery { tool: Some(FIRED.to_owned()), limit: REMEMBERED, ..AuditQuery::default() };
+        for row in self.house.store.audit_rows(&query).await? {
+            let text = |key: &str| row.detail[key].as_str().map(str::to_owned);
+            let task = text("task").and_then(|id| TaskId::new(id).ok());
+            let (Some(trigger), Some(about), Some(task)) = (text("trigger"), text("about"), task) else { continue };
+            // Newest first.
+            self.given.entry((trigger, about)).or_insert(Given { task, at: row.at });
+        }
+        self.remembers = true;
+        Ok(())
     }
 
     /// What was handled before the start.
@@ -275,7 +301,7 @@ impl Triggers {
                     tracing::info!(trigger = trigger.name, task = %task.id, agent = %task.agent, about, "a task was given");
                     let detail = json!({"trigger": trigger.name, "task": task.id, "agent": task.agent, "about": about});
                     let stack = task.stack.as_ref().map(StackName::as_str);
-                    let told = self.house.store.audit_event("supervisor", "trigger_fired", stack, &detail, now).await;
+                    let told = self.house.store.audit_event("supervisor", FIRED, stack, &detail, now).await;
                     told.map_err(|e| e.to_string())?;
                 }
                 self.given.insert(place, Given { task: task.id, at: now });
@@ -411,6 +437,17 @@ mod tests {
         b.house.desk.happened(sick(201, "web-shop"));
         t.round(now + TimeDelta::seconds(61)).await;
         assert_eq!(given(&b).await.len(), 3);
+        // A supervisor that was restarted knows what is at work, and what was given just now.
+        while let Some(task) = b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").pop() {
+            let end = crate::store::task::TaskChange::End(TaskState::Succeeded, "ok".into());
+            b.house.store.task_change(&task.id, end, now).await.expect("ended");
+        }
+        for (n, seconds) in [(300, 90), (301, 1000)] {
+            let mut restarted = Triggers::new(b.house.clone());
+            b.house.desk.happened(sick(n, "web-shop"));
+            restarted.round(now + TimeDelta::seconds(seconds)).await;
+            assert_eq!(given(&b).await.len(), 3 + usize::from(seconds == 1000), "{seconds} s");
+        }
     }
 
     #[tokio::test]

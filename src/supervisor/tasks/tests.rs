@@ -425,7 +425,7 @@ async fn an_agent_outside_fetches_its_tasks_and_works_on_behalf_of_who_gave_them
     let given = b.give("a0", TaskWork::Skill("ask".into()), evil, None).await;
     let got = call(json!({})).await.expect("fetched").value;
     let skill = got["skill"].as_str().expect("a skill");
-    assert!(skill.trim().lines().count() == 1 && !skill.contains(|c: char| c == '\u{202e}' || c == '\u{1b}'), "{skill:?}");
+    assert!(skill.trim().lines().count() == 1 && !skill.contains(['\u{202e}', '\u{1b}']), "{skill:?}");
     call(json!({"task_id": given.id, "result": "x"})).await.expect("ended");
     // A runbook needs no model: the house does it for the agent all the same.
     assert_eq!(b.end(&b.skill("look", Value::Null).await).await.state, TaskState::Succeeded);
