@@ -33,6 +33,7 @@ pub mod repeat;
 pub mod run;
 mod sealed;
 pub mod sources;
+pub mod spare;
 pub mod successor;
 pub mod taint;
 pub mod tasks;

@@ -233,6 +233,13 @@ fn check(settings: &Settings, text: &str, name: &str) -> Result<(), ConfigError>
                 "write the whole path: every relative path of the stack means it",
             );
         }
+        if let Some(Err(message)) = entry.git.as_ref().map(crate::model::config::GitFollow::check) {
+            return fault(
+                "git",
+                format!("stacks.{stack}: {message}"),
+                "write e.g. git = {branch = \"main\"}; remote is \"origin\" by default",
+            );
+        }
         if let Some(bad) = entry.files.iter().chain(&entry.env_files).find(|f| f.is_empty() || f.contains('\0')) {
             return fault(
                 stack.as_str(),

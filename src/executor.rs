@@ -7,6 +7,7 @@ pub mod backup;
 mod beside;
 mod canary;
 mod checks;
+pub mod checkout;
 mod claim;
 mod colour;
 mod connect;
@@ -25,6 +26,7 @@ mod preflight;
 mod prepare;
 pub mod probe;
 mod pull;
+pub mod reactions;
 mod recover;
 mod removed;
 pub mod render;
@@ -197,6 +199,7 @@ pub struct Executor {
     runs: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     closing: CancellationToken,
+    reactions: reactions::Reactions,
 }
 
 impl std::fmt::Debug for Executor {
@@ -247,7 +250,13 @@ impl Executor {
             runs: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            reactions: reactions::Reactions::default(),
         })
+    }
+
+    /// How soon the loop acts.
+    pub fn reactions(&self) -> &reactions::Reactions {
+        &self.reactions
     }
 
     /// Starts an operation for a plan; returns at once. The same idempotency key returns the earlier operation.

@@ -78,6 +78,11 @@ pub enum Want {
         /// Service.
         service: ServiceName,
     },
+    /// The copies of a service that are gone, beside those that run: the release again, under a new number.
+    Refill {
+        /// Service.
+        service: ServiceName,
+    },
     /// Stop in place; `remove` also removes containers and networks, never volumes.
     Stop {
         /// Remove.
@@ -156,7 +161,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     }
     let mut changes = match &input.want {
         Want::Release { .. } => release_changes(input, &desired, &images, &levels),
-        Want::Scale { service, .. } | Want::Recreate { service } => {
+        Want::Scale { service, .. } | Want::Recreate { service } | Want::Refill { service } => {
             only::not_newer(input, service)?;
             only::changes(release_changes(input, &desired, &images, &levels), service)
         }
@@ -195,7 +200,10 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         levels,
         migrates: if new_release { migrates::reasons(&desired, input.current, &changes, &makes_way) } else { BTreeMap::new() },
         only: match &input.want {
-            Want::Scale { service, .. } | Want::Recreate { service } | Want::Restart { service: Some(service) } => Some(service.clone()),
+            Want::Scale { service, .. }
+            | Want::Recreate { service }
+            | Want::Refill { service }
+            | Want::Restart { service: Some(service) } => Some(service.clone()),
             Want::Release { .. } | Want::Restart { service: None } | Want::Stop { .. } => None,
         },
         makes_way,
@@ -244,7 +252,7 @@ fn want(input: &PlanInput<'_>) -> Result<Wanted, PlanError> {
             spec.replicas = *replicas;
             (PlanKind::Scale, desired, release.images.clone(), None)
         }
-        Want::Recreate { service } => {
+        Want::Recreate { service } | Want::Refill { service } => {
             let release = current()?;
             known(release, service)?;
             let content = release.content_of.unwrap_or(release.number);

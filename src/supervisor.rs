@@ -30,12 +30,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(20);
 pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
     let (wake, mut woken) = tokio::sync::mpsc::channel::<watch::Wake>(256);
     let watcher = tokio::spawn(watch::run(house.clone(), wake.clone(), shutdown.clone()));
-    let mut healer = heal::Healer::new(house.clone(), wake).await;
+    // Beside the healing: what it calls may wait for disks and for operations.
+    let keeper = tokio::spawn(keep_house(house.clone(), shutdown.clone()));
+    let mut healer = heal::Healer::new(house, wake).await;
     let mut scan = tokio::time::interval(SCAN);
-    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    for ticker in [&mut scan, &mut housekeeping] {
-        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    }
+    scan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -47,11 +46,24 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
                 }
                 healer.scan().await;
             }
-            _ = housekeeping.tick() => schedule::tick(&house).await,
         }
     }
-    if let Err(e) = watcher.await {
-        tracing::error!(error = %e, "the event watcher ended badly");
+    for (what, task) in [("the event watcher", watcher), ("the housekeeping", keeper)] {
+        if let Err(e) = task.await {
+            tracing::error!(error = %e, "{what} ended badly");
+        }
+    }
+}
+
+/// Schedules, expiries and checkpoints, until `shutdown`.
+async fn keep_house(house: Arc<House>, shutdown: CancellationToken) {
+    let mut ticker = tokio::time::interval(HOUSEKEEPING);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticker.tick() => schedule::tick(&house).await,
+        }
     }
 }
 

@@ -62,6 +62,7 @@ pub struct Metrics {
     model_millis: Family<ModelLabel, Counter>,
     disk_bytes: Family<KindLabel, Gauge>,
     disk_level: Gauge,
+    reactions: Histogram,
     /// Numbers of backups.
     pub backups: backups::Backups,
 }
@@ -105,6 +106,9 @@ impl Metrics {
         let (disk_bytes, disk_level) = (Family::<KindLabel, Gauge>::default(), Gauge::default());
         registry.register("home_disk_bytes", "Room of the file system of the home: used and free", disk_bytes.clone());
         registry.register("home_disk_level", "How full it is: 0 fine, 1 high, 2 critical", disk_level.clone());
+        // Around the goal of 50 ms.
+        let reactions = Histogram::new([0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0]);
+        registry.register("heal_reaction_seconds", "From an event of the engine to the loop's first call because of it", reactions.clone());
         let backups = backups::Backups::new(&mut registry);
         Self {
             registry,
@@ -119,6 +123,7 @@ impl Metrics {
             model_millis,
             disk_bytes,
             disk_level,
+            reactions,
             backups,
         }
     }
@@ -142,6 +147,10 @@ impl Metrics {
             DiskLevel::High => 1,
             DiskLevel::Critical => 2,
         });
+    }
+    /// Counts how soon the loop acted.
+    pub fn reactions(&self, took: &[Duration]) {
+        took.iter().for_each(|t| self.reactions.observe(t.as_secs_f64()));
     }
     /// Takes the ledger's numbers over: they outlive the process, and are bounded by the models that are configured.
     pub fn spent(&self, rows: &[Spent]) {

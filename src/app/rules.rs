@@ -45,7 +45,9 @@ pub const PROMPTS: &[(&str, &str)] = &[
     ("deploy-push.md", include_str!("../../prompts/deploy-push.md")),
     ("diagnose-incident.md", include_str!("../../prompts/diagnose-incident.md")),
     ("monthly-check.md", include_str!("../../prompts/monthly-check.md")),
+    ("monthly-refresh.md", include_str!("../../prompts/monthly-refresh.md")),
     ("optimize-deployment.md", include_str!("../../prompts/optimize-deployment.md")),
+    ("refresh.md", include_str!("../../prompts/refresh.md")),
     ("rollback.md", include_str!("../../prompts/rollback.md")),
     ("weekly-review.md", include_str!("../../prompts/weekly-review.md")),
 ];
@@ -245,7 +247,9 @@ mod tests {
                 "deploy-push",
                 "diagnose-incident",
                 "monthly-check",
+                "monthly-refresh",
                 "optimize-deployment",
+                "refresh",
                 "rollback",
                 "weekly-review"
             ]

@@ -39,11 +39,20 @@ fn refused(c: &ContainerDetail) -> Option<String> {
     Some(redact::line(&c.error, 300)).filter(|e| !e.is_empty())
 }
 
+/// How often the engine has restarted a container, lately as far as the asker knows.
+pub type Restarts<'a> = &'a dyn Fn(&ContainerDetail) -> u64;
+
 /// Services that are not well, with the reason. A one-shot, or exit 0 under `no` and `on-failure`, is finished, not dead; `by_hand`
 /// containers were stopped by a person and are left out.
-pub fn ailments(release: &Release, observed: &Observed, by_hand: &BTreeSet<EngineName>, now: DateTime<Utc>) -> Vec<Ailment> {
+pub fn ailments(
+    release: &Release,
+    observed: &Observed,
+    by_hand: &BTreeSet<EngineName>,
+    restarts: Restarts<'_>,
+    now: DateTime<Utc>,
+) -> Vec<Ailment> {
     let active = release.spec.services.iter().filter(|(name, s)| s.active && s.replicas > 0 && !planner::one_shot(&release.spec, name));
-    active.filter_map(|(name, spec)| service(name, spec, observed, by_hand, now)).collect()
+    active.filter_map(|(name, spec)| service(name, spec, observed, by_hand, restarts, now)).collect()
 }
 
 fn service(
@@ -51,6 +60,7 @@ fn service(
     spec: &ServiceSpec,
     observed: &Observed,
     by_hand: &BTreeSet<EngineName>,
+    restarts: Restarts<'_>,
     now: DateTime<Utc>,
 ) -> Option<Ailment> {
     let containers = planner::live(observed, name);
@@ -59,7 +69,7 @@ fn service(
     }
     let there = containers.len();
     let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
-        let looping = keeps_ending(c, now);
+        let looping = looping(c, restarts(c), now);
         let (cause, reason) = container(spec, c).or_else(|| {
             let reason = format!("it keeps ending; the engine restarted it {} times", c.restart_count);
             looping.then_some((Cause::Crashed, reason))
@@ -70,12 +80,34 @@ fn service(
         let gone = (spec.replicas as usize).saturating_sub(there);
         (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
-    .or_else(|| front(name, spec, observed, (by_hand, now)))
+    .or_else(|| front(name, spec, observed, by_hand, restarts, now))
 }
 
-/// Whether the engine starts it again and again.
-fn keeps_ending(c: &ContainerDetail, now: DateTime<Utc>) -> bool {
-    c.restart_count >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY))
+/// The engine restarts it again and again.
+fn looping(c: &ContainerDetail, restarts: u64, now: DateTime<Utc>) -> bool {
+    restarts >= LOOPS && (c.state == RunState::Restarting || c.started_at.is_some_and(|started| now - started < BRIEFLY))
+}
+
+/// How many copies of a service are up and well; one whose health check has not passed yet is not.
+pub fn serving(name: &ServiceName, spec: &ServiceSpec, observed: &Observed) -> usize {
+    let up = |c: &&ContainerDetail| {
+        let well = matches!(c.health, HealthState::None | HealthState::Healthy) && container(spec, c).is_none();
+        c.state == RunState::Running && well
+    };
+    planner::live(observed, name).into_iter().filter(up).count()
+}
+
+/// The copies of a service that are not ill, when another one is; none when all are well, or gone.
+pub fn well_beside_ill(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    observed: &Observed,
+    by_hand: &BTreeSet<EngineName>,
+    now: DateTime<Utc>,
+) -> BTreeSet<EngineName> {
+    let ill = |c: &&ContainerDetail| container(spec, c).is_some() || looping(c, c.restart_count, now);
+    let (ill, well): (Vec<_>, Vec<_>) = planner::live(observed, name).into_iter().filter(|c| !by_hand.contains(&c.id)).partition(ill);
+    if ill.is_empty() { BTreeSet::new() } else { well.into_iter().map(|c| c.id.clone()).collect() }
 }
 
 fn missing(name: &ServiceName, reason: String) -> Ailment {
@@ -87,7 +119,9 @@ fn front(
     name: &ServiceName,
     spec: &ServiceSpec,
     observed: &Observed,
-    (by_hand, now): (&BTreeSet<EngineName>, DateTime<Utc>),
+    by_hand: &BTreeSet<EngineName>,
+    restarts: Restarts<'_>,
+    now: DateTime<Utc>,
 ) -> Option<Ailment> {
     if !planner::front::fronted(spec) {
         return None;
@@ -98,7 +132,7 @@ fn front(
     if by_hand.contains(&c.id) {
         return None;
     }
-    let looping = keeps_ending(c, now);
+    let looping = looping(c, restarts(c), now);
     let (cause, how) = match c.state {
         RunState::Running | RunState::Restarting if looping => {
             (Cause::Crashed, format!("it keeps ending; the engine restarted it {} times", c.restart_count))
@@ -231,7 +265,7 @@ mod tests {
         let of = |containers: Vec<ContainerDetail>, by_hand: &[&str]| {
             let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
             let observed = Observed { containers, ..Observed::default() };
-            service(&name, &spec, &observed, &by_hand, Utc::now()).map(|a| (a.cause, a.reason))
+            service(&name, &spec, &observed, &by_hand, &|c| c.restart_count, Utc::now()).map(|a| (a.cause, a.reason))
         };
         let (copy, front) =
             (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));
@@ -299,7 +333,10 @@ mod tests {
             let front = front.map(|(state, error)| one("front", state, error));
             let observed = Observed { containers: [serving].into_iter().chain(front).collect(), ..Observed::default() };
             let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
-            ailments(&release, &observed, &by_hand, DateTime::UNIX_EPOCH).into_iter().map(|a| a.cause).collect::<Vec<_>>()
+            ailments(&release, &observed, &by_hand, &|c| c.restart_count, DateTime::UNIX_EPOCH)
+                .into_iter()
+                .map(|a| a.cause)
+                .collect::<Vec<_>>()
         };
         assert_eq!(found(Some((RunState::Running, "")), &[]), []);
         assert_eq!(found(Some((RunState::Restarting, "")), &[]), [], "the engine is at it");
@@ -316,7 +353,7 @@ mod tests {
         let release = fronted();
         let containers = vec![one("serving", RunState::Created, said), one("front", RunState::Running, "")];
         let observed = Observed { containers, ..Observed::default() };
-        let found = ailments(&release, &observed, &BTreeSet::new(), DateTime::UNIX_EPOCH);
+        let found = ailments(&release, &observed, &BTreeSet::new(), &|c| c.restart_count, DateTime::UNIX_EPOCH);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(!found[0].reason.contains("ignore") && found[0].error.as_deref() == Some(said), "{found:?}");
     }

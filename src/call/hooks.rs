@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
 
+/// Where its tasks come from.
+const WEBHOOK: &str = "webhook";
 /// Shortest secret, in bytes.
 pub const LEAST_SECRET: usize = 16;
 /// How far the clock of a signed timestamp may be off.
@@ -186,6 +188,9 @@ pub fn wish(
         (None, prompt) => TaskWork::Prompt(prompt.clone().unwrap_or_default()),
     };
     let submitter = format!("{origin}:{}", trigger.name);
+    // An alert speaks of no push, whatever its labels say.
+    let push = facts.get("body").filter(|_| origin == WEBHOOK && !facts.contains_key("alert"));
+    let pushed = push.and_then(|body| body["ref"].as_str()).map(str::to_owned);
     Ok(Wish {
         agent: trigger.agent.clone(),
         work,
@@ -196,6 +201,7 @@ pub fn wish(
         submitter,
         idempotency_key: Some(key),
         delay: TimeDelta::zero(),
+        pushed,
     })
 }
 
@@ -212,6 +218,9 @@ pub async fn take(house: &House, trigger: &Trigger, kind: HookKind, request: &Re
         Ok(each) => each,
         Err(why) => return Ok(Taken::Ignored(why)),
     };
+    if let Some(why) = each.iter().find_map(|(_, facts)| beside_the_branch(house, trigger, facts)) {
+        return Ok(Taken::Ignored(why));
+    }
     let too_many = firing.saturating_sub(MOST_ALERTS);
     if too_many > 0 {
         tracing::warn!(trigger = trigger.name, firing, too_many, "a request has more alerts than are taken at once");
@@ -230,6 +239,14 @@ pub async fn take(house: &House, trigger: &Trigger, kind: HookKind, request: &Re
     Ok(Taken::Tasks { tasks, left_out: refused + too_many })
 }
 
+/// Why a push is none for the stack it leads to: its checkout follows another branch.
+fn beside_the_branch(house: &House, trigger: &Trigger, facts: &Map<String, Value>) -> Option<String> {
+    let wish = wish(trigger, facts, None, WEBHOOK, String::new()).ok()?;
+    let (stack, pushed) = (tasks::stack_of(&wish.stack, &wish.input)?, wish.pushed?);
+    let follows = house.config.settings.stacks.get(&stack)?.git.as_ref()?.reference();
+    (pushed != follows).then(|| format!("stack {stack} follows {follows}, not {:?}", redact::line(&pushed, 120)))
+}
+
 /// Queues what was offered; the tasks, and how many offers can be none.
 async fn queue(
     house: &House,
@@ -241,7 +258,7 @@ async fn queue(
     let (mut ids, mut refused, mut why) = (vec![], 0, None);
     for (key, facts) in each {
         let key = key.unwrap_or_else(|| digest[..32].to_owned());
-        let taken = match wish(trigger, &facts, None, "webhook", key) {
+        let taken = match wish(trigger, &facts, None, WEBHOOK, key) {
             Ok(wish) => tasks::submit(house, wish, true, now).await,
             Err(e) => Err(e),
         };

@@ -4,7 +4,7 @@
 use super::data_plan::{self, bring::Brought};
 use super::error::ErrorCode;
 use super::images::identities;
-use super::{Call, CallError, Door, House, accepted, compose_files, coverage, observe, plan_facts, sealed, successor};
+use super::{Call, CallError, Door, House, accepted, compose_files, coverage, observe, plan_facts, sealed, spare, successor};
 use crate::gate;
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{PlanId, ServiceName, StackName};
@@ -139,7 +139,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
 /// `NotFound` when the stack is not deployed or has no such service; `Conflict` when Compose runs what would be made.
 pub async fn in_place(call: &Call, stack: &StackName, want: Want) -> Result<Plan, CallError> {
     let makes = match &want {
-        Want::Scale { service, .. } | Want::Recreate { service } => Some(service.clone()),
+        Want::Scale { service, .. } | Want::Recreate { service } | Want::Refill { service } => Some(service.clone()),
         Want::Release { .. } | Want::Restart { .. } | Want::Stop { .. } => None,
     };
     let plan = planned(call, stack, None, Some(want), new_id(), (&BTreeSet::new(), Brought::default())).await?;
@@ -172,6 +172,11 @@ async fn planned(
         None => None,
     };
     let observed = observe::stack(&call.house, stack).await?;
+    let spared = match &current {
+        Some(release) if call.who.door == Door::Loop => spare::of(&call.house.store, release, &observed, in_place.as_ref(), call.now).await?,
+        _ => spare::Spared::default(),
+    };
+    let in_place = spared.instead.or(in_place);
     let environment = call.environment().to_owned();
     let mut brought = anonymous;
     let (want, project_dir, git, texts) = match (desired, in_place) {
@@ -181,7 +186,7 @@ async fn planned(
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
         }
         // More copies, and copies made anew, are more of what was judged: judged again, against the host as it is now. A stop or restart must be possible whatever the policy says by now.
-        (None, Some(want @ (Want::Scale { .. } | Want::Recreate { .. }))) => {
+        (None, Some(want @ (Want::Scale { .. } | Want::Recreate { .. } | Want::Refill { .. }))) => {
             let texts = current.as_ref().map(|r| plan_facts::Texts::unknown(&r.spec));
             (want, current.as_ref().and_then(|r| r.project_dir.clone()), current.as_ref().and_then(|r| r.git.clone()), texts)
         }
@@ -215,9 +220,7 @@ async fn planned(
         planner::plan(&input).map_err(|e| plan_error(&e))?
     };
     (plan.data.restore, plan.data.exchange) = (brought.restore, brought.exchange);
-    if call.who.door == Door::Loop && plan.kind == PlanKind::Restart {
-        plan.left = super::hands::Hands::read(store).await?.of(stack).stopped;
-    }
+    plan.left = spared.left;
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
         judged(&mut plan, about_data);

@@ -11,7 +11,7 @@ use crate::model::task::{Task, TaskState, TaskWork};
 use crate::model::trigger::Happened;
 use crate::redact;
 use crate::store::StoreResult;
-use crate::store::task::{Cancelled, Submission, Submitted, TaskChange};
+use crate::store::task::{Submission, Submitted};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+mod ends;
+
+pub use ends::{cancel, finish, tell};
 
 /// Longest prompt and largest input, in bytes: what is larger belongs into a file or a memory note.
 const MAX_TEXT: usize = 32 * 1024;
@@ -193,6 +197,21 @@ pub struct Wish {
     pub idempotency_key: Option<String>,
     /// Not before so long from now.
     pub delay: TimeDelta,
+    /// The reference whose push it comes from, by the word of a signed request and nobody else's.
+    pub pushed: Option<String>,
+}
+
+/// Longest argument that is put into a prompt, in characters.
+const MOST_ARGUMENT: usize = 1_000;
+
+/// An argument as it stands inside instructions: one line, so that it cannot look like a paragraph of them.
+pub fn argument(value: &Value) -> String {
+    redact::line(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str(), MOST_ARGUMENT)
+}
+
+/// The stack a task is about: as it was given, else as its input says.
+pub fn stack_of(stack: &Option<StackName>, input: &Map<String, Value>) -> Option<StackName> {
+    stack.clone().or_else(|| input.get("stack").and_then(Value::as_str).and_then(|s| StackName::new(s).ok()))
 }
 
 fn invalid(field: &str, message: impl Into<String>, hint: impl Into<String>) -> CallError {
@@ -310,6 +329,7 @@ pub async fn submit(house: &House, wish: Wish, pushes: bool, now: DateTime<Utc>)
         delegated_by: wish.delegated_by,
         origin: wish.origin.to_owned(),
         stack: wish.stack,
+        pushed: wish.pushed,
         state: TaskState::Queued,
         attempt: 0,
         created_at: now,
@@ -359,28 +379,6 @@ pub async fn find(house: &House, id: &TaskId) -> Result<Task, CallError> {
         )
         .field("task_id")
     })
-}
-
-/// Cancels a task: one at work stops after its call.
-///
-/// # Errors
-/// `NotFound`, `Conflict` when it has ended.
-pub async fn cancel(house: &House, id: &TaskId, now: DateTime<Utc>) -> Result<Task, CallError> {
-    find(house, id).await?;
-    match house.store.task_cancel(id, now).await? {
-        Cancelled::Ended(task) => {
-            house.desk.settled();
-            Ok(*task)
-        }
-        Cancelled::Asked(task) => {
-            house.desk.stop(id);
-            Ok(*task)
-        }
-        Cancelled::TooLate(task) => {
-            let message = format!("task {id} has ended: it is {}", task.state.as_str());
-            Err(CallError::new(ErrorCode::Conflict, message, "call `tasks` with the task_id to see what came of it"))
-        }
-    }
 }
 
 /// Waits until a task has ended or waits for a human, at most so long.
@@ -453,26 +451,6 @@ pub async fn keep(house: &House, agent: &AgentName, id: &TaskId, now: DateTime<U
         format!("task {id} is not with {agent} any more, or was cancelled"),
         "stop working on it; fetch the next one",
     ))
-}
-
-/// The end of a task that an agent outside had.
-///
-/// # Errors
-/// As [`keep`].
-pub async fn finish(
-    house: &House,
-    agent: &AgentName,
-    id: &TaskId,
-    end: (TaskState, String),
-    now: DateTime<Utc>,
-) -> Result<Task, CallError> {
-    keep(house, agent, id, now).await?;
-    let (state, result) = (end.0, redact::keep_start(&redact::mask(&redact::clean(&end.1)), MAX_TEXT).to_owned());
-    let ended = house.store.task_change(id, TaskChange::End(state, result), now).await?;
-    let ended = ended.ok_or_else(|| CallError::new(ErrorCode::Conflict, format!("task {id} had ended"), "fetch the next one"))?;
-    house.desk.returned(&ended);
-    house.desk.settled();
-    Ok(ended)
 }
 
 #[cfg(test)]

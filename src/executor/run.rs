@@ -322,6 +322,7 @@ impl Run {
                 (seq, act)
             }
         };
+        self.exec.reactions.acts(&self.plan.stack, std::time::Instant::now());
         // Boxed: every caller of a step would carry the largest act on its stack, several times where steps run beside each other.
         let done = Box::pin(self.perform_patiently(phase, &key, &act)).await?;
         self.exec.recorded()?;

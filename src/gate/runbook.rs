@@ -126,6 +126,24 @@ enum When<'a> {
     Differs(Vec<&'a str>, &'a str),
 }
 
+/// The conditions of a text, all of which must hold; `None` when one is not understood.
+fn conditions(text: &str) -> Option<Vec<When<'_>>> {
+    let mut out = vec![];
+    let mut rest = text;
+    loop {
+        // A text that is compared with may hold the word.
+        let joint = rest.match_indices(" and ").find(|(at, and)| {
+            let after = rest[at + and.len()..].trim_start();
+            after.strip_prefix("not ").unwrap_or(after).trim_start().starts_with("{{")
+        });
+        let Some((at, and)) = joint else { break };
+        out.push(condition(&rest[..at])?);
+        rest = &rest[at + and.len()..];
+    }
+    out.push(condition(rest)?);
+    Some(out)
+}
+
 fn condition(text: &str) -> Option<When<'_>> {
     let text = text.trim();
     if let Some((left, right)) = text.split_once("}} == ") {
@@ -154,13 +172,14 @@ fn holds_something(value: &Value) -> bool {
 /// Whether a step is made. An unreadable condition, which loading refuses, is not so.
 pub fn wanted(step: &Step, scope: &Scope<'_>) -> bool {
     let Some(text) = &step.when else { return true };
-    match condition(text) {
-        Some(When::Is(path)) => holds_something(&lookup(&path, scope)),
-        Some(When::Not(path)) => !holds_something(&lookup(&path, scope)),
-        Some(When::Equals(path, to)) => as_text(&lookup(&path, scope)) == to,
-        Some(When::Differs(path, to)) => as_text(&lookup(&path, scope)) != to,
-        None => false,
-    }
+    let right = |to: &str| only(to).map_or_else(|| to.to_owned(), |path| as_text(&lookup(&path, scope)));
+    let holds = |when: When<'_>| match when {
+        When::Is(path) => holds_something(&lookup(&path, scope)),
+        When::Not(path) => !holds_something(&lookup(&path, scope)),
+        When::Equals(path, to) => as_text(&lookup(&path, scope)) == right(to),
+        When::Differs(path, to) => as_text(&lookup(&path, scope)) != right(to),
+    };
+    conditions(text).is_some_and(|all| all.into_iter().all(holds))
 }
 
 /// The elements of a step with `each`; one without an element for any other. Not a list: nothing.
@@ -298,8 +317,9 @@ pub(super) fn check(skill: &Prompt, file: &str) -> Vec<LoadProblem> {
         if earlier.iter().any(|s| s.id == *id) {
             problem(format!("step {id:?} is there twice"), "give each step a name of its own".into());
         }
-        if step.when.as_deref().is_some_and(|w| condition(w).is_none()) {
-            problem(format!("step {id:?}: when is not understood"), "{{x}}, not {{x}}, {{x}} == text, {{x}} != text".into());
+        if step.when.as_deref().is_some_and(|w| conditions(w).is_none()) {
+            let forms = "{{x}}, not {{x}}, {{x}} == text, {{x}} != text, {{x}} != {{y}}, and several of them joined by and";
+            problem(format!("step {id:?}: when is not understood"), forms.into());
         }
         if step.each.as_deref().is_some_and(|e| only(e).is_none()) {
             problem(format!("step {id:?}: each is not one placeholder"), "e.g. each: \"{{steps.status.stacks}}\"".into());
@@ -402,9 +422,20 @@ steps:
         assert_eq!(items.iter().map(|i| (label(i), made(i))).collect::<Vec<_>>(), [("web".into(), false), ("db".into(), true)]);
         assert_eq!(elements(&skill.steps[0], &scope), [None]);
         let step = |when: &str| Step { when: Some(when.into()), ..skill.steps[0].clone() };
-        for (when, holds) in
-            [("{{steps.status}}", true), ("not {{steps.status}}", false), ("{{steps.x}}", false), ("not {{steps.x}}", true)]
-        {
+        for (when, holds) in [
+            ("{{steps.status}}", true),
+            ("not {{steps.status}}", false),
+            ("{{steps.x}}", false),
+            ("not {{steps.x}}", true),
+            ("{{steps.status}} and not {{steps.x}}", true),
+            ("{{steps.status}} and {{steps.x}}", false),
+            ("{{steps.status.services.0.state}} == ok and {{steps.status.services.1.state}} != ok", true),
+            ("{{steps.status.services.0.state}} == ok and well", false),
+            ("{{steps.status.services.0.state}} != {{steps.status.services.1.state}}", true),
+            ("{{steps.status.services.0.state}} == {{ steps.status.services.0.state }}", true),
+            // Two that stand for nothing are the same.
+            ("{{steps.x.to_release}} != {{steps.x.from_release}}", false),
+        ] {
             assert_eq!(wanted(&step(when), &scope), holds, "{when}");
         }
     }
@@ -437,6 +468,8 @@ steps:
             ("id: logs", "id: status", "step \"status\" is there twice"),
             ("id: logs", "id: \"Lo gs\"", "step id \"Lo gs\" is not valid"),
             ("!= ok", "~ ok", "when is not understood"),
+            ("!= ok", "!= ok and {{item.state}} ~ ok", "when is not understood"),
+            ("!= ok", "!= {{steps.logs}}", "\"steps.logs\" stands for nothing"),
             ("each: \"{{steps.status.services}}\"", "each: \"all\"", "each is not one placeholder"),
             ("{{steps.status.services}}", "{{steps.logs.services}}", "\"steps.logs.services\" stands for nothing"),
             ("{{steps.logs}}\n", "{{steps.lgos}}\n", "placeholder \"steps.lgos\" is no argument"),

@@ -137,7 +137,7 @@ pub struct TaskSettings {
     pub tries: u32,
     /// Pause before the second try, in seconds; it doubles with each one.
     pub retry_pause_s: u32,
-    /// Whether the shipped maintenance runs: `weekly-review` and `monthly-check`.
+    /// Whether the shipped maintenance runs: `weekly-review`, `monthly-check` and `monthly-refresh`.
     pub maintenance: bool,
     /// Agents that run in a process of their own and fetch their tasks (`dockwarden agent run`): the supervisor does not do their tasks itself.
     pub outside: Vec<AgentName>,
@@ -283,6 +283,46 @@ pub struct StackSettingsEntry {
     /// Backups of its data, where its files do not say: for stacks whose files nobody wants to touch.
     #[serde(deserialize_with = "super::spec::settings::stack_wide", skip_serializing_if = "Option::is_none")]
     pub backup: Option<super::spec::BackupSettings>,
+    /// The directory is a git checkout that a signed push brings forward before its task is done; left as it lies by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitFollow>,
+}
+
+/// What a checkout follows. Closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitFollow {
+    /// Branch: the one that is checked out and whose pushes count.
+    pub branch: String,
+    /// Remote it is fetched from; `origin` by default.
+    #[serde(default = "origin")]
+    pub remote: String,
+}
+
+fn origin() -> String {
+    "origin".to_owned()
+}
+
+impl GitFollow {
+    /// The reference as a push names it.
+    pub fn reference(&self) -> String {
+        format!("refs/heads/{}", self.branch)
+    }
+
+    /// What is wrong with it, in words: both are arguments of git.
+    ///
+    /// # Errors
+    /// The first thing found.
+    pub fn check(&self) -> Result<(), String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
+        for (what, name) in [("branch", &self.branch), ("remote", &self.remote)] {
+            let parts_sound = name.split('/').all(|p| !p.is_empty() && !p.starts_with('.') && !p.ends_with(".lock"));
+            if name.len() > 200 || name.starts_with('-') || name.contains("..") || !name.bytes().all(plain) || !parts_sound {
+                return Err(format!("git.{what} = {name:?} is no name of a {what}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Everything a running supervisor knows about its place.

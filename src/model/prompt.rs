@@ -45,7 +45,7 @@ pub struct Step {
     /// Arguments; texts may hold `{{argument}}`, `{{steps.ID.path}}`, `{{item.path}}`. A text that is one placeholder keeps the type of what it stands for.
     #[serde(default)]
     pub input: Map<String, Value>,
-    /// Made only if this is so: `{{...}}`, `not {{...}}`, `{{...}} == text`, `{{...}} != text`.
+    /// Made only if this is so: `{{...}}`, `not {{...}}`, `{{...}} == text`, `{{...}} != text` (or another placeholder), several joined by `and`.
     #[serde(default)]
     pub when: Option<String>,
     /// Made once for each element of this list: one placeholder.

@@ -73,6 +73,9 @@ pub struct Task {
     /// The stack it is about, when known.
     #[serde(default)]
     pub stack: Option<StackName>,
+    /// The reference whose push set it off, as the signed request names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<String>,
     /// State.
     pub state: TaskState,
     /// Tries so far, this one included.

@@ -13,9 +13,6 @@ use std::collections::BTreeMap;
 /// Longest input of a task that is shown, bytes.
 const MOST_INPUT: usize = 12_000;
 
-/// Longest argument of a skill, bytes.
-const MOST_ARGUMENT: usize = 1_000;
-
 /// A stack the house knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackFact {
@@ -92,11 +89,8 @@ pub fn task(task: &Task, prompts: &[Prompt]) -> Result<String, String> {
                 prompts.iter().find(|p| p.name == *name).ok_or_else(|| format!("there is no skill {name:?}; there are: {}", names()))?;
             let mut given = BTreeMap::new();
             for argument in &prompt.arguments {
-                match input.remove(&argument.name) {
-                    // It stands inside instructions: one line, so that it cannot look like a paragraph of them.
-                    Some(Value::String(value)) => drop(given.insert(argument.name.clone(), redact::line(&value, MOST_ARGUMENT))),
-                    Some(value) => drop(given.insert(argument.name.clone(), redact::line(&value.to_string(), MOST_ARGUMENT))),
-                    None => {}
+                if let Some(value) = input.remove(&argument.name) {
+                    given.insert(argument.name.clone(), crate::call::tasks::argument(&value));
                 }
             }
             render(prompt, &given).map_err(|e| e.to_string())?
@@ -144,6 +138,7 @@ mod tests {
             delegated_by: vec![AgentName::new("observer").unwrap()],
             origin: "call".into(),
             stack: None,
+            pushed: None,
             state: TaskState::Running,
             attempt: 1,
             created_at: now,

@@ -190,8 +190,12 @@ pub struct Spoken {
 pub async fn listen(mut events: Events, within: Duration) -> Result<Spoken, ProviderError> {
     let (mut text, mut calls, mut usage, mut bytes) = (String::new(), vec![], None, 0_usize);
     let whole = async {
+        let mut begun = false;
         while let Some(event) = events.next().await {
-            match event? {
+            // An answer that fails in the middle was asked for, and begun: whatever the provider calls its failure, it may charge for it.
+            let event = event.map_err(|e| if begun && e.may_pass() && !e.may_cost() { ProviderError::Broken(e.to_string()) } else { e })?;
+            begun = true;
+            match event {
                 Event::Text(piece) => {
                     bytes += piece.len();
                     text.push_str(&piece);

@@ -106,6 +106,7 @@ enum Line {
     Cut(&'static str),
     Refuse(&'static str),
     Fail(ProviderError),
+    Breaks(ProviderError),
     Never,
 }
 
@@ -143,6 +144,9 @@ impl Provider for Script {
         let mut events = match self.lines[said].clone() {
             Line::Never => return Box::pin(futures_util::stream::pending()),
             Line::Fail(e) => return Box::pin(futures_util::stream::iter([Err(e)])),
+            Line::Breaks(e) => {
+                return Box::pin(futures_util::stream::iter([Ok(Event::Text("Well,".into())), Err(e)]));
+            }
             Line::Say(text) => vec![Ok(Event::Text(text.into()))],
             Line::Cut(text) => {
                 let events = [
@@ -189,6 +193,7 @@ fn task() -> Task {
         delegated_by: vec![],
         origin: "call".into(),
         stack: None,
+        pushed: None,
         state: TaskState::Running,
         attempt: 1,
         created_at: now,
@@ -372,6 +377,16 @@ async fn a_provider_that_is_away_is_asked_again_and_the_run_ends_for_another_try
     assert_eq!(run(&house, &script).await, TaskEnd::Succeeded("done".into()));
     let ledger = house.store.spent(None).await.unwrap();
     assert_eq!((ledger[0].answers, ledger[0].errors, ledger[0].lost), (2, 2, 1), "a broken answer may cost, a refused question does not");
+    // It fails in the middle of its answer: the question was read, and is paid for at its worst.
+    let (world, breaks) =
+        (World::new(), Script::new(vec![Line::Breaks(ProviderError::Overloaded { retry_after: None, detail: "x".into() })]));
+    let house = world.house(None).await;
+    let end = run(&house, &breaks).await;
+    let ledger = house.store.spent(None).await.unwrap();
+    assert!(
+        matches!(end, TaskEnd::Retry(_)) && (ledger[0].errors, ledger[0].lost) == (0, 3) && spent(&house).await > 0,
+        "{end:?}: {ledger:?}"
+    );
     let away = Script::new(vec![Line::Fail(busy(Some(Duration::from_secs(3600))))]);
     let world = World::new();
     let house = world.house(None).await;

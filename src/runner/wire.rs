@@ -166,14 +166,11 @@ impl Wire {
             Ok(ChatStreamEvent::Chunk(chunk)) => {
                 return vec![Ok(Event::Text(self.key.as_ref().map_or_else(|| chunk.content.clone(), |k| k.scrub(&chunk.content))))];
             }
-            // Calls are taken whole, from the end.
-            Ok(
-                ChatStreamEvent::Start
-                | ChatStreamEvent::ReasoningChunk(_)
-                | ChatStreamEvent::ThoughtSignatureChunk(_)
-                | ChatStreamEvent::ToolCallChunk(_)
-                | ChatStreamEvent::Heartbeat,
-            ) => return vec![],
+            // Calls are taken whole, from the end; that something was written already is what counts.
+            Ok(ChatStreamEvent::ReasoningChunk(_) | ChatStreamEvent::ThoughtSignatureChunk(_) | ChatStreamEvent::ToolCallChunk(_)) => {
+                return vec![Ok(Event::Text(String::new()))];
+            }
+            Ok(ChatStreamEvent::Start | ChatStreamEvent::Heartbeat) => return vec![],
             Ok(ChatStreamEvent::End(end)) => end,
             Err(e) => return vec![Err(self.error(&e))],
         };

@@ -505,6 +505,7 @@ mod tests {
             delegated_by: vec![],
             origin: "call".into(),
             stack: None,
+            pushed: None,
             state: TaskState::Queued,
             attempt: 0,
             created_at: at(n),

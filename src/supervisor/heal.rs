@@ -4,28 +4,30 @@
 
 mod by_hand;
 mod drift;
+mod host;
+mod loops;
 mod memory;
 mod successor;
+mod uncharge;
 
 use super::incidents::Incidents;
 use super::policy::{self, Act, Circumstances, Course, Step};
 use super::watch::{self, Wake};
 use crate::call::House;
 use crate::call::diagnose::{self, Ailment};
-use crate::call::error::ErrorCode;
 use crate::call::hands::Hands;
+use crate::call::spare;
 use crate::engine::EngineError;
 use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::incident::Cause;
 use crate::model::labels;
-use crate::model::observed::{ContainerSummary, HealthState, RunState};
 use crate::model::release::{Release, ReleaseState, StackRecord};
 use crate::model::spec::HealMode;
 use crate::planner;
 use crate::store::StoreResult;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 
@@ -54,6 +56,9 @@ pub struct Healer {
     seen: Option<DateTime<Utc>>,
     scans: u32,
     high: memory::High,
+    /// Since when services are down.
+    down: host::Down,
+    restarts: loops::Restarts,
     /// Containers of Compose that were told of as successors of ours.
     replaced: BTreeSet<EngineName>,
 }
@@ -93,6 +98,8 @@ impl Healer {
             seen,
             scans: 0,
             high: memory::High::new(),
+            down: host::Down::default(),
+            restarts: loops::Restarts::default(),
             replaced: BTreeSet::new(),
         }
     }
@@ -124,16 +131,20 @@ impl Healer {
             Wake::Look(stack) => stack,
         };
         self.look_and_say(&stack, false).await;
+        self.house.executor.reactions().looked(&stack);
     }
 
     /// Looks at every stack.
     pub async fn scan(&mut self) {
-        self.absent().await;
         match self.house.store.stacks().await {
             Ok(stacks) => {
                 self.forget_gone(&stacks).await;
                 for stack in stacks {
                     self.look_and_say(&stack.name, true).await;
+                    if self.engine_lost {
+                        // The others would wait as long for the same answer.
+                        break;
+                    }
                 }
             }
             Err(e) => tracing::error!(error = %e, "the stacks could not be read"),
@@ -148,6 +159,11 @@ impl Healer {
     }
 
     async fn look_and_say(&mut self, stack: &StackName, scan: bool) {
+        // Before it is known what a person stopped meanwhile, everything that is down looks like a failure.
+        self.absent().await;
+        if self.seen.is_some() {
+            return;
+        }
         match self.look(stack, scan).await {
             Ok(()) => {}
             // One that hangs is as far away as one that is gone: what it says first afterwards is as little to be trusted.
@@ -181,17 +197,23 @@ impl Healer {
             self.quiet_until = Some(now + SETTLING);
         }
         let look = Look { stack: name, release: &release, now };
-        let mut ailing = diagnose::ailments(&release, &observed, &self.hands.ids(), now);
+        let lately = self.restarts.lately(&observed.containers, now - release.created_at < loops::WINDOW, now);
+        let restarts = |c: &crate::model::observed::ContainerDetail| lately.get(&c.id).copied().unwrap_or_default();
+        let mut ailing = diagnose::ailments(&release, &observed, &self.hands.ids(), &restarts, now);
         self.note_hands(&look, &observed, &ailing).await?;
-        if scan && ailing.is_empty() {
-            ailing = self.too_large(&look, &observed).await;
+        if scan {
+            // One that was given up ails for ever, and is no reason to let the others grow.
+            let large = self.too_large(&look, &observed).await;
+            ailing.extend(large.into_iter().filter(|l| !ailing.iter().any(|a| a.service == l.service)).collect::<Vec<_>>());
         }
         for service in release.spec.services.keys() {
             if !ailing.iter().any(|a| a.service == *service) {
                 self.well(&look, service).await?;
             }
         }
-        if self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
+        // While nothing may be changed nothing is tried, and nothing is used up.
+        let frozen = crate::call::approval::frozen(&self.house.store).await.map_err(|e| LookError::Frozen(e.to_string()))?.is_some();
+        if frozen || self.quiet_until.is_some_and(|t| t > now) || self.in_maintenance(name, now) {
             return Ok(());
         }
         let ailing = self.without_successor(&look, ailing).await?;
@@ -205,7 +227,7 @@ impl Healer {
         }
         for patient in diagnose::roots(&release.spec, &ailing) {
             // The first act holds the stack; its end wakes the loop for the others, and an act that could not begin is not to be charged to them.
-            if self.treat(&look, &patient).await? {
+            if self.treat(&look, &patient, &observed).await? {
                 break;
             }
         }
@@ -222,25 +244,41 @@ impl Healer {
         })
     }
 
-    /// Whether more than half of all services are down at once; said once per window.
-    async fn host_failing(&self, now: DateTime<Utc>) -> Result<bool, LookError> {
+    /// Whether more than half of all services went down at once, and still are; said once for each time.
+    async fn host_failing(&mut self, now: DateTime<Utc>) -> Result<bool, LookError> {
         let left_out = |s: &StackRecord| s.stopped || s.current.is_none() || self.house.executor.holding(&s.name).is_some();
-        let left_out: BTreeSet<StackName> = self.house.store.stacks().await?.into_iter().filter(left_out).map(|s| s.name).collect();
+        let (left_out, stacks): (Vec<_>, Vec<_>) = self.house.store.stacks().await?.into_iter().partition(left_out);
+        let left_out: BTreeSet<StackName> = left_out.into_iter().map(|s| s.name).collect();
         let found = self.house.engine.containers(&[labels::filter(labels::INSTANCE, self.house.store.instance())]).await?;
-        let (sick, all) = down_and_all(&found, &left_out, &self.hands.ids());
+        let mut seen = host::seen(&found, &left_out, &self.hands.ids());
+        for stack in stacks {
+            let Some(release) = self.house.store.release(&stack.name, stack.current.unwrap_or_default()).await? else { continue };
+            let look = Look { stack: &stack.name, release: &release, now };
+            let mut given_up = BTreeSet::new();
+            for service in release.spec.services.keys() {
+                if self.course(&look, service).await?.quarantined.is_some() {
+                    given_up.insert(service.clone());
+                }
+            }
+            host::leave_out(&mut seen, &release.spec, &given_up, self.in_maintenance(&stack.name, now));
+        }
+        let (sick, all) = self.down.at_once(&seen, now);
         if !policy::host_failing(sick, all) {
             return Ok(false);
         }
         let store = &self.house.store;
         let last = super::schedule::noted(store.value(HOST).await?.as_ref(), now);
+        let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
+        // Noted while it lasts, so that its end is known by the silence.
+        if last.is_none_or(|t| now - t >= TimeDelta::minutes(1)) {
+            store.set_value(HOST, &detail).await?;
+        }
         if last.is_none_or(|t| now - t >= policy::WINDOW) {
-            let detail = json!({"at": now, "cause": Cause::Host, "services_down": sick, "services": all});
             tracing::error!(
                 sick,
                 all,
-                "more than half of all services are down at once: this is the host or the engine, nothing is restarted"
+                "more than half of all services went down at once: this is the host or the engine, nothing is restarted"
             );
-            store.set_value(HOST, &detail).await?;
             store.audit_event(super::WARDEN, "host_failing", None, &detail, now).await?;
         }
         Ok(true)
@@ -289,20 +327,28 @@ impl Healer {
     }
 
     /// The next step for an ailing service; whether an act began.
-    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment) -> Result<bool, LookError> {
+    async fn treat(&mut self, look: &Look<'_>, patient: &Ailment, observed: &planner::Observed) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
-        let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
+        let asked = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
+        // One that is well but large is restarted; another container, or an older release, would grow as well.
+        let mode = if memory::sampled(patient) { asked.min(HealMode::Restart) } else { asked };
         let mut course = self.course(look, &patient.service).await?;
-        if course.ails() {
+        // A person works on this stack: nothing is done that would start again what was stopped.
+        let hands = self.hands.of(look.stack);
+        let stopped = planner::live(observed, &patient.service).iter().any(|c| hands.stopped.contains(&c.id));
+        let protected = stopped || spare::enough_up(look.release, observed, &patient.service);
+        let exposed = course.exposed(protected);
+        if course.ails() || exposed {
             self.keep(look, &patient.service, course.clone()).await?;
         }
         let circumstances = Circumstances {
             mode,
             crash_loop: patient.looping,
             deployed_at: self.deployed_at(look).await?,
-            can_roll_back: self.can_roll_back(look).await?,
+            can_roll_back: hands == crate::call::hands::ByHand::default() && self.can_roll_back(look).await?,
             attention: self.house.store.attention(look.stack).await?.is_some(),
             missing: patient.cause == Cause::Missing,
+            protected,
             now: look.now,
         };
         if mode != HealMode::Off {
@@ -311,7 +357,7 @@ impl Healer {
         match course.next(&circumstances) {
             Step::Wait => Ok(false),
             Step::Quarantine => {
-                course.quarantined = Some(look.now);
+                course.give_up(&circumstances);
                 let spent = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
                 self.give_up(look, patient, spent).await?;
@@ -324,6 +370,7 @@ impl Healer {
                 let count = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
                 tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
+                self.house.executor.reactions().begins(look.stack);
                 self.act(look, patient, act).await?;
                 Ok(true)
             }
@@ -364,13 +411,13 @@ impl Healer {
         // Beside the loop: a slow restart of one stack must not keep it from the others; the stack is held by the operation meanwhile. Among the calls of the
         // house from the start: who waits for those after the loop has ended finds nothing begun later.
         self.house.calls.spawn(async move {
-            let outcome = match super::call(&house, tool, input).await {
+            let called = super::call(&house, tool, input).await;
+            house.executor.reactions().ended(&stack);
+            let outcome = match called {
                 Ok(reply) => reply["state"].as_str().unwrap_or("done").to_owned(),
                 Err(e) => {
                     tracing::warn!(%stack, %service, act = act.as_str(), error = %e, "the healing did not succeed");
-                    if e.code == ErrorCode::Busy
-                        && let Err(e) = uncharge(&house, &stack, &service, at).await
-                    {
+                    if let Err(e) = uncharge::uncharge(&house, &stack, &service, at, e.code).await {
                         tracing::error!(%stack, %service, error = %e, "an act that did not begin stays charged");
                     }
                     format!("failed: {}", e.message)
@@ -396,43 +443,6 @@ impl Healer {
     }
 }
 
-/// An act that did not begin costs a service nothing of its budget; the pause before the next one stays.
-async fn uncharge(house: &House, stack: &StackName, service: &ServiceName, at: DateTime<Utc>) -> StoreResult<()> {
-    let key = place(stack, service);
-    let kept = house.store.value(&key).await?.and_then(|v| serde_json::from_value::<Course>(v).ok());
-    let Some(mut course) = kept else { return Ok(()) };
-    course.acts.retain(|(begun, _)| *begun != at);
-    house.store.set_value(&key, &json!(course)).await
-}
-
-/// How many services are down, and how many there are: by the containers that stand for each, since what was replaced and waits to be removed is down
-/// by right.
-fn down_and_all(found: &[ContainerSummary], left_out: &BTreeSet<StackName>, by_hand: &BTreeSet<EngineName>) -> (usize, usize) {
-    let mut services: BTreeMap<(&str, &str), Vec<&ContainerSummary>> = BTreeMap::new();
-    for c in found {
-        let label = |key| c.labels.get(key).map(String::as_str);
-        let (Some(stack), Some(service), Some(labels::ROLE_SERVING)) = (label(labels::STACK), label(labels::SERVICE), label(labels::ROLE))
-        else {
-            continue;
-        };
-        if !left_out.iter().any(|s| s.as_str() == stack) {
-            services.entry((stack, service)).or_default().push(c);
-        }
-    }
-    let down = |c: &&ContainerSummary| {
-        let ended = matches!(c.state, RunState::Exited | RunState::Dead) && !c.status.starts_with("Exited (0)");
-        ended || c.health == HealthState::Unhealthy
-    };
-    let mut counts = (0, 0);
-    for containers in services.into_values() {
-        let mut live = planner::standing_for(containers, |c| (&c.labels, c.state));
-        live.retain(|c| !by_hand.contains(&c.id));
-        counts.1 += usize::from(!live.is_empty());
-        counts.0 += usize::from(live.iter().any(down));
-    }
-    counts
-}
-
 fn place(stack: &StackName, service: &ServiceName) -> String {
     format!("course:{stack}/{service}")
 }
@@ -456,58 +466,15 @@ enum LookError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Executor(#[from] crate::executor::ExecutorError),
+    #[error("whether the house is frozen could not be read: {0}")]
+    Frozen(String),
     #[error("containers of Compose could not be looked for: {0}")]
     Successors(String),
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::model::observed::ContainerDetail;
-
-    fn container(id: &str, state: RunState) -> ContainerSummary {
-        ContainerSummary {
-            id: EngineName::new(id).unwrap(),
-            name: id.into(),
-            image: "web:1".into(),
-            image_id: "sha256:1".into(),
-            state,
-            health: HealthState::None,
-            status: String::new(),
-            labels: BTreeMap::new(),
-            ports: vec![],
-            created: DateTime::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn what_was_replaced_or_is_being_worked_at_does_not_make_the_host_sick() {
-        let of = |stack: &str, service: &str, release: u32, state| {
-            let mut c = container(&format!("{stack}-{service}-{release}"), state);
-            let own = [
-                (labels::STACK, stack.to_owned()),
-                (labels::SERVICE, service.to_owned()),
-                (labels::ROLE, labels::ROLE_SERVING.to_owned()),
-                (labels::NUMBER, "1".to_owned()),
-                (labels::RELEASE, release.to_string()),
-            ];
-            c.labels = own.map(|(k, v)| (k.to_owned(), v)).into();
-            c.status = if state == RunState::Exited { "Exited (137) 3 seconds ago".into() } else { "Up".into() };
-            c
-        };
-        let (up, down) = (RunState::Running, RunState::Exited);
-        let found = [
-            of("shop", "web", 1, down),
-            of("shop", "web", 2, up),
-            of("shop", "db", 1, down),
-            of("held", "web", 1, down),
-            of("held", "db", 1, down),
-        ];
-        let held = BTreeSet::from([StackName::new("held").unwrap()]);
-        assert_eq!(down_and_all(&found, &held, &BTreeSet::new()), (1, 2));
-        let by_hand = BTreeSet::from([EngineName::new("shop-db-1").unwrap()]);
-        assert_eq!(down_and_all(&found, &held, &by_hand), (0, 1));
-    }
 
     /// A container of which nothing is known but its id.
     pub(super) fn detail(id: &str) -> ContainerDetail {

@@ -30,8 +30,10 @@ const TOLD: &str = "notify";
 const EXPIRING: TimeDelta = TimeDelta::minutes(5);
 /// Messages of one look; what is more becomes one line that counts them.
 const AT_ONCE: usize = 5;
-/// Messages in `WINDOW`; beyond it one says that there is more, and the rest waits for a person to look.
+/// Ordinary messages in `WINDOW`, the last of which says that there is more; the rest waits for a person to look.
 const MOST: usize = 30;
+/// Messages in `WINDOW` beside those about what waits for a person now: a storm of others must not hide them.
+const URGENT: usize = 10;
 const WINDOW: TimeDelta = TimeDelta::minutes(10);
 /// Ids of told events that are kept: a store full of approvals and operations has fewer in the week they are looked at.
 const KEPT: usize = 2_000;
@@ -62,8 +64,14 @@ struct Told {
     seq: i64,
     /// Ids, oldest first.
     ids: Vec<String>,
-    /// Times of the last messages.
+    /// Times of the last ordinary messages.
     sent: Vec<DateTime<Utc>>,
+    /// Times of the last urgent ones.
+    #[serde(default)]
+    urgent: Vec<DateTime<Utc>>,
+    /// When it was last said that there is more than is told.
+    #[serde(default)]
+    more: Option<DateTime<Utc>>,
 }
 
 /// Runs until `shutdown`. `count` learns what became of each message.
@@ -268,21 +276,42 @@ fn recorded(row: &AuditRow) -> Option<Event> {
     }
 }
 
-/// The first few of a look, one line for the rest, and never more than `MOST` in `WINDOW`.
-fn within_bounds(told: &mut Told, mut events: Vec<Event>, now: DateTime<Utc>) -> Vec<Event> {
-    told.sent.iter_mut().for_each(|t| *t = (*t).min(now));
-    told.sent.retain(|t| now - *t < WINDOW);
-    let room = MOST.saturating_sub(told.sent.len());
-    let keep = events.len().min(AT_ONCE).min(room);
-    let rest = events.split_off(keep);
-    if let Some(last) = rest.last().filter(|_| room > 0) {
-        let title = format!("and {} more events: `dockwarden audit` and `dockwarden approvals` show them", rest.len());
-        events.push(Event { title, path: Some("/approvals".into()), ..last.clone() });
-    } else if !rest.is_empty() {
-        tracing::warn!(events = rest.len(), "not notified: too many in the last ten minutes");
+/// Somebody waits for a person, or a brake is off: it is of no use later.
+fn urgent(kind: NotifyEvent) -> bool {
+    use NotifyEvent as N;
+    matches!(kind, N::ApprovalPending | N::ApprovalExpiring | N::NeedsAttention | N::BreakGlass)
+}
+
+/// What is urgent, the first few others of a look, one line for the rest; never more than `URGENT` and `MOST` in `WINDOW`. What is urgent and finds no room is
+/// not noted as told: a later look tells it, if it still waits then.
+fn within_bounds(told: &mut Told, events: Vec<Event>, now: DateTime<Utc>) -> Vec<Event> {
+    for times in [&mut told.sent, &mut told.urgent] {
+        times.iter_mut().for_each(|t| *t = (*t).min(now));
+        times.retain(|t| now - *t < WINDOW);
     }
-    told.sent.extend(events.iter().map(|_| now));
-    events
+    let (mut out, mut others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|e| urgent(e.kind));
+    let late = out.split_off(out.len().min(URGENT.saturating_sub(told.urgent.len())));
+    if !late.is_empty() {
+        tracing::warn!(events = late.len(), "not notified yet: too many that wait for a person in the last ten minutes");
+        told.ids.retain(|id| !late.iter().any(|e| e.id == *id));
+    }
+    told.urgent.extend(out.iter().map(|_| now));
+    // The last place is for the line that says that there is more.
+    let room = (MOST - 1).saturating_sub(told.sent.len());
+    let rest = others.split_off(others.len().min(AT_ONCE).min(room));
+    let silent = room <= others.len() && told.more.is_some_and(|t| now - t.min(now) < WINDOW);
+    match rest.last() {
+        None => {}
+        Some(_) if silent => tracing::warn!(events = rest.len(), "not notified: too many in the last ten minutes"),
+        Some(last) => {
+            let title = format!("and {} more events: `dockwarden audit` and `dockwarden approvals` show them", rest.len());
+            others.push(Event { title, path: Some("/approvals".into()), ..last.clone() });
+            told.more = Some(now);
+        }
+    }
+    told.sent.extend(others.iter().map(|_| now));
+    out.extend(others);
+    out
 }
 
 /// The body of one message: `text` is what Slack shows, `content` Discord, `message`, `title`, `click` and `topic` ntfy; all of it for others.

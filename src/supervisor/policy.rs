@@ -51,6 +51,8 @@ pub struct Course {
     pub well_since: Option<DateTime<Utc>>,
     /// When the loop gave up.
     pub quarantined: Option<DateTime<Utc>>,
+    /// It gave up on some copies while enough others served.
+    pub some_only: bool,
     /// Release it is about: another one begins a new course.
     pub release: u32,
 }
@@ -70,6 +72,8 @@ pub struct Circumstances {
     pub attention: bool,
     /// There is no container to restart.
     pub missing: bool,
+    /// As many copies are well as must stay up: those are left alone, so nothing is done that takes all.
+    pub protected: bool,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -99,7 +103,7 @@ impl Course {
         if self.acts.len() >= BUDGET {
             return Step::Quarantine;
         }
-        let mode = if c.attention { HealMode::Restart } else { c.mode };
+        let mode = if c.attention || c.protected { HealMode::Restart } else { c.mode };
         let done = |act| self.acts.iter().any(|(_, a)| *a == act);
         // Younger than now by a clock that was set back is not young.
         let young = (TimeDelta::zero()..=DEPLOY_WINDOW).contains(&(c.now - c.deployed_at));
@@ -111,6 +115,20 @@ impl Course {
             _ if c.crash_loop => Step::Quarantine,
             _ => Step::Do(Act::Restart),
         }
+    }
+
+    /// Gives up.
+    pub fn give_up(&mut self, c: &Circumstances) {
+        (self.quarantined, self.some_only) = (Some(c.now), c.protected);
+    }
+
+    /// What was given up on some copies stands for the service no more once too few others serve: a new course begins. `true` when it did.
+    pub fn exposed(&mut self, protected: bool) -> bool {
+        let anew = self.quarantined.is_some() && self.some_only && !protected;
+        if anew {
+            *self = Self { release: self.release, ..Self::default() };
+        }
+        anew
     }
 
     /// Notes an action: 1, 2, 4, 8, 16 s until the next, spread by up to a fifth (`jitter` from 0 to 1).
@@ -148,7 +166,16 @@ mod tests {
         DateTime::from_timestamp(1_790_000_000 + s, 0).unwrap()
     }
     fn circumstances(mode: HealMode, now: i64) -> Circumstances {
-        Circumstances { mode, crash_loop: false, deployed_at: at(0), can_roll_back: true, attention: false, missing: false, now: at(now) }
+        Circumstances {
+            mode,
+            crash_loop: false,
+            deployed_at: at(0),
+            can_roll_back: true,
+            attention: false,
+            missing: false,
+            protected: false,
+            now: at(now),
+        }
     }
     /// Every step of a service that never gets well, one a minute.
     fn ladder(c: Circumstances, every: i64) -> Vec<Step> {
@@ -193,6 +220,27 @@ mod tests {
         assert_eq!(steps[..6], [Do(Restart), Do(Restart), Do(Restart), Do(Restart), Do(Restart), Quarantine]);
         assert!(ladder(Circumstances { missing: true, ..waiting }, 60).iter().all(|s| *s == Wait), "nothing is made");
         assert!(ladder(Circumstances { crash_loop: true, ..waiting }, 60).iter().all(|s| *s == Wait));
+    }
+
+    #[test]
+    fn while_enough_copies_serve_nothing_is_done_that_takes_all_of_them() {
+        let protected = Circumstances { protected: true, ..circumstances(HealMode::Full, 60) };
+        let steps = ladder(protected, 60);
+        assert_eq!(steps[..6], [Do(Restart), Do(Restart), Do(Restart), Do(Restart), Do(Restart), Quarantine]);
+        let gone = ladder(Circumstances { missing: true, ..protected }, 60);
+        assert_eq!(gone[0], Do(Restart), "one that is gone is made beside the others");
+        // The minimum is not there any more: the ladder goes on where it is.
+        let mut course = Course::default();
+        course.took(Restart, at(0), 0.0);
+        course.took(Restart, at(60), 0.0);
+        let now = |protected| Circumstances { protected, ..circumstances(HealMode::Full, 120) };
+        assert_eq!((course.next(&now(true)), course.next(&now(false))), (Do(Restart), Do(Recreate)));
+        // One copy was given up; when the others fail too, the service has its whole ladder.
+        course.give_up(&now(true));
+        assert!(!course.exposed(true) && course.next(&now(true)) == Wait && course.exposed(false));
+        assert_eq!((course.acts.len(), course.next(&now(false))), (0, Do(Restart)));
+        course.give_up(&now(false));
+        assert!(!course.exposed(false), "a service that was given up stays so");
     }
 
     #[test]

@@ -132,17 +132,21 @@ async fn backup(house: &Arc<House>, stack: &StackRecord, now: DateTime<Utc>) -> 
     if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
-/// Before a run that an end of the supervisor interrupted is made up for, and how often.
+/// Before a run that an end of the supervisor interrupted, or that could not begin, is made up for, and how often.
 const AGAIN: chrono::TimeDelta = chrono::TimeDelta::minutes(15);
 const AGAIN_MOST: u64 = 3;
 
-/// Which try to make up for the noted run is due, when an end of the supervisor interrupted it.
+/// Which try to make up for the noted run is due, when an end of the supervisor interrupted it or it never began.
 async fn again(house: &House, note: Option<&serde_json::Value>, now: DateTime<Utc>) -> Result<Option<u64>, String> {
     let Some(note) = note else { return Ok(None) };
     let tries = note["again"].as_u64().unwrap_or_default();
-    let Some(id) = note["operation"].as_str().and_then(|id| OperationId::new(id).ok()).filter(|_| tries < AGAIN_MOST) else {
+    if tries >= AGAIN_MOST {
         return Ok(None);
-    };
+    }
+    if note["begun"] == false {
+        return Ok(noted(Some(note), now).filter(|at| now - *at >= AGAIN).map(|_| tries + 1));
+    }
+    let Some(id) = note["operation"].as_str().and_then(|id| OperationId::new(id).ok()) else { return Ok(None) };
     let ended = house.store.operation(&id).await.map_err(|e| e.to_string())?.filter(interrupted).and_then(|o| o.settled_at);
     Ok(ended.filter(|e| now - *e >= AGAIN).map(|_| tries + 1))
 }
@@ -155,11 +159,15 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<bo
         Some(last) => due(what.schedule, last, now).map(|d| (d, d))?,
     };
     let again = if due { None } else { again(house, last.as_ref(), now).await? };
-    if note || again.is_some() {
-        // Noted before it runs: what fails is reported and tried at its next time, not every round.
-        house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
-    }
-    if !due && again.is_none() {
+    let tries = again.unwrap_or_default();
+    if due || again.is_some() {
+        // Noted before it runs: what a kill, or the engine, keeps from beginning is tried again a few times, not every round and not only at its next time.
+        let begins = json!({"at": now, "begun": false, "again": tries});
+        house.store.set_value(&what.key, &begins).await.map_err(|e| e.to_string())?;
+    } else {
+        if note {
+            house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
+        }
         return Ok(false);
     }
     match super::call(house, what.tool, what.input).await {
@@ -169,13 +177,26 @@ async fn run(house: &Arc<House>, what: Due<'_>, now: DateTime<Utc>) -> Result<bo
             house.store.set_value(&what.key, &before).await.map_err(|e| e.to_string())?;
             Err(format!("{}: {e}", what.tool))
         }
+        // Written wrongly, or not allowed: the same call says the same until somebody changes that.
+        Err(e)
+            if matches!(e.code, ErrorCode::InvalidArgument | ErrorCode::NotFound | ErrorCode::UnknownTool)
+                || forbidden(house, &e).await =>
+        {
+            house.store.set_value(&what.key, &json!({"at": now})).await.map_err(|e| e.to_string())?;
+            Err(format!("{}: {e}", what.tool))
+        }
         done => {
             let begun = done.map_err(|e| format!("{}: {e}", what.tool))?;
-            let note = json!({"at": now, "operation": begun["operation_id"], "again": again.unwrap_or_default()});
+            let note = json!({"at": now, "operation": begun["operation_id"], "again": tries});
             house.store.set_value(&what.key, &note).await.map_err(|e| e.to_string())?;
             Ok(true)
         }
     }
+}
+
+/// Denied by a rule, and not because the house is frozen for now.
+async fn forbidden(house: &House, e: &crate::call::CallError) -> bool {
+    e.code == ErrorCode::Denied && matches!(crate::call::approval::frozen(&house.store).await, Ok(None))
 }
 
 /// The moment a value was noted at. One later than now is from before the clock was set back: it counts as none, and what is noted next is now.

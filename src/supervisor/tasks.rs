@@ -2,6 +2,7 @@
 //! ends. Deliberately absent: any right of its own: each call of a task takes the line as the task's agent, on behalf of who gave it.
 
 mod approved;
+mod checkout;
 pub mod outside;
 mod runbook;
 
@@ -16,7 +17,6 @@ use crate::store::approval::ApprovalState;
 use crate::store::task::TaskChange;
 use approved::Starts;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -30,15 +30,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
+/// Pause before a change of state that could not be written is tried again.
+const UNWRITTEN: Duration = Duration::from_secs(1);
 /// Tasks waiting for a human that are read at once.
 const WAITING: usize = 1000;
 
 /// Runs until `shutdown`; what is at work then stops after its call and is taken up by the next supervisor.
 pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
-    match house.store.tasks_take_over(true, INTERRUPTED_MOST, Utc::now()).await {
-        Ok(taken) if taken.is_empty() => {}
-        Ok(taken) => tracing::warn!(tasks = taken.len(), "tasks that were at work are taken over"),
-        Err(e) => tracing::error!(error = %e, "interrupted tasks could not be taken over; they wait for the next start"),
+    // Nothing is claimed before: what counts as at work keeps its agent from its next task.
+    while !take_over(&house).await {
+        if tokio::time::timeout(UNWRITTEN, shutdown.cancelled()).await.is_ok() {
+            return;
+        }
     }
     let (at_work, mut starts) = (TaskTracker::new(), Starts::default());
     let (mut look, mut forget) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(FORGET_EVERY));
@@ -66,6 +69,24 @@ pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
     }
     at_work.close();
     at_work.wait().await;
+}
+
+/// Takes over what was at work when the supervisor ended; whether that could be written.
+async fn take_over(house: &House) -> bool {
+    match house.store.tasks_take_over(true, INTERRUPTED_MOST, Utc::now()).await {
+        Ok(taken) if taken.is_empty() => true,
+        Ok(taken) => {
+            tracing::warn!(tasks = taken.len(), "tasks that were at work are taken over");
+            for task in &taken {
+                tasks::tell(house, task, Utc::now()).await;
+            }
+            true
+        }
+        Err(e) => {
+            tracing::error!(error = %e, "interrupted tasks could not be taken over; it is tried again");
+            false
+        }
+    }
 }
 
 /// Begins everything that is due; when the next task will be.
@@ -99,12 +120,20 @@ async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
     });
     let now = Utc::now();
     let change = after(&task, end, retry(house, &task), shutdown.is_cancelled(), now);
-    match house.store.task_change(&task.id, change, now).await {
-        Ok(Some(ended)) => tell(house, &ended, now).await,
-        Ok(None) => tracing::warn!(task = %task.id, "a task had ended before its work did"),
-        Err(e) => {
-            tracing::error!(task = %task.id, error = %e, "the end of a task could not be recorded; the next supervisor takes it over")
+    // Until it is written the task counts as at work, and its agent gets no other: a full disk must not outlive itself.
+    let written = loop {
+        match house.store.task_change(&task.id, change.clone(), now).await {
+            Ok(written) => break written,
+            Err(e) => tracing::error!(task = %task.id, error = %e, "the end of a task could not be recorded; it is tried again"),
         }
+        if tokio::time::timeout(UNWRITTEN, shutdown.cancelled()).await.is_ok() {
+            tracing::error!(task = %task.id, "the end of a task is not recorded; the next supervisor takes it over");
+            return house.desk.ends(&task.id);
+        }
+    };
+    match written {
+        Some(ended) => tasks::tell(house, &ended, now).await,
+        None => tracing::warn!(task = %task.id, "a task had ended before its work did"),
     }
     house.desk.ends(&task.id);
 }
@@ -112,6 +141,9 @@ async fn attempt(house: &Arc<House>, task: Task, shutdown: &CancellationToken) {
 async fn carry_out(house: &Arc<House>, task: &Task, stop: &CancellationToken) -> TaskEnd {
     if !house.rulebook.load().agents.contains_key(task.agent.as_str()) {
         return TaskEnd::Failed(format!("there is no agent {} any more", task.agent));
+    }
+    if let Err(end) = checkout::follow(house, task, stop).await {
+        return end;
     }
     if let TaskWork::Skill(name) = &task.work {
         let prompts = house.prompts.load_full();
@@ -163,20 +195,6 @@ fn pause(attempt: u32, pause_s: u32) -> TimeDelta {
     TimeDelta::try_seconds(doubled).map_or(LONGEST_PAUSE, |d| d.min(LONGEST_PAUSE))
 }
 
-/// A task that failed for good is in the audit log, where people look.
-async fn tell(house: &House, task: &Task, now: DateTime<Utc>) {
-    if task.state != TaskState::Failed {
-        return;
-    }
-    let why = crate::redact::line(task.result.as_deref().unwrap_or_default(), 300);
-    tracing::warn!(task = %task.id, agent = %task.agent, why, "a task failed for good");
-    let detail = json!({"task": task.id, "origin": task.origin, "tries": task.attempt, "why": why});
-    let stack = task.stack.as_ref().map(|s| s.as_str());
-    if let Err(e) = house.store.audit_event(task.agent.as_str(), "task_failed", stack, &detail, now).await {
-        tracing::error!(task = %task.id, error = %e, "the failure could not be recorded");
-    }
-}
-
 /// Tasks whose human has decided go on; leases that ran out end, also of agents that do not fetch their tasks any more.
 async fn look_after(house: &Arc<House>, starts: &mut Starts, at_work: &TaskTracker) {
     match decided(house).await {
@@ -187,7 +205,10 @@ async fn look_after(house: &Arc<House>, starts: &mut Starts, at_work: &TaskTrack
         Ok(taken) if taken.is_empty() => {}
         Ok(taken) => {
             tracing::warn!(tasks = taken.len(), "an agent outside did not come back; its tasks are queued again");
-            taken.iter().for_each(|t| house.desk.returned(t));
+            for task in &taken {
+                house.desk.returned(task);
+                tasks::tell(house, task, Utc::now()).await;
+            }
             house.desk.settled();
         }
         Err(e) => tracing::error!(error = %e, "leases of tasks could not be looked at"),

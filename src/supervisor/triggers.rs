@@ -11,6 +11,7 @@ use crate::model::ids::{StackName, TaskId};
 use crate::model::operation::OperationState;
 use crate::model::trigger::{EventKind, Happened, On, Trigger};
 use crate::store::StoreResult;
+use crate::store::audit::AuditQuery;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const COOLDOWN_S: u32 = 300;
 /// What happened longer ago is no news, after however long a pause.
 const NEWS: TimeDelta = TimeDelta::hours(6);
+/// The entry of a task that was given, and how many of them are read at the start.
+const FIRED: &str = "trigger_fired";
+const REMEMBERED: usize = 500;
 /// Signals that wait for another try.
 const MOST_LATE: usize = 512;
 /// Since when this home looks: its history sets nothing off.
@@ -32,8 +36,10 @@ const SINCE: &str = "triggers:since";
 const HANDLED: &str = "triggers:handled";
 /// Who does the shipped maintenance.
 const KEEPER: &str = "stack-keeper";
-/// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month.
-const MAINTENANCE: [(&str, &str); 2] = [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *")];
+/// Shipped maintenance: name of trigger and skill, and when: off the full hour, the small hours of Monday and of the second of the month, and the first
+/// Tuesday of a month when people are there who can approve.
+const MAINTENANCE: [(&str, &str); 3] =
+    [("weekly-review", "41 4 * * 1"), ("monthly-check", "23 2 2 * *"), ("monthly-refresh", "23 9 * * 2#1")];
 
 /// What was given last about one thing.
 struct Given {
@@ -49,6 +55,8 @@ pub(super) struct Triggers {
     /// What of it is on disk; `None` before that was read.
     noted: Option<BTreeSet<String>>,
     given: BTreeMap<(String, String), Given>,
+    /// What was given before the start was read.
+    remembers: bool,
     /// Signals whose task could not be given: nobody sends them again.
     late: Vec<Happened>,
 }
@@ -117,7 +125,7 @@ impl Triggers {
     pub(super) fn new(house: Arc<House>) -> Self {
         let mut all = house.config.settings.triggers.clone();
         all.extend(maintenance(&house));
-        Self { house, all, handled: BTreeSet::new(), noted: None, given: BTreeMap::new(), late: vec![] }
+        Self { house, all, handled: BTreeSet::new(), noted: None, given: BTreeMap::new(), remembers: false, late: vec![] }
     }
 
     /// A secret that cannot be used is said at the start, not when the first request is refused.
@@ -136,6 +144,9 @@ impl Triggers {
 
     /// One round; each trigger reports its own failure.
     pub(super) async fn round(&mut self, now: DateTime<Utc>) {
+        if let Err(e) = self.remember().await {
+            return tracing::error!(error = %e, "what was given before could not be read; nothing is given until it can");
+        }
         for trigger in self.all.clone().iter().filter(|t| t.on.cron.is_some()) {
             if let Err(e) = self.clock(trigger, now).await {
                 tracing::error!(trigger = trigger.name, error = %e, "a scheduled task could not be given");
@@ -167,6 +178,23 @@ impl Triggers {
         if let Err(e) = self.note_handled(&recorded).await {
             tracing::error!(error = %e, "what was acted on could not be noted; a restart may act on it again");
         }
+    }
+
+    /// What was given before the start: it may be at work still, or was given just now.
+    async fn remember(&mut self) -> StoreResult<()> {
+        if self.remembers || self.all.is_empty() {
+            return Ok(());
+        }
+        let query = AuditQuery { tool: Some(FIRED.to_owned()), limit: REMEMBERED, ..AuditQuery::default() };
+        for row in self.house.store.audit_rows(&query).await? {
+            let text = |key: &str| row.detail[key].as_str().map(str::to_owned);
+            let task = text("task").and_then(|id| TaskId::new(id).ok());
+            let (Some(trigger), Some(about), Some(task)) = (text("trigger"), text("about"), task) else { continue };
+            // Newest first.
+            self.given.entry((trigger, about)).or_insert(Given { task, at: row.at });
+        }
+        self.remembers = true;
+        Ok(())
     }
 
     /// What was handled before the start.
@@ -273,7 +301,7 @@ impl Triggers {
                     tracing::info!(trigger = trigger.name, task = %task.id, agent = %task.agent, about, "a task was given");
                     let detail = json!({"trigger": trigger.name, "task": task.id, "agent": task.agent, "about": about});
                     let stack = task.stack.as_ref().map(StackName::as_str);
-                    let told = self.house.store.audit_event("supervisor", "trigger_fired", stack, &detail, now).await;
+                    let told = self.house.store.audit_event("supervisor", FIRED, stack, &detail, now).await;
                     told.map_err(|e| e.to_string())?;
                 }
                 self.given.insert(place, Given { task: task.id, at: now });
@@ -409,13 +437,24 @@ mod tests {
         b.house.desk.happened(sick(201, "web-shop"));
         t.round(now + TimeDelta::seconds(61)).await;
         assert_eq!(given(&b).await.len(), 3);
+        // A supervisor that was restarted knows what is at work, and what was given just now.
+        while let Some(task) = b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").pop() {
+            let end = crate::store::task::TaskChange::End(TaskState::Succeeded, "ok".into());
+            b.house.store.task_change(&task.id, end, now).await.expect("ended");
+        }
+        for (n, seconds) in [(300, 90), (301, 1000)] {
+            let mut restarted = Triggers::new(b.house.clone());
+            b.house.desk.happened(sick(n, "web-shop"));
+            restarted.round(now + TimeDelta::seconds(seconds)).await;
+            assert_eq!(given(&b).await.len(), 3 + usize::from(seconds == 1000), "{seconds} s");
+        }
     }
 
     #[tokio::test]
     async fn the_shipped_maintenance_is_there_unless_it_is_switched_off_or_written_anew() {
         let b = Bench::shipped(|_| {}).await;
         let names = |b: &Bench| Triggers::new(b.house.clone()).all.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&b), ["weekly-review", "monthly-check"]);
+        assert_eq!(names(&b), ["weekly-review", "monthly-check", "monthly-refresh"]);
         for trigger in Triggers::new(b.house.clone()).all {
             trigger.check(|s| s.parse::<croner::Cron>().is_ok()).expect("sound");
             let wish = wish(&trigger, &Map::new(), None, "cron", "k".into()).expect("a wish");
@@ -423,7 +462,7 @@ mod tests {
         }
         assert!(names(&Bench::shipped(|s| s.tasks.maintenance = false).await).is_empty());
         let own = json!([{"name": "weekly-review", "agent": "observer", "skill": "weekly-review", "on": {"cron": "0 0 * * *"}}]);
-        assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check"]);
+        assert_eq!(names(&Bench::shipped(|s| s.triggers = triggers(own)).await), ["weekly-review", "monthly-check", "monthly-refresh"]);
     }
 
     #[tokio::test]

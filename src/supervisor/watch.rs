@@ -83,6 +83,9 @@ pub async fn run(house: Arc<House>, wake: Sender<Wake>, shutdown: CancellationTo
                         }
                         let Some(message) = translate(&event, signalled) else { continue };
                         let now = if delay.is_zero() {
+                            if let Wake::Look(stack) = &message {
+                                house.executor.reactions().noticed(stack, std::time::Instant::now());
+                            }
                             message
                         } else {
                             let seen = Instant::now();

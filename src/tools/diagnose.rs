@@ -121,7 +121,7 @@ impl Verb for Diagnose {
         let observed = observe::stack(&call.house, &input.stack).await?;
         let ailing = match record.stopped {
             true => vec![],
-            false => diagnose::ailments(&release, &observed, &BTreeSet::new(), call.now),
+            false => diagnose::ailments(&release, &observed, &BTreeSet::new(), &|c| c.restart_count, call.now),
         };
         let by_hand = Hands::read(store).await?.of(&input.stack);
         let roots = diagnose::roots(&release.spec, &ailing);

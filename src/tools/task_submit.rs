@@ -82,6 +82,7 @@ async fn wish(call: &Call, input: Input) -> Result<Wish, CallError> {
             submitter,
             idempotency_key: key,
             delay,
+            pushed: old.pushed,
         });
     }
     let agent = input.agent.ok_or_else(|| invalid("task_submit needs an agent", "name who does it; `agents` lists them", "agent"))?;
@@ -91,7 +92,7 @@ async fn wish(call: &Call, input: Input) -> Result<Wish, CallError> {
         (None, None) | (Some(_), Some(_)) => return Err(invalid("a task is one thing to do", "give one of skill and prompt", "skill")),
     };
     let (input, stack, key) = (input.input.unwrap_or_default(), input.stack, input.idempotency_key);
-    Ok(Wish { agent, work, input, stack, delegated_by, origin: "call", submitter, idempotency_key: key, delay })
+    Ok(Wish { agent, work, input, stack, delegated_by, origin: "call", submitter, idempotency_key: key, delay, pushed: None })
 }
 
 impl Verb for TaskSubmit {

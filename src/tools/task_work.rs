@@ -60,7 +60,9 @@ fn handed(call: &Call, task: Task) -> Result<Output, CallError> {
         TaskWork::Prompt(_) => None,
         TaskWork::Skill(name) => {
             let prompts = call.house.prompts.load();
-            let filled = prompt::render(tasks::skill(&prompts, name)?, &tasks::as_texts(&task.input));
+            // What stands inside instructions must not read like some; all of it is below, as given.
+            let arguments = task.input.iter().map(|(k, v)| (k.clone(), tasks::argument(v))).collect();
+            let filled = prompt::render(tasks::skill(&prompts, name)?, &arguments);
             Some(filled.map_err(|e| {
                 CallError::new(ErrorCode::Conflict, e.to_string(), "report the task as failed").data(json!({"task_id": task.id}))
             })?)

@@ -1,6 +1,8 @@
 //! The supervisor in a container, as `docker-compose.mcp.yml` and `.env.example` say: hardened, healthy, answering other containers with a token and
 //! nobody without; deploying stacks whose relative binds mean the host's files; backing up volumes it cannot see as directories.
 
+mod twenty;
+
 use crate::support::BIN;
 use crate::support::compose_run::{Names, Run, read, translate};
 use crate::support::engine::{docker, engine};

@@ -91,6 +91,7 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         (Ok(usage), Ok(told)) => doors.metrics.disk(usage, doors.house.config.settings.disk.level(usage.percent(), told)),
         (usage, level) => tracing::error!(?usage, ?level, "the home's disk could not be looked at"),
     }
+    doors.metrics.reactions(&doors.house.executor.reactions().take());
     doors.metrics.backups.refresh(&doors.house.store, doors.house.backups.as_deref()).await;
     let states: Vec<_> = states.into_iter().collect();
     let text = doors.metrics.text(&states, doors.presence.count());

@@ -42,6 +42,7 @@ fn lines_for_the_configuration_are_read_back_as_the_registration() {
         profiles: vec!["jobs".into()],
         env_files: vec!["prod.env".into()],
         backup: None,
+        git: None,
     };
     let text = lines::config(&StackName::new("shop").unwrap(), &entry);
     let settings = crate::config::parse(&text, "dockwarden.toml").unwrap();

@@ -180,6 +180,7 @@ async fn what_came_with_a_task_from_outside_taints_it() {
         delegated_by: vec![],
         origin: origin.into(),
         stack: None,
+        pushed: None,
         state: crate::model::task::TaskState::Running,
         attempt: 1,
         created_at: Utc::now(),

@@ -88,6 +88,10 @@ pub struct ServiceSettings {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "percent")]
     #[schemars(range(min = 1, max = 100))]
     pub memory_restart_percent: Option<u8>,
+    /// Copies that must stay up while the supervisor heals: with so many well it acts on those that are ill or gone alone, and takes none away.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "at_least_one")]
+    #[schemars(range(min = 1))]
+    pub heal_instances: Option<u32>,
     /// Backups of the service's volumes.
     pub backup: Option<BackupSettings>,
 }
@@ -193,7 +197,7 @@ impl Default for CanarySettings {
 }
 
 /// How far the supervisor goes by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum HealMode {
@@ -223,6 +227,13 @@ fn percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u8>, D::E
     match Option::<u8>::deserialize(from)? {
         Some(n) if !(1..=100).contains(&n) => Err(serde::de::Error::custom(format!("{n} is no percentage from 1 to 100"))),
         percent => Ok(percent),
+    }
+}
+
+fn at_least_one<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    match Option::<u32>::deserialize(from)? {
+        Some(0) => Err(serde::de::Error::custom("heal_instances: 0 protects nothing; leave it out, or say how many copies must stay up")),
+        copies => Ok(copies),
     }
 }
 
@@ -364,8 +375,9 @@ mod tests {
         assert!(refused(json!({"probe": []})).contains("unknown field `probe`"));
         assert!(refused(json!({"hooks": {"before": []}})).contains("unknown field `before`"));
         assert!(refused(json!({"triggers": {"error_lines": "explode"}})).contains("unknown variant `explode`"));
+        assert!(refused(json!({"heal_instances": 0})).contains("protects nothing"));
         let written = serde_json::to_value(ServiceSettings::default()).unwrap();
-        assert!(["probes", "smoke", "hooks", "triggers", "migrates", "criticality"].iter().all(|k| written.get(k).is_none()), "{written}");
+        assert!(["probes", "smoke", "hooks", "triggers", "migrates", "criticality", "heal_instances"].iter().all(|k| written.get(k).is_none()), "{written}");
     }
 
     #[test]

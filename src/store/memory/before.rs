@@ -82,20 +82,42 @@ fn here(memory: &Path, listed: &Listed) -> bool {
     digest(&archive::file(memory, listed.first)).is_ok_and(|sha256| sha256 == listed.sha256)
 }
 
-/// Makes the context what the events that left had made of it by a moment.
-pub(super) fn restore(c: &Connection, memory: &Path, name: &str, at: DateTime<Utc>, by: String, now: DateTime<Utc>) -> Sql<MemoryRestored> {
+/// What the files of an agent say of its context, and up to which event they were read.
+pub(super) struct Archived {
+    last: i64,
+    steps: Vec<RawEvent>,
+}
+
+/// Reads the files and checks them, outside of any write: they may be many, and nobody else writes meanwhile in one.
+pub(super) fn read(c: &Connection, memory: &Path) -> Sql<Archived> {
+    let last = compact::start(c)?.last;
     let files = compact::listed(c)?;
     let lost: Vec<String> =
         files.iter().filter(|f| !here(memory, f)).map(|f| archive::file(memory, f.first).display().to_string()).collect();
     if !lost.is_empty() {
         return Err(StoreError::Absent { what: WHAT, files: lost.join(", ") }.into());
     }
-    let steps = steps(&files, memory)?;
+    Ok(Archived { last, steps: steps(&files, memory)? })
+}
+
+/// Makes the context what the events that left had made of it by a moment; `None` when more of them have left since the files were read.
+pub(super) fn restore(
+    c: &Connection,
+    archived: &Archived,
+    name: &str,
+    at: DateTime<Utc>,
+    by: String,
+    now: DateTime<Utc>,
+) -> Sql<Option<MemoryRestored>> {
+    if compact::start(c)?.last != archived.last {
+        return Ok(None);
+    }
+    let steps = &archived.steps;
     let at_text = time(at);
     let Some(as_of) = steps.iter().filter(|s| s.ts <= at_text).map(|s| s.seq).max() else {
         return Err(missing("memory", format!("of {name} at {at_text}: it begins later")).into());
     };
-    let then = context(&steps, as_of)?;
+    let then = context(steps, as_of)?;
     let is = current(c)?;
     let said = |e: &RawEvent| (e.value.clone(), e.source.clone());
     let keys: BTreeSet<&String> = is.keys().chain(then.keys()).collect();
@@ -111,7 +133,7 @@ pub(super) fn restore(c: &Connection, memory: &Path, name: &str, at: DateTime<Ut
     let last: Option<i64> = c.query_row("SELECT max(seq) FROM memory_event WHERE op IN ('set', 'remove', 'restore')", [], |r| r.get(0))?;
     let stands = last.unwrap_or(compact::start(c)?.last);
     let seq = events::append(c, &NewEvent::restore(json!({"as_of": stands, "at": at_text, "of": as_of}), by, now))?;
-    Ok(MemoryRestored { seq, as_of, keys: then.len(), changed })
+    Ok(Some(MemoryRestored { seq, as_of, keys: then.len(), changed }))
 }
 
 /// The events of all files that make a context, oldest first; every event must follow the one before.

@@ -33,28 +33,52 @@ impl Store {
     /// `Missing` when nothing was remembered by then, `Absent` when a file that is needed is not here, `Corrupt` when one does not fit the chain, or the
     /// database's.
     pub async fn memory_restore(&self, agent: &AgentName, at: DateTime<Utc>, by: &str, now: DateTime<Utc>) -> StoreResult<MemoryRestored> {
-        let (name, by, dir) = (agent.to_string(), by.to_owned(), self.inner.memory_root.join(agent.as_str()));
-        let write = move |c: &Connection| {
-            let as_of = match last_before(c, at)? {
-                Some(as_of) => as_of,
-                None if compact::start(c)?.last > 0 => return before::restore(c, &dir, &name, at, by.clone(), now),
-                None => return Err(missing("memory", format!("of {name} at {}: it begins later", time(at))).into()),
+        let db = self.memory_db(agent).await?;
+        loop {
+            let dir = self.inner.memory_root.join(agent.as_str());
+            let left = move |c: &Connection| match last_before(c, at)? {
+                None if compact::start(c)?.last > 0 => before::read(c, &dir).map(Some),
+                _ => Ok(None),
             };
-            let (before, after) = (current(c)?, context_as_of(c, as_of)?);
-            let changed: Vec<String> = before
-                .keys()
-                .chain(after.keys())
-                .filter(|k| before.get(*k) != after.get(*k))
-                .cloned()
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect();
-            let event = NewEvent::restore(json!({"as_of": as_of, "at": time(at)}), by, now);
-            let seq = events::append(c, &event)?;
-            replace(c, &before, &after)?;
-            Ok(MemoryRestored { seq, as_of, keys: after.len(), changed })
+            let archived = db.read(left).await?;
+            // Again when more events have left meanwhile.
+            if let Some(done) = db.write(back(agent, at, by, now, archived)).await? {
+                return Ok(done);
+            }
+        }
+    }
+}
+
+/// The write of a restore; `None` when what was read of the files before is not all any more.
+fn back(
+    agent: &AgentName,
+    at: DateTime<Utc>,
+    by: &str,
+    now: DateTime<Utc>,
+    archived: Option<before::Archived>,
+) -> impl FnOnce(&Connection) -> Sql<Option<MemoryRestored>> + Send + 'static {
+    let (name, by) = (agent.to_string(), by.to_owned());
+    move |c: &Connection| {
+        let as_of = match last_before(c, at)? {
+            Some(as_of) => as_of,
+            None if compact::start(c)?.last > 0 => {
+                return archived.map_or(Ok(None), |a| before::restore(c, &a, &name, at, by, now));
+            }
+            None => return Err(missing("memory", format!("of {name} at {}: it begins later", time(at))).into()),
         };
-        self.memory_db(agent).await?.write(write).await
+        let (before, after) = (current(c)?, context_as_of(c, as_of)?);
+        let changed: Vec<String> = before
+            .keys()
+            .chain(after.keys())
+            .filter(|k| before.get(*k) != after.get(*k))
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let event = NewEvent::restore(json!({"as_of": as_of, "at": time(at)}), by, now);
+        let seq = events::append(c, &event)?;
+        replace(c, &before, &after)?;
+        Ok(Some(MemoryRestored { seq, as_of, keys: after.len(), changed }))
     }
 }
 

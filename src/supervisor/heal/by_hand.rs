@@ -202,8 +202,11 @@ impl Healer {
                     self.keep_hands().await;
                 }
             }
-            // Looked for again at the next scan; nothing is healed while the engine does not answer.
-            Err(e) => tracing::warn!(error = %e, "what was stopped meanwhile could not be looked for"),
+            // Looked for again at the next look, which is none before that.
+            Err(e) => {
+                self.engine_lost |= matches!(e, EngineError::Unreachable { .. } | EngineError::Timeout { .. });
+                tracing::warn!(error = %e, "what was stopped meanwhile could not be looked for");
+            }
         }
     }
 

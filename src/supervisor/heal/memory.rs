@@ -2,7 +2,7 @@
 //! engine enforces those.
 
 use super::{Healer, Look};
-use crate::call::diagnose::Ailment;
+use crate::call::diagnose::{self, Ailment};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::incident::Cause;
 use crate::model::observed::{ContainerDetail, RunState};
@@ -33,12 +33,25 @@ fn note(high: &mut High, id: &EngineName, used: u64, limit: u64, percent: u8) ->
     enough
 }
 
+/// Whether an ailment is no more than a sample of its memory.
+pub(super) fn sampled(ailment: &Ailment) -> bool {
+    ailment.cause == Cause::OutOfMemory && ailment.reason.starts_with(SAMPLED)
+}
+
+/// How the reason of one begins.
+const SAMPLED: &str = "it uses ";
+
 impl Healer {
     /// Services that have been too near to their limit for some scans.
     pub(super) async fn too_large(&mut self, look: &Look<'_>, observed: &Observed) -> Vec<Ailment> {
         let mut found = vec![];
         for (service, spec) in look.release.spec.services.iter().filter(|(_, s)| s.active) {
             let Some(percent) = spec.settings.memory_restart_percent else { continue };
+            // One that is well is taken away only while enough others are.
+            let up = diagnose::serving(service, spec, observed);
+            if spec.settings.heal_instances.is_some_and(|least| up <= least as usize) {
+                continue;
+            }
             let running = planner::live(observed, service).into_iter().filter(|c| c.state == RunState::Running);
             for container in running {
                 if let Some(ailment) = self.sample(service, container, percent).await {
@@ -69,7 +82,7 @@ impl Healer {
             service: service.clone(),
             container: Some(c.id.clone()),
             cause: Cause::OutOfMemory,
-            reason: format!("it uses {share} % of its memory limit; its file asks for a restart at {percent} %"),
+            reason: format!("{SAMPLED}{share} % of its memory limit; its file asks for a restart at {percent} %"),
             error: None,
             looping: false,
         })

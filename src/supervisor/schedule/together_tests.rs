@@ -212,3 +212,31 @@ async fn a_run_that_an_end_of_the_supervisor_interrupted_is_made_up_for_a_few_ti
     interrupt(at(80)).await;
     assert!(!due(at(100)).await, "not without end");
 }
+
+#[tokio::test]
+async fn a_run_that_did_not_begin_is_made_up_for_a_few_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bench, _) = with_two_schedules(dir.path()).await;
+    let (house, now) = (&bench.house, Utc::now() + chrono::TimeDelta::hours(1));
+    let at = |minutes| now + chrono::TimeDelta::minutes(minutes);
+    let key = "backup:shop/a";
+    let due = async |schedule: &str, input: serde_json::Value, now| {
+        run(house, Due { key: key.into(), schedule, tool: "backup", input, at_once: false }, now).await
+    };
+    let (yearly, a) = ("0 0 1 1 *", json!({"stack": "shop", "service": "a", "wait": false}));
+    // What a kill between the note and the beginning leaves.
+    house.store.set_value(key, &json!({"at": now, "begun": false, "again": 0})).await.unwrap();
+    assert_eq!(due(yearly, a.clone(), at(14)).await, Ok(false), "not at once");
+    // The house is frozen while it is due: refused, and not for good.
+    crate::call::approval::freeze(&house.store, "test", "moving", Utc::now()).await.unwrap();
+    for (n, minutes) in [15, 30, 45].into_iter().enumerate() {
+        assert!(due(yearly, a.clone(), at(minutes)).await.is_err(), "try {n}");
+        assert_eq!(due(yearly, a.clone(), at(minutes + 14)).await, Ok(false), "after try {n}");
+    }
+    assert_eq!(due(yearly, a.clone(), at(60)).await, Ok(false), "not without end");
+    assert!(house.executor.holding(&shop()).is_none());
+    // What is written wrongly is not tried again before its next time.
+    house.store.set_value(key, &json!({"at": now - chrono::TimeDelta::hours(2)})).await.unwrap();
+    assert!(due("hourly", json!({"stack": "nope", "wait": false}), now).await.is_err());
+    assert_eq!(due(yearly, a, at(20)).await, Ok(false));
+}

@@ -2,7 +2,7 @@
 //! became of a call. The other half is not trusted: prices, caps, turns and names of calls are decided here. Deliberately absent: tool calls, which take
 //! the one line like every other.
 
-use super::{after, retry, tell};
+use super::{after, retry};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, Door, House, Principal, tasks};
 use crate::gate::load::HOUSE_AGENTS;
@@ -195,7 +195,7 @@ async fn ended(house: &House, task: &Task, end: TaskEnd, now: DateTime<Utc>) -> 
 async fn put(house: &House, task: &Task, change: TaskChange, now: DateTime<Utc>) -> Result<Option<Task>, CallError> {
     let ended = house.store.task_change(&task.id, change, now).await?;
     if let Some(ended) = &ended {
-        tell(house, ended, now).await;
+        tasks::tell(house, ended, now).await;
     }
     house.desk.returned(task);
     house.desk.settled();

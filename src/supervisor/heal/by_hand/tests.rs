@@ -1,5 +1,7 @@
 //! What a hand does to a stack, on the fake engine: left alone, told once, ended by the next deploy; and what is no hand's work is healed.
 
+mod copies;
+
 use super::*;
 use crate::call::hands::Hands;
 use crate::call::{Door, Principal, dispatch};
@@ -410,4 +412,108 @@ async fn the_loop_starts_no_copy_that_a_person_stopped_beside_the_one_it_restart
     // A person's own restart of the service starts both.
     call(&b, "warden", "restart", json!({"stack": "shop", "service": "web"})).await;
     assert_eq!(there(&b, "shop-web-1").await.1, RunState::Running);
+}
+
+/// A container that ends and stays down: no policy acts, as after a kill.
+async fn ends(b: &Bench, permit: &Permit, name: &str) {
+    b.house.engine.set_restart(permit, &id(name), crate::model::spec::Restart::No).await.expect("set");
+    b.crash(name, 1);
+}
+
+/// Looks again and again, without the pauses of the ladder.
+async fn impatient(b: &Bench, at_work: &mut Loop, service: &str, scans: usize) -> Course {
+    let key = format!("course:shop/{service}");
+    let read = async || -> Course {
+        b.house.store.value(&key).await.expect("read").map_or_else(Course::default, |v| serde_json::from_value(v).expect("a course"))
+    };
+    for _ in 0..scans {
+        let course = Course { not_before: None, ..read().await };
+        b.house.store.set_value(&key, &json!(course)).await.expect("kept");
+        at_work.healer.scan().await;
+        at_work.rest().await;
+    }
+    read().await
+}
+
+#[tokio::test]
+async fn a_frozen_house_costs_a_service_nothing_of_its_budget() {
+    let (b, permit) = deployed().await;
+    let mut at_work = Loop::begin(&b).await;
+    crate::call::approval::freeze(&b.house.store, "ann", "moving", Utc::now()).await.expect("frozen");
+    ends(&b, &permit, "shop-db-1").await;
+    at_work.rest().await;
+    let course = impatient(&b, &mut at_work, "db", 6).await;
+    assert_eq!((course.acts.len(), course.quarantined, there(&b, "shop-db-1").await.1), (0, None, RunState::Exited));
+    crate::call::approval::unfreeze(&b.house.store, "ann", Utc::now()).await.expect("lifted");
+    at_work.end(&b).await;
+    assert_eq!(there(&b, "shop-db-1").await.1, RunState::Running);
+}
+
+#[tokio::test]
+async fn a_limit_of_the_loops_own_rights_gives_no_service_up() {
+    let (b, permit) = deployed().await;
+    let warden = include_str!("../../../../agents/warden.md").replace("max_per_hour: 60", "max_per_hour: 1");
+    let book = crate::gate::Rulebook::build(vec![("warden.md".to_owned(), warden)], "", &crate::tools::gate_facts());
+    b.house.rulebook.store(std::sync::Arc::new(book.unwrap_or_else(|p| panic!("{p:#?}"))));
+    let mut at_work = Loop::begin(&b).await;
+    ends(&b, &permit, "shop-db-1").await;
+    at_work.rest().await;
+    assert_eq!(there(&b, "shop-db-1").await.1, RunState::Running, "the one act of this hour");
+    ends(&b, &permit, "shop-web-1").await;
+    let course = impatient(&b, &mut at_work, "web", 6).await;
+    assert_eq!((course.acts.len(), course.quarantined), (0, None));
+    assert!(course.not_before.is_some_and(|t| t > Utc::now() + chrono::TimeDelta::seconds(15)), "asked again at the next scan: {course:?}");
+    b.house.rulebook.store(std::sync::Arc::new(crate::gate::call::tests::shipped()));
+    impatient(&b, &mut at_work, "web", 1).await;
+    assert_eq!(there(&b, "shop-web-1").await.1, RunState::Running);
+    at_work.end(&b).await;
+}
+
+#[tokio::test]
+async fn services_given_up_long_ago_do_not_keep_the_others_from_being_healed() {
+    let b = Bench::with(|_| {}).await;
+    deploy_file(&b, &format!("{}  c: *s\n  d: *s\n", COMPOSE)).await;
+    let operation = b.house.store.operations(Some(&shop()), 1).await.expect("read").remove(0);
+    let permit = crate::gate::permit_takeover(&operation);
+    let given_up = Course { release: 1, quarantined: Some(Utc::now()), ..Course::default() };
+    for service in ["c", "d"] {
+        b.house.store.set_value(&format!("course:shop/{service}"), &json!(given_up)).await.expect("kept");
+    }
+    let at_work = Loop::begin(&b).await;
+    for service in ["c", "d", "db"] {
+        ends(&b, &permit, &format!("shop-{service}-1")).await;
+    }
+    at_work.end(&b).await;
+    assert_eq!(there(&b, "shop-db-1").await.1, RunState::Running, "three of four are down, and one of them is news");
+    assert_eq!(there(&b, "shop-c-1").await.1, RunState::Exited);
+}
+
+#[tokio::test]
+async fn a_rollback_of_the_loop_does_not_start_what_a_person_stopped() {
+    let (b, permit) = deployed().await;
+    deploy_file(&b, &COMPOSE.replace("mem_limit: 64m", "mem_limit: 65m")).await;
+    let mut at_work = Loop::begin(&b).await;
+    b.house.engine.stop(&permit, &id("shop-web-1"), Duration::ZERO).await.expect("stopped");
+    at_work.rest().await;
+    for _ in 0..4 {
+        ends(&b, &permit, "shop-db-1").await;
+        at_work.rest().await;
+        impatient(&b, &mut at_work, "db", 1).await;
+    }
+    let verbs: Vec<String> = b.house.store.operations(Some(&shop()), 20).await.expect("read").into_iter().map(|o| o.verb).collect();
+    assert!(!verbs.contains(&"rollback".to_owned()) && verbs.iter().filter(|v| *v == "restart").count() >= 3, "{verbs:?}");
+    assert_eq!(there(&b, "shop-web-1").await.1, RunState::Exited);
+    at_work.end(&b).await;
+}
+
+#[tokio::test]
+async fn an_event_before_the_first_scan_does_not_start_what_was_stopped_while_nobody_looked() {
+    let (b, permit) = with_and_without_policy().await;
+    Loop::begin(&b).await.end(&b).await;
+    b.house.engine.stop(&permit, &id("shop-web-1"), Duration::ZERO).await.expect("stopped while no supervisor ran");
+    let mut at_work = Loop::begin(&b).await;
+    at_work.healer.woken(Wake::Look(shop())).await;
+    at_work.rest().await;
+    assert_eq!(there(&b, "shop-web-1").await.1, RunState::Exited);
+    at_work.end(&b).await;
 }

@@ -138,3 +138,68 @@ async fn what_is_refused_while_the_supervisor_ends_is_no_failure_of_the_step() {
     let end = runbook::run(&b.house, &task, &skill, &CancellationToken::new()).await;
     assert!(matches!(end, TaskEnd::Succeeded(_)), "{end:?}");
 }
+
+#[tokio::test]
+async fn the_end_of_a_task_that_cannot_be_written_is_written_once_it_can() {
+    let b = Bench::with(|s| s.tasks.retry_pause_s = 0).await;
+    let (first, second) = (b.skill("look", Value::Null).await, b.skill("look", Value::Null).await);
+    let task = b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").remove(0);
+    let shutdown = CancellationToken::new();
+    let ended = async {
+        // As a full disk: the step's entries and the end itself.
+        b.house.store.fail_writes(4);
+        attempt(&b.house, task.clone(), &shutdown).await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends");
+    let task = b.house.store.task(&task.id).await.expect("read").expect("there");
+    assert_ne!(task.state, TaskState::Running, "{task:?}");
+    assert!([&first.id, &second.id].contains(&&task.id));
+    let b = b.work();
+    for task in [first, second] {
+        assert_eq!(super::ended(&b, &task).await.state, TaskState::Succeeded, "its agent goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_take_over_yet_does_so_later() {
+    let b = Bench::new(1).await;
+    let task = b.skill("look", Value::Null).await;
+    assert_eq!(b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").len(), 1);
+    b.house.store.fail_writes(2);
+    let b = b.work();
+    assert_eq!(ended(&b, &task).await.state, TaskState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_cancelled_task_leaves_no_call_that_a_later_yes_would_let_through() {
+    let b = Bench::new(1).await.work();
+    let input = json!({"stack": "shop", "compose": COMPOSE, "environment": "production"});
+    let (one, other) = (b.skill("bring", input.clone()).await, b.skill("bring", input).await);
+    let approval = b.end(&one).await.waits_for.expect("an approval");
+    assert_eq!(b.end(&other).await.waits_for.as_ref(), Some(&approval), "the same call waits once");
+    tasks::cancel(&b.house, &one.id, Utc::now()).await.expect("cancelled");
+    let state = async || b.house.store.approval(&approval, Utc::now()).await.expect("read").expect("there").state;
+    assert_eq!(state().await, ApprovalState::Pending, "another task waits for it");
+    tasks::cancel(&b.house, &other.id, Utc::now()).await.expect("cancelled");
+    assert_eq!(state().await, ApprovalState::Stale);
+    assert!(b.house.store.decide_approval(&approval, "ann", true, Utc::now()).await.expect("read").is_none(), "nothing to decide");
+}
+
+#[tokio::test]
+async fn a_task_given_up_for_good_is_told_whoever_gives_it_up() {
+    let b = Bench::with(|s| s.tasks.outside = vec![AgentName::new("a0").expect("valid")]).await;
+    let told =
+        async || b.house.store.audit_after(0, None, 100).await.expect("rows").into_iter().filter(|r| r.tool == "task_failed").count();
+    let agent = AgentName::new("a0").expect("valid");
+    let given = b.give("a0", TaskWork::Prompt("look".into()), Value::Null, None).await;
+    tasks::fetch(&b.house, &agent, Utc::now()).await.expect("fetched").expect("a task");
+    tasks::finish(&b.house, &agent, &given.id, (TaskState::Failed, "no idea".into()), Utc::now()).await.expect("ended");
+    assert_eq!(told().await, 1);
+    // One that takes its supervisor down again and again.
+    b.give("a0", TaskWork::Skill("look".into()), Value::Null, None).await;
+    for _ in 0..INTERRUPTED_MOST {
+        assert_eq!(b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").len(), 1);
+        assert!(take_over(&b.house).await);
+    }
+    assert_eq!(told().await, 2);
+}
