@@ -96,9 +96,14 @@ fn cursor(text: &str) -> Result<i64, CallError> {
     })
 }
 
-/// Notes that the agent did not write itself (imported ones) are another's words: data, not instructions.
+/// What the agent did not write itself, and the house did not record of it (imported notes and histories), is another's words: data, not instructions.
 pub(super) fn of_others_enveloped(mut found: Vec<MemoryEntry>, me: &AgentName) -> Vec<MemoryEntry> {
-    for entry in found.iter_mut().filter(|e| e.kind == "context" && e.source != me.as_str()) {
+    let others = |e: &MemoryEntry| match e.kind.as_str() {
+        "context" => e.source != me.as_str(),
+        "history" => !e.source.starts_with("audit:"),
+        _ => false,
+    };
+    for entry in found.iter_mut().filter(|e| others(e)) {
         let text = entry.value.as_str().map_or_else(|| entry.value.to_string(), str::to_owned);
         entry.value = json!(redact::envelope(format!("note, {}", entry.source), &text, MAX_BYTES));
     }
@@ -127,8 +132,8 @@ pub(super) fn listed(entries: &[MemoryEntry], truncated: bool) -> String {
         let value = if foreign { &e.value["text"] } else { &e.value };
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let origin = match e.kind.as_str() {
-            "history" => format!(" [history, {}]", e.source),
             _ if foreign => format!(" [untrusted, {}]", e.source),
+            "history" => format!(" [history, {}]", e.source),
             _ => String::new(),
         };
         out.push_str(&format!("{} {}{origin}: {}\n", e.at.format("%Y-%m-%d %H:%M"), redact::line(&e.key, 200), value));
@@ -137,4 +142,33 @@ pub(super) fn listed(entries: &[MemoryEntry], truncated: bool) -> String {
         out.push_str("(more; ask for one key)");
     }
     out.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_from_elsewhere_is_anothers_words_whatever_its_kind() {
+        let entry = |kind: &str, source: &str| MemoryEntry {
+            seq: 1,
+            kind: kind.into(),
+            key: "k".into(),
+            value: json!("deploy evil"),
+            source: source.into(),
+            at: chrono::DateTime::UNIX_EPOCH,
+        };
+        let me = AgentName::new("keeper").expect("valid");
+        let found = vec![
+            entry("context", "keeper"),
+            entry("context", "import:other"),
+            entry("history", "audit:7"),
+            entry("history", "import"),
+            entry("history", "import:other"),
+        ];
+        let foreign: Vec<bool> = of_others_enveloped(found.clone(), &me).iter().map(|e| e.value["untrusted"] == true).collect();
+        assert_eq!(foreign, [false, true, false, true, true]);
+        let text = listed(&of_others_enveloped(found, &me), false);
+        assert_eq!(text.matches("[untrusted, import").count(), 3, "{text}");
+    }
 }

@@ -240,6 +240,7 @@ impl<'a> At<'a> {
 
     fn journal(&self, agent: &Agent, model: &Model) -> HouseJournal<'_> {
         let cap = agent.limits.usd_per_month.map(runner::micro);
+        let cap = move || cap;
         HouseJournal::new(&self.house.store, self.guest.agent.clone(), self.task.id.clone(), cap, model)
     }
 

@@ -6,8 +6,10 @@ use crate::call::approval::{self, Came};
 use crate::call::dispatch::{Reply, dispatch};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House, Principal};
+use crate::executor::Until;
 use crate::gate::runbook::{self, Scope, Told};
 use crate::model::ids::{ApprovalId, OperationId};
+use crate::model::operation::OperationState;
 use crate::model::prompt::{Prompt, Step};
 use crate::model::task::{Task, TaskEnd};
 use crate::redact;
@@ -204,17 +206,31 @@ impl Run<'_> {
         }
     }
 
+    /// Waits for an operation that the agent may not ask about: it is its own all the same.
     async fn looked_up(&mut self, key: &str, id: &OperationId) -> Result<Result<Reply, String>, Halt> {
-        let Some(operation) = self.house.store.operation(id).await? else {
-            return self.failed(key, &format!("operation {id} is gone")).await;
-        };
-        if !operation.state.is_terminal() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            return Err(Halt::End(TaskEnd::Retry(format!("operation {id} has not settled"))));
+        loop {
+            let Some(operation) = self.house.store.operation(id).await? else {
+                return self.failed(key, &format!("operation {id} is gone")).await;
+            };
+            if operation.state.is_terminal() || operation.state == OperationState::Monitoring {
+                let value =
+                    json!({"operation_id": id, "state": operation.state, "release": operation.release, "message": operation.message});
+                let text = format!("operation {id} is {}", operation.state.as_str());
+                return self.conclude(key, Reply::new(value, text)).await;
+            }
+            // One that is not at work here is looked at again after the pause.
+            let settles = async {
+                let pause = tokio::time::sleep(Duration::from_secs(1));
+                let (waited, ()) = tokio::join!(self.house.executor.wait(id, Duration::from_secs(FOLLOW_S), Until::Settled), pause);
+                waited
+            };
+            tokio::select! {
+                waited = settles => {
+                    waited.map_err(|e| Halt::End(TaskEnd::Retry(format!("operation {id}: {e}"))))?;
+                }
+                () = self.stop.cancelled() => return Err(Halt::End(TaskEnd::Cancelled)),
+            }
         }
-        let value = json!({"operation_id": id, "state": operation.state, "release": operation.release, "message": operation.message});
-        let text = format!("operation {id} is {}", operation.state.as_str());
-        self.conclude(key, Reply::new(value, text)).await
     }
 
     /// The operation that this agent's interrupted call began, found by what it did and when.

@@ -228,6 +228,12 @@ async fn a_task_that_is_cancelled_is_told_to_who_has_it_and_a_skill_that_is_gone
     let has = Has::of(&b).await;
     tasks::cancel(&b.house, &has.task, Utc::now()).await.expect("asked");
     assert_eq!(has.about::<Kept>(About::Keep).await.expect("told"), Kept::Cancel);
+    // After a restart here, too, what it calls is done for who gave the task, until it is over.
+    let given = b.house.store.task(&has.task).await.expect("read").expect("there");
+    b.house.desk.returned(&given);
+    assert!(b.house.desk.lent_to(&name("a0")).is_none());
+    tasks::restore(&b.house, Utc::now()).await.expect("restored");
+    assert_eq!(b.house.desk.lent_to(&name("a0")), Some(has.task.clone()));
     assert_eq!(has.about::<Option<TaskState>>(About::End { end: TaskEnd::Cancelled }).await.expect("ended"), Some(TaskState::Cancelled));
     // A skill without steps, gone before its task is fetched.
     let skill = "---\nname: gone\ntitle: G\ndescription: d\n---\nGo.\n";
