@@ -209,7 +209,10 @@ impl Run<'_> {
                 // A call that was begun under this name before would have its fate mixed with this one's.
                 let id = self.call_id(turn.number, i)?;
                 let fresh = !again || self.unless_stopped(self.desk.hands.fate(&id)).await? == Fate::NeverBegan;
-                self.desk.hands.call(fresh.then_some(&id), &call.tool, call.input.clone()).await?
+                match fresh {
+                    true => self.desk.hands.call(Some(&id), &call.tool, call.input.clone()).await?,
+                    false => self.desk.hands.repeat(&id, &call.tool, call.input.clone()).await?,
+                }
             } else {
                 json!({"error": {"code": "rate_limited", "message": format!("at most {MOST_CALLS} calls in one answer"), "hint": "ask again for what is still needed"}})
             };
