@@ -68,6 +68,8 @@ use work::Held;
 
 /// An adoption makes a few tags and one container.
 const ADOPT_WITHIN: Duration = Duration::from_secs(120);
+/// Pause between looks at an operation that nobody is at work on.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Who asks for an operation and why.
 #[derive(Debug, Clone)]
@@ -404,12 +406,23 @@ impl Executor {
     /// # Errors
     /// `Unknown`, `Store`.
     pub async fn wait(&self, id: &OperationId, timeout: Duration, until: Until) -> Result<Operation, ExecutorError> {
-        if let Some(mut standing) = self.standing(id) {
-            let settled = |s: &Standing| (until == Until::Settled && s.state == OperationState::Monitoring) || s.state.is_terminal();
-            // A closed channel is as good as settled: the run has ended and stored its state.
-            let _ended_or_late = tokio::time::timeout(timeout, standing.wait_for(settled)).await;
+        let late = tokio::time::Instant::now() + timeout;
+        let settled = |state: OperationState| (until == Until::Settled && state == OperationState::Monitoring) || state.is_terminal();
+        loop {
+            if let Some(mut standing) = self.standing(id) {
+                // A closed channel is as good as settled: the run has ended and stored its state.
+                let _ended_or_late = tokio::time::timeout_at(late, standing.wait_for(|s| settled(s.state))).await;
+            }
+            let op = self.store.operation(id).await?.ok_or_else(|| ExecutorError::Unknown(id.clone()))?;
+            if settled(op.state) || tokio::time::Instant::now() >= late || self.closing.is_cancelled() {
+                return Ok(op);
+            }
+            // Nobody is at work on it yet: a takeover is tried again. Who follows it must not do so as fast as the disk is.
+            tokio::select! {
+                () = tokio::time::sleep_until(late.min(tokio::time::Instant::now() + LOOK_AGAIN)) => {}
+                () = self.closing.cancelled() => {}
+            }
         }
-        self.store.operation(id).await?.ok_or_else(|| ExecutorError::Unknown(id.clone()))
     }
 
     /// Progress of a running operation; `None` when it is not running here.

@@ -119,11 +119,16 @@ pub async fn run_with(
     let client = Some(format!("task {}", task.id));
     let who = Principal { agent: task.agent.clone(), door: Door::Task, client, read_only: false, on_behalf: task.delegated_by.clone() };
     let hands = hands::HouseHands { house: house.clone(), who };
-    let cap = agent.limits.usd_per_month.map(micro);
+    // Read at each question: an operator who lowers it stops what is at work.
+    let (book, cap) = (&house.rulebook, agent.limits.usd_per_month);
+    let cap = || book.load().agents.get(task.agent.as_str()).map_or(cap, |a| a.limits.usd_per_month).map(micro);
     let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), cap, model);
     let desk =
         Desk { journal: &journal, hands: &hands, provider, model, system: brief.system, task: brief.task, turns: brief.turns, patience };
-    work::work(&desk, task, stop).await
+    house.desk.reads(task);
+    let end = work::work(&desk, task, stop).await;
+    house.desk.read(task);
+    end
 }
 
 /// What a model is told of a task before it begins.

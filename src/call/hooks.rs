@@ -22,8 +22,10 @@ const WEBHOOK: &str = "webhook";
 pub const LEAST_SECRET: usize = 16;
 /// How far the clock of a signed timestamp may be off.
 const WINDOW: TimeDelta = TimeDelta::minutes(5);
-/// Alerts of one request that become tasks.
+/// Alerts of one request that become new tasks; a group is sent again while it fires, and then the next ones do.
 const MOST_ALERTS: usize = 100;
+/// Alerts of one request that are looked at.
+const MOST_FIRING: usize = 1_000;
 /// Longest text taken out of a request, in bytes.
 const MAX_TEXT: usize = 2000;
 
@@ -115,7 +117,7 @@ fn facts(trigger: &Trigger, kind: HookKind, request: &Request<'_>, mut body: Val
     if kind == HookKind::Alertmanager {
         let alerts = body.as_object_mut().and_then(|b| b.remove("alerts"));
         let Some(Value::Array(alerts)) = alerts else { return Err("it has no alerts".into()) };
-        let firing = alerts.into_iter().filter(fires).take(MOST_ALERTS);
+        let firing = alerts.into_iter().filter(fires).take(MOST_FIRING);
         let each = firing.map(|alert| {
             let text = |k: &str| alert[k].as_str().unwrap_or_default().to_owned();
             // Without a fingerprint the labels tell one alert from another.
@@ -236,7 +238,7 @@ pub async fn take(house: &House, trigger: &Trigger, kind: HookKind, request: &Re
     if once {
         house.store.hook_remember(&trigger.name, &digest, now).await?;
     }
-    Ok(Taken::Tasks { tasks, left_out: refused + too_many })
+    Ok(Taken::Tasks { tasks, left_out: refused + firing.saturating_sub(MOST_FIRING) })
 }
 
 /// Why a push is none for the stack it leads to: its checkout follows another branch.
@@ -255,8 +257,13 @@ async fn queue(
     digest: &str,
     now: DateTime<Utc>,
 ) -> Result<(Vec<TaskId>, usize), CallError> {
-    let (mut ids, mut refused, mut why) = (vec![], 0, None);
+    let (mut ids, mut refused, mut why, mut made) = (vec![], 0, None, 0);
     for (key, facts) in each {
+        let known = key.as_deref().unwrap_or(&digest[..32]);
+        if made == MOST_ALERTS && !house.store.task_key_known(&format!("webhook:{}", trigger.name), known).await? {
+            refused += 1;
+            continue;
+        }
         let key = key.unwrap_or_else(|| digest[..32].to_owned());
         let taken = match wish(trigger, &facts, None, WEBHOOK, key) {
             Ok(wish) => tasks::submit(house, wish, true, now).await,
@@ -276,6 +283,7 @@ async fn queue(
             Err(e) => return Err(e),
         };
         if !before {
+            made += 1;
             let detail = json!({"trigger": trigger.name, "task": task.id, "agent": task.agent});
             house.store.audit_event("supervisor", "webhook_taken", task.stack.as_ref().map(StackName::as_str), &detail, now).await?;
         }

@@ -86,9 +86,28 @@ pub(super) async fn planned(call: &Call, facts: &CallFacts, answer: &Value) -> R
     Ok(())
 }
 
-/// What was heard before it no longer counts.
+/// What was heard before it no longer counts. An agent with a task is shown again what it read since the task began.
 fn since(call: &Call) -> DateTime<Utc> {
-    call.now - TimeDelta::seconds(i64::from(call.rulebook.policy.taint.window_s))
+    let window = call.now - TimeDelta::seconds(i64::from(call.rulebook.policy.taint.window_s));
+    call.house.desk.reads_since(&call.who.agent).map_or(window, |began| began.min(window))
+}
+
+/// Whether a text has words its caller first saw in untrusted output: who keeps it for later keeps those.
+///
+/// # Errors
+/// The store's.
+pub async fn of_others(call: &Call, text: &Value) -> Result<bool, CallError> {
+    let policy = &call.rulebook.policy.taint;
+    if policy.level == TaintLevel::Off || HOUSE_AGENTS.contains(&call.who.agent.as_str()) {
+        return Ok(false);
+    }
+    let asked = asked(&serde_json::json!({ "value": text }));
+    let found = call.house.taints.tainted(call.who.agent.as_str(), &asked, since(call));
+    if found.is_empty() {
+        return Ok(false);
+    }
+    let known = registry(call).await?;
+    Ok(found.iter().any(|t| t.seen.iter().any(|w| !known.contains(w))))
 }
 
 /// Notes what came with a task from outside of the house, a request or an event: its agent reads it before it makes any call. What another agent gave is

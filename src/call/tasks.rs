@@ -46,6 +46,7 @@ pub struct Desk {
     ended: Notify,
     at_work: Mutex<BTreeMap<TaskId, CancellationToken>>,
     lent: Mutex<BTreeMap<AgentName, (TaskId, Vec<AgentName>)>>,
+    reading: Mutex<BTreeMap<AgentName, (TaskId, DateTime<Utc>)>>,
     outside: Mutex<BTreeMap<AgentName, Outside>>,
     news: Notify,
     happened: Mutex<VecDeque<Happened>>,
@@ -98,6 +99,29 @@ impl Desk {
     fn lends(&self, task: &Task) {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.insert(task.agent.clone(), (task.id.clone(), task.delegated_by.clone()));
+        drop(lent);
+        self.reads(task);
+    }
+
+    /// The agent of a task has before it what it read since the task began, until [`Desk::read`].
+    pub fn reads(&self, task: &Task) {
+        if let Some(since) = task.started_at {
+            let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+            reading.insert(task.agent.clone(), (task.id.clone(), since));
+        }
+    }
+
+    /// The agent of a task no longer works on it.
+    pub fn read(&self, task: &Task) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading.get(&task.agent).is_some_and(|(id, _)| *id == task.id) {
+            reading.remove(&task.agent);
+        }
+    }
+
+    /// Since when an agent has what it read before it: the start of its task.
+    pub(super) fn reads_since(&self, agent: &AgentName) -> Option<DateTime<Utc>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).get(agent).map(|(_, since)| *since)
     }
 
     /// As if an agent outside had fetched a task of another.
@@ -108,8 +132,15 @@ impl Desk {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner).insert(name(agent), (id, vec![name(by)]));
     }
 
+    /// The task an agent outside has.
+    #[cfg(test)]
+    pub fn lent_to(&self, agent: &AgentName) -> Option<TaskId> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).get(agent).map(|(id, _)| id.clone())
+    }
+
     /// The task is no longer with its agent.
     pub fn returned(&self, task: &Task) {
+        self.read(task);
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         if lent.get(&task.agent).is_some_and(|(id, _)| *id == task.id) {
             lent.remove(&task.agent);
@@ -409,7 +440,9 @@ pub async fn restore(house: &House, now: DateTime<Utc>) -> StoreResult<()> {
     for agent in outside {
         for task in house.store.tasks(Some(agent), Some(TaskState::Running), 1).await? {
             // Only what is lent has a lease; it holds a while longer, for the agent to find us again.
-            if house.store.task_lease(&task.id, now + LEASE).await? {
+            let held = house.store.task_lease(&task.id, now + LEASE).await?;
+            // One that was cancelled is with its agent all the same, and what it calls is done for who gave it.
+            if held || house.store.task_lent(&task.id).await?.is_some() {
                 house.desk.lends(&task);
             }
         }

@@ -95,6 +95,16 @@ impl FakeEngine {
         self.lock().failures.entry(method.to_owned()).or_default().push_back(error);
     }
 
+    /// From now on looks at this container time out, as one whose inspection hangs, or no more.
+    pub fn silence_container(&self, name: &str, silent: bool) {
+        let mut w = self.lock();
+        if silent {
+            w.silent.insert(name.to_owned());
+        } else {
+            w.silent.remove(name);
+        }
+    }
+
     /// The container's process ends by itself with this code; its restart policy acts. False when it was not running.
     pub fn crash_container(&self, name: &str, exit_code: i64) -> bool {
         self.lock().crash(name, exit_code, false)

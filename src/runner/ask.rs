@@ -62,7 +62,19 @@ impl From<Away> for NoAnswer {
     }
 }
 
-/// Asks. The answer comes with what settles its cost, to be written with the turn.
+/// Tokens a question may be at most: bytes say it roughly only (base64 and identifiers have two bytes a token, a provider adds words of its own for tools),
+/// so what the last one was thought to be and was counts, and half as much again where nothing is known. Pure.
+pub fn generously(estimate: u64, before: Option<(u64, u64)>) -> u64 {
+    match before {
+        Some((thought, was)) if thought > 0 && was > thought => {
+            u64::try_from(u128::from(estimate) * u128::from(was) / u128::from(thought)).unwrap_or(u64::MAX)
+        }
+        Some(_) => estimate,
+        None => estimate.saturating_add(estimate / 2),
+    }
+}
+
+/// Asks. The answer comes with what settles its cost, to be written with the turn. `worst`: tokens the question may be at most.
 ///
 /// # Errors
 /// `NoAnswer`.
@@ -71,13 +83,14 @@ pub async fn ask(
     provider: &dyn Provider,
     model: &Model,
     request: &Request,
+    worst: u64,
     patience: &Patience,
     stop: &CancellationToken,
 ) -> Result<(Spoken, Counted), NoAnswer> {
     let input = window::size_of(request);
     let mut attempt = 1;
     loop {
-        let id = match journal.question(input, request.max_tokens).await? {
+        let id = match journal.question(worst, request.max_tokens).await? {
             Word::Ask(id) => id,
             Word::OverCap { spent, worst, cap } => return Err(NoAnswer::OverBudget { spent, worst, cap }),
         };
@@ -116,4 +129,17 @@ fn estimated(input: u64, spoken: &Spoken) -> Usage {
     let calls = spoken.calls.iter().map(|c| window::weight(&c.tool) + window::weight(&c.input.to_string())).sum::<usize>();
     let written = window::weight(&spoken.text) + calls;
     Usage { input, output: window::tokens(written), ..Usage::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_counts_for_what_the_last_one_turned_out_to_be() {
+        assert_eq!(generously(1_000, None), 1_500);
+        assert_eq!(generously(1_000, Some((500, 700))), 1_400);
+        assert_eq!(generously(1_000, Some((500, 300))), 1_000, "fewer than thought is no reason to hope");
+        assert_eq!((generously(u64::MAX, Some((1, 2))), generously(10, Some((0, 5)))), (u64::MAX, 10));
+    }
 }

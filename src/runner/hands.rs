@@ -98,6 +98,15 @@ pub trait Hands: Send + Sync {
     /// `Away`: whether it began is then unknown.
     async fn call(&self, id: Option<&CallId>, tool: &str, input: Value) -> Result<Value, Away>;
 
+    /// Makes a call again that was begun under this name before: under a name of its own, since the fates of both would be mixed.
+    ///
+    /// # Errors
+    /// As [`Hands::call`].
+    async fn repeat(&self, id: &CallId, tool: &str, input: Value) -> Result<Value, Away> {
+        tracing::debug!(call = %id, tool, "made again");
+        self.call(None, tool, input).await
+    }
+
     /// What became of a call with this id. Hands that cannot look answer `Unknown`.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ use serde_json::json;
 
 /// Shares of a month's budget that somebody is told about, percent.
 const SHARES: [u32; 3] = [50, 80, 100];
+/// Where it is noted that a refusal was told: no share.
+const REFUSED: u32 = 0;
 
 /// What the ledger says to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +81,6 @@ pub trait Journal: Send + Sync {
 }
 
 /// The journal in the house.
-#[derive(Debug)]
 pub struct HouseJournal<'a> {
     /// Where it is kept.
     pub store: &'a Store,
@@ -87,18 +88,24 @@ pub struct HouseJournal<'a> {
     pub agent: AgentName,
     /// For what.
     pub task: TaskId,
-    /// The most the agent may spend in a month, millionths of a dollar.
-    pub cap: Option<u64>,
+    /// The most the agent may spend in a month as it stands now, millionths of a dollar.
+    pub cap: Box<dyn Fn() -> Option<u64> + Send + Sync + 'a>,
     /// The model, by its name in the configuration.
     pub model: String,
     /// Its price.
     pub price: Option<Price>,
 }
 
+impl std::fmt::Debug for HouseJournal<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HouseJournal").field("agent", &self.agent).field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
 impl<'a> HouseJournal<'a> {
     /// The journal of a task of an agent with this budget.
-    pub fn new(store: &'a Store, agent: AgentName, task: TaskId, cap: Option<u64>, model: &Model) -> Self {
-        Self { store, agent, task, cap, model: model.name.clone(), price: model.price }
+    pub fn new(store: &'a Store, agent: AgentName, task: TaskId, cap: impl Fn() -> Option<u64> + Send + Sync + 'a, model: &Model) -> Self {
+        Self { store, agent, task, cap: Box::new(cap), model: model.name.clone(), price: model.price }
     }
 
     /// The most a question can cost.
@@ -121,30 +128,43 @@ impl<'a> HouseJournal<'a> {
 
     /// Tells, once a month each, that half, four fifths or all of the budget is spent.
     async fn watch_budget(&self) {
-        let Some(cap) = self.cap else { return };
+        let Some(cap) = (self.cap)() else { return };
         let spent = match self.store.spent_by(&spend::month(Utc::now()), &self.agent).await {
             Ok(spent) => spent,
             Err(e) => return tracing::error!(agent = %self.agent, error = %e, "what the agent spent could not be read"),
         };
         for share in SHARES {
             if u128::from(spent) * 100 >= u128::from(cap) * u128::from(share) {
-                self.tell(share, spent).await;
+                self.tell(share, spent, cap, None).await;
             }
         }
     }
 
-    /// Recorded first and noted as told after: told twice after a crash between is better than never.
-    async fn tell(&self, percent: u32, spent: u64) {
-        let (now, agent, cap) = (Utc::now(), self.agent.as_str(), self.cap.unwrap_or(0));
+    /// Recorded first and noted as told after: told twice after a crash between is better than never. Once for each cap: a higher one is reached anew.
+    /// `worst`: the question that could have gone beyond it was not asked.
+    async fn tell(&self, percent: u32, spent: u64, cap: u64, worst: Option<u64>) {
+        let (now, agent) = (Utc::now(), self.agent.as_str());
         let month = spend::month(now);
         let told = async {
-            if self.store.budget_told(&month, &self.agent, percent).await? {
+            if self.store.budget_told(&month, &self.agent, percent, cap).await? {
                 return Ok(());
             }
-            let detail = json!({"agent": agent, "month": month, "percent": percent, "spent_usd": spend::dollars(spent), "cap_usd": spend::dollars(cap)});
-            self.store.audit_event("supervisor", "budget_share", None, &detail, now).await?;
-            tracing::warn!(agent, percent, spent = spend::dollars(spent), cap = spend::dollars(cap), "an agent's budget of the month");
-            self.store.tell_budget(&month, &self.agent, percent).await
+            let mut detail = json!({"agent": agent, "month": month, "spent_usd": spend::dollars(spent), "cap_usd": spend::dollars(cap)});
+            let what = match worst {
+                None => ("budget_share", "percent", json!(percent)),
+                Some(worst) => ("budget_refused", "worst_usd", json!(spend::dollars(worst))),
+            };
+            detail[what.1] = what.2;
+            self.store.audit_event("supervisor", what.0, None, &detail, now).await?;
+            tracing::warn!(
+                agent,
+                percent,
+                spent = spend::dollars(spent),
+                cap = spend::dollars(cap),
+                what = what.0,
+                "an agent's budget of the month"
+            );
+            self.store.tell_budget(&month, &self.agent, percent, cap).await
         };
         if let Err(e) = told.await {
             let e: StoreError = e;
@@ -164,20 +184,21 @@ impl Journal for HouseJournal<'_> {
     }
 
     async fn question(&self, input: u64, max_output: u32) -> Result<Word, Away> {
-        let worst = self.worst(input, max_output);
+        let (worst, cap) = (self.worst(input, max_output), (self.cap)());
         let question = ledger::Question {
             month: spend::month(Utc::now()),
             agent: self.agent.clone(),
             model: self.model.clone(),
             task: self.task.clone(),
             worst,
-            cap: self.cap,
+            cap,
         };
         match self.store.ledger_ask(question).await? {
             ledger::Word::Ask(id) => Ok(Word::Ask(id)),
             ledger::Word::OverCap { spent } => {
-                self.tell(100, spent).await;
-                Ok(Word::OverCap { spent, worst, cap: self.cap.unwrap_or(0) })
+                let cap = cap.unwrap_or(0);
+                self.tell(REFUSED, spent, cap, Some(worst)).await;
+                Ok(Word::OverCap { spent, worst, cap })
             }
         }
     }

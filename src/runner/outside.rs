@@ -113,6 +113,9 @@ pub struct Named {
     pub task: TaskId,
     /// Its name in the audit log.
     pub call: CallId,
+    /// It was begun before under this name, and is made again without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
 }
 
 /// The answer to [`Ask::Hello`].

@@ -105,6 +105,7 @@ enum Line {
     Calls(Vec<(&'static str, Value)>),
     Cut(&'static str),
     Refuse(&'static str),
+    RefuseCall(&'static str),
     Fail(ProviderError),
     Breaks(ProviderError),
     Never,
@@ -159,6 +160,10 @@ impl Provider for Script {
             }
             Line::Refuse(text) => {
                 let events = [Ok(Event::Text(text.into())), Ok(Event::Usage(self.usage)), Ok(Event::End(EndReason::Refused))];
+                return Box::pin(futures_util::stream::iter(events));
+            }
+            Line::RefuseCall(tool) => {
+                let events = [call(0, tool, json!({"stack": "shop"})), Ok(Event::Usage(self.usage)), Ok(Event::End(EndReason::Refused))];
                 return Box::pin(futures_util::stream::iter(events));
             }
             Line::Call(tool, input) => vec![Ok(Event::Text("I call.".into())), call(0, tool, input)],
@@ -226,7 +231,7 @@ impl Default for Set {
 
 async fn run_as(house: &Arc<House>, hands: &dyn Hands, script: &Script, set: &Set, stop: &CancellationToken) -> TaskEnd {
     let task = task();
-    let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), set.cap, &set.model);
+    let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), || set.cap, &set.model);
     let desk = Desk {
         journal: &journal,
         hands,
@@ -319,6 +324,25 @@ async fn a_task_that_needs_a_person_waits_and_goes_on_with_what_came_of_it() {
 }
 
 #[tokio::test]
+async fn a_task_that_is_stopped_does_not_wait_for_what_was_approved_to_start() {
+    let world = World::new();
+    let house = world.house(None).await;
+    let production = json!({"stack": "shop", "compose": COMPOSE, "environment": "production"});
+    let script = Script::new(vec![Line::Call("deploy", production), Line::Say("Done.")]);
+    let TaskEnd::Waiting(id) = run(&house, &script).await else { panic!("it must wait") };
+    house.store.decide_approval(&id, "ann", true, Utc::now()).await.unwrap();
+    let (stop, hands) = (CancellationToken::new(), hands(&house));
+    let set = Set::default();
+    let stopped = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.cancel();
+    };
+    let both = async { tokio::join!(run_as(&house, &hands, &script, &set, &stop), stopped).0 };
+    let end = tokio::time::timeout(Duration::from_secs(15), both).await.expect("not half a minute");
+    assert_eq!(end, TaskEnd::Cancelled);
+}
+
+#[tokio::test]
 async fn what_is_refused_by_a_person_is_told_to_the_model() {
     let world = World::new();
     let house = world.house(None).await;
@@ -343,9 +367,56 @@ async fn turns_and_money_end_a_run() {
     let end = run_as(&house, &hands(&house), &script, &set, &CancellationToken::new()).await;
     assert!(matches!(&end, TaskEnd::Failed(why) if why.starts_with("out of budget: 0.00534 of 0.02 US dollars")), "{end:?}");
     assert_eq!((script.asked().len(), spent(&house).await), (2, 5_340), "nothing was asked beyond the cap");
-    let rows = house.store.audit_rows(&AuditQuery { tool: Some("budget_share".into()), limit: 9, ..Default::default() }).await.unwrap();
-    assert_eq!(rows.len(), 1);
-    assert_eq!((&rows[0].detail["percent"], &rows[0].detail["cap_usd"]), (&json!(100), &json!("0.02")));
+    let of = async |what: &str| {
+        let query = AuditQuery { tool: Some(what.into()), limit: 9, ..Default::default() };
+        house.store.audit_rows(&query).await.unwrap()
+    };
+    assert_eq!(of("budget_share").await.len(), 0, "not even half of it is spent");
+    let refused = of("budget_refused").await;
+    assert_eq!(refused.len(), 1);
+    assert_eq!((&refused[0].detail["spent_usd"], &refused[0].detail["cap_usd"]), (&json!("0.00534"), &json!("0.02")));
+    // Another cap is told of anew.
+    let set = Set { cap: Some(9_000), ..Set::default() };
+    run_as(&house, &hands(&house), &script, &set, &CancellationToken::new()).await;
+    assert_eq!(of("budget_refused").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_cap_that_is_lowered_stops_what_is_at_work() {
+    let world = World::new();
+    let house = world.house(None).await;
+    let script = Script::new(vec![Line::Call("status", json!({})), Line::Say("done")]);
+    let (task, model) = (task(), model());
+    let cap = || if script.asked().is_empty() { None } else { Some(3_000) };
+    let journal = HouseJournal::new(&house.store, task.agent.clone(), task.id.clone(), cap, &model);
+    let hands = hands(&house);
+    let desk = Desk {
+        journal: &journal,
+        hands: &hands,
+        provider: &script,
+        model: &model,
+        system: "You keep stacks.".into(),
+        task: "Look.".into(),
+        turns: 9,
+        patience: HASTY,
+    };
+    let end = work(&desk, &task, &CancellationToken::new()).await;
+    assert!(matches!(&end, TaskEnd::Failed(why) if why.starts_with("out of budget")), "{end:?}");
+    assert_eq!(script.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_of_an_answer_its_provider_broke_off_is_not_made_and_a_key_in_two_pieces_is_not_kept() {
+    let world = World::new();
+    let house = world.house(None).await;
+    let script = Script::new(vec![Line::RefuseCall("stop"), Line::Say("It is sk-12345678-secret, I think.")]);
+    let key = crate::runner::models::Key::new("sk-12345678-secret").expect("a key");
+    let set = Set { model: Model { key: Some(key), ..model() }, ..Set::default() };
+    let end = run_as(&house, &hands(&house), &script, &set, &CancellationToken::new()).await;
+    assert!(matches!(&end, TaskEnd::Succeeded(text) if text.contains("I think") && !text.contains("12345678")), "{end:?}");
+    let turns = house.store.turns(&task().id).await.unwrap();
+    assert!(turns[0].cut && turns[0].calls.is_empty(), "{turns:?}");
+    assert!(!serde_json::to_string(&turns).unwrap().contains("12345678"));
 }
 
 #[tokio::test]

@@ -48,6 +48,11 @@ pub fn size_of(request: &Request) -> u64 {
     tokens(weight(&request.system) + tools) + size(&request.messages)
 }
 
+/// Tokens of a conversation.
+pub fn size_of_messages(messages: &[Message]) -> u64 {
+    size(messages)
+}
+
 fn size(messages: &[Message]) -> u64 {
     let bytes = |m: &Message| match m {
         Message::User(text) => weight(text),

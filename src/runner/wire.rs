@@ -52,11 +52,10 @@ impl Wire {
         if rustls::crypto::ring::default_provider().install_default().is_err() {
             tracing::trace!("the process has a provider of cryptography already");
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_WITHIN)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|e| format!("no HTTP client: {e}"))?;
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).redirect(reqwest::redirect::Policy::none());
+        // Without TLS a proxy of the environment would read the key.
+        let http = if base_url.starts_with("http://") { http.no_proxy() } else { http };
+        let http = http.build().map_err(|e| format!("no HTTP client: {e}"))?;
         let base_url = format!("{}/", base_url.trim_end_matches('/'));
         let client = Client::builder().with_reqwest(http).build().map_err(|e| format!("no client of the provider: {e}"))?;
         Ok(Self { client, kind, base_url, model: model.to_owned(), key, patience })
@@ -276,11 +275,25 @@ impl Wire {
 fn usage(u: &genai::chat::Usage) -> Option<Usage> {
     let n = |v: Option<i32>| v.and_then(|v| u64::try_from(v).ok());
     let details = u.prompt_tokens_details.as_ref();
-    let input = n(u.prompt_tokens)?;
+    // What counts one half only is not believed to have given the other for nothing.
+    let (input, output) = (n(u.prompt_tokens)?, n(u.completion_tokens)?);
     Some(Usage {
         input,
         cached: n(details.and_then(|d| d.cached_tokens)).unwrap_or(0),
         cache_written: n(details.and_then(|d| d.cache_creation_tokens)).unwrap_or(0),
-        output: n(u.completion_tokens).unwrap_or(0),
+        output,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_counts_one_half_only_gives_the_other_for_nothing_to_nobody() {
+        let of = |input, output| usage(&genai::chat::Usage { prompt_tokens: input, completion_tokens: output, ..Default::default() });
+        assert_eq!(of(Some(7), None), None);
+        assert_eq!(of(None, Some(7)), None);
+        assert_eq!(of(Some(7), Some(3)).map(|u| (u.input, u.output)), Some((7, 3)));
+    }
 }

@@ -111,11 +111,17 @@ impl Run<'_> {
             max_tokens: desk.model.max_tokens,
         };
         let empty = window::size_of(&request);
+        // What the last question was thought to be, and was.
+        let before = turns.split_last().and_then(|(last, earlier)| {
+            let messages = window::conversation(&desk.task, earlier, u64::from(desk.model.context_tokens))?;
+            Some((empty + window::size_of_messages(&messages), last.tokens_in))
+        });
         let mut room = u64::from(desk.model.context_tokens).saturating_sub(empty + u64::from(desk.model.max_tokens));
         for shorter in 0..=SHORTER {
             let Some(messages) = window::conversation(&desk.task, turns, room) else { break };
             request.messages = messages;
-            match ask::ask(desk.journal, desk.provider, desk.model, &request, &desk.patience, self.stop).await {
+            let worst = ask::generously(window::size_of(&request), before).min(u64::from(desk.model.context_tokens));
+            match ask::ask(desk.journal, desk.provider, desk.model, &request, worst, &desk.patience, self.stop).await {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Provider(ProviderError::ContextTooLong(_))) if shorter < SHORTER => {
                     room = (window::size_of(&request) - empty) * 7 / 10
@@ -134,7 +140,10 @@ impl Run<'_> {
     async fn write_down(&self, turns: &[Turn], spoken: Spoken, counted: Counted, offers: &[Offer]) -> Result<Turn, Halt> {
         let number = u32::try_from(turns.len()).unwrap_or(u32::MAX - 1) + 1;
         let refused = spoken.end == EndReason::Refused && spoken.calls.is_empty();
-        let cut = !refused && (spoken.end == EndReason::MaxTokens || (spoken.calls.is_empty() && spoken.text.trim().is_empty()));
+        let broken_off = matches!(spoken.end, EndReason::MaxTokens | EndReason::Refused);
+        let cut = !refused && (broken_off || (spoken.calls.is_empty() && spoken.text.trim().is_empty()));
+        // A key that came in two pieces was in neither.
+        let text = self.desk.model.key.as_ref().map_or_else(|| spoken.text.clone(), |k| k.scrub(&spoken.text));
         // Half an answer is not acted on: its last call may be half a call.
         let asked = if cut { vec![] } else { spoken.calls };
         let call = |(i, mut a): (usize, super::provider::Asked)| {
@@ -151,7 +160,7 @@ impl Run<'_> {
         let turn = Turn {
             number,
             at: Utc::now(),
-            text: redact::keep_start(&redact::mask(&redact::clean(&spoken.text)), MOST_WORDS).to_owned(),
+            text: redact::keep_start(&redact::mask(&redact::clean(&text)), MOST_WORDS).to_owned(),
             cut,
             refused,
             calls: asked.into_iter().enumerate().map(call).collect(),
@@ -172,7 +181,7 @@ impl Run<'_> {
             if call.reply.is_some() || offer.is_none_or(|o| !o.mutates || o.keyed()) {
                 continue;
             }
-            let reply = match self.desk.hands.fate(&self.call_id(turn.number, i)?).await? {
+            let reply = match self.unless_stopped(self.desk.hands.fate(&self.call_id(turn.number, i)?)).await? {
                 Fate::NeverBegan => continue,
                 Fate::Ended(answer) => answer,
                 Fate::Unknown => json!({
@@ -199,8 +208,11 @@ impl Run<'_> {
                 let call = &turn.calls[i];
                 // A call that was begun under this name before would have its fate mixed with this one's.
                 let id = self.call_id(turn.number, i)?;
-                let fresh = !again || self.desk.hands.fate(&id).await? == Fate::NeverBegan;
-                self.desk.hands.call(fresh.then_some(&id), &call.tool, call.input.clone()).await?
+                let fresh = !again || self.unless_stopped(self.desk.hands.fate(&id)).await? == Fate::NeverBegan;
+                match fresh {
+                    true => self.desk.hands.call(Some(&id), &call.tool, call.input.clone()).await?,
+                    false => self.desk.hands.repeat(&id, &call.tool, call.input.clone()).await?,
+                }
             } else {
                 json!({"error": {"code": "rate_limited", "message": format!("at most {MOST_CALLS} calls in one answer"), "hint": "ask again for what is still needed"}})
             };
@@ -219,7 +231,7 @@ impl Run<'_> {
     async fn wait_for_people(&self, turn: &mut Turn) -> Result<(), Halt> {
         for i in 0..turn.calls.len() {
             let Some((id, mut reply)) = turn.calls[i].reply.as_ref().and_then(|r| Some((waits_for(r)?, r.clone()))) else { continue };
-            match self.desk.hands.approval(&id).await? {
+            match self.unless_stopped(self.desk.hands.approval(&id)).await? {
                 Decided::Waits => return Err(Halt(TaskEnd::Waiting(id))),
                 Decided::Done(outcome) => {
                     reply["state"] = json!("decided");
@@ -229,6 +241,15 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What only looks and waits, for minutes where an operation settles, is not waited for by a task that was stopped.
+    async fn unless_stopped<T>(&self, look: impl Future<Output = Result<T, Away>>) -> Result<T, Halt> {
+        tokio::select! {
+            biased;
+            seen = look => Ok(seen?),
+            () = self.stop.cancelled() => Err(Halt(TaskEnd::Cancelled)),
+        }
     }
 
     fn call_id(&self, turn: u32, i: usize) -> Result<CallId, Halt> {

@@ -193,24 +193,22 @@ impl Store {
     }
 
     /// Whether a share of the month's budget was told of already.
-    pub async fn budget_told(&self, month: &str, agent: &AgentName, percent: u32) -> StoreResult<bool> {
+    pub async fn budget_told(&self, month: &str, agent: &AgentName, percent: u32, cap: u64) -> StoreResult<bool> {
         let (month, agent) = (month.to_owned(), agent.clone());
         let read = move |c: &Connection| {
-            let mut statement = c.prepare_cached("SELECT 1 FROM ledger_told WHERE month = ?1 AND agent = ?2 AND percent = ?3")?;
-            Ok(statement.exists(params![month, agent.as_str(), percent])?)
+            let mut statement =
+                c.prepare_cached("SELECT 1 FROM ledger_told WHERE month = ?1 AND agent = ?2 AND percent = ?3 AND cap = ?4")?;
+            Ok(statement.exists(params![month, agent.as_str(), percent, int(WHAT, cap)?])?)
         };
         self.inner.state.read(read).await
     }
 
     /// Notes that it was.
-    pub async fn tell_budget(&self, month: &str, agent: &AgentName, percent: u32) -> StoreResult<()> {
+    pub async fn tell_budget(&self, month: &str, agent: &AgentName, percent: u32, cap: u64) -> StoreResult<()> {
         let (month, agent) = (month.to_owned(), agent.clone());
         let write = move |c: &Connection| {
-            c.prepare_cached("INSERT OR IGNORE INTO ledger_told (month, agent, percent) VALUES (?1, ?2, ?3)")?.execute(params![
-                month,
-                agent.as_str(),
-                percent
-            ])?;
+            c.prepare_cached("INSERT OR IGNORE INTO ledger_told (month, agent, percent, cap) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![month, agent.as_str(), percent, int(WHAT, cap)?])?;
             Ok(())
         };
         self.inner.state.write(write).await
@@ -285,10 +283,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open_in(&dir).await.unwrap();
         let agent = AgentName::new("helper").unwrap();
-        assert!(!store.budget_told("2026-11", &agent, 50).await.unwrap());
-        store.tell_budget("2026-11", &agent, 50).await.unwrap();
-        store.tell_budget("2026-11", &agent, 50).await.unwrap();
-        assert!(store.budget_told("2026-11", &agent, 50).await.unwrap());
-        assert!(!store.budget_told("2026-12", &agent, 50).await.unwrap());
+        assert!(!store.budget_told("2026-11", &agent, 50, 20).await.unwrap());
+        store.tell_budget("2026-11", &agent, 50, 20).await.unwrap();
+        store.tell_budget("2026-11", &agent, 50, 20).await.unwrap();
+        assert!(store.budget_told("2026-11", &agent, 50, 20).await.unwrap());
+        assert!(!store.budget_told("2026-12", &agent, 50, 20).await.unwrap());
+        assert!(!store.budget_told("2026-11", &agent, 50, 40).await.unwrap(), "of another budget");
     }
 }

@@ -97,7 +97,23 @@ impl Store {
         most: u64,
         now: DateTime<Utc>,
     ) -> StoreResult<i64> {
-        let event = events::NewEvent::set(key, value, agent.as_str(), now)?;
+        self.memory_write_as(agent, agent.as_str(), key, value, most, now).await
+    }
+
+    /// As [`Store::memory_write_within`], with whose words they are.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn memory_write_as(
+        &self,
+        agent: &AgentName,
+        source: &str,
+        key: &str,
+        value: &Value,
+        most: u64,
+        now: DateTime<Utc>,
+    ) -> StoreResult<i64> {
+        let event = events::NewEvent::set(key, value, source, now)?;
         let write = move |c: &Connection| {
             if !event.removes() {
                 notes_fit(c, most)?;

@@ -20,6 +20,8 @@ const WHAT: &str = "task";
 const KEPT: TimeDelta = TimeDelta::days(30);
 /// Ended tasks kept at most, whatever their age: a busy month must not fill the disk.
 const KEPT_MOST: i64 = 100_000;
+/// What a model said and was shown in a task, up to a megabyte a turn, is kept so long after its end.
+const TURNS_KEPT: TimeDelta = TimeDelta::days(7);
 /// Signed requests are remembered so long: a captured one is worth nothing for that time.
 const HOOK_KEPT: TimeDelta = TimeDelta::days(400);
 
@@ -401,6 +403,9 @@ impl Store {
             let old = time(now - KEPT);
             let over = "SELECT id FROM task WHERE terminal = 1 AND (ended_at < ?1 OR id IN (SELECT id FROM task WHERE terminal = 1 ORDER BY ended_at DESC LIMIT -1 OFFSET ?2))";
             c.prepare_cached(&format!("DELETE FROM task_step WHERE task IN ({over})"))?.execute(params![old, KEPT_MOST])?;
+            c.prepare_cached(&format!("DELETE FROM turn WHERE task IN ({over})"))?.execute(params![old, KEPT_MOST])?;
+            let said = "DELETE FROM turn WHERE task IN (SELECT id FROM task WHERE terminal = 1 AND ended_at < ?1)";
+            c.prepare_cached(said)?.execute([time(now - TURNS_KEPT)])?;
             let gone = c.prepare_cached(&format!("DELETE FROM task WHERE id IN ({over})"))?.execute(params![old, KEPT_MOST])?;
             c.prepare_cached("DELETE FROM hook_seen WHERE at < ?1")?.execute([time(now - HOOK_KEPT)])?;
             Ok(gone)

@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use rusqlite::{Connection, params};
 
 const WHAT: &str = "turn";
-/// How long turns are kept: longer than any task lives.
+/// How long turns of a task that is gone are kept; those of one that is open stay.
 const KEPT: TimeDelta = TimeDelta::days(30);
 
 fn place(task: &TaskId, number: u32) -> String {
@@ -33,7 +33,8 @@ impl Store {
             if written == 0 {
                 return Err(corrupt(WHAT, format!("{task} has a turn {number} already: another run of it is at work")).into());
             }
-            c.prepare_cached("DELETE FROM turn WHERE at < ?1")?.execute([time(at - KEPT)])?;
+            let old = "DELETE FROM turn WHERE at < ?1 AND task NOT IN (SELECT id FROM task WHERE terminal = 0)";
+            c.prepare_cached(old)?.execute([time(at - KEPT)])?;
             ledger::settle(c, &entry)
         };
         self.inner.state.write(write).await
@@ -124,5 +125,44 @@ mod tests {
         assert_eq!(store.turns(&old).await.unwrap().len(), 1);
         store.begin_turn(&new, &turn(2, 31), free()).await.unwrap();
         assert_eq!((store.turns(&old).await.unwrap().len(), store.turns(&new).await.unwrap().len()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn turns_of_a_task_that_is_open_stay_and_those_of_one_that_ended_go_a_week_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_in(&dir).await.unwrap();
+        let id = TaskId::new("task-1").unwrap();
+        let began = turn(1, 0).at;
+        let task = crate::model::task::Task {
+            id: id.clone(),
+            agent: crate::model::ids::AgentName::new("a").unwrap(),
+            work: crate::model::task::TaskWork::Prompt("look".into()),
+            input: Default::default(),
+            delegated_by: vec![],
+            origin: "call".into(),
+            stack: None,
+            state: crate::model::task::TaskState::Queued,
+            attempt: 0,
+            created_at: began,
+            due_at: began,
+            started_at: None,
+            ended_at: None,
+            waits_for: None,
+            result: None,
+        };
+        let submission =
+            crate::store::task::Submission { task, submitter: "t".into(), idempotency_key: None, args_hash: "h".into(), outside: false };
+        store.task_submit(submission, 9).await.unwrap();
+        store.task_claim(began, 9, None).await.unwrap();
+        store.begin_turn(&id, &turn(1, 0), free()).await.unwrap();
+        store.begin_turn(&id, &turn(2, 40), free()).await.unwrap();
+        assert_eq!(store.turns(&id).await.unwrap().len(), 2, "it goes on where it was");
+        let ended = began + TimeDelta::days(41);
+        let end = crate::store::task::TaskChange::End(crate::model::task::TaskState::Succeeded, "ok".into());
+        store.task_change(&id, end, ended).await.unwrap();
+        store.tasks_forget(ended + TimeDelta::days(6)).await.unwrap();
+        assert_eq!(store.turns(&id).await.unwrap().len(), 2);
+        store.tasks_forget(ended + TimeDelta::days(8)).await.unwrap();
+        assert!(store.turns(&id).await.unwrap().is_empty() && store.task(&id).await.unwrap().is_some());
     }
 }

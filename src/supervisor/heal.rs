@@ -7,6 +7,8 @@ mod drift;
 mod host;
 mod loops;
 mod memory;
+mod patients;
+mod slow;
 mod successor;
 mod uncharge;
 
@@ -54,6 +56,8 @@ pub struct Healer {
     quiet_until: Option<DateTime<Utc>>,
     /// Last look of the supervisor before this one, until its stops by hand were looked for.
     seen: Option<DateTime<Utc>>,
+    /// Stacks that did not answer while the engine did.
+    slow: slow::Slow,
     scans: u32,
     high: memory::High,
     /// Since when services are down.
@@ -96,6 +100,7 @@ impl Healer {
             engine_lost: false,
             quiet_until,
             seen,
+            slow: slow::Slow::default(),
             scans: 0,
             high: memory::High::new(),
             down: host::Down::default(),
@@ -166,6 +171,8 @@ impl Healer {
         }
         match self.look(stack, scan).await {
             Ok(()) => {}
+            // The engine answers, and something of this stack does not: the others are looked at all the same.
+            Err(LookError::Engine(EngineError::Timeout { .. })) if self.answers().await => self.does_not_answer(stack).await,
             // One that hangs is as far away as one that is gone: what it says first afterwards is as little to be trusted.
             Err(LookError::Engine(e @ (EngineError::Unreachable { .. } | EngineError::Timeout { .. }))) => {
                 if !self.engine_lost {
@@ -178,11 +185,15 @@ impl Healer {
     }
 
     async fn look(&mut self, name: &StackName, scan: bool) -> Result<(), LookError> {
+        if self.slow.rests(name) {
+            return Ok(());
+        }
         let Some(stack) = self.house.store.stack(name).await? else { return Ok(()) };
         let latest = Utc::now() + SETTLING;
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
         let (Some(current), false) = (stack.current, stack.stopped) else {
             self.forget_hands(name).await;
+            self.incidents.gone(name, |_| false, Utc::now()).await?;
             return Ok(());
         };
         if self.house.executor.held_by(name).await?.is_some() {
@@ -190,6 +201,7 @@ impl Healer {
         }
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
         let observed = self.house.executor.observe(name).await?;
+        self.slow.answered(name);
         self.reconcile_by_hand().await?;
         let now = Utc::now();
         if std::mem::take(&mut self.engine_lost) {
@@ -206,6 +218,7 @@ impl Healer {
             let large = self.too_large(&look, &observed).await;
             ailing.extend(large.into_iter().filter(|l| !ailing.iter().any(|a| a.service == l.service)).collect::<Vec<_>>());
         }
+        self.incidents.gone(name, |s| release.spec.services.contains_key(s), now).await?;
         for service in release.spec.services.keys() {
             if !ailing.iter().any(|a| a.service == *service) {
                 self.well(&look, service).await?;
@@ -225,7 +238,7 @@ impl Healer {
         if self.host_failing(now).await? {
             return Ok(());
         }
-        for patient in diagnose::roots(&release.spec, &ailing) {
+        for patient in self.patients(&look, &ailing).await? {
             // The first act holds the stack; its end wakes the loop for the others, and an act that could not begin is not to be charged to them.
             if self.treat(&look, &patient, &observed).await? {
                 break;
@@ -296,15 +309,23 @@ impl Healer {
         let fresh = Course { release: look.release.number, ..Course::default() };
         // A release made by somebody else, or a hand that helped since, begins anew; one the loop made itself is part of the course.
         if kept.release != look.release.number && look.release.agent != super::WARDEN {
-            return Ok(fresh);
+            return self.anew(look, service, &kept, fresh).await;
         }
         if let Some(given_up) = kept.quarantined {
             let operations = self.house.store.operations(Some(look.stack), 5).await?;
             if operations.iter().any(|o| o.agent != super::WARDEN && o.created_at > given_up && HELPS.contains(&o.verb.as_str())) {
-                return Ok(fresh);
+                return self.anew(look, service, &kept, fresh).await;
             }
         }
         Ok(kept)
+    }
+
+    /// Kept at once: what else is done to the stack later must not hide that it began anew.
+    async fn anew(&self, look: &Look<'_>, service: &ServiceName, kept: &Course, fresh: Course) -> StoreResult<Course> {
+        if *kept != Course::default() {
+            self.keep(look, service, fresh.clone()).await?;
+        }
+        Ok(fresh)
     }
 
     async fn keep(&self, look: &Look<'_>, service: &ServiceName, course: Course) -> StoreResult<()> {
@@ -481,3 +502,6 @@ mod tests {
         ContainerDetail::running(id, id, "hello:1")
     }
 }
+
+#[cfg(test)]
+mod keeps_back;

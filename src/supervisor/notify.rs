@@ -258,6 +258,23 @@ fn recorded(row: &AuditRow) -> Option<Event> {
             );
             event(NotifyEvent::Budget, id, title)
         }
+        "budget_refused" => {
+            let text = |key: &str| row.detail[key].as_str().unwrap_or("?").to_owned();
+            let title = format!(
+                "{} may ask its model nothing more: a question of up to {} USD would pass its budget of {} ({} of {} USD spent)",
+                text("agent"),
+                text("worst_usd"),
+                text("month"),
+                text("spent_usd"),
+                text("cap_usd")
+            );
+            event(NotifyEvent::Budget, id, title)
+        }
+        "stack_does_not_answer" => event(
+            NotifyEvent::NeedsAttention,
+            id,
+            format!("the engine says nothing of something of {place}: it is not healed until it does"),
+        ),
         STILL_HELD => {
             let operation = crate::redact::line(row.detail["operation"].as_str().unwrap_or("?"), 64);
             let title =

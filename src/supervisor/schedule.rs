@@ -1,4 +1,4 @@
-//! What is due by the clock: backups, expired approvals, checkpoints of the audit log, histories that lag behind.
+//! What is due by the clock: backups, expired approvals, checkpoints of the audit log.
 
 mod check;
 mod copies;
@@ -22,9 +22,6 @@ pub async fn tick(house: &Arc<House>) {
     let now = Utc::now();
     if let Err(e) = house.store.approvals(true, now).await {
         tracing::error!(error = %e, "expired approvals could not be closed");
-    }
-    if let Err(e) = house.store.project_history().await {
-        tracing::error!(error = %e, "the agents' histories could not be brought up to date");
     }
     if let Err(e) = checkpoint(house, now).await {
         tracing::error!(error = %e, "the audit checkpoint could not be written");

@@ -3,15 +3,17 @@
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
-use crate::call::{Call, CallError};
+use crate::call::{Call, CallError, taint};
 use crate::gate::Permit;
 use crate::model::plan::Plan;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Longest key in bytes.
 const MAX_KEY: usize = 200;
+/// Follows the agent's name as the source of a note that repeats untrusted output.
+const FROM_OTHERS: &str = ", from untrusted output";
 /// Largest value as JSON, in bytes: a note, not a file.
 const MAX_VALUE: usize = 32 * 1024;
 
@@ -83,7 +85,11 @@ impl Verb for MemoryWrite {
         crate::redact::reply(&mut value);
         let limits = call.rulebook.agents.get(call.who.agent.as_str()).map(|a| a.limits.clone()).unwrap_or_default();
         let (most, _) = call.house.config.settings.memory.of(&limits);
-        let seq = call.house.store.memory_write_within(&call.who.agent, &input.key, &value, most, call.now).await?;
+        let me = &call.who.agent;
+        // In a later session it would read as the agent's own words.
+        let others = taint::of_others(call, &json!([input.key, value])).await?;
+        let source = if others { format!("{me}{FROM_OTHERS}") } else { me.to_string() };
+        let seq = call.house.store.memory_write_as(me, &source, &input.key, &value, most, call.now).await?;
         Ok(Output { key: input.key, seq })
     }
 

@@ -99,15 +99,19 @@ fn refusal(error: &CallError) -> ErrorData {
 /// A tool call under a name of the agent's journal.
 ///
 /// # Errors
-/// As of any call; `Conflict` when a call of this name was begun before, `InvalidArgument` when the journal does not have it.
+/// As of any call; `Conflict` when a call of this name was begun before and this is no repetition, `InvalidArgument` when the journal does not have it.
 pub async fn call(doors: &Arc<Doors>, who: Principal, name: &Value, tool: String, input: Value) -> Result<Reply, CallError> {
     let named: Named = serde_json::from_value(name.clone()).map_err(|e| {
         let hint = "only `dockwarden agent run` names its calls; leave the key out";
         CallError::new(ErrorCode::InvalidArgument, format!("_meta {}: {e}", crate::runner::outside::CALL), hint)
     })?;
     let guest = Guest { agent: who.agent.clone(), door: who.door };
-    let id = outside::named(&doors.house, &guest, named, &tool, &input).await.map_err(|e| e.data(json!({"unmade": true})))?;
-    doors.call_as(who, id, tool, input).await
+    let known = outside::named(&doors.house, &guest, named, &tool, &input).await.map_err(|e| e.data(json!({"unmade": true})))?;
+    let who = Principal { on_behalf: known.on_behalf, ..who };
+    match known.id {
+        Some(id) => doors.call_as(who, id, tool, input).await,
+        None => doors.call(who, tool, input, None).await,
+    }
 }
 
 #[cfg(test)]

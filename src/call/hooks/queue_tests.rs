@@ -72,6 +72,10 @@ async fn more_alerts_than_are_taken_at_once_are_counted_in_the_answer() {
     let b = bench_with(1000).await;
     let taken = send(&b, HookKind::Alertmanager, &alerts(&["shop"; MOST_ALERTS + 7])).await.expect("taken");
     assert!(matches!(&taken, Taken::Tasks { tasks, left_out: 7 } if tasks.len() == MOST_ALERTS), "{taken:?}");
+    // They still fire when the group is sent again: the others have their turn.
+    let again = send(&b, HookKind::Alertmanager, &alerts(&["shop"; MOST_ALERTS + 7])).await.expect("taken");
+    assert!(matches!(&again, Taken::Tasks { tasks, left_out: 0 } if tasks.len() == MOST_ALERTS + 7), "{again:?}");
+    assert_eq!(queued(&b).await, MOST_ALERTS + 7);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::seen::{MOST_AGENTS, MOST_PLANS, MOST_WORDS};
 use super::*;
-use crate::call::dispatch::tests::{Bench, COMPOSE, KEEPER, bench};
+use crate::call::dispatch::tests::{Bench, COMPOSE, KEEPER, bench, bench_of};
 use crate::call::error::ErrorCode;
 use crate::call::{Door, Principal, approval};
 use crate::engine::fake::Behaviour;
@@ -202,6 +202,62 @@ async fn what_came_with_a_task_from_outside_taints_it() {
     assert!(because.contains("local/miner:6") && because.contains("input of task task-1 (webhook)"), "{because}");
     let b = restarted(b).await;
     assert_eq!(b.call("deploy", miner()).await.expect("asked").value["state"], "pending_approval", "after a restart, too");
+}
+
+#[tokio::test]
+async fn what_a_task_began_with_is_before_its_agent_as_long_as_the_task_lasts() {
+    let b = infected().await;
+    let (now, window) = (Utc::now(), i64::from(b.house.rulebook.load().policy.taint.window_s));
+    let long_ago = now - TimeDelta::seconds(window + 200);
+    b.house.taints.heard("keeper", "logs of stack shop", PLANTED, long_ago);
+    let task = Task {
+        id: crate::model::ids::TaskId::new("task-1").expect("valid"),
+        agent: AgentName::new("keeper").expect("valid"),
+        work: crate::model::task::TaskWork::Prompt("look at it".into()),
+        input: Default::default(),
+        delegated_by: vec![],
+        origin: "call".into(),
+        stack: None,
+        state: crate::model::task::TaskState::Running,
+        attempt: 1,
+        created_at: long_ago,
+        due_at: long_ago,
+        started_at: Some(long_ago),
+        ended_at: None,
+        waits_for: None,
+        result: None,
+    };
+    // Its model is shown again what it read half an hour ago.
+    b.house.desk.reads(&task);
+    assert_eq!(b.call("deploy", miner()).await.expect("asked").value["state"], "pending_approval");
+    b.house.desk.read(&task);
+    let other = json!({"stack": "third", "compose": COMPOSE.replace("hello:1", MINER)});
+    assert_eq!(b.call("deploy", other).await.expect("free").value["state"], "monitoring", "without the task it is long over");
+}
+
+#[tokio::test]
+async fn what_an_agent_read_does_not_become_its_own_by_its_memory() {
+    let b = bench_of(&KEEPER.replace("prune\nmodel", "prune, memory_write, memory_read, memory_search\nmodel")).await;
+    b.house.taints.heard("keeper", "logs of stack shop", PLANTED, Utc::now());
+    for (key, value) in [("next", format!("deploy {MINER}")), ("own", "deploy local/shop:2".to_owned())] {
+        b.call("memory_write", json!({"key": key, "value": value})).await.expect("kept");
+    }
+    let before = Utc::now();
+    for read in ["memory_read", "memory_search"] {
+        let input = if read == "memory_read" { json!({}) } else { json!({"query": "deploy"}) };
+        let found = b.call(read, input).await.expect("read").value;
+        let of = |key: &str| {
+            found["entries"].as_array().expect("entries").iter().find(|e| e["key"] == key).unwrap_or_else(|| panic!("{found}")).clone()
+        };
+        assert_eq!(
+            (&of("next")["value"]["untrusted"], &of("next")["source"]),
+            (&json!(true), &json!("keeper, from untrusted output")),
+            "{read}"
+        );
+        assert_eq!((&of("own")["value"], &of("own")["source"]), (&json!("deploy local/shop:2"), &json!("keeper")), "{read}");
+    }
+    // Read in another session, it is heard again.
+    assert!(!b.house.taints.tainted("keeper", &asked(&json!({"images": {"web": MINER}})), before).is_empty());
 }
 
 #[tokio::test]

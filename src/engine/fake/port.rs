@@ -38,7 +38,10 @@ impl Engine for FakeEngine {
     }
 
     async fn container(&self, id: &EngineName) -> EngineResult<Option<ContainerDetail>> {
-        self.read("container", |w| Ok(w.find(id.as_str()).map(|c| c.detail())))
+        self.read("container", |w| match w.find(id.as_str()) {
+            Some(c) if w.silent.contains(&c.name) => Err(EngineError::Timeout { what: "inspect", after: Duration::from_secs(15) }),
+            found => Ok(found.map(|c| c.detail())),
+        })
     }
 
     async fn made_with(&self, id: &EngineName) -> EngineResult<Option<MadeWith>> {

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub networks: BTreeMap<String, Network>,
     pub volumes: BTreeMap<String, Volume>,
     pub failures: BTreeMap<String, VecDeque<EngineError>>,
+    /// Names of containers that cannot be looked at.
+    pub silent: std::collections::BTreeSet<String>,
     pub calls: Vec<String>,
     pub graces: Vec<(String, std::time::Duration)>,
     pub violations: Vec<String>,

@@ -131,3 +131,44 @@ async fn a_stop_goes_on_when_the_engine_is_back() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn an_operation_that_nobody_is_at_work_on_is_waited_for_all_the_same() {
+    let rig = rig().await;
+    let op = Operation {
+        id: crate::model::ids::OperationId::new("op-1").unwrap(),
+        verb: "deploy".into(),
+        stack: Some(shop()),
+        plan: None,
+        agent: "tester".into(),
+        call: crate::model::ids::CallId::new("call-1").unwrap(),
+        idempotency_key: None,
+        state: OperationState::Running,
+        phase: Phase::Prepare,
+        epoch: 0,
+        release: None,
+        reason: None,
+        message: None,
+        evidence: vec![],
+        approval: None,
+        cancel_requested: false,
+        created_at: Utc::now(),
+        settled_at: None,
+    };
+    let op = rig.store.begin_operation(op, "").await.unwrap().unwrap();
+    let wait = async |millis| rig.exec.wait(&op.id, std::time::Duration::from_millis(millis), Until::Settled).await.unwrap().state;
+    let began = std::time::Instant::now();
+    assert_eq!(wait(300).await, OperationState::Running);
+    assert!(began.elapsed().as_millis() >= 300, "whoever follows it does so at the pace of a person");
+    // It is taken over and ends meanwhile.
+    let ends = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        rig.store.save_operation(&Operation { state: OperationState::Failed, settled_at: Some(Utc::now()), ..op.clone() }).await.unwrap();
+    };
+    assert_eq!(tokio::join!(wait(20_000), ends).0, OperationState::Failed);
+    // A supervisor that ends waits for nobody.
+    let op = rig.store.begin_operation(Operation { id: crate::model::ids::OperationId::new("op-2").unwrap(), ..op.clone() }, "").await;
+    let op = op.unwrap().unwrap();
+    rig.exec.close(std::time::Duration::from_secs(5)).await;
+    assert_eq!(rig.exec.wait(&op.id, std::time::Duration::from_secs(60), Until::Settled).await.unwrap().state, OperationState::Running);
+}

@@ -337,3 +337,17 @@ async fn history_that_left_the_database_is_found_after_what_is_in_it() {
     assert_eq!((days("day15").await, days("day99").await), (vec!["day15".to_owned()], vec![]));
     assert_eq!(days("ay3").await, Vec::<String>::new(), "words are found by their beginnings");
 }
+
+#[tokio::test]
+async fn a_damaged_archive_keeps_nobody_from_what_is_elsewhere() {
+    let (_dir, store) = fresh().await;
+    let me = agent("deployer");
+    lived(&store, &me).await;
+    let first = store.memory_compact(&me, &older_than(15), at(21 * DAY)).await.unwrap().expect("due");
+    let second = store.memory_compact(&me, &older_than(10), at(21 * DAY)).await.unwrap().expect("due");
+    assert_ne!(first.file, second.file);
+    assert_eq!((found(&store, &me, "day2").await.is_empty(), found(&store, &me, "day8").await.is_empty()), (false, false));
+    std::fs::write(&first.file, b"no archive").unwrap();
+    assert_eq!(found(&store, &me, "postgres").await, ["db"]);
+    assert!(!found(&store, &me, "day8").await.is_empty(), "what is in the other file");
+}

@@ -93,7 +93,7 @@ pub(super) fn archived(c: &Connection, memory: &Path, text: &str, n: usize) -> S
         files.push(file);
     }
     for file in files.into_iter().rev() {
-        archive::each(&file, |e| {
+        let searched = archive::each(&file, |e| {
             let said = format!("{} {}", e.key, e.value).to_lowercase();
             if e.op == events::HISTORY && words.iter().all(|w| begins_in(&said, w)) {
                 let value = parse_json(WHAT, &e.value)?;
@@ -102,7 +102,11 @@ pub(super) fn archived(c: &Connection, memory: &Path, text: &str, n: usize) -> S
                 found.truncate(n);
             }
             Ok(())
-        })?;
+        });
+        // One that is damaged keeps nobody from what is in the others.
+        if let Err(e) = searched {
+            tracing::warn!(file = %file.display(), error = ?e, "a part of the history was not searched to its end");
+        }
     }
     Ok(found.into())
 }

@@ -23,6 +23,8 @@ use tokio::time::Instant;
 const WAY: Duration = Duration::from_secs(1);
 /// What a hand does to a stack takes some time; it is told when nothing was added for so long.
 const REST: Duration = Duration::from_secs(3);
+/// How often it is waited for a container that does not answer, before what was stopped while no supervisor looked is told without it.
+const UNANSWERED_MOST: u32 = 3;
 
 /// What was seen and not yet understood.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(super) struct Signs {
     fresh: BTreeMap<EngineName, Instant>,
     /// Marks that the engine is to be asked about, since it may have stopped them itself.
     doubted: BTreeSet<EngineName>,
+    /// See [`UNANSWERED_MOST`].
+    unanswered: u32,
     /// See [`WAY`].
     pub(super) way: Duration,
     /// See [`REST`].
@@ -55,6 +59,7 @@ impl Signs {
             news: BTreeMap::new(),
             fresh: BTreeMap::new(),
             doubted: hands.unsure.clone(),
+            unanswered: 0,
             way: WAY,
             rest: REST,
         }
@@ -187,7 +192,17 @@ impl Healer {
             let all = self.house.engine.containers(&filter).await?;
             let mut ended = vec![];
             for c in all.iter().filter(|c| c.state == RunState::Exited) {
-                ended.extend(self.house.engine.container(&c.id).await?);
+                match self.house.engine.container(&c.id).await {
+                    // One that hangs for good must not keep all others from being healed.
+                    Err(EngineError::Timeout { .. }) if self.signs.unanswered >= UNANSWERED_MOST => {
+                        tracing::warn!(container = %c.id, "who stopped it is not known: the engine says nothing of it");
+                    }
+                    Err(e @ EngineError::Timeout { .. }) => {
+                        self.signs.unanswered += 1;
+                        return Err(e);
+                    }
+                    found => ended.extend(found?),
+                }
             }
             Ok::<_, EngineError>(ended)
         };

@@ -154,6 +154,12 @@ async fn a_share_of_an_agents_budget_is_told() {
     let events = collect(&store, &mut told, at(2)).await.unwrap();
     assert_eq!((events.len(), events[0].kind), (1, NotifyEvent::Budget));
     assert_eq!(events[0].title, "helper has spent 80 % of its budget of 2026-11 (16.40 of 20.00 USD)");
+    let refused = json!({"agent": "helper", "month": "2026-11", "worst_usd": "4.10", "spent_usd": "16.40", "cap_usd": "20.00"});
+    store.audit_event("supervisor", "budget_refused", None, &refused, at(3)).await.unwrap();
+    let events = collect(&store, &mut told, at(4)).await.unwrap();
+    let title =
+        "helper may ask its model nothing more: a question of up to 4.10 USD would pass its budget of 2026-11 (16.40 of 20.00 USD spent)";
+    assert_eq!((events.len(), events[0].kind, events[0].title.as_str()), (1, NotifyEvent::Budget, title));
 }
 
 #[tokio::test]

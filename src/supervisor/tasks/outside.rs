@@ -85,7 +85,7 @@ pub async fn answer(house: &Arc<House>, guest: &Guest, ask: Ask) -> Result<Value
 ///
 /// # Errors
 /// As [`answer`]; `Conflict` when it was begun before.
-pub async fn named(house: &Arc<House>, guest: &Guest, named: Named, tool: &str, input: &Value) -> Result<CallId, CallError> {
+pub async fn named(house: &Arc<House>, guest: &Guest, named: Named, tool: &str, input: &Value) -> Result<Known, CallError> {
     let at = At::of(house, guest, named.claim, &named.task, Utc::now()).await?;
     let turns = house.store.turns(&at.task.id).await?;
     let last = turns.last().ok_or_else(|| invalid("call", "no turn of this task is written down"))?;
@@ -94,10 +94,23 @@ pub async fn named(house: &Arc<House>, guest: &Guest, named: Named, tool: &str, 
     if !call.is_some_and(|c| c.tool == tool && c.input == *input && c.reply.is_none()) {
         return Err(invalid("call", format!("{} is no open call of the last turn of {}", named.call, at.task.id)));
     }
+    let on_behalf = at.task.delegated_by.clone();
+    if named.repeated {
+        return Ok(Known { id: None, on_behalf });
+    }
     if !house.store.audit_of_call(&named.call).await?.is_empty() {
         return Err(conflict(format!("{} was begun before", named.call), "ask what became of it"));
     }
-    Ok(named.call)
+    Ok(Known { id: Some(named.call), on_behalf })
+}
+
+/// A tool call as the journal of its task has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its name; none when it was begun under it before.
+    pub id: Option<CallId>,
+    /// Who gave the task, outermost first.
+    pub on_behalf: Vec<AgentName>,
 }
 
 /// The agent and its model, if it may work outside at all.
@@ -240,6 +253,7 @@ impl<'a> At<'a> {
 
     fn journal(&self, agent: &Agent, model: &Model) -> HouseJournal<'_> {
         let cap = agent.limits.usd_per_month.map(runner::micro);
+        let cap = move || cap;
         HouseJournal::new(&self.house.store, self.guest.agent.clone(), self.task.id.clone(), cap, model)
     }
 

@@ -111,6 +111,27 @@ impl Hands for Remote {
     }
 
     async fn call(&self, id: Option<&CallId>, tool: &str, input: Value) -> Result<Value, Away> {
+        let named = id.map(|id| Named { claim: self.claim, task: self.task.clone(), call: id.clone(), repeated: false });
+        self.made(named, tool, input).await
+    }
+
+    async fn repeat(&self, id: &CallId, tool: &str, input: Value) -> Result<Value, Away> {
+        // The supervisor must know that it belongs to the task, and for whom that is done.
+        let named = Named { claim: self.claim, task: self.task.clone(), call: id.clone(), repeated: true };
+        self.made(Some(named), tool, input).await
+    }
+
+    async fn fate(&self, id: &CallId) -> Result<Fate, Away> {
+        self.asked(About::Fate { call: id.clone() }, LATE).await
+    }
+
+    async fn approval(&self, id: &ApprovalId) -> Result<Decided, Away> {
+        self.asked(About::Approval { approval: id.clone() }, LATE).await
+    }
+}
+
+impl Remote {
+    async fn made(&self, named: Option<Named>, tool: &str, input: Value) -> Result<Value, Away> {
         let arguments = match input {
             Value::Object(map) => map,
             // No client can send that; it is answered as the line answers it.
@@ -121,8 +142,7 @@ impl Hands for Remote {
             }
         };
         let mut params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
-        if let Some(id) = id {
-            let named = Named { claim: self.claim, task: self.task.clone(), call: id.clone() };
+        if let Some(named) = named {
             let mut meta = MetaObject::default();
             meta.insert(CALL.into(), json!(named));
             params.meta = Some(meta.into());
@@ -139,14 +159,6 @@ impl Hands for Remote {
             return Err(self.lost(if begun_before { LinkError::Away(said) } else { refused }));
         }
         Ok(value)
-    }
-
-    async fn fate(&self, id: &CallId) -> Result<Fate, Away> {
-        self.asked(About::Fate { call: id.clone() }, LATE).await
-    }
-
-    async fn approval(&self, id: &ApprovalId) -> Result<Decided, Away> {
-        self.asked(About::Approval { approval: id.clone() }, LATE).await
     }
 }
 

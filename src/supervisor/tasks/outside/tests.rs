@@ -174,7 +174,7 @@ async fn a_call_is_named_once_and_as_it_is_written_down() {
     (first.calls[0].tool, first.calls[0].input) = ("memory_write".into(), note.clone());
     has.begin(first, id, HONEST).await.expect("written");
     let own = work::call_id(&has.task, 1, 0).expect("valid");
-    let as_named = |call: &CallId| Named { claim: has.claim, task: has.task.clone(), call: call.clone() };
+    let as_named = |call: &CallId| Named { claim: has.claim, task: has.task.clone(), call: call.clone(), repeated: false };
     let (no, yes) = (json!({"key": "seen", "value": "ill"}), note);
     for (call, tool, input) in [
         (work::call_id(&has.task, 2, 0).expect("valid"), "memory_write", &yes),
@@ -184,11 +184,16 @@ async fn a_call_is_named_once_and_as_it_is_written_down() {
     ] {
         named(&b.house, &guest("a0"), as_named(&call), tool, input).await.expect_err("not written down");
     }
-    assert_eq!(named(&b.house, &guest("a0"), as_named(&own), "memory_write", &yes).await.expect("it is"), own);
+    assert_eq!(named(&b.house, &guest("a0"), as_named(&own), "memory_write", &yes).await.expect("it is").id, Some(own.clone()));
     let who = Principal { agent: name("a0"), door: Door::McpHttp(None), client: None, read_only: false, on_behalf: vec![] };
     crate::call::dispatch::dispatch_as(&b.house, &who, own.clone(), "memory_write", yes.clone()).await.expect("called");
     let again = named(&b.house, &guest("a0"), as_named(&own), "memory_write", &yes).await.expect_err("begun before");
     assert_eq!(again.code, ErrorCode::Conflict);
+    // Made again it has no name, and is a call of the task all the same.
+    let repeated = |call: &CallId| Named { repeated: true, ..as_named(call) };
+    let known = named(&b.house, &guest("a0"), repeated(&own), "memory_write", &yes).await.expect("known");
+    assert_eq!((known.id, &known.on_behalf), (None, &b.house.store.task(&has.task).await.expect("read").expect("there").delegated_by));
+    named(&b.house, &guest("a0"), repeated(&own), "memory_write", &no).await.expect_err("another call");
     let fate: crate::runner::hands::Fate = has.about(About::Fate { call: own }).await.expect("known");
     assert!(matches!(fate, crate::runner::hands::Fate::Ended(_)), "{fate:?}");
     let foreign = CallId::new("call-of-somebody").expect("valid");
@@ -228,6 +233,12 @@ async fn a_task_that_is_cancelled_is_told_to_who_has_it_and_a_skill_that_is_gone
     let has = Has::of(&b).await;
     tasks::cancel(&b.house, &has.task, Utc::now()).await.expect("asked");
     assert_eq!(has.about::<Kept>(About::Keep).await.expect("told"), Kept::Cancel);
+    // After a restart here, too, what it calls is done for who gave the task, until it is over.
+    let given = b.house.store.task(&has.task).await.expect("read").expect("there");
+    b.house.desk.returned(&given);
+    assert!(b.house.desk.lent_to(&name("a0")).is_none());
+    tasks::restore(&b.house, Utc::now()).await.expect("restored");
+    assert_eq!(b.house.desk.lent_to(&name("a0")), Some(has.task.clone()));
     assert_eq!(has.about::<Option<TaskState>>(About::End { end: TaskEnd::Cancelled }).await.expect("ended"), Some(TaskState::Cancelled));
     // A skill without steps, gone before its task is fetched.
     let skill = "---\nname: gone\ntitle: G\ndescription: d\n---\nGo.\n";

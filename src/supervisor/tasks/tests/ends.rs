@@ -107,6 +107,34 @@ async fn a_task_lent_to_an_agent_that_fetches_no_more_comes_back() {
 }
 
 #[tokio::test]
+async fn a_runbook_whose_agent_may_not_look_at_operations_waits_for_its_own() {
+    let b = Bench::with(|s| (s.tasks.retry_pause_s, s.tasks.tries) = (0, 1)).await;
+    let text = agent("a0").replace("deploy, operation, ", "deploy, ");
+    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
+    let book = Rulebook::build(vec![("a0.md".into(), text)], policy, &tools::gate_facts()).unwrap_or_else(|p| panic!("{p:#?}"));
+    b.house.rulebook.store(Arc::new(book));
+    let skill = "---\nname: go\ntitle: G\ndescription: d\nsteps:\n  - {id: up, tool: deploy, input: {stack: shop, compose: \"{{compose}}\", wait: false}}\narguments:\n  - {name: compose, description: c, required: true}\n---\n{{steps.up.state}}\n";
+    b.house.prompts.store(Arc::new(vec![parse_prompt("go.md", skill).unwrap_or_else(|p| panic!("{p:#?}"))]));
+    b.engine.add_remote_image("docker.io/library/hello:2", Behaviour::healthy());
+    b.engine.hold_pulls(true);
+    let b = b.work();
+    let task = b.skill("go", json!({"compose": COMPOSE.replace("hello:1", "docker.io/library/hello:2")})).await;
+    let looks = async {
+        while b.engine.pulls_under_way() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Longer than the pause of a look that gives up.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let still = b.house.store.task(&task.id).await.expect("read").expect("there").state;
+        b.engine.hold_pulls(false);
+        still
+    };
+    assert_eq!(looks.await, TaskState::Running, "it waits");
+    let done = ended(&b, &task).await;
+    assert_eq!((done.state, done.attempt), (TaskState::Succeeded, 1), "{done:?}");
+}
+
+#[tokio::test]
 async fn a_task_cancelled_after_its_claim_and_before_its_work_does_nothing() {
     let b = Bench::new(1).await;
     b.skill("look", Value::Null).await;
