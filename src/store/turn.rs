@@ -137,6 +137,7 @@ mod tests {
             id: id.clone(),
             agent: crate::model::ids::AgentName::new("a").unwrap(),
             work: crate::model::task::TaskWork::Prompt("look".into()),
+            pushed: None,
             input: Default::default(),
             delegated_by: vec![],
             origin: "call".into(),

@@ -297,6 +297,7 @@ async fn a_broken_release_is_noticed_diagnosed_rolled_back_and_written_down_by_a
         id: TaskId::new("task-01incident").unwrap(),
         agent: AgentName::new("incident-responder").unwrap(),
         work: TaskWork::Skill("diagnose-incident".into()),
+        pushed: None,
         input: json!({"stack": stack, "symptom": format!("api is {}", incident.reason)}).as_object().unwrap().clone(),
         delegated_by: vec![],
         origin: "event".into(),

@@ -214,6 +214,7 @@ async fn what_a_task_began_with_is_before_its_agent_as_long_as_the_task_lasts() 
         id: crate::model::ids::TaskId::new("task-1").expect("valid"),
         agent: AgentName::new("keeper").expect("valid"),
         work: crate::model::task::TaskWork::Prompt("look at it".into()),
+        pushed: None,
         input: Default::default(),
         delegated_by: vec![],
         origin: "call".into(),

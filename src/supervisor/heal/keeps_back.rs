@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::call::{Door, Principal, dispatch};
-use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::model::config::MaintenanceWindow;
 use crate::model::ids::AgentName;
