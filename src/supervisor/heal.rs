@@ -146,10 +146,6 @@ impl Healer {
                 self.forget_gone(&stacks).await;
                 for stack in stacks {
                     self.look_and_say(&stack.name, true).await;
-                    if self.engine_lost {
-                        // The others would wait as long for the same answer.
-                        break;
-                    }
                 }
             }
             Err(e) => tracing::error!(error = %e, "the stacks could not be read"),

@@ -268,8 +268,13 @@ async fn a_colour_brings_no_services_together_that_share_no_network() {
     assert!(refused(&rig, apart.clone()).await.contains("the services of this strategy share no network"));
     // One that is on internal networks alone stands on no colour, so nothing meets it there.
     apart.networks.get_mut("inner").unwrap().internal = true;
-    deploy(&rig, apart).await;
+    apart.networks.remove("default");
+    let op = deploy(&rig, apart).await;
+    assert_eq!((op.state, op.message), (OperationState::Done, None));
     assert_one_release(&rig, "apart").await;
+    let observed = rig.exec.observe(&shop()).await.unwrap();
+    let api = observed.containers.iter().find(|c| c.name == "shop-api-1").unwrap();
+    assert_eq!(api.networks.keys().collect::<Vec<_>>(), ["shop_inner"]);
 }
 
 #[tokio::test]

@@ -34,7 +34,8 @@ pub(super) fn compare(p: &Pair<'_>, found: &mut Found) {
     logging(p, (&mut wanted, &mut runs), found);
     // A front has the fixed addresses of its service.
     let behind = fronted(p.spec);
-    let concerns = |key: &str| !(LEFT.contains(&key) && !wanted.contains_key(key)) && !(behind && key.starts_with("networks."));
+    let left = |key: &str| LEFT.contains(&key) && !wanted.contains_key(key);
+    let concerns = |key: &str| !left(key) && !(behind && key.starts_with("networks."));
     let keys: BTreeSet<&String> = wanted.keys().chain(runs.keys()).collect();
     let show = |v: Option<&String>| v.map_or("unset", String::as_str).to_owned();
     for key in keys.into_iter().filter(|k| concerns(k) && wanted.get(*k) != runs.get(*k)) {
