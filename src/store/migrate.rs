@@ -37,7 +37,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/15-backup-copies/up.sql"),
         include_str!("../../migrations/state/16-step-ended/up.sql"),
         include_str!("../../migrations/state/17-recorded-at/up.sql"),
-        include_str!("../../migrations/state/21-told-caps/up.sql"),
+        include_str!("../../migrations/state/18-told-caps/up.sql"),
     ],
 };
 /// `audit.db`.
