@@ -124,7 +124,6 @@ impl Incident {
     pub fn markdown(&self, now: DateTime<Utc>) -> String {
         let time = |t: DateTime<Utc>| t.format("%Y-%m-%d %H:%M:%S UTC").to_string();
         let state = match (self.quarantined, self.recovered_at) {
-            (_, None) if self.closed_at.is_some() => format!("ended after {} s: it is not to run any more", self.seconds(now)),
             (_, Some(at)) => format!("recovered at {} after {} s", time(at), self.seconds(now)),
             (true, None) => format!("given up: a person must look ({} s so far)", self.seconds(now)),
             (false, None) => format!("open for {} s", self.seconds(now)),

@@ -189,7 +189,6 @@ impl Healer {
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
         let (Some(current), false) = (stack.current, stack.stopped) else {
             self.forget_hands(name).await;
-            self.incidents.gone(name, |_| false, Utc::now()).await?;
             return Ok(());
         };
         if self.house.executor.held_by(name).await?.is_some() {
@@ -214,7 +213,6 @@ impl Healer {
             let large = self.too_large(&look, &observed).await;
             ailing.extend(large.into_iter().filter(|l| !ailing.iter().any(|a| a.service == l.service)).collect::<Vec<_>>());
         }
-        self.incidents.gone(name, |s| release.spec.services.contains_key(s), now).await?;
         for service in release.spec.services.keys() {
             if !ailing.iter().any(|a| a.service == *service) {
                 self.well(&look, service).await?;

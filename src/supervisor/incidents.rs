@@ -143,18 +143,4 @@ impl Incidents {
         }
         if before == (incident.recovered_at, incident.closed_at) { Ok(()) } else { self.house.store.put_incident(&incident).await }
     }
-    /// What is not to run any more has no incident: those that are open end, without a recovery.
-    pub(super) async fn gone(&self, stack: &StackName, stays: impl Fn(&ServiceName) -> bool, now: DateTime<Utc>) -> StoreResult<()> {
-        let mut guard = self.open.lock().await;
-        let open = self.known(&mut guard).await?;
-        let gone: Vec<_> = open.iter().filter(|(of, service)| of == stack && !stays(service)).cloned().collect();
-        for key in gone {
-            if let Some(mut incident) = self.house.store.open_incident(&key.0, &key.1).await? {
-                incident.closed_at = Some(now);
-                self.house.store.put_incident(&incident).await?;
-            }
-            open.remove(&key);
-        }
-        Ok(())
-    }
 }

@@ -261,7 +261,6 @@ async fn report(call: &Call, stack: &StackName, id: &IncidentId) -> Result<Untru
 
 fn row(i: &Incident, now: DateTime<Utc>) -> IncidentRow {
     let state = match (i.recovered_at, i.quarantined) {
-        (None, _) if i.closed_at.is_some() => "ended",
         (Some(_), _) => "recovered",
         (None, true) => "quarantined",
         (None, false) => "open",

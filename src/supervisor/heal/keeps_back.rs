@@ -203,27 +203,3 @@ async fn what_began_anew_by_a_persons_hand_stays_so_whatever_else_is_done_to_the
     assert_eq!(serde_json::from_value::<Course>(kept).expect("a course"), fresh, "also when five others have followed");
     end(healer, woken).await;
 }
-
-#[tokio::test]
-async fn incidents_of_what_is_not_to_run_any_more_end() {
-    let b = Bench::with(|_| {}).await;
-    let permit = deployed(&b, &["shop"], COMPOSE).await;
-    let open = async || b.house.store.incidents(None, None, 9).await.expect("read").iter().filter(|i| i.closed_at.is_none()).count();
-    for name in ["shop-web-1", "shop-db-1"] {
-        ends(&b, &permit, name).await;
-    }
-    scanned(&b, 1).await;
-    scanned(&b, 1).await;
-    assert_eq!(open().await, 2);
-    // A release without one of them, then nothing at all.
-    let rules = crate::supervisor::tasks::tests::agent("a0");
-    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
-    let book = crate::gate::Rulebook::build(vec![("a0.md".into(), rules)], policy, &crate::tools::gate_facts());
-    b.house.rulebook.store(Arc::new(book.unwrap_or_else(|p| panic!("{p:#?}"))));
-    call(&b, "deploy", json!({"stack": "shop", "compose": COMPOSE.replace("  db: *s\n", "")})).await;
-    scanned(&b, 1).await;
-    assert_eq!(open().await, 1);
-    b.house.store.set_stopped(&stack("shop"), true).await.expect("stopped");
-    scanned(&b, 1).await;
-    assert_eq!(open().await, 0);
-}
