@@ -35,10 +35,10 @@ pub(super) fn compare(p: &Pair<'_>, found: &mut Found) {
     // A front has the fixed addresses of its service.
     let behind = fronted(p.spec);
     let left = |key: &str| LEFT.contains(&key) && !wanted.contains_key(key);
-    let concerns = |key: &str| !left(key) && !(behind && key.starts_with("networks."));
+    let front_has = |key: &str| behind && key.starts_with("networks.");
     let keys: BTreeSet<&String> = wanted.keys().chain(runs.keys()).collect();
     let show = |v: Option<&String>| v.map_or("unset", String::as_str).to_owned();
-    for key in keys.into_iter().filter(|k| concerns(k) && wanted.get(*k) != runs.get(*k)) {
+    for key in keys.into_iter().filter(|k| !left(k)).filter(|k| !front_has(k)).filter(|k| wanted.get(*k) != runs.get(*k)) {
         found.push(key, show(wanted.get(key)), show(runs.get(key)), true);
     }
 }
