@@ -302,7 +302,6 @@ async fn a_broken_release_is_noticed_diagnosed_rolled_back_and_written_down_by_a
         delegated_by: vec![],
         origin: "event".into(),
         stack: Some(name.clone()),
-        pushed: None,
         state: TaskState::Running,
         attempt: 1,
         created_at: now,
