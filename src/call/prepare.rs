@@ -173,7 +173,9 @@ async fn planned(
     };
     let observed = observe::stack(&call.house, stack).await?;
     let spared = match &current {
-        Some(release) if call.who.door == Door::Loop => spare::of(&call.house.store, release, &observed, in_place.as_ref(), call.now).await?,
+        Some(release) if call.who.door == Door::Loop => {
+            spare::of(&call.house.store, release, &observed, in_place.as_ref(), call.now).await?
+        }
         _ => spare::Spared::default(),
     };
     let in_place = spared.instead.or(in_place);

@@ -69,9 +69,6 @@ struct Told {
     /// Times of the last urgent ones.
     #[serde(default)]
     urgent: Vec<DateTime<Utc>>,
-    /// When it was last said that there is more than is told.
-    #[serde(default)]
-    more: Option<DateTime<Utc>>,
 }
 
 /// Runs until `shutdown`. `count` learns what became of each message.
@@ -316,14 +313,13 @@ fn within_bounds(told: &mut Told, events: Vec<Event>, now: DateTime<Utc>) -> Vec
     // The last place is for the line that says that there is more.
     let room = (MOST - 1).saturating_sub(told.sent.len());
     let rest = others.split_off(others.len().min(AT_ONCE).min(room));
-    let silent = room <= others.len() && told.more.is_some_and(|t| now - t.min(now) < WINDOW);
+    let silent = told.sent.len() + others.len() >= MOST;
     match rest.last() {
         None => {}
         Some(_) if silent => tracing::warn!(events = rest.len(), "not notified: too many in the last ten minutes"),
         Some(last) => {
             let title = format!("and {} more events: `dockwarden audit` and `dockwarden approvals` show them", rest.len());
             others.push(Event { title, path: Some("/approvals".into()), ..last.clone() });
-            told.more = Some(now);
         }
     }
     told.sent.extend(others.iter().map(|_| now));

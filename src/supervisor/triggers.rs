@@ -438,7 +438,7 @@ mod tests {
         t.round(now + TimeDelta::seconds(61)).await;
         assert_eq!(given(&b).await.len(), 3);
         // A supervisor that was restarted knows what is at work, and what was given just now.
-        while let Some(task) = b.house.store.task_claim(Utc::now(), 1, None).await.expect("claimed").pop() {
+        while let Some(task) = b.house.store.task_claim(now + TimeDelta::seconds(62), 1, None).await.expect("claimed").pop() {
             let end = crate::store::task::TaskChange::End(TaskState::Succeeded, "ok".into());
             b.house.store.task_change(&task.id, end, now).await.expect("ended");
         }

@@ -377,7 +377,10 @@ mod tests {
         assert!(refused(json!({"triggers": {"error_lines": "explode"}})).contains("unknown variant `explode`"));
         assert!(refused(json!({"heal_instances": 0})).contains("protects nothing"));
         let written = serde_json::to_value(ServiceSettings::default()).unwrap();
-        assert!(["probes", "smoke", "hooks", "triggers", "migrates", "criticality", "heal_instances"].iter().all(|k| written.get(k).is_none()), "{written}");
+        assert!(
+            ["probes", "smoke", "hooks", "triggers", "migrates", "criticality", "heal_instances"].iter().all(|k| written.get(k).is_none()),
+            "{written}"
+        );
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn a_clock_set_back_keeps_nothing_silent() {
     let mut told = Told { since: Some(at(90_000)), ..Told::default() };
     assert_eq!(ids(&collect(&store, &mut told, at(5)).await.unwrap()), ["rolled_back:op-late"]);
     let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
-    let mut told = Told { sent: vec![at(90_000); MOST], more: Some(at(90_000)), ..Told::default() };
+    let mut told = Told { sent: vec![at(90_000); MOST], ..Told::default() };
     assert_eq!(within_bounds(&mut told, vec![event(1)], at(0)).len(), 0, "they count as sent now");
     assert_eq!(within_bounds(&mut told, vec![event(1)], at(700)).len(), 1, "and not until the clock is there again");
 }
@@ -223,7 +223,7 @@ fn a_storm_becomes_a_few_messages_and_then_silence() {
 #[test]
 fn what_waits_for_a_person_is_told_in_any_storm_now_or_later() {
     let event = |n: usize, kind| Event { id: format!("{kind:?}-{n}"), kind, title: n.to_string(), path: None, at: at(0) };
-    let mut told = Told { sent: vec![at(0); MOST], more: Some(at(0)), ..Told::default() };
+    let mut told = Told { sent: vec![at(0); MOST], ..Told::default() };
     let sent = within_bounds(&mut told, vec![event(1, NotifyEvent::TaskFailed), event(1, NotifyEvent::NeedsAttention)], at(1));
     assert_eq!(sent.iter().map(|e| e.kind).collect::<Vec<_>>(), [NotifyEvent::NeedsAttention]);
     // Approvals in a flood: those beyond the bound are not noted as told.
