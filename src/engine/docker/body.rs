@@ -186,6 +186,7 @@ impl Look {
     fn host(&mut self, host: &Value, spec: &ContainerSpec) {
         let e = &spec.extras;
         let primary = spec.network_mode.as_deref().or_else(|| spec.networks.first().map(|n| n.network.as_str()));
+        let confining: Vec<String> = spec.security_opt.iter().filter(|o| o.trim() != "systempaths=unconfined").cloned().collect();
         for (key, value) in host.as_object().into_iter().flatten() {
             let fine = match key.as_str() {
                 "Privileged" => value == spec.privileged,
@@ -199,7 +200,9 @@ impl Look {
                 "Runtime" => is_text(value, spec.runtime.as_deref()),
                 "CapAdd" => is_list(value, &spec.cap_add),
                 "CapDrop" => is_list(value, &spec.cap_drop),
-                "SecurityOpt" => is_list(value, &spec.security_opt),
+                "SecurityOpt" => is_list(value, &confining),
+                // An engine knows this option as two empty lists.
+                "MaskedPaths" | "ReadonlyPaths" => confining.len() < spec.security_opt.len() && value.as_array().is_some_and(Vec::is_empty),
                 "DeviceCgroupRules" => is_list(value, &spec.device_cgroup_rules),
                 "GroupAdd" => is_list(value, &spec.group_add),
                 "ExtraHosts" => is_list(value, &spec.extra_hosts),
@@ -274,9 +277,9 @@ impl Look {
         }
         // What confines, and got lost on the way.
         let there = |key: &str| host.get(key).is_some();
-        let confining = [
+        let lost = [
             ("CapDrop", !spec.cap_drop.is_empty()),
-            ("SecurityOpt", !spec.security_opt.is_empty()),
+            ("SecurityOpt", !confining.is_empty()),
             ("ReadonlyRootfs", spec.read_only),
             ("Memory", spec.memory.is_some()),
             ("NanoCpus", spec.nano_cpus.is_some()),
@@ -285,7 +288,7 @@ impl Look {
             ("NetworkMode", primary.is_some()),
             ("Runtime", spec.runtime.is_some()),
         ];
-        for (key, wanted) in confining {
+        for (key, wanted) in lost {
             self.must(!wanted || there(key), &format!("HostConfig.{key}"));
         }
     }

@@ -143,6 +143,17 @@ fn what_is_translated_as_it_should_be_passes() {
         let spec = full();
         container(&create::container(&spec, api).unwrap(), &spec).unwrap_or_else(|e| panic!("{api:?}: {e}"));
     }
+    let mut open = full();
+    open.security_opt.push("systempaths=unconfined".into());
+    container(&create::container(&open, (1, 48)).unwrap(), &open).expect("two lists without a path");
+    let closed = ContainerSpec { security_opt: full().security_opt, ..open };
+    assert!(
+        container(
+            &create::container(&ContainerSpec { security_opt: words(&["systempaths=unconfined"]), ..closed.clone() }, (1, 48)).unwrap(),
+            &closed
+        )
+        .is_err()
+    );
     let plain = ContainerSpec::new(EngineName::new("web-1").unwrap(), ImageRef::new("sha256:ab").unwrap());
     container(&create::container(&plain, (1, 41)).unwrap(), &plain).unwrap();
     let mut host = plain;
