@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Most of one value, bytes: what a plan's diff shows whole (4,000 characters) is shown whole. What is longer says that it was cut.
 pub const LONGEST: usize = 17_000;
-/// Most that [`bounded`] leaves, with its mark.
+/// Most that `bounded` leaves, with its mark.
 pub const LONGEST_MARKED: usize = LONGEST + 40;
 
 /// An approval, every text of it final: masked, of one line, and marked where it was cut.
