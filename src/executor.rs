@@ -490,6 +490,13 @@ impl Executor {
     async fn closing(&self) {
         self.closing.cancelled().await;
     }
+    /// Removes what an interrupted operation's work with data left on the engine; what others have at work stays.
+    async fn sweep_helpers(&self, permit: &Permit, own: &OperationId) {
+        let others = |op: &str| op != own.as_str() && self.active.lock().expect("no panic while held").keys().any(|id| id.as_str() == op);
+        if let Err(e) = backup::helper::sweep(self.engine.as_ref(), permit, self.store.instance(), &others).await {
+            tracing::warn!(operation = %own, error = %e, "helpers of the interrupted work are left behind");
+        }
+    }
     /// Checked before every act.
     fn may_go_on(&self) -> Result<(), run::Halt> {
         if self.closing.is_cancelled() { Err(run::Halt::Interrupted("the supervisor is shutting down".into())) } else { Ok(()) }

@@ -150,6 +150,9 @@ impl Run {
 
     /// Drives the operation to a settled and then a terminal state.
     pub(super) async fn drive(&self, takeover: Takeover) {
+        if takeover != Takeover::None && self.worked_on_data() {
+            self.exec.sweep_helpers(&self.permit, &self.id).await;
+        }
         let result = match (takeover, self.plan.kind) {
             (Takeover::Undo, _) => Err(self.cause_of_undo()),
             (Takeover::Finish, _) => self.tidy().await,
@@ -164,6 +167,12 @@ impl Run {
         if let Err(e) = end {
             tracing::error!(operation = %self.id, error = %e, "the end of the operation could not be recorded; the next start takes it over");
         }
+    }
+
+    /// Whether it snapshots, brings back or exchanges data: then helpers of its own may be left.
+    fn worked_on_data(&self) -> bool {
+        let journal = self.journal.lock().expect("no panic while held");
+        journal.values().any(|s| matches!(serde_json::from_value(s.intent.clone()), Ok(Act::Data { .. })))
     }
 
     /// Why a takeover undoes: what was recorded when the undo began, else that the run was interrupted.

@@ -5,7 +5,7 @@ mod back;
 mod jobs;
 
 use super::acts::{self, DataAct, Doer};
-use super::{BackupError, DataJob, Hands, Progress, helper};
+use super::{BackupError, DataJob, Hands, Progress};
 use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
@@ -365,11 +365,7 @@ impl Work {
     /// What a restart interrupted.
     async fn close_interrupted(&self) {
         let cleaned = self.clean(TAKEOVER_TRIES).await;
-        let others =
-            |op: &str| op != self.id.as_str() && self.exec.active.lock().expect("no panic while held").keys().any(|id| id.as_str() == op);
-        if let Err(e) = helper::sweep(self.exec.engine.as_ref(), &self.permit, self.exec.store.instance(), &others).await {
-            tracing::warn!(operation = %self.id, error = %e, "helpers of the interrupted work are left behind");
-        }
+        self.exec.sweep_helpers(&self.permit, &self.id).await;
         let again = format!(
             "{RESTARTED}; {} finished snapshots are kept, {}, held containers run again; call `{}` again",
             self.finished(),

@@ -61,7 +61,9 @@ async fn twenty_agents_in_containers_of_their_own_do_their_tasks() {
     let toml = home.path("config/dockwarden.toml").display().to_string();
     let mut supervisor = Deployment::of(&home, &[("DOCKWARDEN_TOML", toml)]);
     let agents = home.path("config/agents").display().to_string();
-    supervisor.run.options.push(["--volume".into(), format!("{agents}:/etc/dockwarden/agents:ro")]);
+    // In place of the shipped ones.
+    let shipped = format!("{}/agents:", env!("CARGO_MANIFEST_DIR"));
+    supervisor.run.replace("--volume", &shipped, &format!("{agents}:/etc/dockwarden/agents:ro"));
     let supervisor = supervisor.up().await;
     let gateway = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &supervisor.run.network]);
     let provider = Provider::start_at(&gateway, |_, asked| looks(asked)).await;
