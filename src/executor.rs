@@ -20,6 +20,7 @@ mod leave;
 mod look;
 pub mod names;
 mod once;
+mod options;
 mod patience;
 pub mod places;
 mod preflight;
@@ -47,14 +48,13 @@ pub mod worker;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::gate::request::RequestFacts;
-use crate::model::front::{Command, Reply};
 use crate::model::ids::*;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
 use crate::model::release::Release;
 use crate::store::Store;
 use chrono::Utc;
-use futures_util::future::BoxFuture;
+pub use options::{CommandGate, CommandsOf, FactsOf, FrontDoor, Options, RealOf, StopAfter};
 use recover::Takeover;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -166,22 +166,6 @@ struct Active {
     conclude: CancellationToken,
 }
 
-/// Says after a number of journal records whether to stop right there, as a crash would. Shutdown and crash tests use it.
-pub type StopAfter = Arc<dyn Fn(u64) -> bool + Send + Sync>;
-
-/// What the second judgement allows a service of a plan; without a service, what it allows the stack's networks and volumes.
-pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Send + Sync>;
-
-/// Where a path of the engine's host leads once links are followed; `None` where that cannot be seen.
-pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-/// Judges a command of a backup at the moment it would run: environment and words.
-pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<crate::model::verdict::Finding> + Send + Sync>;
-/// The judge of the commands that an agent's operation would run.
-pub type CommandsOf = Arc<dyn Fn(&str) -> CommandGate + Send + Sync>;
-
-/// Sends a command to the front that listens on a socket as a given user; new routes may wait so long for sessions that leave. An error is a sentence.
-pub type FrontDoor = Arc<dyn Fn(PathBuf, Command, Duration, u32) -> BoxFuture<'static, Result<Reply, String>> + Send + Sync>;
-
 /// Runs operations. One per home.
 pub struct Executor {
     engine: Arc<dyn Engine>,
@@ -208,25 +192,6 @@ impl std::fmt::Debug for Executor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Executor").field("active", &self.active()).finish_non_exhaustive()
     }
-}
-
-/// How an executor differs from the ordinary one.
-#[derive(Clone, Default)]
-pub struct Options {
-    /// See [`StopAfter`].
-    pub stop_after: Option<StopAfter>,
-    /// How paths of the host are followed; as this process sees them by default.
-    pub real: Option<RealOf>,
-    /// Host ports are tested by binding them: only where the engine's host is this one.
-    pub host_ports: bool,
-    /// The backup repository; none in a build without backups.
-    pub backups: Option<backup::BackupHouse>,
-    /// Judges commands of backups; without it none may run.
-    pub commands: Option<CommandsOf>,
-    /// Binary that fronts and backup workers run; our own by default.
-    pub front_binary: Option<PathBuf>,
-    /// The way to a front whose volume can be reached from here; without it every command is run in the front's container.
-    pub front_door: Option<FrontDoor>,
 }
 
 impl Executor {
