@@ -263,6 +263,25 @@ pub struct EngineMount {
     pub selinux: Option<String>,
 }
 
+impl EngineMount {
+    /// A writable mount of nothing in particular: what it is of, and how, is said beside it.
+    pub fn new(kind: crate::model::spec::MountKind, target: String) -> Self {
+        Self {
+            kind,
+            source: None,
+            target,
+            read_only: false,
+            propagation: None,
+            nocopy: false,
+            subpath: None,
+            tmpfs_size: None,
+            tmpfs_mode: None,
+            tmpfs_options: vec![],
+            selinux: None,
+        }
+    }
+}
+
 /// Attachment to a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct NetworkAttachment {

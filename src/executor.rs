@@ -249,24 +249,23 @@ impl Executor {
         let now = Utc::now();
         let noop = plan.is_noop();
         let op = Operation {
-            id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
-            verb: request.verb,
             stack: Some(plan.stack.clone()),
             plan: Some(plan.id.clone()),
-            agent: request.agent.clone(),
-            call: request.call,
             idempotency_key: request.idempotency_key.clone(),
             state: if noop { OperationState::Done } else { OperationState::Queued },
             phase: if noop { Phase::Finished } else { Phase::Queued },
-            epoch: 0,
             release: Some(plan.to_release).filter(|r| *r > 0),
             reason: request.reason,
             message: noop.then(|| "nothing to do: the stack is as the plan says".to_owned()),
-            evidence: vec![],
             approval: request.approval,
-            cancel_requested: false,
-            created_at: now,
             settled_at: noop.then_some(now),
+            ..Operation::new(
+                OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
+                request.verb,
+                request.agent.clone(),
+                request.call,
+                now,
+            )
         };
         if let Some(key) = &request.idempotency_key {
             let known = self.store.earlier_operation(&request.agent, Some(key), &request.args_hash, None, now).await?;

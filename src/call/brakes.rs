@@ -178,24 +178,18 @@ mod tests {
 
     fn operation(n: i64, agent: &str, state: OperationState) -> Operation {
         Operation {
-            id: OperationId::new(format!("op-{n}")).unwrap(),
-            verb: "deploy".into(),
             stack: StackName::new("shop").ok(),
-            plan: None,
-            agent: agent.into(),
-            call: CallId::new(format!("call-{n}")).unwrap(),
-            idempotency_key: None,
             state,
             phase: Phase::Finished,
             epoch: 1,
-            release: None,
-            reason: None,
-            message: None,
-            evidence: vec![],
-            approval: None,
-            cancel_requested: false,
-            created_at: at(n),
             settled_at: Some(at(n)),
+            ..Operation::new(
+                OperationId::new(format!("op-{n}")).unwrap(),
+                "deploy".into(),
+                agent.into(),
+                CallId::new(format!("call-{n}")).unwrap(),
+                at(n),
+            )
         }
     }
 

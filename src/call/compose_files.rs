@@ -454,15 +454,7 @@ mod tests {
             std::fs::write(dir.path().join(name), text).expect("written");
         }
         let entry = StackSettingsEntry { dir: dir.path().to_owned(), ..entry };
-        let mut config = Config {
-            home: "/h".into(),
-            config_dir: "/c".into(),
-            memory: "/m".into(),
-            settings: Default::default(),
-            host_name: "h".into(),
-            path_map: None,
-            own_container: Default::default(),
-        };
+        let mut config = Config { host_name: "h".into(), ..Config::new("/h".into(), "/c".into(), "/m".into()) };
         config.settings.stacks.insert(StackName::new("shop").expect("valid"), entry);
         (dir, config)
     }
@@ -561,10 +553,6 @@ mod tests {
     fn what_is_mounted_into_our_container_is_ours_but_for_the_roots_of_stacks() {
         let at = PathBuf::from;
         let config = Config {
-            home: "/var/lib/dockwarden".into(),
-            config_dir: "/etc/dockwarden".into(),
-            memory: "/var/lib/dockwarden/memory".into(),
-            settings: Default::default(),
             host_name: "h".into(),
             path_map: Some(BTreeMap::from([
                 (at("/etc/dockwarden/agents"), at("/srv/dockwarden/agents")),
@@ -573,7 +561,7 @@ mod tests {
                 (at("/var/lib/dockwarden"), at("/var/lib/docker/volumes/dockwarden_state/_data")),
                 (at("/srv"), at("/srv")),
             ])),
-            own_container: Default::default(),
+            ..Config::new("/var/lib/dockwarden".into(), "/etc/dockwarden".into(), "/var/lib/dockwarden/memory".into())
         };
         let all = protected(&config);
         for own in ["/srv/dockwarden/agents", "/srv/dockwarden/secrets", "/var/lib/docker/volumes/dockwarden_state/_data"] {
@@ -586,15 +574,7 @@ mod tests {
     #[test]
     fn a_path_is_seen_through_the_longest_mount() {
         let map = BTreeMap::from([(PathBuf::from("/srv"), PathBuf::from("/srv")), (PathBuf::from("/data"), PathBuf::from("/srv/deep"))]);
-        let config = Config {
-            home: "/h".into(),
-            config_dir: "/c".into(),
-            memory: "/m".into(),
-            settings: Default::default(),
-            host_name: "h".into(),
-            path_map: Some(map),
-            own_container: Default::default(),
-        };
+        let config = Config { host_name: "h".into(), path_map: Some(map), ..Config::new("/h".into(), "/c".into(), "/m".into()) };
         assert_eq!(visible(&config, Path::new("/srv/deep/x")), Some(PathBuf::from("/data/x")));
         assert_eq!(visible(&config, Path::new("/srv/y")), Some(PathBuf::from("/srv/y")));
         assert_eq!(visible(&config, Path::new("/etc")), None);

@@ -257,7 +257,7 @@ fn judged(spec: &StackSpec, schedule: Option<&str>, possible: bool, directories:
 mod tests {
     use super::*;
     use crate::model::ids::ServiceName;
-    use crate::model::spec::{MountSpec, ServiceSpec, StackSettings, VolumeSpec};
+    use crate::model::spec::{MountSpec, ServiceSpec, VolumeSpec};
     use std::collections::BTreeMap;
 
     fn mount(kind: MountKind, source: Option<&str>, read_only: bool) -> MountSpec {
@@ -268,7 +268,6 @@ mod tests {
         let with = |mounts| ServiceSpec { active: true, mounts, ..ServiceSpec::default() };
         let name = |n: &str| ServiceName::new(n).unwrap();
         Release::sample(StackSpec {
-            name: StackName::new("shop").unwrap(),
             services: BTreeMap::from([
                 (name("cache"), with(vec![mount(MountKind::Volume, None, false)])),
                 (
@@ -277,14 +276,8 @@ mod tests {
                 ),
                 (name("web"), with(vec![mount(MountKind::Volume, Some("data"), true), mount(MountKind::Bind, Some("/etc/ssl"), true)])),
             ]),
-            networks: BTreeMap::new(),
             volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..VolumeSpec::default() })]),
-            configs: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            settings: StackSettings::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-            extensions: Default::default(),
+            ..StackSpec::new(StackName::new("shop").unwrap())
         })
     }
 

@@ -297,18 +297,8 @@ mod tests {
     fn fronted() -> Release {
         let settings = crate::model::spec::ServiceSettings { strategy: Some(crate::model::plan::Strategy::Front), ..Default::default() };
         let web = ServiceSpec { active: true, replicas: 1, restart: Restart::Always, settings, ..ServiceSpec::default() };
-        let spec = StackSpec {
-            name: StackName::new("shop").unwrap(),
-            services: [(ServiceName::new("web").unwrap(), web)].into(),
-            networks: Default::default(),
-            volumes: Default::default(),
-            configs: Default::default(),
-            secrets: Default::default(),
-            settings: Default::default(),
-            extensions: Default::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-        };
+        let spec =
+            StackSpec { services: [(ServiceName::new("web").unwrap(), web)].into(), ..StackSpec::new(StackName::new("shop").unwrap()) };
         Release::sample(spec)
     }
 

@@ -342,19 +342,8 @@ mod tests {
     async fn our_own_volumes_are_known_by_our_own_container_and_not_finding_it_is_not_having_none() {
         let engine = FakeEngine::new();
         engine.add_image("dockwarden:1", Behaviour::running());
-        let mount = EngineMount {
-            kind: MountKind::Volume,
-            source: Some("dockwarden_state".into()),
-            target: "/var/lib/dockwarden".into(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
-        };
+        let mount =
+            EngineMount { source: Some("dockwarden_state".into()), ..EngineMount::new(MountKind::Volume, "/var/lib/dockwarden".into()) };
         let (name, image) = (EngineName::new("dockwarden").unwrap(), ImageRef::new("dockwarden:1").unwrap());
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, image) };
         let id = Engine::create_container(&engine, &crate::executor::backup::test_permit(), &spec).await.unwrap();

@@ -332,15 +332,7 @@ mod tests {
 
     fn config() -> Config {
         let (home, config_dir, memory) = ("/h".into(), "/c".into(), "/m".into());
-        Config {
-            home,
-            config_dir,
-            memory,
-            settings: Default::default(),
-            host_name: "h".into(),
-            path_map: None,
-            own_container: Default::default(),
-        }
+        Config { host_name: "h".into(), ..Config::new(home, config_dir, memory) }
     }
 
     #[test]
@@ -376,20 +368,13 @@ mod tests {
 
     #[test]
     fn the_stacks_own_schedule_reads_nothing_where_every_volume_has_one_of_its_own() {
-        use crate::model::spec::{MountSpec, StackSettings, VolumeSpec};
+        use crate::model::spec::{MountSpec, VolumeSpec};
         let mount = |source: &str| MountSpec { source: Some(source.into()), ..MountSpec::new(MountKind::Volume, "/data", "") };
         let mut db = ServiceSpec { active: true, mounts: vec![mount("data")], ..ServiceSpec::default() };
         let stack = |db: &ServiceSpec, volumes: &[&str]| StackSpec {
-            name: StackName::new("shop").unwrap(),
             services: BTreeMap::from([(ServiceName::new("db").unwrap(), db.clone())]),
-            networks: BTreeMap::new(),
             volumes: volumes.iter().map(|v| ((*v).to_owned(), VolumeSpec { name: format!("shop_{v}"), ..VolumeSpec::default() })).collect(),
-            configs: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            settings: StackSettings::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-            extensions: Default::default(),
+            ..StackSpec::new(StackName::new("shop").unwrap())
         };
         let has = |db: &ServiceSpec, volumes: &[&str]| left_for_the_stack(&stack(db, volumes), &|_| false);
         assert!(has(&db, &["data"]));
@@ -409,20 +394,12 @@ mod tests {
     }
 
     fn shop(volume: VolumeSpec) -> StackSpec {
-        use crate::model::spec::StackSettings;
         let mount = MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") };
         let db = ServiceSpec { active: true, mounts: vec![mount], ..ServiceSpec::default() };
         StackSpec {
-            name: StackName::new("shop").unwrap(),
             services: BTreeMap::from([(ServiceName::new("db").unwrap(), db)]),
-            networks: BTreeMap::new(),
             volumes: BTreeMap::from([("data".to_owned(), volume)]),
-            configs: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            settings: StackSettings::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-            extensions: Default::default(),
+            ..StackSpec::new(StackName::new("shop").unwrap())
         }
     }
 

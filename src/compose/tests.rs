@@ -103,16 +103,10 @@ fn an_ordinary_file_becomes_the_whole_spec() {
         ..ServiceSpec::default()
     };
     let expected = StackSpec {
-        name: StackName::new("shop").unwrap(),
         services: BTreeMap::from([(ServiceName::new("web").unwrap(), web)]),
         networks: BTreeMap::from([("default".into(), NetworkSpec { name: "shop_default".into(), ..NetworkSpec::default() })]),
         volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..VolumeSpec::default() })]),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        settings: StackSettings::default(),
-        extensions: BTreeMap::new(),
-        unsupported: vec![],
-        declared: Default::default(),
+        ..StackSpec::new(StackName::new("shop").unwrap())
     };
     assert_eq!(spec, expected);
 }

@@ -110,24 +110,19 @@ impl Executor {
             return Err(ExecutorError::Closing);
         }
         let op = Operation {
-            id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
-            verb: request.verb,
             stack: Some(stack.clone()),
             plan: plan.map(|p| p.id.clone()),
-            agent: request.agent,
-            call: request.call,
-            idempotency_key: None,
             state: OperationState::Running,
             phase: Phase::Prepare,
-            epoch: 0,
             release: plan.map(|p| p.to_release),
             reason: request.reason,
-            message: None,
-            evidence: vec![],
-            approval: None,
-            cancel_requested: false,
-            created_at: Utc::now(),
-            settled_at: None,
+            ..Operation::new(
+                OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
+                request.verb,
+                request.agent,
+                request.call,
+                Utc::now(),
+            )
         };
         if let Some(plan) = plan {
             self.store.put_plan(plan).await?;

@@ -335,19 +335,7 @@ fn volume(name: &str, target: &str, read_only: bool) -> EngineMount {
 }
 
 fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
-    EngineMount {
-        kind,
-        source: None,
-        target: target.to_owned(),
-        read_only,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount { read_only, ..EngineMount::new(kind, target.to_owned()) }
 }
 
 /// Configs and secrets: copied into the container before it starts. A read-only container takes no copies, and what is mounted above a target would: the

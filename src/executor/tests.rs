@@ -127,16 +127,11 @@ pub(super) fn stack(web: &str, db: Option<&str>, extra: &[&str]) -> StackSpec {
         services.insert(name(extra), service("web:1"));
     }
     StackSpec {
-        name: shop(),
         services,
         networks: BTreeMap::from([("default".into(), NetworkSpec { name: "shop_default".into(), ..Default::default() })]),
         volumes: BTreeMap::from([("data".into(), VolumeSpec { name: "shop_data".into(), ..Default::default() })]),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
         settings: StackSettings { monitor_s: Some(0), ..Default::default() },
-        extensions: Default::default(),
-        unsupported: vec![],
-        declared: Default::default(),
+        ..StackSpec::new(shop())
     }
 }
 

@@ -344,6 +344,21 @@ pub struct Config {
     pub own_container: OwnContainer,
 }
 
+impl Config {
+    /// A place with nothing set, outside of a container.
+    pub fn new(home: PathBuf, config_dir: PathBuf, memory: PathBuf) -> Self {
+        Self {
+            home,
+            config_dir,
+            memory,
+            settings: Settings::default(),
+            host_name: String::new(),
+            path_map: None,
+            own_container: OwnContainer::None,
+        }
+    }
+}
+
 /// Which container of its engine the supervisor runs in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum OwnContainer {

@@ -119,6 +119,32 @@ pub struct Operation {
     pub settled_at: Option<DateTime<Utc>>,
 }
 
+impl Operation {
+    /// One that was asked for at a moment and of which nothing has been done.
+    pub fn new(id: OperationId, verb: String, agent: String, call: CallId, created_at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            verb,
+            stack: None,
+            plan: None,
+            agent,
+            call,
+            idempotency_key: None,
+            state: OperationState::Queued,
+            phase: Phase::Queued,
+            epoch: 0,
+            release: None,
+            reason: None,
+            message: None,
+            evidence: vec![],
+            approval: None,
+            cancel_requested: false,
+            created_at,
+            settled_at: None,
+        }
+    }
+}
+
 /// What is kept of a container that failed, before it is removed. Texts are untrusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]

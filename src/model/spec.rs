@@ -50,6 +50,24 @@ pub struct StackSpec {
     pub declared: std::collections::BTreeSet<String>,
 }
 
+impl StackSpec {
+    /// A stack of nothing.
+    pub fn new(name: StackName) -> Self {
+        Self {
+            name,
+            services: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            settings: StackSettings::default(),
+            extensions: BTreeMap::new(),
+            unsupported: vec![],
+            declared: Default::default(),
+        }
+    }
+}
+
 /// Something in the file that has no effect here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsupported {

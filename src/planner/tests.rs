@@ -22,18 +22,7 @@ fn data_mount() -> MountSpec {
     MountSpec { source: Some("data".into()), ..MountSpec::new(MountKind::Volume, "/data", "") }
 }
 fn stack(services: Vec<(&str, ServiceSpec)>) -> StackSpec {
-    StackSpec {
-        name: StackName::new("shop").unwrap(),
-        services: services.into_iter().map(|(n, s)| (name(n), s)).collect(),
-        networks: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        settings: Default::default(),
-        extensions: Default::default(),
-        unsupported: vec![],
-        declared: Default::default(),
-    }
+    StackSpec { services: services.into_iter().map(|(n, s)| (name(n), s)).collect(), ..StackSpec::new(StackName::new("shop").unwrap()) }
 }
 fn images(spec: &StackSpec) -> BTreeMap<ServiceName, ImageIdentity> {
     let identity = |s: &ServiceSpec| {

@@ -66,15 +66,7 @@ impl World {
             RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), Default::default())
         });
         let executor = Executor::new(self.engine.clone(), store.clone(), facts, Options { stop_after, ..Options::default() });
-        let config = Config {
-            home: dir.join("home"),
-            config_dir: dir.join("config"),
-            memory: dir.join("memory"),
-            settings: Default::default(),
-            host_name: "host".into(),
-            path_map: None,
-            own_container: Default::default(),
-        };
+        let config = Config { host_name: "host".into(), ..Config::new(dir.join("home"), dir.join("config"), dir.join("memory")) };
         Arc::new(House {
             store,
             engine: self.engine.clone(),

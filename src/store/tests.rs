@@ -51,16 +51,9 @@ fn spec() -> StackSpec {
         template_driver: None,
     };
     StackSpec {
-        name: stack_name(),
         services: [(ServiceName::new("web").unwrap(), web)].into(),
-        networks: Default::default(),
-        volumes: Default::default(),
-        configs: Default::default(),
         secrets: [("cert".to_owned(), file)].into(),
-        settings: Default::default(),
-        extensions: Default::default(),
-        unsupported: vec![],
-        declared: Default::default(),
+        ..StackSpec::new(stack_name())
     }
 }
 
@@ -124,24 +117,11 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
 
 fn operation(id: &str, created_at: DateTime<Utc>) -> Operation {
     Operation {
-        id: OperationId::new(id).unwrap(),
-        verb: "deploy".into(),
         stack: Some(stack_name()),
         plan: Some(PlanId::new("plan-1").unwrap()),
-        agent: "deployer".into(),
-        call: CallId::new("call-1").unwrap(),
-        idempotency_key: None,
         state: OperationState::Running,
         phase: Phase::Prepare,
-        epoch: 0,
-        release: None,
-        reason: None,
-        message: None,
-        evidence: vec![],
-        approval: None,
-        cancel_requested: false,
-        created_at,
-        settled_at: None,
+        ..Operation::new(OperationId::new(id).unwrap(), "deploy".into(), "deployer".into(), CallId::new("call-1").unwrap(), created_at)
     }
 }
 

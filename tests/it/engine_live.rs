@@ -280,19 +280,7 @@ async fn archives_volumes_and_execs_within_bounds() {
         for _ in 0..2 {
             g.engine.create_volume(&permit(), &volume).await.unwrap();
         }
-        let mount = |kind, source: &str| EngineMount {
-            kind,
-            source: Some(source.to_owned()),
-            target: "/data".into(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
-        };
+        let mount = |kind, source: &str| EngineMount { source: Some(source.to_owned()), ..EngineMount::new(kind, "/data".into()) };
         let mut spec = g.spec("a");
         spec.mounts = vec![mount(MountKind::Volume, g.name("data").as_str())];
         let id = g.started(&spec).await;

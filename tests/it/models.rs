@@ -146,7 +146,7 @@ async fn house(home: &Home, toml: &str) -> Arc<House> {
     let executor = Executor::new(engine.clone(), store.clone(), facts, Options { host_ports: true, ..Options::default() });
     let settings = dockwarden::config::parse(toml, "dockwarden.toml").expect("valid");
     let Places { home, config_dir, memory } = places;
-    let config = Config { home, config_dir, memory, settings, host_name: "box".into(), path_map: None, own_container: Default::default() };
+    let config = Config { settings, host_name: "box".into(), ..Config::new(home, config_dir, memory) };
     let house = Arc::new(House {
         store,
         engine,

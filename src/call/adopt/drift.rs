@@ -287,19 +287,7 @@ mod tests {
     }
 
     fn mount(kind: MountKind, source: Option<&str>, target: &str) -> EngineMount {
-        EngineMount {
-            kind,
-            source: source.map(str::to_owned),
-            target: target.into(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
-        }
+        EngineMount { source: source.map(str::to_owned), ..EngineMount::new(kind, target.into()) }
     }
 
     fn has(kind: &str, name: Option<&str>, source: &str, target: &str) -> MountInfo {

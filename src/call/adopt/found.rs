@@ -150,15 +150,7 @@ mod tests {
     }
 
     fn look(containers: &[ContainerSummary]) -> Result<StackSettingsEntry, String> {
-        let config = Config {
-            home: "/h".into(),
-            config_dir: "/c".into(),
-            memory: "/m".into(),
-            settings: Default::default(),
-            host_name: "h".into(),
-            path_map: None,
-            own_container: Default::default(),
-        };
+        let config = Config { host_name: "h".into(), ..Config::new("/h".into(), "/c".into(), "/m".into()) };
         entry(&config, &StackName::new("shop").unwrap(), containers).map_err(|e| e.message)
     }
 

@@ -58,16 +58,8 @@ fn profiles_are_taken_from_what_runs_and_bring_as_little_else_as_can_be() {
     };
     let services = [("web", service(&[])), ("mail", service(&["all", "mail"])), ("shell", service(&["all"])), ("jobs", service(&["jobs"]))];
     let spec = StackSpec {
-        name: StackName::new("shop").unwrap(),
         services: services.into_iter().map(|(n, s)| (ServiceName::new(n).unwrap(), s)).collect(),
-        networks: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        settings: Default::default(),
-        unsupported: vec![],
-        declared: Default::default(),
-        extensions: Default::default(),
+        ..StackSpec::new(StackName::new("shop").unwrap())
     };
     let of = |running: &[&str], given: &[&str]| {
         let given: Vec<String> = given.iter().map(|g| (*g).to_owned()).collect();

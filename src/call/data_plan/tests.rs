@@ -5,7 +5,7 @@ use super::*;
 use crate::model::ids::ImageRef;
 use crate::model::observed::ImageIdentity;
 use crate::model::plan::PlannedRestore;
-use crate::model::spec::{MountSpec, ServiceSettings, StackSettings, VolumeSpec};
+use crate::model::spec::{MountSpec, ServiceSettings, VolumeSpec};
 
 fn volume(name: &str, from: Option<&str>) -> VolumeSpec {
     VolumeSpec { name: name.into(), swapped_from: from.map(str::to_owned), ..VolumeSpec::default() }
@@ -18,16 +18,9 @@ fn db(mounts: bool) -> ServiceSpec {
 
 fn stack(data: VolumeSpec) -> StackSpec {
     StackSpec {
-        name: StackName::new("shop").unwrap(),
         services: BTreeMap::from([(ServiceName::new("db").unwrap(), db(true)), (ServiceName::new("web").unwrap(), db(false))]),
-        networks: BTreeMap::new(),
         volumes: BTreeMap::from([("data".into(), data)]),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        settings: StackSettings::default(),
-        unsupported: vec![],
-        declared: Default::default(),
-        extensions: Default::default(),
+        ..StackSpec::new(StackName::new("shop").unwrap())
     }
 }
 

@@ -85,15 +85,8 @@ pub(crate) async fn bench_over(dir: tempfile::TempDir, store: Store, engine: Arc
         )
     });
     let executor = Executor::new(engine.clone(), store.clone(), facts, crate::executor::Options::default());
-    let config = Config {
-        home: dir.path().join("home"),
-        config_dir: dir.path().join("config"),
-        memory: dir.path().join("memory"),
-        settings: Default::default(),
-        host_name: "host".into(),
-        path_map: None,
-        own_container: Default::default(),
-    };
+    let config =
+        Config { host_name: "host".into(), ..Config::new(dir.path().join("home"), dir.path().join("config"), dir.path().join("memory")) };
     let house = House {
         taints: taint::Taints::open(&store).await.expect("readable"),
         store,
@@ -373,24 +366,17 @@ async fn a_freeze_and_a_read_only_session_stop_mutations_but_no_reads() {
 async fn known(b: &Bench, stack: &str) {
     let now = chrono::Utc::now();
     let past = Operation {
-        id: OperationId::new("op-past").expect("valid"),
-        verb: "stop".into(),
         stack: Some(StackName::new(stack).expect("valid")),
-        plan: None,
-        agent: "stack-keeper".into(),
-        call: CallId::new("call-past").expect("valid"),
-        idempotency_key: None,
         state: OperationState::Done,
         phase: Phase::Finished,
-        epoch: 0,
-        release: None,
-        reason: None,
-        message: None,
-        evidence: vec![],
-        approval: None,
-        cancel_requested: false,
-        created_at: now,
         settled_at: Some(now),
+        ..Operation::new(
+            OperationId::new("op-past").expect("valid"),
+            "stop".into(),
+            "stack-keeper".into(),
+            CallId::new("call-past").expect("valid"),
+            now,
+        )
     };
     b.house.store.begin_operation(past, "hash").await.expect("stored").expect("new");
 }

@@ -159,13 +159,10 @@ fn judge(case: &Case, context: &Context) -> (Verdict, BTreeSet<String>) {
     let stack = StackName::new("shop").unwrap();
     let entry = StackSettingsEntry { dir: PROJECT.into(), ..StackSettingsEntry::default() };
     let config = Config {
-        home: "/var/lib/dockwarden".into(),
-        config_dir: "/etc/dockwarden".into(),
-        memory: "/var/lib/dockwarden/memory".into(),
         settings: Settings { stacks: BTreeMap::from([(stack.clone(), entry)]), ..Settings::default() },
         host_name: "host".into(),
         path_map: Some(BTreeMap::from([(root, PathBuf::from("/"))])),
-        own_container: Default::default(),
+        ..Config::new("/var/lib/dockwarden".into(), "/etc/dockwarden".into(), "/var/lib/dockwarden/memory".into())
     };
     let policy = policy(context);
     let source = Source { variables: context.declared_vars.clone(), ..Source::registered(&stack) };

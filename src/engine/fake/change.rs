@@ -344,19 +344,7 @@ fn endpoint(a: &NetworkAttachment) -> Endpoint {
 }
 
 fn anonymous_volume(target: &str) -> EngineMount {
-    EngineMount {
-        kind: MountKind::Volume,
-        source: None,
-        target: target.to_owned(),
-        read_only: false,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount::new(MountKind::Volume, target.to_owned())
 }
 
 fn no_image(reference: &str) -> EngineError {

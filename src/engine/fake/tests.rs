@@ -41,19 +41,7 @@ fn port(host: &str) -> PortBinding {
 }
 
 fn volume(source: Option<&str>, target: &str) -> EngineMount {
-    EngineMount {
-        kind: MountKind::Volume,
-        source: source.map(str::to_owned),
-        target: target.into(),
-        read_only: false,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount { source: source.map(str::to_owned), ..EngineMount::new(MountKind::Volume, target.into()) }
 }
 
 async fn run(e: &FakeEngine, s: &ContainerSpec) -> EngineName {

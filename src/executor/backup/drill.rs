@@ -209,19 +209,7 @@ async fn used(
     };
     let image_id = release.images.get(service).and_then(|i| i.id.as_deref()).unwrap_or_default();
     let Ok(image) = ImageRef::new(image_id) else { return missing("its image") };
-    let mount = EngineMount {
-        kind: MountKind::Volume,
-        source: Some(scratch.to_string()),
-        target,
-        read_only: false,
-        propagation: None,
-        nocopy: true,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    };
+    let mount = EngineMount { source: Some(scratch.to_string()), nocopy: true, ..EngineMount::new(MountKind::Volume, target) };
     let request = ContainerSpec {
         command: spec.command.clone(),
         entrypoint: spec.entrypoint.clone(),

@@ -113,16 +113,8 @@ impl Executor {
             return Err(ExecutorError::Busy { stack, operation });
         }
         let op = Operation {
-            id: OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
-            verb: request.verb,
             stack,
-            plan: None,
-            agent: request.agent,
-            call: request.call,
             idempotency_key: request.idempotency_key,
-            state: OperationState::Queued,
-            phase: Phase::Queued,
-            epoch: 0,
             release: match &job {
                 DataJob::Backup(job) => job.release,
                 DataJob::Restore { .. }
@@ -135,12 +127,14 @@ impl Executor {
                 | DataJob::Forget { .. } => None,
             },
             reason: request.reason,
-            message: None,
-            evidence: vec![],
             approval: request.approval,
-            cancel_requested: false,
-            created_at: Utc::now(),
-            settled_at: None,
+            ..Operation::new(
+                OperationId::new(format!("op-{}", ulid::Ulid::generate().to_string().to_lowercase())).expect("a ULID is a valid id"),
+                request.verb,
+                request.agent,
+                request.call,
+                Utc::now(),
+            )
         };
         let begun = if holds {
             self.store.begin_operation(op, &request.args_hash).await?

@@ -148,19 +148,7 @@ mod tests {
     use std::sync::Arc;
 
     async fn container(engine: &FakeEngine, name: &str, volume: &str, read_only: bool, started: bool) {
-        let mount = EngineMount {
-            kind: MountKind::Volume,
-            source: Some(volume.to_owned()),
-            target: "/data".to_owned(),
-            read_only,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
-        };
+        let mount = EngineMount { source: Some(volume.to_owned()), read_only, ..EngineMount::new(MountKind::Volume, "/data".to_owned()) };
         let name = EngineName::new(name).unwrap();
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name.clone(), ImageRef::new("db:1").unwrap()) };
         let id = engine.create_container(&test_permit(), &spec).await.unwrap();

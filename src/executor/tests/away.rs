@@ -136,24 +136,16 @@ async fn a_stop_goes_on_when_the_engine_is_back() {
 async fn an_operation_that_nobody_is_at_work_on_is_waited_for_all_the_same() {
     let rig = rig().await;
     let op = Operation {
-        id: crate::model::ids::OperationId::new("op-1").unwrap(),
-        verb: "deploy".into(),
         stack: Some(shop()),
-        plan: None,
-        agent: "tester".into(),
-        call: crate::model::ids::CallId::new("call-1").unwrap(),
-        idempotency_key: None,
         state: OperationState::Running,
         phase: Phase::Prepare,
-        epoch: 0,
-        release: None,
-        reason: None,
-        message: None,
-        evidence: vec![],
-        approval: None,
-        cancel_requested: false,
-        created_at: Utc::now(),
-        settled_at: None,
+        ..Operation::new(
+            crate::model::ids::OperationId::new("op-1").unwrap(),
+            "deploy".into(),
+            "tester".into(),
+            crate::model::ids::CallId::new("call-1").unwrap(),
+            Utc::now(),
+        )
     };
     let op = rig.store.begin_operation(op, "").await.unwrap().unwrap();
     let wait = async |millis| rig.exec.wait(&op.id, std::time::Duration::from_millis(millis), Until::Settled).await.unwrap().state;

@@ -85,18 +85,7 @@ mod tests {
             ..MountSpec::new(MountKind::Bind, "/data", "services.web.volumes[0]")
         };
         let web = ServiceSpec { mounts: vec![mount], user: Some(image.into()), ..ServiceSpec::default() };
-        StackSpec {
-            name: StackName::new("shop").unwrap(),
-            services: [(ServiceName::new("web").unwrap(), web)].into(),
-            networks: Default::default(),
-            volumes: Default::default(),
-            configs: Default::default(),
-            secrets: Default::default(),
-            settings: Default::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-            extensions: Default::default(),
-        }
+        StackSpec { services: [(ServiceName::new("web").unwrap(), web)].into(), ..StackSpec::new(StackName::new("shop").unwrap()) }
     }
 
     fn found(rule: &str) -> Finding {

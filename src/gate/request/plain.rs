@@ -241,17 +241,10 @@ mod tests {
         };
         let name = ServiceName::new("web").unwrap();
         let stack = StackSpec {
-            name: StackName::new("shop").unwrap(),
             services: [(name, service.clone())].into(),
-            networks: BTreeMap::new(),
-            volumes: BTreeMap::new(),
             configs: serde_json::from_value(serde_json::json!({"c": {"name": "c", "external": false, "content": "text", "labels": {}}}))
                 .unwrap(),
-            secrets: BTreeMap::new(),
-            settings: Default::default(),
-            declared: Default::default(),
-            extensions: Default::default(),
-            unsupported: vec![],
+            ..StackSpec::new(StackName::new("shop").unwrap())
         };
         (stack, service)
     }
@@ -299,19 +292,7 @@ mod tests {
     }
 
     fn tmpfs(option: &str) -> EngineMount {
-        EngineMount {
-            kind: MountKind::Tmpfs,
-            source: None,
-            target: "/tmp".into(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![option.into()],
-            selinux: None,
-        }
+        EngineMount { tmpfs_options: vec![option.into()], ..EngineMount::new(MountKind::Tmpfs, "/tmp".into()) }
     }
 
     type Change = fn(&mut ContainerSpec);

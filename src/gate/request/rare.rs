@@ -118,19 +118,7 @@ mod tests {
     }
 
     fn label(target: &str) -> EngineMount {
-        EngineMount {
-            kind: MountKind::Volume,
-            source: Some(String::new()),
-            target: target.into(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: Some("z".into()),
-        }
+        EngineMount { source: Some(String::new()), selinux: Some("z".into()), ..EngineMount::new(MountKind::Volume, target.into()) }
     }
 
     type Change = fn(&mut ContainerSpec);

@@ -22,19 +22,7 @@ fn container() -> ContainerSpec {
 
 fn mount(kind: MountKind, source: &str) -> EngineMount {
     let source = Some(source.to_owned());
-    EngineMount {
-        kind,
-        source,
-        target: "/x".into(),
-        read_only: false,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount { source, ..EngineMount::new(kind, "/x".into()) }
 }
 
 /// The lists of a plan that says nothing but the image.
@@ -157,16 +145,8 @@ fn the_lists_come_from_the_judged_plan_with_links_followed() {
         ..ServiceSpec::default()
     };
     let spec = StackSpec {
-        name: StackName::new("shop").unwrap(),
         services: BTreeMap::from([(ServiceName::new("web").unwrap(), service)]),
-        networks: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-        configs: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        settings: Default::default(),
-        extensions: Default::default(),
-        unsupported: vec![],
-        declared: Default::default(),
+        ..StackSpec::new(StackName::new("shop").unwrap())
     };
     let fact = BindFact { real: "/srv/shop/data".into(), exists: true, kind: None };
     let facts = PlanFacts { resolved: BTreeMap::from([("/srv/shop/link".into(), fact)]), ..PlanFacts::default() };

@@ -42,24 +42,21 @@ fn approval(id: &str, seconds: i64) -> Approval {
 
 fn operation(id: &str, verb: &str, state: OperationState, settled: i64) -> Operation {
     Operation {
-        id: OperationId::new(id).unwrap(),
-        verb: verb.into(),
         stack: Some(StackName::new("shop").unwrap()),
-        plan: None,
-        agent: "deployer".into(),
-        call: CallId::new(format!("call-{id}")).unwrap(),
-        idempotency_key: None,
         state,
         phase: Phase::Finished,
         epoch: 1,
         release: Some(4),
         reason: Some(SECRET.into()),
         message: Some(SECRET.into()),
-        evidence: vec![],
-        approval: None,
-        cancel_requested: false,
-        created_at: at(settled - 5),
         settled_at: Some(at(settled)),
+        ..Operation::new(
+            OperationId::new(id).unwrap(),
+            verb.into(),
+            "deployer".into(),
+            CallId::new(format!("call-{id}")).unwrap(),
+            at(settled - 5),
+        )
     }
 }
 

@@ -102,13 +102,8 @@ impl Bench {
         });
         let executor = Executor::new(engine.clone(), store.clone(), facts, crate::executor::Options::default());
         let config = Config {
-            home: dir.path().join("home"),
-            config_dir: dir.path().join("config"),
-            memory: dir.path().join("memory"),
-            settings: Default::default(),
             host_name: "host".into(),
-            path_map: None,
-            own_container: Default::default(),
+            ..Config::new(dir.path().join("home"), dir.path().join("config"), dir.path().join("memory"))
         };
         let prompts = SKILLS.iter().map(|(f, t)| parse_prompt(f, t).unwrap_or_else(|p| panic!("{p:#?}"))).collect();
         let house = House {

@@ -91,7 +91,7 @@ pub(super) async fn newest(call: &Call, volume: &str, at: DateTime<Utc>) -> Resu
 mod tests {
     use super::*;
     use crate::model::ids::{OperationId, StackName};
-    use crate::model::spec::{StackSettings, StackSpec, VolumeSpec};
+    use crate::model::spec::{StackSpec, VolumeSpec};
     use chrono::TimeDelta;
     use std::collections::BTreeMap;
 
@@ -103,18 +103,7 @@ mod tests {
         let name = StackName::new("shop").unwrap();
         let swapped_from = (volume != "shop_data").then(|| "shop_data".to_owned());
         let volume = VolumeSpec { name: volume.into(), swapped_from, ..VolumeSpec::default() };
-        let spec = StackSpec {
-            name,
-            services: BTreeMap::new(),
-            networks: BTreeMap::new(),
-            volumes: BTreeMap::from([("data".into(), volume)]),
-            configs: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            settings: StackSettings::default(),
-            unsupported: vec![],
-            declared: Default::default(),
-            extensions: Default::default(),
-        };
+        let spec = StackSpec { volumes: BTreeMap::from([("data".into(), volume)]), ..StackSpec::new(name) };
         Release { number, created_at: day(created), state: ReleaseState::Good, ..Release::sample(spec) }
     }
 

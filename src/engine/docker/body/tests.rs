@@ -18,19 +18,7 @@ fn pairs(list: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn mount(kind: MountKind, source: Option<&str>, target: &str) -> EngineMount {
-    EngineMount {
-        kind,
-        source: source.map(str::to_owned),
-        target: target.into(),
-        read_only: true,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount { source: source.map(str::to_owned), read_only: true, ..EngineMount::new(kind, target.into()) }
 }
 
 /// A container with a value for everything the translation knows.

@@ -10,19 +10,7 @@ fn spec() -> ContainerSpec {
 }
 
 fn mount_of(kind: MountKind, source: Option<&str>) -> EngineMount {
-    EngineMount {
-        kind,
-        source: source.map(str::to_owned),
-        target: "/x".into(),
-        read_only: true,
-        propagation: None,
-        nocopy: false,
-        subpath: None,
-        tmpfs_size: None,
-        tmpfs_mode: None,
-        tmpfs_options: vec![],
-        selinux: None,
-    }
+    EngineMount { source: source.map(str::to_owned), read_only: true, ..EngineMount::new(kind, "/x".into()) }
 }
 
 fn attach(network: &str, alias: &str) -> NetworkAttachment {

@@ -63,19 +63,7 @@ impl Rig {
         engine.add_image("db:1", Behaviour::running());
         engine.write_volume_file("shop_data", "a", b"one");
         engine.write_volume_file("shop_data", "b", &vec![7; 100_000]);
-        let mount = EngineMount {
-            kind: MountKind::Volume,
-            source: Some("shop_data".to_owned()),
-            target: "/data".to_owned(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
-        };
+        let mount = EngineMount { source: Some("shop_data".to_owned()), ..EngineMount::new(MountKind::Volume, "/data".to_owned()) };
         let name = EngineName::new("db").unwrap();
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, ImageRef::new("db:1").unwrap()) };
         let id = engine.create_container(&test_permit(), &spec).await.unwrap();

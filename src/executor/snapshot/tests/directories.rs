@@ -95,17 +95,9 @@ impl World {
     /// A container of nobody that reads the directory.
     async fn reader(&self) -> EngineName {
         let mount = EngineMount {
-            kind: MountKind::Bind,
             source: Some(self.here.display().to_string()),
-            target: "/files".to_owned(),
             read_only: true,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
+            ..EngineMount::new(MountKind::Bind, "/files".to_owned())
         };
         let reader = EngineName::new("reader").unwrap();
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(reader.clone(), ImageRef::new("web:1").unwrap()) };

@@ -42,17 +42,8 @@ impl World {
     /// A container that may write what the directory lies in.
     async fn neighbour(&self) -> EngineName {
         let mount = EngineMount {
-            kind: MountKind::Bind,
             source: Some(self.host.parent().unwrap().display().to_string()),
-            target: "/p".to_owned(),
-            read_only: false,
-            propagation: None,
-            nocopy: false,
-            subpath: None,
-            tmpfs_size: None,
-            tmpfs_mode: None,
-            tmpfs_options: vec![],
-            selinux: None,
+            ..EngineMount::new(MountKind::Bind, "/p".to_owned())
         };
         let (name, image) = (EngineName::new("neighbour").unwrap(), ImageRef::new("db:1").unwrap());
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, image) };
