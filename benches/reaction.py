@@ -26,7 +26,7 @@ ONE = """  {name}:
 class Proxy:
     """A unix socket that passes bytes on to the engine's, and notes when what went by."""
 
-    CALL = re.compile(rb"POST (?:/v[0-9.]+)?/containers/([0-9a-zA-Z_.-]+)/(start|restart) ")
+    CALL = re.compile(rb"POST (?:/v[0-9.]+)?/containers/([0-9a-zA-Z_.-]+)/(start|stop|restart|kill)[? ]")
     CREATE = re.compile(rb"POST (?:/v[0-9.]+)?/containers/create")
 
     def __init__(self, path):

@@ -157,7 +157,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     let levels = levels::levels(&desired)?;
     if matches!(input.want, Want::Release { .. } | Want::Scale { .. }) {
         strategies::stack_settings(&desired)?;
-        front::check(&desired, input.observed)?;
+        front::check(&desired, input.observed, matches!(input.want, Want::Release { content_of: None, .. }))?;
     }
     let mut changes = match &input.want {
         Want::Release { .. } => release_changes(input, &desired, &images, &levels),

@@ -261,8 +261,8 @@ fn run(cli: Cli) -> CliResult {
             match command {
                 Command::Mcp(args) => serve::mcp(global, args).await,
                 Command::Call(args) => stack::call(global, args).await,
-                Command::Status(args) => observe::status(global, "status", args).await,
-                Command::Stats(args) => observe::status(global, "stats", args).await,
+                Command::Status(args) => observe::status(global, args).await,
+                Command::Stats(args) => observe::stats(global, args).await,
                 Command::Health(args) => observe::health(global, args).await,
                 Command::Diagnose(args) => observe::diagnose(global, args).await,
                 Command::Logs(args) => observe::logs(global, args).await,

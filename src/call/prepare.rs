@@ -330,29 +330,50 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
     })
 }
 
-/// Whether the registered files of a stack say what runs: `same`, `differ`, or `unknown: ` and why. Variables that came only with the call that deployed
-/// it are not kept, so files that need them cannot be compared.
-pub async fn compared(call: &Call, stack: &StackName) -> String {
+/// Whether the registered files of a stack say what runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// `same`, `differ` or `unknown`.
+    pub word: &'static str,
+    /// Why it is unknown, or what it was compared with.
+    pub why: Option<String>,
+}
+
+impl Compared {
+    fn said(word: &'static str, why: impl Into<Option<String>>) -> Self {
+        Self { word, why: why.into() }
+    }
+
+    /// They could not be compared.
+    pub fn unknown(why: &str) -> Self {
+        Self::said("unknown", redact::line(why, 200))
+    }
+}
+
+/// Compares the registered files of a stack with what runs. Variables that came only with the call that deployed it are not kept, so files that need them
+/// cannot be compared.
+pub async fn compared(call: &Call, stack: &StackName) -> Compared {
     let source = Source::registered(stack);
     let ways = "declare it in .env or env_files of the stack, or compare with `plan` and the variables of that call";
     let plan = match deploy(call, &source).await {
-        Ok(plan) if plan.is_noop() => return "same".into(),
+        Ok(plan) if plan.is_noop() => return Compared::said("same", None),
         Ok(plan) => plan,
-        Err(e) if e.message.contains("required variable") => return format!("unknown: {}; {ways}", redact::line(&e.message, 200)),
-        Err(e) => return format!("unknown: {}", redact::line(&e.message, 200)),
+        Err(e) if e.message.contains("required variable") => {
+            return Compared::said("unknown", format!("{}; {ways}", redact::line(&e.message, 200)));
+        }
+        Err(e) => return Compared::unknown(&e.message),
     };
     let undeclared = match load(call, &source).await {
         Ok(desired) => desired.map(|d| d.facts.undeclared()).unwrap_or_default(),
-        Err(e) => return format!("unknown: {}", redact::line(&e.message, 200)),
+        Err(e) => return Compared::unknown(&e.message),
     };
     let empty = |name: &&String| plan.desired.unsupported.iter().any(|u| u.reason.starts_with(&format!("variable {name} is not set")));
     if let Some(name) = undeclared.iter().find(empty) {
-        return format!("unknown: nothing here declares the variable {}; {ways}", redact::line(name, 64));
+        return Compared::said("unknown", format!("nothing here declares the variable {}; {ways}", redact::line(name, 64)));
     }
-    match undeclared.as_slice() {
-        [] => "differ".into(),
-        names => format!("differ, with the defaults of {}, which nothing here declares", redact::line(&names.join(", "), 200)),
-    }
+    let defaults = (!undeclared.is_empty())
+        .then(|| format!("with the defaults of {}, which nothing here declares", redact::line(&undeclared.join(", "), 200)));
+    Compared::said("differ", defaults)
 }
 
 /// A Compose project of that name that someone else runs is never taken over by accident.

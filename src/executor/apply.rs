@@ -297,10 +297,11 @@ impl Run {
             let act = Act::Current { release: self.plan.to_release, previous: self.plan.from_release, stopped };
             self.step(Phase::Switch, "current".into(), act).await.map(|_| ())
         };
-        // What serves behind a front has all connections by now. Both to their end: nothing may change while it is undone.
-        let behind = side_by_side(order.into_iter().filter(|c| routed(c)).map(|change| self.settle_behind(change, observed)));
-        let (current, behind) = tokio::join!(Box::pin(current), Box::pin(behind));
-        current.and(behind)?;
+        // What serves behind a front has all connections by now, what was started beside nothing has run since StartNew. Both to their end: nothing may
+        // change while it is undone.
+        let settled = side_by_side(order.into_iter().filter(|c| !settled_alone(c)).map(|change| self.settle_service(change, observed)));
+        let (current, settled) = tokio::join!(Box::pin(current), Box::pin(settled));
+        current.and(settled)?;
         let kept = self.data_kept();
         if !kept.is_empty() {
             self.step(Phase::Switch, "kept".into(), Act::Keep { kept }).await?;
@@ -350,7 +351,15 @@ impl Run {
                 self.retire(Phase::Switch, service, c).await?;
             }
         }
-        self.policies(change, spec, &old).await
+        if settled_alone(change) { self.policies(change, spec, &old).await } else { Ok(()) }
+    }
+
+    /// What is left of the switch of a service once all have switched.
+    async fn settle_service(&self, change: &Change, observed: &Observed) -> Result<(), Halt> {
+        if routed(change) {
+            return self.settle_behind(change, observed).await;
+        }
+        self.policies(change, self.spec(&change.service)?, &self.old_ones(observed, &change.service)).await
     }
 
     /// What is left of the switch of a service behind a front once its routes have changed: the restart policies, and of what has stopped the name.
@@ -371,7 +380,7 @@ impl Run {
             self.unpolicy_all(phase, service, &leaving),
             named
         );
-        set.and(taken).and(named)
+        set.and(taken).and(self.names_later(service, named))
     }
 
     /// The file's restart policy for what serves now.
@@ -466,6 +475,12 @@ impl Run {
 /// Whether a change stands behind a front for good, and its routes are its switch.
 fn routed(change: &Change) -> bool {
     matches!(change.strategy, Strategy::Front | Strategy::Hold | Strategy::Canary | Strategy::BlueGreen)
+}
+
+/// Whether a change settles by itself before the next service switches: what it stopped serves from the new container alone, which must come back with the engine.
+fn settled_alone(change: &Change) -> bool {
+    let takes_over = matches!(change.strategy, Strategy::Handover | Strategy::Alias) && change.action == Action::Update;
+    change.strategy == Strategy::Follow || takes_over
 }
 
 /// Restarts that do not count against a container: those of the life it is in. One that has to be started begins a new one.

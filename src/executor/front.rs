@@ -184,7 +184,7 @@ impl Run {
         };
         // While connections wait nothing else is waited for: those that stopped give their names up beside the start.
         let (started, named) = tokio::join!(Box::pin(starting), Box::pin(self.name_old(phase, service, old)));
-        started.and(named)?;
+        started.and(self.names_later(service, named))?;
         let to = self.routes(service, self.new_backends(service, 1..=spec.replicas));
         self.data_path(service).await?;
         self.route_step(phase, format!("serve:{service}"), &front, held, to).await

@@ -100,6 +100,17 @@ impl Run {
         Ok(())
     }
 
+    /// Names given beside the switch: labels are the keys, so one that is taken undoes nothing. STOP_OLD asks for the same names again and notes what stays.
+    pub(super) fn names_later(&self, service: &ServiceName, named: Result<(), Halt>) -> Result<(), Halt> {
+        match named {
+            Err(Halt::Failed { message, .. }) => {
+                tracing::warn!(operation = %self.operation_id(), %service, %message, "names are left to the end");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     pub(super) async fn rename_step(
         &self,
         phase: Phase,

@@ -54,7 +54,7 @@ fn limits(spec: &ServiceSpec) -> Limits {
         max_connections: set.max_connections.unwrap_or(default.max_connections),
         max_held: set.max_held.unwrap_or(default.max_held),
         hold_ms: ms(set.hold_s, default.hold_ms),
-        drain_ms: ms(set.drain_s, default.drain_ms),
+        drain_ms: ms(set.drain_s, default.drain_ms).min(MAX_DRAIN_MS),
         idle_ms: ms(set.idle_s, default.idle_ms),
         proxy_protocol: set.proxy_protocol,
         ..default
@@ -64,10 +64,10 @@ fn limits(spec: &ServiceSpec) -> Limits {
 /// Ports a front can carry on its single listener each.
 const MAX_PORTS: usize = 64;
 
-/// Refuses what no front can do, naming it.
-pub(super) fn check(stack: &StackSpec, observed: &Observed) -> Result<(), PlanError> {
+/// Refuses what no front can do, naming it. Of what a release had already only that: a file can be corrected, the way back must stay open.
+pub(super) fn check(stack: &StackSpec, observed: &Observed, new: bool) -> Result<(), PlanError> {
     for (service, spec) in stack.services.iter().filter(|(_, s)| s.active) {
-        strategies::check(stack, service, spec, observed)?;
+        strategies::check(stack, service, spec, observed, new)?;
         let refuse = |why: String| Err(PlanError::Impossible(format!("service {service} cannot stand behind a front: {why}")));
         let Some(front) = fronting(stack, service) else { continue };
         if let Some(p) = spec.ports.iter().find(|p| !p.protocol.eq_ignore_ascii_case("tcp")) {
@@ -88,12 +88,10 @@ pub(super) fn check(stack: &StackSpec, observed: &Observed) -> Result<(), PlanEr
         if front.targets.len() > MAX_PORTS {
             return refuse(format!("{} ports; at most {MAX_PORTS}", front.targets.len()));
         }
-        if front.limits.drain_ms > MAX_DRAIN_MS {
-            let most = MAX_DRAIN_MS / 1000;
-            return refuse(format!(
-                "front.drain_s {}: a replaced container is kept for its sessions at most {most} s",
-                front.limits.drain_ms / 1000
-            ));
+        let most = MAX_DRAIN_MS / 1000;
+        let asked = spec.settings.front.as_ref().and_then(|f| f.drain_s).unwrap_or_default();
+        if new && asked > most {
+            return refuse(format!("front.drain_s {asked}: a replaced container is kept for its sessions at most {most} s"));
         }
         if let Err(why) = (crate::model::front::Routes::to([], front.limits)).check() {
             return refuse(why);

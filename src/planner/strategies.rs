@@ -12,7 +12,13 @@ const MAX_STEPS: usize = 10;
 const MAX_BAKE_S: u64 = 3600;
 
 /// Refuses what a strategy cannot do for a service, naming it.
-pub(super) fn check(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec, observed: &Observed) -> Result<(), PlanError> {
+pub(super) fn check(
+    stack: &StackSpec,
+    service: &ServiceName,
+    spec: &ServiceSpec,
+    observed: &Observed,
+    new: bool,
+) -> Result<(), PlanError> {
     let Some(strategy) = spec.settings.strategy else { return Ok(()) };
     let name = serde_json::to_value(strategy).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let refuse = |why: &str| Err(PlanError::Impossible(format!("service {service} cannot have strategy {name}: {why}")));
@@ -45,7 +51,7 @@ pub(super) fn check(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec
             return refuse("its fixed address can be held by one container only");
         }
     }
-    if strategy == Strategy::BlueGreen && open_networks(stack, spec).next().is_some() && meeting(stack).is_empty() {
+    if new && strategy == Strategy::BlueGreen && open_networks(stack, spec).next().is_some() && meeting(stack).is_empty() {
         return refuse(
             "the services of this strategy share no network, and on the one where they start together each would reach the others; \
              put them on one network of the stack, or ask for front",

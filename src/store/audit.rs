@@ -340,11 +340,17 @@ impl Store {
 
     /// Checks chain, numbers, triggers and checkpoints.
     pub async fn audit_verify(&self) -> StoreResult<AuditReport> {
+        self.audit_verify_against(String::new()).await
+    }
+
+    /// As [`Store::audit_verify`], and against checkpoints that were kept elsewhere, in the text they were printed in: whoever can write the home can cut the
+    /// log and all that is kept beside it, but not these.
+    pub async fn audit_verify_against(&self, kept: String) -> StoreResult<AuditReport> {
         // No checkpoint is written meanwhile: it could state rows that the snapshot read here does not have yet.
         let _one = self.inner.checkpoints.lock().await;
         let noted = self.value(checkpoint::NOTED).await?;
         let (inner, file, dir) = (self.inner.clone(), self.home.join(checkpoint::FILE), self.segments_dir());
-        self.inner.audit.read(move |c| verify::verify(&segments::Log::new(c, &dir)?, c, &dir, &file, &inner, noted)).await
+        self.inner.audit.read(move |c| verify::verify(&segments::Log::new(c, &dir)?, c, &dir, &file, &inner, noted, &kept)).await
     }
 
     /// Writes a signed checkpoint of the head to `checkpoints` under the home; nothing when the head has one already.
@@ -366,6 +372,17 @@ impl Store {
             }
             None => Ok(()),
         }
+    }
+
+    /// The newest checkpoint with the head as it is now, as text to be kept elsewhere, and the key that signs: a verifier key as signed notes have it.
+    ///
+    /// # Errors
+    /// As [`Store::audit_checkpoint`].
+    pub async fn audit_signed_head(&self, now: DateTime<Utc>) -> StoreResult<(String, String)> {
+        self.audit_checkpoint(now).await?;
+        let text = checkpoint::read(&self.home.join(checkpoint::FILE))?;
+        let newest = checkpoint::newest(&text).ok_or_else(|| corrupt("checkpoint", "the log has no row yet".to_owned()))?;
+        Ok((newest.to_owned(), checkpoint::verifier_key(&self.inner)))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::facts::Scope;
 use crate::call::hands::{self, ByHand, Hands};
-use crate::call::prepare;
+use crate::call::prepare::{self, Compared};
 use crate::call::{Call, CallError, observe};
 use crate::gate::Permit;
 use crate::model::ids::{ServiceName, StackName};
@@ -30,6 +30,20 @@ pub(super) enum Format {
     Detailed,
 }
 
+/// How much a reply of `status` says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+enum Shape {
+    /// Short rows.
+    #[default]
+    Concise,
+    /// All fields.
+    Detailed,
+    /// No containers.
+    Stacks,
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Input {
@@ -39,7 +53,7 @@ pub(super) struct Input {
     after: Option<String>,
     /// How much to say.
     #[serde(default)]
-    response_format: Format,
+    response_format: Shape,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -70,9 +84,11 @@ struct StackRow {
     release: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation_id: Option<String>,
-    /// `same`, `differ`, or `unknown` and why.
+    /// `same`, `differ`, `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     files: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files_why: Option<String>,
     /// `container state health image ports`.
     rows: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -140,7 +156,9 @@ impl Verb for Status {
             row.release = record.current;
             row.operation_id = house.executor.holding(&record.name).map(|o| o.to_string());
             if named.is_some() {
-                row.files = files(call, &record.name).await;
+                let compared = files(call, &record.name).await;
+                row.files = compared.as_ref().map(|c| c.word.to_owned());
+                row.files_why = compared.and_then(|c| c.why);
             }
             stacks.push(row);
         }
@@ -179,7 +197,7 @@ impl Verb for Status {
                 "\n{}{managed}: {}{release}{}",
                 s.stack,
                 s.state,
-                s.files.as_ref().map(|f| format!(" files {f}")).unwrap_or_default()
+                files_told(s)
             ));
             for row in
                 s.rows.iter().cloned().chain(
@@ -221,12 +239,17 @@ fn page(mut stacks: Vec<StackRow>, after: Option<&str>) -> (Vec<StackRow>, Optio
 }
 
 /// Whether the registered files say the same as what runs.
-async fn files(call: &Call, stack: &StackName) -> Option<String> {
+async fn files(call: &Call, stack: &StackName) -> Option<Compared> {
     match prepare::registration(&call.house, stack).await {
         Ok(Some(_)) => Some(prepare::compared(call, stack).await),
         Ok(None) => None,
-        Err(e) => Some(format!("unknown: {}", redact::line(&e.message, 200))),
+        Err(e) => Some(Compared::unknown(&e.message)),
     }
+}
+
+fn files_told(row: &StackRow) -> String {
+    let why = row.files_why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    row.files.as_ref().map(|word| format!(" files {word}{why}")).unwrap_or_default()
 }
 
 /// A line for each service that a hand took away, and one for what it stopped.
@@ -251,15 +274,16 @@ fn state(containers: &[ContainerSummary], current: Option<u32>, stopped: bool, b
     }
 }
 
-fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSummary], format: Format) -> StackRow {
+fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSummary], format: Shape) -> StackRow {
     let rows: Vec<Row> = containers.iter().map(row).collect();
     let concise = |r: &Row| {
         let words = [r.container.as_str(), &r.state, if r.health == "none" { "" } else { &r.health }, &r.image, &r.ports];
         words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
     };
     let (rows, containers) = match format {
-        Format::Concise => (rows.iter().map(concise).collect(), vec![]),
-        Format::Detailed => (vec![], rows),
+        Shape::Concise => (rows.iter().map(concise).collect(), vec![]),
+        Shape::Detailed => (vec![], rows),
+        Shape::Stacks => (vec![], vec![]),
     };
     StackRow {
         stack: stack.into(),
@@ -269,6 +293,7 @@ fn stack_row(stack: &str, managed: bool, state: &str, containers: &[ContainerSum
         release: None,
         operation_id: None,
         files: None,
+        files_why: None,
         rows,
         containers,
     }
@@ -345,7 +370,7 @@ mod tests {
     #[test]
     fn a_list_of_twenty_containers_stays_under_700_tokens() {
         let containers: Vec<ContainerSummary> = (1..=20_u16).map(summary).collect();
-        let row = stack_row("webshop", true, "running", &containers, Format::Concise);
+        let row = stack_row("webshop", true, "running", &containers, Shape::Concise);
         let output = Output { host: "host".into(), engine: "linux 26.1.5 (API 1.45)".into(), stacks: vec![row], next: None };
         let (value, text) = (serde_json::to_string(&output).expect("serialises").len(), Status::text(&output).expect("has a text").len());
         assert!(value < 2_800 && text < 2_800, "{value} characters as JSON, {text} as text; about four are a token");
@@ -357,7 +382,7 @@ mod tests {
     fn a_large_host_is_told_in_pages_that_leave_nothing_out() {
         let of = |stack: &str, managed, n: u16| {
             let containers: Vec<ContainerSummary> = (1..=n).map(summary).collect();
-            stack_row(stack, managed, "running", &containers, Format::Concise)
+            stack_row(stack, managed, "running", &containers, Shape::Concise)
         };
         let all = || {
             let mut all: Vec<StackRow> = (0..300_u16).map(|n| of(&format!("s{n:03}"), n % 7 != 0, n % 5)).collect();

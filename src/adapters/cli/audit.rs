@@ -1,10 +1,14 @@
 //! Query and verification of the audit log; `report` has its export, tail and report.
 
 use super::stack::input;
-use super::{CliResult, Ended, Global, output, reach, report};
+use super::{CliError, CliResult, Ended, Global, output, reach, report};
 use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Most bytes of kept checkpoints: some thousand, well within one message.
+const MOST_KEPT: u64 = 512 * 1024;
 
 /// Query the audit log, newest first, or verify it.
 #[derive(Debug, Args)]
@@ -46,7 +50,13 @@ pub struct AuditArgs {
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
     /// Check chain, numbers and checkpoints; 1 when something was changed.
-    Verify,
+    Verify {
+        /// A file of checkpoints that `audit checkpoint` printed, kept where this host cannot write: rows cut off with all that knew of them are found.
+        #[arg(long, value_name = "FILE")]
+        kept: Option<PathBuf>,
+    },
+    /// Print a signed checkpoint of the log as it is now, to be kept on another machine; with --json also the key that signs.
+    Checkpoint,
     /// Write the log to stdout, oldest first, with the attribute names of OpenTelemetry.
     Export {
         /// Format.
@@ -80,12 +90,29 @@ pub enum Format {
     Jsonl,
 }
 
+fn read(file: &Path) -> Result<String, CliError> {
+    let hint = "it is the text that `dockwarden audit checkpoint` printed";
+    let failed = |why: String| CliError::Failed(format!("{}: {why}", file.display()), hint.into());
+    let size = std::fs::metadata(file).map_err(|e| failed(e.to_string()))?.len();
+    if size > MOST_KEPT {
+        return Err(failed(format!("{size} bytes; at most {MOST_KEPT} are read")));
+    }
+    std::fs::read_to_string(file).map_err(|e| failed(e.to_string()))
+}
+
 /// Runs `audit`.
 pub async fn audit(global: &Global, args: AuditArgs) -> CliResult {
     match args.more {
         None => {}
-        Some(AuditCommand::Verify) => {
-            let (value, text) = reach::admin(global, Admin::AuditVerify).await?;
+        Some(AuditCommand::Checkpoint) => {
+            let (value, text) = reach::admin(global, Admin::AuditCheckpoint).await?;
+            // With the empty line that ends it: what is appended to a file stays a file of checkpoints.
+            output::reply(global.json, "audit checkpoint", &value, &format!("{text}\n"));
+            return Ok(Ended::Done);
+        }
+        Some(AuditCommand::Verify { kept }) => {
+            let kept = kept.map(|file| read(&file)).transpose()?.unwrap_or_default();
+            let (value, text) = reach::admin(global, Admin::AuditVerify { kept }).await?;
             output::reply(global.json, "audit verify", &value, &text);
             let intact = value["problems"].as_array().is_some_and(Vec::is_empty);
             return Ok(if intact { Ended::Done } else { Ended::Failed });

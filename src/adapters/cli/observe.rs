@@ -83,9 +83,32 @@ pub async fn diagnose(global: &Global, args: DiagnoseArgs) -> CliResult {
     Ok(Ended::Done)
 }
 
-/// Runs `status` and `stats`.
-pub async fn status(global: &Global, tool: &str, args: StatusArgs) -> CliResult {
-    reach::show(global, tool, input(json!({"stack": args.stack}))).await
+/// Runs `stats`.
+pub async fn stats(global: &Global, args: StatusArgs) -> CliResult {
+    reach::show(global, "stats", input(json!({"stack": args.stack}))).await
+}
+
+/// Runs `status`: all pages of it.
+pub async fn status(global: &Global, args: StatusArgs) -> CliResult {
+    let (mut whole, mut said) = reach::value(global, "status", input(json!({"stack": args.stack}))).await?;
+    while let Some(after) = whole.as_object_mut().and_then(|o| o.remove("next")) {
+        let page = reach::value(global, "status", input(json!({"stack": args.stack, "after": after}))).await?;
+        add(&mut whole, &mut said, page);
+    }
+    output::reply(global.json, "status", &whole, &said);
+    Ok(Ended::Done)
+}
+
+/// Puts a further page of `status` behind what was read: its head is said already, and that there was more is true no longer.
+fn add(whole: &mut Value, said: &mut String, (mut page, text): (Value, String)) {
+    if let (Some(all), Some(more)) = (whole["stacks"].as_array_mut(), page["stacks"].as_array_mut()) {
+        all.append(more);
+    }
+    if let Some(next) = page.as_object_mut().and_then(|o| o.remove("next")) {
+        whole["next"] = next;
+    }
+    said.truncate(said.rfind("\n(there is more").unwrap_or(said.len()));
+    said.extend(text.lines().skip(1).map(|line| format!("\n{line}")));
 }
 
 /// Runs `health`: 1 when something is not healthy.
@@ -201,6 +224,26 @@ fn as_value(line: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn further_pages_of_status_are_one_list_that_says_nothing_of_pages() {
+        let page = |stacks: &[&str], next: Option<&str>| {
+            let mut value = json!({"host": "h", "stacks": stacks});
+            let mut text = format!("h linux\n{}", stacks.join("\n"));
+            if let Some(next) = next {
+                value["next"] = json!(next);
+                text.push_str(&format!("\n(there is more: call again with after: {next})"));
+            }
+            (value, text)
+        };
+        let (mut whole, mut said) = page(&["a", "b"], Some("b"));
+        whole.as_object_mut().expect("an object").remove("next");
+        add(&mut whole, &mut said, page(&["c"], Some("c")));
+        assert_eq!(whole["next"], "c");
+        whole.as_object_mut().expect("an object").remove("next");
+        add(&mut whole, &mut said, page(&["d"], None));
+        assert_eq!((whole, said.as_str()), (json!({"host": "h", "stacks": ["a", "b", "c", "d"]}), "h linux\na\nb\nc\nd"));
+    }
 
     #[test]
     fn following_shows_each_line_once_and_goes_on_from_the_newest() {

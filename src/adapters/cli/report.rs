@@ -156,7 +156,7 @@ pub async fn report(global: &Global, since: &str) -> CliResult {
     let now = Utc::now();
     let since = moment(since, now)?;
     let mut session = reach::people(global, true).await?;
-    let (verified, _) = session.admin(Admin::AuditVerify).await?;
+    let (verified, _) = session.admin(Admin::AuditVerify { kept: String::new() }).await?;
     let hint = "use the dockwarden binary of the same version as the supervisor";
     let verified: AuditReport = serde_json::from_value(verified).map_err(|e| CliError::Failed(e.to_string(), hint.into()))?;
     let (firsts, _) = session.admin(Admin::AuditFirsts { since }).await?;

@@ -139,8 +139,12 @@ pub async fn run(doors: &Arc<Doors>, peer: &Peer, admin: Admin) -> Done {
             reply(json!({"rows": rows, "head": head, "instance": house.store.instance(), "host": house.config.host_name}), "")
         }
         Admin::AuditFirsts { since } => reply(json!({"firsts": house.store.audit_firsts(since).await?}), ""),
-        Admin::AuditVerify => {
-            let report = house.store.audit_verify().await?;
+        Admin::AuditCheckpoint => {
+            let (checkpoint, key) = house.store.audit_signed_head(Utc::now()).await?;
+            reply(json!({"checkpoint": checkpoint, "key": key}), checkpoint.trim_end_matches('\n'))
+        }
+        Admin::AuditVerify { kept } => {
+            let report = house.store.audit_verify_against(kept).await?;
             let text = if report.problems.is_empty() {
                 format!(
                     "intact: {} rows, {} segments, {} checkpoints, head {}",

@@ -280,7 +280,13 @@ pub enum Admin {
         since: DateTime<Utc>,
     },
     /// Checks the audit log.
-    AuditVerify,
+    AuditVerify {
+        /// Checkpoints that were kept elsewhere, as `audit checkpoint` printed them.
+        #[serde(default)]
+        kept: String,
+    },
+    /// Sign the head of the log and show the signature, to be kept elsewhere.
+    AuditCheckpoint,
     /// An agent's memory back to what it was at a moment.
     MemoryRestore {
         /// Agent.

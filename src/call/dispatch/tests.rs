@@ -582,25 +582,27 @@ async fn status_says_whether_the_registered_files_are_what_runs() {
     let entry = serde_json::from_value(json!({"dir": dir})).expect("an entry");
     house.config.settings.stacks.insert(crate::model::ids::StackName::new("shop").expect("valid"), entry);
     let files = async || {
-        b.call("status", json!({"stack": "shop"})).await.expect("looked").value["stacks"][0]["files"].as_str().expect("told").to_owned()
+        let row = b.call("status", json!({"stack": "shop"})).await.expect("looked").value["stacks"][0].clone();
+        (row["files"].as_str().expect("told").to_owned(), row["files_why"].as_str().map(str::to_owned))
     };
     write(COMPOSE);
     b.call("deploy", json!({"stack": "shop"})).await.expect("deployed");
-    assert_eq!(files().await, "same");
+    assert_eq!(files().await, ("same".into(), None));
     write(&COMPOSE.replace("morning", "evening"));
-    assert_eq!(files().await, "differ");
+    assert_eq!(files().await, ("differ".into(), None));
     write(&COMPOSE.replace("good-morning-s3cret", "${GREETING:-hello}"));
-    assert_eq!(files().await, "differ, with the defaults of GREETING, which nothing here declares");
+    let defaults = "with the defaults of GREETING, which nothing here declares".to_owned();
+    assert_eq!(files().await, ("differ".into(), Some(defaults)));
     // Deployed with a variable of the call: the directory alone cannot say the same, and must not claim that it differs.
-    for (text, said) in [("${GREETING}", "unknown: nothing here declares the variable GREETING; "), ("${GREETING:?say hello}", "unknown: ")]
-    {
+    for (text, said) in [("${GREETING}", "nothing here declares the variable GREETING; "), ("${GREETING:?say hello}", "")] {
         write(&COMPOSE.replace("good-morning-s3cret", text));
         b.call("deploy", json!({"stack": "shop", "variables": {"GREETING": text.len().to_string()}})).await.expect("deployed");
-        let told = files().await;
-        assert!(told.starts_with(said) && told.contains("GREETING") && told.contains(".env"), "{told}");
+        let (word, why) = files().await;
+        let why = why.expect("told");
+        assert!(word == "unknown" && why.starts_with(said) && why.contains("GREETING") && why.contains(".env"), "{word}: {why}");
     }
     std::fs::remove_file(dir.join("compose.yaml")).expect("gone");
-    assert!(files().await.starts_with("unknown: "));
+    assert_eq!(files().await.0, "unknown");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! each moment in which a connection would have been lost.
 
 use super::matrix::crash_everywhere;
+use super::writers::image_of;
 use super::*;
 use crate::model::plan::{Action, Strategy};
 use crate::planner::PlanError;
@@ -252,6 +253,70 @@ async fn what_writes_data_is_held_instead_and_the_plan_says_so() {
     assert!(db.expected_loss.starts_with("it writes data, so `hold` instead of `front`"), "{}", db.expected_loss);
 }
 
+/// The plan for a stack that has no release yet.
+async fn planned(rig: &Rig, want: Want) -> Result<Plan, PlanError> {
+    let (observed, digest) = (rig.exec.observe(&shop()).await.unwrap(), |b: &[u8]| rig.store.keyed_digest(b));
+    planner::plan(&PlanInput {
+        id: PlanId::new("plan-x").unwrap(),
+        stack: shop(),
+        environment: "development".into(),
+        want,
+        observed: &observed,
+        current: None,
+        anew: &Default::default(),
+        next_release: 1,
+        policy_version: "test",
+        project_dir: None,
+        git: None,
+        literal_keys: &[],
+        hash: &|v: &str| v.to_owned(),
+        digest: &digest,
+        now: Utc::now(),
+    })
+}
+
+#[tokio::test]
+async fn what_a_release_had_already_never_closes_the_way_back() {
+    let rig = rig().await;
+    let mut long = fronted("web:1", "db:1");
+    long.services.get_mut("web").unwrap().settings.front = Some(FrontSettings { drain_s: Some(7200), ..Default::default() });
+    let mut apart = fronted("web:1", "db:1");
+    for (service, network) in [("web", "left"), ("db", "right")] {
+        let spec = apart.services.get_mut(service).unwrap();
+        (spec.settings.strategy, spec.mounts) = (Some(Strategy::BlueGreen), vec![]);
+        spec.networks = [(network.to_owned(), Default::default())].into();
+        apart.networks.insert(network.to_owned(), apart.networks["default"].clone());
+    }
+    for (why, spec) in [("drain_s 7200", long), ("share no network", apart)] {
+        let Want::Release { desired, images, .. } = release_of(&rig, spec).await else { panic!("a release") };
+        let back = planned(&rig, Want::Release { desired: desired.clone(), images: images.clone(), content_of: Some(1) }).await;
+        assert!(back.is_ok(), "{why}: {back:?}");
+        let refused = planned(&rig, Want::Release { desired, images, content_of: None }).await;
+        assert!(matches!(&refused, Err(PlanError::Impossible(text)) if text.contains(why)), "{why}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_undoes_no_update_that_serves() {
+    let rig = rig().await;
+    let mut before = fronted("web:1", "db:1");
+    let mut old = before.services["web"].clone();
+    (old.settings, old.ports, old.container_name) = (Default::default(), vec![], Some("shop-store".into()));
+    before.services.insert(name("old"), old);
+    deploy(&rig, before).await;
+    let mut next = fronted("web:1", "db:2");
+    next.services.get_mut("db").unwrap().container_name = Some("shop-store".into());
+    let op = deploy(&rig, next).await;
+    assert_eq!(op.state, OperationState::Done, "{:?}", op.message);
+    assert!(rig.engine.running().contains(&"shop-store".to_owned()), "{:?}", rig.engine.container_names());
+    // And one that somebody else keeps: a note, not an undo.
+    for _ in 0..6 {
+        rig.engine.fail_next("rename", EngineError::Conflict("the name is in use".into()));
+    }
+    let op = deploy(&rig, fronted("web:1", "db:3")).await;
+    assert_eq!((op.state, image_of(&rig, "db").await), (OperationState::Done, vec!["db:3".to_owned()]), "{:?}", op.message);
+}
+
 #[tokio::test]
 async fn what_no_front_can_do_is_refused_with_the_reason() {
     let rig = rig().await;
@@ -268,25 +333,7 @@ async fn what_no_front_can_do_is_refused_with_the_reason() {
     for (why, change) in cases {
         let mut spec = fronted("web:1", "db:1");
         change(spec.services.get_mut("web").unwrap());
-        let want = release_of(&rig, spec).await;
-        let (observed, digest) = (rig.exec.observe(&shop()).await.unwrap(), |b: &[u8]| rig.store.keyed_digest(b));
-        let refused = planner::plan(&PlanInput {
-            id: PlanId::new("plan-x").unwrap(),
-            stack: shop(),
-            environment: "development".into(),
-            want,
-            observed: &observed,
-            current: None,
-            anew: &Default::default(),
-            next_release: 1,
-            policy_version: "test",
-            project_dir: None,
-            git: None,
-            literal_keys: &[],
-            hash: &|v: &str| v.to_owned(),
-            digest: &digest,
-            now: Utc::now(),
-        });
+        let refused = planned(&rig, release_of(&rig, spec).await).await;
         assert!(matches!(&refused, Err(PlanError::Impossible(text)) if text.contains(why)), "{why}: {refused:?}");
     }
 }

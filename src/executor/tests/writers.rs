@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::plan::{Action, Strategy};
 
-async fn image_of(rig: &Rig, service: &str) -> Vec<String> {
+pub(super) async fn image_of(rig: &Rig, service: &str) -> Vec<String> {
     let observed = rig.exec.observe(&shop()).await.unwrap();
     let up = |c: &&crate::model::observed::ContainerDetail| c.state == RunState::Running;
     let mut ids = vec![];

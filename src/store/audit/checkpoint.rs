@@ -57,6 +57,23 @@ fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
     [hash[0], hash[1], hash[2], hash[3]]
 }
 
+/// The public half as a signed note's verifier key: name, key id, algorithm and key.
+pub(super) fn verifier_key(inner: &Inner) -> String {
+    let (name, key) = (origin(&inner.instance), inner.keys.checkpoint.verifying_key());
+    let id: String = key_id(&name, &key).iter().map(|b| format!("{b:02x}")).collect();
+    let mut bytes = vec![ED25519];
+    bytes.extend_from_slice(key.as_bytes());
+    format!("{name}+{id}+{}", STANDARD.encode(bytes))
+}
+
+/// The last complete checkpoint of a file's text, with the empty line that ends it.
+pub(super) fn newest(text: &str) -> Option<&str> {
+    let end = text.rfind("\n\n")? + 2;
+    let blank = text[..end - 2].rfind("\n\n")?;
+    let start = text[..blank].rfind("\n\n").map_or(0, |i| i + 2);
+    Some(&text[start..end])
+}
+
 /// The text of a checkpoint; `at` is an extension line.
 fn text(head: &Head, inner: &Inner, at: DateTime<Utc>) -> String {
     format!("{}\n{}\n{}\nat {}\n", origin(&inner.instance), head.size, STANDARD.encode(head.hash), codec::time(at))

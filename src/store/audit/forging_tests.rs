@@ -209,3 +209,38 @@ async fn a_trigger_that_is_not_ours_is_refused_in_every_database() {
     let e = crate::store::tests::open_in(&dir).await.expect_err("refused");
     assert!(e.to_string().contains("trigger z is none of ours"), "{e}");
 }
+
+#[tokio::test]
+async fn what_was_kept_elsewhere_finds_rows_that_were_cut_off_with_all_that_knew_of_them() {
+    let (_dir, store) = fresh().await;
+    filled(&store).await;
+    let (early, key) = store.audit_signed_head(at(8)).await.unwrap();
+    assert!(key.starts_with(&format!("dockwarden/{}+", store.instance())), "{key}");
+    assert!(early.starts_with("dockwarden/") && early.ends_with("\n\n") && early.matches("\n\n").count() == 2, "{early}");
+    store.audit_event("warden", "gave_up", Some("shop"), &json!({"n": 9}), at(9)).await.unwrap();
+    let (late, _) = store.audit_signed_head(at(9)).await.unwrap();
+    let both = format!("{early}{late}");
+    assert_eq!(store.audit_verify_against(both.clone()).await.unwrap().problems, Vec::<String>::new());
+    for cut in ["not a checkpoint".to_owned(), late[..late.len() - 40].to_owned()] {
+        let said = store.audit_verify_against(cut).await.unwrap().problems;
+        assert!(said.len() == 1 && said[0].contains("whole checkpoint"), "{said:?}");
+    }
+    let other = late.replacen(&store.instance().to_string(), "dw-other", 2);
+    assert!(store.audit_verify_against(other).await.unwrap().problems[0].contains("cannot be trusted"));
+    // The last row, its checkpoint and the note of it: nothing on the host says that there was more.
+    forge(&store, |c| drop(c.execute("DELETE FROM audit WHERE seq = 9", []).unwrap()));
+    let file = store.home().join(checkpoint::FILE);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.strip_suffix(late.as_str()).unwrap()).unwrap();
+    let mut note = store.value(checkpoint::NOTED).await.unwrap().unwrap();
+    let sizes: Vec<i64> = checkpoint::noted_sizes(&note).into_iter().filter(|s| *s != 9).collect();
+    note["sizes"] = json!(sizes);
+    note["size"] = json!(8);
+    store.set_value(checkpoint::NOTED, &note).await.unwrap();
+    let said = store.audit_verify_against(both.clone()).await.unwrap().problems;
+    assert_eq!(said.iter().filter(|p| p.contains("kept checkpoint 2 was made of row 9: rows were cut off")).count(), 1, "{said:?}");
+    // Another ninth row in its place.
+    store.audit_event("warden", "gave_up", Some("shop"), &json!({"n": 10}), at(10)).await.unwrap();
+    let said = store.audit_verify_against(both).await.unwrap().problems;
+    assert_eq!(said.iter().filter(|p| p.contains("row 9 is not the one kept checkpoint 2 was made of")).count(), 1, "{said:?}");
+}

@@ -85,3 +85,53 @@ async fn the_monthly_refresh_deploys_what_moved_asks_in_production_and_leaves_th
     assert!(tasks.iter().all(|t| t.state == TaskState::Succeeded), "{tasks:#?}");
     assert_eq!((changes(&b).await, release(&b, "dev").await, release(&b, "live").await), (before, Some(2), Some(2)));
 }
+
+/// A stack whose files say something else than what runs is not what anybody asked a refresh for, and neither is one whose files cannot be compared.
+#[tokio::test]
+async fn a_refresh_leaves_alone_what_its_files_do_not_say() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registered = ["changed", "defaulted", "undeclared", "equal"];
+    let file = |stack: &str, image: &str| {
+        std::fs::create_dir_all(dir.path().join(stack)).expect("made");
+        std::fs::write(dir.path().join(stack).join("compose.yaml"), APP.replace("IMAGE", image)).expect("written");
+    };
+    let b = Bench::shipped(|settings| {
+        for stack in registered {
+            let entry = serde_json::from_value(json!({"dir": dir.path().join(stack), "environment": "development"})).expect("an entry");
+            settings.stacks.insert(StackName::new(stack).expect("valid"), entry);
+        }
+    })
+    .await;
+    for image in ["moves:1", "moves:2"] {
+        b.engine.add_remote_image(image, version(1));
+    }
+    let (now, later) = ([("changed", "moves:1"), ("equal", "moves:1")], "moves:2");
+    now.iter().for_each(|(stack, image)| file(stack, image));
+    file("defaulted", "moves:${TAG:-1}");
+    file("undeclared", "moves:${TAG:?which}");
+    let who =
+        Principal { agent: AgentName::new("stack-keeper").expect("valid"), door: Door::Cli, client: None, read_only: false, on_behalf: vec![] };
+    for stack in registered {
+        let mut input = json!({"stack": stack});
+        if !now.iter().any(|(s, _)| *s == stack) {
+            input["variables"] = json!({"TAG": "2"});
+        }
+        let done = crate::call::dispatch::dispatch(&b.house, &who, "deploy", input, None).await.expect("deployed");
+        let operation = done.known.operation.unwrap_or_else(|| panic!("no operation: {}", done.value));
+        b.house.executor.wait(&operation, Duration::from_secs(10), crate::executor::Until::Ended).await.expect("known");
+    }
+    file("changed", later);
+    for image in ["moves:1", "moves:2"] {
+        b.engine.add_remote_image(image, version(2));
+    }
+    let b = b.work();
+    let task = b.end(&b.give("stack-keeper", TaskWork::Skill("monthly-refresh".into()), Value::Null, None).await).await;
+    assert_eq!(task.state, TaskState::Succeeded, "{task:?}");
+    let tasks = refreshed(&b, &registered).await;
+    assert!(tasks.iter().all(|t| t.state == TaskState::Succeeded), "{tasks:#?}");
+    let mut releases = vec![];
+    for stack in registered {
+        releases.push(release(&b, stack).await);
+    }
+    assert_eq!(releases, [Some(1), Some(1), Some(1), Some(2)], "{tasks:#?}");
+}
