@@ -215,7 +215,7 @@ mod tests {
         assert!(asked.len() > 7, "{asked:?}");
         assert_eq!(asked.difference(&names(&text)).collect::<Vec<_>>(), Vec::<&&str>::new());
         // Each that there is has its row, and each row is of one.
-        let told = names(include_str!("../../docs/operate.md"));
+        let told = names(include_str!("../../docs/api.md"));
         let families: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         let missing: Vec<&&str> =
             families.iter().filter(|f| !told.contains(**f) && !told.contains(format!("{f}_total").as_str())).collect();

@@ -349,8 +349,58 @@ fn documents_name_only_what_exists() {
                 broken.push(format!("{}: link to {link}", shown(&document)));
             }
         }
+        for (file, part) in parts_linked(&text) {
+            let target = if file.is_empty() { document.clone() } else { document.parent().expect("a file has a directory").join(&file) };
+            // A file that is not there was named above.
+            let there = std::fs::read_to_string(&target).is_ok_and(|t| headings(&t).contains(&part));
+            if target.exists() && !there {
+                broken.push(format!("{}: link to the part {part} of {}", shown(&document), shown(&target)));
+            }
+        }
     }
-    none(&broken, "a document names only scripts and files that are there:");
+    none(&broken, "a document names only scripts, files and parts of pages that are there:");
+}
+
+#[test]
+fn what_names_a_page_names_one_that_is_there() {
+    let mut broken = vec![];
+    let plain =
+        [".env.example", "docker-compose.mcp.yml", "Makefile", "Cargo.toml", "mcpb/manifest.json", "server.json"].map(|n| root().join(n));
+    let named = ["src", "tests", "benches", "examples", "scripts", "agents", "prompts"].into_iter();
+    let in_folders = named.flat_map(|d| ["rs", "toml", "md", "sh", "yml", "yaml", "py"].into_iter().flat_map(move |e| files(d, e)));
+    for file in in_folders.chain(plain) {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", shown(&file)));
+        for (at, _) in text.match_indices("docs/") {
+            let name: String = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || "/_-.".contains(*c)).collect();
+            // An address of somebody else's pages has a host before it.
+            let ours = !text[..at].ends_with(['.', '/', '-', '_']) || text[..at].ends_with("../") || text[..at].ends_with("}/");
+            if ours && name.ends_with(".md") && !root().join(&name).exists() {
+                broken.push(format!("{}: {name}", shown(&file)));
+            }
+        }
+    }
+    none(&broken, "an error, a comment or an example that sends people to a page names one that is there:");
+}
+
+/// `(file, part)` of every link to a part of a page of ours, `file` empty for the page itself.
+fn parts_linked(text: &str) -> Vec<(String, String)> {
+    let links = text.match_indices("](").filter_map(|(at, _)| text[at + 2..].split_once(')').map(|(link, _)| link));
+    let parts = links.filter(|l| !l.contains("://")).filter_map(|l| l.split_once('#'));
+    parts.filter(|(file, _)| file.is_empty() || file.ends_with(".md")).map(|(f, p)| (f.to_owned(), p.to_owned())).collect()
+}
+
+/// What links name the parts of a page by.
+fn headings(text: &str) -> BTreeSet<String> {
+    let mut fenced = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        if let Some(heading) = line.strip_prefix('#').filter(|_| !fenced) {
+            let kept = heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            found.insert(kept.collect::<String>().to_lowercase().replace(' ', "-"));
+        }
+    }
+    found
 }
 
 #[test]
@@ -376,4 +426,9 @@ fn the_scan_itself_sees_what_it_is_for() {
     assert!(names_crate("use bollard::Docker;", "bollard") && names_crate("fn f(d: &bollard::Docker)", "bollard"));
     assert!(!names_crate("let x = \"bollard::Docker\"; // bollard", "bollard") && !names_crate("use my_bollard::X;", "bollard"));
     assert_eq!(before_tests("a\n#[cfg(test)]\nmod tests {\nb\n}"), ["a"]);
+    assert_eq!(
+        parts_linked("[a](b.md#c-d) [e](https://f#g) [h](#i) [j](k.md)"),
+        [("b.md".into(), "c-d".into()), (String::new(), "i".into())]
+    );
+    assert_eq!(headings("# A b\n```\n# no\n```\n## When x.toml changes").into_iter().collect::<Vec<_>>(), ["a-b", "when-xtoml-changes"]);
 }
