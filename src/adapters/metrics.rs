@@ -1,7 +1,8 @@
-//! Counters for `/metrics`: calls by tool and outcome, their duration, what runs, what models cost, and backups (`backups`). Deliberately absent: labels with
+//! Counters for `/metrics`: calls by tool and outcome, their duration, what models cost, what runs (`stacks`), and backups (`backups`). Deliberately absent: labels with
 //! unbounded values (agents, unknown tool names), which would let a caller grow the supervisor's memory.
 
 mod backups;
+mod stacks;
 
 use crate::call::CallError;
 use crate::call::dispatch::Reply;
@@ -65,6 +66,8 @@ pub struct Metrics {
     reactions: Histogram,
     /// Numbers of backups.
     pub backups: backups::Backups,
+    /// Numbers of what runs.
+    pub stacks: stacks::Stacks,
 }
 
 /// The outcome's word, as in the audit log.
@@ -109,7 +112,7 @@ impl Metrics {
         // Around the goal of 50 ms.
         let reactions = Histogram::new([0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0]);
         registry.register("heal_reaction_seconds", "From an event of the engine to the loop's first call because of it", reactions.clone());
-        let backups = backups::Backups::new(&mut registry);
+        let (backups, stacks) = (backups::Backups::new(&mut registry), stacks::Stacks::new(&mut registry));
         Self {
             registry,
             calls,
@@ -125,6 +128,7 @@ impl Metrics {
             disk_level,
             reactions,
             backups,
+            stacks,
         }
     }
     /// Counts one call. Names outside the catalogue are counted as one.
@@ -205,13 +209,17 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_asks_only_for_metrics_that_there_are() {
+    fn dashboard_and_alerts_ask_only_for_metrics_that_there_are() {
         let metrics = Metrics::new();
         metrics.call("status", "ok", Duration::from_millis(1));
         metrics.notification("sent");
         metrics.spent(&[Spent { agent: "a".into(), model: "m".into(), answers: 1, ..Spent::default() }]);
+        metrics.stacks.sample();
+        metrics.backups.sample();
         let text = metrics.text(&[("running", 1)], 1);
+        let alerts = names(include_str!("../../examples/monitoring/alerts.yml"));
         let asked = names(include_str!("../../examples/monitoring/grafana/dashboards/dockwarden.json"));
+        let asked: std::collections::BTreeSet<&str> = asked.into_iter().chain(alerts).collect();
         assert!(asked.len() > 7, "{asked:?}");
         assert_eq!(asked.difference(&names(&text)).collect::<Vec<_>>(), Vec::<&&str>::new());
         // Each that there is has its row, and each row is of one.

@@ -12,6 +12,7 @@ use super::{Store, StoreResult};
 use crate::model::ids::*;
 use crate::model::incident::Incident;
 use rusqlite::{Connection, Row, params};
+use std::collections::BTreeMap;
 
 const WHAT: &str = "incident";
 /// Incidents kept; older ones that are closed go.
@@ -73,6 +74,16 @@ impl Store {
         let read = move |c: &Connection| {
             let mut s = c.prepare_cached("SELECT id, sealed_body FROM incident WHERE id = ?1")?;
             first(&mut s, [id.as_str()], |r| open(r, &inner.keys))
+        };
+        self.inner.state.read(read).await
+    }
+
+    /// How many incidents of each stack are not over.
+    pub async fn open_incidents_by_stack(&self) -> StoreResult<BTreeMap<String, i64>> {
+        let read = |c: &Connection| {
+            let mut s = c.prepare_cached("SELECT stack, COUNT(*) FROM incident WHERE closed_at IS NULL GROUP BY stack")?;
+            let rows = s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
         };
         self.inner.state.read(read).await
     }

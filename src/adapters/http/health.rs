@@ -92,6 +92,7 @@ pub async fn metrics(State(doors): State<Arc<Doors>>) -> Response {
         (usage, level) => tracing::error!(?usage, ?level, "the home's disk could not be looked at"),
     }
     doors.metrics.reactions(&doors.house.executor.reactions().take());
+    doors.metrics.stacks.refresh(&doors.house).await;
     doors.metrics.backups.refresh(&doors.house.store, doors.house.backups.as_deref()).await;
     let states: Vec<_> = states.into_iter().collect();
     let text = doors.metrics.text(&states, doors.presence.count());

@@ -109,6 +109,16 @@ impl Backups {
         all
     }
 
+    /// A row of those families that somebody is alerted by.
+    #[cfg(test)]
+    pub(super) fn sample(&self) {
+        let source = SourceLabels { stack: "shop".into(), source: "data".into() };
+        for family in [&self.last_success, &self.drill_passed] {
+            family.get_or_create(&source).set(1);
+        }
+        self.check_passed.get_or_create(&LevelLabels { level: "2".into() }).set(1);
+    }
+
     /// Takes everything over as it stands now.
     pub async fn refresh(&self, store: &Store, house: Option<&BackupHouse>) {
         match store.backup_figures(MOST, &DataJob::VERBS).await {

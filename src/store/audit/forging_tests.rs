@@ -228,7 +228,7 @@ async fn what_was_kept_elsewhere_finds_rows_that_were_cut_off_with_all_that_knew
     let other = late.replacen(&store.instance().to_string(), "dw-other", 2);
     assert!(store.audit_verify_against(other).await.unwrap().problems[0].contains("cannot be trusted"));
     // The last row, its checkpoint and the note of it: nothing on the host says that there was more.
-    forge(&store, |c| drop(c.execute("DELETE FROM audit WHERE seq = 9", []).unwrap()));
+    forge(&store, |c| assert_eq!(c.execute("DELETE FROM audit WHERE seq = 9", []).unwrap(), 1));
     let file = store.home().join(checkpoint::FILE);
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.strip_suffix(late.as_str()).unwrap()).unwrap();
