@@ -59,7 +59,7 @@ async fn writers_run_again_when_the_worker_uses_more_memory_than_it_may() {
     rig.engine.write_volume_file("shop_data", "large", &noise);
     let mut house = rig.exec.backups.clone().unwrap();
     // The worker itself, not a shell before it.
-    house.exe = rig.dir.path().join("real.sh");
+    house.worker = Arc::new(house::WorkerProcess::new(rig.dir.path().join("real.sh")));
     house.ensure().await.unwrap();
     // Enough to open a repository, and not to read data into it.
     house.memory_mib = Some(24);
@@ -92,7 +92,7 @@ async fn nothing_is_held_while_snapshots_are_removed_and_none_removed_while_some
 }
 
 /// A schedule's backup that keeps one snapshot.
-fn thinning() -> DataJob {
+pub(super) fn thinning() -> DataJob {
     let rest = Keep { hourly: 1, daily: 1, weekly: 1, monthly: 1, pre_update: 0 };
     let keep = Some(Keeping { rest, ..Keeping::default() });
     DataJob::Backup(Box::new(BackupJob { volumes: vec![data()], keep, ..BackupJob::default() }))
