@@ -429,21 +429,5 @@ pub(crate) async fn snapshot_directory(
 
 #[cfg(test)]
 pub(crate) fn test_permit() -> Permit {
-    use crate::gate::{CallFacts, Decision, permit};
-    use crate::model::ids::CallId;
-    use crate::model::verdict::Verdict;
-    let facts = CallFacts {
-        agent: "tester".into(),
-        tool: "backup".into(),
-        mutates: true,
-        preview: false,
-        stack: None,
-        environment: None,
-        service: None,
-
-        arguments: Default::default(),
-        on_behalf: vec![],
-    };
-    let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
-    permit(&CallId::new("call-1").expect("a valid id"), &facts, &decision, Verdict::Allow, &[], false).expect("allowed")
+    crate::gate::test_permit("backup", None)
 }

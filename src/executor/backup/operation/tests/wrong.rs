@@ -11,6 +11,7 @@ use crate::model::ids::SnapshotId;
 use crate::model::target::BackupSettings;
 use crate::store::audit::AuditRow;
 use crate::store::kept::KeptRecord;
+use serde_json::json;
 use std::path::PathBuf;
 
 async fn run_with(rig: &Rig, exec: &Arc<Executor>, job: DataJob) -> (Operation, DataResult) {
@@ -156,14 +157,14 @@ async fn what_goes_is_written_down_with_its_digest_before_it_goes() {
     let rows = planned(&rig).await;
     assert_eq!((rows.len(), rows[0].agent.as_str(), rows[0].stack.as_deref()), (1, "tester", Some("shop")));
     let detail = &rows[0].detail;
-    assert_eq!((&detail["digest"], &detail["operation"]), (&serde_json::json!(plan.digest), &serde_json::json!(op.id)));
-    assert_eq!((&detail["going"][0]["snapshot_id"], detail["going"].as_array().unwrap().len()), (&old.snapshot_id.clone().into(), 1));
+    assert_eq!((&detail["digest"], &detail["operation"]), (&json!(plan.digest), &json!(op.id)));
+    assert_eq!((&detail["going"][0]["snapshot_id"], detail["going"].as_array().unwrap().len()), (&json!(old.snapshot_id), 1));
     assert!(recorded(&rig).await.contains(&old.snapshot_id) && step.done.is_none(), "and it did not go");
     // The next run does what this one could not, under a digest of its own.
     let (op, done) = run(&rig, thinning()).await;
     let gone = done.forgotten.unwrap();
     assert_eq!((op.message, gone.snapshots.len(), recorded(&rig).await.len()), (None, 2, 1));
-    assert_eq!(planned(&rig).await[1].detail["digest"], serde_json::json!(gone.digest));
+    assert_eq!(planned(&rig).await[1].detail["digest"], json!(gone.digest));
 }
 
 #[tokio::test]
@@ -344,7 +345,7 @@ async fn a_copy_that_is_cut_short_loses_nothing_and_is_made_good_by_the_next_run
     let (op, done) = run_with(&rig, &exec, copy()).await;
     assert_eq!((op.state, done.copies[0].copied, done.copies[0].removed), (OperationState::Done, 0, 1), "{op:?}");
     let row = planned(&rig).await.remove(0);
-    assert_eq!((&row.detail["copy"], &row.detail["going"][0]["snapshot_id"]), (&"disk".into(), &first[0].clone().into()));
+    assert_eq!((&row.detail["copy"], &row.detail["going"][0]["snapshot_id"]), (&json!("disk"), &json!(first[0])));
     assert_eq!((fake.ids(&at).len(), fake.ids(&repo(&rig)).len()), (1, 2), "by the copy's own numbers");
 }
 
