@@ -211,7 +211,7 @@ pub(crate) fn test_permit(tool: &str, stack: Option<StackName>) -> Permit {
         stack,
         environment: None,
         service: None,
-        arguments: BTreeMap::new(),
+        arguments: Arc::default(),
         on_behalf: vec![],
     };
     let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };

@@ -260,7 +260,8 @@ mod tests {
         let of = |containers: Vec<ContainerDetail>, by_hand: &[&str]| {
             let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
             let observed = Observed { containers, ..Observed::default() };
-            service(&name, &spec, &observed, &by_hand, &|c| c.restart_count, Utc::now()).map(|a| (a.cause, a.reason))
+            let seen = Seen { observed: &observed, by_hand: &by_hand, restarts: &|c| c.restart_count, now: Utc::now() };
+            service(&name, &spec, &seen).map(|a| (a.cause, a.reason))
         };
         let (copy, front) =
             (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));

@@ -140,6 +140,31 @@ fn evidence() -> Evidence {
     }
 }
 
+fn approval(id: &str, digest: &str, needed: u32) -> Approval {
+    Approval {
+        id: ApprovalId::new(id).unwrap(),
+        on_behalf: vec![],
+        agent: "deployer".into(),
+        tool: "deploy".into(),
+        stack: Some(stack_name()),
+        environment: Some("production".into()),
+        plan: Some(PlanId::new("plan-1").unwrap()),
+        digest: digest.into(),
+        input: json!({"variables": {"TOKEN": SECRET}}),
+        call: CallId::new("call-1").unwrap(),
+        reason: None,
+        state: ApprovalState::Pending,
+        needed,
+        approved_by: vec![],
+        denied_by: None,
+        operation: None,
+        at_terminal: false,
+        by_client: false,
+        created_at: at(0),
+        expires_at: at(1800),
+    }
+}
+
 #[tokio::test]
 async fn releases_come_back_whole_and_one_becomes_current() {
     let (dir, store) = fresh().await;

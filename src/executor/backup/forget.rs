@@ -94,7 +94,12 @@ impl ForgetPlan {
     /// What of it still holds by what a repository lists. Pure.
     pub fn still(&self, listed: &[SnapshotInfo], instance: &str, failed: &BTreeSet<String>) -> Still {
         let ours = listed.iter().filter(|s| records::is_ours(s, instance));
-        let there: Vec<Planned> = ours.filter_map(records::of).map(|r| Planned::of(&r)).collect();
+        // A repository has its own clock: what is as it was planned is told in the same words, under the same digest.
+        let as_planned = |p: Planned| {
+            let planned = self.staying.iter().chain(&self.going).find(|k| k.snapshot_id == p.snapshot_id && k.state == p.state);
+            planned.cloned().unwrap_or(p)
+        };
+        let there: Vec<Planned> = ours.filter_map(records::of).map(|r| as_planned(Planned::of(&r))).collect();
         let is_there = |p: &Planned| there.iter().any(|t| t.snapshot_id == p.snapshot_id);
         let (going, gone): (Vec<Planned>, Vec<Planned>) = self.going.iter().cloned().partition(is_there);
         let (plan, spared) = Self::among(&there, going, failed);

@@ -1,5 +1,6 @@
 //! What goes wrong at a repository, one piece of work after the other, over a repository in memory: what is told, what stays, and that nothing good goes.
 
+use super::discard::{discard, kept};
 use super::holds::thinning;
 use super::*;
 use crate::executor::backup::fake::Fault;
@@ -10,7 +11,6 @@ use crate::executor::worker::Output;
 use crate::model::ids::SnapshotId;
 use crate::model::target::BackupSettings;
 use crate::store::audit::AuditRow;
-use crate::store::kept::KeptRecord;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -206,25 +206,15 @@ async fn kept_data_does_not_go_for_a_snapshot_that_is_on_its_way_out() {
     let db = EngineName::new("db").unwrap();
     rig.engine.stop(&test_permit(), &db, Duration::from_secs(1)).await.unwrap();
     rig.engine.remove_container(&test_permit(), &db, false).await.unwrap();
-    let kept = KeptRecord {
-        place: "shop_data".into(),
-        source: "shop_data".into(),
-        stack: shop(),
-        release: 2,
-        operation: OperationId::new("op-swap").unwrap(),
-        snapshot_id: "ab".repeat(32),
-        since: Utc::now(),
-        covered: None,
-    };
+    let kept = kept("shop_data", "shop_data");
     rig.store.keep(std::slice::from_ref(&kept)).await.unwrap();
-    let job = || DataJob::Discard { kept: Box::new(kept.clone()), host: "shop_data".into(), snapshot: Some(Box::new(snapshot.clone())) };
     // A removal that waits for the repository has dropped the record already.
     rig.store.forget_backups(vec![snapshot.snapshot_id.clone()]).await.unwrap();
-    let (op, _) = run(&rig, job()).await;
+    let op = discard(&rig, &kept, Some(&snapshot)).await;
     says(&op, OperationState::Failed, "is being removed, or shop_data is not kept any more; nothing was removed");
     assert_eq!((rig.volumes().await, fake.asked().contains(&"prove".to_owned())), (vec!["shop_data".to_owned()], true));
     rig.store.put_backup(&snapshot).await.unwrap();
-    assert_eq!(run(&rig, job()).await.0.state, OperationState::Done);
+    assert_eq!(discard(&rig, &kept, Some(&snapshot)).await.state, OperationState::Done);
     assert_eq!(rig.volumes().await, Vec::<String>::new());
 }
 
@@ -390,5 +380,7 @@ fn a_plan_counts_each_source_by_itself_and_what_is_gone_already_asks_nothing() {
     let still = plan.still(&listed[1..], "here", &none);
     assert_eq!((ids(&still.plan), still.spared, still.gone), (vec!["b1".to_owned()], vec![], vec!["a2".to_owned()]));
     assert_ne!(still.plan.digest, plan.digest, "what is carried out is not what was planned");
-    assert_eq!(plan.still(&listed, "here", &none).plan, plan);
+    // The repository's clock is another one.
+    let later = listed.map(|s| SnapshotInfo { at: s.at + chrono::TimeDelta::seconds(2), ..s });
+    assert_eq!(plan.still(&later, "here", &none).plan, plan);
 }
