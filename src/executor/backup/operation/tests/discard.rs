@@ -73,6 +73,7 @@ async fn directory(rig: &Rig) -> (PathBuf, KeptRecord, BackupRecord) {
     let asked = BackupRequest { path: place.clone(), volume: volume.clone(), stack, instance, tags, definition: None, progress };
     let report = rig.exec.backups.clone().unwrap().backup_dir(asked).await.unwrap();
     let snapshot = BackupRecord { volume, snapshot_id: report.snapshot_id.to_string(), ..rig.snapshot().await };
+    rig.store.put_backup(&snapshot).await.unwrap();
     (place, record, snapshot)
 }
 
