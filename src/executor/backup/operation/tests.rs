@@ -39,8 +39,7 @@ fn data() -> EngineName {
     EngineName::new("shop_data").unwrap()
 }
 
-/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`; as long as `worker.sh.partial` exists,
-/// snapshots are partial.
+/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`.
 fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
     use std::os::unix::fs::PermissionsExt;
     let house = house::tests::house(dir, "");
@@ -49,8 +48,7 @@ fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
     std::fs::rename(&worker, &real).unwrap();
     let script = format!(
         "#!/bin/sh\nread -r line\ncase \"$line\" in *'\"do\":\"backup\"'*|*'\"do\":\"export\"'*)\n  [ -e \"$0.block\" ] && {{ echo $$ > \"$0.pid\"; exec sleep 600; }} ;;\nesac\n\
-         if [ -e \"$0.partial\" ]; then as='s/\"complete\"/\"partial\"/g'; else as=; fi\n\
-         (printf '%s\\n' \"$line\"; exec cat) | {} | sed -u \"$as\"\n",
+         (printf '%s\\n' \"$line\"; exec cat) | {}\n",
         real.display()
     );
     std::fs::write(&worker, script).unwrap();

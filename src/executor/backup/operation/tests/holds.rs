@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::VolumeCreate;
 use crate::executor::backup::HELPER_LABEL;
+use crate::executor::backup::fake::Fault;
 use crate::model::labels;
 use std::collections::BTreeMap;
 
@@ -118,10 +119,10 @@ async fn a_backup_lets_its_stack_go_before_it_waits_to_remove_old_snapshots() {
 
 #[tokio::test]
 async fn a_backup_that_is_not_whole_thins_out_too_and_leaves_the_whole_one() {
-    let rig = Rig::new().await;
+    let (rig, fake) = Rig::in_memory().await;
     let old = rig.snapshot().await;
     let whole = rig.snapshot().await;
-    std::fs::write(rig.dir.path().join("worker.sh.partial"), "").unwrap();
+    fake.fail_next("backup", Fault::Partial);
     let op = rig.exec.submit_data(Some(shop()), thinning(), test_permit(), request("backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert!(crate::executor::backup::partial(&op) && op.message.as_deref().is_some_and(|m| m.contains("shop_data")), "{op:?}");
