@@ -3,20 +3,12 @@
 The same blocking client calls dockwarden and a no-op rmcp server in turns, so that both see the same machine; what counts is the
 difference and the ratio. Deliberately absent: deploys and anything else whose time is the engine's."""
 
-import argparse, json, os, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import json, os, socket, subprocess, sys, threading, time
+
+from harness import Bench, measured, options, quantile, table
 
 PROTOCOL = "2025-11-25"
 INIT = {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
-# An agent with every tool and no limit in the way.
-AGENT = """---
-name: bench
-description: Measures.
-tools: {tools}
-dockwarden:
-  tier: tier_1_read
-  limits: {{calls_per_minute: 1000000}}
----
-"""
 
 
 class Stdio:
@@ -197,10 +189,6 @@ def in_turns(count, actions, turn=25):
     return took
 
 
-def quantile(values, q):
-    return sorted(values)[int((len(values) - 1) * q)] * 1000
-
-
 def memory(pid):
     with open(f"/proc/{pid}/status") as f:
         fields = dict(line.split(":", 1) for line in f)
@@ -212,82 +200,7 @@ def tokens(value):
     return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False)) // 4
 
 
-def table(rows):
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    for n, row in enumerate(rows):
-        print("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |")
-        if n == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-
-
-class Bench:
-    def __init__(self, options):
-        self.options = options
-        self.run = f"bench-{os.getpid()}"
-        self.dir = tempfile.mkdtemp(prefix="calls-")
-        self.env = {key: os.environ[key] for key in ("PATH", "DOCKER_HOST", "DOCKER_CONTEXT") if key in os.environ}
-        self.env |= {"HOME": self.dir, "DOCKWARDEN_HOME": f"{self.dir}/s", "DOCKWARDEN_CONFIG": f"{self.dir}/config"}
-        self.processes = []
-        root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-        shutil.copytree(f"{root}/agents", f"{self.dir}/config/agents")
-        shutil.copytree(f"{root}/prompts", f"{self.dir}/config/prompts")
-        os.rename(f"{self.dir}/config/agents/policy.toml", f"{self.dir}/config/policy.toml")
-        reads = "status, health, logs, stats, plan, history, backups, audit, operation, approval, agents, memory_search, memory_read"
-        with open(f"{self.dir}/config/agents/bench.md", "w") as f:
-            f.write(AGENT.format(tools=reads))
-        writes = "deploy, scale, restart, cancel, backup, memory_write, rollback, stop, restore, prune"
-        with open(f"{self.dir}/config/agents/all.md", "w") as f:
-            f.write(AGENT.format(tools=f"{reads}, {writes}").replace("name: bench", "name: all"))
-
-    def spawn(self, argv, **more):
-        process = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, **more)
-        self.processes.append(process)
-        return process
-
-    def cli(self, *arguments):
-        return subprocess.run([self.options.binary, *arguments], env=self.env, check=True, capture_output=True, timeout=60).stdout
-
-    def serve(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = free.getsockname()
-        with open(f"{self.dir}/serve.log", "w") as log:
-            self.server = self.spawn([self.options.binary, "serve", "--listen", f"127.0.0.1:{self.address[1]}"], stderr=log)
-        start = time.perf_counter()
-        for _ in range(200):
-            if os.path.exists(f"{self.dir}/s/run/http.addr"):
-                return time.perf_counter() - start
-            if self.server.poll() is not None:
-                break
-            time.sleep(0.01)
-        raise SystemExit(open(f"{self.dir}/serve.log").read())
-
-    def containers(self, count):
-        context = f"{self.dir}/image"
-        os.mkdir(context)
-        shutil.copy("/usr/bin/busybox", context)
-        with open(f"{context}/Dockerfile", "w") as f:
-            f.write(f'FROM scratch\nCOPY busybox /busybox\nLABEL dockwarden.test={self.run}\nENTRYPOINT ["/busybox"]\n')
-        docker = lambda *a: subprocess.run(["docker", *a], check=True, capture_output=True, timeout=120, env=os.environ | {"DOCKER_BUILDKIT": "0"})
-        docker("build", "-q", "-t", self.run, context)
-        for n in range(count):
-            docker("create", "--label", f"dockwarden.test={self.run}", "--name", f"{self.run}-{n}", self.run, "true")
-
-    def clean(self):
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        mine = subprocess.run(["docker", "ps", "-aq", "--filter", f"label=dockwarden.test={self.run}"], capture_output=True, text=True).stdout.split()
-        if mine:
-            subprocess.run(["docker", "rm", "-f", *mine], capture_output=True)
-        subprocess.run(["docker", "rmi", self.run], capture_output=True)
-        shutil.rmtree(self.dir, ignore_errors=True)
-
+class Calls(Bench):
     def measure(self):
         n = self.options.n
         rows = [("what", "p50", "p99", "beside", "p50", "difference", "ratio", "goal")]
@@ -414,8 +327,7 @@ class Bench:
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--binary", required=True, type=os.path.abspath)
+    parser = options()
     parser.add_argument("--noop", required=True, type=os.path.abspath)
     parser.add_argument("--n", type=int, default=500, help="calls of each kind")
     parser.add_argument("--starts", type=int, default=40, help="cold starts of the bridge")
@@ -423,11 +335,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=2, help="how long each of them calls")
     parser.add_argument("--sessions", type=int, default=1000, help="HTTP sessions to open beside those in use; the cap is 1,024, and 256 of one token")
     parser.add_argument("--idle", type=int, default=30, help="seconds to wait before memory is read")
-    bench = Bench(parser.parse_args())
-    try:
-        bench.measure()
-    finally:
-        bench.clean()
+    measured(Calls(parser.parse_args()))
 
 
 if __name__ == "__main__":

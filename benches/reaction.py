@@ -2,9 +2,9 @@
 event (`die` of a container, or its health check failing) comes out of the engine, and when the loop's first call that changes a container because of it goes in. Run by
 reaction.sh. Deliberately absent: how long the engine then takes."""
 
-import argparse, json, os, re, shutil, socket, subprocess, sys, tempfile, threading, time
+import json, os, re, shutil, socket, subprocess, threading, time
 
-from calls import Bench, quantile, table
+from harness import Bench, measured, options, quantile, table
 
 ENGINE = "/var/run/docker.sock"
 SERVICE = """
@@ -169,16 +169,11 @@ class Reaction(Bench):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--binary", required=True, type=os.path.abspath)
+    parser = options()
     parser.add_argument("--services", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=4, choices=range(1, 5), help="events of each service, by turns an end and a failing health check")
     parser.add_argument("--settle", type=int, default=25, help="seconds before the first event")
-    bench = Reaction(parser.parse_args())
-    try:
-        bench.measure()
-    finally:
-        bench.clean()
+    measured(Reaction(parser.parse_args()))
 
 
 if __name__ == "__main__":

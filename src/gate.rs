@@ -200,6 +200,24 @@ pub fn permit(
     Ok(Permit { call: call.clone(), agent: facts.agent.clone(), tool: facts.tool.clone(), stack: facts.stack.clone() })
 }
 
+/// A permit as tests need one: of a call of the agent `tester` that was allowed.
+#[cfg(test)]
+pub(crate) fn test_permit(tool: &str, stack: Option<StackName>) -> Permit {
+    let facts = CallFacts {
+        agent: "tester".into(),
+        tool: tool.into(),
+        mutates: true,
+        preview: false,
+        stack,
+        environment: None,
+        service: None,
+        arguments: Arc::default(),
+        on_behalf: vec![],
+    };
+    let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
+    permit(&CallId::new("call-1").expect("a valid id"), &facts, &decision, Verdict::Allow, &[], false).expect("allowed")
+}
+
 /// The decision about what an operator does at the terminal (`adopt`, `eject`), its passphrase checked by the door: allowed, and recorded as such.
 /// Agents never get here: these acts are no tools.
 pub fn operator_decision(operator: &str) -> Decision {

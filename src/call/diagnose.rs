@@ -52,24 +52,26 @@ pub fn ailments(
     now: DateTime<Utc>,
 ) -> Vec<Ailment> {
     let active = release.spec.services.iter().filter(|(name, s)| s.active && s.replicas > 0 && !planner::one_shot(&release.spec, name));
-    active.filter_map(|(name, spec)| service(name, spec, observed, by_hand, restarts, now)).collect()
+    let seen = Seen { observed, by_hand, restarts, now };
+    active.filter_map(|(name, spec)| service(name, spec, &seen)).collect()
 }
 
-fn service(
-    name: &ServiceName,
-    spec: &ServiceSpec,
-    observed: &Observed,
-    by_hand: &BTreeSet<EngineName>,
-    restarts: Restarts<'_>,
+/// What services are looked at with.
+struct Seen<'a> {
+    observed: &'a Observed,
+    by_hand: &'a BTreeSet<EngineName>,
+    restarts: Restarts<'a>,
     now: DateTime<Utc>,
-) -> Option<Ailment> {
-    let containers = planner::live(observed, name);
+}
+
+fn service(name: &ServiceName, spec: &ServiceSpec, seen: &Seen<'_>) -> Option<Ailment> {
+    let containers = planner::live(seen.observed, name);
     if containers.is_empty() {
         return Some(missing(name, "its container is gone".into()));
     }
     let there = containers.len();
-    let ill = containers.into_iter().filter(|c| !by_hand.contains(&c.id)).find_map(|c| {
-        let looping = looping(c, restarts(c), now);
+    let ill = containers.into_iter().filter(|c| !seen.by_hand.contains(&c.id)).find_map(|c| {
+        let looping = looping(c, (seen.restarts)(c), seen.now);
         let (cause, reason) = container(spec, c).or_else(|| {
             let reason = format!("it keeps ending; the engine restarted it {} times", c.restart_count);
             looping.then_some((Cause::Crashed, reason))
@@ -80,7 +82,7 @@ fn service(
         let gone = (spec.replicas as usize).saturating_sub(there);
         (gone > 0).then(|| missing(name, format!("{gone} of its {} containers are gone", spec.replicas)))
     })
-    .or_else(|| front(name, spec, observed, by_hand, restarts, now))
+    .or_else(|| front(name, spec, seen))
 }
 
 /// The engine restarts it again and again.
@@ -115,24 +117,17 @@ fn missing(name: &ServiceName, reason: String) -> Ailment {
 }
 
 /// What is wrong with the front of a service that is well itself: nobody reaches it. One the engine is about to start again is left to it.
-fn front(
-    name: &ServiceName,
-    spec: &ServiceSpec,
-    observed: &Observed,
-    by_hand: &BTreeSet<EngineName>,
-    restarts: Restarts<'_>,
-    now: DateTime<Utc>,
-) -> Option<Ailment> {
+fn front(name: &ServiceName, spec: &ServiceSpec, seen: &Seen<'_>) -> Option<Ailment> {
     if !planner::front::fronted(spec) {
         return None;
     }
-    let Some(c) = planner::front::fronts(observed, name).into_iter().next() else {
+    let Some(c) = planner::front::fronts(seen.observed, name).into_iter().next() else {
         return Some(missing(name, "its front is gone, so nobody reaches it".into()));
     };
-    if by_hand.contains(&c.id) {
+    if seen.by_hand.contains(&c.id) {
         return None;
     }
-    let looping = looping(c, restarts(c), now);
+    let looping = looping(c, (seen.restarts)(c), seen.now);
     let (cause, how) = match c.state {
         RunState::Running | RunState::Restarting if looping => {
             (Cause::Crashed, format!("it keeps ending; the engine restarted it {} times", c.restart_count))
@@ -265,7 +260,8 @@ mod tests {
         let of = |containers: Vec<ContainerDetail>, by_hand: &[&str]| {
             let by_hand = by_hand.iter().map(|id| EngineName::new(*id).unwrap()).collect();
             let observed = Observed { containers, ..Observed::default() };
-            service(&name, &spec, &observed, &by_hand, &|c| c.restart_count, Utc::now()).map(|a| (a.cause, a.reason))
+            let seen = Seen { observed: &observed, by_hand: &by_hand, restarts: &|c| c.restart_count, now: Utc::now() };
+            service(&name, &spec, &seen).map(|a| (a.cause, a.reason))
         };
         let (copy, front) =
             (|n| container("web", n, labels::ROLE_SERVING, RunState::Running), |state| container("web", 0, labels::ROLE_FRONT, state));

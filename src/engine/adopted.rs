@@ -281,25 +281,11 @@ impl Engine for Adopted {
 mod tests {
     use super::*;
     use crate::engine::fake::{Behaviour, FakeEngine};
-    use crate::gate::{self, CallFacts};
-    use crate::model::ids::{CallId, StackName};
-    use crate::model::verdict::Verdict;
+    use crate::gate;
+    use crate::model::ids::StackName;
 
     fn permit() -> Permit {
-        let facts = CallFacts {
-            agent: "a".into(),
-            tool: "adopt".into(),
-            mutates: true,
-            stack: None,
-            environment: None,
-            service: None,
-            preview: false,
-
-            arguments: Default::default(),
-            on_behalf: vec![],
-        };
-        let call = CallId::new("call-1").unwrap();
-        gate::permit(&call, &facts, &gate::operator_decision("ann"), Verdict::Allow, &[], true).unwrap()
+        gate::test_permit("adopt", None)
     }
 
     async fn made(engine: &FakeEngine, name: &str, labels: &[(&str, &str)]) -> EngineName {

@@ -1,5 +1,5 @@
 //! Backups of volumes: each is read from the host where that is proven to be the same data, otherwise through the engine, while its writers are held
-//! still if asked (`quiesce`). Data goes into one restic-format repository through the worker process (`BackupHouse`). `acts` are the journaled pieces,
+//! still if asked (`quiesce`). Data goes into one restic-format repository (`BackupHouse`), through a port (`BackupStore`). `acts` are the journaled pieces,
 //! `operation` runs them as a durable operation. Deliberately absent: schedules, policy.
 
 pub(crate) mod acts;
@@ -10,11 +10,15 @@ mod discard;
 pub mod drill;
 pub(crate) mod exchange;
 pub mod export;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod forget;
 pub(crate) mod helper;
 pub(crate) mod house;
 mod job;
 pub mod keep;
 mod operation;
+mod port;
 mod quiesce;
 pub(crate) mod reach;
 pub mod records;
@@ -24,10 +28,12 @@ pub use acts::{DataAct, INSTANCE};
 pub use command::ServiceCommands;
 pub use copies::SecondCopy;
 pub use discard::{mounts, removing};
+pub use forget::{ForgetPlan, Forgotten};
 pub use helper::{EMPTY_IMAGE, HELPER_LABEL};
-pub use house::{BackupHouse, BackupRequest};
+pub use house::{BackupHouse, BackupRequest, WorkerProcess};
 pub use job::{BackupJob, DataJob, DataResult, Directory, Keeping, Silent};
 pub use operation::{STILL_HELD, interrupted};
+pub use port::BackupStore;
 pub use quiesce::{Quiesce, Writer, resume, writers};
 pub use reach::Devices;
 
@@ -196,6 +202,16 @@ pub enum BackupError {
         differences: Vec<String>,
         /// What to do.
         next: String,
+    },
+    /// The snapshot that holds kept data is being removed.
+    #[error(
+        "snapshot {snapshot} is being removed, or {place} is not kept any more; nothing was removed: look at `backups` and confirm again"
+    )]
+    SnapshotGoes {
+        /// Which place.
+        place: String,
+        /// Which snapshot.
+        snapshot: String,
     },
     /// Kept data that is to go is at its place again, after it had been found gone.
     #[error("{place} is there again and was not compared with a snapshot; nothing was removed: confirm again")]
@@ -413,21 +429,5 @@ pub(crate) async fn snapshot_directory(
 
 #[cfg(test)]
 pub(crate) fn test_permit() -> Permit {
-    use crate::gate::{CallFacts, Decision, permit};
-    use crate::model::ids::CallId;
-    use crate::model::verdict::Verdict;
-    let facts = CallFacts {
-        agent: "tester".into(),
-        tool: "backup".into(),
-        mutates: true,
-        preview: false,
-        stack: None,
-        environment: None,
-        service: None,
-
-        arguments: Default::default(),
-        on_behalf: vec![],
-    };
-    let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
-    permit(&CallId::new("call-1").expect("a valid id"), &facts, &decision, Verdict::Allow, &[], false).expect("allowed")
+    crate::gate::test_permit("backup", None)
 }

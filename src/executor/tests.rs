@@ -22,12 +22,11 @@ mod writers;
 use super::*;
 use crate::engine::EngineError;
 use crate::engine::fake::{Behaviour, FakeEngine};
-use crate::gate::{CallFacts, Decision};
+use crate::gate;
 use crate::model::labels;
 use crate::model::observed::{ImageIdentity, RunState};
 use crate::model::release::ReleaseState;
 use crate::model::spec::*;
-use crate::model::verdict::Verdict;
 use crate::planner::{self, Observed, PlanInput, Want};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
@@ -175,21 +174,7 @@ pub(super) async fn release_of(rig: &Rig, spec: StackSpec) -> Want {
 }
 
 pub(super) fn permit(verb: &str) -> Permit {
-    let call = CallId::new("call-test").unwrap();
-    let facts = CallFacts {
-        agent: "tester".into(),
-        tool: verb.into(),
-        mutates: true,
-        preview: false,
-        stack: Some(shop()),
-        environment: None,
-        service: None,
-
-        arguments: Default::default(),
-        on_behalf: vec![],
-    };
-    let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
-    crate::gate::permit(&call, &facts, &decision, Verdict::Allow, &[], false).unwrap()
+    gate::test_permit(verb, Some(shop()))
 }
 
 pub(super) fn request(verb: &str) -> Request {

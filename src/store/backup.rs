@@ -10,6 +10,7 @@ use crate::model::ids::*;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One snapshot as we recorded it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -190,6 +191,28 @@ impl Store {
         self.inner.state.write(write).await
     }
 
+    /// Drops the records of snapshots that may go, and answers with those that stay: what is marked so, and what was found to hold data that is kept.
+    pub async fn forget_free_backups(&self, ids: Vec<String>) -> StoreResult<Vec<String>> {
+        let write = move |c: &Connection| {
+            let mut stay = vec![];
+            for id in &ids {
+                if holds(c, id)? {
+                    stay.push(id.clone());
+                } else {
+                    forget(c, id)?;
+                }
+            }
+            Ok(stay)
+        };
+        self.inner.state.write(write).await
+    }
+
+    /// Snapshots whose last drill failed: from the repository, or from one of its copies.
+    pub async fn failed_drills(&self, copy: Option<&str>) -> StoreResult<BTreeSet<String>> {
+        let copy = copy.map(str::to_owned);
+        self.inner.state.read(move |c| failed_drills(c, copy.as_deref())).await
+    }
+
     /// One by id or unambiguous prefix; `None` when several begin with it.
     pub async fn backup(&self, id: &SnapshotId) -> StoreResult<Option<BackupRecord>> {
         let id = id.clone();
@@ -306,6 +329,24 @@ fn last_checks(c: &Connection) -> Sql<Vec<CheckRecord>> {
 
 fn forget(c: &Connection, id: &str) -> Sql<usize> {
     Ok(c.prepare_cached("DELETE FROM backup WHERE snapshot_id = ?1")?.execute([id])?)
+}
+
+/// Whether a snapshot is marked to stay, or was found to hold data that is kept.
+fn holds(c: &Connection, id: &str) -> Sql<bool> {
+    c.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM backup WHERE snapshot_id = ?1 AND instr(',' || tags || ',', ',keep,') > 0)
+             OR EXISTS (SELECT 1 FROM kept WHERE covered = ?1)",
+    )?
+    .query_row([id], |r| r.get(0))
+    .map_err(Into::into)
+}
+
+fn failed_drills(c: &Connection, copy: Option<&str>) -> Sql<BTreeSet<String>> {
+    let mut statement = c.prepare_cached(
+        "SELECT DISTINCT snapshot_id FROM drill AS d WHERE copy IS ?1 AND NOT passed
+           AND NOT EXISTS (SELECT 1 FROM drill AS n WHERE n.snapshot_id = d.snapshot_id AND n.copy IS d.copy AND n.at > d.at)",
+    )?;
+    Ok(all(&mut statement, [copy], |r| Ok(r.get::<_, String>(0)?))?.into_iter().collect())
 }
 
 fn list(c: &Connection, stack: Option<&StackName>, volume: Option<&str>, n: usize) -> Sql<Vec<BackupRecord>> {

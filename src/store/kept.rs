@@ -65,12 +65,13 @@ impl Store {
         self.inner.state.write(write).await
     }
 
-    /// A snapshot held all of it when they were compared. A note, not a proof: it may have been written since.
-    pub async fn kept_is_covered(&self, place: &str, snapshot: &str) -> StoreResult<()> {
+    /// A snapshot held all of it when they were compared. A note, not a proof: it may have been written since. `false`, and nothing noted, when the snapshot is
+    /// being removed: its record goes before it does.
+    pub async fn kept_is_covered(&self, place: &str, snapshot: &str) -> StoreResult<bool> {
         let (place, snapshot) = (place.to_owned(), snapshot.to_owned());
         let write = move |c: &Connection| {
-            c.prepare_cached("UPDATE kept SET covered = ?2 WHERE place = ?1")?.execute([place.as_str(), snapshot.as_str()])?;
-            Ok(())
+            let text = "UPDATE kept SET covered = ?2 WHERE place = ?1 AND EXISTS (SELECT 1 FROM backup WHERE snapshot_id = ?2)";
+            Ok(c.prepare_cached(text)?.execute([place.as_str(), snapshot.as_str()])? > 0)
         };
         self.inner.state.write(write).await
     }

@@ -1,5 +1,8 @@
 //! The home as a whole, and the records of `state.db`.
 
+mod approvals;
+mod homes;
+
 use super::approval::{Approval, ApprovalState};
 use super::backup::BackupRecord;
 use super::*;
@@ -162,98 +165,6 @@ fn approval(id: &str, digest: &str, needed: u32) -> Approval {
     }
 }
 
-/// Every file below a directory.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found
-}
-
-#[tokio::test]
-async fn a_home_keeps_its_identity_keys_and_privacy() {
-    let (dir, store) = fresh().await;
-    let (instance, hash, digest) = (store.instance().to_owned(), store.keyed_hash("x"), store.keyed_digest(b"x"));
-    assert_eq!(instance.len(), 26);
-    assert_eq!(instance, instance.to_lowercase());
-    assert_eq!((hash.len(), digest.len()), (6, 64));
-    assert_ne!(hash, digest[..6], "the two hashes use different keys");
-    assert_ne!(hash, store.keyed_hash("y"));
-    for file in files(store.home()) {
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
-    }
-    for sub in ["", "keys"] {
-        assert_eq!(std::fs::metadata(store.home().join(sub)).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-    store.close().await;
-    let again = open_in(&dir).await.unwrap();
-    assert_eq!((again.instance(), again.keyed_hash("x"), again.keyed_digest(b"x")), (instance.as_str(), hash, digest));
-    let (_other, other) = fresh().await;
-    assert_ne!(other.keyed_digest(b"x"), again.keyed_digest(b"x"), "every home has its own key");
-}
-
-#[tokio::test]
-async fn a_lost_or_wrong_key_is_refused_at_open() {
-    let (dir, store) = fresh().await;
-    store.close().await;
-    let key = store.home().join("keys/seal.key");
-    let good = std::fs::read(&key).unwrap();
-    std::fs::remove_file(&key).unwrap();
-    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("missing")));
-    std::fs::write(&key, [1u8; 32]).unwrap();
-    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("not the key")));
-    std::fs::write(&key, [1u8; 3]).unwrap();
-    assert!(matches!(open_in(&dir).await, Err(StoreError::Corrupt { what: "key", detail }) if detail.contains("3 bytes")));
-    std::fs::write(&key, good).unwrap();
-    assert_eq!(open_in(&dir).await.unwrap().instance(), store.instance());
-}
-
-#[tokio::test]
-async fn a_newer_home_is_refused() {
-    let (dir, store) = fresh().await;
-    store.close().await;
-    let conn = rusqlite::Connection::open(store.home().join("audit.db")).unwrap();
-    conn.pragma_update(None, "user_version", 99).unwrap();
-    drop(conn);
-    let refused = open_in(&dir).await.unwrap_err();
-    assert!(matches!(&refused, StoreError::TooNew { db, found: 99, known: 3 } if db.ends_with("audit.db")), "{refused}");
-}
-
-#[tokio::test]
-async fn a_closed_store_says_so() {
-    let (_dir, store) = fresh().await;
-    let agent = AgentName::new("deployer").unwrap();
-    store.close().await;
-    assert!(matches!(store.stacks().await, Err(StoreError::Closed)));
-    assert!(matches!(store.set_value("k", &json!(1)).await, Err(StoreError::Closed)));
-    assert!(matches!(store.memory_read(&agent, None).await, Err(StoreError::Closed)));
-    store.close().await;
-}
-
-#[tokio::test]
-async fn sealed_values_are_in_no_file_of_the_home() {
-    let (dir, store) = fresh().await;
-    let op = store.begin_operation(operation("op-1", at(0)), "args").await.unwrap().unwrap();
-    store.put_release(&release(1)).await.unwrap();
-    store.put_plan(&plan("plan-1", at(0))).await.unwrap();
-    store.request_approval(approval("ap-1", "d", 1)).await.unwrap();
-    let seq = store.step_intent(&op.id, op.epoch, Phase::Prepare, "create:web:1", &json!({"env": SECRET}), at(1)).await.unwrap();
-    store.step_done(&op.id, seq, &json!({"env": SECRET})).await.unwrap();
-    store.save_operation(&Operation { evidence: vec![evidence()], ..op }).await.unwrap();
-    let leaks = |dir: &tempfile::TempDir| -> Vec<PathBuf> {
-        let all = files(dir.path());
-        assert!(all.len() >= 4, "{all:?}");
-        all.into_iter().filter(|f| std::fs::read(f).unwrap().windows(SECRET.len()).any(|w| w == SECRET.as_bytes())).collect()
-    };
-    assert_eq!(leaks(&dir), Vec::<PathBuf>::new());
-    store.close().await;
-    assert_eq!(leaks(&dir), Vec::<PathBuf>::new());
-    std::fs::write(store.home().join("probe"), SECRET).unwrap();
-    assert_eq!(leaks(&dir), [store.home().join("probe")], "the search itself works");
-}
-
 #[tokio::test]
 async fn releases_come_back_whole_and_one_becomes_current() {
     let (dir, store) = fresh().await;
@@ -411,82 +322,6 @@ async fn plans_live_a_day_unless_something_open_needs_them() {
     store.set_approval_state(&asked.id, ApprovalState::Stale).await.unwrap();
     store.put_plan(&plan("plan-2", at(90_000))).await.unwrap();
     assert_eq!(left().await, ["plan-2"]);
-}
-
-#[tokio::test]
-async fn an_approval_is_given_by_enough_operators_and_used_once() {
-    let (_dir, store) = fresh().await;
-    let asked = approval("ap-1", "d", 2);
-    assert_eq!(store.request_approval(asked.clone()).await.unwrap(), asked);
-    assert_eq!(store.request_approval(approval("ap-2", "d", 2)).await.unwrap(), asked, "the same question is asked once");
-    assert_eq!(store.approval(&asked.id, at(1)).await.unwrap(), Some(asked.clone()));
-    let call = CallId::new("call-1").unwrap();
-    assert!(!store.use_approval(&asked.id, &call, at(1)).await.unwrap(), "not approved yet");
-
-    let one = Approval { approved_by: vec!["ann".into()], ..asked.clone() };
-    assert_eq!(store.decide_approval(&asked.id, "ann", true, at(1)).await.unwrap(), Some(one.clone()));
-    assert_eq!(store.decide_approval(&asked.id, "ann", true, at(1)).await.unwrap(), Some(one), "twice the same is once");
-    let two = Approval { state: ApprovalState::Approved, approved_by: vec!["ann".into(), "bob".into()], ..asked.clone() };
-    assert_eq!(store.decide_approval(&asked.id, "bob", true, at(1)).await.unwrap(), Some(two.clone()));
-    assert_eq!(store.decide_approval(&asked.id, "eve", false, at(1)).await.unwrap(), None, "decided");
-    assert_eq!(store.approvals(true, at(1)).await.unwrap(), []);
-    let listed = Approval { input: serde_json::Value::Null, ..two.clone() };
-    assert_eq!(store.approvals(false, at(1)).await.unwrap(), [listed], "lists carry no input");
-
-    let other = CallId::new("call-2").unwrap();
-    let (a, b) = tokio::join!(store.use_approval(&asked.id, &call, at(2)), store.use_approval(&asked.id, &other, at(2)));
-    let first = a.unwrap();
-    assert!(first ^ b.unwrap(), "used exactly once");
-    assert_eq!(store.approved_call(&asked.id).await.unwrap(), Some(if first { call } else { other }), "the call that was let through");
-    let of = Operation { approval: Some(asked.id.clone()), ..operation("op-1", at(2)) };
-    store.begin_operation(of, "a").await.unwrap().unwrap();
-    let operation = OperationId::new("op-1").ok();
-    assert_eq!(store.operation_of_approval(&asked.id).await.unwrap(), operation, "what it started stands with it at once");
-    let used = Approval { state: ApprovalState::Used, input: serde_json::Value::Null, operation, ..two };
-    assert_eq!(store.approval(&asked.id, at(9_999)).await.unwrap(), Some(used), "a used one does not expire");
-    let again = approval("ap-3", "d", 2);
-    assert_eq!(store.request_approval(again.clone()).await.unwrap(), again, "used up: asked anew");
-    let denied = store.decide_approval(&again.id, "bob", false, at(2)).await.unwrap();
-    assert_eq!(denied, Some(Approval { state: ApprovalState::Denied, denied_by: Some("bob".into()), ..again }));
-}
-
-#[tokio::test]
-async fn a_question_asked_twice_is_decided_by_the_stricter_terms_of_both() {
-    let (_dir, store) = fresh().await;
-    let terms = |at_terminal, by_client| Approval { at_terminal, by_client, ..approval("ap-1", "d", 1) };
-    store.request_approval(terms(false, true)).await.unwrap();
-    let asked = async |one| {
-        let found = store.request_approval(one).await.unwrap();
-        assert_eq!(store.approval(&found.id, at(1)).await.unwrap(), Some(found.clone()), "as it is stored");
-        (found.at_terminal, found.by_client)
-    };
-    assert_eq!(asked(terms(false, true)).await, (false, true));
-    assert_eq!(asked(terms(true, true)).await, (true, true));
-    assert_eq!(asked(terms(false, false)).await, (true, false));
-    assert_eq!(asked(terms(false, true)).await, (true, false), "nothing lets go of it again");
-}
-
-#[tokio::test]
-async fn an_approval_is_void_after_its_time_given_or_not() {
-    let (_dir, store) = fresh().await;
-    let (open, given) = (approval("ap-1", "d1", 1), approval("ap-2", "d2", 1));
-    store.request_approval(open.clone()).await.unwrap();
-    store.request_approval(given.clone()).await.unwrap();
-    store.decide_approval(&given.id, "ann", true, at(5)).await.unwrap();
-    assert!(!store.use_approval(&given.id, &CallId::new("call-1").unwrap(), at(1800)).await.unwrap());
-    assert_eq!(store.decide_approval(&open.id, "ann", true, at(1800)).await.unwrap(), None);
-    let expired = Approval { state: ApprovalState::Expired, input: serde_json::Value::Null, ..open };
-    assert_eq!(store.approval(&expired.id, at(0)).await.unwrap(), Some(expired), "stored as expired");
-
-    let late = Approval { created_at: at(2000), expires_at: at(2100), ..approval("ap-3", "d1", 1) };
-    assert_eq!(store.request_approval(late.clone()).await.unwrap(), late, "an expired one does not answer for a new one");
-    let listed = Approval { input: serde_json::Value::Null, ..late.clone() };
-    assert_eq!(store.approvals(true, at(2050)).await.unwrap(), [listed]);
-    assert_eq!(store.approvals(true, at(2100)).await.unwrap(), []);
-    assert_eq!(store.approval(&late.id, at(0)).await.unwrap().unwrap().state, ApprovalState::Expired);
-    let nobody = ApprovalId::new("ap-9").unwrap();
-    assert_eq!(store.approval(&nobody, at(0)).await.unwrap(), None);
-    assert!(matches!(store.set_approval_state(&nobody, ApprovalState::Stale).await, Err(StoreError::Missing { .. })));
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use crate::call::facts::{self, Scope};
 use crate::call::run::{self, OperationView};
 use crate::call::{Call, CallError, data};
 use crate::executor::Until;
-use crate::executor::backup::DataResult;
 use crate::executor::backup::export::Exported;
+use crate::executor::backup::{DataResult, Forgotten};
 use crate::executor::restore::RestoreOutcome;
 use crate::gate::Permit;
 use crate::model::ids::{OperationId, StackName};
@@ -89,6 +89,9 @@ pub(super) struct Output {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(skip)]
     exports: Vec<Exported>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    forgotten: Option<Forgotten>,
 }
 
 pub(super) struct Follow;
@@ -123,9 +126,9 @@ impl Verb for Follow {
             0 => facts::operation(call, &id).await?,
             seconds => run::wait(call, id, Some(seconds), Until::Ended).await?,
         };
-        let DataResult { snapshots, restored, drills, checks, exports, copies } = data::result(call, &operation.id).await?;
+        let DataResult { snapshots, restored, drills, checks, exports, copies, forgotten } = data::result(call, &operation.id).await?;
         let view = Some(run::view(call, operation).await?);
-        Ok(Output { view, operations: None, next_cursor: None, snapshots, restored, drills, checks, exports, copies })
+        Ok(Output { view, operations: None, next_cursor: None, snapshots, restored, drills, checks, exports, copies, forgotten })
     }
 
     fn text(output: &Output) -> Option<String> {
@@ -140,6 +143,9 @@ impl Verb for Follow {
                 "\nrestored {} of {} into {}: {} files, {} bytes, {verified}",
                 r.snapshot_id, r.source, r.volume, r.files, r.bytes
             ));
+        }
+        if let Some(f) = &output.forgotten {
+            text.push_str(&format!("\nremoved {} snapshots by plan {}: {}", f.snapshots.len(), f.digest, f.snapshots.join(", ")));
         }
         Some(text)
     }
@@ -187,6 +193,7 @@ async fn list(call: &Call, input: Input) -> Result<Output, CallError> {
         checks: vec![],
         exports: vec![],
         copies: vec![],
+        forgotten: None,
     })
 }
 

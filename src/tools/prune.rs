@@ -7,16 +7,17 @@ use crate::call::facts::Scope;
 use crate::call::run::{Waiting, said};
 use crate::call::{Call, CallError, observe, sources, volumes};
 use crate::engine::{EngineError, PruneKind};
-use crate::executor::backup::{DataJob, keep};
+use crate::executor::backup::{DataJob, ForgetPlan, keep};
 use crate::executor::names;
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, ImageRef, SnapshotId, StackName};
+use crate::model::ids::{EngineName, ImageRef, StackName};
 use crate::model::labels;
 use crate::model::observed::{ContainerSummary, ImageInfo, RunState};
 use crate::model::operation::OperationState;
 use crate::model::plan::Plan;
 use crate::planner;
 use crate::redact::Untrusted;
+use crate::store::backup::BackupRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -168,7 +169,7 @@ enum Unused {
     Container { id: EngineName, volumes: bool },
     Network(EngineName),
     BuildCache,
-    Snapshot(SnapshotId),
+    Snapshot,
 }
 
 /// The items that were shown.
@@ -205,7 +206,7 @@ async fn remove(call: &Call, permit: &Permit, item: &Item) -> Result<u64, Engine
         Unused::Container { id, volumes } => engine.remove_container(permit, id, *volumes).await?,
         Unused::Network(name) => engine.remove_network(permit, name).await?,
         // They go together, as an operation of their own.
-        Unused::Snapshot(_) => return Ok(0),
+        Unused::Snapshot => return Ok(0),
         Unused::BuildCache => return engine.prune(permit, PruneKind::BuildCache).await,
     }
     Ok(item.bytes)
@@ -213,48 +214,58 @@ async fn remove(call: &Call, permit: &Permit, item: &Item) -> Result<u64, Engine
 
 /// Snapshots beyond the numbers of their stacks.
 async fn snapshots(call: &Call) -> Result<Vec<Item>, CallError> {
+    let (_, surplus) = surplus(call).await?;
+    Ok(surplus.iter().map(|b| Item { what: Unused::Snapshot, shown: named_snapshot(b), bytes: b.added }).collect())
+}
+
+fn named_snapshot(b: &BackupRecord) -> String {
+    format!("{} of {} at {}", b.snapshot_id, b.volume, b.at.format("%Y-%m-%dT%H:%M:%SZ"))
+}
+
+/// All snapshots of stacks, and those of them that no schedule's numbers keep.
+async fn surplus(call: &Call) -> Result<(Vec<BackupRecord>, Vec<BackupRecord>), CallError> {
     let store = &call.house.store;
-    let mut found = vec![];
+    let failed = store.failed_drills(None).await?;
+    let (mut all, mut surplus) = (vec![], vec![]);
     for stack in store.stacks().await? {
         let Some(release) = volumes::current(call, &stack.name).await? else { continue };
         let records = store.backups(Some(&stack.name), None, usize::MAX).await?;
-        let records = keep::uncovering(records, &store.kept(Some(&stack.name)).await?);
-        for gone in keep::forgettable_here(&records, &sources::keeping(&call.house.config, &stack.name, &release), call.now) {
-            let shown = format!("{} of {} at {}", gone.snapshot_id, gone.volume, gone.at.format("%Y-%m-%dT%H:%M:%SZ"));
-            found.extend(SnapshotId::new(gone.snapshot_id.as_str()).ok().map(|id| Item {
-                what: Unused::Snapshot(id),
-                shown,
-                bytes: gone.added,
-            }));
-        }
+        let free = keep::uncovering(records.clone(), &store.kept(Some(&stack.name)).await?);
+        surplus.extend(keep::forgettable_here(&free, &sources::keeping(&call.house.config, &stack.name, &release), &failed, call.now));
+        all.extend(records);
     }
-    Ok(found)
+    Ok((all, surplus))
 }
 
 /// Snapshots that stay whatever the numbers say.
 async fn marked(call: &Call) -> Result<Vec<String>, CallError> {
     let all = call.house.store.backups(None, None, usize::MAX).await?;
     let marked = all.into_iter().filter(|b| b.tags.iter().any(|t| t == keep::KEPT));
-    Ok(marked.map(|b| format!("{} of {} at {}: marked `keep`", b.snapshot_id, b.volume, b.at.format("%Y-%m-%dT%H:%M:%SZ"))).collect())
+    Ok(marked.map(|b| format!("{}: marked `keep`", named_snapshot(&b))).collect())
 }
 
 /// Removes them as one operation: what is journaled is what is removed.
 async fn forget(call: &Call, permit: Permit) -> Result<Output, CallError> {
-    let (mut ids, mut items, mut bytes) = (vec![], vec![], 0);
     let shown = call.resolved.get().map(named);
-    for item in snapshots(call).await?.into_iter().filter(|i| shown.as_ref().is_none_or(|s| s.contains(i.shown.as_str()))) {
-        let Unused::Snapshot(id) = item.what else { continue };
-        bytes += item.bytes;
-        ids.push(id);
-        items.push(item.shown);
-    }
-    let mut out = Output { what: What::Snapshots, dry_run: false, items, kept: vec![], engine: vec![], bytes, truncated: false };
-    if !ids.is_empty() {
+    let (all, mut going) = surplus(call).await?;
+    going.retain(|b| shown.as_ref().is_none_or(|s| s.contains(named_snapshot(b).as_str())));
+    let plan = ForgetPlan::new(&all, &going, &call.house.store.failed_drills(None).await?);
+    going.retain(|b| plan.ids().any(|id| id == b.snapshot_id));
+    let of = |going: &[BackupRecord]| going.iter().map(named_snapshot).collect();
+    let mut out =
+        Output { what: What::Snapshots, dry_run: false, items: of(&going), kept: vec![], engine: vec![], bytes: 0, truncated: false };
+    if !going.is_empty() {
         let waiting = Waiting { wait: None, timeout_s: None, idempotency_key: None, reason: None };
-        let (job, arguments) = (DataJob::Forget { snapshots: ids }, serde_json::json!({"what": What::Snapshots, "dry_run": false}));
-        let (view, _) = data::execute(call, Prune::SPEC.name, None, job, permit, waiting, &arguments).await?;
-        if view.state != OperationState::Done {
-            (out.kept, out.bytes) = (vec![view.line("prune")], 0);
+        let (job, arguments) = (DataJob::Forget { plan: Box::new(plan) }, serde_json::json!({"what": What::Snapshots, "dry_run": false}));
+        let (view, done) = data::execute(call, Prune::SPEC.name, None, job, permit, waiting, &arguments).await?;
+        if let Some(done) = done.forgotten {
+            going.retain(|b| done.snapshots.contains(&b.snapshot_id));
+            (out.items, out.kept) = (of(&going), done.spared);
+        }
+        if view.state == OperationState::Done {
+            out.bytes = going.iter().map(|b| b.added).sum();
+        } else {
+            out.kept.push(view.line("prune"));
         }
     }
     Ok(bounded(out))

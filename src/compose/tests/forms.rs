@@ -41,6 +41,9 @@ fn every_key_of_compose_has_the_form_that_compose_gives_it() {
             (a, b) => assert_eq!(a, b, "{key}"),
         }
     }
+    for (name, service) in ours["services"].as_object().unwrap() {
+        assert!(service.as_object().unwrap().keys().is_sorted(), "{name}: {service}");
+    }
 }
 
 #[test]

@@ -2,27 +2,12 @@
 
 use super::{Behaviour, FakeEngine};
 use crate::engine::*;
-use crate::gate::{self, CallFacts, Decision, Permit};
-use crate::model::ids::CallId;
+use crate::gate::{self, Permit};
 use crate::model::spec::{Healthcheck, MountKind, NetworkSpec};
-use crate::model::verdict::Verdict;
 use futures_util::StreamExt;
 
 fn permit() -> Permit {
-    let facts = CallFacts {
-        agent: "tester".into(),
-        tool: "deploy".into(),
-        mutates: true,
-        preview: false,
-        stack: None,
-        environment: None,
-        service: None,
-
-        arguments: Default::default(),
-        on_behalf: vec![],
-    };
-    let decision = Decision { verdict: Verdict::Allow, findings: Vec::new(), limits: Vec::new(), approval: None, hint: None };
-    gate::permit(&CallId::new("call-1").unwrap(), &facts, &decision, Verdict::Allow, &[], false).unwrap()
+    gate::test_permit("deploy", None)
 }
 
 fn name(s: &str) -> EngineName {

@@ -6,8 +6,8 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export,
-    helper, read_directory, snapshot, snapshot_directory,
+    BackupError, BackupReason, Directory, ForgetPlan, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard,
+    drill, export, forget, helper, read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::Engine;
 use crate::executor::{CommandGate, restore};
@@ -149,8 +149,10 @@ pub enum DataAct {
     },
     /// Snapshots that a schedule no longer needs are removed from the repository and the records. Undo: none.
     Forget {
-        /// Which.
-        snapshots: Vec<SnapshotId>,
+        /// Which, and what stays.
+        // One that an earlier version began names none: it is taken over to its end and never begun again.
+        #[serde(default)]
+        plan: Box<ForgetPlan>,
     },
     /// A restore is rehearsed in a scratch volume and the result recorded. Undo: what it made is removed.
     Drill {
@@ -195,6 +197,8 @@ pub const AFTER: &str = "after:";
 pub const DRILL: &str = "drill:";
 /// Step keys of exports begin so; the rest is the snapshot.
 pub const EXPORT: &str = "export:";
+/// Step key of a removal of snapshots.
+pub const FORGET: &str = "forget";
 /// Step keys of copies begin so; the rest is the copy.
 pub const COPY: &str = "copy:";
 /// Step keys of restores begin so; the rest is the volume filled.
@@ -221,7 +225,7 @@ impl DataAct {
             Self::Check { .. } => "check".to_owned(),
             Self::Copy { copy } => format!("{COPY}{copy}"),
             Self::Export { snapshot, .. } => format!("{EXPORT}{}", snapshot.snapshot_id),
-            Self::Forget { .. } => "forget".to_owned(),
+            Self::Forget { .. } => FORGET.to_owned(),
             Self::Drill { snapshot, .. } => format!("{DRILL}{}", snapshot.snapshot_id),
             Self::Restore { into, .. } => format!("{RESTORE}{into}"),
         }
@@ -299,13 +303,7 @@ impl Doer<'_> {
             DataAct::Check { part, copy } => drill::check(self, *part, copy.as_deref()).await.map(|r| json!(r)),
             DataAct::Copy { copy } => copies::run(self, copy).await.map(|r| json!(r)),
             DataAct::Export { snapshot, file } => export::write(self, snapshot, file).await.map(|r| json!(r)),
-            DataAct::Forget { snapshots } => {
-                // The records first: one without a snapshot promises what is not there, one that is missing is made again from the repository.
-                let ids = snapshots.iter().map(ToString::to_string).collect();
-                self.store.forget_backups(ids).await.map_err(|e| BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() })?;
-                let removed = self.hands.house.forget(snapshots.clone()).await?;
-                Ok(json!({"removed": removed}))
-            }
+            DataAct::Forget { plan } => forget::perform(self, plan).await.map(|r| json!(r)),
             DataAct::Drill { snapshot, scratch, service, copy } => {
                 Ok(json!(drill::run(self, snapshot, scratch, service.as_ref(), copy.as_deref()).await?))
             }

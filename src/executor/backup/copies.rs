@@ -2,7 +2,7 @@
 //! of them in the repository. What went wrong is recorded and never fails the backup. Deliberately absent: when, and telling anybody.
 
 use super::acts::Doer;
-use super::{BackupError, BackupHouse, Hands, Remote, SnapshotInfo, keep, records};
+use super::{BackupError, BackupHouse, ForgetPlan, Hands, Remote, SnapshotInfo, forget, keep, records};
 use crate::executor::worker::Claim;
 use crate::model::ids::SnapshotId;
 use crate::model::spec::Keep;
@@ -11,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::backup::BackupRecord;
 use crate::store::backup::copies::CopyRecord;
 use chrono::{DateTime, TimeZone, Utc};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,18 +83,20 @@ impl BackupHouse {
 
 /// What a copy lacks of what it should hold, and what it holds and need not. Without numbers of its own it holds all that the repository does, and of what
 /// the repository has lost as much as the house's numbers keep. Pure; hours, days and weeks are those of `zone`. Both lists are of snapshots of any
-/// kind, those that are not ours stay as they are.
+/// kind, those that are not ours stay as they are. `failed`: those of the copy that did not come back when that was last rehearsed, by the ids they were
+/// copied from.
 pub fn difference<Z: TimeZone>(
     main: &[SnapshotInfo],
     copy: &[SnapshotInfo],
     keep: Option<&Keep>,
+    failed: &BTreeSet<String>,
     now: DateTime<Utc>,
     zone: &Z,
 ) -> Difference {
     let has = |all: &[SnapshotInfo], s: &SnapshotInfo| all.iter().any(|o| o.original == s.original);
     let missing: Vec<&SnapshotInfo> = main.iter().filter(|s| !has(copy, s)).collect();
     let both: Vec<BackupRecord> = missing.iter().copied().chain(copy).filter_map(records::of).collect();
-    let gone = keep::forgettable(&both, &keep.cloned().unwrap_or_default(), now, zone);
+    let gone = keep::forgettable(&both, &keep.cloned().unwrap_or_default(), &in_copy(copy, failed), now, zone);
     let needed = |s: &SnapshotInfo| keep.is_none() && has(main, s);
     let stays = |s: &&SnapshotInfo| s.volume.is_some() && (needed(s) || !gone.iter().any(|g| g.snapshot_id == s.snapshot_id.as_str()));
     let mut add: Vec<&SnapshotInfo> = missing.into_iter().filter(stays).collect();
@@ -103,6 +106,11 @@ pub fn difference<Z: TimeZone>(
         add: add.into_iter().map(|s| s.snapshot_id.clone()).collect(),
         remove: copy.iter().filter(removed).map(|s| s.snapshot_id.clone()).collect(),
     }
+}
+
+/// The ids that a copy has for snapshots, by those they were copied from.
+fn in_copy(copy: &[SnapshotInfo], of: &BTreeSet<String>) -> BTreeSet<String> {
+    copy.iter().filter(|s| of.contains(s.original.as_str())).map(|s| s.snapshot_id.to_string()).collect()
 }
 
 /// Brings a copy up to date and records what came of it. A copy that cannot be had is a result, not an error.
@@ -143,20 +151,44 @@ async fn bring(doer: &Doer<'_>, copy: &SecondCopy, record: &mut CopyRecord) -> R
     copy.house.ensure().await?;
     copy.house.room()?;
     let listed = main.list().await?;
-    let change = difference(&listed, &copy.house.list().await?, copy.keep.as_ref(), record.at, &chrono::Local);
+    let failed = doer.store.failed_drills(Some(&copy.name)).await.map_err(state)?;
+    let change = difference(&listed, &copy.house.list().await?, copy.keep.as_ref(), &failed, record.at, &chrono::Local);
     if !change.add.is_empty() {
         let report = main.copy_to(&copy.house, change.add, doer.progress.clone()).await?;
         (record.copied, record.bytes) = (report.snapshots, report.bytes);
     }
+    let mut there = copy.house.list().await?;
     if !change.remove.is_empty() {
-        record.removed = copy.house.forget(change.remove).await?;
+        record.removed = thin(doer, copy, &there, &change.remove, &in_copy(&there, &failed)).await?;
+        there = copy.house.list().await?;
     }
-    let there = copy.house.list().await?;
     let pair = |s: &SnapshotInfo| {
         let of = there.iter().find(|t| t.original == s.original)?;
         Some((s.snapshot_id.to_string(), of.snapshot_id.to_string()))
     };
     Ok(listed.iter().filter_map(pair).collect())
+}
+
+/// Removes from a copy what it need not hold, by what it holds now: written down first, as in the repository itself.
+async fn thin(
+    doer: &Doer<'_>,
+    copy: &SecondCopy,
+    there: &[SnapshotInfo],
+    remove: &[SnapshotId],
+    failed: &BTreeSet<String>,
+) -> Result<u64, BackupError> {
+    let (mut records, mut going) = (vec![], vec![]);
+    for s in there {
+        let Some(record) = records::of(s) else { continue };
+        if remove.contains(&s.snapshot_id) {
+            going.push(record.clone());
+        }
+        records.push(record);
+    }
+    let plan = ForgetPlan::new(&records, &going, failed);
+    forget::tell(doer, Some(&copy.name), &plan, None).await?;
+    let ids = plan.ids().map(SnapshotId::new).collect::<Result<Vec<_>, _>>()?;
+    if ids.is_empty() { Ok(0) } else { copy.house.forget(ids).await }
 }
 
 /// The hands that reach into a copy instead of the repository, and the record of a snapshot as the copy holds it.
@@ -211,24 +243,24 @@ mod tests {
         let main = [info("m0", "m0", 0), info("m1", "m1", 1)];
         // c1 is m1; c2 was copied before the repository lost it; c9 is older than three days.
         let copy = [info("c1", "m1", 1), info("c2", "m2", 2), info("c9", "m9", 9)];
-        let change = difference(&main, &copy, Some(&keep), now(), &Utc);
+        let change = difference(&main, &copy, Some(&keep), &BTreeSet::new(), now(), &Utc);
         assert_eq!((ids(&change.add), ids(&change.remove)), (vec!["m0"], vec!["c9"]));
-        let empty = difference(&main, &[], Some(&keep), now(), &Utc);
+        let empty = difference(&main, &[], Some(&keep), &BTreeSet::new(), now(), &Utc);
         assert_eq!((ids(&empty.add), ids(&empty.remove)), (vec!["m1", "m0"], vec![]));
         // A repository that was emptied takes nothing with it.
         let wide = Keep { daily: 30, ..keep };
-        assert_eq!(difference(&[], &copy, Some(&wide), now(), &Utc), Difference::default());
+        assert_eq!(difference(&[], &copy, Some(&wide), &BTreeSet::new(), now(), &Utc), Difference::default());
     }
 
     #[test]
     fn without_numbers_of_its_own_a_copy_holds_all_that_the_repository_does() {
         // Two of one hour: of what the repository has lost the older one goes, of what it holds neither.
         let main = [info("m0", "m0", 0), info("m1", "m1", 0)];
-        let all = difference(&main, &[], None, now(), &Utc);
+        let all = difference(&main, &[], None, &BTreeSet::new(), now(), &Utc);
         assert_eq!((ids(&all.add), ids(&all.remove)), (vec!["m0", "m1"], vec![]));
         let copy = [info("c0", "m0", 0), info("c1", "m1", 0)];
-        assert_eq!(difference(&main, &copy, None, now(), &Utc), Difference::default());
-        let lost = difference(&[], &copy, None, now(), &Utc);
+        assert_eq!(difference(&main, &copy, None, &BTreeSet::new(), now(), &Utc), Difference::default());
+        let lost = difference(&[], &copy, None, &BTreeSet::new(), now(), &Utc);
         assert_eq!((lost.add.len(), lost.remove.len()), (0, 1), "{lost:?}");
     }
 
@@ -237,7 +269,14 @@ mod tests {
         let keep = Keep { hourly: 0, daily: 1, weekly: 0, monthly: 0, pre_update: 0 };
         let foreign = SnapshotInfo { volume: None, ..info("f", "f", 50) };
         let main = [info("m0", "m0", 0), info("m5", "m5", 5), foreign.clone()];
-        let change = difference(&main, &[SnapshotInfo { original: SnapshotId::new("g").unwrap(), ..foreign }], Some(&keep), now(), &Utc);
+        let change = difference(
+            &main,
+            &[SnapshotInfo { original: SnapshotId::new("g").unwrap(), ..foreign }],
+            Some(&keep),
+            &BTreeSet::new(),
+            now(),
+            &Utc,
+        );
         assert_eq!((ids(&change.add), ids(&change.remove)), (vec!["m0"], vec![]));
     }
 }

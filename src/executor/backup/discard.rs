@@ -86,7 +86,9 @@ pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapsh
         };
         return Err(BackupError::NotCovered { place, snapshot, count, differences, next });
     }
-    doer.store.kept_is_covered(&kept.place, &snapshot.snapshot_id).await.map_err(failed)?;
+    if !doer.store.kept_is_covered(&kept.place, &snapshot.snapshot_id).await.map_err(failed)? {
+        return Err(BackupError::SnapshotGoes { place: kept.place.clone(), snapshot: snapshot.snapshot_id.clone() });
+    }
     Ok(json!({"covered_by": snapshot.snapshot_id}))
 }
 

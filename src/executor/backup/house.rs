@@ -1,16 +1,17 @@
-//! The supervisor's side of the worker: what can be asked of a repository, each piece of work done by a process of its own (`child`). Deliberately absent: the
-//! repository itself; that lives in the child.
+//! The supervisor's side of a repository: what can be asked of it, each piece of work done through the port (`BackupStore`), by a process of its own (`child`).
+//! Deliberately absent: the repository itself; that lives in the child.
 
 mod child;
 mod known;
 
+pub use child::WorkerProcess;
+
 use super::copies::SecondCopy;
-use super::{BackupError, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
-use crate::executor::worker::{CheckReport, Claim, CopyReport, Job, Output, Remote, Source};
+use super::{BackupError, BackupStore, Failure, PlainReport, ProgressSink, RestoreReport, SnapshotInfo, SnapshotReport};
+use crate::executor::worker::{CheckReport, Claim, CopyReport, Job, Output, Remote, Request, Source};
 use crate::model::ids::{SnapshotId, StackName};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
@@ -32,14 +33,12 @@ pub struct BackupHouse {
     pub beside: PathBuf,
     /// `<home>/keys/backup.key`: 256 random bits in hexadecimal, mode 0600, made on first use. Whoever loses it loses the backups.
     pub key_file: PathBuf,
-    /// Our own binary.
-    pub exe: PathBuf,
-    /// Longest life of one worker.
+    /// Who does the work.
+    pub worker: Arc<dyn BackupStore>,
+    /// Longest life of one piece of work.
     pub time_limit: Duration,
-    /// Most memory of one worker, MiB; by what it does when absent ([`Job::memory_mib`]).
+    /// Most memory of one piece of work, MiB; by what it is when absent ([`Job::memory_mib`]).
     pub memory_mib: Option<u64>,
-    /// Most memory that a worker was seen to use, KiB.
-    pub(crate) peak_kib: Arc<AtomicU64>,
     /// Held shared by whoever holds containers still, alone by what removes from the repository: nobody stays paused for a prune.
     pub(crate) calm: Arc<RwLock<()>>,
 }
@@ -83,8 +82,13 @@ impl std::fmt::Debug for BackupRequest {
 }
 
 impl BackupHouse {
-    /// The house of a home.
+    /// The house of a home, whose work processes of this binary do.
     pub fn of(home: &Path, exe: PathBuf, time_limit: Duration) -> Self {
+        Self::with(home, Arc::new(WorkerProcess::new(exe)), time_limit)
+    }
+
+    /// The house of a home.
+    pub fn with(home: &Path, worker: Arc<dyn BackupStore>, time_limit: Duration) -> Self {
         Self {
             repo: home.join("backups"),
             remote: None,
@@ -92,10 +96,9 @@ impl BackupHouse {
             copies: Arc::default(),
             beside: home.to_owned(),
             key_file: home.join("keys/backup.key"),
-            exe,
+            worker,
             time_limit,
             memory_mib: None,
-            peak_kib: Arc::default(),
             calm: Arc::default(),
         }
     }
@@ -370,6 +373,21 @@ impl BackupHouse {
             env.extend(target.credentials_file.iter().map(|f| ("AWS_SHARED_CREDENTIALS_FILE".to_owned(), f.display().to_string())));
         }
         env
+    }
+
+    async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
+        // Half of the limit, so that one that waits in vain can say so before it is stopped for it.
+        let lock_within_s = Some((self.time_limit / 2).as_secs());
+        let (repo, remote, key_file) = (self.repo.clone(), self.remote.clone(), self.key_file.clone());
+        let expected = if job == Job::Init { self.known()? } else { vec![] };
+        let (known, claim) = (Some(self.known_file()), self.claim.clone());
+        let apart: Vec<PathBuf> = self.copies.iter().map(|c| &c.house).filter(|h| h.remote.is_none()).map(|h| h.repo.clone()).collect();
+        let request = Request { repo, remote, key_file, lock_within_s, expected, known, claim, apart, job };
+        match tokio::time::timeout(self.time_limit, self.worker.ask(&request, self.memory_mib, progress)).await {
+            Ok(result) => result,
+            // It ends with the future that was dropped.
+            Err(_) => Err(BackupError::TimedOut { after: self.time_limit }),
+        }
     }
 
     async fn checked(&self, job: Job) -> Result<CheckReport, BackupError> {

@@ -1,9 +1,9 @@
 //! What a data operation is asked for and what came of it, as data. Deliberately absent: doing it.
 
 use super::export::Exported;
-use super::{Quiesce, ServiceCommands, acts};
+use super::{ForgetPlan, Forgotten, Quiesce, ServiceCommands, acts};
 use crate::executor::restore::RestoreOutcome;
-use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
+use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::operation::StepRecord;
 use crate::model::spec::Keep;
 use crate::store::backup::copies::CopyRecord;
@@ -129,8 +129,8 @@ pub enum DataJob {
     },
     /// Snapshots are removed.
     Forget {
-        /// Which.
-        snapshots: Vec<SnapshotId>,
+        /// Which, and what stays.
+        plan: Box<ForgetPlan>,
     },
     /// Restores are rehearsed, each in a scratch volume of its own.
     Drill {
@@ -181,6 +181,8 @@ pub struct DataResult {
     pub exports: Vec<Exported>,
     /// Second repositories it brought up to date, or did not.
     pub copies: Vec<CopyRecord>,
+    /// Snapshots it removed.
+    pub forgotten: Option<Forgotten>,
 }
 
 impl DataResult {
@@ -192,6 +194,7 @@ impl DataResult {
             checks: ["count", "check"].into_iter().flat_map(done).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             copies: done(acts::COPY).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             exports: done(acts::EXPORT).filter_map(|v| serde_json::from_value(v).ok()).collect(),
+            forgotten: done(acts::FORGET).find_map(|v| serde_json::from_value(v).ok()),
             drills: done(acts::DRILL).filter_map(|v| serde_json::from_value(v).ok()).collect(),
             restored: done(acts::RESTORE).filter_map(|v| serde_json::from_value(v).ok()).collect(),
         }

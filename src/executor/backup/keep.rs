@@ -17,9 +17,24 @@ pub const KEPT: &str = "keep";
 /// Snapshots before an update stay at least so long, and the newest of them whatever their age.
 const PRE_UPDATE_DAYS: i64 = 7;
 
-/// Snapshots that a schedule no longer needs, oldest first. Of each source the newest whole one stays whatever the numbers say, so that a source is never
-/// without a snapshot. Hours, days, weeks and months are those of `zone`.
-pub fn forgettable<Z: TimeZone>(records: &[BackupRecord], keep: &Keep, now: DateTime<Utc>, zone: &Z) -> Vec<BackupRecord> {
+/// How good a snapshot is: not whole, whole, or whole and not one of those that did not come back when that was last rehearsed.
+pub(super) fn rank(whole: bool, failed: bool) -> u8 {
+    match (whole, failed) {
+        (false, _) => 0,
+        (true, true) => 1,
+        (true, false) => 2,
+    }
+}
+
+/// Snapshots that a schedule no longer needs, oldest first. Of each source the newest whole one stays whatever the numbers say, and the newest that is good
+/// beside it (`failed` are those whose last rehearsal was not), so that a source is never without one. Hours, days, weeks and months are those of `zone`.
+pub fn forgettable<Z: TimeZone>(
+    records: &[BackupRecord],
+    keep: &Keep,
+    failed: &BTreeSet<String>,
+    now: DateTime<Utc>,
+    zone: &Z,
+) -> Vec<BackupRecord> {
     let mut sources: BTreeMap<(Option<&str>, &str), Vec<&BackupRecord>> = BTreeMap::new();
     for record in records {
         sources.entry((record.stack.as_deref(), record.volume.as_str())).or_default().push(record);
@@ -27,7 +42,7 @@ pub fn forgettable<Z: TimeZone>(records: &[BackupRecord], keep: &Keep, now: Date
     let mut out: Vec<BackupRecord> = vec![];
     for (_, mut of_source) in sources {
         of_source.sort_by_key(|r| std::cmp::Reverse(r.at));
-        let stays = staying(&of_source, keep, now, zone);
+        let stays = staying(&of_source, keep, failed, now, zone);
         out.extend(of_source.into_iter().filter(|r| !stays.contains(r.snapshot_id.as_str())).cloned());
     }
     out.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot_id.cmp(&b.snapshot_id)));
@@ -35,20 +50,22 @@ pub fn forgettable<Z: TimeZone>(records: &[BackupRecord], keep: &Keep, now: Date
 }
 
 /// [`forgettable`] in the supervisor's own time zone, each source by its own numbers.
-pub fn forgettable_here(records: &[BackupRecord], keep: &Keeping, now: DateTime<Utc>) -> Vec<BackupRecord> {
+pub fn forgettable_here(records: &[BackupRecord], keep: &Keeping, failed: &BTreeSet<String>, now: DateTime<Utc>) -> Vec<BackupRecord> {
     let of = |own: &dyn Fn(&BackupRecord) -> bool| records.iter().filter(|r| own(r)).cloned().collect::<Vec<_>>();
     let rest = of(&|r| !keep.own.contains_key(&r.volume));
-    let mut out = forgettable(&rest, &keep.rest, now, &Local);
+    let mut out = forgettable(&rest, &keep.rest, failed, now, &Local);
     for (source, keep) in &keep.own {
-        out.extend(forgettable(&of(&|r| r.volume == *source), keep, now, &Local));
+        out.extend(forgettable(&of(&|r| r.volume == *source), keep, failed, now, &Local));
     }
     out.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.snapshot_id.cmp(&b.snapshot_id)));
     out
 }
 
-/// Without the snapshots that alone hold what kept directories held before a restore took their place: those stay as long as the data is kept.
+/// Without the snapshots that hold what is kept since a restore took its place, taken right before or found to hold it since: those stay as long as the data
+/// is kept.
 pub fn uncovering(mut records: Vec<BackupRecord>, kept: &[KeptRecord]) -> Vec<BackupRecord> {
-    records.retain(|r| !kept.iter().any(|k| covers(k, r)));
+    let found = |k: &KeptRecord, r: &BackupRecord| k.covered.as_deref() == Some(r.snapshot_id.as_str());
+    records.retain(|r| !kept.iter().any(|k| covers(k, r) || found(k, r)));
     records
 }
 
@@ -59,13 +76,21 @@ pub fn covers(kept: &KeptRecord, record: &BackupRecord) -> bool {
 }
 
 /// Of one source, newest first.
-fn staying<'a, Z: TimeZone>(newest_first: &[&'a BackupRecord], keep: &Keep, now: DateTime<Utc>, zone: &Z) -> BTreeSet<&'a str> {
+fn staying<'a, Z: TimeZone>(
+    newest_first: &[&'a BackupRecord],
+    keep: &Keep,
+    failed: &BTreeSet<String>,
+    now: DateTime<Utc>,
+    zone: &Z,
+) -> BTreeSet<&'a str> {
     let mut stays = BTreeSet::new();
     let tagged = |r: &BackupRecord, tag: &str| r.tags.iter().any(|t| t == tag);
     let whole = |r: &BackupRecord| r.state == "complete";
-    if let Some(newest) = newest_first.iter().find(|r| whole(r)).or(newest_first.first()) {
-        stays.insert(newest.snapshot_id.as_str());
-    }
+    let rank = |r: &BackupRecord| rank(whole(r), failed.contains(&r.snapshot_id));
+    let newest = newest_first.iter().find(|r| whole(r)).or(newest_first.first());
+    // Of equals the last is the greatest: the newest.
+    let best = newest_first.iter().rev().max_by_key(|r| rank(r));
+    stays.extend(newest.into_iter().chain(best).map(|r| r.snapshot_id.as_str()));
     stays.extend(newest_first.iter().filter(|r| tagged(r, KEPT)).map(|r| r.snapshot_id.as_str()));
     let before_updates = newest_first.iter().filter(|r| tagged(r, PRE_UPDATE)).enumerate();
     let recent = |r: &BackupRecord| now - r.at < TimeDelta::days(PRE_UPDATE_DAYS);
@@ -78,11 +103,11 @@ fn staying<'a, Z: TimeZone>(newest_first: &[&'a BackupRecord], keep: &Keep, now:
         (keep.monthly, |t| (t.year(), t.month(), 0)),
     ];
     for (most, period) in periods {
-        // The newest whole one of each of the newest periods that have one; a partial one only where a period has nothing better.
+        // The newest of the best of each of the newest periods that have one; a partial one only where a period has nothing better.
         let mut best: BTreeMap<(i32, u32, u32), &BackupRecord> = BTreeMap::new();
         for record in newest_first {
             let slot = best.entry(period(&record.at.with_timezone(zone))).or_insert(record);
-            if !whole(slot) && whole(record) {
+            if rank(record) > rank(slot) {
                 *slot = record;
             }
         }
@@ -123,7 +148,7 @@ mod tests {
     }
 
     fn left(records: &[BackupRecord], keep: &Keep, now: DateTime<Utc>) -> Vec<String> {
-        let gone = forgettable(records, keep, now, &Utc);
+        let gone = forgettable(records, keep, &BTreeSet::new(), now, &Utc);
         records.iter().filter(|r| !gone.contains(r)).map(|r| r.snapshot_id.clone()).collect()
     }
 
@@ -145,12 +170,14 @@ mod tests {
         };
         let gone = |kept: &[KeptRecord]| {
             let records = uncovering(vec![before.clone(), later.clone()], kept);
-            forgettable(&records, &keep(1, 1, 0, 0), now, &Utc).into_iter().map(|r| r.snapshot_id).collect::<Vec<_>>()
+            forgettable(&records, &keep(1, 1, 0, 0), &BTreeSet::new(), now, &Utc).into_iter().map(|r| r.snapshot_id).collect::<Vec<_>>()
         };
         assert_eq!(gone(std::slice::from_ref(&kept)), Vec::<String>::new());
         assert_eq!(gone(&[]), ["before"]);
         kept.operation = crate::model::ids::OperationId::new("op-other").unwrap();
-        assert_eq!(gone(&[kept]), ["before"], "of another operation");
+        assert_eq!(gone(std::slice::from_ref(&kept)), ["before"], "of another operation");
+        kept.covered = Some("before".into());
+        assert_eq!(gone(&[kept]), Vec::<String>::new(), "it was found to hold what is kept");
     }
 
     #[test]
@@ -203,7 +230,21 @@ mod tests {
     fn a_day_is_one_of_the_time_zone() {
         let records = [record("b", at("2026-01-01T23:30:00Z"), &[]), record("a", at("2026-01-01T20:00:00Z"), &[])];
         let now = at("2026-01-02T12:00:00Z");
-        assert_eq!(forgettable(&records, &keep(0, 9, 0, 0), now, &Utc), [records[1].clone()]);
-        assert_eq!(forgettable(&records, &keep(0, 9, 0, 0), now, &FixedOffset::east_opt(3600).unwrap()), vec![]);
+        let none = BTreeSet::new();
+        assert_eq!(forgettable(&records, &keep(0, 9, 0, 0), &none, now, &Utc), [records[1].clone()]);
+        assert_eq!(forgettable(&records, &keep(0, 9, 0, 0), &none, now, &FixedOffset::east_opt(3600).unwrap()), vec![]);
+    }
+
+    #[test]
+    fn what_did_not_come_back_when_that_was_rehearsed_stands_in_for_no_other() {
+        let now = at("2026-01-31T12:00:00Z");
+        let records = [0, 1, 2, 3].map(|n| record(&format!("n{n}"), now - TimeDelta::minutes(n), &[]));
+        let failed = BTreeSet::from(["n0".to_owned(), "n1".to_owned()]);
+        let gone = |failed: &BTreeSet<String>| {
+            let gone = forgettable(&records, &keep(1, 1, 1, 1), failed, now, &Utc);
+            gone.into_iter().map(|r| r.snapshot_id).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(&BTreeSet::new()), ["n3", "n2", "n1"]);
+        assert_eq!(gone(&failed), ["n3", "n1"], "the newest, and the newest that is good");
     }
 }

@@ -8,6 +8,8 @@ use crate::store::{Store, StoreError};
 
 /// Agent of records made from the repository alone.
 pub const FROM_REPOSITORY: &str = "restored";
+/// The host of our snapshots is this and the instance.
+const HOST: &str = "dockwarden-";
 
 /// The record of a listed snapshot; `None` for one that is not ours.
 pub fn of(s: &SnapshotInfo) -> Option<BackupRecord> {
@@ -31,6 +33,13 @@ pub fn of(s: &SnapshotInfo) -> Option<BackupRecord> {
     })
 }
 
+/// Whether a listed snapshot is of ours. Another instance's own databases are nothing that this one restores, or thins out with its own; its stacks' data is,
+/// where the repository was brought here.
+pub(super) fn is_ours(s: &SnapshotInfo, instance: &str) -> bool {
+    let theirs = s.volume.as_deref() == Some(INSTANCE) && s.host.strip_prefix(HOST) != Some(instance);
+    !theirs && s.host.starts_with(HOST)
+}
+
 /// Records what the repository holds and the state does not, and says how many that were. The names of the snapshot files tell whether there are any, so
 /// that a repository in which nothing is new is not opened.
 ///
@@ -51,16 +60,13 @@ pub async fn record_unknown(store: &Store, house: &BackupHouse) -> Result<usize,
     if !unknown {
         return Ok(0);
     }
-    let here = format!("dockwarden-{}", store.instance());
     let mut recorded = 0;
     let listed = match house.list().await {
         Err(BackupError::Worker(Failure::NoRepository { .. } | Failure::Key { .. })) if house.remote.is_some() => return Ok(0),
         listed => listed?,
     };
     for s in listed {
-        // Another instance's own databases are nothing that this one restores, or thins out with its own.
-        let theirs = s.host != here && s.volume.as_deref() == Some(INSTANCE);
-        let Some(record) = of(&s).filter(|_| !theirs && s.host.starts_with("dockwarden-")) else { continue };
+        let Some(record) = of(&s).filter(|_| is_ours(&s, store.instance())) else { continue };
         if store.backup(&s.snapshot_id).await.map_err(failed)?.is_none() {
             store.put_backup(&record).await.map_err(failed)?;
             recorded += 1;

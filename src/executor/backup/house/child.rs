@@ -1,12 +1,14 @@
-//! One worker: starts `dockwarden worker`, gives it its request, follows its lines, and ends it at the time limit or when it uses more memory than it may. The
+//! One worker: starts `dockwarden worker`, gives it its request, follows its lines, and ends it when it is let go of or uses more memory than it may. The
 //! cap is kept from outside: where an allocation is refused inside of a library of threads, some of them end and the others wait for them for ever.
 //! Deliberately absent: what is asked of it.
 
-use super::{BackupError, BackupHouse, ProgressSink};
-use crate::executor::worker::{Job, Line, Output, Request};
-use std::path::PathBuf;
+use super::{BackupError, BackupStore, ProgressSink};
+use crate::executor::worker::{Line, Output, Request};
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -15,23 +17,49 @@ const ERROR_TAIL: usize = 2000;
 /// Between two looks at its memory.
 const LOOK: Duration = Duration::from_millis(100);
 
-impl BackupHouse {
-    pub(super) async fn run(&self, job: Job, progress: ProgressSink) -> Result<Output, BackupError> {
-        // Half of the limit, so that one that waits in vain can say so before it is stopped for it.
-        let lock_within_s = Some((self.time_limit / 2).as_secs());
-        let (repo, remote, key_file) = (self.repo.clone(), self.remote.clone(), self.key_file.clone());
-        let expected = if job == Job::Init { self.known()? } else { vec![] };
-        let (known, claim) = (Some(self.known_file()), self.claim.clone());
-        let apart: Vec<PathBuf> = self.copies.iter().map(|c| &c.house).filter(|h| h.remote.is_none()).map(|h| h.repo.clone()).collect();
-        let request = Request { repo, remote, key_file, lock_within_s, expected, known, claim, apart, job };
-        match tokio::time::timeout(self.time_limit, self.run_unlimited(&request, progress)).await {
-            Ok(result) => result,
-            // The child was dropped with the future, and dies with it.
-            Err(_) => Err(BackupError::TimedOut { after: self.time_limit }),
-        }
+/// The worker as a process: `dockwarden worker`.
+#[derive(Debug, Clone)]
+pub struct WorkerProcess {
+    /// Our own binary.
+    exe: PathBuf,
+    /// Most memory that one was seen to use, KiB.
+    pub(crate) peak_kib: Arc<AtomicU64>,
+}
+
+impl WorkerProcess {
+    /// Started from this binary.
+    pub fn new(exe: PathBuf) -> Self {
+        Self { exe, peak_kib: Arc::default() }
     }
 
-    async fn run_unlimited(&self, request: &Request, progress: ProgressSink) -> Result<Output, BackupError> {
+    /// Size of the repository's index, which whoever reads a snapshot holds in memory, MiB; of one on another host it is not known.
+    fn index_mib(repo: &Path) -> u64 {
+        let entries = std::fs::read_dir(repo.join("index")).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum::<u64>() >> 20
+    }
+
+    /// Ends when the process uses more than so many MiB.
+    async fn over(&self, pid: Option<u32>, cap: u64) {
+        let Some(pid) = pid else { return std::future::pending().await };
+        let path = format!("/proc/{pid}/status");
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            // One that has ended has no memory; whoever reads its lines sees its end.
+            let Some(kib) = tokio::fs::read_to_string(&path).await.ok().as_deref().and_then(own_kib) else { continue };
+            self.peak_kib.fetch_max(kib, Ordering::Relaxed);
+            if kib >> 10 >= cap {
+                return;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BackupStore for WorkerProcess {
+    // The child dies with this future.
+    async fn ask(&self, request: &Request, memory_mib: Option<u64>, progress: ProgressSink) -> Result<Output, BackupError> {
         let lost = |what: &'static str, detail: String| BackupError::WorkerLost { what, detail };
         let mut line = serde_json::to_vec(request).map_err(|e| lost("was not asked", e.to_string()))?;
         line.push(b'\n');
@@ -47,7 +75,7 @@ impl BackupHouse {
         let stdout = child.stdout.take().expect("was piped");
         let stderr = child.stderr.take().expect("was piped");
         let tail = tokio::spawn(error_tail(stderr));
-        let cap = self.memory_mib.unwrap_or_else(|| request.job.memory_mib() + 2 * self.index_mib());
+        let cap = memory_mib.unwrap_or_else(|| request.job.memory_mib() + 2 * Self::index_mib(&request.repo));
         let pid = child.id();
         let work = async {
             let asked = stdin.write_all(&line).await;
@@ -84,29 +112,6 @@ impl BackupHouse {
                     "ended without an answer",
                     format!("{asked}{status}; {}", if tail.is_empty() { "it wrote no error" } else { tail.trim() }),
                 ))
-            }
-        }
-    }
-
-    /// Size of its index, which whoever reads a snapshot holds in memory, MiB; of one on another host it is not known.
-    fn index_mib(&self) -> u64 {
-        let entries = std::fs::read_dir(self.repo.join("index")).into_iter().flatten().flatten();
-        entries.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum::<u64>() >> 20
-    }
-
-    /// Ends when the process uses more than so many MiB.
-    async fn over(&self, pid: Option<u32>, cap: u64) {
-        let Some(pid) = pid else { return std::future::pending().await };
-        let path = format!("/proc/{pid}/status");
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            // One that has ended has no memory; whoever reads its lines sees its end.
-            let Some(kib) = tokio::fs::read_to_string(&path).await.ok().as_deref().and_then(own_kib) else { continue };
-            self.peak_kib.fetch_max(kib, Ordering::Relaxed);
-            if kib >> 10 >= cap {
-                return;
             }
         }
     }

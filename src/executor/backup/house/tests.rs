@@ -129,7 +129,7 @@ async fn a_worker_that_hangs_dies_or_is_missing_is_told_apart() {
     script("echo broken pipe dream >&2; exit 7");
     let died = house.list().await.unwrap_err().to_string();
     assert!(died.contains("ended without an answer") && died.contains("exit status: 7") && died.contains("broken pipe dream"), "{died}");
-    house.exe = dir.path().join("none");
+    house.worker = Arc::new(WorkerProcess::new(dir.path().join("none")));
     assert!(house.list().await.unwrap_err().to_string().contains("could not be started"));
 }
 
@@ -141,7 +141,12 @@ async fn a_worker_ends_when_its_supervisor_lets_go_of_it() {
     // A lock held here keeps the worker waiting inside its job.
     let lock = fs::File::open(dir.path().join("home/backups.lock")).unwrap();
     lock.lock().unwrap();
-    let mut child = tokio::process::Command::new(&house.exe).arg("worker").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = tokio::process::Command::new(dir.path().join("worker.sh"))
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let request = Request {
         repo: house.repo.clone(),

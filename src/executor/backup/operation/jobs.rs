@@ -3,12 +3,12 @@
 use super::super::acts::{DataAct, INSTANCE, SNAPSHOT};
 use super::super::reach;
 use super::super::{
-    BackupError, BackupJob, DataJob, Directory, Keeping, PARTIAL, Quiesce, ServiceCommands, Silent, SnapshotState, export, keep, named,
-    writers,
+    BackupError, BackupJob, DataJob, Directory, ForgetPlan, Forgotten, Keeping, PARTIAL, Quiesce, ServiceCommands, Silent, SnapshotState,
+    export, keep, named, writers,
 };
 use super::{Stop, Work};
 use crate::executor::restore::{self, RestoreOutcome};
-use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
+use crate::model::ids::{EngineName, ServiceName, StackName};
 use crate::model::observed::RunState;
 use crate::model::operation::{OperationState, Phase};
 use crate::store::backup::copies::CopyRecord;
@@ -36,13 +36,14 @@ impl Work {
             DataJob::Backup(job) => {
                 let warning = self.backup(job).await?;
                 let Some(keep) = &job.keep else { return Ok(warning) };
+                let and = |more: String| Some(warning.as_ref().map_or_else(|| more.clone(), |w| format!("{w}; {more}")));
                 match self.forget(keep).await {
-                    Ok(()) => Ok(warning),
+                    Ok(None) => Ok(warning),
+                    Ok(Some(spared)) => Ok(and(spared)),
                     // The data is safe: what could not be thinned out says nothing of it.
                     Err(Stop::Failed(why, _)) => {
                         tracing::warn!(operation = %self.id, why, "snapshots that a schedule no longer needs were not removed");
-                        let left = format!("snapshots that the schedule no longer needs were not removed: {why}");
-                        Ok(Some(warning.map_or_else(|| left.clone(), |w| format!("{w}; {left}"))))
+                        Ok(and(format!("snapshots that the schedule no longer needs were not removed: {why}")))
                     }
                     Err(other) => Err(other),
                 }
@@ -64,10 +65,7 @@ impl Work {
                 }
                 Ok(None)
             }
-            DataJob::Forget { snapshots } => {
-                self.interruptible(self.step(DataAct::Forget { snapshots: snapshots.clone() })).await?;
-                Ok(None)
-            }
+            DataJob::Forget { plan } => self.remove(plan.as_ref().clone()).await,
             DataJob::Restore { snapshot, into, path, to } => self.restore(snapshot, into.clone(), path.clone(), to.clone()).await,
             DataJob::Discard { kept, host, snapshot } => self.discard(kept, host, snapshot.as_deref()).await,
             DataJob::RestoreDirectory { snapshot, directory, path } => self.restore_beside(snapshot, directory, path.clone()).await,
@@ -200,19 +198,27 @@ impl Work {
 
     /// What the schedule no longer needs goes, also after a backup that was not whole: of each source and each period the newest whole snapshot stays. The
     /// data is safe, so the stack is let go before: this may wait for others and take long.
-    async fn forget(&self, keep: &Keeping) -> Result<(), Stop> {
+    async fn forget(&self, keep: &Keeping) -> Result<Option<String>, Stop> {
         let (stack, own) = (self.operation().stack, Some(INSTANCE));
         let own = if stack.is_none() { own } else { None };
         let records = self.exec.store.backups(stack.as_ref(), own, usize::MAX).await?;
         let kept = self.exec.store.kept(stack.as_ref()).await?;
-        let gone = keep::forgettable_here(&keep::uncovering(records, &kept), keep, Utc::now());
-        let snapshots: Vec<SnapshotId> = gone.iter().filter_map(|r| SnapshotId::new(r.snapshot_id.as_str()).ok()).collect();
-        if !snapshots.is_empty() {
-            self.let_go().await?;
-            self.say(99.0, format!("removing {} snapshots the schedule no longer needs", snapshots.len()));
-            self.interruptible(self.step(DataAct::Forget { snapshots })).await?;
+        let failed = self.exec.store.failed_drills(None).await?;
+        let gone = keep::forgettable_here(&keep::uncovering(records.clone(), &kept), keep, &failed, Utc::now());
+        let plan = ForgetPlan::new(&records, &gone, &failed);
+        if plan.going.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        self.let_go().await?;
+        self.remove(plan).await
+    }
+
+    /// What is planned to go goes; what stays all the same, in words.
+    async fn remove(&self, plan: ForgetPlan) -> Result<Option<String>, Stop> {
+        self.say(99.0, format!("removing {} snapshots the schedule no longer needs", plan.going.len()));
+        let done = self.interruptible(self.step(DataAct::Forget { plan: Box::new(plan) })).await?;
+        let done: Forgotten = serde_json::from_value(done).map_err(|e| Stop::failed(e.to_string()))?;
+        Ok(done.told())
     }
 
     async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory, path: Option<PathBuf>) -> Result<Option<String>, Stop> {

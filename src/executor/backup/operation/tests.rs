@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::engine::{ContainerSpec, Engine, EngineError, EngineMount};
+use crate::executor::backup::fake::FakeStore;
 use crate::executor::backup::{BackupJob, DataResult, Directory, Keeping, Quiesce, ServiceCommands};
 use crate::executor::backup::{house, test_permit};
 use crate::executor::{FactsOf, Options, StopAfter};
@@ -21,6 +22,7 @@ mod copies;
 mod discard;
 mod holds;
 mod links;
+mod wrong;
 
 struct Rig {
     dir: TempDir,
@@ -37,27 +39,38 @@ fn data() -> EngineName {
     EngineName::new("shop_data").unwrap()
 }
 
-/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`; as long as `worker.sh.partial` exists,
-/// snapshots are partial.
+/// A worker that hangs inside its backup job as long as `worker.sh.block` exists, and says so in `worker.sh.pid`.
 fn house_of(dir: &std::path::Path) -> super::super::BackupHouse {
     use std::os::unix::fs::PermissionsExt;
     let house = house::tests::house(dir, "");
     let real = dir.join("real.sh");
-    std::fs::rename(&house.exe, &real).unwrap();
+    let worker = dir.join("worker.sh");
+    std::fs::rename(&worker, &real).unwrap();
     let script = format!(
         "#!/bin/sh\nread -r line\ncase \"$line\" in *'\"do\":\"backup\"'*|*'\"do\":\"export\"'*)\n  [ -e \"$0.block\" ] && {{ echo $$ > \"$0.pid\"; exec sleep 600; }} ;;\nesac\n\
-         if [ -e \"$0.partial\" ]; then as='s/\"complete\"/\"partial\"/g'; else as=; fi\n\
-         (printf '%s\\n' \"$line\"; exec cat) | {} | sed -u \"$as\"\n",
+         (printf '%s\\n' \"$line\"; exec cat) | {}\n",
         real.display()
     );
-    std::fs::write(&house.exe, script).unwrap();
-    std::fs::set_permissions(&house.exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(&worker, script).unwrap();
+    std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o755)).unwrap();
     house
 }
 
 impl Rig {
     async fn new() -> Self {
         let dir = TempDir::new().unwrap();
+        let house = house_of(dir.path());
+        Self::over(dir, house).await
+    }
+
+    /// With a repository in memory, which goes wrong where it is told to.
+    async fn in_memory() -> (Self, Arc<FakeStore>) {
+        let (dir, fake) = (TempDir::new().unwrap(), Arc::<FakeStore>::default());
+        let house = house::BackupHouse::with(&dir.path().join("home"), fake.clone(), Duration::from_secs(60));
+        (Self::over(dir, house).await, fake)
+    }
+
+    async fn over(dir: TempDir, house: house::BackupHouse) -> Self {
         let store = Store::open(&dir.path().join("state"), &dir.path().join("memory")).await.unwrap();
         let engine = Arc::new(FakeEngine::new());
         engine.add_image("db:1", Behaviour::running());
@@ -68,9 +81,8 @@ impl Rig {
         let spec = ContainerSpec { mounts: vec![mount], ..ContainerSpec::new(name, ImageRef::new("db:1").unwrap()) };
         let id = engine.create_container(&test_permit(), &spec).await.unwrap();
         engine.start(&test_permit(), &id).await.unwrap();
-        let house = house_of(dir.path());
         house.ensure().await.unwrap();
-        let exec = executor(dir.path(), &engine, &store, None);
+        let exec = executor_over(house, &engine, &store, None);
         Self { dir, engine, store, exec }
     }
 
@@ -124,8 +136,11 @@ impl Rig {
 }
 
 fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
-    let mut house = house::BackupHouse::of(&dir.join("home"), dir.join("worker.sh"), Duration::from_secs(60));
-    house.time_limit = Duration::from_secs(60);
+    let house = house::BackupHouse::of(&dir.join("home"), dir.join("worker.sh"), Duration::from_secs(60));
+    executor_over(house, engine, store, stop_after)
+}
+
+fn executor_over(house: house::BackupHouse, engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|_, _| RequestFacts::default());
     // A policy that lets every command of a backup run but one.
     let commands: crate::executor::CommandGate = Arc::new(|_, run| {
@@ -310,7 +325,7 @@ async fn what_the_repository_holds_and_the_state_does_not_is_recorded_once() {
     let same = |r: &BackupRecord| (r.snapshot_id.clone(), r.volume.clone(), r.files, r.bytes, r.state.clone(), r.release, r.tags.clone());
     assert_eq!(found.iter().map(same).collect::<Vec<_>>(), [same(&snapshot)]);
     // A supervisor that never made a backup has no repository to look at.
-    let none = house::BackupHouse::of(&rig.dir.path().join("nowhere"), house.exe.clone(), house.time_limit);
+    let none = house::BackupHouse::with(&rig.dir.path().join("nowhere"), house.worker.clone(), house.time_limit);
     assert_eq!(records::record_unknown(&rig.store, &none).await.unwrap(), 0);
 }
 

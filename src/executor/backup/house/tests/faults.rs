@@ -124,12 +124,12 @@ async fn a_file_that_shrinks_while_it_is_read_makes_the_snapshot_partial_and_is_
 #[tokio::test]
 async fn a_disk_that_is_full_in_the_middle_of_a_pack_is_named_and_leaves_no_snapshot() {
     let (dir, house, first) = world().await;
-    let script = fs::read_to_string(&house.exe).unwrap();
+    let script = fs::read_to_string(dir.path().join("worker.sh")).unwrap();
     // A limit on the size of files stands for the disk.
     let limited = dir.path().join("limited.sh");
     fs::write(&limited, script.replace("#!/bin/sh\n", "#!/bin/sh\nulimit -f 1024\ntrap '' XFSZ\n")).unwrap();
     fs::set_permissions(&limited, fs::Permissions::from_mode(0o755)).unwrap();
-    let full = BackupHouse { exe: limited, ..house.clone() };
+    let full = BackupHouse { worker: Arc::new(WorkerProcess::new(limited)), ..house.clone() };
     fs::write(dir.path().join("data/large"), noise(24 << 20)).unwrap();
     let error = full.backup_dir(request(dir.path().join("data"))).await.unwrap_err();
     assert!(error.to_string().contains("File too large"), "{error}");

@@ -61,6 +61,8 @@ async fn a_restore_of_some_hundred_megabytes_stays_below_300_mb_also_of_what_shr
     const MOST_KIB: u64 = 300_000_000 / 1024;
     let dir = tempfile::tempdir().unwrap();
     let mut house = house(dir.path(), "");
+    let worker = WorkerProcess::new(dir.path().join("worker.sh"));
+    house.worker = Arc::new(worker.clone());
     house.ensure().await.unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
@@ -71,14 +73,14 @@ async fn a_restore_of_some_hundred_megabytes_stays_below_300_mb_also_of_what_shr
     fs::File::create(data.join("zeros")).unwrap().set_len(256 << 20).unwrap();
     let report = house.backup_dir(request(data)).await.unwrap();
     assert!(report.added < 180 << 20, "the text shrinks: {report:?}");
-    let backup = std::mem::take(&mut house.peak_kib).load(Ordering::Relaxed);
+    let backup = worker.peak_kib.swap(0, Ordering::Relaxed);
     let into = dir.path().join("into");
     fs::create_dir(&into).unwrap();
     // The cap of a restore is what it is by default: above it this would be an error.
     house.restore(&report.snapshot_id, &into).await.unwrap();
-    let restored = house.peak_kib.load(Ordering::Relaxed);
+    let restored = worker.peak_kib.load(Ordering::Relaxed);
     assert_eq!(house.verify(&report.snapshot_id, &into).await.unwrap(), Vec::<String>::new());
-    let compared = house.peak_kib.load(Ordering::Relaxed);
+    let compared = worker.peak_kib.load(Ordering::Relaxed);
     println!("backup {backup} KiB, restore {restored} KiB, compare {compared} KiB");
     assert!(restored > 1000 && compared < MOST_KIB, "restore {restored} KiB, compare {compared} KiB");
 }
@@ -91,8 +93,9 @@ async fn the_kernel_takes_a_worker_before_the_supervisor() {
     // A lock held here keeps the worker inside its job.
     let lock = fs::File::open(dir.path().join("home/backups.lock")).unwrap();
     lock.lock().unwrap();
-    let script = fs::read_to_string(&house.exe).unwrap();
-    fs::write(&house.exe, script.replace("#!/bin/sh\n", "#!/bin/sh\necho $$ > \"$0.pid\"\n")).unwrap();
+    let worker = dir.path().join("worker.sh");
+    let script = fs::read_to_string(&worker).unwrap();
+    fs::write(&worker, script.replace("#!/bin/sh\n", "#!/bin/sh\necho $$ > \"$0.pid\"\n")).unwrap();
     let waiting = house.clone();
     let work = tokio::spawn(async move { waiting.list().await });
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! Second repositories as operations: what they hold, what is proven of them, and that the backup does not depend on them.
 
 use super::*;
-use crate::model::ids::SnapshotId;
+use crate::executor::backup::ForgetPlan;
 use crate::model::target::BackupSettings;
 use crate::store::backup::copies::CopyState;
 
@@ -52,8 +52,8 @@ async fn a_copy_holds_the_snapshots_is_proven_by_itself_and_outlives_the_reposit
     assert_eq!((done.copies[0].copied, done.copies[0].held), (0, 2), "nothing is added twice");
 
     // What is removed from the repository stays in the copy by the copy's numbers: of two of one hour the newer.
-    let gone = SnapshotId::new(first.snapshot_id.clone()).unwrap();
-    run(&rig, &exec, "prune", DataJob::Forget { snapshots: vec![gone] }).await;
+    let plan = Box::new(ForgetPlan::new(&[first.clone(), second.clone()], &[first], &BTreeSet::new()));
+    run(&rig, &exec, "prune", DataJob::Forget { plan }).await;
     let (_, done) = run(&rig, &exec, "backup", copy()).await;
     let house = exec.backups.clone().unwrap();
     let there = house.second("disk").unwrap().house.list().await.unwrap();

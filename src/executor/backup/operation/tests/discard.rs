@@ -7,7 +7,7 @@ use crate::executor::backup::removing;
 use crate::store::kept::KeptRecord;
 use std::path::PathBuf;
 
-fn kept(place: &str, source: &str) -> KeptRecord {
+pub(super) fn kept(place: &str, source: &str) -> KeptRecord {
     KeptRecord {
         place: place.to_owned(),
         source: source.to_owned(),
@@ -20,7 +20,7 @@ fn kept(place: &str, source: &str) -> KeptRecord {
     }
 }
 
-async fn discard(rig: &Rig, kept: &KeptRecord, snapshot: Option<&BackupRecord>) -> Operation {
+pub(super) async fn discard(rig: &Rig, kept: &KeptRecord, snapshot: Option<&BackupRecord>) -> Operation {
     let job = DataJob::Discard { kept: Box::new(kept.clone()), host: kept.place.clone(), snapshot: snapshot.cloned().map(Box::new) };
     let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
     rig.done(&rig.exec, &op).await.0
@@ -73,6 +73,7 @@ async fn directory(rig: &Rig) -> (PathBuf, KeptRecord, BackupRecord) {
     let asked = BackupRequest { path: place.clone(), volume: volume.clone(), stack, instance, tags, definition: None, progress };
     let report = rig.exec.backups.clone().unwrap().backup_dir(asked).await.unwrap();
     let snapshot = BackupRecord { volume, snapshot_id: report.snapshot_id.to_string(), ..rig.snapshot().await };
+    rig.store.put_backup(&snapshot).await.unwrap();
     (place, record, snapshot)
 }
 

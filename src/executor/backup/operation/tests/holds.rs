@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::VolumeCreate;
 use crate::executor::backup::HELPER_LABEL;
+use crate::executor::backup::fake::Fault;
 use crate::model::labels;
 use std::collections::BTreeMap;
 
@@ -59,7 +60,7 @@ async fn writers_run_again_when_the_worker_uses_more_memory_than_it_may() {
     rig.engine.write_volume_file("shop_data", "large", &noise);
     let mut house = rig.exec.backups.clone().unwrap();
     // The worker itself, not a shell before it.
-    house.exe = rig.dir.path().join("real.sh");
+    house.worker = Arc::new(house::WorkerProcess::new(rig.dir.path().join("real.sh")));
     house.ensure().await.unwrap();
     // Enough to open a repository, and not to read data into it.
     house.memory_mib = Some(24);
@@ -92,7 +93,7 @@ async fn nothing_is_held_while_snapshots_are_removed_and_none_removed_while_some
 }
 
 /// A schedule's backup that keeps one snapshot.
-fn thinning() -> DataJob {
+pub(super) fn thinning() -> DataJob {
     let rest = Keep { hourly: 1, daily: 1, weekly: 1, monthly: 1, pre_update: 0 };
     let keep = Some(Keeping { rest, ..Keeping::default() });
     DataJob::Backup(Box::new(BackupJob { volumes: vec![data()], keep, ..BackupJob::default() }))
@@ -118,10 +119,10 @@ async fn a_backup_lets_its_stack_go_before_it_waits_to_remove_old_snapshots() {
 
 #[tokio::test]
 async fn a_backup_that_is_not_whole_thins_out_too_and_leaves_the_whole_one() {
-    let rig = Rig::new().await;
+    let (rig, fake) = Rig::in_memory().await;
     let old = rig.snapshot().await;
     let whole = rig.snapshot().await;
-    std::fs::write(rig.dir.path().join("worker.sh.partial"), "").unwrap();
+    fake.fail_next("backup", Fault::Partial);
     let op = rig.exec.submit_data(Some(shop()), thinning(), test_permit(), request("backup", None)).await.unwrap();
     let (op, done) = rig.done(&rig.exec, &op).await;
     assert!(crate::executor::backup::partial(&op) && op.message.as_deref().is_some_and(|m| m.contains("shop_data")), "{op:?}");
