@@ -204,6 +204,15 @@ impl Store {
         self.inner.state.read(read).await
     }
 
+    /// Operations that settled at or after a moment, the last ones first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn operations_settled(&self, since: DateTime<Utc>, limit: usize) -> StoreResult<Vec<Operation>> {
+        let inner = self.inner.clone();
+        self.inner.state.read(move |c| operations_settled(c, &inner.keys, since, limit)).await
+    }
+
     /// A page of operations, newest first: of a stack, in a state, older than one of them.
     ///
     /// # Errors
@@ -435,6 +444,12 @@ fn open_operations(c: &Connection, keys: &Keys) -> Sql<Vec<Operation>> {
 fn operations(c: &Connection, keys: &Keys, n: usize) -> Sql<Vec<Operation>> {
     let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM operation ORDER BY created_at DESC, rowid DESC LIMIT ?1"))?;
     all(&mut statement, [limit(n)], |r| read_operation(r, keys))
+}
+
+fn operations_settled(c: &Connection, keys: &Keys, since: DateTime<Utc>, n: usize) -> Sql<Vec<Operation>> {
+    let mut statement =
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM operation WHERE settled_at >= ?1 ORDER BY settled_at DESC LIMIT ?2"))?;
+    all(&mut statement, params![time(since), limit(n)], |r| read_operation(r, keys))
 }
 
 fn operations_of(c: &Connection, keys: &Keys, stack: &StackName, n: usize) -> Sql<Vec<Operation>> {

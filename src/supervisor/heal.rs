@@ -189,12 +189,18 @@ impl Healer {
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
         let (Some(current), false) = (stack.current, stack.stopped) else {
             self.forget_hands(name).await;
+            let why = if stack.stopped { "its stack was stopped" } else { "its stack has no release" };
+            self.incidents.gone(|of, _| (of == name).then_some(why), Utc::now()).await?;
             return Ok(());
         };
         if self.house.executor.held_by(name).await?.is_some() {
             return Ok(());
         }
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
+        let runs = |service: &ServiceName| release.spec.services.get(service).is_some_and(|s| s.active);
+        self.incidents
+            .gone(|of, service| (of == name && !runs(service)).then_some("its stack has no such service any more"), Utc::now())
+            .await?;
         let observed = self.house.executor.observe(name).await?;
         self.slow.answered(name);
         self.reconcile_by_hand().await?;
@@ -344,10 +350,11 @@ impl Healer {
     /// The next step for an ailing service; whether an act began.
     async fn treat(&mut self, look: &Look<'_>, patient: &Ailment, observed: &planner::Observed) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
-        let asked = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
-        // One that is well but large is restarted; another container, or an older release, would grow as well.
-        let mode = if memory::sampled(patient) { asked.min(HealMode::Restart) } else { asked };
+        let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
+        if memory::sampled(patient) {
+            return self.shrink(look, patient, &course, mode).await;
+        }
         // A person works on this stack: nothing is done that would start again what was stopped.
         let hands = self.hands.of(look.stack);
         let stopped = planner::live(observed, &patient.service).iter().any(|c| hands.stopped.contains(&c.id));

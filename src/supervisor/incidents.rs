@@ -31,8 +31,7 @@ impl Incidents {
     /// The services with an open incident, read once.
     async fn known<'a>(&self, open: &'a mut Open) -> StoreResult<&'a mut BTreeSet<(StackName, ServiceName)>> {
         if open.is_none() {
-            let all = self.house.store.incidents(None, None, 500).await?;
-            *open = Some(all.into_iter().filter(|i| i.closed_at.is_none()).map(|i| (i.stack, i.service)).collect());
+            *open = Some(self.house.store.services_with_incidents().await?.into_iter().collect());
         }
         Ok(open.get_or_insert_default())
     }
@@ -78,6 +77,7 @@ impl Incidents {
             changes,
             actions: vec![],
             quarantined: false,
+            ended: None,
         };
         store.put_incident(&incident).await?;
         open.insert(key);
@@ -121,6 +121,25 @@ impl Incidents {
             i.actions.push(taken);
         };
         self.change(stack, service, write).await
+    }
+
+    /// What there is nothing left of to recover is closed: its record says why, and goes when it is old like any other. `why` answers for a service that is gone.
+    pub(super) async fn gone(&self, why: impl Fn(&StackName, &ServiceName) -> Option<&'static str>, now: DateTime<Utc>) -> StoreResult<()> {
+        let mut guard = self.open.lock().await;
+        let open = self.known(&mut guard).await?;
+        let gone: Vec<_> =
+            open.iter().filter_map(|(stack, service)| Some((stack.clone(), service.clone(), why(stack, service)?))).collect();
+        for (stack, service, why) in gone {
+            let store = &self.house.store;
+            while let Some(mut incident) = store.open_incident(&stack, &service).await? {
+                (incident.closed_at, incident.ended) = (Some(now), Some(why.to_owned()));
+                store.put_incident(&incident).await?;
+                tracing::info!(incident = %incident.id, %stack, %service, why, "an incident ended without a recovery");
+            }
+            store.close_unreadable(&stack, &service, now).await?;
+            open.remove(&(stack, service));
+        }
+        Ok(())
     }
 
     /// The service is well; `over` closes its incident.
