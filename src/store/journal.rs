@@ -1,6 +1,7 @@
 //! Operations and the journal of their steps. A stack's epoch rises with every operation on it, so that a late writer of an older one is
 //! refused. Deliberately absent: what the steps mean.
 
+mod settled;
 mod steps;
 
 use super::codec::{all, changed, first, int, limit, name, name_opt, parse_time, parse_time_opt, parse_word, time, uint, word};
@@ -202,15 +203,6 @@ impl Store {
             None => operations(c, &inner.keys, limit),
         };
         self.inner.state.read(read).await
-    }
-
-    /// Operations that settled at or after a moment, the last ones first.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn operations_settled(&self, since: DateTime<Utc>, limit: usize) -> StoreResult<Vec<Operation>> {
-        let inner = self.inner.clone();
-        self.inner.state.read(move |c| operations_settled(c, &inner.keys, since, limit)).await
     }
 
     /// A page of operations, newest first: of a stack, in a state, older than one of them.
@@ -444,12 +436,6 @@ fn open_operations(c: &Connection, keys: &Keys) -> Sql<Vec<Operation>> {
 fn operations(c: &Connection, keys: &Keys, n: usize) -> Sql<Vec<Operation>> {
     let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM operation ORDER BY created_at DESC, rowid DESC LIMIT ?1"))?;
     all(&mut statement, [limit(n)], |r| read_operation(r, keys))
-}
-
-fn operations_settled(c: &Connection, keys: &Keys, since: DateTime<Utc>, n: usize) -> Sql<Vec<Operation>> {
-    let mut statement =
-        c.prepare_cached(&format!("SELECT {COLUMNS} FROM operation WHERE settled_at >= ?1 ORDER BY settled_at DESC LIMIT ?2"))?;
-    all(&mut statement, params![time(since), limit(n)], |r| read_operation(r, keys))
 }
 
 fn operations_of(c: &Connection, keys: &Keys, stack: &StackName, n: usize) -> Sql<Vec<Operation>> {
