@@ -373,12 +373,12 @@ impl Healer {
             protected,
             now: look.now,
         };
-        if mode != HealMode::Off {
-            self.incidents.sign(look.stack, look.release, patient, look.now).await?;
-        }
+        let signed =
+            async { if mode == HealMode::Off { Ok(()) } else { self.incidents.sign(look.stack, look.release, patient, look.now).await } };
         match course.next(&circumstances) {
-            Step::Wait => Ok(false),
+            Step::Wait => Ok(signed.await.map(|()| false)?),
             Step::Quarantine => {
+                signed.await?;
                 course.give_up(&circumstances);
                 let spent = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
@@ -390,10 +390,15 @@ impl Healer {
                 course.took(act, look.now, jitter());
                 course.release = look.release.number;
                 let count = course.acts.len();
-                self.keep(look, &patient.service, course).await?;
+                // The budget and the incident are both on disk before the act, and get there together: it waits for them.
+                let noted = async {
+                    signed.await?;
+                    self.incidents.took(look.stack, &patient.service, act.as_str(), look.now).await
+                };
+                tokio::try_join!(self.keep(look, &patient.service, course), noted)?;
                 tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
                 self.house.executor.reactions().begins(look.stack);
-                self.act(look, patient, act).await?;
+                self.act(look, patient, act);
                 Ok(true)
             }
         }
@@ -418,8 +423,8 @@ impl Healer {
         Ok(releases.iter().any(|r| r.state == ReleaseState::Good && r.content_of.unwrap_or(r.number) < content))
     }
 
-    async fn act(&self, look: &Look<'_>, patient: &Ailment, act: Act) -> StoreResult<()> {
-        self.incidents.took(look.stack, &patient.service, act.as_str(), look.now).await?;
+    /// Begins an act that its incident knows of.
+    fn act(&self, look: &Look<'_>, patient: &Ailment, act: Act) {
         let (tool, input) = match act {
             Act::Restart => ("restart", json!({"stack": look.stack, "service": patient.service})),
             Act::Recreate => ("restart", json!({"stack": look.stack, "service": patient.service, "recreate": true})),
@@ -452,7 +457,6 @@ impl Healer {
                 tracing::debug!(wake = ?e.0, "the loop has ended");
             }
         });
-        Ok(())
     }
 
     /// Says so once, in the audit log, in the incident and in the log.

@@ -53,16 +53,19 @@ impl Incidents {
         let id =
             IncidentId::new(format!("inc-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
         let error = ProbeError::Failed { reason: patient.reason.clone(), output: patient.error.clone() };
-        let evidence = match &patient.container {
-            Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
-            None => vec![],
+        let evidence = async {
+            match &patient.container {
+                Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
+                None => vec![],
+            }
         };
+        // The act waits for it: what can be asked at once is.
+        let (evidence, changes) = tokio::join!(evidence, diagnose::changes(&self.house, stack, now));
         // A log often names what the exit code only hints at.
         let hinted = evidence.iter().flat_map(|e| e.logs.iter().rev().take(20)).find_map(|line| diagnose::cause_of_error(line));
         let cause =
             if matches!(patient.cause, Cause::Crashed | Cause::Unhealthy) { hinted.unwrap_or(patient.cause) } else { patient.cause };
-        let changes =
-            diagnose::changes(&self.house, stack, now).await.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
+        let changes = changes.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
         let incident = Incident {
             id,
             stack: stack.clone(),

@@ -72,9 +72,10 @@ impl Healer {
             return Ok(false);
         }
         self.incidents.sign(look.stack, look.release, patient, look.now).await?;
+        self.incidents.took(look.stack, &patient.service, Act::Restart.as_str(), look.now).await?;
         tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, "restarted before it is too large");
         self.house.executor.reactions().begins(look.stack);
-        self.act(look, patient, Act::Restart).await?;
+        self.act(look, patient, Act::Restart);
         Ok(true)
     }
 
