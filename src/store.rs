@@ -14,6 +14,7 @@ pub mod kept;
 pub mod lease;
 pub mod ledger;
 pub mod memory;
+pub mod notice;
 pub mod release;
 pub mod seal;
 pub mod taint;
@@ -288,6 +289,15 @@ fn private_dir(dir: &Path) -> StoreResult<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl Store {
+    /// What a broken disk leaves behind in `state.db`: one row is changed past every check.
+    pub(crate) async fn damage(&self, sql: &'static str) {
+        let changed = self.inner.state.write(move |c| Ok(c.execute(sql, [])?)).await.expect("written");
+        assert_eq!(changed, 1, "{sql}");
+    }
 }
 
 #[cfg(test)]

@@ -184,9 +184,10 @@ pub async fn evidence(engine: &dyn Engine, id: &EngineName, service: &str, error
         ProbeError::Failed { reason, output } => (reason.clone(), output.clone().filter(|o| !o.is_empty())),
         ProbeError::Engine(e) => (e.to_string(), None),
     };
-    let seen = engine.container(id).await.ok().flatten();
     let query = LogQuery { tail: Some(EVIDENCE_LINES), since: None, max_bytes: EVIDENCE_BYTES };
-    let logs = match engine.logs(id, &query).await {
+    let (seen, logs) = tokio::join!(engine.container(id), engine.logs(id, &query));
+    let seen = seen.ok().flatten();
+    let logs = match logs {
         Ok(lines) => lines.into_iter().map(|l| l.text).collect(),
         Err(e) => vec![format!("(its log could not be read: {e})")],
     };

@@ -102,6 +102,9 @@ pub struct Incident {
     pub actions: Vec<Taken>,
     /// The loop gave up: a person must look.
     pub quarantined: bool,
+    /// Why it was closed without a recovery: there is nothing left to recover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
 }
 
 impl Incident {
@@ -125,6 +128,9 @@ impl Incident {
         let time = |t: DateTime<Utc>| t.format("%Y-%m-%d %H:%M:%S UTC").to_string();
         let state = match (self.quarantined, self.recovered_at) {
             (_, Some(at)) => format!("recovered at {} after {} s", time(at), self.seconds(now)),
+            (_, None) if self.closed_at.is_some() => {
+                format!("ended after {} s, not recovered: {}", self.seconds(now), self.ended.as_deref().unwrap_or("the service is gone"))
+            }
             (true, None) => format!("given up: a person must look ({} s so far)", self.seconds(now)),
             (false, None) => format!("open for {} s", self.seconds(now)),
         };
@@ -199,7 +205,20 @@ mod tests {
             changes: vec!["release 3 by deployer".into()],
             actions: vec![Taken { at: at(1), act: "restart".into(), outcome: Some("done".into()) }],
             quarantined: false,
+            ended: None,
         };
+        let gone = Incident {
+            recovered_at: None,
+            closed_at: Some(at(50)),
+            ended: Some("its stack was stopped".into()),
+            quarantined: true,
+            ..incident.clone()
+        };
+        assert!(
+            gone.markdown(at(100)).contains("State: ended after 50 s, not recovered: its stack was stopped"),
+            "{}",
+            gone.markdown(at(100))
+        );
         let report = incident.markdown(at(100));
         for part in ["recovered at", "after 42 s", "Cause: crashed", "release 3 by deployer", "restart: done", "exit code 7", "not written"]
         {

@@ -5,6 +5,7 @@ use crate::model::spend::Usage;
 use crate::runner::hands::Offer;
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -80,6 +81,13 @@ pub enum Event {
     Text(String),
     /// A whole call.
     Call(Asked),
+    /// Bytes of what is not passed on: thoughts, or a call (by its id) as far as it has come.
+    Unseen {
+        /// Of which call.
+        call: Option<String>,
+        /// So many, of a call from its beginning.
+        bytes: usize,
+    },
     /// Tokens; the last one counts. A provider may leave it out.
     Usage(Usage),
     /// The end; nothing follows.
@@ -191,6 +199,7 @@ pub async fn listen(mut events: Events, within: Duration) -> Result<Spoken, Prov
     let (mut text, mut calls, mut usage, mut bytes) = (String::new(), vec![], None, 0_usize);
     let whole = async {
         let mut begun = false;
+        let mut parts = BTreeMap::<String, usize>::new();
         while let Some(event) = events.next().await {
             // An answer that fails in the middle was asked for, and begun: whatever the provider calls its failure, it may charge for it.
             let event = event.map_err(|e| if begun && e.may_pass() && !e.may_cost() { ProviderError::Broken(e.to_string()) } else { e })?;
@@ -201,8 +210,13 @@ pub async fn listen(mut events: Events, within: Duration) -> Result<Spoken, Prov
                     text.push_str(&piece);
                 }
                 Event::Call(call) => {
-                    bytes += call.input.to_string().len();
+                    bytes = bytes.saturating_sub(parts.remove(&call.id).unwrap_or(0)).saturating_add(call.input.to_string().len());
                     calls.push(call);
+                }
+                Event::Unseen { call: None, bytes: more } => bytes = bytes.saturating_add(more),
+                Event::Unseen { call: Some(id), bytes: whole } => {
+                    let whole = whole.saturating_add(id.len());
+                    bytes = bytes.saturating_add(whole).saturating_sub(parts.insert(id, whole).unwrap_or(0));
                 }
                 Event::Usage(counted) => usage = Some(counted),
                 Event::End(end) => return Ok(Spoken { text: std::mem::take(&mut text), calls: std::mem::take(&mut calls), usage, end }),
@@ -215,4 +229,30 @@ pub async fn listen(mut events: Events, within: Duration) -> Result<Spoken, Prov
     };
     let ended = tokio::time::timeout(within, whole).await;
     ended.unwrap_or_else(|_| Err(ProviderError::Timeout(format!("not finished after {} s", within.as_secs()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    async fn heard(events: Vec<Event>) -> Result<Spoken, ProviderError> {
+        let all = events.into_iter().chain([Event::End(EndReason::Done)]).map(Ok);
+        listen(Box::pin(futures_util::stream::iter(all)), Duration::from_secs(5)).await
+    }
+
+    #[tokio::test]
+    async fn what_is_not_passed_on_counts_against_the_longest_answer_and_a_call_that_grows_counts_once() {
+        let thought = || Event::Unseen { call: None, bytes: MOST_BYTES / 8 };
+        assert!(heard((0..7).map(|_| thought()).collect()).await.is_ok());
+        let endless = heard((0..9).map(|_| thought()).collect()).await.expect_err("bounded");
+        assert!(endless.to_string().contains("longer than"), "{endless}");
+        // Each piece says how long the call is by now.
+        let piece = |id: &str, bytes| Event::Unseen { call: Some(id.into()), bytes };
+        let grows = (0..4_000).map(|n| piece("c1", n * 1_000));
+        let whole = Event::Call(Asked { id: "c1".into(), tool: "status".into(), input: json!({}) });
+        assert_eq!(heard(grows.chain([whole, thought()]).collect()).await.expect("taken").calls.len(), 1);
+        let many = (0..9).map(|n| piece(&format!("c{n}"), MOST_BYTES / 8)).collect();
+        assert!(heard(many).await.is_err(), "of all calls together");
+    }
 }

@@ -165,9 +165,14 @@ impl Wire {
             Ok(ChatStreamEvent::Chunk(chunk)) => {
                 return vec![Ok(Event::Text(self.key.as_ref().map_or_else(|| chunk.content.clone(), |k| k.scrub(&chunk.content))))];
             }
-            // Calls are taken whole, from the end; that something was written already is what counts.
-            Ok(ChatStreamEvent::ReasoningChunk(_) | ChatStreamEvent::ThoughtSignatureChunk(_) | ChatStreamEvent::ToolCallChunk(_)) => {
-                return vec![Ok(Event::Text(String::new()))];
+            // Calls are taken whole, from the end; that something was written already, and how much, is what counts.
+            Ok(ChatStreamEvent::ReasoningChunk(chunk) | ChatStreamEvent::ThoughtSignatureChunk(chunk)) => {
+                return vec![Ok(Event::Unseen { call: None, bytes: chunk.content.len() })];
+            }
+            Ok(ChatStreamEvent::ToolCallChunk(chunk)) => {
+                let (call, said) = (chunk.tool_call.call_id, chunk.tool_call.fn_arguments);
+                let bytes = said.as_str().map_or_else(|| said.to_string().len(), str::len);
+                return vec![Ok(Event::Unseen { call: Some(call), bytes })];
             }
             Ok(ChatStreamEvent::Start | ChatStreamEvent::Heartbeat) => return vec![],
             Ok(ChatStreamEvent::End(end)) => end,

@@ -1,7 +1,7 @@
 //! Approvals: asked for by a call, decided by operators, used once, void after their time. The call's input is encrypted.
 //! Deliberately absent: who may decide (the gate's matter) and running what was approved.
 
-use super::codec::{all, changed, first, json, name, name_opt, parse_json, parse_time, parse_word, time, word};
+use super::codec::{all, changed, first, json, name, name_opt, parse_json, parse_time, parse_word, readable, time, word};
 use super::fault::{Sql, corrupt};
 use super::release::{set_value, value};
 use super::seal::Keys;
@@ -358,7 +358,7 @@ fn pending(c: &Connection) -> Sql<Vec<Approval>> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {WITHOUT_INPUT} FROM approval WHERE state = 'pending' ORDER BY created_at DESC, rowid DESC LIMIT {LISTED}"
     ))?;
-    all(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
+    readable(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
 }
 
 fn waiting_of(c: &Connection, agent: &str, now: DateTime<Utc>) -> Sql<usize> {
@@ -376,7 +376,7 @@ fn open_of(c: &Connection, keys: &Keys, agent: &str, tool: &str) -> Sql<Vec<Appr
 fn every(c: &Connection) -> Sql<Vec<Approval>> {
     let mut statement =
         c.prepare_cached(&format!("SELECT {WITHOUT_INPUT} FROM approval ORDER BY created_at DESC, rowid DESC LIMIT {LISTED}"))?;
-    all(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
+    readable(&mut statement, [], |r| read_with(r, serde_json::Value::Null))
 }
 
 fn store_decision(c: &Connection, a: &Approval) -> Sql<()> {

@@ -311,8 +311,9 @@ impl Store {
 
     /// The rows of a call that has an intent: that, and its outcome when there is one. Nothing for a read, or a call that never began.
     pub async fn audit_of_call(&self, call: &CallId) -> StoreResult<Vec<AuditRow>> {
-        let call = call.clone();
-        self.inner.audit.read(move |c| rows::of_call(c, call.as_str())).await
+        let (call, dir) = (call.clone(), self.segments_dir());
+        let since = rows::not_before(&call);
+        self.inner.audit.read(move |c| segments::Log::new(c, &dir)?.of_call(call.as_str(), since)).await
     }
 
     /// Changes an agent is at: since when, tool, stack; oldest first. Reads are not among them, nor operations that go on after their call.

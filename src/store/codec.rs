@@ -126,6 +126,22 @@ pub(super) fn all<T>(
     Ok(found)
 }
 
+/// All rows of a statement that can be read: one that is damaged keeps nobody from the others, and the log says that it is left out.
+pub(super) fn readable<T>(
+    statement: &mut rusqlite::Statement<'_>,
+    params: impl rusqlite::Params,
+    mut make: impl FnMut(&rusqlite::Row<'_>) -> Sql<T>,
+) -> Sql<Vec<T>> {
+    let made = all(statement, params, |row| match make(row) {
+        Err(e) if e.of_a_row() => {
+            tracing::error!(error = ?e, "a stored row cannot be read and is left out");
+            Ok(None)
+        }
+        made => made.map(Some),
+    })?;
+    Ok(made.into_iter().flatten().collect())
+}
+
 /// The first row of a statement, turned into a value.
 pub(super) fn first<T>(
     statement: &mut rusqlite::Statement<'_>,

@@ -24,6 +24,17 @@ impl From<StoreError> for Fault {
 }
 
 impl Fault {
+    /// Whether it is what is stored in one row that cannot be read back, while the database answers.
+    pub(super) fn of_a_row(&self) -> bool {
+        use rusqlite::Error as E;
+        match self {
+            Self::Store(e) => matches!(e, StoreError::Corrupt { .. }),
+            Self::Sql(e) => {
+                matches!(e, E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::Utf8Error(..))
+            }
+        }
+    }
+
     /// Names the database.
     pub(super) fn named(self, path: &Path) -> StoreError {
         match self {

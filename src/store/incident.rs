@@ -4,13 +4,14 @@ mod index;
 
 pub(super) use index::Index;
 
-use super::codec::{all, first, limit, name, time};
+use super::codec::{all, first, limit, name, readable, time};
 use super::fault::Sql;
 use super::memory::search;
 use super::seal::Keys;
 use super::{Store, StoreResult};
 use crate::model::ids::*;
 use crate::model::incident::Incident;
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeMap;
 
@@ -61,11 +62,37 @@ impl Store {
         let (stack, service, inner) = (stack.clone(), service.clone(), self.inner.clone());
         let read = move |c: &Connection| {
             let mut s = c.prepare_cached(
-                "SELECT id, sealed_body FROM incident WHERE stack = ?1 AND service = ?2 AND closed_at IS NULL ORDER BY opened_at DESC LIMIT 1",
+                "SELECT id, sealed_body FROM incident WHERE stack = ?1 AND service = ?2 AND closed_at IS NULL ORDER BY opened_at DESC",
             )?;
-            first(&mut s, params![stack.as_str(), service.as_str()], |r| open(r, &inner.keys))
+            Ok(readable(&mut s, params![stack.as_str(), service.as_str()], |r| open(r, &inner.keys))?.into_iter().next())
         };
         self.inner.state.read(read).await
+    }
+
+    /// Services with an open incident, also one that cannot be read.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn services_with_incidents(&self) -> StoreResult<Vec<(StackName, ServiceName)>> {
+        let read = move |c: &Connection| {
+            let mut s = c.prepare_cached("SELECT DISTINCT stack, service FROM incident WHERE closed_at IS NULL")?;
+            all(&mut s, [], |r| Ok((name(WHAT, r.get(0)?)?, name(WHAT, r.get(1)?)?)))
+        };
+        self.inner.state.read(read).await
+    }
+
+    /// Closes, by their columns, what is still open of a service: incidents that cannot be read go with the rest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn close_unreadable(&self, stack: &StackName, service: &ServiceName, now: DateTime<Utc>) -> StoreResult<()> {
+        let (stack, service) = (stack.clone(), service.clone());
+        let write = move |c: &Connection| {
+            let sql = "UPDATE incident SET closed_at = ?3 WHERE stack = ?1 AND service = ?2 AND closed_at IS NULL";
+            c.prepare_cached(sql)?.execute(params![stack.as_str(), service.as_str(), time(now)])?;
+            Ok(())
+        };
+        self.inner.state.write(write).await
     }
 
     /// One incident.
@@ -96,7 +123,7 @@ impl Store {
                 "SELECT id, sealed_body FROM incident WHERE (?1 IS NULL OR stack = ?1) AND (?2 IS NULL OR service = ?2)
                  ORDER BY opened_at DESC, id DESC LIMIT ?3",
             )?;
-            all(&mut s, params![stack.as_ref().map(StackName::as_str), service.as_ref().map(ServiceName::as_str), limit(n)], |r| {
+            readable(&mut s, params![stack.as_ref().map(StackName::as_str), service.as_ref().map(ServiceName::as_str), limit(n)], |r| {
                 open(r, &inner.keys)
             })
         };
@@ -132,10 +159,7 @@ impl Store {
         let read = move |c: &Connection| {
             let index = Index::empty()?;
             let mut s = c.prepare("SELECT id, sealed_body FROM incident")?;
-            let mut rows = s.query([])?;
-            while let Some(r) = rows.next()? {
-                index.put(&open(r, &inner.keys)?)?;
-            }
+            readable(&mut s, [], |r| index.put(&open(r, &inner.keys)?))?;
             Ok(index)
         };
         self.inner.state.read(read).await
@@ -152,7 +176,6 @@ mod tests {
     use super::*;
     use crate::model::incident::Cause;
     use crate::store::tests::open_in;
-    use chrono::{DateTime, Utc};
 
     fn incident(id: &str, service: &str, at: i64, closed: Option<i64>) -> Incident {
         let time = |s| DateTime::<Utc>::from_timestamp(1_790_000_000 + s, 0).unwrap();
@@ -170,6 +193,7 @@ mod tests {
             changes: vec![],
             actions: vec![],
             quarantined: false,
+            ended: None,
         }
     }
 
@@ -189,6 +213,26 @@ mod tests {
         let ids = |found: Vec<Incident>| found.into_iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
         assert_eq!(ids(store.incidents(Some(&stack), None, 10).await.unwrap()), ["inc-b", "inc-a"]);
         assert_eq!(ids(store.incidents(None, Some(&web), 10).await.unwrap()), ["inc-a"]);
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_read_hides_no_other_and_ends_with_its_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_in(&dir).await.unwrap();
+        let (stack, web) = (StackName::new("shop").unwrap(), ServiceName::new("web").unwrap());
+        for (id, service, at) in [("inc-a", "web", 0), ("inc-b", "web", 5), ("inc-c", "db", 6)] {
+            store.put_incident(&incident(id, service, at, None)).await.unwrap();
+        }
+        let damage = |c: &Connection| Ok(c.execute("UPDATE incident SET sealed_body = x'01' WHERE id = 'inc-b'", [])?);
+        assert_eq!(store.inner.state.write(damage).await.unwrap(), 1);
+        let ids = |found: Vec<Incident>| found.into_iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
+        assert_eq!(ids(store.incidents(None, None, 9).await.unwrap()), ["inc-c", "inc-a"]);
+        assert_eq!(store.open_incident(&stack, &web).await.unwrap().unwrap().id.as_str(), "inc-a");
+        *store.inner.incident_words.lock().await = None;
+        assert_eq!(store.incidents_matching(std::slice::from_ref(&stack), "ended", 9).await.unwrap().len(), 2, "also by their words");
+        assert_eq!(store.services_with_incidents().await.unwrap().len(), 2);
+        store.close_unreadable(&stack, &web, incident("inc-x", "web", 9, None).opened_at).await.unwrap();
+        assert_eq!(store.services_with_incidents().await.unwrap(), [(stack, ServiceName::new("db").unwrap())]);
     }
 
     #[tokio::test]

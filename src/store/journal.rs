@@ -1,6 +1,7 @@
 //! Operations and the journal of their steps. A stack's epoch rises with every operation on it, so that a late writer of an older one is
 //! refused. Deliberately absent: what the steps mean.
 
+mod settled;
 mod steps;
 
 use super::codec::{all, changed, first, int, limit, name, name_opt, parse_time, parse_time_opt, parse_word, time, uint, word};

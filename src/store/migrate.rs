@@ -38,6 +38,7 @@ pub(super) const STATE: Schema = Schema {
         include_str!("../../migrations/state/16-step-ended/up.sql"),
         include_str!("../../migrations/state/17-recorded-at/up.sql"),
         include_str!("../../migrations/state/18-told-caps/up.sql"),
+        include_str!("../../migrations/state/19-notices/up.sql"),
     ],
 };
 /// `audit.db`.

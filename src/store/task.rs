@@ -2,8 +2,10 @@
 //! killed supervisor leaves it queued, running (taken over at the next start) or ended, never lost. Deliberately absent: when to try again.
 
 mod hooks;
+mod steps;
+mod unreadable;
 
-use super::codec::{all, first, limit, name, parse_time, parse_time_opt, time, uint};
+use super::codec::{all, first, limit, name, parse_time_opt, readable, time, uint};
 use super::fault::{Sql, corrupt, missing};
 use super::seal::Keys;
 use super::{Store, StoreError, StoreResult};
@@ -163,9 +165,37 @@ impl Store {
             )?;
             let after = after.as_ref().map(TaskId::as_str);
             let params = params![agent.as_ref().map(AgentName::as_str), state.map(TaskState::as_str), limit(n), after];
-            all(&mut s, params, |r| open(r, &inner.keys))
+            readable(&mut s, params, |r| open(r, &inner.keys))
         };
         self.inner.state.read(read).await
+    }
+
+    /// Every task that waits for a human. One that cannot be read never goes on: it fails for good.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tasks_waiting(&self, now: DateTime<Utc>) -> StoreResult<Vec<Task>> {
+        let inner = self.inner.clone();
+        let read = move |c: &Connection| {
+            let mut s = c.prepare_cached("SELECT id, sealed_body FROM task WHERE state = 'waiting_approval' ORDER BY created_at, id")?;
+            all(&mut s, [], |r| match open(r, &inner.keys) {
+                Err(e) if e.of_a_row() => Ok(Err(r.get::<_, String>(0)?)),
+                read => read.map(Ok),
+            })
+        };
+        let (mut found, mut damaged) = (vec![], vec![]);
+        for row in self.inner.state.read(read).await? {
+            match row {
+                Ok(task) => found.push(task),
+                Err(id) => damaged.push(id),
+            }
+        }
+        if !damaged.is_empty() {
+            let write = move |c: &Connection| damaged.iter().map(|id| unreadable::give_up(c, id, now)).collect::<Sql<Vec<_>>>();
+            let lost = self.inner.state.write(write).await?;
+            self.tell_unreadable(lost, now).await;
+        }
+        Ok(found)
     }
 
     /// Takes tasks that are due, oldest first and one per agent, for agents with none at work; `most` bounds what is at work then. They are `running`
@@ -175,22 +205,25 @@ impl Store {
         let write = move |c: &Connection| {
             let running: i64 = c.prepare_cached("SELECT count(*) FROM task WHERE state = 'running'")?.query_row([], |r| r.get(0))?;
             let room = most.saturating_sub(usize::try_from(running).unwrap_or(usize::MAX));
-            let mut taken = vec![];
+            let (mut taken, mut lost) = (vec![], vec![]);
             for (id, _) in due(c, now, lent.as_ref().map(|(agent, _)| agent))?.into_iter().take(room) {
-                let task = change(c, &inner.keys, &id, |t| {
+                let begun = change(c, &inner.keys, &id, |t| {
                     t.state = TaskState::Running;
                     t.attempt += 1;
                     t.started_at.get_or_insert(now);
                     t.waits_for = None;
-                })?;
+                });
+                let Some(task) = unreadable::or_given_up(c, id.as_str(), begun, &mut lost, now)? else { continue };
                 if let Some((_, until)) = &lent {
                     c.prepare_cached("UPDATE task SET lease_until = ?2 WHERE id = ?1")?.execute(params![id.as_str(), time(*until)])?;
                 }
                 taken.push(task);
             }
-            Ok(taken)
+            Ok((taken, lost))
         };
-        self.inner.state.write(write).await
+        let (taken, lost) = self.inner.state.write(write).await?;
+        self.tell_unreadable(lost, now).await;
+        Ok(taken)
     }
 
     /// Changes the state of a task that is at work; `None` when it no longer is (it was taken over or ended by another). A task that was asked to stop
@@ -283,10 +316,10 @@ impl Store {
                 "SELECT id FROM task WHERE state = 'running' AND CASE WHEN lease_until IS NULL THEN ?1 ELSE lease_until <= ?2 END",
             )?;
             let ids: Vec<TaskId> = all(&mut s, params![all_of_them, time(now)], |r| Ok(name(WHAT, r.get(0)?)?))?;
-            let mut taken = vec![];
+            let (mut taken, mut lost) = (vec![], vec![]);
             for id in ids {
                 let cancel: bool = c.prepare_cached("SELECT cancel FROM task WHERE id = ?1")?.query_row([id.as_str()], |r| r.get(0))?;
-                taken.push(change(c, &inner.keys, &id, |t| {
+                let changed = change(c, &inner.keys, &id, |t| {
                     let end = if cancel {
                         Some((TaskState::Cancelled, "stopped on request".to_owned()))
                     } else {
@@ -297,11 +330,14 @@ impl Store {
                         // It keeps its place in the line.
                         None => t.state = TaskState::Queued,
                     }
-                })?);
+                });
+                taken.extend(unreadable::or_given_up(c, id.as_str(), changed, &mut lost, now)?);
             }
-            Ok(taken)
+            Ok((taken, lost))
         };
-        self.inner.state.write(write).await
+        let (taken, lost) = self.inner.state.write(write).await?;
+        self.tell_unreadable(lost, now).await;
+        Ok(taken)
     }
 
     /// When the next queued task that the house does, of an agent that is free, becomes due; `None` when there is none.
@@ -327,55 +363,6 @@ impl Store {
             Ok(())
         };
         self.inner.state.write(write).await
-    }
-
-    /// Notes that the call of a step begins; when it is there already, it stands as it is.
-    pub async fn task_step_begin(&self, task: &TaskId, step: &str, at: DateTime<Utc>) -> StoreResult<()> {
-        let (task, step) = (task.clone(), step.to_owned());
-        let write = move |c: &Connection| {
-            let sql = "INSERT INTO task_step (task, step, at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-            c.prepare_cached(sql)?.execute(params![task.as_str(), step, time(at)])?;
-            Ok(())
-        };
-        self.inner.state.write(write).await
-    }
-
-    /// Keeps what the line answered to a step.
-    pub async fn task_step_done(&self, task: &TaskId, step: &str, reply: &Value, at: DateTime<Utc>) -> StoreResult<()> {
-        let sealed = self.inner.keys.seal(&step_place(task, step), reply)?;
-        let (task, step) = (task.clone(), step.to_owned());
-        let write = move |c: &Connection| {
-            let sql =
-                "INSERT INTO task_step (task, step, at, sealed_reply) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET sealed_reply = ?4";
-            c.prepare_cached(sql)?.execute(params![task.as_str(), step, time(at), sealed])?;
-            Ok(())
-        };
-        self.inner.state.write(write).await
-    }
-
-    /// The call of a step is known to have done nothing: the next try makes it anew.
-    pub async fn task_step_undone(&self, task: &TaskId, step: &str) -> StoreResult<()> {
-        let (task, step) = (task.clone(), step.to_owned());
-        let write = move |c: &Connection| {
-            let sql = "DELETE FROM task_step WHERE task = ?1 AND step = ?2 AND sealed_reply IS NULL";
-            c.prepare_cached(sql)?.execute(params![task.as_str(), step])?;
-            Ok(())
-        };
-        self.inner.state.write(write).await
-    }
-
-    /// The steps of a task, in the order they began.
-    pub async fn task_steps(&self, task: &TaskId) -> StoreResult<Vec<TaskStep>> {
-        let (task, inner) = (task.clone(), self.inner.clone());
-        let read = move |c: &Connection| {
-            let mut s = c.prepare_cached("SELECT step, at, sealed_reply FROM task_step WHERE task = ?1 ORDER BY at, step")?;
-            all(&mut s, [task.as_str()], |r| {
-                let (step, at, sealed): (String, String, Option<Vec<u8>>) = (r.get(0)?, r.get(1)?, r.get(2)?);
-                let reply = sealed.map(|b| inner.keys.open(WHAT, &step_place(&task, &step), &b)).transpose()?;
-                Ok(TaskStep { step, at: parse_time(WHAT, &at)?, reply })
-            })
-        };
-        self.inner.state.read(read).await
     }
 
     /// What each agent with open tasks has to do.
@@ -412,10 +399,6 @@ impl Store {
         };
         self.inner.state.write(write).await
     }
-}
-
-fn step_place(task: &TaskId, step: &str) -> String {
-    format!("task/{task}/{step}")
 }
 
 fn open(r: &Row<'_>, keys: &Keys) -> Sql<Task> {

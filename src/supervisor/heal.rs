@@ -189,12 +189,18 @@ impl Healer {
         self.quiet_until = self.quiet_until.map(|t| t.min(latest));
         let (Some(current), false) = (stack.current, stack.stopped) else {
             self.forget_hands(name).await;
+            let why = if stack.stopped { "its stack was stopped" } else { "its stack has no release" };
+            self.incidents.gone(|of, _| (of == name).then_some(why), Utc::now()).await?;
             return Ok(());
         };
         if self.house.executor.held_by(name).await?.is_some() {
             return Ok(());
         }
         let Some(release) = self.house.store.release(name, current).await? else { return Ok(()) };
+        let runs = |service: &ServiceName| release.spec.services.get(service).is_some_and(|s| s.active);
+        self.incidents
+            .gone(|of, service| (of == name && !runs(service)).then_some("its stack has no such service any more"), Utc::now())
+            .await?;
         let observed = self.house.executor.observe(name).await?;
         self.slow.answered(name);
         self.reconcile_by_hand().await?;
@@ -344,10 +350,11 @@ impl Healer {
     /// The next step for an ailing service; whether an act began.
     async fn treat(&mut self, look: &Look<'_>, patient: &Ailment, observed: &planner::Observed) -> Result<bool, LookError> {
         let spec = look.release.spec.services.get(&patient.service);
-        let asked = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
-        // One that is well but large is restarted; another container, or an older release, would grow as well.
-        let mode = if memory::sampled(patient) { asked.min(HealMode::Restart) } else { asked };
+        let mode = spec.and_then(|s| s.settings.heal).or(look.release.spec.settings.heal).unwrap_or(HealMode::Full);
         let mut course = self.course(look, &patient.service).await?;
+        if memory::sampled(patient) {
+            return self.shrink(look, patient, &course, mode).await;
+        }
         // A person works on this stack: nothing is done that would start again what was stopped.
         let hands = self.hands.of(look.stack);
         let stopped = planner::live(observed, &patient.service).iter().any(|c| hands.stopped.contains(&c.id));
@@ -366,12 +373,12 @@ impl Healer {
             protected,
             now: look.now,
         };
-        if mode != HealMode::Off {
-            self.incidents.sign(look.stack, look.release, patient, look.now).await?;
-        }
+        let signed =
+            async { if mode == HealMode::Off { Ok(()) } else { self.incidents.sign(look.stack, look.release, patient, look.now).await } };
         match course.next(&circumstances) {
-            Step::Wait => Ok(false),
+            Step::Wait => Ok(signed.await.map(|()| false)?),
             Step::Quarantine => {
+                signed.await?;
                 course.give_up(&circumstances);
                 let spent = course.acts.len();
                 self.keep(look, &patient.service, course).await?;
@@ -383,10 +390,15 @@ impl Healer {
                 course.took(act, look.now, jitter());
                 course.release = look.release.number;
                 let count = course.acts.len();
-                self.keep(look, &patient.service, course).await?;
+                // The budget and the incident are both on disk before the act, and get there together: it waits for them.
+                let noted = async {
+                    signed.await?;
+                    self.incidents.took(look.stack, &patient.service, act.as_str(), look.now).await
+                };
+                tokio::try_join!(self.keep(look, &patient.service, course), noted)?;
                 tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, action = count, budget = policy::BUDGET, act = act.as_str(), "healing");
                 self.house.executor.reactions().begins(look.stack);
-                self.act(look, patient, act).await?;
+                self.act(look, patient, act);
                 Ok(true)
             }
         }
@@ -411,8 +423,8 @@ impl Healer {
         Ok(releases.iter().any(|r| r.state == ReleaseState::Good && r.content_of.unwrap_or(r.number) < content))
     }
 
-    async fn act(&self, look: &Look<'_>, patient: &Ailment, act: Act) -> StoreResult<()> {
-        self.incidents.took(look.stack, &patient.service, act.as_str(), look.now).await?;
+    /// Begins an act that its incident knows of.
+    fn act(&self, look: &Look<'_>, patient: &Ailment, act: Act) {
         let (tool, input) = match act {
             Act::Restart => ("restart", json!({"stack": look.stack, "service": patient.service})),
             Act::Recreate => ("restart", json!({"stack": look.stack, "service": patient.service, "recreate": true})),
@@ -445,7 +457,6 @@ impl Healer {
                 tracing::debug!(wake = ?e.0, "the loop has ended");
             }
         });
-        Ok(())
     }
 
     /// Says so once, in the audit log, in the incident and in the log.

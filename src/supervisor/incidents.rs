@@ -31,8 +31,7 @@ impl Incidents {
     /// The services with an open incident, read once.
     async fn known<'a>(&self, open: &'a mut Open) -> StoreResult<&'a mut BTreeSet<(StackName, ServiceName)>> {
         if open.is_none() {
-            let all = self.house.store.incidents(None, None, 500).await?;
-            *open = Some(all.into_iter().filter(|i| i.closed_at.is_none()).map(|i| (i.stack, i.service)).collect());
+            *open = Some(self.house.store.services_with_incidents().await?.into_iter().collect());
         }
         Ok(open.get_or_insert_default())
     }
@@ -54,16 +53,19 @@ impl Incidents {
         let id =
             IncidentId::new(format!("inc-{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())).expect("a ulid is alphanumeric");
         let error = ProbeError::Failed { reason: patient.reason.clone(), output: patient.error.clone() };
-        let evidence = match &patient.container {
-            Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
-            None => vec![],
+        let evidence = async {
+            match &patient.container {
+                Some(container) => vec![probe::evidence(&*self.house.engine, container, patient.service.as_str(), &error).await],
+                None => vec![],
+            }
         };
+        // The act waits for it: what can be asked at once is.
+        let (evidence, changes) = tokio::join!(evidence, diagnose::changes(&self.house, stack, now));
         // A log often names what the exit code only hints at.
         let hinted = evidence.iter().flat_map(|e| e.logs.iter().rev().take(20)).find_map(|line| diagnose::cause_of_error(line));
         let cause =
             if matches!(patient.cause, Cause::Crashed | Cause::Unhealthy) { hinted.unwrap_or(patient.cause) } else { patient.cause };
-        let changes =
-            diagnose::changes(&self.house, stack, now).await.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
+        let changes = changes.unwrap_or_else(|e| vec![format!("(could not be read: {})", e.message)]);
         let incident = Incident {
             id,
             stack: stack.clone(),
@@ -78,6 +80,7 @@ impl Incidents {
             changes,
             actions: vec![],
             quarantined: false,
+            ended: None,
         };
         store.put_incident(&incident).await?;
         open.insert(key);
@@ -121,6 +124,25 @@ impl Incidents {
             i.actions.push(taken);
         };
         self.change(stack, service, write).await
+    }
+
+    /// What there is nothing left of to recover is closed: its record says why, and goes when it is old like any other. `why` answers for a service that is gone.
+    pub(super) async fn gone(&self, why: impl Fn(&StackName, &ServiceName) -> Option<&'static str>, now: DateTime<Utc>) -> StoreResult<()> {
+        let mut guard = self.open.lock().await;
+        let open = self.known(&mut guard).await?;
+        let gone: Vec<_> =
+            open.iter().filter_map(|(stack, service)| Some((stack.clone(), service.clone(), why(stack, service)?))).collect();
+        for (stack, service, why) in gone {
+            let store = &self.house.store;
+            while let Some(mut incident) = store.open_incident(&stack, &service).await? {
+                (incident.closed_at, incident.ended) = (Some(now), Some(why.to_owned()));
+                store.put_incident(&incident).await?;
+                tracing::info!(incident = %incident.id, %stack, %service, why, "an incident ended without a recovery");
+            }
+            store.close_unreadable(&stack, &service, now).await?;
+            open.remove(&(stack, service));
+        }
+        Ok(())
     }
 
     /// The service is well; `over` closes its incident.

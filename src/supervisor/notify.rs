@@ -1,5 +1,6 @@
 //! Tells a person outside what needs one: approvals that wait or run out, operations that were rolled back or are stuck, healing that gave
-//! up, a host that fails, drift, backups and tasks that failed. What there is to tell is read from the store; each event is told once, also over restarts. Deliberately absent:
+//! up, a host that fails, drift, backups and tasks that failed. What there is to tell is read from the store, and kept there from the decision to the delivery: a restart
+//! in between tells it again under the same id, and nothing twice that was delivered. Deliberately absent:
 //! reasons, arguments and texts of agents or containers (they may carry secrets or instructions), and any part in what happens.
 
 mod deliver;
@@ -7,9 +8,11 @@ mod deliver;
 use crate::call::House;
 use crate::executor::backup::{STILL_HELD, partial};
 use crate::model::config::{NotifyEvent, NotifySettings};
+use crate::model::ids::ApprovalId;
 use crate::model::operation::{Operation, OperationState};
-use crate::store::approval::Approval;
+use crate::store::approval::{Approval, ApprovalState};
 use crate::store::audit::AuditRow;
+use crate::store::notice::Notice;
 use crate::store::{Store, StoreResult};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use deliver::Outcome;
@@ -32,16 +35,16 @@ const EXPIRING: TimeDelta = TimeDelta::minutes(5);
 const AT_ONCE: usize = 5;
 /// Ordinary messages in `WINDOW`, the last of which says that there is more; the rest waits for a person to look.
 const MOST: usize = 30;
-/// Messages in `WINDOW` beside those about what waits for a person now: a storm of others must not hide them.
+/// Messages in `WINDOW` about what waits for a person now, in places of their own: a storm of others must not hide them. The last place says how many more there are.
 const URGENT: usize = 10;
 const WINDOW: TimeDelta = TimeDelta::minutes(10);
 /// Ids of told events that are kept: a store full of approvals and operations has fewer in the week they are looked at.
 const KEPT: usize = 2_000;
-/// Messages waiting to be delivered.
+/// Messages of each kind waiting to be delivered; the oldest beyond that are dropped.
 const QUEUE: usize = 64;
 
 /// One thing to tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Names it for ever: told once.
     pub id: String,
@@ -75,51 +78,119 @@ struct Told {
 pub async fn run(house: Arc<House>, shutdown: CancellationToken, count: impl Fn(Outcome) + Send + Sync + 'static) {
     let Some(settings) = house.config.settings.notify.clone() else { return };
     let courier = match deliver::Courier::new(&settings) {
-        Ok(courier) => courier,
+        Ok(courier) => Arc::new(courier),
         Err(e) => return tracing::error!(error = %e, "nobody will be notified"),
     };
-    let count = Arc::new(count);
-    let (queue, waiting) = mpsc::channel(QUEUE);
-    let (counted, stop) = (Arc::clone(&count), shutdown.clone());
-    let delivery = tokio::spawn(async move { courier.run(waiting, stop, move |o| counted(o)).await });
+    let count: Arc<dyn Fn(Outcome) + Send + Sync> = Arc::new(count);
+    // What waits for a person waits for no receiver of the rest.
+    let lanes = [true, false].map(|urgent| {
+        let (waiting, lane) = (Arc::new(Notify::new()), Lane { urgent, house: house.clone(), settings: settings.clone() });
+        let (courier, stop, count, news) = (courier.clone(), shutdown.clone(), count.clone(), waiting.clone());
+        (waiting, tokio::spawn(async move { lane.run(&courier, &news, &stop, &*count).await }))
+    });
     while tokio::time::timeout(LOOK_EVERY, shutdown.cancelled()).await.is_err() {
-        match look(&house, &settings, &queue).await {
-            Ok(0) => {}
+        match look(&house, &settings, Utc::now()).await {
             Ok(dropped) => (0..dropped).for_each(|_| count(Outcome::Dropped)),
             Err(e) => tracing::error!(error = %e, "what there is to notify could not be read"),
         }
+        lanes.iter().for_each(|(waiting, _)| waiting.notify_one());
     }
-    drop(queue);
-    if let Err(e) = delivery.await {
-        tracing::error!(error = %e, "delivery of notifications ended badly");
+    for (_, lane) in lanes {
+        if let Err(e) = lane.await {
+            tracing::error!(error = %e, "delivery of notifications ended badly");
+        }
     }
 }
 
-/// One look: what is new is noted as told and given to delivery. Noted first, so that a failing receiver is not asked for ever.
-async fn look(house: &House, settings: &NotifySettings, queue: &mpsc::Sender<Value>) -> StoreResult<usize> {
-    let now = Utc::now();
-    let before = house.store.value(TOLD).await?;
-    let mut told: Told = before.as_ref().and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default();
-    if told.since.is_none() {
-        told = Told { since: Some(now), seq: house.store.audit_head().await?, ..Told::default() };
-        return house.store.set_value(TOLD, &json!(told)).await.map(|()| 0);
-    }
-    let was = told.clone();
-    let mut events = collect(&house.store, &mut told, now).await?;
-    events.retain(|e| settings.events.is_empty() || settings.events.contains(&e.kind));
-    let host = &house.config.host_name;
-    let messages = within_bounds(&mut told, events, now);
-    if told != was {
-        house.store.set_value(TOLD, &json!(told)).await?;
-    }
-    let mut dropped = 0;
-    for event in messages {
-        if queue.try_send(message(&event, settings, host)).is_err() {
-            tracing::warn!(event = event.id, "a notification was dropped: too many wait to be delivered");
-            dropped += 1;
+/// What is delivered one after the other.
+struct Lane {
+    urgent: bool,
+    house: Arc<House>,
+    settings: NotifySettings,
+}
+
+impl Lane {
+    /// Delivers what waits, until `stop`. What was under way then, or in a kill, is told by the next supervisor.
+    async fn run(&self, courier: &deliver::Courier, news: &Notify, stop: &CancellationToken, count: &(dyn Fn(Outcome) + Send + Sync)) {
+        loop {
+            tokio::select! {
+                () = self.deliver(courier, count) => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                () = news.notified() => {}
+                () = stop.cancelled() => return,
+            }
         }
     }
-    Ok(dropped)
+
+    /// Delivers all there is now.
+    async fn deliver(&self, courier: &deliver::Courier, count: &(dyn Fn(Outcome) + Send + Sync)) {
+        let store = &self.house.store;
+        loop {
+            let next = match store.notices(self.urgent, false).await {
+                Ok(waiting) => waiting.into_iter().next(),
+                Err(e) => return tracing::error!(error = %e, "what waits to be notified could not be read"),
+            };
+            let Some(next) = next else { return };
+            match serde_json::from_value::<Event>(next.body) {
+                Ok(event) if moot(store, &event).await => tracing::info!(event = event.id, "not notified: it was decided meanwhile"),
+                Ok(event) => {
+                    let delivered = courier.deliver(&message(&event, &self.settings, &self.house.config.host_name)).await;
+                    count(if delivered { Outcome::Delivered } else { Outcome::Failed });
+                }
+                Err(e) => tracing::error!(event = next.id, error = %e, "a notification cannot be read and is given up"),
+            }
+            // Until that is noted nothing else is told: each would be told for ever.
+            while let Err(e) = store.notice_over(&next.id).await {
+                tracing::error!(event = next.id, error = %e, "that somebody was notified could not be noted; it is tried again");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Whether an approval an event asks for is not waited for any more.
+async fn moot(store: &Store, event: &Event) -> bool {
+    let asks = matches!(event.kind, NotifyEvent::ApprovalPending | NotifyEvent::ApprovalExpiring);
+    let id = event.id.split_once(':').filter(|_| asks).and_then(|(_, id)| ApprovalId::new(id).ok());
+    let Some(id) = id else { return false };
+    match store.approval(&id, Utc::now()).await {
+        Ok(found) => found.is_none_or(|a| a.state != ApprovalState::Pending),
+        Err(e) => {
+            tracing::warn!(approval = %id, error = %e, "whether it still waits could not be read; it is told");
+            false
+        }
+    }
+}
+
+/// One look: what is new is noted as told and kept for delivery, in one transaction. How many messages were dropped for it.
+async fn look(house: &House, settings: &NotifySettings, now: DateTime<Utc>) -> StoreResult<usize> {
+    let store = &house.store;
+    let before = store.value(TOLD).await?;
+    let mut told: Told = before.as_ref().and_then(|v| serde_json::from_value(v.clone()).ok()).unwrap_or_default();
+    if told.since.is_none() {
+        told = Told { since: Some(now), seq: store.audit_head().await?, ..Told::default() };
+        return store.set_value(TOLD, &json!(told)).await.map(|()| 0);
+    }
+    let was = told.clone();
+    let mut events = collect(store, &mut told, now).await?;
+    events.retain(|e| settings.events.is_empty() || settings.events.contains(&e.kind));
+    let (mut held, mut gone) = (vec![], vec![]);
+    for notice in store.notices(true, true).await? {
+        match serde_json::from_value::<Event>(notice.body) {
+            Ok(event) if !moot(store, &event).await => held.push(event),
+            Ok(_) | Err(_) => gone.push(notice.id),
+        }
+    }
+    let decided = within_bounds(&mut told, events, held, now);
+    gone.extend(decided.covered);
+    if told == was && gone.is_empty() {
+        return Ok(0);
+    }
+    let keep = |held: bool| move |e: Event| Notice { id: e.id.clone(), urgent: urgent(e.kind), held, body: json!(e) };
+    let new = decided.now.into_iter().map(keep(false)).chain(decided.held.into_iter().map(keep(true))).collect();
+    store.decide_notices((TOLD, &json!(told)), new, gone, QUEUE).await
 }
 
 /// Everything that was not told yet; notes it as told.
@@ -131,8 +202,10 @@ async fn collect(store: &Store, told: &mut Told, now: DateTime<Utc>) -> StoreRes
     for approval in store.approvals(true, now).await? {
         events.extend(waiting(&approval, now));
     }
-    for operation in store.operations(None, 100).await? {
-        events.extend(settled(&operation).filter(|e| e.at >= since));
+    // Also by when they ended: one that took hours has many younger ones before it.
+    let ended = store.operations_settled(since, 100).await?;
+    for operation in store.operations(None, 100).await?.iter().chain(&ended) {
+        events.extend(settled(operation).filter(|e| e.at >= since));
     }
     for row in store.audit_after(told.seq, None, 500).await? {
         told.seq = row.seq;
@@ -290,27 +363,55 @@ fn recorded(row: &AuditRow) -> Option<Event> {
     }
 }
 
-/// Somebody waits for a person, or a brake is off: it is of no use later.
+/// Somebody waits for a person, or a brake is off: told in any storm of others.
 fn urgent(kind: NotifyEvent) -> bool {
     use NotifyEvent as N;
-    matches!(kind, N::ApprovalPending | N::ApprovalExpiring | N::NeedsAttention | N::BreakGlass)
+    match kind {
+        N::ApprovalPending | N::ApprovalExpiring | N::NeedsAttention | N::GaveUp | N::BreakGlass => true,
+        N::RolledBack | N::HostFailing | N::DriftFound | N::TaskFailed | N::BackupFailed | N::Budget | N::Disk => false,
+    }
 }
 
-/// What is urgent, the first few others of a look, one line for the rest; never more than `URGENT` and `MOST` in `WINDOW`. What is urgent and finds no room is
-/// not noted as told: a later look tells it, if it still waits then.
-fn within_bounds(told: &mut Told, events: Vec<Event>, now: DateTime<Utc>) -> Vec<Event> {
+/// What becomes of events.
+#[derive(Debug, Default, PartialEq)]
+struct Decided {
+    /// Told now.
+    now: Vec<Event>,
+    /// Urgent ones that wait for room.
+    held: Vec<Event>,
+    /// Ids of those that were held and of which a line tells that there are so many.
+    covered: Vec<String>,
+}
+
+/// What is urgent, the first few others of a look, one line for the rest of each; never more than `URGENT` and `MOST` in `WINDOW`. `held` are urgent ones of earlier
+/// looks that found no room: nothing urgent is left out, it is told later, or counted in a line.
+fn within_bounds(told: &mut Told, events: Vec<Event>, held: Vec<Event>, now: DateTime<Utc>) -> Decided {
     for times in [&mut told.sent, &mut told.urgent] {
         times.iter_mut().for_each(|t| *t = (*t).min(now));
         times.retain(|t| now - *t < WINDOW);
     }
-    let (mut out, mut others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|e| urgent(e.kind));
-    let late = out.split_off(out.len().min(URGENT.saturating_sub(told.urgent.len())));
-    if !late.is_empty() {
-        tracing::warn!(events = late.len(), "not notified yet: too many that wait for a person in the last ten minutes");
-        told.ids.retain(|id| !late.iter().any(|e| e.id == *id));
+    let (new, mut others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|e| urgent(e.kind));
+    let waited: BTreeSet<String> = held.iter().map(|e| e.id.clone()).collect();
+    let mut waiting: Vec<Event> = held.into_iter().chain(new).collect();
+    let room = URGENT.saturating_sub(told.urgent.len());
+    let mut decided = Decided::default();
+    if room == 0 {
+        if waiting.iter().any(|e| !waited.contains(&e.id)) {
+            tracing::warn!(events = waiting.len(), "not notified yet: too many that wait for a person in the last ten minutes");
+        }
+        decided.held = waiting.into_iter().filter(|e| !waited.contains(&e.id)).collect();
+    } else {
+        // The last place is for the line that says how many more there are.
+        let rest = if waiting.len() > room { waiting.split_off(room - 1) } else { vec![] };
+        if let Some(last) = rest.last() {
+            let title = format!("and {} more that wait for a person: `dockwarden approvals` and `dockwarden audit` show them", rest.len());
+            waiting.push(Event { id: format!("more:{}", last.id), title, path: Some("/approvals".into()), ..last.clone() });
+            decided.covered = rest.into_iter().map(|e| e.id).filter(|id| waited.contains(id)).collect();
+        }
+        told.urgent.extend(waiting.iter().map(|_| now));
+        decided.now = waiting;
     }
-    told.urgent.extend(out.iter().map(|_| now));
-    // The last place is for the line that says that there is more.
+    // The same of the others.
     let room = (MOST - 1).saturating_sub(told.sent.len());
     let rest = others.split_off(others.len().min(AT_ONCE).min(room));
     let silent = told.sent.len() + others.len() >= MOST;
@@ -323,8 +424,8 @@ fn within_bounds(told: &mut Told, events: Vec<Event>, now: DateTime<Utc>) -> Vec
         }
     }
     told.sent.extend(others.iter().map(|_| now));
-    out.extend(others);
-    out
+    decided.now.extend(others);
+    decided
 }
 
 /// The body of one message: `text` is what Slack shows, `content` Discord, `message`, `title`, `click` and `topic` ntfy; all of it for others.

@@ -12,9 +12,9 @@ use crate::model::ids::ApprovalId;
 use crate::model::prompt::Retry;
 use crate::model::task::{Task, TaskEnd, TaskState, TaskWork};
 use crate::runner;
-use crate::store::StoreResult;
 use crate::store::approval::ApprovalState;
 use crate::store::task::TaskChange;
+use crate::store::{StoreError, StoreResult};
 use approved::Starts;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::sync::Arc;
@@ -32,8 +32,6 @@ const FORGET_EVERY: Duration = Duration::from_secs(3600);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
 /// Pause before a change of state that could not be written is tried again.
 const UNWRITTEN: Duration = Duration::from_secs(1);
-/// Tasks waiting for a human that are read at once.
-const WAITING: usize = 1000;
 
 /// Runs until `shutdown`; what is at work then stops after its call and is taken up by the next supervisor.
 pub async fn run(house: Arc<House>, shutdown: CancellationToken) {
@@ -215,48 +213,48 @@ async fn look_after(house: &Arc<House>, starts: &mut Starts, at_work: &TaskTrack
     }
 }
 
-/// All tasks that wait for a human, read in pages.
-async fn waiting(house: &House, page: usize) -> StoreResult<Vec<Task>> {
-    let mut all: Vec<Task> = vec![];
-    loop {
-        let after = all.last().map(|t| t.id.clone());
-        let found = house.store.tasks_page(None, Some(TaskState::WaitingApproval), after.as_ref(), page).await?;
-        let ended = found.len() < page;
-        all.extend(found);
-        if ended {
-            return Ok(all);
-        }
-    }
-}
-
-/// Lets tasks go on whose human has decided; the approvals that were given and whose call has not started.
+/// Lets tasks go on whose human has decided; the approvals that were given and whose call has not started. What cannot be told of one keeps none of the others waiting.
 async fn decided(house: &House) -> StoreResult<Vec<ApprovalId>> {
     let mut given = vec![];
-    for task in waiting(house, WAITING).await? {
-        let now = Utc::now();
-        let approval = match &task.waits_for {
-            Some(id) => house.store.approval(id, now).await?,
-            None => None,
-        };
-        let open = match approval {
-            Some(a) => match a.state {
-                ApprovalState::Pending => true,
-                // Not yet done: the operator's door runs the call and uses it up.
-                ApprovalState::Approved => {
-                    given.push(a.id);
-                    true
-                }
-                ApprovalState::Used => came_of(&house.store, &a).await? == Came::AtWork,
-                ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => false,
-            },
-            None => false,
-        };
-        if !open {
-            house.store.task_resume(&task.id).await?;
-            house.desk.settled();
+    for task in house.store.tasks_waiting(Utc::now()).await? {
+        if let Err(e) = stands(house, &task, &mut given).await {
+            tracing::error!(task = %task.id, error = %e, "what a task waits for could not be looked at");
         }
     }
     Ok(given)
+}
+
+/// Where one stands.
+async fn stands(house: &House, task: &Task, given: &mut Vec<ApprovalId>) -> StoreResult<()> {
+    let approval = match &task.waits_for {
+        Some(id) => match house.store.approval(id, Utc::now()).await {
+            // It will not be decided any more; the task says so when it goes on.
+            Err(e @ StoreError::Corrupt { .. }) => {
+                tracing::error!(task = %task.id, approval = %id, error = %e, "the approval a task waits for cannot be read");
+                None
+            }
+            found => found?,
+        },
+        None => None,
+    };
+    let open = match approval {
+        Some(a) => match a.state {
+            ApprovalState::Pending => true,
+            // Not yet done: the operator's door runs the call and uses it up.
+            ApprovalState::Approved => {
+                given.push(a.id);
+                true
+            }
+            ApprovalState::Used => came_of(&house.store, &a).await? == Came::AtWork,
+            ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Stale => false,
+        },
+        None => false,
+    };
+    if !open {
+        house.store.task_resume(&task.id).await?;
+        house.desk.settled();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

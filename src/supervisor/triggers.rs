@@ -324,7 +324,13 @@ impl Triggers {
         };
         let fresh = |at: DateTime<Utc>| at >= since && now - at < NEWS;
         let mut out = vec![];
-        for i in store.incidents(None, None, 50).await?.into_iter().filter(|i| fresh(i.opened_at)) {
+        // Also those that are open for long: one may be given up today.
+        let mut incidents = store.incidents(None, None, 50).await?;
+        for (stack, service) in store.services_with_incidents().await? {
+            let open = store.open_incident(&stack, &service).await?;
+            incidents.extend(open.filter(|o| !incidents.iter().any(|i| i.id == o.id)));
+        }
+        for i in incidents {
             let facts = |what: &str| {
                 let facts = json!({"what": what, "incident": i.id, "cause": i.cause, "release": i.release});
                 facts.as_object().cloned().unwrap_or_default()
@@ -336,12 +342,19 @@ impl Triggers {
                 service: Some(i.service.to_string()),
                 facts: facts(kind.as_str()),
             };
-            out.push(happened(EventKind::IncidentOpened));
-            if i.quarantined {
+            if fresh(i.opened_at) {
+                out.push(happened(EventKind::IncidentOpened));
+            }
+            let given_up = i.actions.iter().rev().find(|a| a.act == "quarantine").map_or(i.opened_at, |a| a.at);
+            if i.quarantined && fresh(given_up) {
                 out.push(happened(EventKind::IncidentQuarantined));
             }
         }
-        for o in store.operations(None, 100).await?.into_iter().filter(|o| fresh(o.settled_at.unwrap_or(o.created_at))) {
+        // Also by when they ended: one that took hours has many younger ones before it.
+        let mut operations = store.operations(None, 100).await?;
+        let ended = store.operations_settled(since.max(now - NEWS), 100).await?;
+        operations.extend(ended.into_iter().filter(|e| !operations.iter().any(|o| o.id == e.id)).collect::<Vec<_>>());
+        for o in operations.into_iter().filter(|o| fresh(o.settled_at.unwrap_or(o.created_at))) {
             let data = matches!(o.verb.as_str(), "backup" | "verify_backup");
             let kind = match o.state {
                 // Done, and some of the data is nowhere.
@@ -532,6 +545,40 @@ mod tests {
             created_at: now,
             settled_at: Some(now),
         }
+    }
+
+    #[tokio::test]
+    async fn what_began_long_ago_and_ends_badly_now_sets_off_its_task() {
+        let list = json!([
+            {"name": "failed", "agent": "a0", "skill": "look", "on": {"event": "backup_failed"}},
+            {"name": "given-up", "agent": "a0", "skill": "look", "on": {"event": "incident_quarantined"}}]);
+        let (b, mut t) = bench(list).await;
+        let (now, store) = (Utc::now(), &b.house.store);
+        t.round(now - TimeDelta::hours(9)).await;
+        // A backup of three hours, and many operations since it began; an incident of yesterday that is given up now.
+        let started = |id: &str, hours: i64| crate::model::operation::Operation {
+            created_at: now - TimeDelta::hours(hours),
+            settled_at: Some(now),
+            ..operation(id, if hours > 0 { "PARTIAL: x" } else { "all is well" }, now)
+        };
+        let all = std::iter::once(started("op-long", 3)).chain((0..120).map(|n| started(&format!("op-{n}"), 0)));
+        for (n, o) in all.enumerate() {
+            let settled = now - TimeDelta::seconds(200 - n as i64) + TimeDelta::seconds(if n == 0 { 199 } else { 0 });
+            let begun = store.begin_aside(o, "h").await.expect("begun").expect("new");
+            store.save_operation(&crate::model::operation::Operation { settled_at: Some(settled), ..begun }).await.expect("saved");
+        }
+        let mut incident: crate::model::incident::Incident = serde_json::from_value(json!({
+            "id": "inc-old", "stack": "shop", "service": "web", "release": 1, "opened_at": now - TimeDelta::days(1), "closed_at": null,
+            "recovered_at": null, "cause": "crashed", "reason": "it ended", "evidence": [], "changes": [], "actions": [], "quarantined": false}))
+        .expect("an incident");
+        store.put_incident(&incident).await.expect("kept");
+        t.round(now).await;
+        assert_eq!(given(&b).await.len(), 1, "the backup; the incident is old news");
+        incident.quarantined = true;
+        incident.actions = vec![crate::model::incident::Taken { at: now, act: "quarantine".into(), outcome: None }];
+        store.put_incident(&incident).await.expect("kept");
+        t.round(now + TimeDelta::seconds(3)).await;
+        assert_eq!(given(&b).await.len(), 2, "until it is given up");
     }
 
     #[tokio::test]

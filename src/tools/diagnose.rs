@@ -68,7 +68,7 @@ struct IncidentRow {
     opened_at: DateTime<Utc>,
     /// From first sign to recovery, or until now.
     seconds: i64,
-    /// `open recovered quarantined`.
+    /// `open recovered quarantined ended`.
     state: String,
     actions: Vec<String>,
 }
@@ -262,6 +262,7 @@ async fn report(call: &Call, stack: &StackName, id: &IncidentId) -> Result<Untru
 fn row(i: &Incident, now: DateTime<Utc>) -> IncidentRow {
     let state = match (i.recovered_at, i.quarantined) {
         (Some(_), _) => "recovered",
+        (None, _) if i.closed_at.is_some() => "ended",
         (None, true) => "quarantined",
         (None, false) => "open",
     };

@@ -116,6 +116,7 @@ mod tests {
                 changes: vec![],
                 actions: vec![],
                 quarantined: false,
+                ended: None,
             };
             bench.house.store.put_incident(&incident).await.unwrap();
         }

@@ -2,11 +2,12 @@
 
 use super::{AtWork, AuditQuery, AuditRow, Intent, Outcome};
 use crate::gate::RateLimit;
+use crate::model::ids::CallId;
 use crate::model::verdict::{Finding, Verdict};
 use crate::store::chain::{self, Field, GENESIS, Hash, hex};
 use crate::store::codec::{all, canonical, first, limit, parse_json, parse_time, parse_word, time};
 use crate::store::fault::{Sql, corrupt};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
@@ -342,11 +343,22 @@ pub(super) fn intent_of(c: &Connection, call: &str) -> Sql<Option<AuditRow>> {
 /// The intent of a call and the first row that closes it.
 pub(super) fn of_call(c: &Connection, call: &str) -> Sql<Vec<AuditRow>> {
     let Some(intent) = intent_of(c, call)? else { return Ok(vec![]) };
+    let outcome = outcome_of(c, &intent)?;
+    Ok([Some(intent), outcome].into_iter().flatten().collect())
+}
+
+/// The first row of this part that closes a call.
+pub(super) fn outcome_of(c: &Connection, intent: &AuditRow) -> Sql<Option<AuditRow>> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM audit WHERE agent = ?1 AND seq > ?2 AND call = ?3 AND kind = 'outcome' ORDER BY seq LIMIT 1"
     ))?;
-    let outcome = first(&mut statement, params![intent.agent, intent.seq, call], |r| RawRow::read(r)?.parse())?;
-    Ok([Some(intent), outcome].into_iter().flatten().collect())
+    first(&mut statement, params![intent.agent, intent.seq, intent.call], |r| RawRow::read(r)?.parse())
+}
+
+/// No row of a call is older: its id, or that of its task in it, tells when it was made. A clock that was set back by less than an hour hides nothing.
+pub(super) fn not_before(call: &CallId) -> Option<DateTime<Utc>> {
+    let made = ulid::Ulid::from_string(&call.as_str().split('-').nth(1)?.to_ascii_uppercase()).ok()?;
+    DateTime::from_timestamp_millis(i64::try_from(made.timestamp_ms()).ok()?).map(|at| at - TimeDelta::hours(1))
 }
 
 /// Notes that a call has begun.

@@ -122,6 +122,15 @@ async fn histories_and_first_times_see_sealed_rows_and_an_open_call_keeps_its_in
     assert!(store.audit_rotate(&NOW, at(5)).await.unwrap().is_none(), "nothing before it is left");
     store.audit_outcome(&end, &[]).await.unwrap();
     assert_eq!(store.audit_rotate(&NOW, at(6)).await.unwrap().map(|s| (s.first, s.last)), Some((2, 5)));
+    // What became of a call is known from the sealed part too: it must not be made again.
+    let of_call = async |call: &CallId| {
+        let rows = store.audit_of_call(call).await.unwrap();
+        rows.into_iter().map(|r| (r.seq, r.kind, r.outcome)).collect::<Vec<_>>()
+    };
+    let begun = of_call(&open.call).await;
+    assert_eq!(begun.iter().map(|(_, kind, _)| kind.as_str()).collect::<Vec<_>>(), ["intent", "outcome"], "{begun:?}");
+    assert_eq!(begun[1].2.as_deref(), Some(end.outcome.as_str()));
+    assert_eq!(of_call(&CallId::new("call-99").unwrap()).await, []);
     let firsts = store.audit_firsts(at(2)).await.unwrap();
     assert_eq!(
         firsts.iter().map(|f| (f.agent.as_str(), f.tool.as_str())).collect::<Vec<_>>(),

@@ -149,6 +149,27 @@ impl<'a> Log<'a> {
         self.forward(seq, n, |c, seq, n| rows::after(c, seq, since, n))
     }
 
+    /// The intent of a call and the first row that closes it, wherever they are by now; parts that ended before `since` have neither.
+    pub(super) fn of_call(&self, call: &str, since: Option<DateTime<Utc>>) -> Sql<Vec<AuditRow>> {
+        let mut found = rows::of_call(self.live, call)?;
+        for (n, segment) in self.segments.iter().enumerate().rev() {
+            if !found.is_empty() || since.is_some_and(|at| segment.to_at < at) {
+                break;
+            }
+            found = self.with(segment, |c| rows::of_call(c, call))?;
+            let [intent] = &found[..] else { continue };
+            let mut end = None;
+            for later in &self.segments[n + 1..] {
+                if end.is_none() {
+                    end = self.with(later, |c| rows::outcome_of(c, intent))?;
+                }
+            }
+            let end = if end.is_none() { rows::outcome_of(self.live, intent)? } else { end };
+            found.extend(end);
+        }
+        Ok(found)
+    }
+
     /// Finished calls of an agent after a row, oldest first, at most `n`: what its history is made of.
     pub(in crate::store) fn finished_of(&self, agent: &str, after: i64, n: usize) -> Sql<Vec<AuditRow>> {
         self.forward(after, n, |c, seq, n| rows::finished_of(c, agent, seq, n))

@@ -105,6 +105,9 @@ impl Healer {
     /// Stacks that were given back or are gone: another life of the name begins anew.
     pub(super) async fn forget_gone(&mut self, stacks: &[StackRecord]) {
         let gone = |name: &StackName| !stacks.iter().any(|s| s.name == *name);
+        if let Err(e) = self.incidents.gone(|of, _| gone(of).then_some("its stack is no longer managed here"), Utc::now()).await {
+            tracing::error!(error = %e, "incidents of stacks that are gone could not be closed");
+        }
         self.signs.news.retain(|name, _| !gone(name));
         self.signs.missing.retain(|(name, _), _| !gone(name));
         self.signs.removed.retain(|(_, place)| !gone(&place.stack));

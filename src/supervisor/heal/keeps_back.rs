@@ -183,6 +183,8 @@ async fn a_service_that_was_given_up_keeps_none_from_being_restarted_before_it_i
     let calls = b.engine.calls();
     assert!(calls.iter().any(|c| c.contains("shop-db-1")), "{calls:?}");
     assert_eq!(state(&b, "shop-web-1").await, RunState::Exited, "and what was given up stays so");
+    let course = b.house.store.value("course:shop/db").await.expect("read");
+    assert!(course.is_none_or(|c| c["acts"] == json!([])), "it did not fail: a real failure later has its whole budget");
 }
 
 #[tokio::test]
@@ -202,4 +204,42 @@ async fn what_began_anew_by_a_persons_hand_stays_so_whatever_else_is_done_to_the
     let kept = b.house.store.value("course:shop/web").await.expect("read").expect("kept");
     assert_eq!(serde_json::from_value::<Course>(kept).expect("a course"), fresh, "also when five others have followed");
     end(healer, woken).await;
+}
+
+#[tokio::test]
+async fn incidents_of_what_is_gone_end_without_a_recovery_and_say_why() {
+    let b = Bench::with(|_| {}).await;
+    let (shop, wiki, given_back) = (stack("shop"), stack("wiki"), stack("given-back"));
+    call(&b, "deploy", json!({"stack": shop, "compose": COMPOSE})).await;
+    deployed(&b, &["shop", "wiki"], &COMPOSE.replace("  db: *s\n", "")).await;
+    let release = b.house.store.release(&shop, 1).await.expect("read").expect("there");
+    let signs = Incidents::new(b.house.clone());
+    for (of, service) in [(&shop, "db"), (&shop, "web"), (&wiki, "web"), (&given_back, "web")] {
+        let patient = Ailment {
+            service: ServiceName::new(service).expect("valid"),
+            container: None,
+            cause: Cause::Crashed,
+            reason: "it ended".into(),
+            error: None,
+            looping: false,
+        };
+        signs.sign(of, &release, &patient, Utc::now()).await.expect("noted");
+    }
+    b.house.store.set_stopped(&wiki, true).await.expect("kept");
+    scanned(&b, 1).await;
+    let mut seen = vec![];
+    for i in b.house.store.incidents(None, None, 9).await.expect("read") {
+        seen.push((format!("{}/{}", i.stack, i.service), i.closed_at.is_some(), i.recovered_at.is_some(), i.ended.unwrap_or_default()));
+    }
+    seen.sort();
+    let ended = |what: &str, why: &str| (what.to_owned(), true, false, why.to_owned());
+    assert_eq!(
+        seen,
+        [
+            ended("given-back/web", "its stack is no longer managed here"),
+            ended("shop/db", "its stack has no such service any more"),
+            ("shop/web".to_owned(), true, true, String::new()),
+            ended("wiki/web", "its stack was stopped"),
+        ]
+    );
 }

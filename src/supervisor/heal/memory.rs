@@ -1,12 +1,14 @@
 //! Services that come near their memory limit: restarted before the kernel kills them, where their file asks for it. Deliberately absent: limits; the
 //! engine enforces those.
 
-use super::{Healer, Look};
+use super::{Healer, Look, LookError};
 use crate::call::diagnose::{self, Ailment};
 use crate::model::ids::{EngineName, ServiceName};
 use crate::model::incident::Cause;
 use crate::model::observed::{ContainerDetail, RunState};
+use crate::model::spec::HealMode;
 use crate::planner::{self, Observed};
+use crate::supervisor::policy::{Act, Course};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -61,6 +63,20 @@ impl Healer {
             }
         }
         found
+    }
+
+    /// Restarts one that is well but large; another container, or an older release, would grow as well. It did not fail: nothing is charged to its course, and
+    /// the scans that must find it too large again are the pause before the next time. Whether an act began.
+    pub(super) async fn shrink(&self, look: &Look<'_>, patient: &Ailment, course: &Course, mode: HealMode) -> Result<bool, LookError> {
+        if mode == HealMode::Off || course.quarantined.is_some() {
+            return Ok(false);
+        }
+        self.incidents.sign(look.stack, look.release, patient, look.now).await?;
+        self.incidents.took(look.stack, &patient.service, Act::Restart.as_str(), look.now).await?;
+        tracing::warn!(stack = %look.stack, service = %patient.service, reason = %patient.reason, "restarted before it is too large");
+        self.house.executor.reactions().begins(look.stack);
+        self.act(look, patient, Act::Restart);
+        Ok(true)
     }
 
     async fn sample(&mut self, service: &ServiceName, c: &ContainerDetail, percent: u8) -> Option<Ailment> {

@@ -7,8 +7,6 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::sync::mpsc::Receiver;
-use tokio_util::sync::CancellationToken;
 
 /// Pauses between attempts: a receiver that restarts is back within a minute or two.
 const PAUSES: [Duration; 4] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20), Duration::from_secs(60)];
@@ -67,17 +65,6 @@ impl Courier {
     pub(super) fn impatient(mut self) -> Self {
         self.pauses = vec![Duration::from_millis(1); PAUSES.len()];
         self
-    }
-
-    /// Delivers what comes, one after the other, until the queue is closed or `stop`.
-    pub async fn run(self, mut waiting: Receiver<Value>, stop: CancellationToken, count: impl Fn(Outcome)) {
-        while let Some(message) = waiting.recv().await {
-            let delivered = tokio::select! {
-                delivered = self.deliver(&message) => delivered,
-                () = stop.cancelled() => return,
-            };
-            count(if delivered { Outcome::Delivered } else { Outcome::Failed });
-        }
     }
 
     /// All attempts for one message.

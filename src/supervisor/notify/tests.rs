@@ -124,8 +124,9 @@ async fn a_clock_set_back_keeps_nothing_silent() {
     assert_eq!(ids(&collect(&store, &mut told, at(5)).await.unwrap()), ["rolled_back:op-late"]);
     let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
     let mut told = Told { sent: vec![at(90_000); MOST], ..Told::default() };
-    assert_eq!(within_bounds(&mut told, vec![event(1)], at(0)).len(), 0, "they count as sent now");
-    assert_eq!(within_bounds(&mut told, vec![event(1)], at(700)).len(), 1, "and not until the clock is there again");
+    let bounded = |told: &mut Told, now| within_bounds(told, vec![event(1)], vec![], now).now.len();
+    assert_eq!(bounded(&mut told, at(0)), 0, "they count as sent now");
+    assert_eq!(bounded(&mut told, at(700)), 1, "and not until the clock is there again");
 }
 
 #[tokio::test]
@@ -202,33 +203,150 @@ async fn a_disk_that_fills_up_is_told_and_one_that_has_room_again_is_not() {
 fn a_storm_becomes_a_few_messages_and_then_silence() {
     let event = |n: usize| Event { id: n.to_string(), kind: NotifyEvent::RolledBack, title: n.to_string(), path: None, at: at(0) };
     let mut told = Told::default();
-    let sent = within_bounds(&mut told, (0..100).map(event).collect(), at(0));
+    let sent = within_bounds(&mut told, (0..100).map(event).collect(), vec![], at(0)).now;
     assert_eq!(sent.len(), AT_ONCE + 1);
     assert!(sent[AT_ONCE].title.starts_with("and 95 more"), "{sent:?}");
     let mut all = sent.len();
     let mut last = sent;
     for round in 1..60 {
-        let sent = within_bounds(&mut told, (0..100).map(event).collect(), at(round));
+        let sent = within_bounds(&mut told, (0..100).map(event).collect(), vec![], at(round)).now;
         all += sent.len();
         last = if sent.is_empty() { last } else { sent };
     }
     assert!((MOST - 1..=MOST).contains(&all), "{all}");
     assert!(last.last().is_some_and(|e| e.title.starts_with("and ")), "the last word is that there is more: {last:?}");
-    assert_eq!(within_bounds(&mut told, vec![event(1)], at(700)).len(), 1, "ten minutes later there is room again");
+    assert_eq!(within_bounds(&mut told, vec![event(1)], vec![], at(700)).now.len(), 1, "ten minutes later there is room again");
 }
 
 #[test]
 fn what_waits_for_a_person_is_told_in_any_storm_now_or_later() {
+    use NotifyEvent as N;
     let event = |n: usize, kind| Event { id: format!("{kind:?}-{n}"), kind, title: n.to_string(), path: None, at: at(0) };
     let mut told = Told { sent: vec![at(0); MOST], ..Told::default() };
-    let sent = within_bounds(&mut told, vec![event(1, NotifyEvent::TaskFailed), event(1, NotifyEvent::NeedsAttention)], at(1));
-    assert_eq!(sent.iter().map(|e| e.kind).collect::<Vec<_>>(), [NotifyEvent::NeedsAttention]);
-    // Approvals in a flood: those beyond the bound are not noted as told.
-    let flood: Vec<Event> = (0..20).map(|n| event(n, NotifyEvent::ApprovalPending)).collect();
-    told.ids = flood.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(within_bounds(&mut told, flood, at(2)).len(), URGENT - 1);
-    assert_eq!(told.ids.len(), URGENT - 1, "{:?}", told.ids);
-    assert_eq!(within_bounds(&mut told, vec![event(19, NotifyEvent::ApprovalPending)], at(700)).len(), 1);
+    let important = [N::NeedsAttention, N::GaveUp, N::BreakGlass, N::ApprovalPending].map(|kind| event(1, kind)).to_vec();
+    let all = important.iter().cloned().chain([event(1, N::TaskFailed)]).collect();
+    assert_eq!(within_bounds(&mut told, all, vec![], at(1)), Decided { now: important, ..Decided::default() });
+    // A flood of them: the last place says how many more there are, and what comes then is kept until there is room.
+    let flood: Vec<Event> = (0..20).map(|n| event(n, N::GaveUp)).collect();
+    let first = within_bounds(&mut told, flood, vec![], at(2));
+    assert_eq!((first.now.len(), first.held, told.urgent.len()), (URGENT - 4, vec![], URGENT));
+    assert!(first.now.last().is_some_and(|e| e.title.starts_with("and 15 more that wait for a person")), "{:?}", first.now);
+    let late: Vec<Event> = (20..40).map(|n| event(n, N::NeedsAttention)).collect();
+    let kept = within_bounds(&mut told, late.clone(), vec![], at(3));
+    assert_eq!((kept.now, kept.held), (vec![], late.clone()));
+    assert_eq!(within_bounds(&mut told, vec![], late.clone(), at(4)), Decided::default(), "they stay as they are");
+    let released = within_bounds(&mut told, vec![], late.clone(), at(700));
+    assert_eq!(released.now[..URGENT - 1], late[..URGENT - 1], "in the order they came");
+    assert_eq!(released.covered, late[URGENT - 1..].iter().map(|e| e.id.clone()).collect::<Vec<_>>(), "the line counts these");
+    assert_eq!((released.now.len(), released.held), (URGENT, vec![]), "a storm of any size ends in few messages");
+}
+
+/// A house that notifies with a command, what it is told goes into a file. `refuses`: it fails for messages with this word.
+async fn notifying(refuses: &str) -> (crate::supervisor::tasks::tests::Bench, std::path::PathBuf, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("told");
+    let script = "m=$(cat); case \"$m\" in *$2*) exit 1;; esac; printf '%s\\n' \"$m\" >> \"$1\"";
+    let command = ["sh", "-c", script, "x", &file.display().to_string(), refuses].map(str::to_owned).to_vec();
+    let b =
+        crate::supervisor::tasks::tests::Bench::with(|s| s.notify = Some(NotifySettings { command, ..NotifySettings::default() })).await;
+    (b, file, dir)
+}
+
+/// Ids of the messages that were taken.
+fn taken(file: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["event_id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn lane(house: &Arc<House>, urgent: bool) -> (Lane, deliver::Courier) {
+    let settings = house.config.settings.notify.clone().unwrap();
+    let courier = deliver::Courier::new(&settings).unwrap();
+    (Lane { urgent, house: house.clone(), settings }, courier)
+}
+
+async fn looked(house: &House) {
+    look(house, house.config.settings.notify.as_ref().unwrap(), Utc::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_decided_and_not_delivered_when_the_supervisor_was_killed_is_told_after_its_start_once() {
+    let (b, file, _dir) = notifying("never-refused").await;
+    let store = &b.house.store;
+    looked(&b.house).await;
+    store.audit_event("warden", "healing_gave_up", Some("shop"), &json!({"service": "web"}), Utc::now()).await.unwrap();
+    looked(&b.house).await;
+    // Killed while it is tried: nobody takes it.
+    let away = deliver::Courier::new(&NotifySettings { command: vec!["false".into()], ..NotifySettings::default() }).unwrap();
+    let (lane, courier) = lane(&b.house, true);
+    let killed = tokio::time::timeout(Duration::from_millis(300), lane.deliver(&away, &|_| panic!("not over yet"))).await;
+    assert!(killed.is_err(), "it is being tried");
+    let counted = AtomicUsize::new(0);
+    for _ in 0..2 {
+        // The next start: looks again, and delivers what waits.
+        looked(&b.house).await;
+        lane.deliver(&courier, &|o| assert_eq!((o, counted.fetch_add(1, Ordering::SeqCst)), (Outcome::Delivered, 0))).await;
+    }
+    assert_eq!((taken(&file), counted.load(Ordering::SeqCst)), (vec!["row:1".to_owned()], 1));
+    assert!(store.notices(true, false).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_given_up_and_what_was_decided_meanwhile_is_not_told() {
+    let (b, file, _dir) = notifying("healing_gave_up").await;
+    let store = &b.house.store;
+    looked(&b.house).await;
+    let now = Utc::now();
+    for id in ["ap-1", "ap-2"] {
+        let asked = Approval { created_at: now, expires_at: now + TimeDelta::hours(1), ..approval(id, 0) };
+        store.request_approval(asked).await.unwrap();
+    }
+    looked(&b.house).await;
+    store.set_approval_state(&ApprovalId::new("ap-1").unwrap(), ApprovalState::Denied).await.unwrap();
+    let (lane, courier) = lane(&b.house, true);
+    lane.deliver(&courier, &|o| assert_eq!(o, Outcome::Delivered)).await;
+    assert_eq!(taken(&file), ["pending:ap-2"]);
+    let away = deliver::Courier::new(&NotifySettings { command: vec!["false".into()], ..NotifySettings::default() }).unwrap().impatient();
+    store.audit_event("warden", "healing_gave_up", Some("shop"), &json!({"service": "web"}), now).await.unwrap();
+    looked(&b.house).await;
+    lane.deliver(&away, &|o| assert_eq!(o, Outcome::Failed)).await;
+    assert!(store.notices(true, false).await.unwrap().is_empty(), "after its attempts, for good");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_person_is_delivered_while_the_rest_is_refused() {
+    let (b, file, _dir) = notifying("task_failed").await;
+    let (stop, store) = (CancellationToken::new(), &b.house.store);
+    looked(&b.house).await;
+    store.audit_event("a0", "task_failed", None, &json!({"task": "task-1"}), Utc::now()).await.unwrap();
+    store.audit_event("ann", "break_glass_opened", None, &json!({}), Utc::now()).await.unwrap();
+    let running = tokio::spawn(run(b.house.clone(), stop.clone(), |_| {}));
+    let told = async {
+        while taken(&file) != ["row:2"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("told while the other is tried");
+    stop.cancel();
+    running.await.unwrap();
+    let waiting: Vec<String> = store.notices(false, false).await.unwrap().into_iter().map(|n| n.id).collect();
+    assert_eq!(waiting, ["row:1"], "what an end interrupts is told by the next supervisor");
+}
+
+#[tokio::test]
+async fn an_approval_that_cannot_be_read_and_a_long_operation_hide_nothing() {
+    let (b, file, _dir) = notifying("never-refused").await;
+    let store = &b.house.store;
+    looked(&b.house).await;
+    let now = Utc::now();
+    for id in ["ap-1", "ap-2"] {
+        let asked = Approval { created_at: now, expires_at: now + TimeDelta::hours(1), ..approval(id, 0) };
+        store.request_approval(asked).await.unwrap();
+    }
+    store.damage("UPDATE approval SET approved_by = '{' WHERE id = 'ap-1'").await;
+    looked(&b.house).await;
+    let (lane, courier) = lane(&b.house, true);
+    lane.deliver(&courier, &|_| {}).await;
+    assert_eq!(taken(&file), ["pending:ap-2"]);
 }
 
 /// A receiver that answers with the given statuses in order, then 200, and keeps the bodies.

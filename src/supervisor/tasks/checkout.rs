@@ -30,7 +30,8 @@ pub(super) async fn follow(house: &Arc<House>, task: &Task, stop: &CancellationT
         )));
     }
     // A task that goes on has planned already: a newer commit is the next push's.
-    if !house.store.task_steps(&task.id).await.map_err(again)?.is_empty() {
+    let begun = !house.store.task_steps(&task.id).await.map_err(again)?.is_empty();
+    if begun || !house.store.turns(&task.id).await.map_err(again)?.is_empty() {
         return Ok(());
     }
     let Some(dir) = compose_files::visible(&house.config, &entry.dir) else {

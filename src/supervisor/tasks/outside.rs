@@ -2,7 +2,7 @@
 //! became of a call. The other half is not trusted: prices, caps, turns and names of calls are decided here. Deliberately absent: tool calls, which take
 //! the one line like every other.
 
-use super::{after, retry};
+use super::{after, checkout, retry};
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, Door, House, Principal, tasks};
 use crate::gate::load::HOUSE_AGENTS;
@@ -23,11 +23,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Longest wait for a task in one question.
 const MOST_WAIT: Duration = Duration::from_secs(30);
 /// Pause between looks at what the clock or another agent's end makes due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for the files of a push before an agent outside gets the task about them: well within its lease.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(60);
 /// Most calls of one turn that are written down; the runner makes fewer.
 const MOST_CALLS: usize = 64;
 /// Bytes of text in a token at most: beyond anything people write or programs print. What is reported below that is not believed.
@@ -181,7 +184,7 @@ async fn fetch(house: &Arc<House>, guest: &Guest, claim: u64, wait: Duration) ->
         let (agent, name, settings) = known(house, &guest.agent)?;
         let (_, model) = facts_of(&agent, &name, &settings).map_err(|why| no_model(&guest.agent, &why))?;
         if let Some(task) = tasks::fetch(house, &guest.agent, now).await? {
-            match runner::brief(house, &task, &agent).await {
+            match briefed(house, &task, &agent).await {
                 Ok(brief) => {
                     let detail = json!({"task": task.id, "try": task.attempt, "door": guest.door.detail()});
                     let stack = task.stack.as_ref().map(|s| s.as_str());
@@ -197,6 +200,16 @@ async fn fetch(house: &Arc<House>, guest: &Guest, claim: u64, wait: Duration) ->
             return Ok(None);
         }
     }
+}
+
+/// What an agent outside is told of its task, once the files it is about are those that were pushed. Within its lease, since it waits for the answer.
+async fn briefed(house: &Arc<House>, task: &Task, agent: &Agent) -> Result<Brief, TaskEnd> {
+    let never = CancellationToken::new();
+    match tokio::time::timeout(FOLLOW_WITHIN, checkout::follow(house, task, &never)).await {
+        Ok(followed) => followed?,
+        Err(_) => return Err(TaskEnd::Retry(format!("what was pushed could not be fetched within {} s", FOLLOW_WITHIN.as_secs()))),
+    }
+    runner::brief(house, task, agent).await
 }
 
 /// Records how a try ended, as the house does for its own.

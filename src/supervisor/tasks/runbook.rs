@@ -47,6 +47,7 @@ impl From<StoreError> for Halt {
 struct Run<'a> {
     house: &'a Arc<House>,
     task: &'a Task,
+    skill: &'a Prompt,
     who: Principal,
     stop: &'a CancellationToken,
     journal: BTreeMap<String, TaskStep>,
@@ -58,7 +59,7 @@ pub(super) async fn run(house: &Arc<House>, task: &Task, skill: &Prompt, stop: &
         Ok(steps) => steps.into_iter().map(|s| (s.step.clone(), s)).collect(),
         Err(e) => return TaskEnd::Retry(e.to_string()),
     };
-    let mut run = Run { house, task, who: principal(task), stop, journal };
+    let mut run = Run { house, task, skill, who: principal(task), stop, journal };
     match run.all(skill).await {
         Ok(report) => TaskEnd::Succeeded(report),
         Err(Halt::End(end)) => end,
@@ -143,8 +144,25 @@ impl Run<'_> {
                 }
                 Err(Halt::End(TaskEnd::Retry(format!("step {key} ({}): {}", step.tool, e.message))))
             }
+            // The world moved on under its plan: what was looked at is looked at anew by the next try.
+            Err(e) if e.code == ErrorCode::StalePlan && !step.continue_on_error => {
+                self.look_anew(key).await?;
+                Err(Halt::End(TaskEnd::Retry(format!("step {key} ({}): {}", step.tool, e.message))))
+            }
             Err(e) => self.failed(key, &format!("{} (hint: {})", e.message, e.hint)).await,
         }
+    }
+
+    /// Forgets a step that did nothing, and what the steps answered that only read.
+    async fn look_anew(&mut self, key: &str) -> StoreResult<()> {
+        let reads = |of: &str| {
+            let id = of.split('.').next().unwrap_or(of);
+            let tool = self.skill.steps.iter().find(|s| s.id == id).map(|s| s.tool.as_str());
+            catalogue().iter().any(|t| Some(t.name) == tool && t.effect == Effect::Read)
+        };
+        let steps = self.house.store.task_steps(&self.task.id).await?.into_iter().map(|s| s.step);
+        let anew: Vec<String> = steps.filter(|s| s == key || reads(s)).collect();
+        self.house.store.task_steps_anew(&self.task.id, anew).await
     }
 
     /// One call through the line. A rate limit is waited for, within bounds.

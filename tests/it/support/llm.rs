@@ -215,7 +215,7 @@ fn anthropic(n: usize, said: &Say) -> Vec<String> {
         Say::BreaksOff(text) | Say::Stalls(text) => [vec![begin((1, 0, 0, 1))], words(text)].concat(),
         Say::FailsWithin(kind) => {
             let error = json!({"type": "error", "error": {"type": kind, "message": "so it is"}});
-            vec![begin((1, 0, 0, 1)), event(error)]
+            [vec![begin((1, 0, 0, 1))], words("I will"), vec![event(error)]].concat()
         }
         Say::Garbage => vec!["event: content_block_start\ndata: {no json\n\n".into()],
         Say::Refuse(..) | Say::Nothing | Say::HangsUp => vec![],
@@ -257,7 +257,7 @@ fn openai(n: usize, said: &Say) -> Vec<String> {
         }
         Say::Long { text, usage } => [words(text), end("length", *usage).to_vec()].concat(),
         Say::BreaksOff(text) | Say::Stalls(text) => words(text),
-        Say::FailsWithin(kind) => vec![event(json!({"error": {"type": kind, "message": "so it is"}}))],
+        Say::FailsWithin(kind) => [words("I will"), vec![event(json!({"error": {"type": kind, "message": "so it is"}}))]].concat(),
         Say::Garbage => vec!["data: {no json\n\n".into()],
         Say::Refuse(..) | Say::Nothing | Say::HangsUp => vec![],
     }

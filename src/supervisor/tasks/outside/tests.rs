@@ -17,7 +17,12 @@ fn name(text: &str) -> AgentName {
 }
 
 async fn bench(limits: &str) -> Bench {
+    bench_of(limits, |_| {}).await
+}
+
+async fn bench_of(limits: &str, set: impl FnOnce(&mut crate::model::config::Settings)) -> Bench {
     let b = Bench::with(|s| {
+        set(s);
         s.models = crate::config::parse(MODELS, "t").expect("valid").models;
         s.tasks.outside = vec![name("a0")];
     })
@@ -271,4 +276,37 @@ async fn who_waits_for_a_task_gets_it_when_it_is_given() {
         rows.iter().any(|r| r.tool == "task_lent" && r.agent == "a0" && r.detail["task"] == json!(given.id)),
         "who had it is on record"
     );
+}
+
+#[tokio::test]
+async fn a_task_of_a_push_comes_with_the_files_that_were_pushed_and_keeps_them() {
+    use crate::call::hooks::{self, Request};
+    use crate::model::config::{GitFollow, StackSettingsEntry};
+    use crate::model::trigger::{HookKind, Trigger};
+    let file = |n: u32| format!("services: {{web: {{image: \"hello:{n}\"}}}}\n");
+    let lab = crate::executor::checkout::tests::Lab::new(&file(1));
+    let git = Some(GitFollow { branch: "main".into(), remote: "origin".into() });
+    let entry = StackSettingsEntry { dir: lab.here.clone(), git, ..Default::default() };
+    let shop = crate::model::ids::StackName::new("shop").expect("valid");
+    let b = bench_of("turns: 9", |s| drop(s.stacks.insert(shop, entry))).await;
+    let trigger: Trigger = serde_json::from_value(json!({"name": "push", "agent": "a0", "prompt": "Deploy.", "stack": "shop",
+        "on": {"webhook": "github", "secret_file": "/k", "events": ["push"]}}))
+    .expect("valid");
+    let headers = [("x-github-event".to_owned(), "push".to_owned())].into();
+    let body = json!({"ref": "refs/heads/main"}).to_string();
+    let request = Request { headers: &headers, body: body.as_bytes() };
+    hooks::take(&b.house, &trigger, HookKind::Github, &request, Utc::now()).await.expect("taken");
+    lab.push(&file(2));
+    let lies = || std::fs::read_to_string(lab.here.join("compose.yaml")).expect("there");
+    assert_eq!(lies(), file(1));
+    let claim = hello(&b).await;
+    let lent = fetched(&b, claim).await;
+    assert_eq!(lies(), file(2));
+    // It goes on after its first answer, under what was planned by then: a newer commit is the next push's.
+    let has = Has { b: &b, claim, task: lent.task.id.clone() };
+    let id = has.question().await;
+    has.begin(turn(1), id, HONEST).await.expect("written");
+    lab.push(&file(3));
+    assert_eq!(fetched(&b, claim).await.task.id, lent.task.id, "it came back");
+    assert_eq!(lies(), file(2));
 }

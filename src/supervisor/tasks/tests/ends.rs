@@ -107,6 +107,36 @@ async fn a_task_lent_to_an_agent_that_fetches_no_more_comes_back() {
 }
 
 #[tokio::test]
+async fn a_plan_that_went_stale_is_made_anew_by_the_next_try() {
+    let b = Bench::new(1).await;
+    let text = agent("a0").replace("tools: status", "tools: plan, status");
+    let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
+    let book = Rulebook::build(vec![("a0.md".into(), text)], policy, &tools::gate_facts()).unwrap_or_else(|p| panic!("{p:#?}"));
+    b.house.rulebook.store(Arc::new(book));
+    let skill = "---\nname: push\ntitle: P\ndescription: d\narguments:\n  - {name: compose, description: c, required: true}\nsteps:\n  - {id: plan, tool: plan, input: {stack: shop, compose: \"{{compose}}\"}}\n  - {id: up, tool: deploy, input: {plan_id: \"{{steps.plan.plan_id}}\", digest: \"{{steps.plan.digest}}\"}}\n---\n{{steps.up.release}}\n";
+    b.house.prompts.store(Arc::new(vec![parse_prompt("push.md", skill).unwrap_or_else(|p| panic!("{p:#?}"))]));
+    let wants = |mib: u32| format!("x-dockwarden: {{monitor_s: 0}}\n{}", COMPOSE.replace("64m", &format!("{mib}m")));
+    let task = b.skill("push", json!({"compose": wants(70)})).await;
+    let who = principal(&task);
+    let deploy = async |mib: u32| {
+        dispatch(&b.house, &who, "deploy", json!({"stack": "shop", "compose": wants(mib)}), None).await.expect("deployed");
+    };
+    deploy(64).await;
+    let task = b.house.store.task_claim(Utc::now(), 40, None).await.expect("claimed").remove(0);
+    let planned = dispatch(&b.house, &who, "plan", json!({"stack": "shop", "compose": wants(70)}), None).await.expect("planned");
+    let kept = json!({"value": planned.value, "text": planned.text});
+    b.house.store.task_step_done(&task.id, "plan", &kept, Utc::now()).await.expect("kept");
+    // Somebody deploys between the plan and its deploy.
+    deploy(66).await;
+    let (skill, stop) = (skill_of(&b, "push"), CancellationToken::new());
+    let end = runbook::run(&b.house, &task, &skill, &stop).await;
+    assert!(matches!(&end, TaskEnd::Retry(why) if why.starts_with("step up (deploy)")), "{end:?}");
+    assert_eq!(b.house.store.task_steps(&task.id).await.expect("read"), []);
+    let end = runbook::run(&b.house, &task, &skill, &stop).await;
+    assert!(matches!(&end, TaskEnd::Succeeded(report) if report.trim() == "3"), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_runbook_whose_agent_may_not_look_at_operations_waits_for_its_own() {
     let b = Bench::with(|s| (s.tasks.retry_pause_s, s.tasks.tries) = (0, 1)).await;
     let text = agent("a0").replace("deploy, operation, ", "deploy, ");
