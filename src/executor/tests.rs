@@ -68,7 +68,7 @@ fn executor_as(engine: &Arc<FakeEngine>, store: &Store, options: Options) -> Arc
     });
     // Any small file does as the binary of fronts: the fake engine runs none.
     let front_binary = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
-    let commands: CommandsOf = Arc::new(|_| Arc::new(|_, _| vec![]));
+    let commands: CommandsOf = Arc::new(|_, _| Arc::new(|_, _| vec![]));
     Executor::new(engine.clone(), store.clone(), facts, Options { front_binary, commands: Some(commands), ..options })
 }
 
