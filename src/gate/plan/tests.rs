@@ -139,6 +139,12 @@ fn each_setting_of_a_service_breaks_exactly_its_rule() {
         (json!({"device_requests": [{"driver": "nvidia"}]}), &["device.review"]),
         (json!({"security_opt": ["seccomp:unconfined"]}), &["secopt.unconfined"]),
         (json!({"security_opt": ["label:disable"]}), &["secopt.unconfined"]),
+        (json!({"security_opt": ["seccomp={\"defaultAction\":\"SCMP_ACT_ERRNO\",\"why\":\"unconfined is worse\"}"]}), &["secopt.custom"]),
+        (json!({"security_opt": ["seccomp={\"a\":[],\"defaultAction\":\"SCMP_ACT_ALLOW\"}"]}), &["secopt.unconfined"]),
+        (
+            json!({"security_opt": ["seccomp={\"defaultAction\":\"SCMP_ACT_ERRNO\",\"DefaultAction\":\"scmp_act_log\"}"]}),
+            &["secopt.unconfined"],
+        ),
         (json!({"security_opt": ["no-new-privileges:false"]}), &["secopt.nnp_off"]),
         (json!({"security_opt": ["no-new-privileges:true"]}), &[]),
         (json!({"security_opt": ["apparmor=mine"]}), &["secopt.custom"]),
