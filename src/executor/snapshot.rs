@@ -112,7 +112,7 @@ impl Run {
             if done["snapshot"]["state"] != SnapshotState::Complete.as_str() {
                 return Err(failed(format!(
                     "the snapshot of {source} before the update is partial ({} files could not be read, which `backup` of it names): let the supervisor read \
-                     them, or set x-dockwarden.backup.pre_update: false to go on without one",
+                     them, or have an operator set pre_update = false for the stack in dockwarden.toml to go on without one",
                     done["unreadable_count"]
                 )));
             }

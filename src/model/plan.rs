@@ -217,6 +217,8 @@ pub struct DataPlan {
     pub snapshot: Vec<EngineName>,
     /// Directories of the host read into it first.
     pub directories: Vec<PlannedDirectory>,
+    /// Services all of whose data is among them.
+    pub services: BTreeSet<ServiceName>,
     /// How the writers of all of them are held meanwhile.
     pub quiesce: Quiesce,
     /// Services of the release that runs whose backup commands (`pre`, `stdout`, `post`) are run around it.

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use serde_json::json;
 
+mod before_update;
 mod beside;
 mod bounds;
 mod hooks;

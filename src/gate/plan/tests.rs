@@ -292,6 +292,7 @@ fn every_rule_id_in_the_code_is_in_the_table() {
         include_str!("mounts.rs"),
         include_str!("namespaces.rs"),
         include_str!("networks.rs"),
+        include_str!("outside.rs"),
         include_str!("ownership.rs"),
         include_str!("ports.rs"),
         include_str!("privileges.rs"),
