@@ -239,6 +239,8 @@ async fn planned(
                 .iter()
                 .map(|u| Weighed::said(UNSUPPORTED, None, Some(u.path.clone()), u.path.as_str(), redact::line(&u.reason, 300))),
         );
+        plan.carried =
+            plan_facts::carried::of(&call.house, (&plan.desired, current.as_ref().map(|r| &r.spec)), &plan.images, &observed).await?;
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         super::binds::exist(call, &plan.desired, &facts)?;
         let mut weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());

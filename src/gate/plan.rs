@@ -22,6 +22,7 @@ pub mod volumes;
 
 use super::rules;
 use crate::model::ids::StackName;
+use crate::model::plan::Carried;
 use crate::model::policy::{Exception, Policy};
 use crate::model::spec::{ServiceSpec, StackSpec};
 use crate::model::verdict::{Finding, Verdict};
@@ -49,6 +50,8 @@ pub struct PlanFacts {
     pub supervisor_objects: BTreeSet<String>,
     /// The supervisor could not find out which are its own: what belongs to nobody known may be.
     pub supervisor_unknown: bool,
+    /// Places of volumes that containers of a service have beside its own mounts.
+    pub carried: Carried,
     /// What belongs to other stacks, by stack.
     pub other_stacks: BTreeMap<String, OtherStack>,
     /// Volumes and networks our registry knows as this stack's own.

@@ -20,6 +20,7 @@ use serde_json::json;
 mod before_update;
 mod beside;
 mod bounds;
+mod delivered;
 mod hooks;
 mod keys;
 mod own_secrets;
@@ -79,7 +80,7 @@ pub(crate) async fn bench_over(dir: tempfile::TempDir, store: Store, engine: Arc
         RequestFacts::of(
             &plan.desired,
             service,
-            &Default::default(),
+            &crate::gate::plan::PlanFacts { carried: plan.carried.clone(), ..Default::default() },
             &Default::default(),
             chrono::Utc::now().date_naive(),
             Default::default(),
