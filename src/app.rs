@@ -165,13 +165,13 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         lookup.get().and_then(Weak::upgrade).map(|house| facts::of(&house, plan, service)).unwrap_or_default()
     });
     let judge = Arc::clone(&late);
-    let commands: CommandsOf = Arc::new(move |agent| {
-        let (house, agent) = (judge.get().and_then(Weak::upgrade), agent.to_owned());
+    let commands: CommandsOf = Arc::new(move |agent, on_behalf| {
+        let (house, agent, on_behalf) = (judge.get().and_then(Weak::upgrade), agent.to_owned(), on_behalf.to_vec());
         Arc::new(move |environment, run| match &house {
             Some(house) => {
                 let book = house.rulebook.load();
                 let mut found = crate::gate::request::assert_backup_command(&book.policy, environment, run);
-                found.extend(crate::gate::hooks::may_run(&book, &agent));
+                found.extend(crate::gate::hooks::may_run(&book, &agent, on_behalf.iter().map(String::as_str)));
                 found
             }
             None => crate::gate::request::assert_command(run, &crate::gate::request::RequestFacts::default()),

@@ -207,7 +207,7 @@ impl Executor {
             backups: options.backups,
             commands: options
                 .commands
-                .unwrap_or_else(|| Arc::new(|_| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default())))),
+                .unwrap_or_else(|| Arc::new(|_, _| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default())))),
             front_binary: options.front_binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")),
             front_tag: tokio::sync::OnceCell::new(),
             front_door: options.front_door,
@@ -437,6 +437,10 @@ impl Executor {
         self.active.lock().expect("no panic while held").len()
     }
 
+    /// The judge of commands for who was permitted an operation, and those it works for.
+    fn judge_of(&self, permit: &Permit) -> CommandGate {
+        (self.commands)(permit.agent(), permit.on_behalf())
+    }
     fn request_facts(&self, plan: &Plan, service: Option<&ServiceName>) -> RequestFacts {
         let facts = (self.facts)(plan, service);
         match service {

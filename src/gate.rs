@@ -138,6 +138,7 @@ pub struct Permit {
     agent: String,
     tool: String,
     stack: Option<StackName>,
+    on_behalf: Vec<String>,
 }
 
 impl Permit {
@@ -148,6 +149,10 @@ impl Permit {
     /// Agent it was given to.
     pub fn agent(&self) -> &str {
         &self.agent
+    }
+    /// Who gave the agent this work, outermost first. Not known of what was taken over.
+    pub fn on_behalf(&self) -> &[String] {
+        &self.on_behalf
     }
     /// Tool it was given for.
     pub fn tool(&self) -> &str {
@@ -197,7 +202,13 @@ pub fn permit(
         let findings = decision.findings.iter().chain(findings).filter(|f| f.verdict == verdict).cloned().collect();
         return Err(Refusal { verdict, findings });
     }
-    Ok(Permit { call: call.clone(), agent: facts.agent.clone(), tool: facts.tool.clone(), stack: facts.stack.clone() })
+    Ok(Permit {
+        call: call.clone(),
+        agent: facts.agent.clone(),
+        tool: facts.tool.clone(),
+        stack: facts.stack.clone(),
+        on_behalf: facts.on_behalf.clone(),
+    })
 }
 
 /// A permit as tests need one: of a call of the agent `tester` that was allowed.
@@ -232,7 +243,7 @@ pub fn operator_decision(operator: &str) -> Decision {
 }
 
 /// Gives a permit to go on with an operation that a permit once started and a restart interrupted: taking it over is not a new
-/// decision, leaving it half-done is never right.
+/// decision, leaving it half-done is never right. Commands of a backup are never begun by it, only ended, so it needs not know who it was for.
 pub fn permit_takeover(op: &crate::model::operation::Operation) -> Permit {
-    Permit { call: op.call.clone(), agent: op.agent.clone(), tool: op.verb.clone(), stack: op.stack.clone() }
+    Permit { call: op.call.clone(), agent: op.agent.clone(), tool: op.verb.clone(), stack: op.stack.clone(), on_behalf: vec![] }
 }

@@ -218,6 +218,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         asked: vec![],
         weighed: Default::default(),
         real_paths: Default::default(),
+        carried: Default::default(),
         left: Default::default(),
         project_dir: input.project_dir.clone(),
         git: input.git.clone(),

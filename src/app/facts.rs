@@ -16,7 +16,12 @@ use std::path::Path;
 pub fn of(house: &House, plan: &Plan, service: Option<&ServiceName>) -> RequestFacts {
     let rulebook = house.rulebook.load();
     let spec = &plan.desired;
-    let mut facts = PlanFacts { stack: Some(spec.name.clone()), environment: plan.environment.clone(), ..PlanFacts::default() };
+    let mut facts = PlanFacts {
+        stack: Some(spec.name.clone()),
+        environment: plan.environment.clone(),
+        carried: plan.carried.clone(),
+        ..PlanFacts::default()
+    };
     for path in paths::reached(spec) {
         if let Some(fact) = fact(&house.config, path) {
             facts.resolved.insert(path.to_owned(), fact);

@@ -445,6 +445,7 @@ fn compare(
         image: ImageRef::new(seen.image_id.as_str()).map_err(|e| cannot(e.to_string()))?,
         hash: String::new(),
         inherited: &[],
+        carried: Default::default(),
         declared: desired.spec.volumes.values().map(|v| v.name.clone()).collect(),
         joined,
         log_driver,

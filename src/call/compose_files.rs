@@ -219,8 +219,15 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
     let declared = variables(&base, env_files, &source.variables)?;
     let of_files = match source.variables.is_empty() {
         true => declared.clone(),
-        // Without the caller's own, which the files may put into theirs; files that cannot do without have none of their own to tell.
-        false => variables(&base, env_files, &BTreeMap::new()).unwrap_or_default(),
+        // Without the caller's own, which the files may put into theirs; files that cannot do without have none of their own to tell. But which files and
+        // profiles are the stack is theirs to say, so what they say of that must be known.
+        false => match variables(&base, env_files, &BTreeMap::new()) {
+            Ok(alone) => alone,
+            Err(e) => match [FILE_VARIABLE, PROFILES_VARIABLE].iter().find(|key| names(key, entry) && declared.contains_key(**key)) {
+                Some(key) => return Err(untold(key, &e)),
+                None => BTreeMap::new(),
+            },
+        },
     };
     let named = match (given, entry.files.is_empty()) {
         (false, false) => entry.files.clone(),
@@ -235,6 +242,20 @@ pub fn bundle(config: &Config, source: &Source) -> Result<Option<Bundle>, CallEr
     merged.extend(source.variables.iter().map(|(k, v)| (k.clone(), v.clone())));
     let of_files = if given { BTreeMap::new() } else { of_files };
     Ok(Some(Bundle { sources, variables: merged, of_files, profiles, project_dir, side }))
+}
+
+/// Whether a variable of the environment file counts: the operator's word in the configuration counts before it.
+fn names(key: &str, entry: &StackSettingsEntry) -> bool {
+    if key == FILE_VARIABLE { entry.files.is_empty() } else { entry.profiles.is_empty() }
+}
+
+/// The environment file says which files or profiles are the stack, and cannot be read without the call's variables.
+fn untold(key: &str, e: &CallError) -> CallError {
+    let message =
+        format!("the environment file sets {key}, which is read without the call's variables, and so it cannot be read: {}", e.message);
+    let hint =
+        "give that variable a default in the environment file (${NAME:-}), or name files and profiles in dockwarden.toml (stacks.<name>)";
+    CallError::new(ErrorCode::InvalidArgument, message, hint).field("variables")
 }
 
 fn listed(variables: &BTreeMap<String, String>, key: &str, separator: &str) -> Vec<String> {
@@ -517,6 +538,40 @@ mod tests {
         assert_eq!(paths(&taken(&config, &[]).expect("taken")), ["docker-compose.override.yml"], "the operator's word counts");
         let (_dir, config) = registered(&[(".env", "COMPOSE_FILE=deploy/compose.yaml")], StackSettingsEntry::default());
         assert!(taken(&config, &[]).expect_err("another directory").message.contains("another directory"));
+    }
+
+    #[test]
+    fn what_names_files_and_profiles_is_never_forgotten_because_a_variable_of_the_call_is_missing() {
+        let texts = |domain: &str| {
+            [
+                ("compose.yml", "services: {}".to_owned()),
+                ("compose.override.yml", "services: {}".to_owned()),
+                ("compose.prod.yml", "services: {}".to_owned()),
+                (
+                    ".env",
+                    format!("COMPOSE_FILE=compose.yml:compose.prod.yml\nCOMPOSE_PROFILES=worker\nURL=https://${{DOMAIN{domain}}}/api\n"),
+                ),
+            ]
+        };
+        let of = |domain: &str, entry: StackSettingsEntry| {
+            let texts = texts(domain);
+            let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let (dir, config) = registered(&texts, entry);
+            (dir, taken(&config, &[("DOMAIN", "x.org")]))
+        };
+        let (_dir, refused) = of(":?", StackSettingsEntry::default());
+        let e = refused.expect_err("never the override instead");
+        assert!(e.message.contains("COMPOSE_FILE") && e.message.contains("DOMAIN"), "{e}");
+        let (_dir, told) = of(":-", StackSettingsEntry::default());
+        let bundle = told.expect("taken");
+        assert_eq!((paths(&bundle), bundle.profiles.clone()), (vec!["compose.yml", "compose.prod.yml"], vec!["worker".to_owned()]));
+        assert_eq!(bundle.variables["URL"], "https://x.org/api");
+        // Where the operator says both, the environment file has nothing to say.
+        let named = StackSettingsEntry { files: vec!["compose.prod.yml".into()], ..Default::default() };
+        let e = of(":?", named.clone()).1.expect_err("its profiles are still to be known");
+        assert!(e.message.contains("COMPOSE_PROFILES"), "{e}");
+        let (_dir, told) = of(":?", StackSettingsEntry { profiles: vec!["p".into()], ..named });
+        assert_eq!(paths(&told.expect("taken")), ["compose.prod.yml"]);
     }
 
     #[test]

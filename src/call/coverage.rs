@@ -1,11 +1,12 @@
 //! Stateful services whose data no backup covers: what `backups` and `doctor` name, and what a plan says. Reads only.
 
 use super::{Call, CallError, sources};
+use crate::gate::plan::Weighed;
+use crate::gate::plan::outside::{NO_BACKUP, WRITERS};
 use crate::model::config;
 use crate::model::ids::StackName;
 use crate::model::release::Release;
 use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
-use crate::model::verdict::{Finding, Verdict};
 use crate::store::backup::BackupRecord;
 use chrono::{DateTime, Local, TimeDelta, Utc};
 use croner::Cron;
@@ -14,10 +15,6 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-/// Rule of the findings about data that no schedule covers.
-pub const RULE: &str = "backup.none";
-/// Rule of the findings about data that several containers write.
-pub const WRITERS: &str = "backup.writers";
 /// A whole snapshot is never called old before this.
 const FRESH: TimeDelta = TimeDelta::days(7);
 /// Snapshots looked through for one of a volume.
@@ -197,7 +194,7 @@ fn schedules<'a>(spec: &'a StackSpec, stack: Option<&'a str>) -> BTreeMap<String
 }
 
 /// What a plan says of data that no schedule will cover, and of data that several containers write.
-pub fn findings(call: &Call, spec: &StackSpec, project: Option<&str>) -> Vec<Finding> {
+pub fn findings(call: &Call, spec: &StackSpec, project: Option<&str>) -> Vec<Weighed> {
     let schedule = stack_schedule(call, spec);
     let mut out = judged(spec, schedule.as_deref(), call.house.backups.is_some(), &read_directories(call, spec, project));
     out.extend(shared(spec));
@@ -205,7 +202,7 @@ pub fn findings(call: &Call, spec: &StackSpec, project: Option<&str>) -> Vec<Fin
 }
 
 /// Volumes that several containers write: whether they bear that is for those who wrote them to say.
-fn shared(spec: &StackSpec) -> Vec<Finding> {
+fn shared(spec: &StackSpec) -> Vec<Weighed> {
     let mut writers: BTreeMap<String, Vec<(String, u32)>> = BTreeMap::new();
     for (service, _, data) in written(spec).into_iter().filter(|(_, k, d)| *k == MountKind::Volume && !d.starts_with('/')) {
         let of = spec.services.iter().find(|(n, _)| n.as_str() == service).map(|(_, s)| s);
@@ -227,12 +224,12 @@ fn shared(spec: &StackSpec) -> Vec<Finding> {
             ),
             300,
         );
-        out.push(Finding { rule: WRITERS.into(), verdict: Verdict::Warn, service: Some(of[0].0.clone()), path: None, because });
+        out.push(Weighed::said(WRITERS, Some(of[0].0.clone()), None, data, because));
     }
     out
 }
 
-fn judged(spec: &StackSpec, schedule: Option<&str>, possible: bool, directories: &BTreeSet<String>) -> Vec<Finding> {
+fn judged(spec: &StackSpec, schedule: Option<&str>, possible: bool, directories: &BTreeSet<String>) -> Vec<Weighed> {
     let mut out = vec![];
     let schedules = schedules(spec, schedule);
     for (service, kind, data) in written(spec) {
@@ -248,7 +245,7 @@ fn judged(spec: &StackSpec, schedule: Option<&str>, possible: bool, directories:
             _ => continue,
         };
         let because = crate::redact::line(&because, 300);
-        out.push(Finding { rule: RULE.into(), verdict: Verdict::Warn, service: Some(service), path: None, because });
+        out.push(Weighed::said(NO_BACKUP, Some(service), None, data, because));
     }
     out
 }
@@ -350,7 +347,7 @@ mod tests {
         spec.services.get_mut(&ServiceName::new("db").unwrap()).unwrap().settings.backup =
             serde_json::from_str(r#"{"enable": false}"#).ok();
         let told = judged(&spec, Some("daily"), true, &BTreeSet::from(["/srv/shop/in".to_owned()]));
-        assert!(told.iter().any(|f| f.because.contains("shop_data") && f.because.contains("for this service")), "{told:?}");
+        assert!(told.iter().any(|f| f.value == "shop_data" && f.finding.because.contains("for this service")), "{told:?}");
     }
 
     #[test]
@@ -378,11 +375,11 @@ mod tests {
         let web = spec.services.get_mut(&ServiceName::new("web").unwrap()).unwrap();
         web.mounts[0].read_only = false;
         let told = shared(&spec);
-        assert_eq!(told.iter().map(|f| (f.rule.as_str(), f.verdict)).collect::<Vec<_>>(), [(WRITERS, Verdict::Warn)]);
-        assert!(told[0].because.contains("shop_data") && told[0].because.contains("db, web"), "{told:?}");
+        assert_eq!(told.iter().map(|f| (f.finding.rule.as_str(), f.value.as_str())).collect::<Vec<_>>(), [(WRITERS, "shop_data")]);
+        assert!(told[0].finding.because.contains("shop_data") && told[0].finding.because.contains("db, web"), "{told:?}");
         let mut many = release().spec;
         many.services.get_mut(&ServiceName::new("db").unwrap()).unwrap().replicas = 3;
-        assert!(shared(&many)[0].because.contains("db (3 containers)"));
+        assert!(shared(&many)[0].finding.because.contains("db (3 containers)"));
     }
 
     #[test]
@@ -391,12 +388,12 @@ mod tests {
             let directories = read.iter().map(|d| (*d).to_owned()).collect();
             judged(&release().spec, Some("daily").filter(|_| scheduled), possible, &directories)
                 .into_iter()
-                .map(|f| (f.service.unwrap_or_default(), f.verdict))
+                .filter_map(|f| f.finding.service)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(found(true, true, &[]), [("db".to_owned(), Verdict::Warn)]);
-        assert_eq!(found(false, true, &[]), ["cache", "db", "db"].map(|s| (s.to_owned(), Verdict::Warn)));
-        assert_eq!(found(true, true, &["/srv/shop/in"]), [], "a directory that backups read is no worry");
-        assert_eq!(found(false, false, &[]), [("db".to_owned(), Verdict::Warn)]);
+        assert_eq!(found(true, true, &[]), ["db"]);
+        assert_eq!(found(false, true, &[]), ["cache", "db", "db"]);
+        assert_eq!(found(true, true, &["/srv/shop/in"]), Vec::<String>::new(), "a directory that backups read is no worry");
+        assert_eq!(found(false, false, &[]), ["db"]);
     }
 }

@@ -5,6 +5,9 @@ use super::error::ErrorCode;
 use super::{Call, CallError, sources};
 use crate::executor::backup::Directory;
 use crate::executor::places;
+use crate::gate;
+use crate::gate::plan::outside::PRE_UPDATE;
+use crate::gate::plan::{Scales, Weighed};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
 use crate::model::plan::{Action, Plan, PlanKind, PlannedDirectory};
 use crate::model::policy::PreUpdate;
@@ -26,8 +29,6 @@ const BYTES_PER_SECOND: u64 = 80 << 20;
 const MOST_ENTRIES: usize = 100_000;
 /// Most characters of names in a finding.
 const NAMED: usize = 200;
-/// Rule of the findings about snapshots before an update.
-pub const RULE: &str = "backup.pre_update";
 /// Releases looked through.
 const LOOKED_THROUGH: usize = 100;
 
@@ -167,57 +168,93 @@ fn writes_volumes(spec: &ServiceSpec) -> bool {
     spec.mounts.iter().any(|m| !m.read_only && matches!(m.kind, MountKind::Volume | MountKind::Cluster))
 }
 
+/// What there is to say of a plan's data.
+#[derive(Debug, Default)]
+pub struct AboutData {
+    /// What is done first, and what cannot be done.
+    pub findings: Vec<Finding>,
+    /// What the policy weighs like everything else it has a rule for.
+    pub said: Vec<Weighed>,
+}
+
+/// What findings of a plan are weighed by.
+pub fn scales<'a>(call: &'a Call, plan: &'a Plan) -> Scales<'a> {
+    Scales { policy: &call.rulebook.policy, environment: &plan.environment, stack: plan.stack.as_str(), now: call.now.date_naive() }
+}
+
 /// Writes into the plan which volumes are snapshotted first and what that costs, and what a restore changes. Returns what there is to say.
 ///
 /// # Errors
 /// The store's and the engine's.
-pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, current: Option<&Release>) -> Result<Vec<Finding>, CallError> {
+pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, current: Option<&Release>) -> Result<AboutData, CallError> {
     bring::tell(plan);
-    let Some(current) = current.filter(|_| matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback)) else { return Ok(vec![]) };
-    let mut findings = vec![];
+    let mut about = AboutData::default();
+    let Some(current) = current.filter(|_| matches!(plan.kind, PlanKind::Deploy | PlanKind::Rollback)) else { return Ok(about) };
     let mut hold = Quiesce::None;
     let kept: BTreeSet<String> = plan.data.restore.iter().map(|r| r.live.clone()).collect();
     // A directory that is exchanged is snapshotted right before that.
     let exchanged: BTreeSet<String> = plan.data.exchange.iter().map(|e| e.host.clone()).collect();
     let (stack_wide, stack) = (sources::of_stack(&call.house.config, &plan.desired), plan.stack.clone());
-    let policy = call.house.rulebook.load().policy.pre_update;
+    let (policy, environment) = (&call.rulebook.policy, plan.environment.clone());
+    let scales = Scales { policy, environment: &environment, stack: stack.as_str(), now: call.now.date_naive() };
+    // The operator's word on this stack goes before what the policy says of all.
+    let registered = call.house.config.settings.stacks.get(&stack).and_then(|s| s.backup.as_ref()?.pre_update);
     let judged = places::judged(&call.house.store, current).await?;
     let updates: Vec<ServiceName> = plan.changes.iter().filter(|c| c.action == Action::Update).map(|c| c.service.clone()).collect();
     for service in updates {
         let running = planner::serving(observed, &service);
         let written = running.iter().flat_map(|c| &c.mounts).filter(|m| m.kind == "volume" && m.writable).filter_map(|m| m.name.clone());
         // A volume that a restore takes the place of stays as it is: it is its own snapshot.
-        let said: BTreeMap<&str, bool> =
-            plan.desired.volumes.values().filter_map(|v| Some((v.name.as_str(), v.backup().pre_update?))).collect();
-        let volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v) && said.get(v.as_str()) != Some(&false)).collect();
+        let mut volumes: BTreeSet<String> = written.filter(|v| !kept.contains(v)).collect();
         // What runs now has written them; the new release may name others.
-        let directories = current.spec.services.get(&service).map_or_else(Vec::new, |spec| {
+        let mut directories = current.spec.services.get(&service).map_or_else(Vec::new, |spec| {
             let all = sources::directories(&call.house, current.project_dir.as_deref(), &judged, spec);
             all.into_iter().filter(|d| !exchanged.contains(&d.host)).collect()
         });
-        if volumes.is_empty() && directories.is_empty() {
-            continue;
-        }
         let own = plan.desired.services.get(&service).and_then(|s| s.settings.backup.clone()).unwrap_or_default();
-        let asked =
-            volumes.iter().any(|v| said.get(v.as_str()) == Some(&true)).then_some(true).or(own.pre_update).or(stack_wide.pre_update);
         let image = plan.images.get(&service).and_then(|i| i.id.as_deref());
         let another = running.iter().any(|c| Some(c.image_id.as_str()) != image);
-        let say =
-            |verdict, because: String| Finding { rule: RULE.into(), verdict, service: Some(service.to_string()), path: None, because };
-        if !wanted(asked, policy, another) {
+        let operator = registered.unwrap_or_else(|| by_policy(policy.pre_update, another));
+        let file = FileSays::read(&plan.desired, &own, &volumes);
+        let must = file.all == Some(true) || registered == Some(true);
+        // Less than the operator's word is not the file's to say, but where an exception lets it.
+        let excepted = |source: &str| scales.excepted(PRE_UPDATE, Some(service.as_str()), source).is_some();
+        let taken = |source: &str| file.of(source) == Some(true) || operator && !(file.of(source) == Some(false) && excepted(source));
+        let less: Vec<String> =
+            volumes.iter().chain(directories.iter().map(|d| &d.host)).filter(|s| file.of(s) == Some(false)).cloned().collect();
+        volumes.retain(|v| taken(v));
+        directories.retain(|d| taken(&d.host));
+        let say = |verdict, because: String| Finding {
+            rule: PRE_UPDATE.into(),
+            verdict,
+            service: Some(service.to_string()),
+            path: None,
+            because,
+        };
+        let note = |value: &str, because: String| Weighed::said(PRE_UPDATE, Some(service.to_string()), None, value, because);
+        let less = less.iter().filter(|_| operator).map(|source| {
+            let shown = crate::redact::line(source, NAMED);
+            let end =
+                if excepted(source) { "it is not snapshotted" } else { "the operator's word goes before it, and it is snapshotted first" };
+            note(source, format!("the file says pre_update: false of {shown}; {end}"))
+        });
+        if volumes.is_empty() && directories.is_empty() {
+            about.said.extend(less);
             continue;
         }
         if call.house.backups.is_none() {
-            if asked == Some(true) {
+            if must {
                 let because = "a snapshot before the update is asked for, and this supervisor was built without backups";
-                findings.push(say(Verdict::Deny, because.into()));
+                about.findings.push(say(Verdict::Deny, because.into()));
             }
             continue;
         }
         let (seen, unseen) = apart(directories);
-        let verdict = if asked == Some(true) { Verdict::Deny } else { Verdict::Warn };
-        findings.extend(not_seen(&unseen).map(|because| say(verdict, because)));
+        match not_seen(&unseen) {
+            Some(because) if must => about.findings.push(say(Verdict::Deny, because)),
+            Some(because) => about.said.push(note(&unseen.join(", "), because)),
+            None => {}
+        }
         if volumes.is_empty() && seen.is_empty() {
             continue;
         }
@@ -230,16 +267,17 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         }
         let whole = sizes.into_iter().sum::<Option<u64>>();
         let names: Vec<&str> = volumes.iter().map(String::as_str).chain(seen.iter().map(|d| d.host.as_str())).collect();
-        let names = crate::redact::line(&names.join(", "), NAMED);
-        if asked.is_none() && policy == PreUpdate::Small && whole.is_none_or(|bytes| bytes > PRE_UPDATE_LIMIT) {
+        let (value, names) = (names.join(", "), crate::redact::line(&names.join(", "), NAMED));
+        if !must && registered.is_none() && policy.pre_update == PreUpdate::Small && whole.is_none_or(|bytes| bytes > PRE_UPDATE_LIMIT) {
             let why = if whole.is_some() { "it is larger than 1 GiB" } else { "its size is not known before its first backup" };
             let because = format!(
                 "the image changes and {names} is not snapshotted first, since {why} (`pre_update` of the policy); call `backup` with stack {stack} before, or \
-                 set x-dockwarden.backup.pre_update: true (or false to say that this is meant)"
+                 set x-dockwarden.backup.pre_update: true"
             );
-            findings.push(say(Verdict::Warn, because));
+            about.said.push(note(&value, because));
             continue;
         }
+        about.said.extend(less);
         let of_volumes = plan.desired.volumes.values().filter(|v| volumes.contains(&v.name)).filter_map(|v| v.backup().quiesce);
         let quiesce = of_volumes.fold(quiesce(&own, &stack_wide), strictest);
         hold = strictest(hold, quiesce);
@@ -248,9 +286,10 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         let commands = runs.is_some_and(sources::has_commands);
         if commands {
             plan.data.commands.push(service.clone());
+            about.findings.extend(may_not_run(call, &current.environment, &service));
         }
         let with = if commands { ", with the commands of its backup" } else { "" };
-        findings.push(say(Verdict::Allow, format!("{names} is snapshotted first{with}")));
+        about.findings.push(say(Verdict::Allow, format!("{names} is snapshotted first{with}")));
         if let Some(change) = plan.changes.iter_mut().find(|c| c.service == service) {
             change.expected_loss.push_str(&format!("; before that its data is snapshotted, {cost}{held}"));
         }
@@ -264,18 +303,63 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
                 plan.data.directories.push(directory);
             }
         }
+        if unseen.is_empty() {
+            plan.data.services.insert(service);
+        }
     }
     plan.data.quiesce = hold;
-    Ok(findings)
+    Ok(about)
 }
 
-/// Whether the data of a service is snapshotted before it is replaced: as its file says, else as the policy does. `another`: by another image.
-fn wanted(asked: Option<bool>, policy: PreUpdate, another: bool) -> bool {
-    asked.unwrap_or(match policy {
+/// What the file says of snapshots before an update of one service.
+struct FileSays {
+    /// Of volumes, each for itself.
+    volumes: BTreeMap<String, bool>,
+    /// Of all others.
+    all: Option<bool>,
+}
+
+impl FileSays {
+    fn read(desired: &StackSpec, own: &BackupSettings, written: &BTreeSet<String>) -> Self {
+        let said = desired.volumes.values().filter(|v| written.contains(&v.name));
+        let volumes: BTreeMap<String, bool> = said.filter_map(|v| Some((v.name.clone(), v.backup().pre_update?))).collect();
+        let any = volumes.values().any(|asked| *asked).then_some(true);
+        let all = any.or(own.pre_update).or_else(|| desired.settings.backup.as_ref()?.pre_update);
+        Self { volumes, all }
+    }
+
+    /// Of a volume or directory.
+    fn of(&self, source: &str) -> Option<bool> {
+        self.volumes.get(source).copied().or(self.all)
+    }
+}
+
+/// Whether the policy has the data of a service snapshotted before it is replaced. `another`: by another image.
+fn by_policy(policy: PreUpdate, another: bool) -> bool {
+    match policy {
         PreUpdate::Every => true,
         PreUpdate::Image | PreUpdate::Small => another,
         PreUpdate::Asked => false,
-    })
+    }
+}
+
+/// What the snapshot runs in a container is refused when it would run: said now, not in the middle.
+fn may_not_run(call: &Call, environment: &str, service: &ServiceName) -> Option<Finding> {
+    let of_policy = gate::request::assert_backup_command(&call.rulebook.policy, environment, &[]).into_iter().next();
+    let who = &call.who;
+    // Who only looks has nothing run at its word.
+    if who.read_only {
+        return None;
+    }
+    let refused = of_policy.or_else(|| {
+        gate::hooks::may_run(&call.rulebook, who.agent.as_str(), who.on_behalf.iter().map(crate::model::ids::AgentName::as_str))
+    })?;
+    let because = format!(
+        "the snapshot of {service} runs the commands of its backup, and they are refused ({}); have it done by who may run them, or an operator sets \
+         pre_update = false for this stack in dockwarden.toml",
+        refused.because
+    );
+    Some(Finding { service: Some(service.to_string()), path: Some("x-dockwarden.backup".into()), because, ..refused })
 }
 
 /// Directories that this process can read, and the names of those it cannot.
@@ -294,7 +378,7 @@ fn not_seen(directories: &[String]) -> Option<String> {
     (!directories.is_empty()).then(|| {
         format!(
             "{} of the host is not snapshotted before the update: the supervisor does not see it; mount it into its container at the same path (read-only is \
-             enough), or set x-dockwarden.backup.pre_update: false to say that this is meant",
+             enough)",
             crate::redact::line(&directories.join(", "), NAMED)
         )
     })

@@ -2,12 +2,13 @@
 
 use super::error::ErrorCode;
 use super::{Call, CallError};
+use crate::gate::plan::Weighed;
+use crate::gate::plan::outside::UNRESOLVED;
 use crate::model::ids::{ImageRef, ServiceName};
 use crate::model::observed::{ImageIdentity, ImageInfo, repository};
 use crate::model::plan::{Action, Plan};
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
-use crate::model::verdict::{Finding, Verdict};
 use crate::{gate, redact};
 use chrono::{DateTime, Duration, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -15,8 +16,6 @@ use std::collections::BTreeMap;
 
 /// Look-ups at once, on the engine and in registries.
 const AT_ONCE: usize = 8;
-/// Rule of the finding that says that nobody knows what a tag names.
-const UNRESOLVED: &str = "image.unresolved";
 
 /// Identities of the images of all active services, as the engine has them now. What it does not have, and what `refresh` names, is asked for in the
 /// registry: what is there already stays what it is, the rest is pulled by the digest that is told here. Findings name what no registry told.
@@ -24,7 +23,7 @@ pub(super) async fn identities(
     call: &Call,
     spec: &StackSpec,
     refresh: &(dyn Fn(&ServiceName) -> bool + Sync),
-) -> Result<(BTreeMap<ServiceName, ImageIdentity>, Vec<Finding>), CallError> {
+) -> Result<(BTreeMap<ServiceName, ImageIdentity>, Vec<Weighed>), CallError> {
     let wanted: Vec<(ServiceName, ImageRef)> =
         spec.services.iter().filter(|(_, s)| s.active).filter_map(|(name, s)| Some((name.clone(), s.image.clone()?))).collect();
     let never =
@@ -56,12 +55,10 @@ pub(super) async fn identities(
         .collect();
     let (mut images, mut findings) = (BTreeMap::new(), vec![]);
     for (name, identity, unknown) in stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<_>>().await? {
-        findings.extend(unknown.map(|why| Finding {
-            rule: UNRESOLVED.into(),
-            verdict: Verdict::Warn,
-            service: Some(name.to_string()),
-            path: Some(format!("services.{name}.image")),
-            because: redact::line(&format!("what {} names is known only after the pull: {why}", identity.reference), 300),
+        findings.extend(unknown.map(|why| {
+            let because = redact::line(&format!("what {} names is known only after the pull: {why}", identity.reference), 300);
+            let path = format!("services.{name}.image");
+            Weighed::said(UNRESOLVED, Some(name.to_string()), Some(path), identity.reference.as_str(), because)
         }));
         images.insert(name, identity);
     }

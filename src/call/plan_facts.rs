@@ -2,7 +2,7 @@
 //! stand in the text of a file. Reads only. What could not be found out is left out, and the gate takes what is missing for the worse.
 
 use super::compose_files::{Bundle, on_host, protected, visible};
-use super::{Call, CallError};
+use super::{Call, CallError, observe};
 use crate::compose::Loaded;
 use crate::engine::Engine;
 use crate::executor::places;
@@ -11,13 +11,17 @@ use crate::model::config::{Config, OwnContainer};
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::labels;
 use crate::model::observed::{ContainerSummary, ImageIdentity, ImageInfo, NetworkInfo, VolumeInfo};
-use crate::model::plan::Plan;
+use crate::model::plan::{Carried, Plan};
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
 use crate::planner::Observed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+
+pub(super) mod carried;
+
+use carried::with_files;
 
 /// What the loaded texts tell beyond the resolved stack.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +119,7 @@ pub async fn gather(
     let subject =
         Subject { stack: &plan.stack, images: &plan.images, project_dir: plan.project_dir.as_deref(), environment: &plan.environment, own };
     let mut facts = assemble(subject, world, texts, &house.config);
+    facts.carried.clone_from(&plan.carried);
     for (stack, names) in names {
         facts.other_stacks.entry(stack).or_default().names = names;
     }
@@ -160,7 +165,13 @@ async fn followed(call: &Call, plan: &Plan) -> Result<BTreeMap<String, Vec<above
         let Some(release) = store.release(&record.name, number).await? else { continue };
         let judged = places::judged(store, &release).await?;
         let real = |path: &str| judged.get(&normalise(path)).cloned().unwrap_or_else(|| normalise(path));
-        let mut paths = above::followed(&release.spec, &real);
+        let carried = match with_files(&release.spec).next() {
+            Some(_) => {
+                carried::of(&call.house, (&release.spec, None), &release.images, &observe::stack(&call.house, &record.name).await?).await?
+            }
+            None => Carried::default(),
+        };
+        let mut paths = above::followed(&release.spec, &carried, &real);
         paths.retain(|f| release.spec.services.iter().any(|(name, s)| s.active && name.as_str() == f.service));
         if !paths.is_empty() {
             found.insert(record.name.to_string(), paths);
@@ -210,6 +221,7 @@ fn assemble(subject: Subject<'_>, world: World, texts: &Texts, config: &Config) 
         project_dir: subject.project_dir.map(str::to_owned),
         environment: subject.environment.to_owned(),
         resolved: world.resolved,
+        carried: Carried::default(),
         protected_paths: protected(config).into_iter().map(|p| p.display().to_string()).collect(),
         engine_sockets: sockets(config),
         supervisor_containers: world.supervisor.containers,

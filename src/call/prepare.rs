@@ -6,6 +6,8 @@ use super::error::ErrorCode;
 use super::images::identities;
 use super::{Call, CallError, Door, House, accepted, compose_files, coverage, observe, plan_facts, sealed, spare, successor};
 use crate::gate;
+use crate::gate::plan::Weighed;
+use crate::gate::plan::outside::{PRE_UPDATE, UNSUPPORTED};
 use crate::model::config::{Config, StackSettingsEntry};
 use crate::model::ids::{PlanId, ServiceName, StackName};
 use crate::model::labels;
@@ -13,7 +15,7 @@ use crate::model::observed::ImageIdentity;
 use crate::model::plan::{GitState, Plan, PlanKind, Weight};
 use crate::model::release::Release;
 use crate::model::spec::StackSpec;
-use crate::model::verdict::{Finding, Verdict};
+use crate::model::verdict::Finding;
 use crate::planner::{self, PlanError, PlanInput, Want};
 use crate::redact;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,8 @@ pub use source::{CONTENT, Source};
 pub(super) struct Desired {
     pub(super) spec: StackSpec,
     images: BTreeMap<ServiceName, ImageIdentity>,
+    /// What there is to say of images that nobody knows yet.
+    unresolved: Vec<Weighed>,
     content_of: Option<u32>,
     pub(super) project_dir: Option<String>,
     pub(super) git: Option<GitState>,
@@ -55,11 +59,9 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
             desired.spec.services.get_mut(service).ok_or_else(|| no_service(&source.stack, service, known.iter()).field("images"))?;
         spec.image = Some(image.clone());
     }
-    let (images, unknown) = identities(call, &desired.spec, &|_| source.refresh).await?;
-    desired.images = images;
+    (desired.images, desired.unresolved) = identities(call, &desired.spec, &|_| source.refresh).await?;
     let mut plan = planned(call, &source.stack, Some(desired.clone()), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
     plan.given = Some(source.given());
-    judged(&mut plan, unknown);
     let current = match plan.from_release {
         Some(number) => call.house.store.release(&source.stack, number).await?,
         None => None,
@@ -68,14 +70,13 @@ pub async fn deploy(call: &Call, source: &Source) -> Result<Plan, CallError> {
     if again.is_empty() {
         return Ok(plan);
     }
-    let (images, unknown) = identities(call, &desired.spec, &|service| again.contains(service)).await?;
+    let (images, unresolved) = identities(call, &desired.spec, &|service| again.contains(service)).await?;
     if images == desired.images {
         return Ok(plan);
     }
-    desired.images = images;
+    (desired.images, desired.unresolved) = (images, unresolved);
     let mut again = planned(call, &source.stack, Some(desired), None, plan.id, (&BTreeSet::new(), Brought::default())).await?;
     again.given = plan.given;
-    judged(&mut again, unknown);
     Ok(again)
 }
 
@@ -110,6 +111,8 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
     let desired = Desired {
         spec: plan.desired.clone(),
         images: plan.images.clone(),
+        // What was said of them then is kept below.
+        unresolved: vec![],
         content_of: plan.content_of,
         project_dir: plan.project_dir.clone(),
         git: plan.git.clone(),
@@ -127,7 +130,7 @@ pub async fn again(call: &Call, plan: &Plan, digest: &str) -> Result<Plan, CallE
     }
     now.given.clone_from(&plan.given);
     // The texts are gone, so what was found in them then is kept beside what is found now.
-    let found_then = plan.findings.iter().filter(|f| f.rule != data_plan::RULE).cloned();
+    let found_then = plan.findings.iter().filter(|f| f.rule != PRE_UPDATE).cloned();
     judged(&mut now, found_then.collect());
     now.asked.extend(plan.asked.iter().filter(|a| !now.asked.iter().any(|b| b.finding == a.finding)).cloned().collect::<Vec<_>>());
     Ok(now)
@@ -181,8 +184,10 @@ async fn planned(
     let in_place = spared.instead.or(in_place);
     let environment = call.environment().to_owned();
     let mut brought = anonymous;
+    let mut said = vec![];
     let (want, project_dir, git, texts) = match (desired, in_place) {
         (Some(mut d), _) => {
+            said = d.unresolved;
             data_plan::carry(call, stack, current.as_ref(), &mut d.spec).await?;
             brought = data_plan::bring::swap(&mut d.spec, &d.brought);
             (Want::Release { desired: Box::new(d.spec), images: d.images, content_of: d.content_of }, d.project_dir, d.git, Some(d.facts))
@@ -225,12 +230,22 @@ async fn planned(
     plan.left = spared.left;
     if let Some(texts) = texts {
         let about_data = data_plan::make_safe(call, &mut plan, &observed, current.as_ref()).await?;
-        judged(&mut plan, about_data);
-        let uncovered = coverage::findings(call, &plan.desired, plan.project_dir.as_deref());
-        judged(&mut plan, uncovered);
+        judged(&mut plan, about_data.findings);
+        said.extend(about_data.said);
+        said.extend(coverage::findings(call, &plan.desired, plan.project_dir.as_deref()));
+        said.extend(
+            plan.desired
+                .unsupported
+                .iter()
+                .map(|u| Weighed::said(UNSUPPORTED, None, Some(u.path.clone()), u.path.as_str(), redact::line(&u.reason, 300))),
+        );
+        plan.carried =
+            plan_facts::carried::of(&call.house, (&plan.desired, current.as_ref().map(|r| &r.spec)), &plan.images, &observed).await?;
         let facts = plan_facts::gather(call, &plan, &observed, current.as_ref(), &texts).await?;
         super::binds::exist(call, &plan.desired, &facts)?;
-        let weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        let mut weighed = gate::plan::weigh(&plan.desired, &facts, &call.rulebook.policy, call.now.date_naive());
+        let scales = data_plan::scales(call, &plan);
+        weighed.extend(said.into_iter().filter_map(|said| scales.again(said)));
         sealed::seal(call, &mut plan, &facts, &weighed, weighed_before);
         // What runs was approved as it runs; what a rollback goes back to was approved when it was deployed.
         let older = match plan.content_of.filter(|n| current.as_ref().is_none_or(|c| c.number != *n)) {
@@ -246,13 +261,6 @@ async fn planned(
             let who = &call.who;
             findings.extend(gate::hooks::findings(&plan.desired, &call.rulebook, who.agent.as_str(), &who.on_behalf));
         }
-        findings.extend(plan.desired.unsupported.iter().map(|u| Finding {
-            rule: "compose.unsupported".into(),
-            verdict: Verdict::Warn,
-            service: None,
-            path: Some(u.path.clone()),
-            because: redact::line(&u.reason, 300),
-        }));
         judged(&mut plan, findings);
     }
     Ok(plan)
@@ -322,6 +330,7 @@ async fn from_current(call: &Call, source: &Source) -> Result<Desired, CallError
     Ok(Desired {
         spec: release.spec,
         images: BTreeMap::new(),
+        unresolved: vec![],
         content_of: None,
         project_dir: release.project_dir,
         git: release.git,

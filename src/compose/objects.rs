@@ -185,7 +185,7 @@ pub(super) fn files(value: Option<Value>, kind: &'static str, input: &LoadInput<
 }
 
 /// Reads `file:` into `content`; its absolute path where there is a project directory. A missing file is a note: preflight judges delivery. What is no
-/// text, or too long to be copied, is mounted, and only a digest of it is kept.
+/// text, or too long to be copied, is mounted, and only a digest of it is kept. A text that came with the call has no path: nothing of the host may stand for it.
 fn side_file(
     file: &str,
     path: &str,
@@ -226,5 +226,6 @@ fn side_file(
             report.later(path, why.rule(), format!("file {file} cannot be read: {why}"), "use a text file beneath the project directory");
         }
     }
-    absolute
+    // A text of the call under the name of a file of the directory: what is judged is the text, so the file is never mounted in its place.
+    absolute.filter(|_| input.files.mountable(&relative))
 }

@@ -21,8 +21,8 @@ pub type FactsOf = Arc<dyn Fn(&Plan, Option<&ServiceName>) -> RequestFacts + Sen
 pub type RealOf = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Judges a command of a backup at the moment it would run: environment and words.
 pub type CommandGate = Arc<dyn Fn(&str, &[String]) -> Vec<Finding> + Send + Sync>;
-/// The judge of the commands that an agent's operation would run.
-pub type CommandsOf = Arc<dyn Fn(&str) -> CommandGate + Send + Sync>;
+/// The judge of the commands that an agent's operation would run: the agent, and those it works for.
+pub type CommandsOf = Arc<dyn Fn(&str, &[String]) -> CommandGate + Send + Sync>;
 
 /// Sends a command to the front that listens on a socket as a given user; new routes may wait so long for sessions that leave. An error is a sentence.
 pub type FrontDoor = Arc<dyn Fn(PathBuf, Command, Duration, u32) -> BoxFuture<'static, Result<Reply, String>> + Send + Sync>;

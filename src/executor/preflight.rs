@@ -187,7 +187,15 @@ impl Executor {
         if services.is_empty() {
             return report.add(ID, Passed::Yes, "no service with data is replaced");
         }
-        let names = services.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+        let named = |services: &[&ServiceName]| services.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+        let (first, services): (Vec<_>, Vec<_>) = services.into_iter().partition(|s| facts.plan.data.services.contains(*s));
+        if !first.is_empty() {
+            report.add(ID, Passed::Yes, format!("{}: this plan snapshots its data first", named(&first)));
+        }
+        if services.is_empty() {
+            return;
+        }
+        let names = named(&services);
         match self.store.backups(Some(&facts.plan.stack), None, 1).await {
             Ok(found) => match found.first() {
                 Some(b) if chrono::Utc::now() - b.at < chrono::TimeDelta::hours(24) => {

@@ -5,8 +5,8 @@ use crate::engine::{ContainerSpec, EngineMount, Extras, InjectedFile, NetworkAtt
 use crate::model::ids::{EngineName, ImageRef, OperationId, ServiceName};
 use crate::model::labels;
 use crate::model::observed::MountInfo;
-use crate::model::spec::mounts;
-use crate::model::spec::{FileMount, FileObject, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
+use crate::model::spec::mounts::{self, Placed, Way};
+use crate::model::spec::{FileMount, Logging, MountKind, MountSpec, PortSpec, Restart, ServiceSpec, StackSpec};
 use crate::planner::front::fronted;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,6 +42,8 @@ pub struct Rendering<'a> {
     pub hash: String,
     /// Mounts of the container it replaces: anonymous volumes are carried over by name.
     pub inherited: &'a [MountInfo],
+    /// Places of volumes beside the service's own mounts, as the plan was judged with.
+    pub carried: BTreeSet<String>,
     /// Engine names of the volumes this release or the one before declares: they are mounted where the file says, and nowhere else.
     pub declared: BTreeSet<String>,
     /// Containers of the services whose namespaces or volumes it shares.
@@ -65,23 +67,18 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     let serving = r.role == Role::Serving;
     let published = serving && !fronted(spec);
     let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
-    for old in r.inherited.iter().filter(|m| m.kind == "volume") {
-        let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
-        let carry = match anonymous {
-            None => {
-                let name = old.name.as_deref().unwrap_or_default();
-                // What is there by another service's volumes comes from there again.
-                !r.declared.contains(name) && (spec.volumes_from.is_empty() || anonymous_name(name))
-            }
-            Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
-        };
+    let mut carried = r.carried.clone();
+    for old in r.inherited {
+        // As in Compose a config or secret takes the place of a volume of the image.
+        let replaced = spec.configs.iter().chain(&spec.secrets).any(|f| mounts::same_place(&f.target, &old.target));
+        let carry = carries(spec, &r.declared, old) && !replaced;
         if carry && let Some(name) = &old.name {
             mounts.retain(|m| m.target != old.target);
             mounts.push(volume(name, &old.target, !old.writable));
+            carried.insert(old.target.clone());
         }
     }
-    let targets: Vec<&str> = mounts.iter().map(|m| m.target.as_str()).collect();
-    let (files, file_mounts) = files(r.stack, r.service, spec, &targets)?;
+    let (files, file_mounts) = files(r.stack, r.service, spec, &carried)?;
     mounts.extend(file_mounts);
     Ok(ContainerSpec {
         name: if serving { names::working(r.operation, r.service, r.number) } else { names::canary(r.operation, r.service) },
@@ -142,6 +139,19 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
         files,
         extras: extras(r, spec)?,
     })
+}
+
+/// Whether the next container takes a volume over from the one before. `declared` are the engine names of the volumes that either of the releases declares.
+pub fn carries(spec: &ServiceSpec, declared: &BTreeSet<String>, old: &MountInfo) -> bool {
+    match spec.mounts.iter().find(|m| m.target == old.target) {
+        _ if old.kind != "volume" => false,
+        None => {
+            let name = old.name.as_deref().unwrap_or_default();
+            // What is there by another service's volumes comes from there again.
+            !declared.contains(name) && (spec.volumes_from.is_empty() || anonymous_name(name))
+        }
+        Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
+    }
 }
 
 /// Names the engine makes for volumes without one: 64 hexadecimal digits.
@@ -338,35 +348,26 @@ fn plain(kind: MountKind, target: &str, read_only: bool) -> EngineMount {
     EngineMount { read_only, ..EngineMount::new(kind, target.to_owned()) }
 }
 
-/// Configs and secrets: copied into the container before it starts. A read-only container takes no copies, and what is mounted above a target would: the
-/// copy would be in a volume or a host's directory that the old one is still at work on, or be hidden by memory. There a file is mounted.
+/// Configs and secrets: copied into the container before it starts, or mounted where they cannot be.
 fn files(
     stack: &StackSpec,
     service: &ServiceName,
     spec: &ServiceSpec,
-    targets: &[&str],
+    carried: &BTreeSet<String>,
 ) -> Result<(Vec<InjectedFile>, Vec<EngineMount>), String> {
-    let mut copies = vec![];
-    let mut binds = vec![];
-    let configs = spec.configs.iter().map(|m| ("config", m, stack.configs.get(&m.source)));
-    let secrets = spec.secrets.iter().map(|m| ("secret", m, stack.secrets.get(&m.source)));
-    for (kind, wanted, object) in configs.chain(secrets) {
+    let (mut copies, mut binds) = (vec![], vec![]);
+    for Placed { kind, wanted, object, covered, way, .. } in mounts::placed(stack, spec, carried) {
         let object = object.ok_or_else(|| format!("service {service} names {kind} {}, which the file does not define", wanted.source))?;
-        // As in Compose a mount of the service at the same place counts.
-        if targets.iter().any(|t| mounts::same_place(t, &wanted.target)) {
-            continue;
-        }
-        let covered = mounts::above(&wanted.target, targets.iter().copied());
-        match deliver(wanted, object, spec.read_only || covered.is_some()) {
-            Some(Delivery::Copy(file)) => copies.push(file),
-            Some(Delivery::Mount(m)) => binds.push(m),
-            None => {
+        match way {
+            Way::Replaced => {}
+            Way::Copied(text) => copies.push(copy(wanted, text)),
+            Way::Mounted(file) => binds.push(EngineMount { source: Some(file.to_owned()), ..plain(MountKind::Bind, &wanted.target, true) }),
+            Way::None => {
+                let ways = "choose another target, or give it with `file:` as a file of the stack's directory";
                 let why = match covered {
                     _ if object.external => "external ones need a swarm".to_owned(),
-                    Some(mount) if object.content.is_some() => {
-                        format!("its target {} lies in the mount at {mount}; choose another target, or give it with `file:`", wanted.target)
-                    }
-                    _ => "a read_only service takes only configs and secrets with `file:`".to_owned(),
+                    Some(mount) if object.content.is_some() => format!("its target {} lies in the mount at {mount}; {ways}", wanted.target),
+                    _ => "a read_only service takes only configs and secrets with `file:`, as files of the stack's directory".to_owned(),
                 };
                 return Err(format!("{kind} {} of service {service} cannot be delivered: {why}", wanted.source));
             }
@@ -375,35 +376,23 @@ fn files(
     Ok((copies, binds))
 }
 
-/// Whether every config and secret of a service can be delivered. `carried` are the places of volumes that its container takes over from the one before.
+/// Whether every config and secret of a service can be delivered. `carried` are the places of volumes beside its own mounts.
 ///
 /// # Errors
 /// A sentence that names the first that cannot.
-pub fn deliverable(stack: &StackSpec, service: &ServiceName, carried: &[&str]) -> Result<(), String> {
+pub fn deliverable(stack: &StackSpec, service: &ServiceName, carried: &BTreeSet<String>) -> Result<(), String> {
     let spec = stack.services.get(service).ok_or_else(|| format!("the release has no service {service}"))?;
-    let targets: Vec<&str> = spec.mounts.iter().map(|m| m.target.as_str()).chain(carried.iter().copied()).collect();
-    files(stack, service, spec, &targets).map(|_| ())
+    files(stack, service, spec, carried).map(|_| ())
 }
 
-enum Delivery {
-    Copy(InjectedFile),
-    Mount(EngineMount),
-}
-
-fn deliver(wanted: &FileMount, object: &FileObject, mounted: bool) -> Option<Delivery> {
+fn copy(wanted: &FileMount, text: &str) -> InjectedFile {
     let number = |id: &Option<String>| id.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
-    match (&object.content, &object.file) {
-        (Some(content), _) if !mounted => Some(Delivery::Copy(InjectedFile {
-            path: wanted.target.clone(),
-            content: content.clone().into_bytes(),
-            mode: wanted.mode.unwrap_or(0o444),
-            uid: number(&wanted.uid),
-            gid: number(&wanted.gid),
-        })),
-        (_, Some(file)) => {
-            Some(Delivery::Mount(EngineMount { source: Some(file.clone()), ..plain(MountKind::Bind, &wanted.target, true) }))
-        }
-        (_, None) => None,
+    InjectedFile {
+        path: wanted.target.clone(),
+        content: text.to_owned().into_bytes(),
+        mode: wanted.mode.unwrap_or(0o444),
+        uid: number(&wanted.uid),
+        gid: number(&wanted.gid),
     }
 }
 

@@ -402,6 +402,7 @@ impl Run {
             image,
             hash,
             inherited,
+            carried: self.plan.carried.get(service).cloned().unwrap_or_default(),
             declared: self.declared_volumes(),
             joined,
             log_driver: &log_driver,

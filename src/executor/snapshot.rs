@@ -3,6 +3,7 @@
 //! a restored volume is taken into use (it is a name in the release, switched like everything else of it).
 
 use super::backup::acts::{self, DataAct, Doer};
+use super::backup::command;
 use super::backup::keep::PRE_UPDATE;
 use super::backup::{BackupError, Directory, Hands, Progress, Quiesce, ServiceCommands, SnapshotState, Writer, resume, writers};
 use super::restore::RestoreOutcome;
@@ -111,7 +112,7 @@ impl Run {
             if done["snapshot"]["state"] != SnapshotState::Complete.as_str() {
                 return Err(failed(format!(
                     "the snapshot of {source} before the update is partial ({} files could not be read, which `backup` of it names): let the supervisor read \
-                     them, or set x-dockwarden.backup.pre_update: false to go on without one",
+                     them, or have an operator set pre_update = false for the stack in dockwarden.toml to go on without one",
                     done["unreadable_count"]
                 )));
             }
@@ -166,6 +167,7 @@ impl Run {
     }
 
     async fn data_step_to_its_end(&self, act: DataAct) -> Result<Value, Halt> {
+        command::may_begin(&self.exec.judge_of(&self.permit), &act).map_err(|e| failed(e.to_string()))?;
         self.step(Phase::Snapshot, act.key(), Act::Data { data: act }).await
     }
 
@@ -195,15 +197,15 @@ impl Run {
             stack: Some(self.plan.stack.clone()),
             agent: self.operation().agent,
             progress,
-            judge: (self.exec.commands)(&self.operation().agent),
+            judge: self.exec.judge_of(&self.permit),
         };
         Ok(doer.perform(act).await?)
     }
 
     /// Takes an act on data back; safe to repeat.
     pub(super) async fn take_back_data(&self, act: &DataAct) -> Result<(), Fail> {
-        let judge = (self.exec.commands)(&self.operation().agent);
-        Ok(acts::take_back(&*self.exec.engine, self.exec.store.instance(), &self.permit, self.operation_id(), &judge, act).await?)
+        let judge = self.exec.judge_of(&self.permit);
+        Ok(acts::take_back((&*self.exec.engine, &self.exec.store), &self.permit, self.operation_id(), &judge, act).await?)
     }
 
     /// Restored volumes take the place of those that have no name in the file. Which they are.

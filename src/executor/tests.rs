@@ -23,6 +23,7 @@ use super::*;
 use crate::engine::EngineError;
 use crate::engine::fake::{Behaviour, FakeEngine};
 use crate::gate;
+use crate::gate::plan::PlanFacts;
 use crate::model::labels;
 use crate::model::observed::{ImageIdentity, RunState};
 use crate::model::release::ReleaseState;
@@ -63,11 +64,12 @@ pub(super) fn executor_with(
 fn executor_as(engine: &Arc<FakeEngine>, store: &Store, options: Options) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|plan, service| {
         let service = service.map_or("", ServiceName::as_str);
-        RequestFacts::of(&plan.desired, service, &Default::default(), &Default::default(), Utc::now().date_naive(), BTreeSet::new())
+        let known = PlanFacts { carried: plan.carried.clone(), ..PlanFacts::default() };
+        RequestFacts::of(&plan.desired, service, &known, &Default::default(), Utc::now().date_naive(), BTreeSet::new())
     });
     // Any small file does as the binary of fronts: the fake engine runs none.
     let front_binary = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
-    let commands: CommandsOf = Arc::new(|_| Arc::new(|_, _| vec![]));
+    let commands: CommandsOf = Arc::new(|_, _| Arc::new(|_, _| vec![]));
     Executor::new(engine.clone(), store.clone(), facts, Options { front_binary, commands: Some(commands), ..options })
 }
 

@@ -23,9 +23,9 @@ impl Agent {
 }
 
 /// The strictest word on hooks among an agent and those it works for, and whose it is. Who has no manifest may bring none.
-fn strictest<'a>(book: &'a Rulebook, agent: &'a str, on_behalf: &'a [AgentName]) -> (Verdict, &'a str) {
+fn strictest<'a>(book: &'a Rulebook, agent: &'a str, on_behalf: impl IntoIterator<Item = &'a str>) -> (Verdict, &'a str) {
     let word = |name: &'a str| (book.agents.get(name).map_or(Verdict::Deny, |a| a.hooks()), name);
-    on_behalf.iter().map(|name| word(name.as_str())).fold(word(agent), |most, next| if next.0 > most.0 { next } else { most })
+    on_behalf.into_iter().map(word).fold(word(agent), |most, next| if next.0 > most.0 { next } else { most })
 }
 
 fn because(verdict: Verdict, name: &str) -> String {
@@ -36,7 +36,7 @@ fn because(verdict: Verdict, name: &str) -> String {
 
 /// What the manifests say of the commands a plan would bring; empty where it brings none, or they allow them.
 pub fn findings(spec: &StackSpec, book: &Rulebook, agent: &str, on_behalf: &[AgentName]) -> Vec<Finding> {
-    let (verdict, name) = strictest(book, agent, on_behalf);
+    let (verdict, name) = strictest(book, agent, on_behalf.iter().map(AgentName::as_str));
     if verdict < Verdict::Approval {
         return vec![];
     }
@@ -59,9 +59,10 @@ pub fn findings(spec: &StackSpec, book: &Rulebook, agent: &str, on_behalf: &[Age
     of_stack.into_iter().chain(of_services).map(finding).collect()
 }
 
-/// Judges a command of a backup that an agent has made, at the moment it would run: its manifest may forbid what the policy allows.
-pub fn may_run(book: &Rulebook, agent: &str) -> Option<Finding> {
-    let (verdict, name) = strictest(book, agent, &[]);
+/// Judges a command of a backup that an agent has made, at the moment it would run: its manifest, or that of those it works for, may forbid what the
+/// policy allows.
+pub fn may_run<'a>(book: &'a Rulebook, agent: &'a str, on_behalf: impl IntoIterator<Item = &'a str>) -> Option<Finding> {
+    let (verdict, name) = strictest(book, agent, on_behalf);
     let denied = verdict == Verdict::Deny;
     denied.then(|| Finding { rule: RULE.into(), verdict, service: None, path: None, because: because(verdict, name) })
 }
@@ -123,11 +124,10 @@ mod tests {
         }
 
         // At the moment one of a backup would run, an approval was given long ago or is not asked for any more.
-        assert!(may_run(&book, "limited").is_none() && may_run(&book, "wide").is_none());
-        assert_eq!(
-            (may_run(&book, "none").map(|f| f.verdict), may_run(&book, "nobody").map(|f| f.verdict)),
-            (Some(Verdict::Deny), Some(Verdict::Deny))
-        );
+        assert!(may_run(&book, "limited", []).is_none() && may_run(&book, "wide", ["limited"]).is_none());
+        assert_eq!(["none", "nobody"].map(|name| may_run(&book, name, []).map(|f| f.verdict)), [Some(Verdict::Deny), Some(Verdict::Deny)]);
+        let why = may_run(&book, "wide", ["trusted", "none"]).map(|f| f.because).unwrap_or_default();
+        assert!(why.starts_with("agent none may bring no commands"), "who hands work on needs the right, too: {why}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod mounts;
 pub mod namespaces;
 pub mod networks;
+pub mod outside;
 pub mod ownership;
 pub mod paths;
 pub mod ports;
@@ -21,7 +22,8 @@ pub mod volumes;
 
 use super::rules;
 use crate::model::ids::StackName;
-use crate::model::policy::Policy;
+use crate::model::plan::Carried;
+use crate::model::policy::{Exception, Policy};
 use crate::model::spec::{ServiceSpec, StackSpec};
 use crate::model::verdict::{Finding, Verdict};
 use chrono::NaiveDate;
@@ -48,6 +50,8 @@ pub struct PlanFacts {
     pub supervisor_objects: BTreeSet<String>,
     /// The supervisor could not find out which are its own: what belongs to nobody known may be.
     pub supervisor_unknown: bool,
+    /// Places of volumes that containers of a service have beside its own mounts.
+    pub carried: Carried,
     /// What belongs to other stacks, by stack.
     pub other_stacks: BTreeMap<String, OtherStack>,
     /// Volumes and networks our registry knows as this stack's own.
@@ -163,6 +167,56 @@ pub fn strictest(findings: &[Finding]) -> Verdict {
     findings.iter().map(|f| f.verdict).max().unwrap_or(Verdict::Allow)
 }
 
+/// What findings of one stack in one environment are weighed by.
+#[derive(Debug, Clone, Copy)]
+pub struct Scales<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// Environment.
+    pub environment: &'a str,
+    /// Stack.
+    pub stack: &'a str,
+    /// Today.
+    pub now: NaiveDate,
+}
+
+impl<'a> Scales<'a> {
+    /// The exception of exactly this rule, stack, service and value that holds today.
+    pub fn excepted(&self, rule: &str, service: Option<&str>, value: &str) -> Option<&'a Exception> {
+        let mine = |e: &&Exception| {
+            e.rule == rule && e.stack == self.stack && e.service.as_deref() == service && e.value == value && self.now <= e.expires
+        };
+        self.policy.exceptions.iter().find(mine).filter(|_| !rule.starts_with("yaml."))
+    }
+
+    /// A rule broken by `value` (never a secret: exceptions name it), as strict as the policy has it; `None` where it is switched off. An exception of the
+    /// value makes it a warning that names the exception.
+    pub fn weigh(&self, rule: &str, service: Option<&str>, path: Option<String>, value: &str, because: String) -> Option<Weighed> {
+        let info = rules::find(rule).expect("rules are named by literals that a test checks against the table");
+        let verdict = rules::level(self.policy, self.environment, info)?;
+        let (verdict, because) = match self.excepted(rule, service, value) {
+            Some(e) => (verdict.min(Verdict::Warn), format!("{because}; excepted by an operator until {}: {}", e.expires, e.because)),
+            None if info.host_root && !value.is_empty() => (verdict, format!("{because} (value: {})", shorten(value))),
+            None => (verdict, because),
+        };
+        let finding = Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path, because };
+        Some(Weighed { finding, value: value.to_owned() })
+    }
+
+    /// The same of a finding that was made before anybody asked how strict its rule is.
+    pub fn again(&self, found: Weighed) -> Option<Weighed> {
+        let Finding { rule, verdict: _, service, path, because } = found.finding;
+        self.weigh(&rule, service.as_deref(), path, &found.value, because)
+    }
+}
+
+impl Weighed {
+    /// One that only says something; how strict its rule is, [`Scales::again`] knows.
+    pub fn said(rule: &str, service: Option<String>, path: Option<String>, value: impl Into<String>, because: String) -> Self {
+        Self { finding: Finding { rule: rule.into(), verdict: Verdict::Warn, service, path, because }, value: value.into() }
+    }
+}
+
 /// A service under judgement.
 #[derive(Clone, Copy)]
 struct At<'a> {
@@ -189,24 +243,8 @@ impl<'a> Judge<'a> {
     /// Records that a rule is broken by `value` (never a secret: exceptions name it). The level comes from the policy; an exception of
     /// exactly this rule, stack, service and value makes it a warning that names the exception.
     fn hit(&mut self, rule: &str, service: Option<&str>, path: impl Into<String>, value: &str, because: impl Into<String>) {
-        let (path, because) = (path.into(), because.into());
-        let info = rules::find(rule).expect("rules are named by literals that a test checks against the table");
-        let Some(verdict) = rules::level(self.policy, &self.facts.environment, info) else { return };
-        let mine = |e: &&crate::model::policy::Exception| {
-            e.rule == rule
-                && e.stack == self.spec.name.as_str()
-                && e.service.as_deref() == service
-                && e.value == value
-                && self.now <= e.expires
-        };
-        let excepted = self.policy.exceptions.iter().find(mine).filter(|_| !rule.starts_with("yaml."));
-        let (verdict, because) = match excepted {
-            Some(e) => (verdict.min(Verdict::Warn), format!("{because}; excepted by an operator until {}: {}", e.expires, e.because)),
-            None if info.host_root && !value.is_empty() => (verdict, format!("{because} (value: {})", shorten(value))),
-            None => (verdict, because),
-        };
-        let finding = Finding { rule: rule.into(), verdict, service: service.map(str::to_owned), path: Some(path), because };
-        self.findings.push(Weighed { finding, value: value.to_owned() });
+        let scales = Scales { policy: self.policy, environment: &self.facts.environment, stack: self.spec.name.as_str(), now: self.now };
+        self.findings.extend(scales.weigh(rule, service, Some(path.into()), value, because.into()));
     }
 
     /// `hit` for a service.

@@ -13,6 +13,7 @@ use super::rules::{self};
 use crate::engine::{ContainerSpec, NetworkCreate, VolumeCreate};
 use crate::model::policy::Policy;
 use crate::model::spec::confinement::option_shown;
+use crate::model::spec::mounts::{Way, placed};
 use crate::model::spec::{MountKind, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec};
 use crate::model::verdict::{Finding, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,14 +80,23 @@ impl RequestFacts {
         let real = |p: &String| facts.resolved.get(p).map_or_else(|| normalise(p), |f| normalise(&f.real));
         let named = |key: &String, name: &String| if name.is_empty() { key.clone() } else { name.clone() };
         let binds = s.mounts.iter().filter(|m| m.kind == MountKind::Bind).filter_map(|m| m.source.as_ref());
-        let files = spec.configs.values().chain(spec.secrets.values()).filter_map(|o| o.file.as_ref());
+        let none = BTreeSet::new();
+        let carried = facts.carried.iter().find(|(n, _)| n.as_str() == service).map_or(&none, |(_, places)| places);
+        // A file that was judged as copied is no source of a mount.
+        let files: Vec<String> = placed(spec, s, carried)
+            .into_iter()
+            .filter_map(|f| match f.way {
+                Way::Mounted(file) => Some(file.to_owned()),
+                Way::Replaced | Way::Copied(_) | Way::None => None,
+            })
+            .collect();
         let hooks = hooks_run(policy, &facts.environment);
         let mine = |e: &&crate::model::policy::Exception| {
             e.stack == spec.name.as_str() && e.service.as_deref().is_none_or(|x| x == service) && now <= e.expires
         };
         Self {
-            bind_sources: binds.clone().chain(files.clone()).map(real).collect(),
-            real_paths: binds.chain(files).map(|p| (p.clone(), real(p))).collect(),
+            bind_sources: binds.clone().chain(&files).map(real).collect(),
+            real_paths: binds.chain(&files).map(|p| (p.clone(), real(p))).collect(),
             moved: BTreeSet::new(),
             volumes: spec.volumes.iter().map(|(k, v)| named(k, &v.name)).collect(),
             networks: spec.networks.iter().map(|(k, n)| named(k, &n.name)).collect(),

@@ -124,6 +124,11 @@ pub const RULES: &[RuleInfo] = &[
     rule("probe.outside", Verdict::Warn, "probe of an address outside of the stack, asked by the supervisor itself", &["OWASP #5"]),
     rule("probe.insecure", Verdict::Warn, "https probe that takes any certificate", &["OWASP #5"]),
     root("probe.metadata", Verdict::Deny, "probe of a link-local or metadata address", &["OWASP #5"]),
+    rule("backup.pre_update", Verdict::Warn, "data that a new version may change is not snapshotted before an update, or its file asks for less than the policy", &[]),
+    rule("backup.none", Verdict::Warn, "data that no scheduled backup covers", &[]),
+    rule("backup.writers", Verdict::Warn, "volume that several containers write: a database bears only one", &[]),
+    rule("compose.unsupported", Verdict::Warn, "key of the file that is read and not carried out", &[]),
+    rule("image.unresolved", Verdict::Warn, "image of which neither the engine nor a registry told what it is: known only after the pull", &["CIS 4.5"]),
     production("health.missing", "no health check: nobody notices when it stops working", &["CIS 4.6", "CIS 5.27"]),
     production("limits.missing", "no CPU or memory limit", &["CIS 5.11", "CIS 5.12", "OWASP #7"]),
 ];
@@ -164,7 +169,7 @@ mod tests {
     fn ids_are_unique_and_host_root_rules_deny() {
         let ids: std::collections::BTreeSet<_> = RULES.iter().map(|r| r.id).collect();
         assert_eq!(ids.len(), RULES.len());
-        assert_eq!(RULES.len(), 88);
+        assert_eq!(RULES.len(), 93);
         assert_eq!(
             RULES.iter().filter(|r| r.host_root && r.default != Verdict::Deny).map(|r| r.id).collect::<Vec<_>>(),
             Vec::<&str>::new()

@@ -170,6 +170,10 @@ pub struct Plan {
     /// Host paths of the plan as written -> where each led when it was judged: part of the digest. Whatever leads elsewhere later is refused.
     #[serde(default)]
     pub real_paths: BTreeMap<String, String>,
+    /// Places of volumes that containers of a service have beside its own mounts, for services with configs or secrets: what its image declares, and what
+    /// is taken over from the container before. Files beneath them are mounted, and were judged so.
+    #[serde(default)]
+    pub carried: Carried,
     /// Containers of its services that a restart passes over: a person stopped them, and it is the loop that restarts what stands beside them.
     #[serde(default)]
     pub left: BTreeSet<EngineName>,
@@ -184,6 +188,9 @@ pub struct Plan {
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
+
+/// Places of volumes beside a service's own mounts, by service.
+pub type Carried = BTreeMap<ServiceName, BTreeSet<String>>;
 
 /// What a finding is about, without its words: rule, place and judged value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -217,6 +224,8 @@ pub struct DataPlan {
     pub snapshot: Vec<EngineName>,
     /// Directories of the host read into it first.
     pub directories: Vec<PlannedDirectory>,
+    /// Services all of whose data is among them.
+    pub services: BTreeSet<ServiceName>,
     /// How the writers of all of them are held meanwhile.
     pub quiesce: Quiesce,
     /// Services of the release that runs whose backup commands (`pre`, `stdout`, `post`) are run around it.

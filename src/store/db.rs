@@ -307,6 +307,8 @@ fn run(conn: &Connection, path: &Path, batch: impl Iterator<Item = Job>, answers
             (false, false) if conn.total_changes() != before => Some(left_behind()),
             (false, _) => None,
         };
+        // Some errors (I/O, memory) make SQLite roll everything back by itself: what came before is gone, and what comes after would be a transaction each.
+        broken = broken.or_else(|| conn.is_autocommit().then(rolled_back));
     }
     broken.map_or(Ok(()), Err)
 }
@@ -315,6 +317,12 @@ fn run(conn: &Connection, path: &Path, batch: impl Iterator<Item = Job>, answers
 fn left_behind() -> rusqlite::Error {
     let text = "a write that failed left a change behind".to_owned();
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE), Some(text))
+}
+
+/// The whole transaction ended in the middle.
+fn rolled_back() -> rusqlite::Error {
+    let text = "the database rolled the whole transaction back".to_owned();
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT), Some(text))
 }
 
 fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
@@ -421,6 +429,33 @@ mod tests {
         assert_eq!(rows(&db).await, acknowledged);
         db.write(|c| Ok(c.execute("INSERT INTO a VALUES (3)", [])?)).await.unwrap();
         assert!(rows(&db).await.contains(&3), "the writer goes on");
+    }
+
+    /// As SQLite does by itself on an I/O error in the middle of a single statement.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_comes_after_a_write_that_lost_the_transaction_is_not_written_outside_of_one() {
+        let (_dir, db) = open();
+        let (release, first) = blocked(&db).await;
+        let one = |x: i64| {
+            let db = Arc::clone(&db);
+            async move { db.write_one(move |c| Ok(c.execute("INSERT INTO a VALUES (?1)", [x])?)).await }
+        };
+        let breaks = async {
+            db.write_one(|c| {
+                c.execute_batch("ROLLBACK")?;
+                Err::<(), _>(StoreError::Closed.into())
+            })
+            .await
+        };
+        let go = async {
+            release.send(()).unwrap();
+        };
+        let (before, breaks, after, ()) = tokio::join!(one(1), breaks, one(2), go);
+        let _ = first.await.unwrap();
+        let acknowledged: Vec<i64> = [(1, before.is_ok()), (2, after.is_ok())].into_iter().filter(|(_, ok)| *ok).map(|(x, _)| x).collect();
+        assert!(breaks.is_err());
+        assert_eq!(rows(&db).await, acknowledged, "who was told of an error has left nothing");
+        one(3).await.unwrap();
     }
 
     #[test]

@@ -109,6 +109,7 @@ fn plan(id: &str, created_at: DateTime<Utc>) -> Plan {
         asked: vec![],
         weighed: Default::default(),
         real_paths: Default::default(),
+        carried: Default::default(),
         left: Default::default(),
         project_dir: None,
         git: None,

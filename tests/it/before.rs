@@ -19,13 +19,17 @@ fn input(stack: &str, image: &str, version: &str, files: &Path) -> Value {
     json!({"stack": stack, "compose": compose})
 }
 
-/// A root for binds, and the policy that has every replacement snapshotted.
-fn policy(home: &Home) -> PathBuf {
+/// A root for binds, and the policy that has every replacement snapshotted, but for the volume whose file says no.
+fn policy(home: &Home, stack: &str) -> PathBuf {
     let root = home.path("stacks");
     let policy = std::fs::read_to_string(home.path("config/policy.toml")).expect("shipped");
     let roots = format!("bind_roots_allow = [{:?}]", root.display().to_string());
     let policy = policy.replace("bind_roots_allow = []", &roots).replace("pre_update = \"image\"", "pre_update = \"every\"");
-    home.configure("policy.toml", &policy);
+    let exception = format!(
+        "\n[[exceptions]]\nrule = \"backup.pre_update\"\nstack = {stack:?}\nservice = \"store\"\nvalue = \"{stack}_visits\"\nbecause = \"a cache\"\n\
+         expires = \"2999-01-01\"\n"
+    );
+    home.configure("policy.toml", &(policy + &exception));
     root
 }
 
@@ -34,10 +38,10 @@ async fn a_directory_of_the_host_is_snapshotted_before_its_service_is_replaced_o
     let slot = engine().await;
     let home = Home::new();
     home.unlimited("stack-keeper");
-    let files = policy(&home).join("files");
+    let stack = home.stack("before");
+    let files = policy(&home, &stack).join("files");
     std::fs::create_dir_all(&files).expect("made");
     std::fs::write(files.join("note"), "one").expect("written");
-    let stack = home.stack("before");
     let serve = Serve::start(&home).await;
     let client = Client::stdio(&home, "stack-keeper").await;
     let one = client.ok("deploy", input(&stack, &slot.image, "1", &files)).await;

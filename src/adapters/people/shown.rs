@@ -193,9 +193,10 @@ fn final_text(text: &str) -> String {
     bounded(&redact::said(text))
 }
 
-/// One line of at most [`LONGEST`] bytes. Nobody approves what they cannot know is there: a cut is marked, and an end of a line is told from a space.
+/// One line of at most [`LONGEST`] bytes. Nobody approves what they cannot know is there: a cut is marked, and an end of a line is told from a space and from a
+/// backslash with an n.
 fn bounded(text: &str) -> String {
-    let text = redact::clean(text).trim().replace('\n', "\\n");
+    let text = redact::clean(text).trim().replace('\\', "\\\\").replace('\n', "\\n");
     let kept = redact::keep_start(&text, LONGEST);
     if kept.len() < text.len() { format!("{kept} [cut] ({} bytes)", text.len()) } else { text }
 }
@@ -217,6 +218,11 @@ mod tests {
             expected_loss: "0.2 s".into(),
             diff: vec![DiffLine { path: "command[2]".into(), from: None, to: Some(to.into()) }],
         }
+    }
+
+    #[test]
+    fn an_end_of_a_line_and_the_two_characters_that_stand_for_it_are_shown_apart() {
+        assert_eq!([bounded("a\nb"), bounded("a\\nb"), bounded("a\\\nb")], ["a\\nb", "a\\\\nb", "a\\\\\\nb"]);
     }
 
     #[tokio::test]

@@ -115,11 +115,21 @@ fn directories_that_the_supervisor_does_not_see_are_named_and_the_others_are_sna
 }
 
 #[test]
-fn the_file_says_what_is_snapshotted_before_an_update_and_where_it_does_not_the_policy() {
+fn the_policy_says_what_is_snapshotted_before_an_update_and_a_file_says_it_of_volumes_before_it_says_it_of_all() {
     use PreUpdate::{Asked, Every, Image, Small};
-    let when = |asked, policy| [wanted(asked, policy, true), wanted(asked, policy, false)];
-    for policy in [Every, Image, Small, Asked] {
-        assert_eq!((when(Some(true), policy), when(Some(false), policy)), ([true; 2], [false; 2]), "{policy:?}");
-    }
-    assert_eq!([Every, Image, Small, Asked].map(|p| when(None, p)), [[true, true], [true, false], [true, false], [false, false]]);
+    let when = |policy| [by_policy(policy, true), by_policy(policy, false)];
+    assert_eq!([Every, Image, Small, Asked].map(when), [[true, true], [true, false], [true, false], [false, false]]);
+    let says = |of_volume: Option<bool>, of_service: Option<bool>, of_stack: Option<bool>| {
+        let settings = |pre_update: Option<bool>| pre_update.map(|p| BackupSettings { pre_update: Some(p), ..BackupSettings::default() });
+        let mut desired = stack(volume("shop_data", None));
+        desired.volumes.get_mut("data").unwrap().settings.backup = settings(of_volume);
+        desired.settings.backup = settings(of_stack);
+        let file = FileSays::read(&desired, &settings(of_service).unwrap_or_default(), &["shop_data".to_owned()].into());
+        (file.of("shop_data"), file.of("/srv/shop/in"))
+    };
+    assert_eq!(says(None, None, None), (None, None));
+    assert_eq!(says(None, Some(false), Some(true)), (Some(false), Some(false)), "the service before the stack");
+    assert_eq!(says(None, None, Some(true)), (Some(true), Some(true)));
+    assert_eq!(says(Some(false), Some(true), None), (Some(false), Some(true)), "a volume for itself");
+    assert_eq!(says(Some(true), None, None), (Some(true), Some(true)), "who wants one of it wants it whole");
 }

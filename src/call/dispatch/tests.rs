@@ -18,9 +18,11 @@ use futures_util::StreamExt;
 use serde_json::json;
 
 mod approvals;
+mod before_update;
 mod beside;
 mod bounds;
 mod counts;
+mod delivered;
 mod hooks;
 mod keys;
 mod own_secrets;
@@ -82,7 +84,7 @@ pub(crate) async fn bench_over(dir: tempfile::TempDir, store: Store, engine: Arc
         RequestFacts::of(
             &plan.desired,
             service,
-            &Default::default(),
+            &crate::gate::plan::PlanFacts { carried: plan.carried.clone(), ..Default::default() },
             &Default::default(),
             chrono::Utc::now().date_naive(),
             Default::default(),

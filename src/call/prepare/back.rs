@@ -52,7 +52,16 @@ pub async fn rollback(call: &Call, stack: &StackName, to: Option<u32>, data: &Da
     let images = on_hand(call, &target).await?;
     successor::refuse(&call.house, stack, &target.spec, None).await?;
     let facts = plan_facts::Texts::unknown(&target.spec);
-    let desired = Desired { spec: target.spec, images, content_of, project_dir: target.project_dir, git: target.git, facts, brought };
+    let desired = Desired {
+        spec: target.spec,
+        images,
+        unresolved: vec![],
+        content_of,
+        project_dir: target.project_dir,
+        git: target.git,
+        facts,
+        brought,
+    };
     let plan = planned(call, stack, Some(desired), None, new_id(), (&BTreeSet::new(), Brought::default())).await?;
     bring::taken_over(&plan)?;
     Ok(plan)

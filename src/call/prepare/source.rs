@@ -108,7 +108,16 @@ pub(in crate::call) async fn load_from(
         Some(seen) => git::state(&seen).await,
         None => None,
     };
-    Ok(Some(Desired { spec, images: BTreeMap::new(), content_of: None, project_dir, git, facts, brought: Brought::default() }))
+    Ok(Some(Desired {
+        spec,
+        images: BTreeMap::new(),
+        unresolved: vec![],
+        content_of: None,
+        project_dir,
+        git,
+        facts,
+        brought: Brought::default(),
+    }))
 }
 
 pub(super) fn interrupted(e: &tokio::task::JoinError) -> CallError {

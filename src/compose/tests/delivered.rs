@@ -17,7 +17,7 @@ impl Files for Side {
         if path == "theirs" { Err(ReadError::Unreadable("not for a caller".into())) } else { self.read(path) }
     }
     fn mountable(&self, path: &str) -> bool {
-        path != "given"
+        !matches!(path, "given" | "inline")
     }
 }
 
@@ -92,4 +92,15 @@ fn what_cannot_be_copied_is_mounted_and_told_apart_by_a_digest() {
         let found = loaded(&text(file), &[], dir).unwrap_err();
         assert!(found[0].contains("cannot be read: it is not UTF-8 text"), "{file}: {found:?}");
     }
+}
+
+#[test]
+fn a_text_of_the_call_has_no_path_on_the_host() {
+    let text = |file: &str| format!("services:\n  a: {{image: a, configs: [c]}}\nconfigs:\n  c: {{file: {file}}}\n");
+    let of = |file: &str| {
+        let spec = loaded(&text(file), &[("inline", "new"), ("there", "text")], "/srv/shop").unwrap();
+        (spec.configs["c"].file.clone(), spec.configs["c"].content.clone())
+    };
+    assert_eq!(of("./inline"), (None, Some("new".into())), "the directory's file of that name is another text");
+    assert_eq!(of("./there"), (Some("/srv/shop/there".into()), Some("text".into())));
 }

@@ -255,13 +255,10 @@ impl Doer<'_> {
                 resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
             }
             DataAct::Snapshot { volume, release, tags } => self.snapshot(volume, *release, tags).await,
-            DataAct::Before { commands } => {
-                let (engine, hooks) = (self.hands.engine.as_ref(), &commands.pre);
-                command::run_all(engine, self.permit, &self.judge, commands, "pre", hooks).await
-            }
+            DataAct::Before { commands } => command::begin(self.hands.engine.as_ref(), self.permit, &self.judge, commands).await,
             DataAct::After { commands } => {
-                let (engine, hooks) = (self.hands.engine.as_ref(), &commands.post);
-                command::run_all(engine, self.permit, &self.judge, commands, "post", hooks).await
+                let world = (self.hands.engine.as_ref(), self.store);
+                command::end(world, self.permit, self.operation, &self.judge, commands).await
             }
             DataAct::Output { commands, release, tags } => {
                 self.hands.house.room()?;
@@ -428,17 +425,17 @@ impl Doer<'_> {
 
 /// Takes an act back; safe to repeat, also when the act itself was never done.
 pub(crate) async fn take_back(
-    engine: &dyn Engine,
-    instance: &str,
+    (engine, store): (&dyn Engine, &Store),
     permit: &Permit,
     operation: &OperationId,
     judge: &CommandGate,
     act: &DataAct,
 ) -> Result<(), BackupError> {
+    let instance = store.instance();
     match act {
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
         DataAct::Export { file, .. } => export::remove(file),
-        DataAct::Before { commands } => command::undo(engine, permit, judge, commands).await,
+        DataAct::Before { commands } => command::undo((engine, store), permit, operation, judge, commands).await,
         DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation).await,
         DataAct::Exchange { exchange } => exchange::take_back(engine, permit, exchange).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,

@@ -1,7 +1,7 @@
 //! What a service's `x-dockwarden.backup` has run in its container: `pre` and `post` around the reading of its data, and `stdout`, whose output is the
-//! data. Each command is judged again at the moment it would run. Deliberately absent: the journal record, which is the act's, and the order.
+//! data. Each command is judged again at the moment it would run, but for `post`: that is judged together with the `pre` it is the counterpart of. Deliberately absent: the journal record, which is the act's, and the order.
 
-use super::acts::Doer;
+use super::acts::{DataAct, Doer};
 use super::drill::Unfit;
 use super::helper::SpoolDir;
 use super::room::Spooled;
@@ -9,10 +9,11 @@ use super::{BackupError, BackupReason, SnapshotReport};
 use crate::engine::{Engine, ExecSpec};
 use crate::executor::CommandGate;
 use crate::gate::Permit;
-use crate::model::ids::{EngineName, ServiceName, StackName};
+use crate::model::ids::{EngineName, OperationId, ServiceName, StackName};
 use crate::model::observed::RunState;
 use crate::model::spec::{BackupSettings, Hook};
 use crate::model::verdict::Verdict;
+use crate::store::Store;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -66,11 +67,52 @@ pub fn output_of(stack: &StackName, service: &ServiceName) -> String {
     format!("{stack}_{service}{ENDS}")
 }
 
-/// Runs hooks one after the other. The record names each exit code.
-pub(super) async fn run_all(
+/// Judges all that would be run around the reading of a service's data, before the step that begins it is recorded: what is not let end is not begun. Once
+/// it is recorded, `post` may run whatever the rules say by then: nothing else sets free what `pre` holds.
+///
+/// # Errors
+/// The first command that is refused, and by which rule.
+pub(in crate::executor) fn may_begin(judge: &CommandGate, act: &DataAct) -> Result<(), BackupError> {
+    let DataAct::Before { commands } = act else { return Ok(()) };
+    let of = |which: &'static str, hooks: &[Hook]| hooks.iter().try_for_each(|hook| allowed(judge, commands, which, &hook.run));
+    of("pre", &commands.pre)?;
+    of("post", &commands.post)
+}
+
+/// Runs what comes before. The record names each exit code.
+pub(super) async fn begin(engine: &dyn Engine, permit: &Permit, judge: &CommandGate, of: &ServiceCommands) -> Result<Value, BackupError> {
+    for hook in &of.pre {
+        allowed(judge, of, "pre", &hook.run)?;
+    }
+    run_all(engine, permit, of, "pre", &of.pre).await
+}
+
+/// Name of the audit event of `post` commands that ran although the rules of that moment refuse them.
+pub const ENDED_ANYWAY: &str = "post_ran_refused";
+
+/// Runs what comes after, which is the counterpart of what was let begin: a refusal by now is recorded and keeps nothing held.
+pub(super) async fn end(
+    (engine, store): (&dyn Engine, &Store),
+    permit: &Permit,
+    operation: &OperationId,
+    judge: &CommandGate,
+    of: &ServiceCommands,
+) -> Result<Value, BackupError> {
+    let refused = of.post.iter().flat_map(|hook| judge(&of.environment, &hook.run)).find(|f| f.verdict == Verdict::Deny);
+    if let Some(f) = refused {
+        tracing::warn!(%operation, service = %of.service, rule = f.rule, because = f.because, "`post` runs all the same: its `pre` was let run");
+        let detail = json!({"operation": operation, "service": of.service, "rule": f.rule, "because": f.because});
+        let stack = permit.stack().map(ToString::to_string);
+        if let Err(e) = store.audit_event(permit.agent(), ENDED_ANYWAY, stack.as_deref(), &detail, chrono::Utc::now()).await {
+            tracing::error!(%operation, error = %e, "the audit log has no row of `post` commands that ran although they are refused by now");
+        }
+    }
+    run_all(engine, permit, of, "post", &of.post).await
+}
+
+async fn run_all(
     engine: &dyn Engine,
     permit: &Permit,
-    judge: &CommandGate,
     of: &ServiceCommands,
     which: &'static str,
     hooks: &[Hook],
@@ -78,7 +120,6 @@ pub(super) async fn run_all(
     let mut done = vec![];
     for hook in hooks {
         let failed = |why: String, code, output: &str| failure(of, which, &hook.run, why, (code, output));
-        allowed(judge, of, which, &hook.run)?;
         let (command, timeout) = (hook.run.clone(), Duration::from_secs(hook.timeout_s));
         let spec = ExecSpec { command, user: None, env: vec![], timeout, max_output: OUTPUT };
         let out = engine.exec(permit, &of.container, &spec).await?;
@@ -92,9 +133,15 @@ pub(super) async fn run_all(
 }
 
 /// Runs the `post` hooks on the way back. A container that is gone or does not run has nothing left to undo.
-pub(super) async fn undo(engine: &dyn Engine, permit: &Permit, judge: &CommandGate, of: &ServiceCommands) -> Result<(), BackupError> {
+pub(super) async fn undo(
+    (engine, store): (&dyn Engine, &Store),
+    permit: &Permit,
+    operation: &OperationId,
+    judge: &CommandGate,
+    of: &ServiceCommands,
+) -> Result<(), BackupError> {
     match engine.container(&of.container).await? {
-        Some(c) if c.state == RunState::Running => run_all(engine, permit, judge, of, "post", &of.post).await.map(|_| ()),
+        Some(c) if c.state == RunState::Running => end((engine, store), permit, operation, judge, of).await.map(|_| ()),
         Some(_) | None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ mod back;
 mod jobs;
 
 use super::acts::{self, DataAct, Doer};
-use super::{BackupError, DataJob, Hands, Progress};
+use super::{BackupError, DataJob, Hands, Progress, command};
 use crate::executor::{Active, Executor, ExecutorError, Held, Request, Standing};
 use crate::gate::{self, Permit};
 use crate::model::ids::{EngineName, OperationId, StackName};
@@ -391,6 +391,7 @@ impl Work {
         if self.cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
+        command::may_begin(&self.exec.judge_of(&self.permit), &act)?;
         let (key, op) = (act.key(), self.operation());
         let intent = serde_json::to_value(&act).expect("an act is plain data");
         let seq = self.exec.store.step_intent(&self.id, op.epoch, op.phase, &key, &intent, Utc::now()).await?;
@@ -416,7 +417,7 @@ impl Work {
         let progress = Arc::new(move |p: Progress| {
             standing.send_modify(|s| s.message = format!("{} bytes, {} files", p.bytes, p.files));
         });
-        let (store, judge) = (&self.exec.store, (self.exec.commands)(&op.agent));
+        let (store, judge) = (&self.exec.store, self.exec.judge_of(&self.permit));
         Doer { hands, store, permit: &self.permit, operation: &self.id, stack: op.stack, agent: op.agent, progress, judge }
     }
 }

@@ -9,6 +9,7 @@ use crate::model::plan::{Action, Strategy};
 use crate::model::preflight::Passed;
 use crate::model::spec::{ProbeCheck, ServiceSpec};
 use crate::planner;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub(super) fn images(facts: &Facts<'_>, report: &mut Report) {
@@ -81,7 +82,8 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
         let service = &change.service;
         let once = planner::one_shot(&facts.plan.desired, service);
         // What an image declares as a volume is carried over to the next container.
-        let carried: Vec<&str> = facts.images.get(service).iter().flat_map(|i| &i.volumes).map(String::as_str).collect();
+        let mut carried: BTreeSet<String> = facts.plan.carried.get(service).cloned().unwrap_or_default();
+        carried.extend(facts.images.get(service).iter().flat_map(|i| &i.volumes).cloned());
         if let Err(why) = render::deliverable(&facts.plan.desired, service, &carried) {
             secrets.push(why);
         }

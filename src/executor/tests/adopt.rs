@@ -51,6 +51,7 @@ async fn compose_up(rig: &Rig, spec: &StackSpec) {
             image: ImageRef::new(image.id).unwrap(),
             hash: "composes-own".into(),
             inherited: &[],
+            carried: Default::default(),
             declared: std::collections::BTreeSet::new(),
             joined: BTreeMap::new(),
             log_driver: "json-file",

@@ -19,6 +19,7 @@ fn request_for(spec: &StackSpec, log_driver: &str, inherited: &[MountInfo]) -> R
         image: ImageRef::new("sha256:ab").unwrap(),
         hash: String::new(),
         inherited,
+        carried: BTreeSet::new(),
         declared: BTreeSet::new(),
         joined: BTreeMap::new(),
         log_driver,
@@ -82,7 +83,7 @@ fn nothing_is_copied_beneath_a_mount() {
         let why = request_for(&configured(vec![above.clone()], text.clone()), "", &[]).unwrap_err();
         assert!(why.contains(&format!("lies in the mount at {place}; choose another target")), "{why}");
         assert_eq!(
-            render::deliverable(&configured(vec![above], text.clone()), &name("web"), &[]).unwrap_err(),
+            render::deliverable(&configured(vec![above], text.clone()), &name("web"), &BTreeSet::new()).unwrap_err(),
             why,
             "and preflight says it"
         );
@@ -96,6 +97,6 @@ fn nothing_is_copied_beneath_a_mount() {
     let got = request_for(&configured(vec![], file), "", std::slice::from_ref(&old)).unwrap();
     assert_eq!((got.files.len(), got.mounts.len()), (0, 2));
     assert!(request_for(&configured(vec![], text.clone()), "", &[old]).is_err());
-    assert!(render::deliverable(&configured(vec![], text.clone()), &name("web"), &["/etc/app"]).is_err());
-    assert!(render::deliverable(&configured(vec![], text), &name("web"), &[]).is_ok());
+    assert!(render::deliverable(&configured(vec![], text.clone()), &name("web"), &["/etc/app".to_owned()].into()).is_err());
+    assert!(render::deliverable(&configured(vec![], text), &name("web"), &BTreeSet::new()).is_ok());
 }

@@ -5,9 +5,10 @@
 
 use super::volumes::{LocalVolume, local_volume};
 use super::{Judge, is_below};
-use crate::model::spec::mounts::above;
-use crate::model::spec::{MountKind, ServiceSpec, StackSpec};
-use std::collections::BTreeMap;
+use crate::model::plan::Carried;
+use crate::model::spec::mounts::{Way, placed};
+use crate::model::spec::{MountKind, StackSpec};
+use std::collections::{BTreeMap, BTreeSet};
 
 const RULE: &str = "bind.above";
 
@@ -25,7 +26,8 @@ pub struct Followed {
 }
 
 /// The host paths that services of a stack have in their containers: binds, volumes that are binds, files that are mounted. `real` follows links.
-pub fn followed(spec: &StackSpec, real: &dyn Fn(&str) -> String) -> Vec<Followed> {
+pub fn followed(spec: &StackSpec, carried: &Carried, real: &dyn Fn(&str) -> String) -> Vec<Followed> {
+    let none = BTreeSet::new();
     let devices: BTreeMap<&str, String> = spec
         .volumes
         .iter()
@@ -46,26 +48,18 @@ pub fn followed(spec: &StackSpec, real: &dyn Fn(&str) -> String) -> Vec<Followed
             let path = if mount.path.is_empty() { format!("services.{name}.volumes[{i}]") } else { mount.path.clone() };
             all.extend(host.map(|h| Followed { service: name.to_string(), path, real: real(h), writable: !mount.read_only }));
         }
-        all.extend(files(spec, s).map(|(path, file)| Followed {
-            service: name.to_string(),
-            path: format!("services.{name}.{path}"),
-            real: real(file),
-            writable: false,
-        }));
+        for file in placed(spec, s, carried.get(name).unwrap_or(&none)) {
+            if let Way::Mounted(host) = file.way {
+                all.push(Followed {
+                    service: name.to_string(),
+                    path: format!("services.{name}.{}", file.path),
+                    real: real(host),
+                    writable: false,
+                });
+            }
+        }
     }
     all
-}
-
-/// Configs and secrets that are mounted from the host: where the root file system is read-only, beneath another mount, and where nobody read them into
-/// the plan.
-fn files<'a>(spec: &'a StackSpec, s: &'a ServiceSpec) -> impl Iterator<Item = (String, &'a str)> {
-    let configs = s.configs.iter().enumerate().map(|(i, m)| (format!("configs[{i}]"), m, spec.configs.get(&m.source)));
-    let secrets = s.secrets.iter().enumerate().map(|(i, m)| (format!("secrets[{i}]"), m, spec.secrets.get(&m.source)));
-    configs.chain(secrets).filter_map(|(path, m, object)| Some((path, m, object?))).filter_map(|(path, m, object)| {
-        let covered = above(&m.target, s.mounts.iter().map(|m| m.target.as_str())).is_some();
-        let mounted = s.read_only || covered || object.content.is_none();
-        Some((path, object.file.as_deref().filter(|_| mounted)?))
-    })
 }
 
 fn lies_in(inner: &Followed, outer: &Followed) -> bool {
@@ -78,7 +72,7 @@ fn judged(inner: &Followed, outer: &Followed) -> String {
 }
 
 pub(super) fn stack(j: &mut Judge<'_>) {
-    let mine = followed(j.spec, &|path| j.real(path));
+    let mine = followed(j.spec, &j.facts.carried, &|path| j.real(path));
     let facts = j.facts;
     let others = || facts.other_stacks.iter().flat_map(|(stack, other)| other.followed.iter().map(move |f| (Some(stack), f)));
     let whose = |stack: Option<&String>, f: &Followed| match stack {
@@ -198,6 +192,11 @@ mod tests {
         let b = spec.services.iter_mut().find(|(n, _)| n.as_str() == "b").unwrap().1;
         b.mounts = vec![crate::model::spec::MountSpec::new(MountKind::Tmpfs, "/run", "")];
         assert_eq!(services(&spec, &facts(&[])), ["b"], "mounted beneath another mount");
+        spec.services.iter_mut().find(|(n, _)| n.as_str() == "b").unwrap().1.mounts.clear();
+        for place in ["/run/", "/run/secrets", "/run/secrets/key"] {
+            let carried = BTreeMap::from([(crate::model::ids::ServiceName::new("b").unwrap(), BTreeSet::from([place.to_owned()]))]);
+            assert_eq!(services(&spec, &PlanFacts { carried, ..facts(&[]) }), ["b"], "beneath a volume of the image, {place}");
+        }
     }
 
     #[test]

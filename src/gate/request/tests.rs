@@ -178,3 +178,32 @@ fn a_path_that_leads_elsewhere_by_now_is_denied_whatever_is_excepted() {
     let moved = RequestFacts { moved: ["/srv/data".to_owned(), "/dev/dri".to_owned()].into(), ..allowed };
     assert_eq!(rules_of(mounts, &moved), ["bind.outside", "device.raw"]);
 }
+
+#[test]
+fn a_file_that_was_judged_as_copied_is_no_source_of_a_mount() {
+    use crate::model::ids::{ServiceName, StackName};
+    let web = || ServiceName::new("web").unwrap();
+    let service: ServiceSpec = serde_json::from_value(serde_json::json!({"active": true, "image": "a:1", "replicas": 1, "restart": "no",
+        "configs": [{"source": "c", "target": "/etc/app/x"}]}))
+    .unwrap();
+    let mut spec = StackSpec {
+        services: BTreeMap::from([(web(), service), (ServiceName::new("other").unwrap(), ServiceSpec::default())]),
+        ..StackSpec::new(StackName::new("shop").unwrap())
+    };
+    let object = serde_json::json!({"c": {"name": "c", "external": false, "file": "/srv/shop/c", "content": "text", "labels": {}}});
+    spec.configs = serde_json::from_value(object).unwrap();
+    let now = chrono::NaiveDate::from_ymd_opt(2026, 1, 1).unwrap();
+    let of = |spec: &StackSpec, service: &str, carried: &[&str]| {
+        let places: BTreeSet<String> = carried.iter().map(|p| (*p).to_owned()).collect();
+        let facts = PlanFacts { carried: BTreeMap::from([(web(), places)]), ..PlanFacts::default() };
+        RequestFacts::of(spec, service, &facts, &Policy::default(), now, BTreeSet::new())
+    };
+    let bind = |c: &mut ContainerSpec| c.mounts = vec![mount(MountKind::Bind, "/srv/shop/c")];
+    let denied = |allowed: RequestFacts| rules_of(bind, &RequestFacts { plain: plain(), ..allowed });
+    assert_eq!(denied(of(&spec, "web", &[])), ["bind.outside"], "it is copied");
+    assert_eq!(denied(of(&spec, "web", &["/etc/application"])), ["bind.outside"]);
+    assert_eq!(denied(of(&spec, "web", &["/etc/app"])), Vec::<String>::new(), "beneath a volume of the image it is mounted");
+    assert_eq!(denied(of(&spec, "other", &["/etc/app"])), ["bind.outside"], "and for nobody else");
+    spec.services.get_mut(&web()).unwrap().read_only = true;
+    assert_eq!(denied(of(&spec, "web", &[])), Vec::<String>::new());
+}

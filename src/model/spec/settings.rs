@@ -247,7 +247,7 @@ pub struct BackupSettings {
     pub schedule: Option<String>,
     /// `none`, `pause` or `stop` while the data is read.
     pub quiesce: Option<Quiesce>,
-    /// Snapshot of a service's volumes before it is replaced: `true` always, `false` never; by default as `pre_update` of the policy says: when its image changes.
+    /// Snapshot of a service's volumes before it is replaced: `true` always; `false` is a wish, since the operator's policy goes before it. By default as `pre_update` of the policy says: when its image changes.
     pub pre_update: Option<bool>,
     /// Longest run of one backup in seconds; six hours by default.
     pub timeout: Option<u64>,

@@ -82,9 +82,9 @@ impl Work {
         let held = matches!(act, DataAct::Hold { .. });
         let (mut tried, mut refused, mut pause) = (1, 0, PAUSE);
         loop {
-            let (engine, instance) = (self.exec.engine.as_ref(), self.exec.store.instance());
-            let judge = (self.exec.commands)(&op.agent);
-            let result = acts::take_back(engine, instance, &self.permit, &self.id, &judge, act).await;
+            let engine = self.exec.engine.as_ref();
+            let judge = self.exec.judge_of(&self.permit);
+            let result = acts::take_back((engine, &self.exec.store), &self.permit, &self.id, &judge, act).await;
             let Err(e) = result else { break };
             let away = matches!(engine.info().await, Err(e) if patience::away(&e));
             refused += u32::from(!away);

@@ -142,12 +142,16 @@ fn executor(dir: &std::path::Path, engine: &Arc<FakeEngine>, store: &Store, stop
 
 fn executor_over(house: house::BackupHouse, engine: &Arc<FakeEngine>, store: &Store, stop_after: Option<StopAfter>) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|_, _| RequestFacts::default());
-    // A policy that lets every command of a backup run but one.
-    let commands: crate::executor::CommandGate = Arc::new(|_, run| {
-        let commands = (run[0] != "forbidden").then(|| run.to_vec()).into_iter().collect();
-        crate::gate::request::assert_command(run, &RequestFacts { commands, ..RequestFacts::default() })
+    // Rules that let every command of a backup run but one, and another one only when they are asked for the first time; `lead` may run none.
+    let asked = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let commands: crate::executor::CommandsOf = Arc::new(move |_, on_behalf| {
+        let (asked, none) = (asked.clone(), on_behalf.iter().any(|a| a == "lead"));
+        Arc::new(move |_, run| {
+            let revoked = run[0] == "revoked" && asked.swap(true, std::sync::atomic::Ordering::SeqCst);
+            let commands = (run[0] != "forbidden" && !revoked && !none).then(|| run.to_vec()).into_iter().collect();
+            crate::gate::request::assert_command(run, &RequestFacts { commands, ..RequestFacts::default() })
+        })
     });
-    let commands: crate::executor::CommandsOf = Arc::new(move |_| commands.clone());
     let options = Options { stop_after, backups: Some(house), commands: Some(commands), ..Options::default() };
     Executor::new(engine.clone(), store.clone(), facts, options)
 }

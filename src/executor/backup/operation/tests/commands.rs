@@ -105,7 +105,53 @@ async fn a_policy_that_forbids_commands_by_now_is_obeyed_at_the_moment_they_woul
     let (op, done) = run(&rig, &rig.exec, "backup", job_of(commands(&rig, "forbidden", "thaw", None).await, Quiesce::None)).await;
     assert_eq!((op.state, done.snapshots), (OperationState::Failed, vec![]));
     assert!(op.message.as_deref().is_some_and(|m| m.contains("refused by rule hook.command")), "{op:?}");
-    assert!(!ran.lock().unwrap().contains(&"forbidden".to_owned()));
+    assert_eq!(*ran.lock().unwrap(), Vec::<String>::new(), "nothing was begun, so nothing is ended");
+    // What may not be ended is not begun.
+    let (op, _) = run(&rig, &rig.exec, "backup", job_of(commands(&rig, "flush", "forbidden", None).await, Quiesce::None)).await;
+    assert!(op.state == OperationState::Failed && op.message.as_deref().is_some_and(|m| m.contains("`post`")), "{op:?}");
+    assert_eq!(*ran.lock().unwrap(), Vec::<String>::new());
+}
+
+/// Who asked is revoked in the middle: what `pre` holds is let go all the same, and that is in the log.
+#[tokio::test]
+async fn what_was_begun_is_ended_also_when_nobody_may_run_commands_any_more() {
+    use crate::executor::backup::command::ENDED_ANYWAY;
+    for (stdout, state) in [(None, OperationState::Done), (Some("bad dump"), OperationState::Failed)] {
+        let rig = Rig::new().await;
+        let ran = scripted(&rig);
+        let (op, _) = run(&rig, &rig.exec, "backup", job_of(commands(&rig, "flush", "revoked thaw", stdout).await, Quiesce::None)).await;
+        assert_eq!(op.state, state, "{op:?}");
+        assert_eq!(ran.lock().unwrap().last().map(String::as_str), Some("revoked thaw"), "{stdout:?}");
+        let rows = rig.store.audit_after(0, None, 100).await.unwrap();
+        let told: Vec<_> = rows.into_iter().filter(|r| r.tool == ENDED_ANYWAY).collect();
+        assert!(told.len() == 1 && told[0].detail["rule"] == "hook.command" && told[0].detail["operation"] == op.id.as_str(), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn commands_are_judged_for_those_the_work_is_done_for_as_well() {
+    use crate::gate::{CallFacts, Decision, permit};
+    use crate::model::verdict::Verdict;
+    let rig = Rig::new().await;
+    let ran = scripted(&rig);
+    let facts = CallFacts {
+        agent: "tester".into(),
+        tool: "backup".into(),
+        mutates: true,
+        preview: false,
+        stack: Some(shop()),
+        environment: None,
+        service: None,
+        arguments: Default::default(),
+        on_behalf: vec!["lead".into()],
+    };
+    let decision = Decision { verdict: Verdict::Allow, findings: vec![], limits: vec![], approval: None, hint: None };
+    let permit = permit(&CallId::new("call-1").unwrap(), &facts, &decision, Verdict::Allow, &[], false).expect("allowed");
+    let job = job_of(commands(&rig, "flush", "thaw", None).await, Quiesce::None);
+    let op = rig.exec.submit_data(Some(shop()), job, permit, request("backup", None)).await.unwrap();
+    let (op, _) = rig.done(&rig.exec, &op).await;
+    assert!(op.message.as_deref().is_some_and(|m| m.contains("refused by rule hook.command")), "{op:?}");
+    assert_eq!(*ran.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
