@@ -3,6 +3,7 @@
 
 pub mod accepted;
 pub mod adopted;
+pub mod appended;
 pub mod approval;
 pub mod audit;
 pub mod backup;
@@ -173,6 +174,8 @@ struct Inner {
     checkpoints: tokio::sync::Mutex<()>,
     /// Stacks whose operations were begun or saved, for those who listen.
     moved: tokio::sync::broadcast::Sender<crate::model::ids::StackName>,
+    /// What was appended to the audit log and to memories, likewise.
+    appended: tokio::sync::broadcast::Sender<appended::Appended>,
 }
 
 /// Memory databases opened so far.
@@ -241,6 +244,7 @@ impl Store {
             incident_words: tokio::sync::Mutex::default(),
             checkpoints: tokio::sync::Mutex::default(),
             moved: tokio::sync::broadcast::channel(256).0,
+            appended: tokio::sync::broadcast::channel(appended::BACKLOG).0,
         };
         Ok(Self { home, inner: Arc::new(inner) })
     }

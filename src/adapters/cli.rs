@@ -318,6 +318,46 @@ mod tests {
     }
 
     #[test]
+    fn what_a_tool_takes_about_how_it_runs_its_command_takes_too() {
+        let command = Cli::command();
+        let find = |path: &[&str]| path.iter().try_fold(&command, |at, name| at.find_subcommand(name)).expect("a command").clone();
+        let places: [(&str, &[&str]); 9] = [
+            ("deploy", &["deploy"]),
+            ("rollback", &["rollback"]),
+            ("restart", &["restart"]),
+            ("scale", &["scale"]),
+            ("stop", &["stop"]),
+            ("backup", &["backup"]),
+            ("export", &["backup", "export"]),
+            ("restore", &["restore"]),
+            ("task_submit", &["task", "submit"]),
+        ];
+        for tool in crate::tools::catalogue() {
+            let schema = (tool.input_schema)();
+            // Drills have no command of their own.
+            if schema["properties"]["idempotency_key"].is_null() || tool.name == "verify_backup" {
+                continue;
+            }
+            let (_, path) = places.iter().find(|(name, _)| *name == tool.name).expect("its command stands above");
+            let has = find(path);
+            for (argument, flag) in [("wait", "no-wait"), ("idempotency_key", "idempotency-key"), ("reason", "reason")] {
+                let there = has.get_arguments().any(|a| a.get_long() == Some(flag));
+                assert!(there || schema["properties"][argument].is_null(), "{path:?} has no --{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_approves_or_rejects_and_the_old_word_is_still_understood() {
+        for word in ["approve", "reject", "deny", "revoke"] {
+            assert!(Cli::try_parse_from(["dockwarden", "approvals", word, "ap-1"]).is_ok(), "{word}");
+        }
+        let mut approvals = Cli::command().find_subcommand("approvals").expect("a command").clone();
+        let help = approvals.render_long_help().to_string();
+        assert!(help.contains("reject") && !help.contains("deny"), "{help}");
+    }
+
+    #[test]
     fn errors_have_the_documented_exit_codes() {
         let refused = |code: &str| {
             CliError::Client(ClientError::Refused {

@@ -1,5 +1,5 @@
 //! The MCP door: the catalogue, calls and prompts as an MCP server sees them, for both protocol eras. The only place that knows rmcp.
-//! Deliberately absent: any tool's name or meaning, and roots, sampling and logging, which the protocol gave up.
+//! Deliberately absent: any tool's name or meaning, and roots and sampling, which the protocol gave up.
 
 pub mod agent;
 pub mod ask;
@@ -10,12 +10,14 @@ pub mod fixture;
 pub mod http;
 pub mod info;
 pub mod listing;
+pub mod notes;
 pub mod prompts;
 pub mod reply;
 pub mod resources;
 pub mod sessions;
 pub mod stdio;
 pub mod subscribe;
+pub mod topics;
 pub mod work;
 
 use super::{Doors, client_text};
@@ -162,12 +164,11 @@ impl ServerHandler for Server {
             ask::Back::Quiet => false,
             ask::Back::Ask => true,
         };
-        let token = context.meta.get_progress_token();
-        let call = self.doors.call(who.clone(), request.name.to_string(), input, token.is_some().then_some(sender));
-        let result = match token {
-            None => call.await,
-            Some(token) => reply::with_progress(call, lines, &context.peer, token).await,
-        };
+        let (token, notes) = (context.meta.get_progress_token(), notes::Notes::of(&self.session, &context, &request.name));
+        let told = token.is_some() || notes.follows_progress();
+        let call = self.doors.call(who.clone(), request.name.to_string(), input, told.then_some(sender));
+        let result = if told { reply::with_progress(call, lines, &context.peer, token, &notes).await } else { call.await };
+        notes.outcome(&result).await;
         let asked = if may_ask { asker.ask(&result, &context).await } else { None };
         Ok(asked.unwrap_or_else(|| reply::result(result).into()))
     }
@@ -260,21 +261,15 @@ impl ServerHandler for Server {
         if let (Some(kept), Some(marker)) = (&self.kept, found_again) {
             self.session.resume(kept, &marker.id).await;
         }
-        self.session.begin(&self.doors, context.peer);
+        self.session.begin(&self.doors, self.door, context.peer);
     }
 
     async fn subscribe(&self, request: SubscribeRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         let caller = self.caller(&context)?;
-        let known = resources::parse(&request.uri, &caller).is_some();
-        #[cfg(feature = "conformance")]
-        let known = known || fixture::read(&request.uri).is_some();
-        if !known {
-            return Err(ErrorData::resource_not_found(
-                "there is no such resource; list resources and templates to see what there is",
-                None,
-            ));
-        }
-        self.session.add(&request.uri)?;
+        let who = self.principal(&caller, &context);
+        self.session.room(&request.uri)?;
+        subscribe::judged(&self.doors, &who, &caller, &request.uri).await?;
+        self.session.add(&request.uri, &caller)?;
         self.keep(&context).await;
         Ok(())
     }
@@ -291,8 +286,9 @@ impl ServerHandler for Server {
     }
 
     async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
-        self.caller(context.request_context())?;
-        subscribe::listen(&self.doors, context).await
+        let caller = self.caller(context.request_context())?;
+        let who = self.principal(&caller, context.request_context());
+        subscribe::listen(&self.doors, &who, &caller, context).await
     }
 
     /// What the HTTP transport checks parameter headers against.
@@ -304,9 +300,10 @@ impl ServerHandler for Server {
         listing::tool_of(name)
     }
 
-    #[cfg(feature = "conformance")]
-    #[expect(deprecated, reason = "the suite asks for logging")]
-    async fn set_level(&self, _: SetLevelRequestParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+    #[expect(deprecated, reason = "clients of the earlier era have nothing else")]
+    async fn set_level(&self, request: SetLevelRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
+        self.caller(&context)?;
+        self.session.tell_from(notes::rank(request.level));
         Ok(())
     }
 
@@ -325,3 +322,6 @@ impl ServerHandler for Server {
         fixture::TASKS.cancel_task(&request.task_id)
     }
 }
+
+#[cfg(test)]
+mod told_tests;

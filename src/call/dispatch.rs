@@ -1,6 +1,10 @@
 //! The line itself. Every door calls [`dispatch`]; nothing here knows any single tool. The order is the security of the house: the gate before any work,
 //! the intent before any effect, both gates over what is really done, the outcome before the reply.
 
+mod follow;
+
+pub use follow::{Wish, follow, may_hear};
+
 use super::repeat::{self, Before};
 use super::{Call, CallError, House, Principal, Progress, approval, brakes, error::ErrorCode, facts, record, taint};
 use crate::gate::{self, CallFacts, Decision, RateLimit};

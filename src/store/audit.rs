@@ -10,7 +10,9 @@ pub(super) mod rows;
 pub(super) mod segments;
 mod verify;
 
-use super::fault::corrupt;
+use super::appended::Row;
+use super::db::Undo;
+use super::fault::{Sql, corrupt};
 use super::{Store, StoreError, StoreResult};
 use crate::gate::RateLimit;
 use crate::model::ids::*;
@@ -209,7 +211,7 @@ impl Store {
         let (looked, at) = (limits.to_vec(), intent.at);
         let Some((limit, retry_after_s)) = self.inner.audit.read(move |c| limits::exceeded(c, &looked, at)).await? else { return Ok(None) };
         let row = NewRow::limited(intent, &limit, retry_after_s);
-        let seq = self.inner.audit.write_one(move |c| rows::append(c, &row)).await?;
+        let seq = self.append(Undo::Itself, move |c| appended(c, &row)).await?;
         Ok(Some(Recorded::Limited { seq, limit, retry_after_s }))
     }
 
@@ -248,18 +250,18 @@ impl Store {
             }
             if row.verdict != Verdict::Deny && row.outcome.as_deref() != Some("denied") {
                 if let Some((limit, retry_after_s)) = limits::exceeded(c, &limits, intent.at)? {
-                    let seq = rows::append(c, &NewRow::limited(&intent, &limit, retry_after_s))?;
-                    return Ok(Recorded::Limited { seq, limit, retry_after_s });
+                    let (seq, told) = appended(c, &NewRow::limited(&intent, &limit, retry_after_s))?;
+                    return Ok((Recorded::Limited { seq, limit, retry_after_s }, told));
                 }
                 limits::count(c, &limits, intent.at)?;
             }
-            let seq = rows::append(c, &row)?;
+            let (seq, told) = appended(c, &row)?;
             if row.kind == "intent" {
                 rows::open_call(c, &row.call, seq)?;
             }
-            Ok(Recorded::Ok { seq })
+            Ok((Recorded::Ok { seq }, told))
         };
-        if only_row { self.inner.audit.write_one(write).await } else { self.inner.audit.write(write).await }
+        self.append(if only_row { Undo::Itself } else { Undo::Savepoint }, write).await
     }
 
     /// Writes a mutation's outcome, durable on return. Agent, door, tool, stack and environment are those of its intent. The intent no longer
@@ -279,20 +281,20 @@ impl Store {
         let write = move |c: &Connection| {
             let call = outcome.call.as_str();
             let intent = rows::intent_of(c, call)?.ok_or_else(|| super::fault::missing("audit intent of call", call))?;
-            let seq = rows::append(c, &NewRow::outcome(&intent, &outcome))?;
+            let written = appended(c, &NewRow::outcome(&intent, &outcome))?;
             rows::close_call(c, call)?;
             limits::forgive(c, &forgiven, intent.at)?;
-            Ok(seq)
+            Ok(written)
         };
-        self.inner.audit.write(write).await
+        self.append(Undo::Savepoint, write).await
     }
 
     /// Writes an event that is not a call (policy reloaded, loop gave up, approval given).
     pub async fn audit_event(&self, agent: &str, what: &str, stack: Option<&str>, detail: &Value, now: DateTime<Utc>) -> StoreResult<i64> {
         let row = NewRow::event(agent, what, stack, detail, now);
         let again = row.clone();
-        match self.inner.audit.write_one(move |c| rows::append(c, &row)).await {
-            Err(StoreError::Full { .. }) => self.inner.audit.write_one(move |c| rows::append(c, &again)).await,
+        match self.append(Undo::Itself, move |c| appended(c, &row)).await {
+            Err(StoreError::Full { .. }) => self.append(Undo::Itself, move |c| appended(c, &again)).await,
             result => result,
         }
     }
@@ -326,17 +328,17 @@ impl Store {
     pub async fn audit_close_orphans(&self, live: &[CallId], now: DateTime<Utc>) -> StoreResult<usize> {
         let live: std::collections::BTreeSet<String> = live.iter().map(|c| c.as_str().to_owned()).collect();
         let write = move |c: &Connection| {
-            let mut closed = 0;
+            let (mut closed, mut told) = (0, vec![]);
             for call in rows::open_calls(c)?.into_iter().filter(|call| !live.contains(call)) {
                 let intent = rows::intent_of(c, &call)?
                     .ok_or_else(|| corrupt("audit log", format!("the intent of {call} is gone: run audit verify")))?;
-                rows::append(c, &NewRow::orphan(&intent, now))?;
+                told.extend(appended(c, &NewRow::orphan(&intent, now))?.1);
                 rows::close_call(c, &call)?;
                 closed += 1;
             }
-            Ok(closed)
+            Ok((closed, told))
         };
-        self.inner.audit.write(write).await
+        self.append(Undo::Savepoint, write).await
     }
 
     /// Checks chain, numbers, triggers and checkpoints.
@@ -385,6 +387,11 @@ impl Store {
         let newest = checkpoint::newest(&text).ok_or_else(|| corrupt("checkpoint", "the log has no row yet".to_owned()))?;
         Ok((newest.to_owned(), checkpoint::verifier_key(&self.inner)))
     }
+}
+
+/// Appends a row; its number, and what is told of it.
+fn appended(c: &Connection, row: &NewRow) -> Sql<(i64, Vec<Row>)> {
+    Ok((rows::append(c, row)?, row.told().into_iter().collect()))
 }
 
 #[cfg(test)]

@@ -35,10 +35,10 @@ struct Job {
 
 /// How a write that failed is undone without its neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Undo {
+pub(super) enum Undo {
     /// By its savepoint.
     Savepoint,
-    /// It is one statement, which the database undoes itself.
+    /// It is one statement at most, which the database undoes itself: a savepoint around it would cost as much as the statement.
     Itself,
 }
 
@@ -95,23 +95,16 @@ impl Database {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
     {
-        self.queued(Undo::Savepoint, f).await
+        self.write_told(Undo::Savepoint, f, |_| ()).await
     }
 
-    /// As [`Self::write`], of what changes something by one statement at most: such a statement leaves nothing when it fails, and a savepoint around it would
-    /// cost as much as the statement. An `f` that fails after its change loses the commit for all that share it.
-    pub(super) async fn write_one<T, F>(&self, f: F) -> StoreResult<T>
+    /// As [`Self::write`]; `told` learns what came of it as soon as it is durable, on the writer and even when the caller has gone: it must not wait.
+    /// With [`Undo::Itself`] an `f` that fails after its change loses the commit for all that share it.
+    pub(super) async fn write_told<T, F, G>(&self, undo: Undo, f: F, told: G) -> StoreResult<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
-    {
-        self.queued(Undo::Itself, f).await
-    }
-
-    async fn queued<T, F>(&self, undo: Undo, f: F) -> StoreResult<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> Sql<T> + Send + 'static,
+        G: FnOnce(&T) + Send + 'static,
     {
         #[cfg(test)]
         {
@@ -135,8 +128,15 @@ impl Database {
                 })
                 .map_err(|e| e.named(path));
             let keep = result.is_ok();
-            // A caller that went away has no use for the answer.
-            (keep, Box::new(move |commit| drop(reply.send(result.and_then(|v| commit.map(|()| v))))))
+            let answer: Answer = Box::new(move |commit| {
+                let result = result.and_then(|v| commit.map(|()| v));
+                if let Ok(done) = &result {
+                    told(done);
+                }
+                // A caller that went away has no use for the answer.
+                drop(reply.send(result));
+            });
+            (keep, answer)
         });
         queue.send(Job { undo, run }).await.map_err(|_| StoreError::Closed)?;
         let result = answer.await.map_err(|_| StoreError::Closed)?;
@@ -495,7 +495,7 @@ mod tests {
                     c.execute("INSERT INTO a VALUES (?1)", [x])?;
                     if fails { Err(StoreError::Closed.into()) } else { Ok(()) }
                 };
-                db.write_one(write).await
+                db.write_told(Undo::Itself, write, |()| ()).await
             }
         };
         let (release, first) = blocked(&db).await;

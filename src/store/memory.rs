@@ -13,6 +13,7 @@ mod verify;
 
 pub use restore::MemoryRestored;
 
+use super::appended::Part;
 use super::db::{Database, used_bytes};
 use super::{Store, StoreError, StoreResult, fault, migrate};
 use crate::model::ids::AgentName;
@@ -120,7 +121,7 @@ impl Store {
             }
             events::append(c, &event)
         };
-        self.memory_db(agent).await?.write(write).await
+        self.remember(agent, Part::Context, write).await
     }
 
     /// Full-text search over context and history, best first. Any text is a valid query: its words are looked for in any form, all of them, else by their
@@ -198,7 +199,7 @@ impl Store {
     }
 
     /// The agent's database, opened (and made) when first used.
-    async fn memory_db(&self, agent: &AgentName) -> StoreResult<Arc<Database>> {
+    pub(super) async fn memory_db(&self, agent: &AgentName) -> StoreResult<Arc<Database>> {
         let mut memories = self.inner.memories.lock().await;
         if memories.closed {
             return Err(StoreError::Closed);

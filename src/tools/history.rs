@@ -1,5 +1,7 @@
 //! `history`: the releases of a stack, newest first, and which of them could run again.
 
+mod file;
+
 use super::{Effect, ToolSpec, Verb, schema};
 use crate::call::error::ErrorCode;
 use crate::call::facts::Scope;
@@ -9,7 +11,7 @@ use crate::gate::Permit;
 use crate::model::ids::{ServiceName, StackName};
 use crate::model::plan::{GitState, Plan};
 use crate::model::release::{Release, ReleaseState};
-use crate::planner::diff::diff;
+use crate::planner::diff::{self, diff};
 use crate::redact::{self, Untrusted};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -29,6 +31,9 @@ pub(super) struct Input {
     release: Option<u32>,
     /// Of it only this service.
     service: Option<ServiceName>,
+    /// It as a compose file.
+    #[serde(default)]
+    compose: bool,
     /// `next_cursor` of the reply before, for older releases.
     cursor: Option<String>,
 }
@@ -77,6 +82,11 @@ pub(super) struct Output {
     /// `service path: value` of the one release that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     content: Vec<String>,
+    /// The same as a compose file: what may be secret is a hash.
+    // Not in the schema, as `truncated`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    compose: Option<String>,
     /// `service path: from -> to`, against the release before it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed: Vec<String>,
@@ -117,15 +127,27 @@ impl Verb for History {
             Some(number) => (vec![one(call, &input.stack, number).await?], None),
             None => page(call, &input.stack, before).await?,
         };
-        if input.service.is_some() && input.release.is_none() {
-            let hint = "name the release, too, or leave service out";
-            return Err(CallError::new(ErrorCode::InvalidArgument, "service narrows what one release consists of", hint).field("service"));
+        if (input.service.is_some() || input.compose) && input.release.is_none() {
+            let (field, hint) = (if input.compose { "compose" } else { "service" }, "name the release, too, or leave it out");
+            let message = format!("{field} says how one release is shown");
+            return Err(CallError::new(ErrorCode::InvalidArgument, message, hint).field(field));
         }
         let (mut content, mut changed) = match (input.release, found.first()) {
             (Some(_), Some(release)) => told(call, release, input.service.as_ref()).await?,
             _ => (vec![], vec![]),
         };
-        let truncated = cut(&mut changed, &mut content);
+        let mut truncated = false;
+        let compose = match found.first().filter(|_| input.compose) {
+            Some(release) => {
+                // It stands for the lines.
+                content.clear();
+                let (text, cut) = as_file(call, release, input.service.as_ref())?;
+                truncated = cut;
+                Some(text)
+            }
+            None => None,
+        };
+        truncated |= cut(&mut changed, &mut content);
         let here: std::collections::BTreeSet<String> = call.house.engine.images().await?.into_iter().map(|i| i.id).collect();
         let mut releases: Vec<Row> = found.drain(..).map(|r| row(r, record.current, &here)).collect();
         if input.release.is_none() {
@@ -138,6 +160,7 @@ impl Verb for History {
             current: record.current,
             releases,
             content,
+            compose,
             changed,
             truncated,
             next_cursor,
@@ -158,6 +181,9 @@ impl Verb for History {
         }
         for line in &o.content {
             out.push_str(&format!("\n{line}"));
+        }
+        if let Some(compose) = &o.compose {
+            out.push_str(&format!("\n{}", compose.trim_end()));
         }
         if !o.changed.is_empty() {
             out.push_str(&format!("\nchanged:\n{}", o.changed.join("\n")));
@@ -227,12 +253,25 @@ async fn told(call: &Call, release: &Release, only: Option<&ServiceName>) -> Res
     }
     let gone = earlier.iter().flat_map(|e| e.spec.services.keys()).filter(|n| wanted(n) && !release.spec.services.contains_key(*n));
     changed.extend(gone.map(|name| format!("{name}: removed")));
+    if let (Some(earlier), None) = (&earlier, only) {
+        let value = |v: Option<String>| redact::line(v.as_deref().unwrap_or("-"), 200);
+        let lines = diff::stack(Some(&earlier.spec), &release.spec, &hash);
+        changed.extend(lines.into_iter().map(|l| format!("{}: {} -> {}", l.path, value(l.from), value(l.to))));
+    }
     // What the journal tells: data is in no file.
     let data = DataResult::of(&store.steps(&release.operation).await?);
     changed.extend(
         data.restored.into_iter().map(|r| format!("data {}: as it was -> snapshot {}", redact::line(&r.source, 200), r.snapshot_id)),
     );
     Ok((content, changed))
+}
+
+fn as_file(call: &Call, release: &Release, only: Option<&ServiceName>) -> Result<(String, bool), CallError> {
+    let hash = |text: &str| call.house.store.keyed_hash(text);
+    file::text(&release.spec, only, &call.rulebook.policy.literal_keys, &hash).map_err(|e| {
+        let hint = "call without compose for what it consists of, and report this";
+        CallError::new(ErrorCode::Internal, "the release could not be written as a compose file", hint).detail(e.to_string())
+    })
 }
 
 /// Cuts both to [`BUDGET`] bytes, at whole lines; whether anything went.
@@ -329,6 +368,34 @@ mod tests {
         let bytes: usize =
             rows.iter().map(|r| r.images.iter().map(|i| i.len() + 1).sum::<usize>() + r.why.as_ref().map_or(0, String::len)).sum();
         assert!(bytes < 3 * BUDGET, "{bytes}");
+    }
+
+    #[tokio::test]
+    async fn a_release_is_a_compose_file_and_tells_what_it_changed_beside_its_services() {
+        let b = bench().await;
+        let text =
+            "services:\n  web:\n    image: hello:1\n    mem_limit: 64m\n    cpus: 0.1\n    environment: {DB_PASSWORD: hunter2-long}\n";
+        b.call("deploy", json!({"stack": "shop", "compose": text})).await.expect("deployed");
+        let reply = b.call("history", json!({"stack": "shop", "release": 1, "compose": true})).await.expect("read").value;
+        let compose = reply["compose"].as_str().expect("a text");
+        assert!(compose.contains("image: hello:1") && compose.contains("DB_PASSWORD: set ("), "{compose}");
+        assert!(reply["content"].is_null() && !reply.to_string().contains("hunter2"), "{reply}");
+        let wrong = b.call("history", json!({"stack": "shop", "compose": true})).await.expect_err("of which release");
+        assert_eq!(wrong.field.as_deref(), Some("compose"));
+        // As if there had been another, with a network more.
+        let mut next = b.house.store.release(&StackName::new("shop").expect("valid"), 1).await.expect("read").expect("there");
+        next.number = 2;
+        next.spec.networks.insert("back".into(), crate::model::spec::NetworkSpec { name: "shop_back".into(), ..Default::default() });
+        let who = crate::call::Principal {
+            agent: crate::model::ids::AgentName::new("keeper").expect("valid"),
+            door: crate::call::Door::McpStdio,
+            client: None,
+            read_only: false,
+            on_behalf: vec![],
+        };
+        let call = Call::new(&b.house, &who, None, None);
+        let (_, changed) = super::told(&call, &next, None).await.expect("told");
+        assert!(changed.iter().any(|l| l == "networks.back.name: - -> shop_back"), "{changed:?}");
     }
 
     #[tokio::test]

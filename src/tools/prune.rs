@@ -27,6 +27,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const KEPT_RELEASES: usize = 10;
 /// Items named in a reply.
 const SHOWN: usize = 200;
+/// What goes comes before what stays in a list.
+const GOES: u8 = 0;
+/// See [`GOES`].
+const STAYS: u8 = 1;
 /// Most texts of the engine in one reply.
 const MOST_SAID: usize = 10;
 
@@ -54,6 +58,8 @@ pub(super) struct Input {
     what: What,
     /// Only show what would go; true by default.
     dry_run: Option<bool>,
+    /// `next_cursor` of the reply before, of a dry run.
+    cursor: Option<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -72,6 +78,9 @@ pub(super) struct Output {
     bytes: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
+    /// Pass as `cursor` for more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 pub(super) struct Prune;
@@ -100,15 +109,10 @@ impl Verb for Prune {
     async fn preview(call: &Call, input: Input) -> Result<Output, CallError> {
         let found = find(call, input.what).await?;
         let bytes = found.iter().map(|i| i.bytes).sum();
-        Ok(bounded(Output {
-            what: input.what,
-            dry_run: true,
-            items: found.into_iter().map(|i| i.shown).collect(),
-            kept: if input.what == What::Snapshots { marked(call).await? } else { vec![] },
-            engine: vec![],
-            bytes,
-            truncated: false,
-        }))
+        let items = found.into_iter().map(|i| i.shown).collect();
+        let kept = if input.what == What::Snapshots { marked(call).await? } else { vec![] };
+        let Page { items, kept, next: next_cursor } = page(items, kept, input.cursor.as_deref())?;
+        Ok(Output { items, kept, bytes, next_cursor, ..Output::of(input.what, true) })
     }
 
     async fn resolved(call: &Call, input: &Input) -> Result<Option<Value>, CallError> {
@@ -118,10 +122,14 @@ impl Verb for Prune {
     }
 
     async fn run(call: &Call, input: Input, _: Option<Plan>, permit: Permit) -> Result<Output, CallError> {
+        if input.cursor.is_some() {
+            let hint = "leave cursor out: all of it is removed at once; pages are of what a dry run lists";
+            return Err(CallError::new(ErrorCode::InvalidArgument, "what is removed has no pages", hint).field("cursor"));
+        }
         if input.what == What::Snapshots {
             return forget(call, permit).await;
         }
-        let mut out = Output { what: input.what, dry_run: false, items: vec![], kept: vec![], engine: vec![], bytes: 0, truncated: false };
+        let mut out = Output::of(input.what, false);
         // What came to be unused since is not what was shown.
         let shown = call.resolved.get().map(named);
         for item in find(call, input.what).await?.into_iter().filter(|i| shown.as_ref().is_none_or(|s| s.contains(i.shown.as_str()))) {
@@ -142,7 +150,9 @@ impl Verb for Prune {
 
     fn text(o: &Output) -> Option<String> {
         let done = if o.dry_run { "would remove" } else { "removed" };
-        let mut out = format!("{done} {} items, {} bytes", o.items.len(), o.bytes);
+        // The bytes are those of all pages.
+        let all = if o.next_cursor.is_some() { "at least " } else { "" };
+        let mut out = format!("{done} {all}{} items, {} bytes in all", o.items.len(), o.bytes);
         for item in &o.items {
             out.push_str(&format!("\n{item}"));
         }
@@ -151,6 +161,9 @@ impl Verb for Prune {
         }
         for theirs in &o.engine {
             out.push_str(&format!("\n[untrusted, {}]\n{}", theirs.source, theirs.text));
+        }
+        if let Some(next) = &o.next_cursor {
+            out.push_str(&format!("\n(more: cursor {next:?})"));
         }
         Some(out)
     }
@@ -175,6 +188,41 @@ enum Unused {
 /// The items that were shown.
 fn named(resolved: &Value) -> BTreeSet<&str> {
     resolved["items"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+impl Output {
+    fn of(what: What, dry_run: bool) -> Self {
+        Self { what, dry_run, items: vec![], kept: vec![], engine: vec![], bytes: 0, truncated: false, next_cursor: None }
+    }
+}
+
+/// A page of what a dry run lists.
+struct Page {
+    items: Vec<String>,
+    kept: Vec<String>,
+    next: Option<String>,
+}
+
+/// What goes, then what stays, each in order. The next page begins behind the last of this one, whatever came or went meanwhile.
+fn page(items: Vec<String>, kept: Vec<String>, after: Option<&str>) -> Result<Page, CallError> {
+    let after = after.map(cursor).transpose()?;
+    let mut all: Vec<(u8, String)> = items.into_iter().map(|i| (GOES, i)).chain(kept.into_iter().map(|k| (STAYS, k))).collect();
+    all.sort();
+    all.retain(|entry| after.as_ref().is_none_or(|after| entry > after));
+    let more = all.len() > SHOWN;
+    all.truncate(SHOWN);
+    let next = all.last().filter(|_| more).map(|(kind, text)| format!("{kind}:{text}"));
+    let (items, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(kind, _)| *kind == GOES);
+    let texts = |entries: Vec<(u8, String)>| entries.into_iter().map(|(_, text)| text).collect();
+    Ok(Page { items: texts(items), kept: texts(kept), next })
+}
+
+fn cursor(text: &str) -> Result<(u8, String), CallError> {
+    let entry = text.split_once(':').and_then(|(kind, text)| Some((kind.parse().ok().filter(|k| *k <= STAYS)?, text.to_owned())));
+    entry.ok_or_else(|| {
+        let message = format!("{:?} is no cursor", crate::redact::line(text, 64));
+        CallError::new(ErrorCode::InvalidArgument, message, "pass next_cursor of the reply before").field("cursor")
+    })
 }
 
 fn bounded(mut out: Output) -> Output {
@@ -252,8 +300,7 @@ async fn forget(call: &Call, permit: Permit) -> Result<Output, CallError> {
     let plan = ForgetPlan::new(&all, &going, &call.house.store.failed_drills(None).await?);
     going.retain(|b| plan.ids().any(|id| id == b.snapshot_id));
     let of = |going: &[BackupRecord]| going.iter().map(named_snapshot).collect();
-    let mut out =
-        Output { what: What::Snapshots, dry_run: false, items: of(&going), kept: vec![], engine: vec![], bytes: 0, truncated: false };
+    let mut out = Output { items: of(&going), ..Output::of(What::Snapshots, false) };
     if !going.is_empty() {
         let waiting = Waiting { wait: None, timeout_s: None, idempotency_key: None, reason: None };
         let (job, arguments) = (DataJob::Forget { plan: Box::new(plan) }, serde_json::json!({"what": What::Snapshots, "dry_run": false}));
@@ -403,7 +450,32 @@ async fn networks(call: &Call) -> Result<Vec<Item>, CallError> {
 
 #[cfg(test)]
 mod tests {
-    use super::release_tag;
+    use super::*;
+
+    #[test]
+    fn pages_of_a_dry_run_give_everything_once_whatever_goes_meanwhile() {
+        let names = |what: &str, n: usize| (0..n).map(|i| format!("{what}-{i:04}: x")).collect::<Vec<_>>();
+        let (mut items, kept) = (names("image", SHOWN * 2), names("snapshot", 30));
+        let (mut seen, mut stayed, mut at, mut pages) = (vec![], vec![], None, 0);
+        loop {
+            let Page { items: some, kept: rest, next } = page(items.clone(), kept.clone(), at.as_deref()).expect("a page");
+            assert!(some.len() + rest.len() <= SHOWN);
+            // What was shown may go before the next page is asked for.
+            items.retain(|i| *i != some.first().cloned().unwrap_or_default());
+            seen.extend(some);
+            stayed.extend(rest);
+            pages += 1;
+            match next {
+                Some(next) => at = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!((seen, stayed, pages), (names("image", SHOWN * 2), kept, 3));
+        for bad in ["", "7:x", "x", "-1:x"] {
+            let refused = page(vec![], vec![], Some(bad)).map(|p| p.items).expect_err("refused");
+            assert_eq!(refused.field.as_deref(), Some("cursor"), "{bad}");
+        }
+    }
 
     #[test]
     fn only_tags_we_set_count_as_ours() {

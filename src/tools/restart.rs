@@ -32,11 +32,13 @@ pub(super) struct Input {
     /// Same key, same operation.
     #[serde(skip_serializing)]
     idempotency_key: Option<String>,
+    #[serde(skip_serializing)]
+    reason: Option<String>,
 }
 
 impl Input {
     fn waiting(&self) -> Waiting {
-        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key: self.idempotency_key.clone(), reason: None }
+        Waiting { wait: self.wait, timeout_s: self.timeout_s, idempotency_key: self.idempotency_key.clone(), reason: self.reason.clone() }
     }
 }
 

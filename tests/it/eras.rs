@@ -102,9 +102,10 @@ async fn rmcp_in_the_newer_revision_lists_reads_deploys_hears_gives_up_and_comes
         assert_eq!(client.service.peer_info().expect("discovered").protocol_version, ProtocolVersion::V_2026_07_28, "{door}");
         let tools = client.service.list_all_tools().await.expect("listed");
         assert!(tools.iter().any(|t| t.name == "deploy"), "{door}: {tools:?}");
-        let uri = format!("dockwarden://stacks/{stack}");
-        let mut heard =
-            client.service.listen(SubscriptionFilter::builder().resource_subscriptions(vec![uri.clone()]).build()).await.expect("listens");
+        let (uri, rows) = (format!("dockwarden://stacks/{stack}"), format!("dockwarden://audit?tool=deploy&stack={stack}"));
+        let follow = |uri: &String| SubscriptionFilter::builder().resource_subscriptions(vec![uri.clone()]).build();
+        let mut heard = client.service.listen(follow(&uri)).await.expect("listens");
+        let mut recorded = client.service.listen(follow(&rows)).await.expect("listens");
 
         release += 1;
         let deployed = client.ok("deploy", version(release, None)).await;
@@ -113,6 +114,8 @@ async fn rmcp_in_the_newer_revision_lists_reads_deploys_hears_gives_up_and_comes
         assert!(told.len() > 1 && told.is_sorted(), "{door}: {told:?}");
         let news = tokio::time::timeout(Duration::from_secs(10), heard.next()).await.expect("told in time").expect("open");
         assert!(matches!(&news, Some(ServerNotification::ResourceUpdatedNotification(n)) if n.params.uri == uri), "{door}: {news:?}");
+        let news = tokio::time::timeout(Duration::from_secs(10), recorded.next()).await.expect("told in time").expect("open");
+        assert!(matches!(&news, Some(ServerNotification::ResourceUpdatedNotification(n)) if n.params.uri == rows), "{door}: {news:?}");
         let read = client.service.read_resource(ReadResourceRequestParams::new(&uri)).await.expect("read");
         assert!(serde_json::to_string(&read).expect("json").contains(&stack), "{door}: {read:?}");
         let ended = client.ok("operation", json!({"operation_id": deployed["operation_id"], "wait_s": 30})).await;

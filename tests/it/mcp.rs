@@ -179,6 +179,14 @@ async fn who_listens_hears_of_changes_and_a_call_at_work_is_answered_at_the_end(
     let uri = format!("dockwarden://stacks/{stack}");
     #[expect(deprecated, reason = "the earlier era's way, which most clients still use")]
     client.subscribe(SubscribeRequestParams::new(&uri)).await.expect("subscribed");
+    let (rows, own) = (format!("dockwarden://audit?tool=deploy&stack={stack}"), "dockwarden://memory/stack-keeper/history");
+    for uri in [rows.as_str(), own] {
+        #[expect(deprecated, reason = "as above")]
+        client.subscribe(SubscribeRequestParams::new(uri)).await.expect("subscribed");
+    }
+    #[expect(deprecated, reason = "as above")]
+    let another = client.subscribe(SubscribeRequestParams::new("dockwarden://memory/observer/history")).await;
+    assert!(another.is_err(), "nobody follows another's memory");
     let call = |tool: &str, arguments: Value| {
         let (peer, tool) = (client.peer().clone(), tool.to_owned());
         let arguments = arguments.as_object().expect("an object").clone();
@@ -191,6 +199,8 @@ async fn who_listens_hears_of_changes_and_a_call_at_work_is_answered_at_the_end(
     call("operation", json!({"operation_id": value["operation_id"], "wait_s": 20})).await.expect("answered");
     let told = |what: &str| ears.0.lock().expect("not poisoned").iter().any(|u| u == what);
     eventually("the stack's resource is told of", Duration::from_secs(10), || async { told(&uri).then_some(()) }).await;
+    eventually("rows of the log are told of", Duration::from_secs(10), || async { told(&rows).then_some(()) }).await;
+    eventually("the agent's history is told of", Duration::from_secs(10), || async { told(own).then_some(()) }).await;
     // A change of the rules is a change of the tools.
     home.unlimited("observer");
     eventually("the list of tools is told of", Duration::from_secs(10), || async { told("tools").then_some(()) }).await;

@@ -147,7 +147,7 @@ async fn an_operator_sees_what_would_happen_and_decides_in_a_browser() {
     admin(&home, json!({"admin": "revoke", "approval": prune, "credential": credential("ann")})).await.expect("taken back");
     assert_eq!(state(&home, &prune).await["approved_by"], json!([]));
     let page = ask(&serve.listen, &prune_path, &[("cookie", &bob)], None).await;
-    let form = format!("word=deny&csrf={}", page.csrf("class=\"decide\""));
+    let form = format!("word=reject&csrf={}", page.csrf("class=\"decide\""));
     assert_eq!(ask(&serve.listen, &prune_path, &[("cookie", &bob)], Some(&form)).await.status, 303);
     assert_eq!(state(&home, &prune).await["denied_by"], "bob");
 

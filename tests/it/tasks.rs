@@ -45,7 +45,7 @@ async fn a_task_is_given_by_hand_by_program_and_over_mcp_and_its_result_is_read(
     assert!(code != 0 && err.contains("look"), "the nearest name: {err}");
 
     let bearer = format!("Bearer {}", home.token("stack-keeper").await);
-    let wish = json!({"agentId": "stack-keeper", "skillId": "look", "input": {"who": "a program"}}).to_string();
+    let wish = json!({"agent": "stack-keeper", "skill": "look", "input": {"who": "a program"}}).to_string();
     assert_eq!(ask(&serve, "POST", "/api/tasks", &[], &wish).await.0, 401);
     let (status, given) = ask(&serve, "POST", "/api/tasks", &[("authorization", &bearer)], &wish).await;
     assert_eq!(status, 202, "{given}");
@@ -57,8 +57,8 @@ async fn a_task_is_given_by_hand_by_program_and_over_mcp_and_its_result_is_read(
     })
     .await;
     assert!(done["result"]["untrusted"] == true && done["steps"][0]["step"] == "backups", "{done:#}");
-    let (status, refused) = ask(&serve, "POST", "/api/tasks", &[("authorization", &bearer)], r#"{"agentId": "x", "skill": "look"}"#).await;
-    assert!(status == 400 && refused["error"]["hint"].as_str().is_some_and(|h| h.contains("skillId")), "{status} {refused}");
+    let (status, refused) = ask(&serve, "POST", "/api/tasks", &[("authorization", &bearer)], r#"{"agent": "x", "skil": "look"}"#).await;
+    assert!(status == 400 && refused["error"]["hint"].as_str().is_some_and(|h| h.contains("skill or prompt")), "{status} {refused}");
     assert_eq!(ask(&serve, "GET", "/api/tasks/task-0", &[("authorization", &bearer)], "").await.0, 404);
 
     let observer = format!("Bearer {}", home.token("observer").await);

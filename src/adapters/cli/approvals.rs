@@ -35,8 +35,9 @@ enum ApprovalsCommand {
         #[arg(long)]
         operator: Option<String>,
     },
-    /// Deny.
-    Deny {
+    /// Reject: the call does not run.
+    #[command(alias = "deny")]
+    Reject {
         /// Approval.
         approval: String,
         /// Operator; asked for when absent.
@@ -207,7 +208,7 @@ pub async fn approvals(global: &Global, args: ApprovalsArgs) -> CliResult {
             Admin::Approve { approval, confirm, credential: terminal::credential(operator)? }
         }
         ApprovalsCommand::Revoke { approval, operator } => Admin::Revoke { approval, credential: terminal::credential(operator)? },
-        ApprovalsCommand::Deny { approval, operator } => Admin::Deny { approval, credential: terminal::credential(operator)? },
+        ApprovalsCommand::Reject { approval, operator } => Admin::Reject { approval, credential: terminal::credential(operator)? },
     };
     let showing = matches!(request, Admin::ApprovalShow { .. });
     let (value, text) = reach::admin(global, request).await?;

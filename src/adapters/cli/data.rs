@@ -1,6 +1,6 @@
 //! Commands over data: backup, backups, restore, prune.
 
-use super::stack::input;
+use super::stack::{How, input};
 use super::{CliError, CliResult, Ended, Global, output, reach, terminal};
 use crate::adapters::socket::wire::Admin;
 use clap::{Args, Subcommand};
@@ -28,9 +28,9 @@ pub struct BackupArgs {
     /// Instead: bring this copy of the repository up to date.
     #[arg(long, conflicts_with_all = ["stack", "volume"])]
     copy: Option<String>,
-    /// Why, for the record.
-    #[arg(long)]
-    reason: Option<String>,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
     /// More.
     #[command(subcommand)]
     more: Option<BackupCommand>,
@@ -47,6 +47,9 @@ enum BackupCommand {
         /// Instead: the newest whole snapshot of each source of a stack.
         #[arg(long)]
         stack: Option<String>,
+        /// How it runs.
+        #[command(flatten)]
+        how: How,
     },
     /// Show where the repository is and how any restic opens it.
     Repo {
@@ -109,6 +112,9 @@ pub struct RestoreArgs {
     /// Let go of data that a restore took the place of: a volume or directory that `backups` lists as kept, once a snapshot holds all of it.
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["snapshot_id", "bootstrap", "volume", "at", "into", "swap", "path", "to_stack"])]
     confirm: Option<String>,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Remove what is no longer used. Shows what it would do unless --yes is given. Never volumes.
@@ -120,22 +126,21 @@ pub struct PruneArgs {
     /// Do it.
     #[arg(long)]
     yes: bool,
+    /// Page: the cursor of the page before.
+    #[arg(long, conflicts_with = "yes")]
+    cursor: Option<String>,
 }
 
 /// Runs `backup`.
 pub async fn backup(global: &Global, args: BackupArgs) -> CliResult {
     match args.more {
         Some(BackupCommand::Repo { env, operator }) => repository(global, env, operator).await,
-        Some(BackupCommand::Export { snapshot_id, stack }) => {
-            reach::operate(global, "export", input(json!({"snapshot_id": snapshot_id, "stack": stack})), true).await
+        Some(BackupCommand::Export { snapshot_id, stack, how }) => {
+            how.operate(global, "export", json!({"snapshot_id": snapshot_id, "stack": stack})).await
         }
         None => {
-            let mut value =
-                json!({"stack": args.stack, "volume": args.volume, "service": args.service, "copy": args.copy, "reason": args.reason});
-            if args.keep {
-                value["keep"] = json!(true);
-            }
-            reach::operate(global, "backup", input(value), true).await
+            let value = json!({"stack": args.stack, "volume": args.volume, "service": args.service, "copy": args.copy, "keep": args.keep});
+            args.how.operate(global, "backup", value).await
         }
     }
 }
@@ -172,7 +177,7 @@ pub async fn restore(global: &Global, args: RestoreArgs) -> CliResult {
     }
     let value = json!({"snapshot_id": args.snapshot_id, "volume": args.volume, "at": args.at, "into": args.into, "swap": args.swap,
                        "path": args.path, "to_stack": args.to_stack, "confirm": args.confirm});
-    reach::operate(global, "restore", input(value), true).await
+    args.how.operate(global, "restore", value).await
 }
 
 async fn whole(global: &Global, repository: &str, key: &std::path::Path) -> CliResult {
@@ -192,7 +197,9 @@ async fn whole(global: &Global, repository: &str, key: &std::path::Path) -> CliR
 
 /// Runs `prune`.
 pub async fn prune(global: &Global, args: PruneArgs) -> CliResult {
-    reach::operate(global, "prune", json!({"what": args.what, "dry_run": Value::Bool(!args.yes)}), true).await
+    let mut value = input(json!({"what": args.what, "cursor": args.cursor}));
+    value["dry_run"] = Value::Bool(!args.yes);
+    reach::operate(global, "prune", value, true).await
 }
 
 #[cfg(test)]

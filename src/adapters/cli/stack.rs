@@ -15,6 +15,40 @@ pub struct CallArgs {
     input: String,
 }
 
+/// What every command that starts an operation takes.
+#[derive(Debug, Default, Args)]
+pub struct How {
+    /// Return as soon as it is accepted.
+    #[arg(long)]
+    no_wait: bool,
+    /// The same key never starts a second operation.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Why, for the record.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl How {
+    /// Calls a tool so. `given` is the rest of its input.
+    ///
+    /// # Errors
+    /// As `reach::operate`.
+    pub async fn operate(&self, global: &Global, tool: &str, given: Value) -> CliResult {
+        reach::operate(global, tool, self.input(given), !self.no_wait).await
+    }
+
+    fn input(&self, mut given: Value) -> Value {
+        given["idempotency_key"] = json!(self.idempotency_key);
+        given["reason"] = json!(self.reason);
+        let mut given = input(given);
+        if self.no_wait {
+            given["wait"] = json!(false);
+        }
+        given
+    }
+}
+
 /// Releases of a stack.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
@@ -76,15 +110,9 @@ pub struct DeployArgs {
     /// Digest of that plan.
     #[arg(long, requires = "plan")]
     digest: Option<String>,
-    /// Return as soon as it is accepted.
-    #[arg(long)]
-    no_wait: bool,
-    /// The same key never starts a second operation.
-    #[arg(long, value_name = "KEY")]
-    idempotency_key: Option<String>,
-    /// Why, for the record.
-    #[arg(long)]
-    reason: Option<String>,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Go back to an earlier release: the same path as a deploy.
@@ -98,12 +126,9 @@ pub struct RollbackArgs {
     /// What happens to data: `keep`, `code_only`, or snapshot ids separated by commas.
     #[arg(long)]
     data: Option<String>,
-    /// The same key never starts a second operation.
-    #[arg(long, value_name = "KEY")]
-    idempotency_key: Option<String>,
-    /// Why, for the record.
-    #[arg(long)]
-    reason: Option<String>,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Restart a stack or one service; starts a stopped stack.
@@ -116,9 +141,9 @@ pub struct RestartArgs {
     /// Make the containers of the service anew instead.
     #[arg(long, requires = "service")]
     recreate: bool,
-    /// The same key never starts a second operation.
-    #[arg(long, value_name = "KEY")]
-    idempotency_key: Option<String>,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Set the number of replicas of a service.
@@ -130,6 +155,9 @@ pub struct ScaleArgs {
     service: String,
     /// Replicas.
     replicas: u32,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Stop a stack; volumes stay.
@@ -140,6 +168,9 @@ pub struct StopArgs {
     /// Also remove containers and networks.
     #[arg(long)]
     remove: bool,
+    /// How it runs.
+    #[command(flatten)]
+    how: How,
 }
 
 /// Cancel a running operation: undone before the switch, refused after it.
@@ -248,36 +279,28 @@ pub async fn deploy(global: &Global, args: DeployArgs) -> CliResult {
     let mut value = source(args.stack.as_ref(), &args.source)?;
     value["plan_id"] = json!(args.plan);
     value["digest"] = json!(args.digest);
-    value["idempotency_key"] = json!(args.idempotency_key);
-    value["reason"] = json!(args.reason);
-    let mut value = input(value);
-    if args.no_wait {
-        value["wait"] = json!(false);
-    }
-    reach::operate(global, "deploy", value, !args.no_wait).await
+    args.how.operate(global, "deploy", value).await
 }
 
 /// Runs `rollback`.
 pub async fn rollback(global: &Global, args: RollbackArgs) -> CliResult {
-    let value = json!({"stack": args.stack, "to_release": args.to_release, "data": args.data, "reason": args.reason,
-                       "idempotency_key": args.idempotency_key});
-    reach::operate(global, "rollback", input(value), true).await
+    let value = json!({"stack": args.stack, "to_release": args.to_release, "data": args.data});
+    args.how.operate(global, "rollback", value).await
 }
 
 /// Runs `restart`.
 pub async fn restart(global: &Global, args: RestartArgs) -> CliResult {
-    let value = json!({"stack": args.stack, "service": args.service, "recreate": args.recreate, "idempotency_key": args.idempotency_key});
-    reach::operate(global, "restart", input(value), true).await
+    args.how.operate(global, "restart", json!({"stack": args.stack, "service": args.service, "recreate": args.recreate})).await
 }
 
 /// Runs `scale`.
 pub async fn scale(global: &Global, args: ScaleArgs) -> CliResult {
-    reach::operate(global, "scale", json!({"stack": args.stack, "service": args.service, "replicas": args.replicas}), true).await
+    args.how.operate(global, "scale", json!({"stack": args.stack, "service": args.service, "replicas": args.replicas})).await
 }
 
 /// Runs `stop`.
 pub async fn stop(global: &Global, args: StopArgs) -> CliResult {
-    reach::operate(global, "stop", input(json!({"stack": args.stack, "remove": args.remove})), true).await
+    args.how.operate(global, "stop", json!({"stack": args.stack, "remove": args.remove})).await
 }
 
 /// Runs `cancel`.
@@ -302,6 +325,13 @@ mod tests {
     fn only_what_was_given_is_sent() {
         let given = json!({"stack": "a", "compose": null, "refresh": false, "variables": {}, "images": {"web": "x"}, "replicas": 0});
         assert_eq!(input(given), json!({"stack": "a", "images": {"web": "x"}, "replicas": 0}));
+    }
+
+    #[test]
+    fn a_command_that_starts_an_operation_says_how() {
+        let how = How { no_wait: true, idempotency_key: Some("k".into()), reason: Some("why".into()) };
+        assert_eq!(how.input(json!({"stack": "a"})), json!({"stack": "a", "wait": false, "idempotency_key": "k", "reason": "why"}));
+        assert_eq!(How::default().input(json!({"stack": "a", "remove": false})), json!({"stack": "a"}));
     }
 
     #[test]

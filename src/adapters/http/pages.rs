@@ -312,7 +312,7 @@ async fn decide(
     let (Some(id), Ok(Form(form))) = (id, form) else { return outdated(&pages) };
     let word = match form.word.as_str() {
         "approve" => Word::Approve,
-        "deny" => Word::Deny,
+        "reject" => Word::Reject,
         "revoke" => Word::Revoke,
         _ => return outdated(&pages),
     };

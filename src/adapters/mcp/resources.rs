@@ -3,6 +3,7 @@
 
 use super::{Caller, listing};
 use crate::adapters::Doors;
+use crate::call::dispatch::Wish;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, Principal};
 use rmcp::ErrorData;
@@ -38,7 +39,7 @@ pub const FAMILIES: &[Family] = &[
         "dockwarden://stacks/{stack}/releases/{release}",
         "release",
         "A release",
-        "What one release consists of and what it changed.",
+        "One release as a compose file (`compose`) and its difference to the one before (`changed`); secrets are hashes.",
         "history",
     ),
     family(
@@ -76,6 +77,14 @@ pub struct Read {
     fixed: Option<(&'static str, String)>,
 }
 
+impl Read {
+    /// The same as something to follow.
+    pub fn wish(&self) -> Wish<'_> {
+        let stack = self.fixed.as_ref().filter(|(field, _)| *field == "stack").map(|(_, stack)| stack.as_str());
+        Wish { tool: self.tool, input: self.input.clone(), stack }
+    }
+}
+
 fn read(tool: &'static str, input: Value) -> Option<Read> {
     Some(Read { tool, input, fixed: None })
 }
@@ -95,15 +104,26 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The call behind an address of this caller; `None` when it leads nowhere.
-pub fn parse(uri: &str, caller: &Caller) -> Option<Read> {
+/// Path and query of an address, decoded; `None` where it cannot lead anywhere.
+pub fn split(uri: &str) -> Option<(Vec<String>, Vec<(String, String)>)> {
     let rest = uri.strip_prefix(SCHEME)?;
     let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
-    let parts: Vec<String> = path.split('/').map(decoded).collect::<Option<_>>()?;
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    if query.is_some() && parts != ["audit"] {
+    let path: Vec<String> = path.split('/').map(decoded).collect::<Option<_>>()?;
+    if query.is_some() && path != ["audit"] {
         return None;
     }
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        Some((decoded(key)?, decoded(value)?))
+    };
+    let query = query.unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(pair).collect::<Option<_>>()?;
+    Some((path, query))
+}
+
+/// The call behind an address of this caller; `None` when it leads nowhere.
+pub fn parse(uri: &str, caller: &Caller) -> Option<Read> {
+    let (parts, query) = split(uri)?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
         ["stacks"] => read("status", json!({})),
         ["stacks", stack] => read("status", json!({"stack": stack})),
@@ -112,16 +132,14 @@ pub fn parse(uri: &str, caller: &Caller) -> Option<Read> {
             read("health", json!({"stack": stack, "service": service, "response_format": "detailed"}))
         }
         ["stacks", stack, "releases"] => read("history", json!({"stack": stack})),
-        ["stacks", stack, "releases", number] => read("history", json!({"stack": stack, "release": number.parse::<u32>().ok()?})),
+        ["stacks", stack, "releases", number] => {
+            read("history", json!({"stack": stack, "release": number.parse::<u32>().ok()?, "compose": true}))
+        }
         ["stacks", stack, "operations", id] => {
             Some(Read { tool: "operation", input: json!({"operation_id": id}), fixed: Some(("stack", (*stack).to_owned())) })
         }
         ["audit"] => {
-            let mut input = Map::new();
-            for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
-                let (key, value) = pair.split_once('=')?;
-                input.insert(decoded(key)?, decoded(value)?.into());
-            }
+            let input: Map<String, Value> = query.into_iter().map(|(key, value)| (key, value.into())).collect();
             read("audit", input.into())
         }
         // Nobody reads another's memory: for anyone else there is nothing at that address.
@@ -194,23 +212,25 @@ pub async fn list(doors: &Arc<Doors>, caller: &Caller, cursor: Option<&str>) -> 
 /// # Errors
 /// Not found, or what the tool answered, with its code and hint as data.
 pub async fn content(doors: &Arc<Doors>, who: Principal, caller: &Caller, uri: &str) -> Result<ReadResourceResult, ErrorData> {
-    let shown = crate::redact::line(uri, 200);
-    let nowhere = || {
-        let hint = "list resources and resource templates to see the addresses there are";
-        ErrorData::resource_not_found(format!("there is no resource {shown}; {hint}"), Some(json!({"uri": uri, "hint": hint})))
-    };
-    let read = parse(uri, caller).ok_or_else(nowhere)?;
+    let read = parse(uri, caller).ok_or_else(|| nowhere(uri))?;
     let reply = doors.call(who, read.tool.to_owned(), read.input, None).await.map_err(|e| refused(uri, &e))?;
     if let Some((field, value)) = read.fixed
         && reply.value[field] != Value::String(value)
     {
-        return Err(nowhere());
+        return Err(nowhere(uri));
     }
     let text = ResourceContents::text(reply.value.to_string(), uri).with_mime_type("application/json");
     Ok(ReadResourceResult::new(vec![text]).with_ttl_ms(FRESH_MS).with_cache_scope(CacheScope::Private))
 }
 
-fn refused(uri: &str, error: &CallError) -> ErrorData {
+/// There is nothing at an address.
+pub fn nowhere(uri: &str) -> ErrorData {
+    let (shown, hint) = (crate::redact::line(uri, 200), "list resources and resource templates to see the addresses there are");
+    ErrorData::resource_not_found(format!("there is no resource {shown}; {hint}"), Some(json!({"uri": uri, "hint": hint})))
+}
+
+/// What the tool behind an address refused.
+pub fn refused(uri: &str, error: &CallError) -> ErrorData {
     if let Some(detail) = &error.detail {
         tracing::warn!(code = ?error.code, detail, "a resource could not be read");
     }
@@ -241,7 +261,7 @@ mod tests {
     #[test]
     fn an_address_is_a_call_of_a_tool_that_reads() {
         assert_eq!(call("dockwarden://stacks"), Some(("status", json!({}))));
-        assert_eq!(call("dockwarden://stacks/shop/releases/3"), Some(("history", json!({"stack": "shop", "release": 3}))));
+        assert_eq!(call("dockwarden://stacks/shop/releases/3"), Some(("history", json!({"stack": "shop", "release": 3, "compose": true}))));
         assert_eq!(call("dockwarden://audit?stack=shop&since=2%68"), Some(("audit", json!({"stack": "shop", "since": "2h"}))));
         assert_eq!(call("dockwarden://memory/observer/history"), Some(("memory_read", json!({"history": true}))));
         for family in FAMILIES {

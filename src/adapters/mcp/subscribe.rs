@@ -1,48 +1,60 @@
 //! Notifications: which addresses and lists a change concerns, told to legacy sessions that subscribed and to `subscriptions/listen` streams.
-//! A notification carries an address only; reading it is a call like any other. Deliberately absent: where changes come from (`adapters::changes`).
+//! A notification carries an address only; reading it is a call like any other. Following is judged as that call would be, and again before each word.
+//! Deliberately absent: where changes come from (`adapters::changes`), and what an address is about (`topics`).
 
-use super::resources::SCHEME;
 use super::sessions::Sessions;
+use super::topics::topic;
+use super::{Caller, resources};
 use crate::adapters::Doors;
 use crate::adapters::changes::{Change, Changes};
+use crate::call::dispatch::{follow, may_hear};
+use crate::call::{Door, Principal};
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::SubscriptionContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Addresses one session or stream may follow: more than a person looks at, few enough to compare with each change.
 const MOST: usize = 256;
 
-/// Whether a change concerns an address.
-fn concerns(uri: &str, change: &Change) -> bool {
-    let Some(path) = uri.strip_prefix(SCHEME) else { return false };
-    match change {
-        Change::Stack(stack) => {
-            path == "stacks"
-                || path
-                    .strip_prefix("stacks/")
-                    .and_then(|p| p.strip_prefix(stack.as_str()))
-                    .is_some_and(|r| r.is_empty() || r.starts_with('/'))
-        }
-        Change::Stacks => path == "stacks",
-        Change::Rules => path == "agents" || path.starts_with("agents/"),
-        Change::Missed => true,
-    }
+/// Whether changes of an address are told at all.
+pub fn tells(uri: &str) -> bool {
+    topic(uri).is_some()
 }
 
-/// Whether changes of an address are told at all: those of the audit log and of memories are not, since every call makes some.
-pub fn tells(uri: &str) -> bool {
-    let path = uri.strip_prefix(SCHEME).unwrap_or_default();
-    ["stacks", "agents"].iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+/// Judges whether a caller may follow an address, as a read of it is judged.
+///
+/// # Errors
+/// There is no such resource, or what the gate said.
+pub async fn judged(doors: &Doors, who: &Principal, caller: &Caller, uri: &str) -> Result<(), ErrorData> {
+    #[cfg(feature = "conformance")]
+    if super::fixture::read(uri).is_some() {
+        return Ok(());
+    }
+    let read = resources::parse(uri, caller).ok_or_else(|| resources::nowhere(uri))?;
+    follow(&doors.house, who, read.wish()).await.map_err(|e| resources::refused(uri, &e))
+}
+
+/// Which of the addresses a change concerns and may be told of by now: rules may have changed since they were followed.
+async fn news(doors: &Doors, who: &Principal, caller: &Caller, uris: impl IntoIterator<Item = String>, change: &Change) -> Vec<String> {
+    let mut told = vec![];
+    for uri in uris.into_iter().filter(|uri| topic(uri).is_some_and(|t| t.concerned_by(change))) {
+        if let Some(read) = resources::parse(&uri, caller)
+            && may_hear(&doors.house, who, read.wish()).await
+        {
+            told.push(uri);
+        }
+    }
+    told
 }
 
 /// Lists a change concerns: tools, prompts, resources.
 fn lists(change: &Change) -> (bool, bool, bool) {
     match change {
-        Change::Stack(_) => (false, false, false),
+        Change::Stack(_) | Change::Log(_) | Change::Memory(..) => (false, false, false),
         Change::Stacks => (false, false, true),
         Change::Rules | Change::Missed => (true, true, true),
     }
@@ -52,6 +64,10 @@ fn lists(change: &Change) -> (bool, bool, bool) {
 #[derive(Debug)]
 pub struct Session {
     uris: Arc<Mutex<BTreeSet<String>>>,
+    /// Whose it is, once it follows something.
+    caller: Arc<Mutex<Option<Caller>>>,
+    /// The least it wants to be told in notes of its calls, as `notes` ranks levels.
+    least: AtomicU8,
     begun: AtomicBool,
     end: CancellationToken,
     _ends: DropGuard,
@@ -60,26 +76,54 @@ pub struct Session {
 impl Default for Session {
     fn default() -> Self {
         let end = CancellationToken::new();
-        Self { uris: Arc::default(), begun: AtomicBool::new(false), _ends: end.clone().drop_guard(), end }
+        Self {
+            uris: Arc::default(),
+            caller: Arc::default(),
+            least: AtomicU8::new(u8::MAX),
+            begun: AtomicBool::new(false),
+            _ends: end.clone().drop_guard(),
+            end,
+        }
     }
 }
 
 impl Session {
-    /// Follows an address.
+    /// Whether an address can be followed, and there is room for it.
     ///
     /// # Errors
-    /// Beyond the most one session may follow.
-    pub fn add(&self, uri: &str) -> Result<(), ErrorData> {
+    /// Beyond the most one session may follow, and for an address that tells of no change.
+    pub fn room(&self, uri: &str) -> Result<(), ErrorData> {
         if !tells(uri) && !cfg!(feature = "conformance") {
-            let message = "changes of this resource are not told; read it again when you need it. Stacks and agents can be followed";
+            let message = "no change of this address is ever told: it leads nowhere, names what is past (cursor, until) or looks at the log itself; \
+                           read it when you need it, or follow it without these";
             return Err(ErrorData::invalid_request(message, None));
         }
-        let mut uris = self.uris.lock().expect("no panic while held");
+        let uris = self.uris.lock().expect("no panic while held");
         if uris.len() >= MOST && !uris.contains(uri) {
             return Err(ErrorData::invalid_request(format!("a session follows at most {MOST} resources; unsubscribe from some"), None));
         }
-        uris.insert(uri.to_owned());
         Ok(())
+    }
+
+    /// Follows an address for its caller.
+    ///
+    /// # Errors
+    /// As [`Session::room`].
+    pub fn add(&self, uri: &str, caller: &Caller) -> Result<(), ErrorData> {
+        self.room(uri)?;
+        *self.caller.lock().expect("no panic while held") = Some(caller.clone());
+        self.uris.lock().expect("no panic while held").insert(uri.to_owned());
+        Ok(())
+    }
+
+    /// Notes of this session's calls are told from this rank on.
+    pub fn tell_from(&self, least: u8) {
+        self.least.store(least, Ordering::Relaxed);
+    }
+
+    /// The least rank that is told; until one is set, nothing reaches it.
+    pub fn least(&self) -> u8 {
+        self.least.load(Ordering::Relaxed)
     }
 
     /// Follows it no more.
@@ -97,28 +141,40 @@ impl Session {
     /// Follows again what a session followed that is found again.
     pub async fn resume(&self, sessions: &Sessions, id: &str) {
         let kept = sessions.followed(id).await;
+        // It reads only: what else a request of its may do does not matter here.
+        let caller = sessions.owner(id).await.map(|agent| Caller { agent, read_only: true, toolsets: Default::default() });
+        *self.caller.lock().expect("no panic while held") = caller;
         self.uris.lock().expect("no panic while held").extend(kept.into_iter().filter(|u| tells(u)).take(MOST));
     }
 
     /// Tells the session's client of changes until the session ends; once, however often the client says that it is ready.
-    pub fn begin(&self, doors: &Arc<Doors>, peer: Peer<RoleServer>) {
+    pub fn begin(&self, doors: &Arc<Doors>, door: Door, peer: Peer<RoleServer>) {
         if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (uris, end, ending) = (Arc::clone(&self.uris), self.end.clone(), doors.shutdown.clone());
-        let mut changes = Changes::listen(doors);
+        let (uris, caller) = (Arc::clone(&self.uris), Arc::clone(&self.caller));
+        let (doors, end) = (Arc::clone(doors), self.end.clone());
+        let mut changes = Changes::listen(&doors);
         tokio::spawn(async move {
             loop {
                 let change = tokio::select! {
                     () = end.cancelled() => return,
-                    () = ending.cancelled() => return,
+                    () = doors.shutdown.cancelled() => return,
                     change = changes.next() => match change {
                         Some(change) => change,
                         None => return,
                     },
                 };
-                let wanted: Vec<String> =
-                    uris.lock().expect("no panic while held").iter().filter(|u| concerns(u, &change)).cloned().collect();
+                let followed = uris.lock().expect("no panic while held").clone();
+                let caller = caller.lock().expect("no panic while held").clone();
+                let wanted = match caller {
+                    Some(caller) => {
+                        let (agent, read_only) = (caller.agent.clone(), caller.read_only);
+                        let who = Principal { agent, door, client: None, read_only, on_behalf: vec![] };
+                        news(&doors, &who, &caller, followed, &change).await
+                    }
+                    None => vec![],
+                };
                 if tell(&peer, wanted, &change).await.is_err() {
                     return;
                 }
@@ -155,9 +211,15 @@ pub fn accepted(requested: &SubscriptionFilter) -> SubscriptionFilter {
 }
 
 /// Runs one `subscriptions/listen` stream until it is cancelled or the supervisor ends.
-pub async fn listen(doors: &Arc<Doors>, context: SubscriptionContext) -> Result<(), ErrorData> {
+///
+/// # Errors
+/// When one of the addresses may not be followed: none is then.
+pub async fn listen(doors: &Arc<Doors>, who: &Principal, caller: &Caller, context: SubscriptionContext) -> Result<(), ErrorData> {
     let mut changes = Changes::listen(doors);
     let (sink, wish) = (context.sink().clone(), context.accepted().clone());
+    for uri in wish.resource_subscriptions.iter().flatten() {
+        judged(doors, who, caller, uri).await?;
+    }
     loop {
         let change = tokio::select! {
             () = context.cancelled() => return Ok(()),
@@ -168,8 +230,8 @@ pub async fn listen(doors: &Arc<Doors>, context: SubscriptionContext) -> Result<
             },
         };
         let told = async {
-            for uri in wish.resource_subscriptions.iter().flatten().filter(|u| concerns(u, &change)) {
-                sink.notify_resource_updated(uri.clone()).await?;
+            for uri in news(doors, who, caller, wish.resource_subscriptions.iter().flatten().cloned(), &change).await {
+                sink.notify_resource_updated(uri).await?;
             }
             let (tools, prompts, resources) = lists(&change);
             if tools && wish.tools_list_changed == Some(true) {
@@ -193,35 +255,10 @@ pub async fn listen(doors: &Arc<Doors>, context: SubscriptionContext) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ids::AgentName;
 
-    #[test]
-    fn a_change_concerns_the_stack_and_what_is_under_it() {
-        let change = Change::Stack("shop".into());
-        for uri in ["stacks", "stacks/shop", "stacks/shop/health", "stacks/shop/releases/3"] {
-            assert!(concerns(&format!("{SCHEME}{uri}"), &change), "{uri}");
-        }
-        for uri in ["stacks/shop2", "stacks/sho", "agents", "audit"] {
-            assert!(!concerns(&format!("{SCHEME}{uri}"), &change), "{uri}");
-        }
-        assert!(!concerns("other://stacks", &change));
-        assert!(concerns("dockwarden://agents/observer", &Change::Rules));
-    }
-
-    #[test]
-    fn what_never_tells_of_a_change_is_not_followed() {
-        let may = ["stacks", "stacks/shop", "stacks/shop/operations/op-1", "agents", "agents/observer"];
-        let never = ["audit", "audit?stack=shop", "memory/observer/context", "stacksx", ""];
-        let mut filter = SubscriptionFilter::default();
-        filter.resource_subscriptions = Some(may.iter().chain(&never).map(|path| format!("{SCHEME}{path}")).collect());
-        let session = Session::default();
-        for path in never {
-            assert!(session.add(&format!("{SCHEME}{path}")).is_err() || cfg!(feature = "conformance"), "{path}");
-        }
-        for path in may {
-            assert!(session.add(&format!("{SCHEME}{path}")).is_ok(), "{path}");
-        }
-        let kept = accepted(&filter).resource_subscriptions.expect("addresses");
-        assert!(kept.len() == may.len() || cfg!(feature = "conformance"), "{kept:?}");
+    fn caller() -> Caller {
+        Caller { agent: AgentName::new("observer").expect("valid"), read_only: false, toolsets: Default::default() }
     }
 
     #[tokio::test]
@@ -230,25 +267,31 @@ mod tests {
         let sessions = Sessions::open(home.path());
         let session = Session::default();
         for uri in ["dockwarden://stacks/a", "dockwarden://stacks/b"] {
-            session.add(uri).expect("room");
+            session.add(uri, &caller()).expect("room");
         }
         session.keep(&sessions, "s-1").await;
+        sessions.belongs("s-1", &caller().agent).await;
         session.remove("dockwarden://stacks/a");
         session.keep(&sessions, "s-1").await;
         let found = Session::default();
         found.resume(&Sessions::open(home.path()), "s-1").await;
         assert_eq!(*found.uris.lock().expect("open"), BTreeSet::from(["dockwarden://stacks/b".to_owned()]));
+        assert_eq!(
+            found.caller.lock().expect("open").as_ref().map(|c| &c.agent),
+            Some(&caller().agent),
+            "whoever nobody knows is told nothing"
+        );
     }
 
     #[test]
     fn a_session_follows_a_bounded_number_of_resources() {
         let session = Session::default();
         for n in 0..MOST {
-            session.add(&format!("{SCHEME}stacks/{n}")).expect("within the bound");
+            session.add(&format!("dockwarden://stacks/{n}"), &caller()).expect("within the bound");
         }
-        session.add("dockwarden://stacks/0").expect("followed already");
-        assert!(session.add("dockwarden://stacks/more").is_err());
+        session.add("dockwarden://stacks/0", &caller()).expect("followed already");
+        assert!(session.add("dockwarden://stacks/more", &caller()).is_err());
         session.remove("dockwarden://stacks/0");
-        session.add("dockwarden://stacks/more").expect("there is room again");
+        session.add("dockwarden://stacks/more", &caller()).expect("there is room again");
     }
 }

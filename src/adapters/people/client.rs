@@ -75,7 +75,7 @@ pub async fn answered(
 ) -> Result<Option<Reply>, CallError> {
     let word = match answer {
         Answer::Yes => Word::Approve,
-        Answer::No => Word::Deny,
+        Answer::No => Word::Reject,
         Answer::Nothing => return Ok(None),
     };
     let by = Speaker::Client { agent: &who.agent, session, client: who.client.as_deref() };

@@ -18,7 +18,7 @@ pub enum Word {
     /// Yes.
     Approve,
     /// No.
-    Deny,
+    Reject,
     /// The earlier yes no longer holds.
     Revoke,
 }
@@ -123,7 +123,7 @@ fn shown(by: &str, word: Word, (after, started): (Approval, Option<Reply>)) -> D
             format!("approved by {by}; {}", started.text)
         }
         (_, None, ApprovalState::Pending) => format!("approved by {by}; {} of {} approvals given", after.approved_by.len(), after.needed),
-        (_, None, _) => format!("denied by {by}"),
+        (_, None, _) => format!("rejected by {by}"),
     };
     reply(value, text)
 }
@@ -144,12 +144,12 @@ pub async fn say(house: &Arc<House>, text: &str, said: Said<'_>) -> Result<(Appr
             Word::Revoke => {
                 (format!("approval {id} is {state}: there is nothing to take back"), "`dockwarden cancel` stops what has started")
             }
-            Word::Approve | Word::Deny => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
+            Word::Approve | Word::Reject => (format!("approval {id} is {state} already"), "the agent repeats its call to ask again"),
         };
         CallError::new(ErrorCode::Conflict, message, hint)
     };
     // Approved and not started: its call could not start when the word came, and may now.
-    let again = matches!(said.by, Speaker::Operator { .. }) && word != Word::Deny && before.state == ApprovalState::Approved;
+    let again = matches!(said.by, Speaker::Operator { .. }) && word != Word::Reject && before.state == ApprovalState::Approved;
     if before.state != ApprovalState::Pending && !again {
         return Err(settled(before.state));
     }
@@ -157,7 +157,7 @@ pub async fn say(house: &Arc<House>, text: &str, said: Said<'_>) -> Result<(Appr
     let what = match word {
         Word::Approve if restarts => "approval_start_again",
         Word::Approve => "approval_given",
-        Word::Deny => "approval_denied",
+        Word::Reject => "approval_denied",
         Word::Revoke => "approval_revoked",
     };
     let stack = before.stack.as_ref().map(|s| s.as_str());
@@ -165,7 +165,7 @@ pub async fn say(house: &Arc<House>, text: &str, said: Said<'_>) -> Result<(Appr
     house.store.audit_event(&by, what, stack, &detail(house, &before, said), now).await?;
     let decided = match word {
         Word::Approve if restarts => Some(before.clone()),
-        Word::Approve | Word::Deny => match said.by {
+        Word::Approve | Word::Reject => match said.by {
             Speaker::Operator { .. } => house.store.decide_approval(&id, &by, word == Word::Approve, now).await?,
             Speaker::Client { .. } => house.store.decide_at_client(&id, &by, word == Word::Approve, now).await?,
         },
@@ -239,7 +239,7 @@ mod tests {
         let failed = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect_err("frozen");
         assert!(failed.code == ErrorCode::Denied && failed.hint.contains("approve it again"), "{failed}");
         approval::unfreeze(&b.house.store, "ann", Utc::now()).await.expect("lifted");
-        assert_eq!(decide(&b.house, id, "ann", Word::Deny, CLI).await.expect_err("it was approved").code, ErrorCode::Conflict);
+        assert_eq!(decide(&b.house, id, "ann", Word::Reject, CLI).await.expect_err("it was approved").code, ErrorCode::Conflict);
         assert_eq!(decide(&b.house, id, "keeper", Word::Approve, CLI).await.expect_err("it asked").code, ErrorCode::Denied);
         let started = decide(&b.house, id, "ann", Word::Approve, CLI).await.expect("started").value;
         assert!(started["result"]["operation_id"].is_string(), "{started}");
@@ -281,7 +281,7 @@ mod tests {
         let asked = dispatch(&b.house, &who, "prune", json!({"what": "images", "dry_run": false}), None).await.expect("asked").value;
         let id = asked["approval"]["approval_id"].as_str().expect("an id");
         assert_eq!(super::super::show(&b.house, id).await.expect("there").value["confirm"], "host");
-        decide(&b.house, id, "ann", Word::Deny, CLI).await.expect("rejected");
+        decide(&b.house, id, "ann", Word::Reject, CLI).await.expect("rejected");
         let mut two = approval::find(&b.house.store, &ApprovalId::new(id).expect("valid")).await.expect("there");
         (two.state, two.needed) = (ApprovalState::Pending, 2);
         assert_eq!(confirms(&b.house, &two), None);

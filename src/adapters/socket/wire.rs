@@ -109,8 +109,9 @@ pub enum Admin {
         /// Who says so.
         credential: Credential,
     },
-    /// No.
-    Deny {
+    /// No. A client of an earlier version says `deny`.
+    #[serde(alias = "deny")]
+    Reject {
         /// Which.
         approval: String,
         /// Who says so.

@@ -5,9 +5,10 @@
 
 use super::rows::{self, NewRow, RawRow};
 use super::{checkpoint, segments};
+use crate::store::appended::Row;
 use crate::store::chain::{Hash, hex};
 use crate::store::codec::{parse_time, time};
-use crate::store::db::used_bytes;
+use crate::store::db::{Undo, used_bytes};
 use crate::store::fault::{Sql, corrupt, database, io};
 use crate::store::{Inner, Store, StoreResult, migrate, private_dir};
 use base64::Engine;
@@ -81,7 +82,7 @@ impl Store {
         if until < Until::Listed {
             return Ok(Some(sealed));
         }
-        self.inner.audit.write(move |c| enlist(c, &made, now)).await?;
+        self.append(Undo::Savepoint, move |c| enlist(c, &made, now).map(|told| ((), told))).await?;
         if until == Until::Done {
             self.delete_sealed().await?;
         }
@@ -222,13 +223,14 @@ pub(super) fn read_seal(path: &Path, inner: &Inner) -> Result<(i64, i64, Hash, H
 }
 
 /// Lists the segment, with a row of the log that tells so: the chain vouches for the list.
-fn enlist(c: &Connection, made: &Made, now: DateTime<Utc>) -> Sql<()> {
+fn enlist(c: &Connection, made: &Made, now: DateTime<Utc>) -> Sql<Vec<Row>> {
     let detail = json!({"first": made.first, "last": made.last, "head": hex(&made.head), "sha256": hex(&made.sha256)});
-    rows::append(c, &NewRow::event("supervisor", "audit_sealed", None, &detail, now))?;
+    let (_, told) = super::appended(c, &NewRow::event("supervisor", "audit_sealed", None, &detail, now))?;
     let written = c
         .prepare_cached("INSERT INTO segment (first, last, head, sha256, from_at, to_at, sealed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![made.first, made.last, made.head, made.sha256, made.from_at, made.to_at, time(now)])?;
-    rows::one("audit segment", written)
+    rows::one("audit segment", written)?;
+    Ok(told)
 }
 
 /// SHA-256 of a file.

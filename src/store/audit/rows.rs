@@ -4,6 +4,7 @@ use super::{AtWork, AuditQuery, AuditRow, Intent, Outcome};
 use crate::gate::RateLimit;
 use crate::model::ids::CallId;
 use crate::model::verdict::{Finding, Verdict};
+use crate::store::appended::{Row as Told, looks};
 use crate::store::chain::{self, Field, GENESIS, Hash, hex};
 use crate::store::codec::{all, canonical, first, limit, parse_json, parse_time, parse_word, time};
 use crate::store::fault::{Sql, corrupt};
@@ -35,6 +36,17 @@ pub(super) struct NewRow {
 }
 
 impl NewRow {
+    /// What is told of it to those who listen; nothing of a look at the records.
+    pub(super) fn told(&self) -> Option<Told> {
+        (self.kind != "read" || !looks(&self.tool)).then(|| Told {
+            agent: self.agent.clone(),
+            tool: self.tool.clone(),
+            stack: self.stack.clone(),
+            verdict: self.verdict,
+            outcome: self.outcome.clone(),
+        })
+    }
+
     fn of_call(kind: &'static str, i: &Intent, mut detail: Value) -> Self {
         if !i.delegated_by.is_empty() {
             detail["delegated_by"] = json!(i.delegated_by);

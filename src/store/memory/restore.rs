@@ -4,6 +4,7 @@
 use super::events::{self, NewEvent, REMOVE, RESTORE, SET};
 use super::{before, compact, search};
 use crate::model::ids::AgentName;
+use crate::store::appended::Part;
 use crate::store::codec::{all, time};
 use crate::store::fault::{Sql, corrupt, missing};
 use crate::store::{Store, StoreResult};
@@ -42,7 +43,7 @@ impl Store {
             };
             let archived = db.read(left).await?;
             // Again when more events have left meanwhile.
-            if let Some(done) = db.write(back(agent, at, by, now, archived)).await? {
+            if let Some(done) = self.remember(agent, Part::Context, back(agent, at, by, now, archived)).await? {
                 return Ok(done);
             }
         }

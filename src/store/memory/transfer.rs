@@ -3,6 +3,7 @@
 use super::events::{self, NewEvent};
 use super::{MemoryEntry, archive, compact};
 use crate::model::ids::AgentName;
+use crate::store::appended::Part;
 use crate::store::codec::{canonical, parse_json, parse_time};
 use crate::store::fault::{Sql, corrupt, io};
 use crate::store::{Store, StoreResult};
@@ -58,7 +59,7 @@ impl Store {
         let source = of.map_or_else(|| SOURCE.to_owned(), |of| format!("{SOURCE}:{of}"));
         if json.trim_start().starts_with('[') {
             let new = told(json, &source, now)?;
-            return self.memory_db(agent).await?.write(move |c| add_history(c, new)).await;
+            return self.remember(agent, Part::History, move |c| add_history(c, new)).await;
         }
         let context: Map<String, Value> =
             serde_json::from_str(json).map_err(|e| corrupt("context.json", format!("{e}; it must be one JSON object of key: value")))?;
@@ -70,7 +71,7 @@ impl Store {
             super::notes_fit(c, most)?;
             Ok(new.len())
         };
-        self.memory_db(agent).await?.write(write).await
+        self.remember(agent, Part::Context, write).await
     }
 }
 

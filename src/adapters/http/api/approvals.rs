@@ -143,7 +143,7 @@ async fn reject(
 ) -> Answer {
     let Path(id) = id?;
     let Json(seen) = body?;
-    word(&doors, &who, id, Word::Deny, seen).await
+    word(&doors, &who, id, Word::Reject, seen).await
 }
 
 /// Takes a yes back while nothing has started.
@@ -163,7 +163,7 @@ async fn revoke(
 async fn word(doors: &Arc<Doors>, who: &Who, id: String, word: Word, seen: Shown) -> Answer {
     let what = match word {
         Word::Approve => "approve",
-        Word::Deny => "reject",
+        Word::Reject => "reject",
         Word::Revoke => "revoke",
     };
     let (by, door) = who.operator(doors, what, Some(&redact::line(&id, 80))).await?;

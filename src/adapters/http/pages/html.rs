@@ -250,7 +250,7 @@ fn decision(p: &mut Page, viewer: &Viewer<'_>, d: &Details<'_>) {
         p.raw("<button class=\"yes\" name=\"word\" value=\"approve\">Approve and start</button>");
     }
     // A no needs nothing typed.
-    p.raw("<button class=\"no\" name=\"word\" value=\"deny\" formnovalidate>Reject</button></form>");
+    p.raw("<button class=\"no\" name=\"word\" value=\"reject\" formnovalidate>Reject</button></form>");
 }
 
 fn change(p: &mut Page, part: &Part) {

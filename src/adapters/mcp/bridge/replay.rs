@@ -45,6 +45,8 @@ struct Asked {
 pub struct Conversation {
     initialize: Option<Vec<u8>>,
     initialized: Option<Vec<u8>>,
+    /// Line of the last `logging/setLevel`.
+    level: Option<Vec<u8>>,
     /// Lines of `resources/subscribe`, by address.
     follows: BTreeMap<String, Vec<u8>>,
     /// Requests of the client, by the text of their id.
@@ -96,6 +98,7 @@ impl Conversation {
                 let streams = method == "subscriptions/listen";
                 match method {
                     "initialize" => self.initialize = Some(bytes.to_vec()),
+                    "logging/setLevel" => self.level = Some(bytes.to_vec()),
                     "resources/subscribe" => {
                         if let Some(uri) = head.params.and_then(|p| p.uri)
                             && self.follows.len() < MOST_FOLLOWED
@@ -128,7 +131,8 @@ impl Conversation {
     pub fn unsent(&mut self, bytes: &[u8]) -> bool {
         let Some(head) = head(bytes) else { return true };
         match (head.id, head.method.as_deref()) {
-            (_, Some("initialize" | "notifications/initialized" | "resources/subscribe" | "subscriptions/listen")) | (_, None) => false,
+            (_, Some("initialize" | "notifications/initialized" | "logging/setLevel" | "resources/subscribe" | "subscriptions/listen"))
+            | (_, None) => false,
             (Some(id), Some(_)) => self.open.remove(&text_of(&id)).is_some(),
             (None, Some(_)) => true,
         }
@@ -182,7 +186,7 @@ impl Conversation {
     /// What a new supervisor is told first: the client's own words.
     pub fn again(&mut self) -> Vec<u8> {
         let mut lines = vec![];
-        for said in self.initialize.iter().chain(&self.initialized).chain(self.follows.values()) {
+        for said in self.initialize.iter().chain(&self.initialized).chain(&self.level).chain(self.follows.values()) {
             lines.extend_from_slice(said);
             if let Some(Head { id: Some(id), .. }) = head(said)
                 && !self.open.contains_key(&text_of(&id))
@@ -289,12 +293,13 @@ mod tests {
         say(&mut c, json!({"id": 1, "method": "resources/subscribe", "params": {"uri": "dockwarden://stacks/a"}}));
         say(&mut c, json!({"id": 2, "method": "resources/subscribe", "params": {"uri": "dockwarden://stacks/b"}}));
         say(&mut c, json!({"id": 3, "method": "resources/unsubscribe", "params": {"uri": "dockwarden://stacks/a"}}));
-        for id in 1..4 {
+        say(&mut c, json!({"id": 4, "method": "logging/setLevel", "params": {"level": "info"}}));
+        for id in 1..5 {
             hear(&mut c, json!({"id": id, "result": {}}));
         }
         assert_eq!(c.cut(), Vec::<Vec<u8>>::new(), "nothing was open");
         let again: Vec<Value> = lines(&c.again()).iter().map(|l| l["method"].clone()).collect();
-        assert_eq!(again, ["initialize", "notifications/initialized", "resources/subscribe"]);
+        assert_eq!(again, ["initialize", "notifications/initialized", "logging/setLevel", "resources/subscribe"]);
         assert_eq!(hear(&mut c, json!({"id": 0, "result": {}})), Line::Drop);
         assert_eq!(hear(&mut c, json!({"id": 2, "result": {}})), Line::Drop);
         assert_eq!(hear(&mut c, json!({"id": 2, "result": {}})), Line::Pass, "once");

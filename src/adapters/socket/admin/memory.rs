@@ -1,7 +1,7 @@
 //! Memory as operators handle it: back to a moment, out to files, in from files, checked. Deliberately absent: what agents do with their own memory, which
 //! are tools.
 
-use super::{Done, authorised, reply};
+use crate::adapters::people::{Done, authorised, reply};
 use crate::adapters::socket::wire::Credential;
 use crate::call::error::ErrorCode;
 use crate::call::{CallError, House, recall};

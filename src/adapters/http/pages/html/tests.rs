@@ -87,7 +87,7 @@ fn a_pending_approval_offers_both_words_and_a_settled_one_none() {
         details(&viewer, &d)
     };
     let pending = shown(ApprovalState::Pending, "ann", "deployer");
-    assert!(pending.contains("value=\"approve\"") && pending.contains("value=\"deny\"") && pending.contains("1 of 2: bob"));
+    assert!(pending.contains("value=\"approve\"") && pending.contains("value=\"reject\"") && pending.contains("1 of 2: bob"));
     assert!(pending.contains("27 min left"), "{pending}");
     assert!(shown(ApprovalState::Pending, "bob", "deployer").contains("You have approved this"));
     let own = shown(ApprovalState::Pending, "ann", "ann");
