@@ -56,6 +56,18 @@ const JSON_FILE: &str = "json-file";
 const LOG_MAX_SIZE: &str = "10m";
 const LOG_MAX_FILE: &str = "3";
 
+/// Name of the volume of an old container's mount that the next container of its service takes over. `declared`: names that this release or the one before
+/// gives its volumes.
+pub fn carried_over<'a>(spec: &ServiceSpec, old: &'a MountInfo, declared: &BTreeSet<String>) -> Option<&'a String> {
+    let name = old.name.as_ref().filter(|_| old.kind == "volume")?;
+    let carry = match spec.mounts.iter().find(|m| m.target == old.target) {
+        // What is there by another service's volumes comes from there again.
+        None => !declared.contains(name) && (spec.volumes_from.is_empty() || anonymous_name(name)),
+        Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
+    };
+    carry.then_some(name)
+}
+
 /// The request. Restart policy is `no`: a container gets the file's policy when it takes over.
 ///
 /// # Errors
@@ -65,17 +77,8 @@ pub fn container(r: &Rendering<'_>) -> Result<ContainerSpec, String> {
     let serving = r.role == Role::Serving;
     let published = serving && !fronted(spec);
     let mut mounts: Vec<EngineMount> = spec.mounts.iter().map(|m| mount(r.stack, m)).collect();
-    for old in r.inherited.iter().filter(|m| m.kind == "volume") {
-        let anonymous = spec.mounts.iter().find(|m| m.target == old.target);
-        let carry = match anonymous {
-            None => {
-                let name = old.name.as_deref().unwrap_or_default();
-                // What is there by another service's volumes comes from there again.
-                !r.declared.contains(name) && (spec.volumes_from.is_empty() || anonymous_name(name))
-            }
-            Some(m) => m.kind == MountKind::Volume && m.source.is_none(),
-        };
-        if carry && let Some(name) = &old.name {
+    for old in r.inherited {
+        if let Some(name) = carried_over(spec, old, &r.declared) {
             mounts.retain(|m| m.target != old.target);
             mounts.push(volume(name, &old.target, !old.writable));
         }

@@ -6,8 +6,8 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill, export,
-    helper, read_directory, snapshot, snapshot_directory,
+    Around, BackupError, BackupReason, Directory, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard, drill,
+    export, helper, read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::Engine;
 use crate::executor::{CommandGate, restore};
@@ -244,9 +244,7 @@ impl Doer<'_> {
     /// Does an act; safe to repeat.
     pub(crate) async fn perform(&self, act: &DataAct) -> Result<Value, BackupError> {
         match act {
-            DataAct::Hold { writers, quiesce } => {
-                hold(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
-            }
+            DataAct::Hold { writers, quiesce } => hold(self.hands.around(), self.permit, writers, *quiesce).await.map(|()| Value::Null),
             DataAct::Resume { writers, quiesce } => {
                 resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
             }
@@ -430,19 +428,19 @@ impl Doer<'_> {
 
 /// Takes an act back; safe to repeat, also when the act itself was never done.
 pub(crate) async fn take_back(
-    engine: &dyn Engine,
-    instance: &str,
+    around: Around<'_>,
     permit: &Permit,
     operation: &OperationId,
     judge: &CommandGate,
     act: &DataAct,
 ) -> Result<(), BackupError> {
+    let Around { engine, instance, .. } = around;
     match act {
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
         DataAct::Export { file, .. } => export::remove(file),
         DataAct::Before { commands } => command::undo(engine, permit, judge, commands).await,
         DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation).await,
-        DataAct::Exchange { exchange } => exchange::take_back(engine, permit, exchange).await,
+        DataAct::Exchange { exchange } => exchange::take_back(around, permit, exchange).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
         DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
         DataAct::Resume { .. }
@@ -462,7 +460,7 @@ pub(crate) async fn take_back(
     }
 }
 
-/// Removes a volume when this operation made it.
+/// Removes a volume when this operation made it. A helper of the operation that was killed, or could not be removed, would hold it: those go first.
 pub(super) async fn remove_made(
     engine: &dyn Engine,
     instance: &str,
@@ -473,6 +471,7 @@ pub(super) async fn remove_made(
     let Some(volume) = engine.volume(name).await? else { return Ok(()) };
     let has = |key: &str, value: &str| volume.labels.get(key).is_some_and(|v| v == value);
     if has(labels::INSTANCE, instance) && has(labels::OPERATION, operation.as_str()) {
+        helper::sweep(engine, permit, instance, &|at_work| at_work != operation.as_str()).await?;
         engine.remove_volume(permit, name).await?;
     }
     Ok(())

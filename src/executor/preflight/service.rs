@@ -80,8 +80,10 @@ pub(super) fn all(facts: &Facts<'_>, report: &mut Report) {
     for (change, spec) in facts.renewed() {
         let service = &change.service;
         let once = planner::one_shot(&facts.plan.desired, service);
-        // What an image declares as a volume is carried over to the next container.
-        let carried: Vec<&str> = facts.images.get(service).iter().flat_map(|i| &i.volumes).map(String::as_str).collect();
+        // What an image declares as a volume is carried over to the next container, and what the one before has without a name.
+        let mut carried: Vec<&str> = facts.images.get(service).iter().flat_map(|i| &i.volumes).map(String::as_str).collect();
+        let old = planner::serving(facts.observed, service).into_iter().flat_map(|c| &c.mounts);
+        carried.extend(old.filter(|m| render::carried_over(spec, m, &facts.declared).is_some()).map(|m| m.target.as_str()));
         if let Err(why) = render::deliverable(&facts.plan.desired, service, &carried) {
             secrets.push(why);
         }
