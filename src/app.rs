@@ -189,6 +189,7 @@ pub async fn serve_with(options: ServeOptions, executor: Options) -> Result<(), 
         commands: Some(commands),
         host_ports,
         backups: backups.as_deref().cloned(),
+        own: config.own_container.clone(),
         front_door: Some(front_door),
         ..executor
     };

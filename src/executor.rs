@@ -48,6 +48,7 @@ pub mod worker;
 use crate::engine::Engine;
 use crate::gate::Permit;
 use crate::gate::request::RequestFacts;
+use crate::model::config::OwnContainer;
 use crate::model::ids::*;
 use crate::model::operation::*;
 use crate::model::plan::{Plan, PlanKind};
@@ -175,6 +176,7 @@ pub struct Executor {
     stop_after: Option<StopAfter>,
     host_ports: bool,
     backups: Option<backup::BackupHouse>,
+    own: OwnContainer,
     commands: CommandsOf,
     front_binary: PathBuf,
     front_tag: tokio::sync::OnceCell<ImageRef>,
@@ -205,6 +207,7 @@ impl Executor {
             stop_after: options.stop_after,
             host_ports: options.host_ports,
             backups: options.backups,
+            own: options.own,
             commands: options
                 .commands
                 .unwrap_or_else(|| Arc::new(|_, _| Arc::new(|_, run| crate::gate::request::assert_command(run, &RequestFacts::default())))),
@@ -454,6 +457,10 @@ impl Executor {
     /// Whether the engine's host is this one: then the addresses of its bridge networks can be reached from here.
     fn is_local(&self) -> bool {
         self.host_ports
+    }
+    /// The engine as data looks at it.
+    fn around(&self) -> backup::Around<'_> {
+        backup::Around { engine: self.engine.as_ref(), instance: self.store.instance(), own: &self.own }
     }
     async fn closing(&self) {
         self.closing.cancelled().await;

@@ -2,14 +2,14 @@
 //! snapshotted first; a rollback keeps the data, or brings a snapshot back beside it. Reads only; data is never changed without being asked for.
 
 use super::error::ErrorCode;
-use super::{Call, CallError, sources};
-use crate::executor::backup::Directory;
+use super::{Call, CallError, facts, sources};
+use crate::executor::backup::{Around, Directory, Writer, writers};
 use crate::executor::places;
 use crate::gate;
 use crate::gate::plan::outside::PRE_UPDATE;
 use crate::gate::plan::{Scales, Weighed};
 use crate::model::ids::{EngineName, ServiceName, SnapshotId, StackName};
-use crate::model::plan::{Action, Plan, PlanKind, PlannedDirectory};
+use crate::model::plan::{Action, DataPlan, Plan, PlanKind, PlannedDirectory};
 use crate::model::policy::PreUpdate;
 use crate::model::release::{Release, ReleaseState};
 use crate::model::spec::{BackupSettings, MountKind, Quiesce, ServiceSpec, StackSpec};
@@ -308,7 +308,44 @@ pub async fn make_safe(call: &Call, plan: &mut Plan, observed: &Observed, curren
         }
     }
     plan.data.quiesce = hold;
+    if hold != Quiesce::None {
+        about.findings.extend(beside(call, plan).await?);
+    }
     Ok(about)
+}
+
+/// Who else writes what is snapshotted: the writers of a stack that the caller may have backed up are held like this one's, nobody else's are.
+async fn beside(call: &Call, plan: &mut Plan) -> Result<Vec<Finding>, CallError> {
+    let house = &call.house;
+    let around = Around { engine: house.engine.as_ref(), instance: house.store.instance(), own: &house.config.own_container };
+    let bound = |d: &PlannedDirectory| d.real.clone().unwrap_or_else(|| d.host.clone());
+    let directories: Vec<String> = plan.data.directories.iter().map(bound).collect();
+    let found = writers(around, &plan.data.snapshot, &directories).await?;
+    let others: BTreeSet<StackName> = found.iter().filter_map(|w| w.stack.clone()).filter(|s| *s != plan.stack).collect();
+    for other in others {
+        if facts::may_hold(call, &other).await? {
+            plan.data.also_held.push(other);
+        }
+    }
+    Ok(told(&found, &plan.stack, &plan.data))
+}
+
+/// What there is to say of them. Pure.
+fn told(found: &[Writer], stack: &StackName, data: &DataPlan) -> Vec<Finding> {
+    let others = found.iter().filter(|w| w.stack.as_ref() != Some(stack));
+    let (held, free): (Vec<&Writer>, Vec<&Writer>) = others.partition(|w| w.stack.as_ref().is_some_and(|s| data.also_held.contains(s)));
+    let say = |of: &[&Writer], because: &str| {
+        let names: Vec<&str> = of.iter().map(|w| w.name.as_str()).collect();
+        let because = format!("{} of others {because}", crate::redact::line(&names.join(", "), NAMED));
+        (!of.is_empty()).then(|| Finding { rule: PRE_UPDATE.into(), verdict: Verdict::Warn, service: None, path: None, because })
+    };
+    let how = if data.quiesce == Quiesce::Stop { "stopped" } else { "paused" };
+    let held = say(&held, &format!("may write what is snapshotted first, and is {how} as long as that takes"));
+    let free = say(
+        &free,
+        "may write what is snapshotted first, and is not held meanwhile: what it writes then may not fit together in the snapshot; stop it first where that matters",
+    );
+    held.into_iter().chain(free).collect()
 }
 
 /// What the file says of snapshots before an update of one service.

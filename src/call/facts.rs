@@ -100,6 +100,18 @@ pub async fn may_read(call: &Call, tool: &str, stack: &StackName) -> Result<bool
     Ok(gate::call::decide(&call.rulebook, &facts).verdict < Verdict::Approval)
 }
 
+/// Whether the caller may have the containers of a stack held still, as a backup of it does.
+///
+/// # Errors
+/// When the stack's environment cannot be settled.
+pub async fn may_hold(call: &Call, stack: &StackName) -> Result<bool, CallError> {
+    let mut facts = unread(call, "backup");
+    facts.mutates = true;
+    facts.environment = Some(environment(call, stack, None).await?);
+    facts.stack = Some(stack.clone());
+    Ok(gate::call::decide(&call.rulebook, &facts).verdict < Verdict::Approval)
+}
+
 fn on_behalf(call: &Call) -> Vec<String> {
     call.who.on_behalf.iter().map(ToString::to_string).collect()
 }

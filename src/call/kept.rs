@@ -4,6 +4,7 @@
 use super::error::ErrorCode;
 use super::{Call, CallError, compose_files, data_plan, observe};
 use crate::executor::backup::{Devices, keep, mounts};
+use crate::model::config::OwnContainer;
 use crate::model::ids::{EngineName, SnapshotId, StackName};
 use crate::model::observed::ContainerDetail;
 use crate::store::backup::BackupRecord;
@@ -141,7 +142,10 @@ pub async fn at(call: &Call, place: &str) -> Result<KeptRecord, CallError> {
 pub async fn releasable(call: &Call, kept: &KeptRecord) -> Result<Option<BackupRecord>, CallError> {
     let refused = |message: String, hint: String| Err(CallError::new(ErrorCode::Conflict, message, hint).field("confirm"));
     let place = host(call, kept);
-    let all = call.house.engine.containers(&[]).await?;
+    let mut all = call.house.engine.containers(&[]).await?;
+    // What a directory lies in is the supervisor's own container's to mount.
+    let own = |id: &EngineName| matches!(&call.house.config.own_container, OwnContainer::Is(own) if own == id);
+    all.retain(|c| !(kept.is_directory() && own(&c.id)));
     let devices = Devices::of(call.house.engine.as_ref()).await?;
     let uses = |c: &ContainerDetail| c.mounts.iter().any(|m| mounts(&devices, m, &place));
     if let Some(user) = observe::details(&call.house, &all).await?.into_iter().find(uses) {

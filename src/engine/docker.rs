@@ -149,6 +149,21 @@ fn absent_is_none<T>(result: EngineResult<T>) -> EngineResult<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Engine;
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_an_engine_that_hangs_side_by_side_wait_side_by_side() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        // Nobody ever accepts.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let engine = DockerEngine::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+        engine.api.set(OLDEST).unwrap();
+        let begun = tokio::time::Instant::now();
+        let (a, b, c) = tokio::join!(engine.about(), engine.about(), engine.about());
+        assert!([a, b, c].iter().all(Result::is_err));
+        assert!(begun.elapsed() < READ * 2, "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn versions_are_ordered_as_numbers_and_old_ones_refused_with_the_way_on() {

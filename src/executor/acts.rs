@@ -250,6 +250,9 @@ impl Run {
                 self.create(service, *number, *canary, inherits.as_ref(), name).await
             }
             Act::Start { id } => self.start_or_resume(id).await,
+            Act::Stop { id, .. } if self.exec.around().is_us(id) => Err(Fail::Refused(format!(
+                "container {id} is the supervisor's own: it is not stopped from within; stop it with the engine's own client"
+            ))),
             Act::Stop { id, grace_ms } => match engine.stop(permit, id, Duration::from_millis(*grace_ms)).await {
                 Ok(()) | Err(EngineError::NotFound { .. }) => Ok(Value::Null),
                 Err(e) => Err(e.into()),
@@ -308,10 +311,16 @@ impl Run {
                 }
                 Ok(())
             }
-            Act::Tag { target, .. } => match engine.remove_image(permit, target).await {
-                Ok(()) | Err(EngineError::NotFound { .. } | EngineError::Conflict(_)) => Ok(()),
-                Err(e) => Err(e.into()),
-            },
+            Act::Tag { image, target } => {
+                // Another home's by now, where it names something else.
+                if engine.image(target).await?.is_none_or(|there| there.id != image.as_str()) {
+                    return Ok(());
+                }
+                match engine.remove_image(permit, target).await {
+                    Ok(()) | Err(EngineError::NotFound { .. } | EngineError::Conflict(_)) => Ok(()),
+                    Err(e) => Err(e.into()),
+                }
+            }
             Act::Claim { .. } => {
                 let name = names::claim(&self.plan.stack);
                 if made_here && self.is_mine(&name).await? {

@@ -3,6 +3,7 @@
 //! `operation` runs them as a durable operation. Deliberately absent: schedules, policy.
 
 pub(crate) mod acts;
+pub mod around;
 pub mod command;
 pub mod copies;
 pub mod definition;
@@ -25,6 +26,7 @@ pub mod records;
 pub(crate) mod room;
 
 pub use acts::{DataAct, INSTANCE};
+pub use around::Around;
 pub use command::ServiceCommands;
 pub use copies::SecondCopy;
 pub use discard::{mounts, removing};
@@ -45,6 +47,7 @@ pub use super::worker::{
 use super::worker::Source;
 use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
+use crate::model::config::OwnContainer;
 use crate::model::ids::{InvalidName, OperationId, StackName};
 use crate::model::observed::VolumeInfo;
 use crate::model::operation::{Evidence, Operation, OperationState};
@@ -339,6 +342,15 @@ pub(crate) struct Hands {
     pub(crate) instance: String,
     /// Operation at work; labels helpers, so that a takeover knows whose they are.
     pub(crate) operation: OperationId,
+    /// The supervisor's own container.
+    pub(crate) own: OwnContainer,
+}
+
+impl Hands {
+    /// The engine as this supervisor looks at it.
+    pub(crate) fn around(&self) -> Around<'_> {
+        Around { engine: self.engine.as_ref(), instance: &self.instance, own: &self.own }
+    }
 }
 
 /// What a snapshot is tagged with.
@@ -415,13 +427,13 @@ pub(crate) async fn snapshot_directory(
         return ctx.house.backup_dir(request(path.to_owned())).await;
     }
     // The engine follows links: nobody may put one there before it has.
-    reach::unmoved(ctx.engine.as_ref(), directory).await?;
+    reach::unmoved(ctx.around(), directory).await?;
     let spool = helper::download(ctx, permit, &helper::Mount::Directory(directory.bound().to_owned())).await?;
     if reach::identity(directory, path)? != before {
         spool.remove()?;
         return Err(reach::replaced(directory));
     }
-    reach::unmoved(ctx.engine.as_ref(), directory).await?;
+    reach::unmoved(ctx.around(), directory).await?;
     let report = ctx.house.backup(request(spool.path().to_owned()), Source::Tar(spool.path().to_owned())).await;
     spool.remove()?;
     report

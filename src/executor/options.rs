@@ -2,6 +2,7 @@
 
 use super::backup;
 use crate::gate::request::RequestFacts;
+use crate::model::config::OwnContainer;
 use crate::model::front::{Command, Reply};
 use crate::model::ids::ServiceName;
 use crate::model::plan::Plan;
@@ -38,6 +39,8 @@ pub struct Options {
     pub host_ports: bool,
     /// The backup repository; none in a build without backups.
     pub backups: Option<backup::BackupHouse>,
+    /// The supervisor's own container, which it never holds or stops.
+    pub own: OwnContainer,
     /// Judges commands of backups; without it none may run.
     pub commands: Option<CommandsOf>,
     /// Binary that fronts and backup workers run; our own by default.

@@ -69,15 +69,21 @@ impl Run {
                 Err(_) => Ok(()),
             }
         }));
-        let (tagged, made) = tokio::join!(tags, Box::pin(self.claim_and_make(&pulled)));
+        // The claim before anything else that is seen on the engine: of two homes that begin at once one is refused, and has moved no tag of the other.
+        self.claim_stack(&pulled).await?;
+        let (tagged, made) = tokio::join!(tags, Box::pin(self.make_objects()));
         tagged.and(made)
     }
 
-    /// The claim before anything else that is seen on the engine, then networks and volumes.
-    async fn claim_and_make(&self, pulled: &BTreeMap<ServiceName, ImageIdentity>) -> Result<(), Halt> {
+    async fn claim_stack(&self, pulled: &BTreeMap<ServiceName, ImageIdentity>) -> Result<(), Halt> {
         if let Some(image) = pulled.values().find_map(|i| i.id.as_deref()).and_then(|id| ImageRef::new(id).ok()) {
             self.step(Phase::Prepare, "claim".into(), Act::Claim { image }).await?;
         }
+        Ok(())
+    }
+
+    /// Networks and volumes.
+    async fn make_objects(&self) -> Result<(), Halt> {
         let active = || self.plan.desired.services.values().filter(|s| s.active);
         let named = |name: &str| EngineName::new(name).map_err(|e| failed(e.to_string()));
         let mut made = vec![];

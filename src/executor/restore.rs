@@ -341,7 +341,13 @@ mod tests {
         engine.write_volume_file("shop_data", "b", b"hello");
         engine.write_volume_file("shop_data", "c", &vec![7u8; 600_000]);
         let operation = OperationId::new("op-test").unwrap();
-        let hands = Hands { engine: engine.clone(), house: house::tests::house(dir, ""), instance: "01test".to_owned(), operation };
+        let hands = Hands {
+            engine: engine.clone(),
+            house: house::tests::house(dir, ""),
+            instance: "01test".to_owned(),
+            operation,
+            own: Default::default(),
+        };
         hands.house.ensure().await.unwrap();
         let reason = BackupReason { stack: Some(StackName::new("shop").unwrap()), ..BackupReason::default() };
         let volume = engine.volume(&EngineName::new("shop_data").unwrap()).await.unwrap().unwrap();

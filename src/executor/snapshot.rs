@@ -71,6 +71,13 @@ impl Run {
             return Ok(());
         }
         let commands = self.commands().await?;
+        // Waited for before anything is asked of the stack: neither its commands' effect nor its pause lasts as long as somebody cleans up the repository.
+        let _calm = if quiesce == Quiesce::None && commands.is_empty() {
+            None
+        } else {
+            self.say("waiting until nothing is removed from the repository".to_owned());
+            Some(self.calm().await?)
+        };
         let around: Vec<&ServiceCommands> = commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty()).collect();
         for commands in &around {
             self.say(format!("running the commands of {} before its snapshot", commands.service));
@@ -84,13 +91,9 @@ impl Run {
         }
         // Who writes is asked when all of that is over: it may have taken long.
         let directories: Vec<Directory> = data.directories.iter().map(directory).collect();
-        let (held, _calm) = match quiesce {
-            Quiesce::None => (vec![], None),
-            Quiesce::Pause | Quiesce::Stop => {
-                let calm = self.calm().await?;
-                let hosts: Vec<String> = directories.iter().map(|d| d.bound().to_owned()).collect();
-                (writers(&*self.exec.engine, &data.snapshot, &hosts).await.map_err(|e| failed(e.to_string()))?, Some(calm))
-            }
+        let held = match quiesce {
+            Quiesce::None => vec![],
+            Quiesce::Pause | Quiesce::Stop => self.writers(&directories).await?,
         };
         if !held.is_empty() {
             self.data_step_to_its_end(DataAct::Hold { writers: held.clone(), quiesce }).await?;
@@ -126,7 +129,20 @@ impl Run {
         Ok(())
     }
 
-    /// Nothing is removed from the repository as long as it is kept. A removal that takes long is not waited for to its end: the stack is held.
+    /// Those who write what is read: this stack's, and those of the stacks that the plan names. Nobody else is held for an update of this one.
+    async fn writers(&self, directories: &[Directory]) -> Result<Vec<Writer>, Halt> {
+        let hosts: Vec<String> = directories.iter().map(|d| d.bound().to_owned()).collect();
+        let found = writers(self.exec.around(), &self.plan.data.snapshot, &hosts).await.map_err(|e| failed(e.to_string()))?;
+        let ours = |w: &Writer| w.stack.as_ref().is_some_and(|s| *s == self.plan.stack || self.plan.data.also_held.contains(s));
+        let (held, others): (Vec<Writer>, Vec<Writer>) = found.into_iter().partition(ours);
+        if !others.is_empty() {
+            let names: Vec<&str> = others.iter().map(|w| w.name.as_str()).collect();
+            tracing::warn!(operation = %self.operation_id(), containers = ?names, "others write what is snapshotted before the update; they are not held");
+        }
+        Ok(held)
+    }
+
+    /// Nothing is removed from the repository as long as it is kept. A removal that takes long is not waited for to its end.
     async fn calm(&self) -> Result<tokio::sync::OwnedRwLockReadGuard<()>, Halt> {
         let house = self.hands().map_err(|e| failed(e.to_string()))?.house;
         let late = || failed("the backup repository is being cleaned up, which takes its time; nothing was changed: deploy again later");
@@ -182,7 +198,7 @@ impl Run {
     fn hands(&self) -> Result<Hands, BackupError> {
         let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::backup::Failure::NotBuilt))?;
         let (engine, instance) = (self.exec.engine.clone(), self.exec.store.instance().to_owned());
-        Ok(Hands { engine, house, instance, operation: self.operation_id().clone() })
+        Ok(Hands { engine, house, instance, operation: self.operation_id().clone(), own: self.exec.own.clone() })
     }
 
     /// Does an act on data; safe to repeat.
@@ -205,7 +221,7 @@ impl Run {
     /// Takes an act on data back; safe to repeat.
     pub(super) async fn take_back_data(&self, act: &DataAct) -> Result<(), Fail> {
         let judge = self.exec.judge_of(&self.permit);
-        Ok(acts::take_back((&*self.exec.engine, &self.exec.store), &self.permit, self.operation_id(), &judge, act).await?)
+        Ok(acts::take_back((self.exec.around(), &self.exec.store), &self.permit, self.operation_id(), &judge, act).await?)
     }
 
     /// Restored volumes take the place of those that have no name in the file. Which they are.

@@ -8,6 +8,7 @@ mod extras;
 mod features;
 mod front;
 mod front_door;
+mod given;
 mod jobs;
 mod matrix;
 mod moves;
@@ -61,7 +62,7 @@ pub(super) fn executor_with(
 }
 
 /// With what every test of ours needs besides.
-fn executor_as(engine: &Arc<FakeEngine>, store: &Store, options: Options) -> Arc<Executor> {
+pub(super) fn executor_as(engine: &Arc<FakeEngine>, store: &Store, options: Options) -> Arc<Executor> {
     let facts: FactsOf = Arc::new(|plan, service| {
         let service = service.map_or("", ServiceName::as_str);
         let known = PlanFacts { carried: plan.carried.clone(), ..PlanFacts::default() };

@@ -226,8 +226,11 @@ pub struct DataPlan {
     pub directories: Vec<PlannedDirectory>,
     /// Services all of whose data is among them.
     pub services: BTreeSet<ServiceName>,
-    /// How the writers of all of them are held meanwhile.
+    /// How the writers of all of them are held meanwhile: this stack's, and those of `also_held`.
     pub quiesce: Quiesce,
+    /// Other stacks whose writers are held, too. Writers that are nobody's here go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also_held: Vec<StackName>,
     /// Services of the release that runs whose backup commands (`pre`, `stdout`, `post`) are run around it.
     pub commands: Vec<ServiceName>,
     /// Snapshots brought back, each into a volume of its own that the new release uses instead of the live one.

@@ -438,13 +438,17 @@ mod tests {
         let (release, first) = blocked(&db).await;
         let one = |x: i64| {
             let db = Arc::clone(&db);
-            async move { db.write_one(move |c| Ok(c.execute("INSERT INTO a VALUES (?1)", [x])?)).await }
+            async move { db.write_told(Undo::Itself, move |c| Ok(c.execute("INSERT INTO a VALUES (?1)", [x])?), |_| ()).await }
         };
         let breaks = async {
-            db.write_one(|c| {
-                c.execute_batch("ROLLBACK")?;
-                Err::<(), _>(StoreError::Closed.into())
-            })
+            db.write_told(
+                Undo::Itself,
+                |c| {
+                    c.execute_batch("ROLLBACK")?;
+                    Err::<(), _>(StoreError::Closed.into())
+                },
+                |()| (),
+            )
             .await
         };
         let go = async {

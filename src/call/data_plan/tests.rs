@@ -133,3 +133,19 @@ fn the_policy_says_what_is_snapshotted_before_an_update_and_a_file_says_it_of_vo
     assert_eq!(says(Some(false), Some(true), None), (Some(false), Some(true)), "a volume for itself");
     assert_eq!(says(Some(true), None, None), (Some(true), Some(true)), "who wants one of it wants it whole");
 }
+
+#[test]
+fn who_else_writes_what_is_snapshotted_is_named_and_whether_it_is_held() {
+    let of = |name: &str, stack: Option<&str>| Writer {
+        stack: stack.map(|s| StackName::new(s).unwrap()),
+        ..Writer::of(EngineName::new(name).unwrap(), name.to_owned())
+    };
+    let found = [of("shop-db-1", Some("shop")), of("portal-files-1", Some("portal")), of("team-web-1", Some("team")), of("backupd", None)];
+    let shop = StackName::new("shop").unwrap();
+    let data = DataPlan { quiesce: Quiesce::Pause, also_held: vec![StackName::new("portal").unwrap()], ..DataPlan::default() };
+    let said = told(&found, &shop, &data);
+    assert!(said.iter().all(|f| f.verdict == Verdict::Warn && f.rule == RULE) && said.len() == 2, "{said:?}");
+    assert!(said[0].because.starts_with("portal-files-1 of others") && said[0].because.contains("is paused"), "{said:?}");
+    assert!(said[1].because.starts_with("team-web-1, backupd of others") && said[1].because.contains("is not held"), "{said:?}");
+    assert_eq!(told(&found[..1], &shop, &data), []);
+}

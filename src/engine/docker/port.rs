@@ -155,15 +155,15 @@ impl Engine for DockerEngine {
     }
 
     async fn about(&self) -> EngineResult<EngineInfo> {
-        let mut known = self.about.lock().await;
-        match known.as_ref() {
-            Some((at, info)) if at.elapsed() < ABOUT_KEPT => Ok(info.clone()),
-            _ => {
-                let info = self.info().await?;
-                *known = Some((Instant::now(), info.clone()));
-                Ok(info)
-            }
+        if let Some((at, info)) = self.about.lock().await.as_ref()
+            && at.elapsed() < ABOUT_KEPT
+        {
+            return Ok(info.clone());
         }
+        // Not under the lock: of those who ask an engine that hangs, each would wait for all before it.
+        let info = self.info().await?;
+        *self.about.lock().await = Some((Instant::now(), info.clone()));
+        Ok(info)
     }
 
     async fn containers(&self, labels: &[String]) -> EngineResult<Vec<ContainerSummary>> {

@@ -6,8 +6,8 @@ use super::command::{self, ServiceCommands};
 use super::exchange::{self, Exchange};
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::{
-    BackupError, BackupReason, Directory, ForgetPlan, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition, discard,
-    drill, export, forget, helper, read_directory, snapshot, snapshot_directory,
+    Around, BackupError, BackupReason, Directory, ForgetPlan, Hands, ProgressSink, SnapshotReport, SnapshotState, copies, definition,
+    discard, drill, export, forget, helper, read_directory, snapshot, snapshot_directory,
 };
 use crate::engine::Engine;
 use crate::executor::{CommandGate, restore};
@@ -248,9 +248,7 @@ impl Doer<'_> {
     /// Does an act; safe to repeat.
     pub(crate) async fn perform(&self, act: &DataAct) -> Result<Value, BackupError> {
         match act {
-            DataAct::Hold { writers, quiesce } => {
-                hold(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
-            }
+            DataAct::Hold { writers, quiesce } => hold(self.hands.around(), self.permit, writers, *quiesce).await.map(|()| Value::Null),
             DataAct::Resume { writers, quiesce } => {
                 resume(self.hands.engine.as_ref(), self.permit, writers, *quiesce).await.map(|()| Value::Null)
             }
@@ -425,19 +423,19 @@ impl Doer<'_> {
 
 /// Takes an act back; safe to repeat, also when the act itself was never done.
 pub(crate) async fn take_back(
-    (engine, store): (&dyn Engine, &Store),
+    (around, store): (Around<'_>, &Store),
     permit: &Permit,
     operation: &OperationId,
     judge: &CommandGate,
     act: &DataAct,
 ) -> Result<(), BackupError> {
-    let instance = store.instance();
+    let Around { engine, instance, .. } = around;
     match act {
         DataAct::Hold { writers, quiesce } => resume(engine, permit, writers, *quiesce).await,
         DataAct::Export { file, .. } => export::remove(file),
         DataAct::Before { commands } => command::undo((engine, store), permit, operation, judge, commands).await,
         DataAct::RestoreDirectory { into, .. } => restore::remove_beside(into, operation).await,
-        DataAct::Exchange { exchange } => exchange::take_back(engine, permit, exchange).await,
+        DataAct::Exchange { exchange } => exchange::take_back(around, permit, exchange).await,
         DataAct::Restore { into, made: true, .. } => remove_made(engine, instance, permit, operation, into).await,
         DataAct::Drill { scratch, .. } => drill::remove(engine, instance, permit, operation, scratch).await,
         DataAct::Resume { .. }
@@ -457,7 +455,7 @@ pub(crate) async fn take_back(
     }
 }
 
-/// Removes a volume when this operation made it.
+/// Removes a volume when this operation made it. A helper of the operation that was killed, or could not be removed, would hold it: those go first.
 pub(super) async fn remove_made(
     engine: &dyn Engine,
     instance: &str,
@@ -468,6 +466,7 @@ pub(super) async fn remove_made(
     let Some(volume) = engine.volume(name).await? else { return Ok(()) };
     let has = |key: &str, value: &str| volume.labels.get(key).is_some_and(|v| v == value);
     if has(labels::INSTANCE, instance) && has(labels::OPERATION, operation.as_str()) {
+        helper::sweep(engine, permit, instance, &|at_work| at_work != operation.as_str()).await?;
         engine.remove_volume(permit, name).await?;
     }
     Ok(())

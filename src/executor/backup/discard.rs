@@ -3,8 +3,7 @@
 
 use super::acts::Doer;
 use super::reach::Devices;
-use super::{BackupError, exchange, helper, keep};
-use crate::engine::Engine;
+use super::{Around, BackupError, exchange, helper, keep};
 use crate::executor::restore;
 use crate::executor::worker::Source;
 use crate::model::ids::{EngineName, SnapshotId};
@@ -36,11 +35,12 @@ fn failed(e: crate::store::StoreError) -> BackupError {
     BackupError::Io { path: "state.db".to_owned(), detail: e.to_string() }
 }
 
-/// Container that mounts it, running or not.
-async fn user(engine: &dyn Engine, place: &str) -> Result<Option<String>, BackupError> {
-    let devices = Devices::of(engine).await?;
-    for summary in engine.containers(&[]).await? {
-        let Some(detail) = engine.container(&summary.id).await? else { continue };
+/// Container that mounts it, running or not. What a directory lies in is the supervisor's own container's to mount.
+async fn user(around: Around<'_>, place: &str) -> Result<Option<String>, BackupError> {
+    let devices = Devices::of(around.engine).await?;
+    let all = if place.starts_with('/') { around.others().await? } else { around.engine.containers(&[]).await? };
+    for summary in all {
+        let Some(detail) = around.engine.container(&summary.id).await? else { continue };
         if detail.mounts.iter().any(|m| mounts(&devices, m, place)) {
             return Ok(Some(detail.name));
         }
@@ -48,8 +48,8 @@ async fn user(engine: &dyn Engine, place: &str) -> Result<Option<String>, Backup
     Ok(None)
 }
 
-async fn unused(engine: &dyn Engine, place: &str) -> Result<(), BackupError> {
-    match user(engine, place).await? {
+async fn unused(around: Around<'_>, place: &str) -> Result<(), BackupError> {
+    match user(around, place).await? {
         None => Ok(()),
         Some(container) => Err(BackupError::StillMounted { place: place.to_owned(), container }),
     }
@@ -58,7 +58,7 @@ async fn unused(engine: &dyn Engine, place: &str) -> Result<(), BackupError> {
 /// Compares it with the snapshot, and notes that it is covered.
 pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapshot: &BackupRecord) -> Result<Value, BackupError> {
     let hands = &doer.hands;
-    unused(hands.engine.as_ref(), host).await?;
+    unused(hands.around(), host).await?;
     let id = SnapshotId::new(snapshot.snapshot_id.as_str())?;
     let mut differences = if kept.is_directory() {
         hands.house.prove(&id, Source::Dir(kept.place.clone().into())).await?
@@ -95,7 +95,7 @@ pub(super) async fn cover(doer: &Doer<'_>, kept: &KeptRecord, host: &str, snapsh
 /// Removes it; safe to repeat. `compared`: the snapshot that this operation found to hold all of it; without one only what is left of an earlier removal goes.
 pub(super) async fn discard(doer: &Doer<'_>, kept: &KeptRecord, host: &str, compared: Option<&str>) -> Result<Value, BackupError> {
     let engine = doer.hands.engine.as_ref();
-    unused(engine, host).await?;
+    unused(doer.hands.around(), host).await?;
     if kept.is_directory() {
         let place = Path::new(&kept.place);
         let going = removing(place);

@@ -3,11 +3,11 @@
 //! holds either the old data or the new, or (where the file system cannot exchange two names at once) nothing for the moment between two renames, which the
 //! next try ends. Deliberately absent: removing either of the two, and setting containers going.
 
-use super::BackupError;
 use super::acts::Doer;
 use super::quiesce::{Quiesce, Writer, hold, resume};
 use super::reach::Devices;
-use crate::engine::{Engine, EngineError};
+use super::{Around, BackupError};
+use crate::engine::EngineError;
 use crate::executor::{probe, straight};
 use crate::gate::Permit;
 use crate::model::ids::ServiceName;
@@ -201,21 +201,22 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Running containers that mount the directory, a part of it or what it is a part of, to read or to write: each sees the old one until it starts again.
-pub(crate) async fn users(engine: &dyn Engine, host: &str) -> Result<Vec<Writer>, BackupError> {
-    let devices = Devices::of(engine).await?;
+/// Running containers that mount the directory, a part of it or what it is a part of, to read or to write, but the supervisor's own: each sees the
+/// old one until it starts again.
+pub(crate) async fn users(around: Around<'_>, host: &str) -> Result<Vec<Writer>, BackupError> {
+    let devices = Devices::of(around.engine).await?;
     let mut found = vec![];
-    for summary in engine.containers(&[]).await? {
+    for summary in around.others().await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting | RunState::Paused) {
             continue;
         }
-        let Some(detail) = engine.container(&summary.id).await? else { continue };
+        let Some(detail) = around.engine.container(&summary.id).await? else { continue };
         if detail.mounts.iter().any(|m| devices.touches(m, host)) {
             if summary.state == RunState::Paused {
                 let cause = EngineError::Conflict("somebody has paused it; resume it first".to_owned());
                 return Err(BackupError::NotQuiet { container: detail.name, verb: "stopped", cause });
             }
-            found.push(Writer::of(detail.id, detail.name));
+            found.push(Writer::seen(around, detail));
         }
     }
     Ok(found)
@@ -246,12 +247,12 @@ pub(super) async fn prove(doer: &Doer<'_>, users: &[Writer]) -> Result<Value, Ba
 }
 
 /// What was live is live again; containers that run on the restored one are stopped for it. They are set going again by whoever stopped them first.
-pub(super) async fn take_back(engine: &dyn Engine, permit: &Permit, exchange: &Exchange) -> Result<(), BackupError> {
+pub(super) async fn take_back(around: Around<'_>, permit: &Permit, exchange: &Exchange) -> Result<(), BackupError> {
     if exchange.exchanged()? {
-        hold(engine, permit, &exchange.users, Quiesce::Stop).await?;
+        hold(around, permit, &exchange.users, Quiesce::Stop).await?;
     }
     exchange.back()?;
-    resume(engine, permit, &exchange.users, Quiesce::Stop).await
+    resume(around.engine, permit, &exchange.users, Quiesce::Stop).await
 }
 
 #[cfg(test)]

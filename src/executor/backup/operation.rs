@@ -239,7 +239,7 @@ impl Work {
     fn hands(&self) -> Result<Hands, BackupError> {
         let house = self.exec.backups.clone().ok_or(BackupError::Worker(super::Failure::NotBuilt))?;
         let (engine, instance) = (self.exec.engine.clone(), self.exec.store.instance().to_owned());
-        Ok(Hands { engine, house, instance, operation: self.id.clone() })
+        Ok(Hands { engine, house, instance, operation: self.id.clone(), own: self.exec.own.clone() })
     }
 
     async fn update(&self, change: impl FnOnce(&mut Operation)) -> Result<(), StoreError> {
@@ -358,8 +358,8 @@ impl Work {
 
     /// What a restart interrupted.
     async fn close_interrupted(&self) {
-        let cleaned = self.clean(TAKEOVER_TRIES).await;
         self.exec.sweep_helpers(&self.permit, &self.id).await;
+        let cleaned = self.clean(TAKEOVER_TRIES).await;
         let again = format!(
             "{RESTARTED}; {} finished snapshots are kept, {}, held containers run again; call `{}` again",
             self.finished(),

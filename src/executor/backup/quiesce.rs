@@ -1,11 +1,11 @@
 //! Holding the writers of a volume still while it is read: pause or stop, and set going again. Deliberately absent: the journal record of it, which
 //! the caller writes before (`writers` tells what will be held) so that neither a failure nor a crash leaves a container paused.
 
-use super::BackupError;
 use super::reach::Devices;
+use super::{Around, BackupError};
 use crate::engine::{Engine, EngineError};
 use crate::gate::Permit;
-use crate::model::ids::EngineName;
+use crate::model::ids::{EngineName, StackName};
 use crate::model::observed::{ContainerDetail, MountInfo, RunState};
 use std::time::Duration;
 
@@ -49,12 +49,20 @@ pub struct Writer {
     /// The engine was starting it again and again: it cannot be paused, so it is stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looping: bool,
+    /// Stack it is of, where this home made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<StackName>,
 }
 
 impl Writer {
     /// One that runs.
     pub fn of(id: EngineName, name: String) -> Self {
-        Self { id, name, looping: false }
+        Self { id, name, looping: false, stack: None }
+    }
+
+    /// As it is seen now.
+    pub(super) fn seen(around: Around<'_>, detail: ContainerDetail) -> Self {
+        Self { stack: around.stack(&detail.labels), ..Self::of(detail.id, detail.name) }
     }
 
     /// How it is held.
@@ -63,24 +71,25 @@ impl Writer {
     }
 }
 
-/// Running containers that have one of the volumes mounted writable, or one of the host's directories (or a part of it, or what it is a part of), ours or not.
+/// Running containers that have one of the volumes mounted writable, or one of the host's directories (or a part of it, or what it is a part of), ours or
+/// not, but the supervisor's own container.
 ///
 /// # Errors
 /// What the engine answered.
-pub async fn writers(engine: &dyn Engine, volumes: &[EngineName], directories: &[String]) -> Result<Vec<Writer>, BackupError> {
-    let devices = if directories.is_empty() { Devices::default() } else { Devices::of(engine).await? };
+pub async fn writers(around: Around<'_>, volumes: &[EngineName], directories: &[String]) -> Result<Vec<Writer>, EngineError> {
+    let devices = if directories.is_empty() { Devices::default() } else { Devices::of(around.engine).await? };
     let mut found = Vec::new();
-    for summary in engine.containers(&[]).await? {
+    for summary in around.others().await? {
         if !matches!(summary.state, RunState::Running | RunState::Restarting) {
             continue;
         }
         // Gone between list and look: it writes no more.
-        let Some(detail) = engine.container(&summary.id).await? else { continue };
+        let Some(detail) = around.engine.container(&summary.id).await? else { continue };
         let volume = |m: &MountInfo| m.name.as_deref().is_some_and(|n| volumes.iter().any(|v| v.as_str() == n));
         let directory = |m: &MountInfo| directories.iter().any(|d| devices.touches(m, d));
         let writes = detail.mounts.iter().any(|m| m.writable && (volume(m) || directory(m)));
         if writes {
-            found.push(Writer { looping: detail.state == RunState::Restarting, ..Writer::of(detail.id, detail.name) });
+            found.push(Writer { looping: detail.state == RunState::Restarting, ..Writer::seen(around, detail) });
         }
     }
     Ok(found)
@@ -108,7 +117,14 @@ pub async fn resume(engine: &dyn Engine, permit: &Permit, held: &[Writer], quies
 }
 
 /// Holds containers still, one after the other. On an error some are held: whoever journaled the hold resumes all of them.
-pub(super) async fn hold(engine: &dyn Engine, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
+///
+/// # Errors
+/// `NotQuiet`, before any is held where one of them is, or may be, the supervisor's own container.
+pub(super) async fn hold(around: Around<'_>, permit: &Permit, held: &[Writer], quiesce: Quiesce) -> Result<(), BackupError> {
+    let engine = around.engine;
+    for writer in held.iter().filter(|_| quiesce != Quiesce::None) {
+        around.may_hold(&writer.id, &writer.name, writer.stack.as_ref(), "held")?;
+    }
     for writer in held {
         let (result, verb) = match (writer.how(quiesce), settled(engine, writer).await) {
             (Quiesce::None, _) => (Ok(()), "held"),
@@ -143,9 +159,14 @@ mod tests {
     use crate::engine::fake::{Behaviour, FakeEngine};
     use crate::engine::{ContainerSpec, EngineError, EngineMount};
     use crate::executor::backup::test_permit;
+    use crate::model::config::OwnContainer;
     use crate::model::ids::ImageRef;
     use crate::model::spec::MountKind;
     use std::sync::Arc;
+
+    fn around(engine: &FakeEngine) -> Around<'_> {
+        Around { engine, instance: "i", own: &OwnContainer::None }
+    }
 
     async fn container(engine: &FakeEngine, name: &str, volume: &str, read_only: bool, started: bool) {
         let mount = EngineMount { source: Some(volume.to_owned()), read_only, ..EngineMount::new(MountKind::Volume, "/data".to_owned()) };
@@ -193,8 +214,8 @@ mod tests {
         let engine = world().await;
         for (quiesce, state) in [(Quiesce::None, RunState::Running), (Quiesce::Pause, RunState::Paused), (Quiesce::Stop, RunState::Exited)]
         {
-            let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
-            hold(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
+            let found = writers(around(&engine), &data(), &[]).await.unwrap();
+            hold(around(&engine), &test_permit(), &found, quiesce).await.unwrap();
             assert_eq!(states(&engine).await, expected(state, state), "{quiesce:?}");
             resume(engine.as_ref(), &test_permit(), &found, quiesce).await.unwrap();
             assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running), "{quiesce:?}");
@@ -204,9 +225,9 @@ mod tests {
     #[tokio::test]
     async fn one_that_cannot_be_held_is_named_and_all_can_be_resumed() {
         let engine = world().await;
-        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
+        let found = writers(around(&engine), &data(), &[]).await.unwrap();
         engine.fail_next("stop", EngineError::Refused("no".to_owned()));
-        let refused = hold(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap_err().to_string();
+        let refused = hold(around(&engine), &test_permit(), &found, Quiesce::Stop).await.unwrap_err().to_string();
         assert!(refused.contains("could not be stopped before the backup: the engine refused it: no"), "{refused}");
         resume(engine.as_ref(), &test_permit(), &found, Quiesce::Stop).await.unwrap();
         assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
@@ -215,8 +236,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_cannot_be_resumed_is_named() {
         let engine = world().await;
-        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
-        hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
+        let found = writers(around(&engine), &data(), &[]).await.unwrap();
+        hold(around(&engine), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         engine.fail_next("pause", EngineError::Refused("frozen".to_owned()));
         let error = resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap_err().to_string();
         assert!(error.contains("one (the engine refused it: frozen)") ^ error.contains("two (the engine refused it: frozen)"), "{error}");
@@ -226,9 +247,9 @@ mod tests {
     async fn one_that_is_started_again_and_again_is_stopped_since_it_cannot_be_paused() {
         let engine = world().await;
         engine.loop_container("two");
-        let found = writers(engine.as_ref(), &data(), &[]).await.unwrap();
+        let found = writers(around(&engine), &data(), &[]).await.unwrap();
         assert_eq!(found.iter().filter(|w| w.looping).map(|w| w.name.as_str()).collect::<Vec<_>>(), ["two"]);
-        hold(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
+        hold(around(&engine), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         assert_eq!(states(&engine).await, expected(RunState::Paused, RunState::Exited));
         resume(engine.as_ref(), &test_permit(), &found, Quiesce::Pause).await.unwrap();
         assert_eq!(states(&engine).await, expected(RunState::Running, RunState::Running));
@@ -246,9 +267,9 @@ mod tests {
         };
         engine.create_volume(&test_permit(), &volume).await.unwrap();
         container(&engine, "by-volume", "bound", false, true).await;
-        let found = writers(engine.as_ref(), &[], &["/srv/shop/data".to_owned()]).await.unwrap();
+        let found = writers(around(&engine), &[], &["/srv/shop/data".to_owned()]).await.unwrap();
         assert_eq!(found.iter().map(|w| w.name.as_str()).collect::<Vec<_>>(), ["by-volume"]);
-        let users = super::super::exchange::users(engine.as_ref(), "/srv/shop/data").await.unwrap();
+        let users = super::super::exchange::users(around(&engine), "/srv/shop/data").await.unwrap();
         assert_eq!(users, found);
     }
 }

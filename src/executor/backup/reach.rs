@@ -1,7 +1,7 @@
 //! Whether a directory of the host is still what was judged, before its data is read or written: no link on its path, and nobody who could put one there
 //! while somebody else follows it. Deliberately absent: where paths may lead (`gate::plan::mounts`), and opening what is read (`executor::straight`).
 
-use super::{BackupError, Directory, within};
+use super::{Around, BackupError, Directory, within};
 use crate::engine::{Engine, EngineError};
 use crate::executor::straight;
 use crate::model::observed::{MountInfo, RunState};
@@ -39,14 +39,14 @@ pub(super) fn identity(directory: &Directory, here: &Path) -> Result<(u64, u64),
 ///
 /// # Errors
 /// `NoDirectory` that names the containers, and the engine's.
-pub(crate) async fn unmoved(engine: &dyn Engine, directory: &Directory) -> Result<(), BackupError> {
-    let above = above(engine, directory.bound()).await?;
+pub(crate) async fn unmoved(around: Around<'_>, directory: &Directory) -> Result<(), BackupError> {
+    let above = above(around, directory.bound()).await?;
     if above.is_empty() {
         return Ok(());
     }
     let detail = format!(
         "{} may write what it lies in, and could put a link in its place meanwhile: `stop` it first (a backup with `quiesce: pause` or `stop` holds it itself), \
-         or mount the inner directory alone",
+         or mount the inner directory alone; x-dockwarden.backup.pre_update: false updates without this snapshot",
         above.join(", ")
     );
     Err(no_directory(directory, detail))
@@ -84,14 +84,14 @@ impl Devices {
     }
 }
 
-async fn above(engine: &dyn Engine, host: &str) -> Result<Vec<String>, BackupError> {
-    let devices = Devices::of(engine).await?;
+async fn above(around: Around<'_>, host: &str) -> Result<Vec<String>, BackupError> {
+    let devices = Devices::of(around.engine).await?;
     let holds = |m: &MountInfo| m.writable && devices.path_of(m).is_some_and(|s| within(host, s) && !within(s, host));
     let mut found = vec![];
-    for summary in engine.containers(&[]).await? {
+    for summary in around.others().await? {
         // One that is held still, or stopped, moves nothing.
         if matches!(summary.state, RunState::Running | RunState::Restarting)
-            && let Some(detail) = engine.container(&summary.id).await?
+            && let Some(detail) = around.engine.container(&summary.id).await?
             && detail.mounts.iter().any(holds)
         {
             found.push(detail.name);

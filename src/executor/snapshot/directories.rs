@@ -90,7 +90,7 @@ impl Run {
         let snapshot = self.snapshot_of(&planned.snapshot_id).await?;
         let place = directory(planned);
         let into = restore::beside(&place, &snapshot, self.operation_id()).map_err(|e| failed(e.to_string()))?;
-        reach::unmoved(&*self.exec.engine, &place).await.map_err(|e| failed(e.to_string()))?;
+        reach::unmoved(self.exec.around(), &place).await.map_err(|e| failed(e.to_string()))?;
         self.say(format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
         came_back(self.data_step(DataAct::RestoreDirectory { snapshot, into: into.clone(), path: None }).await?)?;
         Ok(into)
@@ -108,12 +108,12 @@ impl Run {
             .filter(|c| c.action == Action::Update)
             .flat_map(|c| self.old_ones(observed, &c.service).into_iter().map(|o| (c.service.clone(), o)))
             .collect();
-        let engine = &*self.exec.engine;
+        let around = self.exec.around();
         let hosts: Vec<String> = todo.iter().map(|e| directory(e).bound().to_owned()).collect();
-        let writing = writers(engine, &[], &hosts).await.map_err(|e| failed(e.to_string()))?;
+        let writing = writers(around, &[], &hosts).await.map_err(|e| failed(e.to_string()))?;
         let mut others: Vec<Writer> = vec![];
         for host in &hosts {
-            for user in exchange::users(engine, host).await.map_err(|e| failed(e.to_string()))? {
+            for user in exchange::users(around, host).await.map_err(|e| failed(e.to_string()))? {
                 if !replaced.iter().any(|(_, c)| c.id == user.id) && !others.contains(&user) {
                     others.push(user);
                 }

@@ -128,6 +128,24 @@ async fn a_failed_rollback_of_data_puts_the_old_data_and_the_old_release_back() 
 }
 
 #[tokio::test]
+async fn data_comes_back_although_the_engine_was_away_in_the_middle_and_a_helper_holds_the_volume() {
+    let rig = rig().await;
+    let exec = deployed(&rig).await;
+    let plan = planned(&rig, &exec, stack("web:2", Some("db:1"), &[]), first(Quiesce::None)).await;
+    let (_, done) = run(&rig, &exec, plan).await;
+    let (spec, what) = brought_back(&done.snapshots[0].snapshot_id);
+    let plan = planned(&rig, &exec, spec, what).await;
+    for call in ["upload", "remove_container"] {
+        let away = crate::engine::EngineError::Unreachable { endpoint: "unix:///x".into(), detail: "restarting".into() };
+        rig.engine.fail_next(call, away);
+    }
+    let (op, done) = run(&rig, &exec, plan).await;
+    assert_eq!((op.state, done.restored.len()), (OperationState::Done, 1), "{op:?}");
+    assert_eq!(rig.engine.volume_file("restored", "a"), Some(b"one".to_vec()));
+    assert_one_release(&rig, "brought back").await;
+}
+
+#[tokio::test]
 async fn an_update_whose_snapshot_cannot_be_taken_is_not_made() {
     let rig = rig().await;
     let exec = deployed(&rig).await;

@@ -209,8 +209,16 @@ pub(super) fn verify(
     };
     let Repo { repo, counter, lock: _held, .. } = opened;
     let repo = repo.to_indexed().map_err(repository_failure)?;
-    let listed = Listed::of(&repo, snapshot)?;
-    let (mut found, mut all_listed) = (Vec::new(), listed.is_some());
+    let (listed, mut found) = match Listed::of(&repo, snapshot) {
+        Ok(listed) => (listed, Vec::new()),
+        // The pieces still tell, as for a snapshot that has no list; where data is given up for the snapshot, that is not enough.
+        Err(e) if how.read => (None, vec![format!("the list of sums cannot be read: {e}")]),
+        Err(e) => {
+            eprintln!("the SHA-256 list of the snapshot cannot be read, so its data is compared by its pieces: {e}");
+            (None, Vec::new())
+        }
+    };
+    let mut all_listed = listed.is_some();
     let mut left = tree.names()?;
     let mut links: BTreeMap<(u64, u64), (u64, u64)> = BTreeMap::new();
     let tar = matches!(tree, Tree::Tar(_));

@@ -209,7 +209,14 @@ fn parent<S: IndexedFull>(repo: &Repository<S>, snapshot: &SnapshotFile, stored:
         (&s.hostname, &s.label) == (&snapshot.hostname, &snapshot.label) && s.paths.iter().map(Path::new).eq(std::iter::once(stored))
     };
     let Some(latest) = all.iter().filter(same).max_by_key(|s| s.time.timestamp()) else { return Ok(None) };
-    Ok(Listed::of(repo, latest)?.map(|listed| (latest.id.to_hex().as_str().to_owned(), listed)))
+    match Listed::of(repo, latest) {
+        Ok(found) => Ok(found.map(|listed| (latest.id.to_hex().as_str().to_owned(), listed))),
+        // Without it all is read, as after a snapshot that has none: damage to what came before keeps no data from being backed up.
+        Err(e) => {
+            eprintln!("the SHA-256 list of snapshot {} cannot be read, so all is read again: {e}", latest.id.to_hex().as_str());
+            Ok(None)
+        }
+    }
 }
 
 fn snapshot_id(hex: &str) -> Result<SnapshotId, Failure> {
@@ -280,7 +287,10 @@ fn forget(opened: &Opened, request: &Request, ids: &[SnapshotId]) -> Result<u64,
     left::see_to(opened, request)?;
     #[cfg(feature = "backup-remote")]
     if let Some(remote) = &request.remote {
-        super::remote::Backend::new(remote)?.tidy()?;
+        // The snapshots are gone by then: what lies aside is looked for the next time.
+        if let Err(e) = super::remote::Backend::new(remote).and_then(|far| far.tidy()) {
+            eprintln!("what interrupted transfers left at the repository was not removed: {e}");
+        }
     }
     Ok(gone.len() as u64)
 }

@@ -44,27 +44,29 @@ pub(super) async fn follow(house: &Arc<House>, task: &Task, stop: &CancellationT
         detail.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
         house.store.audit_event(ACTOR, what, Some(stack.as_str()), &detail, Utc::now()).await.map(drop).map_err(again)
     };
-    let work = async {
-        let step = match checkout.fetch().await {
-            Ok(Some(step)) => step,
-            Ok(None) => return Ok(()),
-            Err(e) => {
-                event("checkout_refused", json!({"why": redact::line(&e.to_string(), 400)})).await?;
-                return Err(end(&e));
-            }
-        };
-        event("checkout_moves", json!({"from": step.from, "to": step.to})).await?;
-        match checkout.advance(&step).await {
-            Ok(()) => event("checkout_moved", json!({"from": step.from, "to": step.to})).await,
-            Err(e) => {
-                event("checkout_refused", json!({"from": step.from, "to": step.to, "why": redact::line(&e.to_string(), 400)})).await?;
-                Err(end(&e))
-            }
+    let fetched = tokio::select! {
+        fetched = checkout.fetch() => fetched,
+        () = stop.cancelled() => return Err(TaskEnd::Cancelled),
+    };
+    let step = match fetched {
+        Ok(Some(step)) => step,
+        Ok(None) => return Ok(()),
+        Err(e) => {
+            event("checkout_refused", json!({"why": redact::line(&e.to_string(), 400)})).await?;
+            return Err(end(&e));
         }
     };
-    tokio::select! {
-        done = work => done,
-        () = stop.cancelled() => Err(TaskEnd::Cancelled),
+    // From here on it is done to its end: half of a step is neither the old files nor the new ones.
+    if stop.is_cancelled() {
+        return Err(TaskEnd::Cancelled);
+    }
+    event("checkout_moves", json!({"from": step.from, "to": step.to})).await?;
+    match checkout.advance(&step).await {
+        Ok(()) => event("checkout_moved", json!({"from": step.from, "to": step.to})).await,
+        Err(e) => {
+            event("checkout_refused", json!({"from": step.from, "to": step.to, "why": redact::line(&e.to_string(), 400)})).await?;
+            Err(end(&e))
+        }
     }
 }
 

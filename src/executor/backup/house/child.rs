@@ -14,6 +14,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// End of the worker's error output that is kept for a report, bytes.
 const ERROR_TAIL: usize = 2000;
+/// Longest wait for what a worker that has answered wrote beside its answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Between two looks at its memory.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -103,7 +105,14 @@ impl BackupStore for WorkerProcess {
         drop(stdin);
         let status = child.wait().await.map_err(|e| lost("could not be waited for", e.to_string()))?;
         match answer {
-            Some(Ok(output)) => Ok(output),
+            Some(Ok(output)) => {
+                // What it could do without. Whatever it has started may hold the pipe open: that is not waited for.
+                let said = tokio::time::timeout(LAST_WORDS, tail).await.ok().and_then(Result::ok).unwrap_or_default();
+                for line in said.lines().filter(|l| !l.trim().is_empty()) {
+                    tracing::warn!(line, "a worker of the repository wrote");
+                }
+                Ok(output)
+            }
             Some(Err(failure)) => Err(failure.into()),
             None => {
                 let tail = tail.await.unwrap_or_default();

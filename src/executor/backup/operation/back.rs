@@ -82,11 +82,10 @@ impl Work {
         let held = matches!(act, DataAct::Hold { .. });
         let (mut tried, mut refused, mut pause) = (1, 0, PAUSE);
         loop {
-            let engine = self.exec.engine.as_ref();
             let judge = self.exec.judge_of(&self.permit);
-            let result = acts::take_back((engine, &self.exec.store), &self.permit, &self.id, &judge, act).await;
+            let result = acts::take_back((self.exec.around(), &self.exec.store), &self.permit, &self.id, &judge, act).await;
             let Err(e) = result else { break };
-            let away = matches!(engine.info().await, Err(e) if patience::away(&e));
+            let away = matches!(self.exec.engine.info().await, Err(e) if patience::away(&e));
             refused += u32::from(!away);
             // What a command made of it is its last word: it has run.
             let said = matches!(e, BackupError::Command { .. });

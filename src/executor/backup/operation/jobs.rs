@@ -77,6 +77,14 @@ impl Work {
         let hands = self.hands()?;
         self.interruptible(async { Ok(hands.house.ensure().await?) }).await?;
         let (commands, silent) = self.runnable(job).await?;
+        // Before anything is asked of the stack: neither its commands' effect nor its pause lasts as long as somebody cleans up the repository.
+        let calm = match quiesce {
+            Quiesce::None if commands.is_empty() => None,
+            Quiesce::None | Quiesce::Pause | Quiesce::Stop => {
+                self.say(0.0, "waiting until nothing is removed from the repository".to_owned());
+                Some(self.interruptible(async { Ok(hands.house.calm().await) }).await?)
+            }
+        };
         let around = || commands.iter().filter(|c| !c.pre.is_empty() || !c.post.is_empty());
         for commands in around() {
             self.say(0.0, format!("running the commands of {} before its backup", commands.service));
@@ -99,13 +107,9 @@ impl Work {
             taken.push(self.read(act, (n, all), &mut partial).await?);
         }
         let hosts: Vec<String> = job.directories.iter().map(|d| d.bound().to_owned()).collect();
-        let (held, calm) = match quiesce {
-            Quiesce::None => (vec![], None),
-            Quiesce::Pause | Quiesce::Stop => {
-                self.say(0.0, "waiting until nothing is removed from the repository".to_owned());
-                let calm = self.interruptible(async { Ok(hands.house.calm().await) }).await?;
-                (writers(self.exec.engine.as_ref(), &job.volumes, &hosts).await?, Some(calm))
-            }
+        let held = match quiesce {
+            Quiesce::None => vec![],
+            Quiesce::Pause | Quiesce::Stop => writers(self.exec.around(), &job.volumes, &hosts).await.map_err(BackupError::from)?,
         };
         if !held.is_empty() {
             self.say(0.0, format!("holding {} containers still", held.len()));
@@ -223,7 +227,7 @@ impl Work {
 
     async fn restore_beside(&self, snapshot: &BackupRecord, directory: &Directory, path: Option<PathBuf>) -> Result<Option<String>, Stop> {
         let into = restore::beside(directory, snapshot, &self.id)?;
-        reach::unmoved(self.exec.engine.as_ref(), directory).await?;
+        reach::unmoved(self.exec.around(), directory).await?;
         self.say(0.0, format!("restoring {} bytes of {} into {}", snapshot.bytes, snapshot.volume, into.display()));
         let act = DataAct::RestoreDirectory { snapshot: Box::new(snapshot.clone()), into, path };
         let done = self.interruptible(self.step(act)).await?;

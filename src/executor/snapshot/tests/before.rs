@@ -2,9 +2,15 @@
 
 use super::directories::{World, world};
 use super::*;
-use crate::engine::EngineError;
+use crate::engine::{ContainerSpec, EngineError, EngineMount};
+use crate::executor::Options;
+use crate::model::config::OwnContainer;
+use crate::model::ids::{ImageRef, StackName};
+use crate::model::labels;
+use crate::model::observed::RunState;
 use crate::model::plan::PlannedDirectory;
 use crate::model::spec::MountKind;
+use std::path::Path;
 
 /// The release of [`world`] with another image of what writes the directory.
 async fn update(w: &World, exec: &Arc<Executor>, db: &str) -> Plan {
@@ -66,4 +72,53 @@ async fn a_crash_at_any_record_of_it_leaves_one_release_and_nothing_held() {
         k += if k < 8 { 1 } else { 5 };
     }
     assert!(ends.len() >= 8 && ends.contains(&true) && ends.contains(&false), "both ends were seen: {ends:?}");
+}
+
+/// A container beside the stack's that writes a directory.
+async fn beside(w: &World, name: &str, stack: Option<&str>, writes: &Path) -> EngineName {
+    let mount = EngineMount { source: Some(writes.display().to_string()), ..EngineMount::new(MountKind::Bind, "/files".to_owned()) };
+    let ours = stack.map(|s| [(labels::INSTANCE, w.rig.store.instance()), (labels::STACK, s)].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let spec = ContainerSpec {
+        mounts: vec![mount],
+        labels: ours.into_iter().flatten().collect(),
+        ..ContainerSpec::new(EngineName::new(name).unwrap(), ImageRef::new("web:1").unwrap())
+    };
+    let id = w.rig.engine.create_container(&permit("deploy"), &spec).await.unwrap();
+    w.rig.engine.start(&permit("deploy"), &id).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn the_supervisors_own_container_is_never_held_for_an_update_nor_in_its_way() {
+    for quiesce in [Quiesce::Pause, Quiesce::None] {
+        let w = world().await;
+        let own = beside(&w, "dockwarden", None, w.here.parent().unwrap()).await;
+        let options = Options { backups: Some(repository(&w.rig)), own: OwnContainer::Is(own.clone()), ..Options::default() };
+        let exec = executor_as(&w.rig.engine, &w.rig.store, options);
+        let mut plan = update(&w, &exec, "db:2").await;
+        plan.data.quiesce = quiesce;
+        w.rig.engine.clear_calls();
+        let (op, done) = run(&w.rig, &exec, plan).await;
+        assert_eq!((op.state, done.snapshots.len()), (OperationState::Done, 1), "{quiesce:?}: {op:?}");
+        let touched: Vec<String> = w.rig.engine.calls().into_iter().filter(|c| c.contains("dockwarden") && c.contains("pause")).collect();
+        assert_eq!((touched, w.rig.engine.container(&own).await.unwrap().unwrap().state), (vec![], RunState::Running), "{quiesce:?}");
+    }
+}
+
+#[tokio::test]
+async fn for_an_update_nobody_is_held_but_the_stack_and_those_the_plan_names() {
+    for also_held in [vec![], vec![StackName::new("portal").unwrap()]] {
+        let w = world().await;
+        beside(&w, "backupd", None, &w.here).await;
+        beside(&w, "portal-files-1", Some("portal"), &w.here).await;
+        let mut plan = update(&w, &w.exec, "db:2").await;
+        plan.data.also_held = also_held.clone();
+        w.rig.engine.clear_calls();
+        let (op, done) = run(&w.rig, &w.exec, plan).await;
+        assert_eq!((op.state, done.snapshots.len()), (OperationState::Done, 1), "{op:?}");
+        let calls = w.rig.engine.calls();
+        let paused = |name: &str| calls.iter().any(|c| c.starts_with("pause ") && c.contains(name));
+        let held = (paused("shop-db-1"), paused("portal-files-1"), paused("backupd"));
+        assert_eq!(held, (true, !also_held.is_empty(), false), "{calls:#?}");
+    }
 }

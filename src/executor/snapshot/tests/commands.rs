@@ -111,3 +111,21 @@ async fn after_a_crash_at_any_record_of_it_what_was_begun_is_ended() {
         assert_one_release(&rig, &format!("stopped after record {k}")).await;
     }
 }
+
+#[tokio::test]
+async fn nothing_is_asked_of_a_stack_while_the_repository_is_being_cleaned_up() {
+    let rig = rig().await;
+    let exec = deployed(&rig).await;
+    let ran = scripted(&rig, "nothing");
+    let cleaning = exec.backups.clone().unwrap().calm.write_owned().await;
+    let plan = planned(&rig, &exec, with_commands("db:2"), asked()).await;
+    let op = exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap();
+    let mut standing = exec.standing(&op.id).unwrap();
+    let waits = standing.wait_for(|s| s.message.contains("nothing is removed from the repository"));
+    waits.await.expect("it waits before it has run anything");
+    assert_eq!(*ran.lock().unwrap(), Vec::<String>::new());
+    drop(cleaning);
+    ended(&exec, &op.id).await;
+    assert_eq!(rig.store.operation(&op.id).await.unwrap().unwrap().state, OperationState::Done);
+    assert_eq!(*ran.lock().unwrap(), [PRE, DUMP, POST]);
+}

@@ -3,7 +3,9 @@
 use super::*;
 use crate::engine::fake::Behaviour;
 use crate::engine::{ContainerSpec, EngineError, EngineMount};
+use crate::executor::Options;
 use crate::executor::backup::BackupRequest;
+use crate::model::config::OwnContainer;
 use crate::model::ids::ImageRef;
 use crate::model::observed::{ImageIdentity, RunState};
 use crate::model::plan::PlannedExchange;
@@ -162,6 +164,29 @@ async fn a_restored_directory_takes_the_live_ones_place_as_a_release_and_what_wa
     assert_eq!(w.state(&reader).await, RunState::Running);
     w.rig.engine.remove_container(&permit("restore"), &reader, false).await.unwrap();
     assert_one_release(&w.rig, "swapped").await;
+}
+
+/// Another supervisor over the same state, in a container of its own.
+fn within(w: &World, own: OwnContainer) -> Arc<Executor> {
+    executor_as(&w.rig.engine, &w.rig.store, Options { backups: Some(repository(&w.rig)), own, ..Options::default() })
+}
+
+#[tokio::test]
+async fn the_supervisors_own_container_is_not_stopped_for_an_exchange_and_one_that_may_be_it_neither() {
+    let w = world().await;
+    let reader = w.reader().await;
+    let exec = within(&w, OwnContainer::Unknown);
+    let (op, _) = run(&w.rig, &exec, w.swap(&exec).await).await;
+    let told = op.message.unwrap_or_default();
+    assert!(op.state == OperationState::RolledBack && told.contains("it may be the supervisor's own container"), "{told}");
+    assert_eq!((w.live().as_str(), w.state(&reader).await), ("live", RunState::Running));
+    let id = w.rig.engine.container(&reader).await.unwrap().unwrap().id;
+    let exec = within(&w, OwnContainer::Is(id));
+    w.rig.engine.clear_calls();
+    let (op, _) = run(&w.rig, &exec, w.swap(&exec).await).await;
+    assert_eq!((op.state, w.live().as_str()), (OperationState::Done, "old"), "{op:?}");
+    let calls = w.rig.engine.calls();
+    assert!(!calls.iter().any(|c| c.starts_with("stop ") && c.contains("reader")), "{calls:#?}");
 }
 
 #[tokio::test]

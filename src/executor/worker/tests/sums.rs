@@ -146,3 +146,46 @@ fn data_that_equals_the_pieces_of_a_snapshot_but_not_its_list_is_not_what_was_ba
     };
     assert_eq!(content("two"), ["x: other content than its SHA-256 of when it was backed up"]);
 }
+
+/// Every pack of the repository.
+fn packs(lab: &Lab) -> Vec<PathBuf> {
+    let folders = fs::read_dir(lab.path("repo/data")).unwrap().map(|e| e.unwrap().path());
+    let mut all: Vec<PathBuf> = folders.flat_map(|f| fs::read_dir(f).unwrap().map(|e| e.unwrap().path())).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_list_that_cannot_be_read_keeps_nothing_from_being_backed_up_and_nothing_from_coming_back() {
+    let lab = Lab::new();
+    let data = lab.path("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("x"), "one").unwrap();
+    lab.backup(Source::Dir(data.clone()));
+    let before = packs(&lab);
+    // Nothing new but a name: what it adds is its trees, and its list.
+    fs::write(data.join("empty"), "").unwrap();
+    let second = lab.backup(Source::Dir(data.clone())).snapshot_id;
+    let against = || Source::Dir(data.clone());
+    let verify = |snapshot: &SnapshotId| lab.run(Job::Verify { snapshot: snapshot.clone(), against: against(), path: None });
+    assert_eq!(verify(&second), Ok(Output::Findings(vec![])));
+    let aside = lab.path("aside");
+    let without = |pack: &PathBuf| {
+        fs::rename(pack, &aside).unwrap();
+        let found = verify(&second);
+        if found != Ok(Output::FoundByPieces(vec![])) {
+            fs::rename(&aside, pack).unwrap();
+            return false;
+        }
+        true
+    };
+    assert!(packs(&lab).iter().filter(|p| !before.contains(p)).any(without), "without its list it is compared by its pieces");
+    let Ok(Output::Findings(found) | Output::FoundByPieces(found)) = lab.run(Job::Prove { snapshot: second.clone(), against: against() })
+    else {
+        panic!("it cannot be told whether the snapshot holds the data");
+    };
+    assert!(found.iter().any(|f| f.contains("the list of sums cannot be read")), "{found:?}");
+    fs::write(data.join("empty too"), "").unwrap();
+    let third = lab.backup(Source::Dir(data.clone()));
+    assert_eq!((third.state, verify(&third.snapshot_id)), (SnapshotState::Complete, Ok(Output::Findings(vec![]))));
+}

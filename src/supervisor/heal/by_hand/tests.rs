@@ -359,7 +359,7 @@ async fn what_a_person_stops_while_an_operation_holds_the_stack_is_left_alone_an
         at_work.healer.keep(&look, &service, course.clone()).await.expect("kept");
         let reason = "it ended".to_owned();
         let patient = Ailment { service: service.clone(), container: None, cause: Cause::Crashed, reason, error: None, looping: false };
-        at_work.healer.act(&look, &patient, Act::Restart).await.expect("asked for");
+        at_work.healer.act(&look, &patient, Act::Restart);
         while !matches!(at_work.woken.recv().await, Some(Wake::Look(_))) {}
         let kept = at_work.healer.course(&look, &service).await.expect("read");
         assert_eq!(kept, Course { acts: vec![], ..course });

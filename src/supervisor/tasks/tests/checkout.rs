@@ -94,3 +94,43 @@ async fn without_the_operators_word_the_checkout_is_deployed_as_it_lies() {
     assert_eq!(done(&b, pushed(&b, "refs/heads/main", 1).await).await.state, TaskState::Succeeded);
     assert_eq!((runs(&b).await, told(&b).await.len()), (vec!["web".to_owned()], 0));
 }
+
+#[tokio::test]
+async fn a_step_that_has_begun_is_taken_to_its_end_whatever_is_cancelled() {
+    use std::io::Write;
+    let lab = Lab::new(&file(&["web"]));
+    let follows = GitFollow { branch: "main".into(), remote: "origin".into() };
+    let entry =
+        StackSettingsEntry { dir: lab.here.clone(), environment: Some("development".into()), git: Some(follows), ..Default::default() };
+    // Nobody works at the tasks: this one is followed by hand.
+    let b = Bench::with(|s| drop(s.stacks.insert(shop(), entry))).await;
+    let Taken::Tasks { tasks, .. } = pushed(&b, "refs/heads/main", 1).await else { panic!("nothing to do") };
+    let task = b.house.store.task(tasks.first().expect("a task")).await.expect("read").expect("there");
+    // Git writes the file through a filter that waits.
+    let at = |name: &str| lab.here.parent().expect("a parent").join(name);
+    let (begun, go, filter) = (at("begun"), at("go"), at("slow.sh"));
+    let text = format!("touch {}\nwhile [ ! -e {} ]; do sleep 0.05; done\nexec cat\n", begun.display(), go.display());
+    std::fs::write(&filter, text).expect("written");
+    let mut config = std::fs::OpenOptions::new().append(true).open(lab.here.join(".git/config")).expect("there");
+    writeln!(config, "[filter \"slow\"]\n\tsmudge = sh {}", filter.display()).expect("written");
+    std::fs::create_dir_all(lab.here.join(".git/info")).expect("made");
+    std::fs::write(lab.here.join(".git/info/attributes"), "compose.yaml filter=slow\n").expect("written");
+    let next = file(&["web", "api"]);
+    lab.push(&next);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let cancel = async {
+        let seen = async {
+            while !begun.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.expect("it begins");
+        stop.cancel();
+        std::fs::write(&go, "").expect("written");
+    };
+    let (done, ()) = tokio::join!(crate::supervisor::tasks::checkout::follow(&b.house, &task, &stop), cancel);
+    assert!(done.is_ok(), "{done:?}");
+    assert_eq!(std::fs::read_to_string(lab.here.join("compose.yaml")).expect("there"), next);
+    assert!(!lab.here.join(".git/index.lock").exists());
+    assert_eq!(told(&b).await.last().map(|(what, _)| what.clone()).as_deref(), Some("checkout_moved"));
+}

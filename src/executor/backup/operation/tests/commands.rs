@@ -268,3 +268,19 @@ async fn a_service_that_does_not_run_keeps_nobody_elses_data_from_being_read() {
         assert!(op.message.as_deref().is_some_and(|m| m.contains("does not run")), "{op:?}");
     }
 }
+
+#[tokio::test]
+async fn a_backup_runs_no_command_while_the_repository_is_being_cleaned_up() {
+    let rig = Rig::new().await;
+    let ran = scripted(&rig);
+    let cleaning = rig.exec.backups.clone().unwrap().calm.write_owned().await;
+    let job = job_of(commands(&rig, "flush tables", "thaw tables", None).await, Quiesce::Pause);
+    let op = rig.exec.submit_data(Some(shop()), job, test_permit(), request("backup", None)).await.unwrap();
+    let mut standing = rig.exec.standing(&op.id).unwrap();
+    let waits = standing.wait_for(|s| s.message.contains("nothing is removed from the repository"));
+    waits.await.expect("it waits before it has run anything");
+    assert_eq!(*ran.lock().unwrap(), Vec::<String>::new());
+    drop(cleaning);
+    assert_eq!(rig.done(&rig.exec, &op).await.0.state, OperationState::Done);
+    assert_eq!(*ran.lock().unwrap(), ["flush tables", "thaw tables"]);
+}

@@ -217,3 +217,40 @@ async fn a_removal_that_fails_leaves_no_record_without_its_snapshot_and_the_back
         assert_eq!(there.contains(&old.snapshot_id), how == "refused", "{how}");
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_restore_has_half_filled_goes_with_the_helper_that_mounts_it() {
+    let rig = Rig::new().await;
+    let job = DataJob::Restore { snapshot: Box::new(rig.snapshot().await), into: None, path: None, to: None };
+    let doomed = rig.executor(Some(Arc::new(|count| count == 1)));
+    let op = doomed.submit_data(Some(shop()), job, test_permit(), request("restore", None)).await.unwrap();
+    rig.done(&doomed, &op).await;
+    doomed.close(Duration::from_secs(5)).await;
+    // As it is when the upload was under way.
+    let steps = rig.store.steps(&op.id).await.unwrap();
+    let into = steps.iter().find_map(|s| match serde_json::from_value(s.intent.clone()) {
+        Ok(DataAct::Restore { into, .. }) => Some(into),
+        _ => None,
+    });
+    let into = into.expect("it was written down");
+    let marks = |more: &[(&str, &str)]| {
+        let own = [(labels::INSTANCE, rig.store.instance()), (labels::OPERATION, op.id.as_str())];
+        own.iter().chain(more).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let volume = VolumeCreate { name: into.clone(), driver: None, driver_opts: Default::default(), labels: marks(&[]) };
+    rig.engine.create_volume(&test_permit(), &volume).await.unwrap();
+    let mount = EngineMount { source: Some(into.to_string()), ..EngineMount::new(MountKind::Volume, "/volume".to_owned()) };
+    let helper = ContainerSpec {
+        mounts: vec![mount],
+        labels: marks(&[(HELPER_LABEL, "volume")]),
+        ..ContainerSpec::new(EngineName::new("dockwarden-volume-1").unwrap(), ImageRef::new("db:1").unwrap())
+    };
+    rig.engine.create_container(&test_permit(), &helper).await.unwrap();
+    // The sweep of the takeover itself does not get through.
+    rig.engine.fail_next("remove_container", EngineError::Refused("busy".into()));
+    let next = rig.executor(None);
+    next.recover().await.unwrap();
+    let (op, _) = rig.done(&next, &op).await;
+    assert_eq!(op.state, OperationState::Failed, "{op:?}");
+    assert_eq!((rig.volumes().await, rig.engine.container_names()), (vec!["shop_data".to_owned()], vec!["db".to_owned()]));
+}
