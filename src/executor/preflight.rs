@@ -15,9 +15,9 @@ use crate::model::plan::{Action, Change, Plan, PlanKind};
 use crate::model::preflight::{Check, Passed};
 use crate::model::release::Release;
 use crate::model::spec::ServiceSpec;
-use crate::planner::{self, Observed};
+use crate::planner;
 use futures_util::{StreamExt, stream};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Registries asked at once; each answers or is given up within seconds.
 const LOOKS: usize = 8;
@@ -47,10 +47,6 @@ struct Facts<'a> {
     /// What the registries said of those that are not; absent where they were not asked.
     registry: BTreeMap<ServiceName, Result<(), EngineError>>,
     current: Option<Release>,
-    /// What runs of the stack, where a service of the plan is given files: only they ask.
-    observed: &'a Observed,
-    /// Names that the plan or the release that runs gives its volumes.
-    declared: BTreeSet<String>,
 }
 
 /// Collects lines; several of one id are one check in several words.
@@ -108,13 +104,6 @@ impl Executor {
             Some(number) => self.store.release(&plan.stack, number).await.map_err(known).unwrap_or_default(),
             None => None,
         };
-        let given = |s: &ServiceSpec| !(s.configs.is_empty() && s.secrets.is_empty());
-        let observed = match plan.desired.services.values().any(given) {
-            true => self.observe(&plan.stack).await?,
-            false => Observed::default(),
-        };
-        let specs = [Some(&plan.desired), current.as_ref().map(|r| &r.spec)];
-        let declared = specs.into_iter().flatten().flat_map(|s| s.volumes.values().map(|v| v.name.clone())).collect();
         let facts = Facts {
             plan,
             instance: self.store.instance(),
@@ -126,8 +115,6 @@ impl Executor {
             images,
             registry,
             current,
-            observed: &observed,
-            declared,
         };
         let mut report = Report::default();
         text(&facts, &mut report);

@@ -12,13 +12,7 @@ const MAX_STEPS: usize = 10;
 const MAX_BAKE_S: u64 = 3600;
 
 /// Refuses what a strategy cannot do for a service, naming it.
-pub(super) fn check(
-    stack: &StackSpec,
-    service: &ServiceName,
-    spec: &ServiceSpec,
-    observed: &Observed,
-    new: bool,
-) -> Result<(), PlanError> {
+pub(super) fn check(stack: &StackSpec, service: &ServiceName, spec: &ServiceSpec, observed: &Observed, new: bool) -> Result<(), PlanError> {
     let Some(strategy) = spec.settings.strategy else { return Ok(()) };
     let name = serde_json::to_value(strategy).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let refuse = |why: &str| Err(PlanError::Impossible(format!("service {service} cannot have strategy {name}: {why}")));

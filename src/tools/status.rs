@@ -193,12 +193,7 @@ impl Verb for Status {
         for s in &o.stacks {
             let managed = if s.managed { "" } else { " (not managed)" };
             let release = s.release.map(|r| format!(" release {r}")).unwrap_or_default();
-            out.push_str(&format!(
-                "\n{}{managed}: {}{release}{}",
-                s.stack,
-                s.state,
-                files_told(s)
-            ));
+            out.push_str(&format!("\n{}{managed}: {}{release}{}", s.stack, s.state, files_told(s)));
             for row in
                 s.rows.iter().cloned().chain(
                     s.containers.iter().map(|c| format!("{} {} {} {} {} {}", c.container, c.state, c.health, c.image, c.ports, c.id)),

@@ -104,8 +104,11 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Parts of an address's path, and the keys and values of its query.
+pub type Address = (Vec<String>, Vec<(String, String)>);
+
 /// Path and query of an address, decoded; `None` where it cannot lead anywhere.
-pub fn split(uri: &str) -> Option<(Vec<String>, Vec<(String, String)>)> {
+pub fn split(uri: &str) -> Option<Address> {
     let rest = uri.strip_prefix(SCHEME)?;
     let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
     let path: Vec<String> = path.split('/').map(decoded).collect::<Option<_>>()?;

@@ -144,7 +144,7 @@ fn who_else_writes_what_is_snapshotted_is_named_and_whether_it_is_held() {
     let shop = StackName::new("shop").unwrap();
     let data = DataPlan { quiesce: Quiesce::Pause, also_held: vec![StackName::new("portal").unwrap()], ..DataPlan::default() };
     let said = told(&found, &shop, &data);
-    assert!(said.iter().all(|f| f.verdict == Verdict::Warn && f.rule == RULE) && said.len() == 2, "{said:?}");
+    assert!(said.iter().all(|f| f.verdict == Verdict::Warn && f.rule == PRE_UPDATE) && said.len() == 2, "{said:?}");
     assert!(said[0].because.starts_with("portal-files-1 of others") && said[0].because.contains("is paused"), "{said:?}");
     assert!(said[1].because.starts_with("team-web-1, backupd of others") && said[1].because.contains("is not held"), "{said:?}");
     assert_eq!(told(&found[..1], &shop, &data), []);

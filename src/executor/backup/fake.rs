@@ -317,11 +317,13 @@ fn pack(file: &Path, top: &str, tree: &Tree) -> std::io::Result<()> {
     let mut archive = tar::Builder::new(File::options().write(true).create(true).truncate(true).open(file)?);
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Directory);
-    (header.set_mode(0o755), header.set_size(0));
+    header.set_mode(0o755);
+    header.set_size(0);
     archive.append_data(&mut header, format!("{top}/"), std::io::empty())?;
     for (name, content) in tree {
         let mut header = tar::Header::new_gnu();
-        (header.set_mode(0o644), header.set_size(content.len() as u64));
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
         archive.append_data(&mut header, Path::new(top).join(name), content.as_slice())?;
     }
     archive.finish()

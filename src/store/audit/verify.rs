@@ -100,13 +100,20 @@ pub(super) fn verify(
 fn elsewhere(log: &Log<'_>, kept: &str, last: i64, inner: &Inner, problems: &mut Problems) -> Sql<()> {
     let (stated, complete) = checkpoint::parse_all(kept, inner);
     if stated.is_empty() && !kept.is_empty() || !kept[complete..].trim().is_empty() {
-        problems.say("what was kept does not end with a whole checkpoint: give the text as `audit checkpoint` printed it, empty lines included".into());
+        problems.say(
+            "what was kept does not end with a whole checkpoint: give the text as `audit checkpoint` printed it, empty lines included"
+                .into(),
+        );
     }
     for (i, one) in stated.into_iter().enumerate() {
         match one {
             Err(e) => problems.say(format!("kept checkpoint {} cannot be trusted: {e}", i + 1)),
             Ok(head) if last < head.size => {
-                problems.say(format!("the log ends with row {last}, kept checkpoint {} was made of row {}: rows were cut off", i + 1, head.size));
+                problems.say(format!(
+                    "the log ends with row {last}, kept checkpoint {} was made of row {}: rows were cut off",
+                    i + 1,
+                    head.size
+                ));
             }
             Ok(head) if head.size > 0 && log.hash_of(head.size)?.as_deref() != Some(head.hash.as_slice()) => {
                 problems.say(format!("row {} is not the one kept checkpoint {} was made of", head.size, i + 1));

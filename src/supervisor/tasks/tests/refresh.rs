@@ -109,8 +109,13 @@ async fn a_refresh_leaves_alone_what_its_files_do_not_say() {
     now.iter().for_each(|(stack, image)| file(stack, image));
     file("defaulted", "moves:${TAG:-1}");
     file("undeclared", "moves:${TAG:?which}");
-    let who =
-        Principal { agent: AgentName::new("stack-keeper").expect("valid"), door: Door::Cli, client: None, read_only: false, on_behalf: vec![] };
+    let who = Principal {
+        agent: AgentName::new("stack-keeper").expect("valid"),
+        door: Door::Cli,
+        client: None,
+        read_only: false,
+        on_behalf: vec![],
+    };
     for stack in registered {
         let mut input = json!({"stack": stack});
         if !now.iter().any(|(s, _)| *s == stack) {
