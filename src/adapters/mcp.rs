@@ -1,5 +1,5 @@
 //! The MCP door: the catalogue, calls and prompts as an MCP server sees them, for both protocol eras. The only place that knows rmcp.
-//! Deliberately absent: any tool's name or meaning, and roots and sampling, which the protocol gave up.
+//! Deliberately absent: any tool's name or meaning, and roots, sampling and logging, which the protocol gave up.
 
 pub mod agent;
 pub mod ask;
@@ -10,7 +10,6 @@ pub mod fixture;
 pub mod http;
 pub mod info;
 pub mod listing;
-pub mod notes;
 pub mod prompts;
 pub mod reply;
 pub mod resources;
@@ -164,11 +163,12 @@ impl ServerHandler for Server {
             ask::Back::Quiet => false,
             ask::Back::Ask => true,
         };
-        let (token, notes) = (context.meta.get_progress_token(), notes::Notes::of(&self.session, &context, &request.name));
-        let told = token.is_some() || notes.follows_progress();
-        let call = self.doors.call(who.clone(), request.name.to_string(), input, told.then_some(sender));
-        let result = if told { reply::with_progress(call, lines, &context.peer, token, &notes).await } else { call.await };
-        notes.outcome(&result).await;
+        let token = context.meta.get_progress_token();
+        let call = self.doors.call(who.clone(), request.name.to_string(), input, token.is_some().then_some(sender));
+        let result = match token {
+            None => call.await,
+            Some(token) => reply::with_progress(call, lines, &context.peer, token).await,
+        };
         let asked = if may_ask { asker.ask(&result, &context).await } else { None };
         Ok(asked.unwrap_or_else(|| reply::result(result).into()))
     }
@@ -300,10 +300,9 @@ impl ServerHandler for Server {
         listing::tool_of(name)
     }
 
-    #[expect(deprecated, reason = "clients of the earlier era have nothing else")]
-    async fn set_level(&self, request: SetLevelRequestParams, context: RequestContext<RoleServer>) -> Result<(), ErrorData> {
-        self.caller(&context)?;
-        self.session.tell_from(notes::rank(request.level));
+    #[cfg(feature = "conformance")]
+    #[expect(deprecated, reason = "the suite asks for logging")]
+    async fn set_level(&self, _: SetLevelRequestParams, _: RequestContext<RoleServer>) -> Result<(), ErrorData> {
         Ok(())
     }
 

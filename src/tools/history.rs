@@ -31,8 +31,9 @@ pub(super) struct Input {
     release: Option<u32>,
     /// Of it only this service.
     service: Option<ServiceName>,
-    /// It as a compose file.
+    /// It as a compose file: for the resource of a release and the command line.
     #[serde(default)]
+    #[schemars(skip)]
     compose: bool,
     /// `next_cursor` of the reply before, for older releases.
     cursor: Option<String>,

@@ -29,6 +29,7 @@ pub(super) struct Input {
     #[serde(skip_serializing)]
     idempotency_key: Option<String>,
     #[serde(skip_serializing)]
+    #[schemars(skip)]
     reason: Option<String>,
 }
 

@@ -21,10 +21,11 @@ pub fn config(house: &House, caller: Option<&Caller>) -> ServerConfig {
         .enable_resources_subscribe()
         .enable_resources_list_changed()
         .enable_completions();
-    #[expect(deprecated, reason = "clients of the earlier era have nothing else")]
-    let capabilities = capabilities.enable_logging();
     #[cfg(feature = "conformance")]
-    let capabilities = capabilities.enable_tasks();
+    let capabilities = {
+        #[expect(deprecated, reason = "the suite asks for logging")]
+        capabilities.enable_logging().enable_tasks()
+    };
     let server = Implementation::new("dockwarden", env!("CARGO_PKG_VERSION"))
         .with_title(format!("dockwarden on {host}"))
         .with_description("Runs Docker compose stacks under a policy; every call gated, journaled, reversible, audited.")

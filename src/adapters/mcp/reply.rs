@@ -1,7 +1,6 @@
 //! Replies, errors and progress of `tools/call` in MCP's form. An error of ours is a tool error, never a protocol error: clients show
 //! only the former to the model. Deliberately absent: shortening and redaction, which happen before a reply reaches a door.
 
-use super::notes::Notes;
 use crate::call::CallError;
 use crate::call::context::ProgressLine;
 use crate::call::dispatch::Reply;
@@ -56,14 +55,12 @@ pub fn error_text(error: &CallError) -> String {
     text
 }
 
-/// Waits for a call and passes its progress on meanwhile, under the token where there is one, and as notes. A client that does not take notifications loses
-/// them, not the reply.
+/// Waits for a call and passes its progress on meanwhile. A client that does not take notifications loses them, not the reply.
 pub async fn with_progress(
     call: impl Future<Output = Result<Reply, CallError>>,
     mut lines: Receiver<ProgressLine>,
     peer: &Peer<RoleServer>,
-    token: Option<ProgressToken>,
-    notes: &Notes,
+    token: ProgressToken,
 ) -> Result<Reply, CallError> {
     tokio::pin!(call);
     let mut last = -1.0;
@@ -71,11 +68,9 @@ pub async fn with_progress(
         tokio::select! {
             biased;
             Some((percent, message)) = lines.recv() => {
-                notes.progress(percent, &message).await;
-                let Some(token) = token.clone() else { continue };
                 // The protocol wants every notification to be further than the one before.
                 last = if percent > last { percent } else { last + 0.01 };
-                let line = ProgressNotificationParam::new(token, last).with_total(100.0).with_message(message);
+                let line = ProgressNotificationParam::new(token.clone(), last).with_total(100.0).with_message(message);
                 if let Err(e) = peer.notify_progress(line).await {
                     tracing::debug!(error = %e, "progress was not taken");
                 }

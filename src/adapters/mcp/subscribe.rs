@@ -13,7 +13,7 @@ use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::SubscriptionContext;
 use rmcp::{ErrorData, Peer, RoleServer};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -66,8 +66,6 @@ pub struct Session {
     uris: Arc<Mutex<BTreeSet<String>>>,
     /// Whose it is, once it follows something.
     caller: Arc<Mutex<Option<Caller>>>,
-    /// The least it wants to be told in notes of its calls, as `notes` ranks levels.
-    least: AtomicU8,
     begun: AtomicBool,
     end: CancellationToken,
     _ends: DropGuard,
@@ -79,7 +77,6 @@ impl Default for Session {
         Self {
             uris: Arc::default(),
             caller: Arc::default(),
-            least: AtomicU8::new(u8::MAX),
             begun: AtomicBool::new(false),
             _ends: end.clone().drop_guard(),
             end,
@@ -114,16 +111,6 @@ impl Session {
         *self.caller.lock().expect("no panic while held") = Some(caller.clone());
         self.uris.lock().expect("no panic while held").insert(uri.to_owned());
         Ok(())
-    }
-
-    /// Notes of this session's calls are told from this rank on.
-    pub fn tell_from(&self, least: u8) {
-        self.least.store(least, Ordering::Relaxed);
-    }
-
-    /// The least rank that is told; until one is set, nothing reaches it.
-    pub fn least(&self) -> u8 {
-        self.least.load(Ordering::Relaxed)
     }
 
     /// Follows it no more.

@@ -1,16 +1,16 @@
-//! What clients are told, over a connection in memory, in both eras: of records they follow, and in notes of their own calls.
+//! What clients are told of records they follow, over a connection in memory, in both eras.
 
 use super::{Caller, Server};
 use crate::adapters::Doors;
 use crate::call::Door;
-use crate::call::dispatch::tests::{Bench, COMPOSE, KEEPER, bench_of};
+use crate::call::dispatch::tests::{Bench, KEEPER, bench_of};
 use crate::gate::Rulebook;
 use crate::model::ids::AgentName;
 use crate::store::audit::AuditQuery;
 use rmcp::model::*;
 use rmcp::service::{NotificationContext, RunningService};
 use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient, ServiceError, ServiceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -21,17 +21,11 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 struct Ears {
     updated: Arc<Mutex<Vec<String>>>,
-    notes: Arc<Mutex<Vec<Value>>>,
 }
 
 impl ClientHandler for Ears {
     async fn on_resource_updated(&self, params: ResourceUpdatedNotificationParam, _: NotificationContext<RoleClient>) {
         self.updated.lock().expect("whole").push(params.uri);
-    }
-
-    #[expect(deprecated, reason = "the earlier era's way")]
-    async fn on_logging_message(&self, params: LoggingMessageNotificationParam, _: NotificationContext<RoleClient>) {
-        self.notes.lock().expect("whole").push(serde_json::to_value(params).expect("serialises"));
     }
 }
 
@@ -49,7 +43,7 @@ impl Ears {
 const RECORDS: &str = "audit, memory_read, memory_write, ";
 
 async fn world() -> (Bench, Arc<Doors>) {
-    let b = bench_of(&KEEPER.replace("tools: ", &format!("tools: {RECORDS}"))).await;
+    let b = bench_of(&KEEPER.replacen("tools: ", &format!("tools: {RECORDS}"), 1)).await;
     let doors = Doors::new(b.house.clone(), CancellationToken::new());
     (b, doors)
 }
@@ -107,7 +101,7 @@ async fn records_are_followed_in_the_earlier_era_and_judged_like_a_read() {
     }
     assert!(!ears.updated.lock().expect("whole").contains(&uri("audit?agent=nobody")));
     // What is told is judged by the rules of then.
-    let without = KEEPER.replace("tools: ", "tools: memory_read, memory_write, ");
+    let without = KEEPER.replacen("tools: ", "tools: memory_read, memory_write, ", 1);
     let policy = "allowed_registries = [\"local\", \"docker.io/library\"]\n";
     let book = Rulebook::build(vec![("keeper.md".into(), without)], policy, &crate::tools::gate_facts()).expect("a rulebook");
     b.house.rulebook.store(Arc::new(book));
@@ -141,40 +135,4 @@ async fn records_are_followed_in_the_newer_era_and_judged_like_a_read() {
         };
         assert!(refused.is_err(), "{path}: {refused:?}");
     }
-}
-
-#[tokio::test]
-async fn notes_of_a_call_are_told_to_who_asked_for_them_and_no_more_than_that() {
-    let (_b, doors) = world().await;
-    let (service, ears) = client(&doors, false).await;
-    let call = |tool: &'static str, arguments: Value| {
-        let Value::Object(arguments) = arguments else { panic!("an object") };
-        service.call_tool(CallToolRequestParams::new(tool).with_arguments(arguments))
-    };
-    call("stop", json!({"stack": "shop"})).await.expect("answered");
-    assert!(ears.notes.lock().expect("whole").is_empty(), "nobody asked");
-    #[expect(deprecated, reason = "the earlier era's way")]
-    service.set_level(SetLevelRequestParams::new(LoggingLevel::Error)).await.expect("taken");
-    call("stop", json!({"stack": "shop"})).await.expect("answered");
-    // A notification comes before the reply of its call, but is handled beside it.
-    let told = async |n: usize| {
-        let enough = async {
-            while ears.notes.lock().expect("whole").len() < n {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        assert!(tokio::time::timeout(SOON, enough).await.is_ok(), "{:?}", ears.notes.lock().expect("whole"));
-        ears.notes.lock().expect("whole").drain(..).collect::<Vec<Value>>()
-    };
-    let notes = told(1).await;
-    assert_eq!((notes.len(), &notes[0]["level"], &notes[0]["logger"]), (1, &json!("error"), &json!("stop")), "{notes:?}");
-    assert_eq!(notes[0]["data"]["code"], "denied");
-    #[expect(deprecated, reason = "the earlier era's way")]
-    service.set_level(SetLevelRequestParams::new(LoggingLevel::Info)).await.expect("taken");
-    call("stop", json!({"stack": "shop"})).await.expect("answered");
-    let notes = told(2).await;
-    assert_eq!((&notes[0]["level"], &notes[0]["data"]["rule"]), (&json!("warning"), &json!("default.deny")), "{notes:?}");
-    let deployed = call("deploy", json!({"stack": "shop", "compose": COMPOSE})).await.expect("answered");
-    assert_ne!(deployed.is_error, Some(true), "{deployed:?}");
-    assert!(told(1).await.iter().any(|n| n["level"] == "info" && n["data"]["progress"].is_number()), "its progress");
 }

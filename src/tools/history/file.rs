@@ -169,7 +169,7 @@ volumes:
         assert_eq!((&web["environment"]["ROLE"], &web["labels"]["team"]), (&"api".into(), &"shop".into()));
         // The password has seven bytes: its dollar is not doubled.
         assert_eq!(web["environment"]["PASSWORD"], "set (hash of 7 bytes)");
-        assert_eq!(web["post_start"][0]["environment"][0], "KEY=set (hash of 6 bytes)");
+        assert_eq!(web["post_start"][0]["environment"]["KEY"], "set (hash of 6 bytes)");
         assert_eq!(read["volumes"]["share"]["driver_opts"]["device"], "//nas/x");
         assert_eq!(read["configs"]["motd"]["content"], "set (hash of 15 bytes)");
     }

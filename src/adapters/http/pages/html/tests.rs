@@ -109,7 +109,7 @@ fn what_may_be_ones_own_call_is_approved_by_typing_its_name_and_rejected_without
     };
     let own = page(Some("shop"));
     assert!(own.contains("type <strong>shop</strong>") && own.contains("name=\"confirm\" required"), "{own}");
-    assert!(own.contains("value=\"deny\" formnovalidate"), "{own}");
+    assert!(own.contains("value=\"reject\" formnovalidate"), "{own}");
     assert!(!page(None).contains("name=\"confirm\""));
 }
 
