@@ -40,7 +40,7 @@ enum Shape {
     Concise,
     /// All fields.
     Detailed,
-    /// No containers.
+    // No containers. Without a description, as what is skipped below: every client pays for words here.
     Stacks,
 }
 
@@ -88,6 +88,7 @@ struct StackRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     files: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     files_why: Option<String>,
     /// `container state health image ports`.
     rows: Vec<String>,
