@@ -58,7 +58,9 @@ async fn a_file_beneath_a_volume_of_the_image_is_judged_as_what_it_is_mounted() 
     let id = ApprovalId::new(held["approval"]["approval_id"].as_str().expect("an id")).expect("valid");
     b.house.store.decide_approval(&id, "olga", true, chrono::Utc::now()).await.expect("stored").expect("was pending");
     let done = approval::run_approved(&b.house, &id).await.expect("run");
-    assert!(done.known.operation.is_some(), "{}", done.text);
+    let operation = done.known.operation.unwrap_or_else(|| panic!("{}", done.text));
+    let ended = b.house.executor.wait(&operation, std::time::Duration::from_secs(30), crate::executor::Until::Ended).await.expect("known");
+    assert_eq!(ended.state, OperationState::Done, "{ended:?}");
     let observed = observe::stack(&b.house, &StackName::new("shop").expect("valid")).await.expect("looked");
     let app = observed.containers.iter().filter(|c| c.labels.get(labels::SERVICE).is_some_and(|s| s == "app"));
     let binds: Vec<(String, String)> =
