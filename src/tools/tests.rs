@@ -137,11 +137,11 @@ fn a_wrong_argument_is_named_with_cause_and_hint() {
     let unknown = refused("restart", json!({"stack": "shop", "servce": "web"}));
     assert_eq!(unknown.field.as_deref(), Some("servce"));
     assert!(unknown.message.contains("unknown field `servce`"), "{unknown}");
-    assert_eq!(unknown.hint, "did you mean service? it takes stack, service, recreate, wait, timeout_s, idempotency_key, reason");
+    assert_eq!(unknown.hint, "did you mean service? it takes stack, service, recreate, wait, timeout_s, idempotency_key");
     let missing = refused("restart", json!({}));
     assert_eq!(
         (missing.field.as_deref(), missing.hint.as_str()),
-        (Some("stack"), "add stack; it takes stack, service, recreate, wait, timeout_s, idempotency_key, reason")
+        (Some("stack"), "add stack; it takes stack, service, recreate, wait, timeout_s, idempotency_key")
     );
     let wrong = refused("restart", json!({"stack": "../x"}));
     assert_eq!(wrong.field.as_deref(), Some("stack"));

@@ -16,7 +16,12 @@ async fn a_file_below_a_volume_that_is_taken_over_is_refused_before_anything_is_
     let given = FileMount { source: "conf".into(), target: "/etc/app/conf".into(), written_target: None, uid: None, gid: None, mode: None };
     next.services.get_mut(&name("web")).unwrap().configs.push(given);
     rig.engine.clear_calls();
-    let op = deploy(&rig, next).await;
+    let want = release_of(&rig, next).await;
+    let mut plan = plan_for(&rig, &rig.exec, want).await;
+    plan.carried.insert(name("web"), BTreeSet::from(["/etc/app".to_owned()]));
+    let id = rig.exec.submit(plan, permit("deploy"), request("deploy")).await.unwrap().id;
+    ended(&rig.exec, &id).await;
+    let op = rig.store.operation(&id).await.unwrap().unwrap();
     let told = op.message.unwrap_or_default();
     assert!(told.contains("preflight: secret.deliverable") && told.contains("lies in the mount at /etc/app"), "{told}");
     assert!(!rig.engine.calls().iter().any(|c| c.starts_with("create_container")), "{:?}", rig.engine.calls());
