@@ -74,13 +74,7 @@ pub struct Session {
 impl Default for Session {
     fn default() -> Self {
         let end = CancellationToken::new();
-        Self {
-            uris: Arc::default(),
-            caller: Arc::default(),
-            begun: AtomicBool::new(false),
-            _ends: end.clone().drop_guard(),
-            end,
-        }
+        Self { uris: Arc::default(), caller: Arc::default(), begun: AtomicBool::new(false), _ends: end.clone().drop_guard(), end }
     }
 }
 
