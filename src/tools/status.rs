@@ -40,7 +40,8 @@ enum Shape {
     Concise,
     /// All fields.
     Detailed,
-    // No containers. Without a description, as what is skipped below: every client pays for words here.
+    /// No containers: for runbooks, which write it as `stacks`. Not in the schema, whose words every client pays for.
+    #[schemars(skip)]
     Stacks,
 }
 
