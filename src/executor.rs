@@ -12,6 +12,7 @@ mod claim;
 mod colour;
 mod connect;
 mod control;
+mod create;
 mod datapath;
 mod front;
 mod hooks;

@@ -448,10 +448,6 @@ fn service_change(input: &PlanInput<'_>, desired: &StackSpec, image: Option<&Ima
     make(Action::Unchanged, Strategy::InPlace, vec![])
 }
 
-fn short(id: &str) -> String {
-    id.trim_start_matches("sha256:").chars().take(12).collect()
-}
-
 fn expected_loss(action: Action, strategy: Strategy) -> &'static str {
     match (action, strategy) {
         (Action::Create, _) | (Action::Unchanged, _) => "none",

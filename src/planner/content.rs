@@ -1,6 +1,6 @@
 //! What a plan says of the content of images, beside their references. Pure.
 
-use super::{PlanInput, short};
+use super::PlanInput;
 use crate::model::ids::ServiceName;
 use crate::model::observed::{ContainerDetail, ImageIdentity};
 use crate::model::plan::DiffLine;
@@ -33,4 +33,8 @@ pub(super) fn image_lines(
     if to.is_some() && from != to {
         lines.push(DiffLine { path: "image.digest".into(), from, to });
     }
+}
+
+fn short(id: &str) -> String {
+    id.trim_start_matches("sha256:").chars().take(12).collect()
 }
