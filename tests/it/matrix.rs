@@ -207,7 +207,7 @@ impl Bench {
                 command
             }
         };
-        let text = eventually("the stack answers", Duration::from_secs(30), || {
+        let text = eventually("the stack answers", Duration::from_secs(120), || {
             let asked = command.output();
             async {
                 let output = asked.await.expect("the command runs");
